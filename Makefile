@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+# What they need is installed into .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run test lint unit keys golden clean help
+
+help:  ## show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing the environment into $(VENV) (once; a few minutes)"
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+	@echo "installing what the tests need into $(VENV) (once)"
+	$(BIN)/python -m pip install --quiet --editable '.[dev,tokenizers]'
+	@touch $@
+
+run: $(VENV)/.installed  ## environment, then the main job on this machine (more: make run ARGS="job.steps=50")
+	$(BIN)/python -m orchestrator job=tiny_gpt $(ARGS)
+
+test: lint  ## environment, then every check and test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.installed-dev  ## the fast tests only: no Ray, no servers
+	$(BIN)/python -m pytest -m "not real" $(ARGS)
+
+keys: $(VENV)/.installed  ## generate the list of DeepSpeed's keys again (after an upgrade of DeepSpeed)
+	$(BIN)/python infra/generate_deepspeed_keys.py
+
+golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q
+
+clean:  ## remove the environment and caches, but no runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

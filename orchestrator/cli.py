@@ -1,0 +1,118 @@
+"""Verbs → compose → wire; no logic. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from orchestrator import __version__, config
+from orchestrator.errors import ConfigError, OrchestratorError
+
+VERBS = ("run", "plan", "compare")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code (see :mod:`orchestrator.errors`)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    verb = args.pop(0) if args and args[0] in VERBS else "run"
+    if args and args[0].isidentifier():
+        return _fail(ConfigError(_not_a_verb(args[0])))
+    own, overrides = _own_flags(verb).parse_known_args(args)
+    if own.version:
+        print(f"orchestrator {__version__}")
+        return 0
+    # Hydra would print its errors and exit by itself; with this it hands them to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    config.register()
+    codes: list[int] = []
+
+    def task(composed: DictConfig) -> None:
+        codes.append(_guard(lambda: _VERBS[verb](composed, own)))
+
+    sys.argv = [sys.argv[0], *overrides]
+    entry = hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(task)
+    try:
+        entry()
+    except (HydraException, OmegaConfBaseException) as error:
+        from orchestrator.cli_errors import explain
+
+        return _fail(ConfigError(explain(error)))
+    except OrchestratorError as error:
+        return _fail(error)
+    return max(codes, default=0)
+
+
+def _own_flags(verb: str) -> argparse.ArgumentParser:
+    """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
+    parser = argparse.ArgumentParser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true")
+    if verb in ("plan", "compare"):
+        parser.add_argument("--json", action="store_true")
+    if verb == "compare":
+        parser.add_argument("--csv", action="store_true")
+        parser.add_argument("--sort", default="started_at")
+        parser.add_argument("--limit", type=int, default=100)
+    return parser
+
+
+def _run(composed: DictConfig, _own: argparse.Namespace) -> int:
+    from orchestrator.run import run
+
+    return run(config.load(composed), Console())
+
+
+def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.plan.show import plan_json, show_plan
+    from orchestrator.preflight import plan_of
+
+    plan = plan_of(config.load(composed))
+    if own.json:
+        print(json.dumps(plan_json(plan), indent=2))
+    else:
+        show_plan(plan, Console())
+    return 0
+
+
+def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.compare import compare
+
+    tracking = config.load_tracking(composed)
+    output = "json" if own.json else "csv" if own.csv else "table"
+    compare(tracking.uri, tracking.experiment, own.sort, output, own.limit, Console())
+    return 0
+
+
+_VERBS: dict[str, Callable[[DictConfig, argparse.Namespace], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "compare": _compare,
+}
+
+
+def _guard(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except OrchestratorError as error:
+        return _fail(error)
+
+
+def _fail(error: OrchestratorError) -> int:
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
+        f"error: {error}", style="bold red"
+    )
+    return error.exit_code
+
+
+def _not_a_verb(word: str) -> str:
+    from orchestrator.errors import near_miss
+
+    return f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help"

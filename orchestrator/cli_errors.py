@@ -1,0 +1,76 @@
+"""Hydra's errors as one line that names the key, what is wrong with it and the remedy."""
+
+from __future__ import annotations
+
+import re
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from orchestrator import config
+from orchestrator.errors import near_miss
+
+_UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
+_UNKNOWN_IN_SCHEMA = re.compile(r"Key '(?P<key>[^']+)' (is )?not in '?(?P<owner>\w+)'?")
+
+
+def explain(error: Exception) -> str:
+    """One line for a person. The chain of causes is searched for the one that names a key."""
+    chain = _chain(error)
+    missing = next((e for e in chain if isinstance(e, MissingConfigException)), None)
+    if missing is not None and missing.missing_cfg_file:
+        return _no_such_option(missing)
+    for text in map(str, chain):
+        if match := _UNKNOWN_KEY.search(text):
+            return _no_such_key(match["key"])
+    for cause in reversed(chain):
+        first = (str(cause).strip().splitlines() or [""])[0]
+        # OmegaConf raises some of its errors from a template of themselves.
+        if isinstance(cause, OmegaConfBaseException) and first and "$" not in first:
+            key = getattr(cause, "full_key", None)
+            if match := _UNKNOWN_IN_SCHEMA.search(first):
+                return _no_such_key(str(key or match["key"]))
+            return f"{key}: {first}" if key else first
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override that Hydra can read; write key=value, and quote values with spaces"
+    return " ".join(str(error).split())
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(error.options or [])
+    if not options:
+        return f"{option}: no such config group or file in conf/"
+    return f"{group}={option}: no such option{near_miss(option, options)} ({group}: {', '.join(options)})"
+
+
+def _no_such_key(key: str) -> str:
+    known = _known_keys()
+    parent, _, leaf = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    hint = near_miss(leaf, siblings) or near_miss(key, known)
+    if parent and hint:
+        hint = hint.replace("'", f"'{parent}.", 1) if "." not in hint else hint
+    if parent.startswith("deepspeed") or key.startswith("deepspeed"):
+        return f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added with +{key}=…"
+    if parent.startswith(("job.args", "job.env")) or parent == "env":
+        return f"{key}: not set by the config{hint}; to add it write +{key}=…"
+    return f"{key}: no such key{hint}; --cfg job prints all keys"
+
+
+def _known_keys() -> list[str]:
+    """Every key of the default configuration and of the schema."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return config.known_keys(compose("config"))

@@ -1,0 +1,273 @@
+"""The node agent: owns its node's GPUs, starts and watches its ranks, speaks for them.
+
+Written without Ray, so that a test can hold one in its hand; ``group.py`` makes it an actor.
+Nothing here blocks: the driver polls, and what is due (SIGKILL after SIGTERM) happens then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator import provenance
+from orchestrator.cluster.logs import LogReader, metrics_of, tail
+from orchestrator.cluster.merge import Gather, Part, checkpoint_part, step_part
+from orchestrator.cluster.sampling import Sampler
+from orchestrator.errors import NodeMismatch
+from orchestrator.hardware import local_gpus
+from orchestrator.rank.launcher import ExecLauncher, Launcher, RankProcess, ZygoteLauncher
+from orchestrator.rank.spec import RankSpec
+
+_TAIL_LINES = 20
+# Set by Ray for its own workers; a rank is not one.
+_RAY_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the plan says to a node. Paths are the same on every node; ``environment`` is all that the
+    plan sets, on top of the node's own."""
+
+    run: str
+    run_dir: str
+    checkpoint_dir: str
+    script: str
+    args: list[str]
+    cwd: str
+    environment: dict[str, str]
+    deepspeed: dict[str, Any]
+    ranks_per_node: int
+    world_size: int
+    device: str
+    zygote: bool
+    product_names: list[str]
+    expected: dict[str, str]
+    corpus: list[str]
+    sample_every_s: float
+    kill_after_s: float
+
+
+@dataclass
+class _Watched:
+    """One rank of the current attempt."""
+
+    process: RankProcess
+    log: LogReader
+    phase: str = "start"
+    step: int = 0
+    error: dict[str, Any] = field(default_factory=dict)
+    status: int | None = None
+
+
+class NodeAgent:
+    """One per node of the run."""
+
+    def __init__(self, assignment: Assignment, node_index: int) -> None:
+        self.assignment = assignment
+        self.node_index = node_index
+        self._launcher: Launcher | None = None
+        self._ranks: list[_Watched] = []
+        self._gather = Gather(assignment.ranks_per_node)
+        self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
+        self._kill_due_s: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
+        (Path(self.assignment.run_dir) / "logs").mkdir(parents=True, exist_ok=True)
+        self._ready_launcher()
+        wanted = self.assignment
+        try:
+            seen = provenance.observe(Path(wanted.script), wanted.corpus, Path(wanted.cwd))
+            problems = provenance.differences(wanted.expected, seen)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is said by name on the driver
+            problems = [str(error)]
+        if wanted.device == "cuda":
+            problems += provenance.gpu_differences(wanted.product_names, wanted.ranks_per_node)
+        return {"host": socket.gethostname(), "address": _address(), "problems": problems}
+
+    def free_port(self) -> int:
+        """A TCP port that was free a moment ago, for rank 0's rendezvous."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return int(probe.getsockname()[1])
+
+    def start(self, attempt: int, master_addr: str, master_port: int) -> None:
+        """Start this node's ranks of an attempt. Raises :class:`NodeMismatch` when ranks are still alive."""
+        if any(rank.status is None for rank in self._ranks):
+            raise NodeMismatch(f"attempt {attempt} can not start: ranks of an older one are still alive")
+        run_dir = Path(self.assignment.run_dir)
+        Path(self.assignment.checkpoint_dir).mkdir(parents=True, exist_ok=True)
+        config_path = run_dir / f"deepspeed.node-{self.node_index}.json"
+        config_path.write_text(json.dumps(self.assignment.deepspeed, indent=2))
+        places = {
+            "{run_dir}": str(run_dir),
+            "{deepspeed_config}": str(config_path),
+            "{checkpoint_dir}": self.assignment.checkpoint_dir,
+        }
+        args = [_fill(arg, places) for arg in self.assignment.args]
+        self._gather = Gather(self.assignment.ranks_per_node)
+        self._kill_due_s = None
+        launcher = self._ready_launcher()
+        self._ranks = []
+        for local_rank in range(self.assignment.ranks_per_node):
+            spec = self._spec(attempt, local_rank, args, master_addr, master_port)
+            Path(spec.log_path).touch()
+            self._ranks.append(_Watched(launcher.start(spec), LogReader(Path(spec.log_path))))
+
+    def poll(self) -> list[Part]:
+        """Everything that happened on this node since the last call."""
+        parts: list[Part] = []
+        for rank in self._ranks:
+            parts += self._listen(rank)
+        sample = self._sampler.sample()
+        if sample is not None:
+            parts.append({"kind": "sample", "metrics": sample})
+        if self._kill_due_s is not None and time.monotonic() >= self._kill_due_s:
+            self.kill()
+        if self._ranks:
+            parts.append({"kind": "phases", "phases": [r.phase for r in self._ranks if r.status is None]})
+        return parts
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM now, SIGKILL to what is left after ``grace_s`` (at a later poll)."""
+        self._signal(signal.SIGTERM)
+        self._kill_due_s = time.monotonic() + grace_s
+
+    def kill(self) -> None:
+        """SIGKILL every rank and its children."""
+        self._kill_due_s = None
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill ranks, end the zygote."""
+        self.kill()
+        if self._launcher is not None:
+            self._launcher.close()
+            self._launcher = None
+
+    def _signal(self, signum: signal.Signals) -> None:
+        for rank in self._ranks:
+            if rank.status is None:
+                rank.process.signal(signum)
+
+    def _listen(self, rank: _Watched) -> list[Part]:
+        if rank.status is not None:
+            return []
+        # The status first: whatever a rank said or printed before it died is then read for certain.
+        status = rank.process.poll()
+        parts = [part for message in rank.process.messages() if (part := self._hear(rank, message))]
+        lines = rank.log.lines(last=status is not None)
+        if rank.process.spec.rank == 0:
+            parts += [_line_part(line) for line in lines]
+        if status is not None:
+            rank.status = status
+            parts.append(self._exit_part(rank, status))
+        return parts
+
+    def _hear(self, rank: _Watched, message: dict[str, Any]) -> Part | None:
+        match message:
+            case {"kind": "heartbeat" | "phase", "phase": str(phase)}:
+                rank.phase = phase
+            case {"kind": "step", "step": int(step)}:
+                rank.step, rank.phase = step, "step"
+                return self._gather.add(step_part(message))
+            case {"kind": "save" | "load", "edge": "end", "ok": True, "step": int(step)}:
+                rank.step = step
+                return self._gather.add(checkpoint_part(message))
+            case {"kind": "error"}:
+                rank.error = message
+        return None
+
+    def _exit_part(self, rank: _Watched, status: int) -> Part:
+        spec = rank.process.spec
+        return {
+            "kind": "exit",
+            "rank": spec.rank,
+            "gpu": self._gpu_name(spec.local_rank),
+            "status": status,
+            "step": rank.step,
+            "time": time.time(),
+            "error": _one_line(rank.error),
+            "log_tail": tail(Path(spec.log_path), _TAIL_LINES) if status else [],
+            "log_path": spec.log_path,
+        }
+
+    def _gpu_name(self, local_rank: int) -> str:
+        return f"GPU {local_rank}" if self.assignment.device == "cuda" else f"CPU rank {local_rank}"
+
+    def _ready_launcher(self) -> Launcher:
+        """The launcher of this node; a zygote that died is replaced."""
+        if isinstance(self._launcher, ZygoteLauncher) and not self._launcher.alive():
+            self._launcher.close()
+            self._launcher = None
+        if self._launcher is None:
+            log_path = Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
+            self._launcher = (
+                ZygoteLauncher(self._base_environment(), log_path=str(log_path))
+                if self.assignment.zygote
+                else ExecLauncher()
+            )
+        return self._launcher
+
+    def _base_environment(self) -> dict[str, str]:
+        own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAY_OWN}
+        return own | self.assignment.environment
+
+    def _spec(
+        self, attempt: int, local_rank: int, args: list[str], master_addr: str, master_port: int
+    ) -> RankSpec:
+        a = self.assignment
+        rank = self.node_index * a.ranks_per_node + local_rank
+        return RankSpec(
+            rank=rank,
+            local_rank=local_rank,
+            world_size=a.world_size,
+            title=f"orchestrator rank {rank}/{a.world_size} {a.run}",
+            script=a.script,
+            args=args,
+            cwd=a.cwd,
+            env=self._base_environment()
+            | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(a.world_size),
+                "LOCAL_WORLD_SIZE": str(a.ranks_per_node),
+                "GROUP_RANK": str(self.node_index),
+                "MASTER_ADDR": master_addr,
+                "MASTER_PORT": str(master_port),
+            },
+            log_path=str(Path(a.run_dir) / "logs" / f"attempt-{attempt}.rank-{rank}.log"),
+        )
+
+
+def _address() -> str:
+    """The address under which Ray knows this node; loopback outside Ray."""
+    import ray
+
+    return str(ray.util.get_node_ip_address()) if ray.is_initialized() else "127.0.0.1"
+
+
+def _fill(arg: str, places: dict[str, str]) -> str:
+    for placeholder, path in places.items():
+        arg = arg.replace(placeholder, path)
+    return arg
+
+
+def _line_part(line: str) -> Part:
+    measured = metrics_of(line)
+    if measured is not None:
+        return {"kind": "metric", "metric_step": measured[0], "metrics": measured[1]}
+    return {"kind": "output", "text": line}
+
+
+def _one_line(error: dict[str, Any]) -> str | None:
+    if not error:
+        return None
+    message = str(error.get("message", "")).strip().splitlines()
+    return f"{error.get('type', 'error')}: {message[0] if message else ''}".rstrip(": ")

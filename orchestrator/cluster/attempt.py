@@ -1,0 +1,188 @@
+"""One attempt as the driver sees it: parts from the nodes in, events out. Pure; the clock comes in."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.cluster.merge import Gather, Part, mean_loss, slowest_phase
+from orchestrator.events import (
+    AttemptEnded,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Event,
+    MetricLogged,
+    NodeSampled,
+    Outcome,
+    PhaseEntered,
+    RankLost,
+    RankOutput,
+    StepDone,
+)
+
+PHASES = ("start", "import", "initialize", "first_step", "step")
+# How long the other ranks' last words are waited for before the cause is named.
+SETTLE_S = 0.5
+# An error often comes from all ranks alike: so long they may say it themselves before they are stopped.
+OWN_WORDS_S = 0.25
+# What a rank says when it only felt the death of another.
+_SECONDARY = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|processgroup|timed? ?out|peer",
+    re.IGNORECASE,
+)
+_NUMBERS = re.compile(r"\d+")
+
+
+class Attempt:
+    """Folds what the nodes say. ``failing`` turns true at the first bad exit; ``ended`` when all are gone."""
+
+    def __init__(self, number: int, nodes: Sequence[str], ranks_per_node: int) -> None:
+        self.number = number
+        self.nodes = list(nodes)
+        self.ranks_per_node = ranks_per_node
+        self.stopping = False
+        self.failing = False
+        self.ended = False
+        self.step = 0
+        self._world_size = len(self.nodes) * ranks_per_node
+        self._gather = Gather(self._world_size)
+        self._exits: dict[int, Part] = {}
+        self._phases: dict[int, list[str]] = {}
+        self._phase_index = -1
+        self._first_bad_s: float | None = None
+        self._named = False
+
+    def hear(self, node_index: int, part: Part, now_s: float) -> list[Event]:
+        """The events that follow from one node's part."""
+        match part["kind"]:
+            case "step" | "saved" | "loaded":
+                whole = self._gather.add(part)
+                return [self._whole(whole)] if whole else []
+            case "metric":
+                return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
+            case "output":
+                return [RankOutput(self.number, 0, part["text"])]
+            case "sample":
+                return [NodeSampled(self.nodes[node_index], part["metrics"])]
+            case "phases":
+                return self._phase(node_index, part["phases"])
+            case "exit":
+                self._exit(node_index, part, now_s)
+        return []
+
+    def must_stop(self, now_s: float) -> bool:
+        """Whether what is left of the attempt is to be stopped now: at once after a killed rank."""
+        if self._first_bad_s is None:
+            return False
+        killed = any(part["status"] < 0 for part in self._exits.values())
+        return killed or now_s - self._first_bad_s >= OWN_WORDS_S
+
+    def lose_node(self, node_index: int, reason: str, now_s: float) -> None:
+        """All of a node's ranks are gone with its agent."""
+        first = node_index * self.ranks_per_node
+        for rank in range(first, first + self.ranks_per_node):
+            part = {"rank": rank, "gpu": "", "status": -signal.SIGKILL, "step": self.step, "time": 0.0}
+            part |= {"error": reason, "log_tail": [], "log_path": ""}
+            if rank not in self._exits:
+                self._exit(node_index, part, now_s)
+
+    def settle(self, now_s: float) -> list[Event]:
+        """Name the cause once the others' last words are in; end when no rank is left."""
+        events: list[Event] = []
+        all_gone = len(self._exits) == self._world_size
+        if self.failing and not self._named and not self.stopping:
+            assert self._first_bad_s is not None
+            if all_gone or now_s - self._first_bad_s >= SETTLE_S:
+                self._named = True
+                events.append(self._cause())
+        if all_gone and not self.ended:
+            self.ended = True
+            events.append(AttemptEnded(self.number, self._outcome(), self.step))
+        return events
+
+    def _outcome(self) -> Outcome:
+        if self.stopping:
+            return Outcome.STOPPED
+        return Outcome.FAILED if self.failing else Outcome.FINISHED
+
+    def _whole(self, part: Part) -> Event:
+        match part["kind"]:
+            case "step":
+                self.step = part["step"]
+                return StepDone(
+                    self.number,
+                    part["step"],
+                    part["step_time_s"],
+                    mean_loss(part),
+                    part["lr"],
+                    part["grad_norm"],
+                )
+            case "saved":
+                return CheckpointSaved(self.number, part["step"], part["tag"], part["path"], part["seconds"])
+            case _:
+                self.step = part["step"]
+                return CheckpointLoaded(self.number, part["step"], part["tag"], part["path"], part["seconds"])
+
+    def _phase(self, node_index: int, phases: list[str]) -> list[Event]:
+        self._phases[node_index] = phases
+        if len(self._phases) < len(self.nodes):
+            return []
+        slowest = slowest_phase([p for node in self._phases.values() for p in node], PHASES)
+        index = PHASES.index(slowest) if slowest in PHASES else -1
+        if slowest is None or index <= self._phase_index:
+            return []
+        self._phase_index = index
+        return [PhaseEntered(self.number, slowest)]
+
+    def _exit(self, node_index: int, part: Part, now_s: float) -> None:
+        self._exits[part["rank"]] = {**part, "node": self.nodes[node_index]}
+        if part["status"] != 0 and not self.stopping:
+            self.failing = True
+            self._first_bad_s = now_s if self._first_bad_s is None else self._first_bad_s
+
+    def _cause(self) -> RankLost:
+        bad = [p for p in self._exits.values() if p["status"] != 0]
+        cause = min(bad, key=_guilt)
+        alike = sum(_same_words(p) == _same_words(cause) for p in bad)
+        return RankLost(
+            attempt=self.number,
+            rank=cause["rank"],
+            node=cause["node"],
+            gpu=cause["gpu"],
+            exit_status=cause["status"],
+            step=cause["step"],
+            reason=exit_in_words(cause["status"]),
+            error=cause["error"],
+            log_tail=cause["log_tail"],
+            log_path=cause["log_path"],
+            alike=alike,
+        )
+
+
+def exit_in_words(status: int) -> str:
+    """``killed by SIGKILL`` or ``exited with status 1``."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"exited with status {status}"
+
+
+def _guilt(part: dict[str, Any]) -> tuple[int, float, int]:
+    """Smallest is the cause: an own error or a killing, before an error that another's death explains,
+    before our own SIGTERM; then the earliest."""
+    error = part["error"] or ""
+    if part["status"] == -signal.SIGTERM:
+        order = 2
+    elif part["status"] > 0 and (_SECONDARY.search(error) or not error):
+        order = 1
+    else:
+        order = 0
+    return order, part["time"], part["rank"]
+
+
+def _same_words(part: dict[str, Any]) -> tuple[int, str]:
+    return part["status"], _NUMBERS.sub("#", part["error"] or "")

@@ -1,0 +1,107 @@
+"""Many ranks' words become one: the same fold on each node and then on the driver.
+
+A *part* is a dict of JSON values with ``kind``, a ``ranks`` count and figures that fold without
+regard to order, so that a node sends one message for its eight ranks, and the driver's loss does
+not depend on which node answered first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Part = dict[str, Any]
+
+
+class Gather:
+    """Waits until parts of the same kind and step cover ``expected`` ranks, then folds them into one.
+
+    An older step that stayed incomplete is dropped once a newer one is whole: a rank that says
+    nothing at one step must not make the gatherer grow.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected
+        self._waiting: dict[tuple[str, int], list[Part]] = {}
+
+    def add(self, part: Part) -> Part | None:
+        """The folded part if this one completed it."""
+        key = (str(part["kind"]), int(part["step"]))
+        parts = self._waiting.setdefault(key, [])
+        parts.append(part)
+        if sum(p["ranks"] for p in parts) < self.expected:
+            return None
+        kind, step = key
+        self._waiting = {k: v for k, v in self._waiting.items() if k[0] != kind or k[1] > step}
+        return FOLDS[kind](parts)
+
+
+def step_part(message: Mapping[str, Any]) -> Part:
+    """A rank's own step message as a part of one rank."""
+    loss = message.get("loss")
+    return {
+        "kind": "step",
+        "step": message["step"],
+        "ranks": 1,
+        "losses": [] if loss is None else [loss],
+        "lr": message.get("lr"),
+        "grad_norm": message.get("grad_norm"),
+        "step_time_s": message["step_time_s"],
+    }
+
+
+def checkpoint_part(message: Mapping[str, Any]) -> Part:
+    """A rank's word that it saved or loaded, as a part of one rank."""
+    return {
+        "kind": "saved" if message["kind"] == "save" else "loaded",
+        "step": message["step"],
+        "ranks": 1,
+        "tag": str(message["tag"]),
+        "path": message["dir"],
+        "seconds": message["seconds"],
+    }
+
+
+def fold_steps(parts: Sequence[Part]) -> Part:
+    """Losses are summed exactly (``fsum``), so their order does not matter; the slowest rank counts."""
+    losses = [loss for part in parts for loss in part["losses"]]
+    return {
+        "kind": "step",
+        "step": parts[0]["step"],
+        "ranks": sum(p["ranks"] for p in parts),
+        "losses": sorted(losses),
+        "lr": _last(p["lr"] for p in parts),
+        "grad_norm": _last(p["grad_norm"] for p in parts),
+        "step_time_s": max(p["step_time_s"] for p in parts),
+    }
+
+
+def mean_loss(part: Part) -> float | None:
+    """The mean of the ranks' losses, or None where no rank said one."""
+    return math.fsum(part["losses"]) / len(part["losses"]) if part["losses"] else None
+
+
+def fold_checkpoints(parts: Sequence[Part]) -> Part:
+    """Training stood still as long as the slowest rank took."""
+    folded = dict(parts[0])
+    folded["ranks"] = sum(p["ranks"] for p in parts)
+    folded["seconds"] = max(p["seconds"] for p in parts)
+    return folded
+
+
+FOLDS: dict[str, Callable[[Sequence[Part]], Part]] = {
+    "step": fold_steps,
+    "saved": fold_checkpoints,
+    "loaded": fold_checkpoints,
+}
+
+
+def slowest_phase(phases: Iterable[str], order: Sequence[str]) -> str | None:
+    """The phase that the rank furthest behind is in; unknown phases count as the last."""
+    known = {name: index for index, name in enumerate(order)}
+    return min(phases, key=lambda phase: known.get(phase, len(order)), default=None)
+
+
+def _last(values: Iterable[Any]) -> Any:
+    return max((v for v in values if v is not None), default=None)

@@ -1,0 +1,107 @@
+"""Refuse DeepSpeed configurations with keys that DeepSpeed would ignore without a word.
+
+What DeepSpeed reads is listed in ``deepspeed_keys.json``, which ``infra/generate_deepspeed_keys.py``
+writes from DeepSpeed's own parser. A node of it is ``{}`` for a value, ``{"keys": ...}`` for a section;
+``open`` allows other keys too, ``scalar`` a plain value in place of a section, ``removed`` marks what
+DeepSpeed once knew, ``deprecated`` what it still takes under a newer name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigError, near_miss
+
+KEYS_FILE = Path(__file__).with_name("deepspeed_keys.json")
+
+
+def check_deepspeed(config: Mapping[str, Any]) -> None:
+    """Check every key of a native DeepSpeed configuration, and its optimizer's and scheduler's type.
+
+    Raises ConfigError with the full key path, the nearest known name and the DeepSpeed version.
+    """
+    known = _known()
+    version = f"DeepSpeed {known['deepspeed']}"
+    _check_section(config, {"keys": known["keys"]}, "deepspeed", version)
+    _check_named(config.get("optimizer"), known["optimizers"], "deepspeed.optimizer", version)
+    _check_named(config.get("scheduler"), known["schedulers"], "deepspeed.scheduler", version)
+
+
+def deprecated_keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """Full path of each deprecated key in use, and the name that DeepSpeed wants instead."""
+    found: dict[str, str] = {}
+    _collect_deprecated(config, {"keys": _known()["keys"]}, "deepspeed", found)
+    return found
+
+
+@functools.cache
+def _known() -> dict[str, Any]:
+    return dict(json.loads(KEYS_FILE.read_text()))
+
+
+def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: str, version: str) -> None:
+    keys: Mapping[str, Any] = node.get("keys", {})
+    for name, value in section.items():
+        child = keys.get(name)
+        where = f"{path}.{name}"
+        if child is None:
+            if not node.get("open"):
+                current = [key for key, value in keys.items() if not value.keys() & {"removed", "deprecated"}]
+                raise ConfigError(f"{where}: {version} has no such key{_remedy(str(name), current)}")
+        elif child.get("removed"):
+            raise ConfigError(f"{where}: {version} has dropped this key; remove it")
+        elif isinstance(value, Mapping):
+            if "keys" not in child and not child.get("open"):
+                raise ConfigError(
+                    f"{where}={dict(value)}: {version} takes one value here, no section; e.g. {where}=1"
+                )
+            _check_section(value, child, where, version)
+        elif "keys" in child and not child.get("scalar") and value is not None:
+            some = next(iter(child["keys"]))
+            raise ConfigError(f"{where}={value}: {version} takes a section here, e.g. {where}.{some}=...")
+
+
+def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str) -> None:
+    """Optimizer or scheduler: its type must exist; of its parameters only near misses are refused, since
+    what a type takes is its own affair."""
+    if not isinstance(section, Mapping):
+        return
+    kind = section.get("type")
+    if kind is not None and kind not in known["torch"] and not _is_own(str(kind), known, path):
+        names = [*known["names"], *known["torch"]]
+        raise ConfigError(
+            f"{path}.type={kind}: neither {version} nor torch has it{_remedy(str(kind), names)} "
+            f"(DeepSpeed's own: {', '.join(known['names'])})"
+        )
+    parameters = section.get("params")
+    for name in parameters if isinstance(parameters, Mapping) else ():
+        close = difflib.get_close_matches(str(name), known["params"], n=1, cutoff=0.8)
+        if close and name not in known["params"]:
+            raise ConfigError(
+                f"{path}.params.{name}: nothing takes this parameter; did you mean '{close[0]}'?"
+            )
+
+
+def _is_own(kind: str, known: Mapping[str, Any], path: str) -> bool:
+    """DeepSpeed ignores case in its optimizers' names, not in its schedulers'."""
+    return (kind.lower() if path.endswith("optimizer") else kind) in known["names"]
+
+
+def _collect_deprecated(
+    section: Mapping[str, Any], node: Mapping[str, Any], path: str, found: dict[str, str]
+) -> None:
+    for name, value in section.items():
+        child = node.get("keys", {}).get(name, {})
+        if "deprecated" in child:
+            found[f"{path}.{name}"] = child["deprecated"]
+        if isinstance(value, Mapping):
+            _collect_deprecated(value, child, f"{path}.{name}", found)
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    return near_miss(name, known) or "; remove it"

@@ -1,0 +1,91 @@
+"""The error tree. Every error carries one message for a person and an exit code for a program.
+
+::
+
+    OrchestratorError                    1  something a person should read, without a traceback
+    ├── ConfigError                      2  bad input: refused before anything is started or spent
+    ├── ClusterError                     3  no such cluster, not enough of it, or nodes that differ
+    │   ├── ClusterUnreachable           3
+    │   ├── NotEnoughResources           3
+    │   ├── NodeMismatch                 3
+    │   └── Cancelled                    3  somebody asked to stop while resources were waited for
+    ├── RunDirectoryError                4  unwritable, or held by another live run
+    ├── TrackingError                    5  MLflow is required and does not answer
+    ├── TrainingFailed                   6  the job itself failed; the message is the diagnosis
+    └── JournalError                     7  the journal is damaged in a way that is not a torn last line
+
+An interrupted run exits with 130 (Ctrl-C) or 143 (SIGTERM), as shells expect.
+Every error survives pickling: its arguments are its message and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class OrchestratorError(Exception):
+    """Base of every error that is meant for a person; ``exit_code`` is the process's exit status."""
+
+    exit_code = 1
+
+
+class ConfigError(OrchestratorError):
+    """Bad input, refused before anything is started or spent."""
+
+    exit_code = 2
+
+
+class ClusterError(OrchestratorError):
+    """The cluster can not do what the plan asks."""
+
+    exit_code = 3
+
+
+class ClusterUnreachable(ClusterError):
+    """No Ray cluster answers at the address, or it refuses us."""
+
+
+class NotEnoughResources(ClusterError):
+    """The cluster lacks nodes, GPUs or CPUs; the message names what is missing."""
+
+
+class Cancelled(ClusterError):
+    """The wait for resources was given up because somebody asked to stop."""
+
+
+class NodeMismatch(ClusterError):
+    """A node's interpreter, packages, script, corpus or GPUs differ from the plan."""
+
+
+class RunDirectoryError(OrchestratorError):
+    """The run directory can not be written, or another live run holds it."""
+
+    exit_code = 4
+
+
+class TrackingError(OrchestratorError):
+    """MLflow does not answer and ``tracking.required`` is true."""
+
+    exit_code = 5
+
+
+class TrainingFailed(OrchestratorError):
+    """The job failed and the policy gave up; the message is the diagnosis."""
+
+    exit_code = 6
+
+
+class JournalError(OrchestratorError):
+    """The journal holds something that is neither a record nor a torn last line."""
+
+    exit_code = 7
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,234 @@
+"""The events: immutable facts that every part says and the journal keeps.
+
+An event says what happened; the journal adds when, as a :class:`Record`. ``elapsed_s`` is the
+run's own clock (monotonic seconds since the run began, so that a wall clock set back changes no
+bucket); ``time_unix_s`` is for people and for MLflow.
+
+Events with ``durable = False`` are for the terminal only and never reach the journal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Status(StrEnum):
+    """How a run ended; MLflow's own status follows from it."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events. Fields are JSON values only."""
+
+    durable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A user's run began; nothing is allocated yet. Carries all that the meter needs, so that the
+    journal can be read without the config: what is None is not known (a script without a model)."""
+
+    run: str
+    job: str
+    cluster: str
+    gpu_type: str
+    gpus: int
+    price_usd_per_gpu_hour: float
+    unit: str = "GPU"
+    steps: int | None = None
+    tokens_per_step: int | None = None
+    model_flops_per_token: float | None = None
+    peak_flops_per_gpu: float | None = None
+
+
+@dataclass(frozen=True)
+class ResourcesGranted(Event):
+    """From here on ``gpus`` are held and paid for."""
+
+    nodes: list[str]
+    gpus: int
+
+
+@dataclass(frozen=True)
+class AttemptStarted(Event):
+    """A generation of ranks was started; ``attempt`` counts from 1 and fences older ones."""
+
+    attempt: int
+    master_addr: str
+    master_port: int
+    ranks: int
+
+
+@dataclass(frozen=True)
+class PhaseEntered(Event):
+    """The slowest rank of the attempt entered a phase (import, initialize, first_step, step, …)."""
+
+    attempt: int
+    phase: str
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """A global step that all ranks finished. ``loss`` is the mean over ranks, ``step_time_s`` the slowest's."""
+
+    attempt: int
+    step: int
+    step_time_s: float
+    loss: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class MetricLogged(Event):
+    """A line of JSON that the job printed: any metric by name."""
+
+    attempt: int
+    step: int | None
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RankOutput(Event):
+    """A line that a rank printed, for the terminal; the rank's log file is its lasting place."""
+
+    durable: ClassVar[bool] = False
+    attempt: int
+    rank: int
+    text: str
+
+
+@dataclass(frozen=True)
+class NodeSampled(Event):
+    """System metrics of one node, e.g. ``cpu_utilization_percentage`` or ``gpu_0_power_usage_watts``."""
+
+    node: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """All ranks of the attempt finished saving; the training stood still for ``stall_s``."""
+
+    attempt: int
+    step: int
+    tag: str
+    path: str
+    stall_s: float
+
+
+@dataclass(frozen=True)
+class CheckpointLoaded(Event):
+    """All ranks of the attempt loaded the same step."""
+
+    attempt: int
+    step: int
+    tag: str
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RankLost(Event):
+    """A rank ended that should not have. The first of its attempt is the cause; ``alike`` counts
+    the ranks that died of the identical error."""
+
+    attempt: int
+    rank: int
+    node: str
+    gpu: str
+    exit_status: int
+    step: int
+    reason: str
+    error: str | None = None
+    log_tail: list[str] = field(default_factory=list)
+    log_path: str = ""
+    alike: int = 1
+
+
+@dataclass(frozen=True)
+class AttemptEnded(Event):
+    """No rank of the attempt is alive any more."""
+
+    attempt: int
+    outcome: Outcome
+    step: int
+
+
+@dataclass(frozen=True)
+class Decided(Event):
+    """What the policy chose, and why; ``action`` is restart, stop or finish."""
+
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StopRequested(Event):
+    """Somebody asked the run to stop (Ctrl-C, SIGTERM)."""
+
+    by: str
+    grace_s: float
+
+
+@dataclass(frozen=True)
+class ResourcesReleased(Event):
+    """Nothing is held any more."""
+
+
+@dataclass(frozen=True)
+class RunEnded(Event):
+    """The last event of every run."""
+
+    status: Status
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """An event with its place and time in the journal.
+
+    ``seq`` counts from 0 without gaps. ``elapsed_s`` never decreases.
+    """
+
+    seq: int
+    elapsed_s: float
+    time_unix_s: float
+    event: Event
+
+    def to_json(self) -> str:
+        """One line of JSON without newline."""
+        body: dict[str, Any] = {"seq": self.seq, "elapsed_s": round(self.elapsed_s, 6)}
+        body |= {"time_unix_s": round(self.time_unix_s, 6), "type": type(self.event).__name__}
+        body |= dataclasses.asdict(self.event)
+        return json.dumps(body, allow_nan=True, separators=(", ", ": "))
+
+    @staticmethod
+    def from_json(line: str) -> Record:
+        """Inverse of :meth:`to_json`; raises ``ValueError`` or ``KeyError`` on anything else."""
+        body = json.loads(line)
+        seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("elapsed_s"), body.pop("time_unix_s")
+        kind = EVENT_TYPES[body.pop("type")]
+        for name, enum in (("outcome", Outcome), ("status", Status)):
+            if name in body:
+                body[name] = enum(body[name])
+        return Record(seq, elapsed_s, time_unix_s, kind(**body))
+
+
+EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}

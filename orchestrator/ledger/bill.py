@@ -1,0 +1,114 @@
+"""The bill: what a run has taken and given, derived from the seconds that the meter counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from orchestrator.events import RunStarted
+
+_N = TypeVar("_N", int, float)
+
+
+class Bucket(StrEnum):
+    """What a second was spent on."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    TRAINING = "training"
+    CHECKPOINT = "checkpoint"
+    REDONE = "redone"
+    RECOVERING = "recovering"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a run has taken and given up to ``elapsed_s``. None means unknown, or nothing to divide by.
+
+    ``steps`` counts new steps of this run, ``step`` is the highest one reached. ``gpu_hours`` are in
+    the run's own unit. ``goodput`` is the training share of the GPU-seconds held.
+    """
+
+    elapsed_s: float
+    bucket: Bucket
+    gpus_held: int
+    seconds: dict[Bucket, float]
+    gpu_seconds: dict[Bucket, float]
+    gpu_hours: float
+    cost_usd: float
+    goodput: float | None
+    steps: int
+    step: int
+    restarts: int
+    tokens: int | None
+    tokens_per_s: float | None
+    tokens_per_s_per_gpu: float | None
+    mfu: float | None
+    cost_usd_per_million_tokens: float | None
+    final_loss: float | None
+
+
+@dataclass(frozen=True)
+class Steady:
+    """New steps in the steady state, the wall seconds they took, and those times the GPUs held."""
+
+    steps: int
+    seconds: float
+    gpu_seconds: float
+
+
+def make_bill(
+    facts: RunStarted | None,
+    *,
+    elapsed_s: float,
+    bucket: Bucket,
+    gpus_held: int,
+    seconds: dict[Bucket, float],
+    gpu_seconds: dict[Bucket, float],
+    steps: int,
+    step: int,
+    restarts: int,
+    steady: Steady,
+    final_loss: float | None,
+) -> Bill:
+    """Multiply and divide; without a steady state the throughput is that of all training time.
+
+    MFU is model FLOPs per token x tokens/s/GPU over the GPU's dense peak.
+    """
+    per_step = facts.tokens_per_step if facts else None
+    held_gpu_s = sum(gpu_seconds.values())
+    cost_usd = held_gpu_s * (facts.price_usd_per_gpu_hour if facts else 0.0) / 3600
+    if steady.seconds <= 0:
+        steady = Steady(steps, seconds[Bucket.TRAINING], gpu_seconds[Bucket.TRAINING])
+    tokens = _product(per_step, steps)
+    per_gpu = _ratio(_product(per_step, steady.steps), steady.gpu_seconds)
+    flops_per_s = _product(per_gpu, facts.model_flops_per_token if facts else None)
+    return Bill(
+        elapsed_s=elapsed_s,
+        bucket=bucket,
+        gpus_held=gpus_held,
+        seconds=seconds,
+        gpu_seconds=gpu_seconds,
+        gpu_hours=held_gpu_s / 3600,
+        cost_usd=cost_usd,
+        goodput=_ratio(gpu_seconds[Bucket.TRAINING], held_gpu_s),
+        steps=steps,
+        step=step,
+        restarts=restarts,
+        tokens=tokens,
+        tokens_per_s=_ratio(_product(per_step, steady.steps), steady.seconds),
+        tokens_per_s_per_gpu=per_gpu,
+        mfu=_ratio(flops_per_s, facts.peak_flops_per_gpu if facts else None),
+        cost_usd_per_million_tokens=_ratio(cost_usd * 1e6, tokens),
+        final_loss=final_loss,
+    )
+
+
+def _product(left: _N | None, right: _N | None) -> _N | None:
+    return None if left is None or right is None else left * right
+
+
+def _ratio(numerator: float | None, denominator: float | None) -> float | None:
+    return numerator / denominator if numerator is not None and denominator else None

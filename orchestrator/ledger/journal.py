@@ -1,0 +1,240 @@
+"""The journal: an append-only file of records on the driver, one line of JSON each.
+
+It is the truth of a run. A record is on the disk before :meth:`Journal.append` returns, so whatever
+is derived from the journal (the bill, MLflow, gauges) can be rebuilt after any crash. The only
+damage that a crash can do is a torn last line, which was never acknowledged: readers leave it out
+and the next writer cuts it off. Anything else raises :class:`JournalError`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchestrator.errors import JournalError, RunDirectoryError
+from orchestrator.events import Event, Record
+
+
+class Journal:
+    """The one writer of a journal; opening an existing file continues its numbers and its clock.
+
+    ``clock`` gives monotonic seconds, ``wall`` seconds since 1970. The time during which no writer
+    had the file open is not part of ``elapsed_s``. Raises :class:`RunDirectoryError` when the file
+    can not be written or another process is writing it, :class:`JournalError` when it is damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = Path(path)
+        self._clock, self._wall = clock, wall
+        self._fd = _open_exclusively(self.path)
+        try:
+            last, self._size = self._last_record()
+            os.ftruncate(self._fd, self._size)
+            os.fsync(self._fd)
+            _fsync_directory(self.path.parent)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._seq = last.seq + 1 if last else 0
+        self._elapsed_s = last.elapsed_s if last else 0.0
+        self._origin_s = clock() - self._elapsed_s
+
+    def append(self, event: Event) -> Record:
+        """The event with its place and time; a durable one is on the disk when this returns.
+
+        An event that is not durable is stamped with the number that the next durable one will get,
+        and is not written.
+        """
+        return self.append_many([event])[0]
+
+    def append_many(self, events: Iterable[Event]) -> list[Record]:
+        """Like :meth:`append` for events observed together: one time for all, and one fsync."""
+        elapsed_s = max(self._elapsed_s, round(self._clock() - self._origin_s, 6))
+        time_unix_s = round(self._wall(), 6)
+        records: list[Record] = []
+        lines: list[str] = []
+        seq = self._seq
+        for event in events:
+            record = Record(seq, elapsed_s, time_unix_s, event)
+            records.append(record)
+            if event.durable:
+                lines.append(record.to_json() + "\n")
+                seq += 1
+        if lines:
+            self._write("".join(lines).encode())
+        self._seq, self._elapsed_s = seq, elapsed_s
+        return records
+
+    def close(self) -> None:
+        """Let go of the file; closing twice is allowed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _last_record(self) -> tuple[Record | None, int]:
+        tail = Tail(self.path)
+        last = None
+        while records := tail.read():
+            last = records[-1]
+        return last, tail.offset
+
+    def _write(self, data: bytes) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+            os.fsync(self._fd)
+        except OSError as error:
+            # Half a line in the middle would make the whole journal unreadable later.
+            os.ftruncate(self._fd, self._size)
+            raise RunDirectoryError(f"can not write the journal {self.path}: {error.strerror}") from error
+        self._size += len(data)
+
+
+class Tail:
+    """Reads a journal that another process may be writing; never returns a torn record.
+
+    ``offset`` is the number of bytes read as whole records so far.
+    """
+
+    READ_BYTES = 1 << 20
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.offset = 0
+        self._last: Record | None = None
+        self._line = 0
+
+    def read(self) -> list[Record]:
+        """The next whole records, at most about a megabyte of them; empty when there are none (yet).
+
+        A missing file reads as empty: the writer may not have created it. Raises
+        :class:`JournalError` with line number and reason on anything but a torn last line.
+        """
+        records: list[Record] = []
+        want_bytes = self.READ_BYTES
+        while not records:
+            data = self._bytes_from_offset(want_bytes)
+            if len(data) == want_bytes and b"\n" not in data:
+                want_bytes *= 2  # one line is longer than the whole read
+                continue
+            records = self._parse(data)
+            break
+        return records
+
+    def _bytes_from_offset(self, count: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                if size < self.offset:
+                    raise JournalError(
+                        f"{self.path} shrank from {self.offset} to {size} bytes while it was read"
+                    )
+                file.seek(self.offset)
+                return file.read(count)
+        except FileNotFoundError:
+            return b""
+
+    def _parse(self, data: bytes) -> list[Record]:
+        lines = data.split(b"\n")
+        records: list[Record] = []
+        for index, line in enumerate(lines[:-1]):
+            try:
+                body = json.loads(line)
+            except ValueError as error:
+                if index == len(lines) - 2 and not lines[-1]:
+                    break  # a last line that is no JSON is torn too: its blocks never reached the disk
+                raise self._damage(f"is not JSON ({error})") from error
+            if not isinstance(body, dict):
+                raise self._damage("is not a JSON object")
+            try:
+                record = Record.from_json(line.decode())
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._damage(f"is not a record ({type(error).__name__}: {error})") from error
+            self._check_order(record)
+            self._last, self._line = record, self._line + 1
+            self.offset += len(line) + 1
+            records.append(record)
+        return records
+
+    def _check_order(self, record: Record) -> None:
+        expected = self._last.seq + 1 if self._last else 0
+        if record.seq != expected:
+            raise self._damage(f"has seq {record.seq} where {expected} was expected")
+        if self._last and record.elapsed_s < self._last.elapsed_s:
+            raise self._damage(
+                f"has elapsed_s {record.elapsed_s}, less than {self._last.elapsed_s} before it"
+            )
+
+    def _damage(self, reason: str) -> JournalError:
+        return JournalError(
+            f"{self.path}, line {self._line + 1}: {reason}; move the file away to start a new run"
+        )
+
+
+def replay(path: Path | str) -> Iterator[Record]:
+    """All whole records from the first to the last that is there now."""
+    reader = Tail(path)
+    while records := reader.read():
+        yield from records
+
+
+def tail(
+    path: Path | str,
+    stop: Callable[[], bool],
+    poll_s: float = 0.2,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Sequence[Record]]:
+    """Groups of new whole records as they come, until ``stop()`` and nothing is left to read."""
+    reader = Tail(path)
+    while True:
+        stopping = stop()
+        if records := reader.read():
+            yield records
+        elif stopping:
+            return
+        else:
+            sleep(poll_s)
+
+
+def _open_exclusively(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RunDirectoryError(f"can not write the journal {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise RunDirectoryError(
+            f"{path} is being written by another live run; stop it or choose another run_dir"
+        ) from error
+    return fd
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

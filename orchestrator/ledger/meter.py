@@ -1,0 +1,246 @@
+"""The meter: records → seconds per bucket, times GPUs held → bill.
+
+Pure. Time is counted in whole microseconds (the journal's resolution), so that the buckets sum to
+the elapsed time exactly and not up to rounding.
+
+Where a second goes
+-------------------
+The time between two *turning points* (a step, a checkpoint, a lost rank, …; see the handlers below)
+goes to one bucket; records that turn nothing, such as a node's samples, do not split it.
+
+- Before resources are granted: **waiting**, with no GPU held.
+- Then **starting** until the first step; after a failed attempt, **recovering** until the next one.
+  Of the time that ends with an attempt's first step, that step's own ``step_time_s`` is training.
+- From step to step: **training**, or **redone** when the step had been reached before. Time after the last
+  step completed none, so it is never training: it goes to what ended it, a fault (**recovering**, so a hang
+  does not look like work) or a stop (**stopping**).
+- A checkpoint's ``stall_s`` is **checkpoint**. It is taken from the time since the last step and, because
+  one poll may see a step and its checkpoint together, from this attempt's steps since the last checkpoint.
+- After a stop was asked for, or the attempt ended for good: **stopping** until nothing is held. A step
+  that is done all the same takes its own ``step_time_s``.
+
+Throughput
+----------
+``tokens_per_s`` is the steady state: tokens of new steps over the wall time of those steps, without the first
+step of each attempt (compilation, communicators, allocator) and those recorded in the same breath with
+it. It includes everything between steps, such as waiting for data, and excludes checkpoint stalls,
+redone steps, starts and recoveries: goodput shows those, and the price per token contains them.
+A run with no second step falls back to all its training time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    Event,
+    Outcome,
+    RankLost,
+    Record,
+    ResourcesGranted,
+    ResourcesReleased,
+    RunEnded,
+    RunStarted,
+    StepDone,
+    StopRequested,
+)
+from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
+
+__all__ = ["Bill", "Bucket", "Meter"]
+
+US_PER_S = 1_000_000
+
+
+STEPPING = (Bucket.TRAINING, Bucket.REDONE)
+
+
+@dataclass
+class _SteadyUs:
+    steps: int = 0
+    us: int = 0
+    gpu_us: int = 0
+
+
+@dataclass
+class Meter:
+    """Folds records, in the journal's order; ``facts`` is what the run said of itself."""
+
+    facts: RunStarted | None = None
+    _now_us: int = 0
+    _open_us: int = 0
+    _us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
+    _gpu_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
+    _bucket: Bucket = Bucket.WAITING
+    _gpus: int = 0
+    _attempts: int = 0
+    _failed: bool = False
+    _ended: bool = False
+    _warming: bool = True
+    _highest_step: int = 0
+    _new_steps: int = 0
+    _loss: float | None = None
+    _steady: _SteadyUs = field(default_factory=_SteadyUs)
+    _claimable_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(STEPPING, 0))
+    _claimable_steady_us: int = 0
+
+    def fold(self, record: Record) -> None:
+        """Take one record into account."""
+        now_us = max(self._now_us, round(record.elapsed_s * US_PER_S))
+        self._open_us += now_us - self._now_us
+        self._now_us = now_us
+        self._turn(record.event)
+
+    def fold_all(self, records: Iterable[Record]) -> Meter:
+        """Fold them one after another; returns itself."""
+        for record in records:
+            self.fold(record)
+        return self
+
+    def bill(self, now_elapsed_s: float | None = None) -> Bill:
+        """The bill at the last record or, for a run under way, at a later ``now_elapsed_s``."""
+        now_us = self._now_us
+        if now_elapsed_s is not None and not self._ended:
+            now_us = max(now_us, round(now_elapsed_s * US_PER_S))
+        open_us = self._open_us + now_us - self._now_us
+        us, gpu_us = dict(self._us), dict(self._gpu_us)
+        us[self._bucket] += open_us
+        gpu_us[self._bucket] += open_us * self._gpus
+        return self._bill_of(now_us, us, gpu_us)
+
+    def _turn(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._close()
+                self.facts = event
+                self._hold(0, Bucket.WAITING)
+                self._failed = self._ended = False
+            case ResourcesGranted():
+                self._close()
+                self._hold(event.gpus, self._before_first_step())
+            case AttemptStarted():
+                self._close()
+                self._attempts += 1
+                self._begin(self._before_first_step())
+            case StepDone():
+                self._step(event)
+            case CheckpointSaved():
+                self._checkpoint(_us(event.stall_s))
+            case RankLost():
+                self._fault()
+            case AttemptEnded():
+                if event.outcome is Outcome.FAILED:
+                    self._fault()
+                else:
+                    self._stop()
+            case StopRequested():
+                self._stop()
+            case ResourcesReleased():
+                self._close(unfinished=Bucket.STOPPING)
+                stopping = self._bucket is Bucket.STOPPING
+                self._hold(0, Bucket.STOPPING if stopping else Bucket.WAITING)
+            case RunEnded():
+                self._close(unfinished=Bucket.STOPPING)
+                self._hold(0, Bucket.STOPPING)
+                self._ended = True
+
+    def _step(self, event: StepDone) -> None:
+        interval_us, own_us = self._open_us, _us(event.step_time_s)
+        redone = event.step <= self._highest_step and self._new_steps > 0
+        kind = Bucket.REDONE if redone else Bucket.TRAINING
+        first = self._bucket not in STEPPING
+        counted_us = min(own_us, interval_us) if first else interval_us
+        self._add(self._bucket, interval_us - counted_us)
+        self._add(kind, counted_us)
+        self._open_us = 0
+        self._claimable_us[kind] += counted_us
+        # Steps that one poll saw together with the first have no time of their own in the journal.
+        self._warming = first or (self._warming and 2 * interval_us < own_us)
+        if not redone:
+            self._new_steps += 1
+            if not self._warming:
+                self._steady.steps += 1
+                self._steady.us += counted_us
+                self._steady.gpu_us += counted_us * self._gpus
+                self._claimable_steady_us += counted_us
+        self._highest_step = max(self._highest_step, event.step)
+        if event.loss is not None:
+            self._loss = event.loss
+        if self._bucket is not Bucket.STOPPING:
+            self._bucket = Bucket.REDONE if event.step < self._highest_step else Bucket.TRAINING
+
+    def _checkpoint(self, stall_us: int) -> None:
+        taken_us = min(stall_us, self._open_us)
+        self._open_us -= taken_us
+        self._add(Bucket.CHECKPOINT, taken_us)
+        for kind in STEPPING:
+            more_us = min(stall_us - taken_us, self._claimable_us[kind])
+            self._add(kind, -more_us)
+            self._add(Bucket.CHECKPOINT, more_us)
+            taken_us += more_us
+            if kind is Bucket.TRAINING:
+                steady_us = min(more_us, self._claimable_steady_us)
+                self._steady.us -= steady_us
+                self._steady.gpu_us -= steady_us * self._gpus
+        self._forget_claims()
+
+    def _stop(self) -> None:
+        # A step under way may still be done: its time stays open, and is stopping if it is not.
+        if self._bucket in STEPPING:
+            self._bucket = Bucket.STOPPING
+        else:
+            self._close()
+            self._begin(Bucket.STOPPING)
+
+    def _fault(self) -> None:
+        self._close()
+        if self._bucket is not Bucket.STOPPING:
+            self._failed = True
+            self._begin(self._before_first_step() if self._gpus else Bucket.WAITING)
+
+    def _before_first_step(self) -> Bucket:
+        return Bucket.RECOVERING if self._failed else Bucket.STARTING
+
+    def _begin(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._warming = True
+        self._forget_claims()
+
+    def _hold(self, gpus: int, bucket: Bucket) -> None:
+        self._gpus = max(0, gpus)
+        self._begin(bucket)
+
+    def _forget_claims(self) -> None:
+        self._claimable_us = dict.fromkeys(STEPPING, 0)
+        self._claimable_steady_us = 0
+
+    def _close(self, unfinished: Bucket = Bucket.RECOVERING) -> None:
+        self._add(unfinished if self._bucket in STEPPING else self._bucket, self._open_us)
+        self._open_us = 0
+
+    def _add(self, bucket: Bucket, us: int) -> None:
+        self._us[bucket] += us
+        self._gpu_us[bucket] += us * self._gpus
+
+    def _bill_of(self, now_us: int, us: dict[Bucket, int], gpu_us: dict[Bucket, int]) -> Bill:
+        return make_bill(
+            self.facts,
+            elapsed_s=now_us / US_PER_S,
+            bucket=self._bucket,
+            gpus_held=self._gpus,
+            seconds={bucket: value / US_PER_S for bucket, value in us.items()},
+            gpu_seconds={bucket: value / US_PER_S for bucket, value in gpu_us.items()},
+            steps=self._new_steps,
+            step=self._highest_step,
+            restarts=max(0, self._attempts - 1),
+            steady=Steady(self._steady.steps, self._steady.us / US_PER_S, self._steady.gpu_us / US_PER_S),
+            final_loss=self._loss,
+        )
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * US_PER_S) if math.isfinite(seconds) and seconds > 0 else 0

@@ -1,0 +1,243 @@
+"""The MLflow sink: a process of its own that reads a run's journal and writes MLflow.
+
+    python -m orchestrator.ledger.mlflow_sink RUN_DIR
+
+It reads ``RUN_DIR/tracking.json`` and follows ``RUN_DIR/journal.jsonl``. The driver never waits for
+MLflow and never speaks to it: a dead server costs the training nothing, and nothing is lost, because
+whatever was not sent is still in the journal.
+
+It ends when
+
+- the run has ended and all is written: exit 0. Not written within ``--finish-timeout-s``: exit 1 and
+  one line on stderr;
+- the driver died without a last word. The run is then marked KILLED with the tag ``status=unknown``,
+  for nobody is left who would ever end it, and a run that seems to go on for ever hides GPUs that are
+  gone. A driver that takes the run up again starts a sink that sets it to RUNNING again;
+- SIGTERM: it writes what there is and leaves the run as it is. When a stop is under way (a job manager
+  signals a whole process tree at once) it stays for the run's end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+# Before MLflow is imported. A user's own settings win.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow.exceptions import MlflowException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+from orchestrator.errors import OrchestratorError  # noqa: E402
+from orchestrator.events import StopRequested  # noqa: E402
+from orchestrator.ledger.journal import Tail  # noqa: E402
+from orchestrator.ledger.mlflow_run import MlflowRun, Tracking  # noqa: E402
+from orchestrator.ledger.projection import MLFLOW_STATUS, Point, Projection  # noqa: E402
+
+POLL_S = 0.1
+MAX_BACKOFF_S = 5.0
+MAX_BACKOFF_AT_END_S = 1.0
+SIGTERM_GRACE_S = 1.0
+FLUSH_AT_POINTS = 5_000
+MAX_PENDING_POINTS = 200_000
+
+_log = logging.getLogger("orchestrator.mlflow_sink")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How to leave the MLflow run; ``status`` None leaves it running."""
+
+    status: str | None
+
+
+class Sink:
+    """Follows one journal into one MLflow run."""
+
+    def __init__(self, run_dir: Path, tracking: Tracking, parent_pid: int) -> None:
+        self._journal = run_dir / "journal.jsonl"
+        self._tracking, self._parent_pid = tracking, parent_pid
+        self._run = MlflowRun(run_dir, tracking)
+        self._next_try_s = self._next_flush_s = time.monotonic()
+        self._backoff_s = 0.0
+        self._told_s: float | None = None
+        self.last_error = ""
+        self._tail = Tail(self._journal)
+        self._projection = Projection(tracking.flush_s)
+        self._pending: list[Point] = []
+        self._done_seq = -1
+        self._overflowed = self._stopping = self._closed = self._upload_tried = False
+
+    def told_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler."""
+        self._told_s = self._told_s or time.monotonic()
+
+    def follow(self, stop_timeout_s: float) -> Ending:
+        """Write as records come, until there is a reason to end."""
+        while True:
+            gone = os.getppid() != self._parent_pid  # asked before reading: what it wrote is then read
+            if self._read():
+                continue
+            if self._projection.ended:
+                return Ending(MLFLOW_STATUS[self._projection.ended.status])
+            if gone:
+                return Ending("KILLED")
+            if self._told_s is not None and self._may_leave(time.monotonic() - self._told_s, stop_timeout_s):
+                return Ending(None)
+            if time.monotonic() >= self._next_flush_s:
+                self._next_flush_s = time.monotonic() + self._tracking.flush_s
+                self._flush(MAX_BACKOFF_S)
+            time.sleep(POLL_S)
+
+    def finish(self, ending: Ending, timeout_s: float) -> bool:
+        """Write all that is left and end the MLflow run; False when the server did not take it in time."""
+        deadline_s = time.monotonic() + timeout_s
+        self._next_try_s = time.monotonic()
+        while time.monotonic() < deadline_s:
+            while self._read():
+                pass
+            if self._flush(MAX_BACKOFF_AT_END_S) and self._end(ending):
+                return True
+            time.sleep(POLL_S)
+        return False
+
+    def _read(self) -> bool:
+        records = self._tail.read()
+        for record in records:
+            self._stopping = self._stopping or isinstance(record.event, StopRequested)
+            points = self._projection.fold(record)
+            if record.seq > self._run.written_seq and not self._overflowed:
+                self._pending += points
+            self._done_seq = record.seq
+        if len(self._pending) > FLUSH_AT_POINTS:
+            self._flush(MAX_BACKOFF_S)
+        if len(self._pending) > MAX_PENDING_POINTS:
+            _log.warning("the server is away for long; will read the journal again when it is back")
+            self._overflowed, self._pending = True, []
+        return bool(records)
+
+    def _rewind(self) -> None:
+        self._tail = Tail(self._journal)
+        self._projection = Projection(self._tracking.flush_s)
+        self._pending, self._done_seq = [], -1
+        self._overflowed = self._closed = False
+
+    def _may_leave(self, waited_s: float, stop_timeout_s: float) -> bool:
+        if self._stopping:
+            return waited_s > stop_timeout_s
+        return waited_s > SIGTERM_GRACE_S
+
+    def _flush(self, max_backoff_s: float) -> bool:
+        """True when all that was read has been written."""
+        return self._try(self._write, max_backoff_s)
+
+    def _write(self) -> bool:
+        skipped_to = self._run.written_seq
+        self._run.open(self._projection.first_ms)
+        if self._overflowed or self._run.written_seq < skipped_to:
+            # Points are missing here: too many to keep, or MLflow has lost the run they were written to.
+            self._rewind()
+            return False
+        self._run.write_tags(self._projection.tags)
+        self._run.write(self._pending, max(self._done_seq, skipped_to))
+        self._pending = []
+        return True
+
+    def _end(self, ending: Ending) -> bool:
+        status = ending.status
+        if status is None:
+            return True
+        if not self._projection.ended and not self._closed:
+            self._pending = self._projection.final_points("unknown", "driver lost")
+            self._closed = True
+            if not self._flush(MAX_BACKOFF_AT_END_S):
+                return False
+        if not self._upload_tried:
+            # Artifacts may live on another server, whose absence must not hide how the run ended.
+            self._upload_tried = True
+            self._try(self._run.upload, 0.0)
+        if not self._try(lambda: self._run.end(status, self._projection.last_ms), MAX_BACKOFF_AT_END_S):
+            return False
+        return self._try(self._run.upload, MAX_BACKOFF_AT_END_S)
+
+    def _try(self, action: Callable[[], bool | None], max_backoff_s: float) -> bool:
+        if time.monotonic() < self._next_try_s:
+            return False
+        try:
+            done = action() is not False
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            self.last_error = " ".join(str(error).split())[:300]
+            self._backoff_s = min(max_backoff_s, max(0.25, 2 * self._backoff_s))
+            self._next_try_s = time.monotonic() + self._backoff_s
+            _log.warning("not written, next try in %.1f s: %s", self._backoff_s, self.last_error)
+            return False
+        self._backoff_s = 0.0
+        return done
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="orchestrator.ledger.mlflow_sink", description="Journal to MLflow.")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--finish-timeout-s", type=float, default=60.0)
+    parser.add_argument(
+        "--parent-pid", type=int, default=os.getppid(), help="leave when it is gone; 0: is gone"
+    )
+    options = parser.parse_args(arguments)
+    _quiet(options.run_dir / "logs" / "mlflow_sink.log")
+    try:
+        tracking = Tracking.read(options.run_dir / "tracking.json")
+        sink = Sink(options.run_dir, tracking, options.parent_pid)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+        signal.signal(signal.SIGTERM, sink.told_to_stop)
+        _log.info("following %s", options.run_dir)
+        ending = sink.follow(options.finish_timeout_s)
+        if sink.finish(ending, options.finish_timeout_s):
+            return 0
+    except OrchestratorError as error:
+        return _fail(str(error), error.exit_code)
+    except (OSError, ValueError, TypeError) as error:
+        return _fail(f"{options.run_dir}/tracking.json: {error}", 1)
+    waited = f"within {options.finish_timeout_s:g} s"
+    return _fail(f"MLflow did not take everything {waited} ({sink.last_error}); the journal has it all", 1)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    _log.error(message)
+    print(f"mlflow_sink: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _quiet(path: Path) -> None:
+    """Everything that MLflow says goes to the log file; stdout and stderr belong to the driver."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    sys.stdout.flush()
+    sys.stdout = path.open("a")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""How the ranks share the work, and whether the numbers agree with each other.
+
+Every refusal names the key, both values and the remedy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config import Config, Device, ModelConfig
+from orchestrator.errors import ConfigError, near_miss
+
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """dp x tp x pp x sp x ep over ``ranks``, and what each data-parallel rank does in one step."""
+
+    nodes: int
+    ranks_per_node: int
+    ranks: int
+    dp: int
+    tp: int
+    pp: int
+    sp: int
+    ep: int
+    zero_stage: int
+    offload: bool
+    recompute: bool
+    precision: str
+    micro_batch: int
+    accumulation: int
+    global_batch: int
+
+
+def derive_layout(config: Config) -> Layout:
+    """The layout of a configuration. Raises :class:`ConfigError`."""
+    check_values(config)
+    nodes, ranks_per_node = _placement(config)
+    ranks = nodes * ranks_per_node
+    dp = _data_parallel(config, ranks)
+    micro, accumulation, global_batch = _batch(config, dp)
+    if config.model is not None:
+        _check_model(config.model, config)
+    zero: dict[str, Any] = config.deepspeed.get("zero_optimization") or {}
+    return Layout(
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        ranks=ranks,
+        dp=dp,
+        tp=config.layout.tp,
+        pp=config.layout.pp,
+        sp=config.layout.sp,
+        ep=config.layout.ep,
+        zero_stage=int(zero.get("stage", 0)),
+        offload=_offloads(zero),
+        recompute=config.layout.recompute,
+        precision=precision_of(config),
+        micro_batch=micro,
+        accumulation=accumulation,
+        global_batch=global_batch,
+    )
+
+
+def check_values(config: Config) -> None:
+    """Single values that no type can rule out."""
+    positive = {
+        "cluster.nodes": config.cluster.nodes,
+        "cluster.gpus_per_node": config.cluster.gpus_per_node,
+        "cluster.cpu_threads_per_rank": config.cluster.cpu_threads_per_rank,
+        "job.micro_batch": config.job.micro_batch,
+        "job.steps": config.job.steps,
+        "job.ranks": config.job.ranks,
+        "job.global_batch": config.job.global_batch,
+        "job.gradient_accumulation": config.job.gradient_accumulation,
+        "gpu.memory_bytes": config.gpu.memory_bytes,
+        "layout.tp": config.layout.tp,
+        "layout.pp": config.layout.pp,
+        "layout.sp": config.layout.sp,
+        "layout.ep": config.layout.ep,
+        "launch.poll_s": config.launch.poll_s,
+    }
+    for key, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"{key}={value}: must be greater than 0")
+    not_negative = {
+        "recovery.max_restarts": config.recovery.max_restarts,
+        "recovery.stop_grace_s": config.recovery.stop_grace_s,
+        "recovery.kill_after_s": config.recovery.kill_after_s,
+        "launch.wait_for_resources_s": config.launch.wait_for_resources_s,
+    }
+    for key, value in not_negative.items():
+        if value < 0:
+            raise ConfigError(f"{key}={value}: must be 0 or more")
+
+
+def precision_of(config: Config) -> str:
+    """``auto``: bf16 where the accelerator has a peak for it (or none is known), else fp32."""
+    asked = config.job.precision
+    if asked not in PRECISIONS:
+        raise ConfigError(
+            f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}"
+        )
+    for name in ("bf16", "fp16"):
+        if (config.deepspeed.get(name) or {}).get("enabled"):
+            return name
+    if asked != "auto":
+        return asked
+    known = config.gpu.peak_flops
+    return "bf16" if "bf16" in known or (not known and config.gpu.device is Device.cuda) else "fp32"
+
+
+def _placement(config: Config) -> tuple[int, int]:
+    per_node, nodes = config.cluster.gpus_per_node, config.cluster.nodes
+    ranks = config.job.ranks
+    if ranks is None:
+        return nodes, per_node
+    if ranks > nodes * per_node:
+        raise ConfigError(
+            f"job.ranks={ranks}: more than the cluster has (cluster.nodes={nodes} × "
+            f"cluster.gpus_per_node={per_node} = {nodes * per_node}); lower job.ranks or raise cluster.nodes"
+        )
+    if ranks <= per_node:
+        return 1, ranks
+    if ranks % per_node:
+        raise ConfigError(
+            f"job.ranks={ranks}: not a multiple of cluster.gpus_per_node={per_node}; "
+            f"use {ranks // per_node * per_node} or {(ranks // per_node + 1) * per_node}"
+        )
+    return ranks // per_node, per_node
+
+
+def _data_parallel(config: Config, ranks: int) -> int:
+    degrees = {"tp": config.layout.tp, "pp": config.layout.pp, "sp": config.layout.sp}
+    supported = config.job.supports
+    for name, degree in {**degrees, "ep": config.layout.ep}.items():
+        if degree > 1 and supported is not None and name not in supported:
+            raise ConfigError(
+                f"layout.{name}={degree}: job '{config.job.name}' can not do it "
+                f"(job.supports={supported}); set layout.{name}=1 or use a script that can"
+            )
+    product = degrees["tp"] * degrees["pp"] * degrees["sp"]
+    if ranks % product:
+        raise ConfigError(
+            f"layout: tp × pp × sp = {product} does not divide the {ranks} ranks; "
+            "change layout.tp, layout.pp, layout.sp or cluster.nodes"
+        )
+    dp = ranks // product
+    if dp % config.layout.ep:
+        raise ConfigError(f"layout.ep={config.layout.ep}: does not divide the {dp} data-parallel ranks")
+    return dp
+
+
+def _batch(config: Config, dp: int) -> tuple[int, int, int]:
+    """Micro-batch, accumulation and global batch; DeepSpeed's own keys win over the job's."""
+    micro = config.deepspeed.get("train_micro_batch_size_per_gpu") or config.job.micro_batch
+    accumulation = config.deepspeed.get("gradient_accumulation_steps") or config.job.gradient_accumulation
+    total = config.deepspeed.get("train_batch_size") or config.job.global_batch
+    if total is None:
+        accumulation = accumulation or 1
+        return micro, accumulation, micro * accumulation * dp
+    if accumulation is None:
+        if total % (micro * dp):
+            below = max(1, total // (micro * dp)) * micro * dp
+            raise ConfigError(
+                f"job.global_batch={total}: not a multiple of job.micro_batch={micro} × {dp} data-parallel "
+                f"ranks = {micro * dp}; use job.global_batch={below} or another job.micro_batch"
+            )
+        accumulation = total // (micro * dp)
+    if micro * accumulation * dp != total:
+        raise ConfigError(
+            f"job.global_batch={total}: but job.micro_batch={micro} × job.gradient_accumulation="
+            f"{accumulation} × {dp} data-parallel ranks = {micro * accumulation * dp}; "
+            f"use job.global_batch={micro * accumulation * dp} or leave job.gradient_accumulation out"
+        )
+    return micro, accumulation, total
+
+
+def _check_model(model: ModelConfig, config: Config) -> None:
+    layout = config.layout
+    rules = (
+        ("model.hidden", model.hidden, "model.heads", model.heads),
+        ("model.heads", model.heads, "model.kv_heads", model.kv_heads),
+        ("model.heads", model.heads, "layout.tp", layout.tp),
+        ("model.kv_heads", model.kv_heads, "layout.tp", layout.tp),
+        ("model.layers", model.layers, "layout.pp", layout.pp),
+        ("model.seq_len", model.seq_len, "layout.sp", layout.sp),
+        ("model.heads", model.heads, "layout.sp", layout.sp),
+    )
+    for key in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len"):
+        if getattr(model, key) <= 0:
+            raise ConfigError(f"model.{key}={getattr(model, key)}: must be greater than 0")
+    for whole, amount, part, degree in rules:
+        if amount % degree:
+            raise ConfigError(
+                f"{whole}={amount}: not divisible by {part}={degree}; "
+                f"use a {part} that divides {amount}: {_divisors(amount, degree)}"
+            )
+
+
+def _divisors(amount: int, near: int) -> str:
+    """The divisors on both sides of a value."""
+    divisors = [d for d in range(1, amount + 1) if amount % d == 0]
+    below, above = [d for d in divisors if d < near], [d for d in divisors if d > near]
+    return " or ".join(str(d) for d in below[-1:] + above[:1])
+
+
+def _offloads(zero: dict[str, Any]) -> bool:
+    for key in ("offload_optimizer", "offload_param"):
+        if str((zero.get(key) or {}).get("device", "none")) != "none":
+            return True
+    return bool(zero.get("cpu_offload"))

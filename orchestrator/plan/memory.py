@@ -1,0 +1,208 @@
+"""Bytes per GPU of a layout, by part, to first order.
+
+Left out: allocator fragmentation, dropout masks, frozen weights, mixture of experts (``ep`` changes
+nothing here), ZeRO++ and hpZ, the uneven split of layers that a pipeline may choose, norms replicated
+under tensor parallelism, and what unfused kernels save on top: a composite RMSNorm, as on CPU, keeps
+up to two more float32 copies of its input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.config import Device, GpuConfig, ModelConfig
+from orchestrator.plan.layout import Layout
+from orchestrator.plan.transformer import kv_width, parameters
+
+GIB = 2**30
+# Allowances, not measurements: they grow with the driver, the kernels loaded and the communicators.
+CUDA_CONTEXT_BYTES = 1 * GIB
+NCCL_BYTES = 1 * GIB
+CPU_PROCESS_BYTES = GIB // 4  # what a forked rank does not share with the process it came from
+ADAM_BYTES = 8  # two float32 moments per parameter
+
+
+@dataclass(frozen=True)
+class Zero:
+    """What ZeRO shards and offloads. Buckets and live parameters are elements, with DeepSpeed's defaults."""
+
+    stage: int = 0
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    reduce_bucket: int = 500_000_000
+    overlap_comm: bool = False
+    live_parameters: int = 1_000_000_000
+
+    @classmethod
+    def of_layout(cls, layout: Layout) -> Zero:
+        """What a layout says, with default buckets."""
+        stage, offload = layout.zero_stage, layout.offload
+        return cls(stage, offload and stage > 0, offload and stage == 3, overlap_comm=stage > 0)
+
+    @classmethod
+    def from_config(cls, deepspeed: Mapping[str, Any]) -> Zero:
+        """Read the `zero_optimization` section of a DeepSpeed configuration."""
+        section = deepspeed.get("zero_optimization") or {}
+        stage = int(section.get("stage", 0))
+        overlap = section.get("overlap_comm")
+        return cls(
+            stage=stage,
+            offload_optimizer=_offloads(section.get("offload_optimizer")) or bool(section.get("cpu_offload")),
+            offload_parameters=_offloads(section.get("offload_param")),
+            reduce_bucket=int(section.get("reduce_bucket_size", cls.reduce_bucket)),
+            overlap_comm=stage == 3 if overlap is None else bool(overlap),
+            live_parameters=int(section.get("stage3_max_live_parameters", cls.live_parameters)),
+        )
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes of one rank's weights, gradients and optimizer states; ``host`` is what offload moved away."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    host: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the fullest rank, by part. ``host_bytes`` is its share of host memory under offload."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    framework: int
+    host_bytes: int = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes on the accelerator."""
+        return (
+            self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.framework
+        )
+
+
+def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None) -> Memory:
+    """Memory of the fullest rank: the first or the last of each pipeline.
+
+    Without `zero`, DeepSpeed's default buckets are assumed and `layout.offload` means all that its stage
+    can offload.
+    """
+    zero = zero or Zero.of_layout(layout)
+    if gpu.device is Device.cpu:  # host memory is all there is: offload moves nothing away
+        zero = replace(zero, offload_optimizer=False, offload_parameters=False)
+    size = parameters(model)
+    layers = math.ceil(model.layers / layout.pp)
+    first = layers * size.layer + size.embedding
+    last = layers * size.layer + size.final_norm + (size.head or size.embedding)
+    stages = [(first, layout.pp, False), (last, 1, True)] if layout.pp > 1 else [(size.total, 1, True)]
+    candidates = []
+    for count, in_flight, has_head in stages:
+        held = math.ceil(count / layout.tp)
+        states = model_states(
+            held, _largest_matrix(model) // layout.tp, zero, layout.dp * layout.sp, layout.precision
+        )
+        candidates.append(
+            Memory(
+                weights=states.weights,
+                gradients=states.gradients,
+                optimizer=states.optimizer,
+                activations=activation_bytes(model, layout, layers, in_flight),
+                logits=logit_bytes(model, layout) if has_head else 0,
+                framework=_framework_bytes(gpu, zero, held, layout),
+                host_bytes=states.host,
+            )
+        )
+    return max(candidates, key=lambda candidate: candidate.total_bytes)
+
+
+def model_states(count: int, largest: int, zero: Zero, shards: int, precision: str) -> States:
+    """Bytes of the model states of one rank that holds `count` parameters, the biggest tensor of `largest`.
+
+    16-bit training keeps 2 bytes of weight and 2 of gradient per parameter, 4 of float32 gradient at the
+    step, 4 of float32 master weight and 8 of Adam: Rajbhandari et al. 2020 (ZeRO), section 3.1, and
+    DeepSpeed's `estimate_zero2/3_model_states_mem_needs`. float32 training has no master weight at stage
+    0; DeepSpeed keeps one from stage 1 on. ZeRO-3 gathers what it works on: the largest tensor with its
+    gradient, and up to `live_parameters`.
+    """
+    width = _width(precision)
+    share = math.ceil(count / shards)
+    half = precision != "fp32"
+    optimizer = ADAM_BYTES + (4 if half or zero.stage else 0)
+    if zero.stage == 0:
+        return States(width * count, (6 if half else 4) * count, optimizer * count, 0)
+    weights, staged = width * count, 4 * share
+    gradients = width * (count if zero.stage == 1 else share)
+    if zero.stage == 3:
+        live = min(count, zero.live_parameters)
+        gathered = 0 if shards == 1 and not zero.offload_parameters else max(2 * largest, live) * width
+        weights, gradients = width * share + gathered, 0
+    host = 0
+    if zero.offload_optimizer:
+        host += optimizer * share + staged
+        optimizer, staged = 0, 0
+        gradients = 0 if zero.stage >= 2 else gradients
+    if zero.offload_parameters and zero.stage == 3:
+        host += width * share
+        weights -= width * share
+    return States(weights, gradients + staged, optimizer * share, host)
+
+
+def activation_bytes(model: ModelConfig, layout: Layout, layers: int, in_flight: int) -> int:
+    """Bytes that `layers` layers save for the backward pass, of `in_flight` micro-batches.
+
+    Per token and layer, flash attention: inputs and outputs of two norms (4 x hidden), queries and
+    attention output (2 x hidden), keys and values, and of the MLP 4 x ffn (SwiGLU: gate, its activation,
+    up, product) or 2 x ffn (GELU); the latter three are sharded by tensor parallelism. Without the
+    dropout masks this is Korthikanti et al. 2022, equation 1, less the attention scores. Recomputing
+    keeps each layer's input, and one layer in full while it runs backward.
+    """
+    tokens, width = _tokens(model, layout), _width(layout.precision)
+    whole = 4 * model.hidden
+    sharded = 2 * model.hidden + 2 * kv_width(model) + model.ffn * (4 if model.gated_mlp else 2)
+    elements = whole + math.ceil(sharded / layout.tp)
+    log_sum_exp = 4 * math.ceil(model.heads / layout.tp)  # float32, one per head, whatever the precision
+    layer = tokens * (width * elements + log_sum_exp)
+    if not layout.recompute:
+        return layer * layers * in_flight
+    return tokens * model.hidden * width * layers * in_flight + layer
+
+
+def logit_bytes(model: ModelConfig, layout: Layout) -> int:
+    """Bytes of the logits at the loss: in 16-bit training as computed (2) and as float32 (4), their
+    log-softmax (4) and its gradient (4); without the copy in float32 training."""
+    copies = 12 if layout.precision == "fp32" else 14
+    return _tokens(model, layout) * math.ceil(model.vocab / layout.tp) * copies
+
+
+def _framework_bytes(gpu: GpuConfig, zero: Zero, count: int, layout: Layout) -> int:
+    if gpu.device is Device.cpu:  # pages of a bucket that nothing was written to take no memory
+        bucket, base = min(zero.reduce_bucket, count), CPU_PROCESS_BYTES
+    else:
+        bucket, base = zero.reduce_bucket, CUDA_CONTEXT_BYTES + (NCCL_BYTES if layout.ranks > 1 else 0)
+    buffers = {0: 0, 3: 1}.get(zero.stage, 2 if zero.overlap_comm else 1)
+    return base + buffers * bucket * _width(layout.precision)
+
+
+def _tokens(model: ModelConfig, layout: Layout) -> int:
+    """Tokens of one micro-batch on one rank."""
+    return layout.micro_batch * math.ceil(model.seq_len / layout.sp)
+
+
+def _largest_matrix(model: ModelConfig) -> int:
+    return model.hidden * max(model.vocab, model.ffn, model.hidden)
+
+
+def _offloads(section: Any) -> bool:
+    return isinstance(section, Mapping) and section.get("device", "none") not in ("none", None)
+
+
+def _width(precision: str) -> int:
+    """Bytes of one weight."""
+    return 4 if precision == "fp32" else 2

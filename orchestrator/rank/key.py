@@ -1,0 +1,105 @@
+"""What a zygote has already settled by having imported its modules, and whether a job fits it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import site
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+# Variables that the loader, the interpreter, the BLAS and OpenMP runtimes, torch or DeepSpeed read
+# while they are loaded. Changing one of these after the import has no effect, or half of one.
+READ_AT_IMPORT_PREFIXES = (
+    "ATEN_",
+    "DNNL_",
+    "DS_",
+    "GOMP_",
+    "KMP_",
+    "LC_",
+    "LD_",
+    "MALLOC_",
+    "MKL_",
+    "NUMEXPR_",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "PYTHON",
+    "PYTORCH_",
+    "TORCH",
+    "TRITON_",
+)
+READ_AT_IMPORT = frozenset({"CUDA_HOME", "CUDA_MODULE_LOADING", "GLIBC_TUNABLES", "LANG", "ROCM_HOME"})
+# Set by every launcher for every rank, or told to each rank anew: no part of the key.
+READ_LATER_PREFIXES = ("TORCHELASTIC_",)
+READ_LATER = frozenset({"PYTORCH_NVML_BASED_CUDA_CHECK"})
+
+
+def is_read_at_import(name: str) -> bool:
+    if name in READ_LATER or name.startswith(READ_LATER_PREFIXES):
+        return False
+    return name in READ_AT_IMPORT or name.startswith(READ_AT_IMPORT_PREFIXES)
+
+
+@dataclass(frozen=True)
+class ZygoteKey:
+    """Identity of a zygote: a rank may be forked from it only when its own key is equal.
+
+    `CUDA_VISIBLE_DEVICES` and the `NCCL_` variables are read when CUDA or NCCL start, which never
+    happens in a zygote, so they are free to differ. `PYTHONHASHSEED` left out means one random
+    seed for all ranks of a zygote, where separate interpreters would draw one each.
+    """
+
+    python: str
+    path: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    packages: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, env: Mapping[str, str], modules: Iterable[str], python: str | None = None) -> ZygoteKey:
+        """Key of a process that would be started now with `env` and import `modules`.
+
+        Interpreter and installed packages are those of the calling process unless `python` names
+        another executable.
+        """
+        distributions = sorted({module.rstrip("?").partition(".")[0] for module in modules})
+        sites = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+        return cls(
+            python=f"{python or sys.executable} ({platform.python_version()})",
+            path=(*filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *sites),
+            environment=tuple(sorted((name, env[name]) for name in env if is_read_at_import(name))),
+            packages=tuple((name, _installed_version(name)) for name in distributions),
+        )
+
+    def difference(self, job: ZygoteKey) -> list[str]:
+        """What differs between this key (a zygote's) and a job's, one line for each name."""
+        lines = [
+            f"{name}: {_shown(ours)} in the zygote, {_shown(theirs)} in the job"
+            for name, ours, theirs in (
+                ("python", self.python, job.python),
+                ("sys.path", os.pathsep.join(self.path), os.pathsep.join(job.path)),
+            )
+            if ours != theirs
+        ]
+        for ours_by_name, theirs_by_name in (
+            (dict(self.environment), dict(job.environment)),
+            (dict(self.packages), dict(job.packages)),
+        ):
+            for name in sorted({**ours_by_name, **theirs_by_name}):
+                mine, wanted = ours_by_name.get(name), theirs_by_name.get(name)
+                if mine != wanted:
+                    lines.append(f"{name}: {_shown(mine)} in the zygote, {_shown(wanted)} in the job")
+        return lines
+
+
+def _shown(value: str | None) -> str:
+    return "unset" if value is None else repr(value)
+
+
+def _installed_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not a distribution"

@@ -1,0 +1,93 @@
+"""Starts ranks: by exec, or by fork from a zygote. One contract: `start(spec)` and `close()`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Protocol
+
+from orchestrator.rank.process import AgentEnd, RankProcess, RankStartError, boot_command, kill_group
+from orchestrator.rank.spec import RankSpec
+from orchestrator.rank.zygote_launcher import DEFAULT_PRELOAD, PreloadFailedError, ZygoteLauncher
+
+__all__ = [
+    "DEFAULT_PRELOAD",
+    "ExecLauncher",
+    "Launcher",
+    "PreloadFailedError",
+    "RankProcess",
+    "RankStartError",
+    "ZygoteLauncher",
+]
+CLOSE_TIMEOUT_S = 5.0
+
+
+class Launcher(Protocol):
+    def start(self, spec: RankSpec) -> RankProcess:
+        """Start one rank. Raises RankStartError."""
+
+    def close(self) -> None:
+        """Kill what still runs, and let go of everything."""
+
+
+class ExecLauncher:
+    """Starts each rank as a new interpreter: seconds of imports, no zygote needed."""
+
+    def __init__(self, python: str | None = None) -> None:
+        self._python = python or sys.executable
+        self._started: list[_ExecRank] = []
+
+    def start(self, spec: RankSpec) -> RankProcess:
+        ends = AgentEnd()
+        messages_fd, lifeline_fd = ends.rank_fds
+        # The environment goes the usual way, and not into the command line, which others can read.
+        told = replace(spec, env={}).to_json()
+        command = boot_command(self._python, "runner", str(messages_fd), str(lifeline_fd), told)
+        try:
+            with open(spec.log_path, "ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    env=spec.env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(messages_fd, lifeline_fd),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ends.close()
+            raise RankStartError(
+                f"rank {spec.rank} could not be started: {error}; check the interpreter {self._python!r} "
+                f"and the folder of the log {spec.log_path!r}"
+            ) from error
+        finally:
+            ends.close_rank_fds()
+        rank = _ExecRank(spec, process, ends)
+        self._started = [*(other for other in self._started if not other.closed), rank]
+        return rank
+
+    def close(self) -> None:
+        for rank in self._started:
+            rank.kill()
+        for rank in self._started:
+            rank.wait(CLOSE_TIMEOUT_S)
+            rank.close()
+        self._started.clear()
+
+
+class _ExecRank(RankProcess):
+    def __init__(self, spec: RankSpec, process: subprocess.Popen[bytes], agent_end: AgentEnd) -> None:
+        super().__init__(spec, process.pid, agent_end)
+        self._process = process
+
+    def _ended(self) -> int | None:
+        # Kill what it left behind before it is reaped: until then the group's number cannot be reused.
+        try:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+        except ChildProcessError:  # somebody else in this process waits for any child
+            return self._process.poll()
+        kill_group(self.pid)
+        return self._process.wait()

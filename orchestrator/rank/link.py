@@ -1,0 +1,127 @@
+"""A rank's tie to its agent: it carries messages, and when the agent is gone it kills the rank.
+
+Two descriptors hold it. A socket carries messages to the agent as JSON lines; a thread blocks
+reading it, and at the end of the stream kills the rank's process group. A pipe that nobody ever
+writes to makes the kernel do the same on its own, so that a rank which is stopped, or stuck in
+native code with the interpreter lock held, goes too. The agent holds the only other ends.
+
+The threads are raw ones, unknown to `threading`: they are not listed, not joined at exit, and
+not copied into children of the rank.
+"""
+
+from __future__ import annotations
+
+import _thread
+import fcntl
+import json
+import os
+import queue
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+HEARTBEAT_S = 1.0
+FLUSH_TIMEOUT_S = 5.0
+_F_SETSIG = 10  # Linux; the fcntl module names it only from Python 3.12 on
+
+
+class Link:
+    """The rank's end. `send` never blocks and may be called from any thread of the rank.
+
+    `phase`, `step` and `progress` are what a heartbeat tells: whoever works sets them.
+    """
+
+    def __init__(self, rank: int, messages: socket.socket, lifeline_fd: int) -> None:
+        self.rank = rank
+        self.phase = "start"
+        self.phase_since = time.monotonic()
+        self.step: int | None = None
+        self.progress = 0
+        self._socket = messages
+        self._lifeline_fd = lifeline_fd
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._drained = _thread.allocate_lock()
+        self._drained.acquire()
+        self._open = True
+
+    def start(self) -> None:
+        """Arm the lifeline and start the threads. The caller leads its own process group."""
+        fcntl.fcntl(self._lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(self._lifeline_fd, _F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(self._lifeline_fd, fcntl.F_GETFL)
+        fcntl.fcntl(self._lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+        if select.select([self._lifeline_fd], [], [], 0)[0]:  # the agent died before it was armed
+            os.killpg(0, signal.SIGKILL)
+        os.register_at_fork(after_in_child=self._forget)
+        _thread.start_new_thread(self._watch, ())
+        _thread.start_new_thread(self._deliver, ())
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.phase_since = time.monotonic()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Queue a message; `rank` and, where it has none, `time` (Unix seconds) are added."""
+        if self._open:
+            self._queue.put({"rank": self.rank, "time": time.time(), **message})
+
+    def close(self) -> None:
+        """Deliver what is queued, waiting at most `FLUSH_TIMEOUT_S` for an agent that does not read."""
+        if self._open:
+            self._open = False
+            self._queue.put(None)
+            self._drained.acquire(timeout=FLUSH_TIMEOUT_S)
+
+    def _forget(self) -> None:
+        """In a child of the rank: the tie is the rank's alone."""
+        if self._open:
+            self._open = False
+            self._socket.close()
+            os.close(self._lifeline_fd)
+
+    def _watch(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            while self._socket.recv(4096):
+                pass
+        except OSError:
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    def _deliver(self) -> None:
+        # Signals belong to the main thread, whose blocking calls they have to interrupt.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        next_beat = time.monotonic()
+        while True:
+            wait_s = next_beat - time.monotonic()
+            try:
+                message = self._queue.get(timeout=wait_s) if wait_s > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                next_beat = time.monotonic() + HEARTBEAT_S
+                # A late heartbeat says nothing: with the agent behind in its reading it is dropped.
+                if not select.select([], [self._socket], [], 0)[1]:
+                    continue
+                message = self._heartbeat()
+            if message is None or not self._write(message):
+                self._drained.release()
+                return
+
+    def _heartbeat(self) -> dict[str, Any]:
+        return {
+            "kind": "heartbeat",
+            "rank": self.rank,
+            "time": time.time(),
+            "phase": self.phase,
+            "phase_s": round(time.monotonic() - self.phase_since, 3),
+            "step": self.step,
+            "progress": self.progress,
+        }
+
+    def _write(self, message: dict[str, Any]) -> bool:
+        try:
+            self._socket.sendall(json.dumps(message, default=str).encode() + b"\n")
+        except OSError:  # the agent is gone, and the lifeline sees it as well
+            return False
+        return True

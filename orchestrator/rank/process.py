@@ -1,0 +1,147 @@
+"""A rank as its launcher sees it: the same contract, however the process was made."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.rank.spec import RankSpec
+
+_READ_BYTES = 1 << 16
+# Our package is put where `import` looks for the moment of its own import only. By `-c`, and not
+# by `-m` or as a file: then nothing but one frame of ours lies beneath the script.
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from orchestrator.rank import {module}; del sys.path[0]; {module}.main()"
+)
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+
+class RankStartError(Exception):
+    """A rank could not be started. The message says why and what to do."""
+
+
+class RankProcess(abc.ABC):
+    """A started rank. Not for use by several threads at once.
+
+    `loss` is set when the rank was lost with what had started it (its zygote), and says how.
+    """
+
+    def __init__(self, spec: RankSpec, pid: int, agent_end: AgentEnd) -> None:
+        self.spec = spec
+        self.pid = pid
+        self.loss: str | None = None
+        self._agent_end = agent_end
+        self._status: int | None = None
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What the rank has said since the last call; never waits.
+
+        The last messages of a rank that has ended are there once `poll` has told its status.
+        """
+        return self._agent_end.messages()
+
+    def poll(self) -> int | None:
+        """Exit status, negative for the signal that ended the rank; None while it runs.
+
+        When the rank is over, so is every other process of its group.
+        """
+        if self._status is None:
+            self._status = self._ended()
+            if self._status is not None:
+                self._agent_end.close_lifeline()
+        return self._status
+
+    def wait(self, timeout_s: float) -> int | None:
+        """`poll` until the rank has ended, or `timeout_s` are over."""
+        deadline = time.monotonic() + timeout_s
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self._status
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the rank's process group: the rank, its workers, their children."""
+        if self.poll() is None:
+            kill_group(self.pid, signum)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of the rank's lifeline: a rank that still runs is killed by that."""
+        self._agent_end.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is held open for it: it has ended and been heard out, or was closed."""
+        return self._agent_end.closed
+
+    @abc.abstractmethod
+    def _ended(self) -> int | None:
+        """Exit status, if the process has one by now. The process id stays ours until then."""
+
+
+class AgentEnd:
+    """The agent's ends of what ties a rank to it; `rank_fds` are the rank's (messages, lifeline)."""
+
+    def __init__(self) -> None:
+        self._socket, self._rank_socket = socket.socketpair()
+        self._rank_lifeline_fd, self._lifeline_fd = os.pipe2(os.O_CLOEXEC)
+        self._socket.setblocking(False)
+        self._partial = b""
+
+    @property
+    def rank_fds(self) -> tuple[int, int]:
+        return self._rank_socket.fileno(), self._rank_lifeline_fd
+
+    def close_rank_fds(self) -> None:
+        """Once the rank has its own copies: the ends of the streams must be seen here."""
+        self._rank_socket.close()
+        os.close(self._rank_lifeline_fd)
+
+    def messages(self) -> list[dict[str, Any]]:
+        lines: list[bytes] = []
+        while self._socket.fileno() >= 0:
+            try:
+                read = self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                read = b""
+            if not read:
+                self._socket.close()
+                break
+            *whole, self._partial = (self._partial + read).split(b"\n")
+            lines += whole
+        return [json.loads(line) for line in lines]
+
+    def close_lifeline(self) -> None:
+        if self._lifeline_fd >= 0:
+            os.close(self._lifeline_fd)
+            self._lifeline_fd = -1
+
+    def close(self) -> None:
+        self._socket.close()
+        self.close_lifeline()
+
+    @property
+    def closed(self) -> bool:
+        return self._socket.fileno() < 0 and self._lifeline_fd < 0
+
+
+def kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
+    """Signal a process group that may have ended already."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
+
+
+def boot_command(python: str, module: str, *args: str) -> list[str]:
+    """Command line that runs `main` of one of this package's modules."""
+    return [python, "-c", _BOOT.format(module=module), _PACKAGE_ROOT, *args]

@@ -1,0 +1,233 @@
+"""Runs the user's script as one rank, in a process that was forked from a zygote or exec'd.
+
+The script must not be able to tell that it was not started by `python script.py`. So it runs at
+the top of the process's main function, and the interpreter shuts down by itself afterwards:
+threads are joined, `atexit` handlers run, exit statuses are the interpreter's own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import io
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+import types
+from dataclasses import dataclass, replace
+from importlib.machinery import SourceFileLoader
+from types import TracebackType
+from typing import Any, NoReturn
+
+import setproctitle
+
+from orchestrator.rank.link import Link
+from orchestrator.rank.probes import Probes
+from orchestrator.rank.spec import RankSpec
+
+TRACEBACK_TAIL_LINES = 20
+# What a rank's environment holds beside what its specification says (DeepSpeed sets it as well):
+# asking whether CUDA is there must not create a CUDA context.
+ADDED_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a forked rank must know of its zygote to look freshly started."""
+
+    sys_path: list[str]
+    cwd: str
+
+
+def main() -> None:
+    """Entry of an exec'd rank: `sys.argv` holds two descriptors and the specification."""
+    messages_fd, lifeline_fd, text = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    os.set_inheritable(messages_fd, False)
+    os.set_inheritable(lifeline_fd, False)
+    spec = replace(RankSpec.from_json(text), env=dict(os.environ))
+    run(spec, socket.socket(fileno=messages_fd), lifeline_fd, origin=None)
+
+
+def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origin | None) -> None:
+    """Become the rank and run its script; `origin` is given when the process was forked."""
+    if os.getpid() != os.getsid(0):
+        # A session of its own: a process group to kill, no terminal to be signalled from.
+        os.setsid()
+    reset_signals()
+    _redirect_output(spec.log_path)
+    setproctitle.setproctitle(spec.title)
+    _replace_environment(spec.env)
+    os.chdir(spec.cwd)
+    script = _script_path(spec)
+    if origin is not None:
+        _refresh_forked_state()
+    _set_path(script, spec, origin)
+
+    link = Link(spec.rank, messages, lifeline_fd)
+    link.start()
+    probes = Probes(link)
+    atexit.register(_finish, probes, link)
+    probes.attach_when_imported()
+    _forget_ourselves()
+    _run_script(spec, script, probes, link)
+
+
+def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None:
+    sys.argv = [spec.script, *spec.args]
+    sys.orig_argv = [sys.executable, spec.script, *spec.args]
+    try:
+        with io.open_code(script) as file:
+            source = file.read()
+    except OSError as error:
+        sys.stderr.write(
+            f"{sys.executable}: can't open file {script!r}: [Errno {error.errno}] {error.strerror}\n"
+        )
+        sys.exit(2)
+    module = types.ModuleType("__main__")
+    module.__dict__.update(
+        __annotations__={},
+        __builtins__=sys.modules["builtins"],
+        __cached__=None,
+        __file__=script,
+        __loader__=SourceFileLoader("__main__", script),
+        __package__=None,
+        __spec__=None,
+    )
+    sys.modules["__main__"] = module
+    if "__mp_main__" in sys.modules:  # the name that multiprocessing knew the main module by when imported
+        sys.modules["__mp_main__"] = module
+    link.enter("import")
+    link.send({"kind": "phase", "phase": "import", "edge": "begin"})
+    try:
+        exec(compile(source, script, "exec", dont_inherit=True), module.__dict__)
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is reported and raised again
+        _report(error, probes, link)
+
+
+def _report(error: BaseException, probes: Probes, link: Link) -> NoReturn:
+    """Tell the agent, let the script's own hook print, and end as the interpreter would."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    tail = "".join(traceback.format_exception(type(error), error, trace)).splitlines()
+    link.send(
+        {
+            "kind": "error",
+            "type": type(error).__qualname__,
+            "message": str(error),
+            "traceback_tail": "\n".join(tail[-TRACEBACK_TAIL_LINES:]),
+            "step": link.step,
+        }
+    )
+    probes.abandon()
+    # The exception goes on to the interpreter, which chooses the exit status (and dies by SIGINT
+    # after KeyboardInterrupt); it has been printed by then, from the script's first frame on.
+    # A hook that fails stays, for the interpreter to report.
+    with contextlib.suppress(BaseException):
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        sys.excepthook = _print_nothing
+    raise error
+
+
+def _print_nothing(_type: type[BaseException], _error: BaseException, _trace: TracebackType | None) -> None:
+    pass
+
+
+def _finish(probes: Probes, link: Link) -> None:
+    """Registered before the script's `atexit` handlers, so it runs after them."""
+    link.enter("exit")
+    probes.flush()
+    link.send({"kind": "phase", "phase": "exit", "edge": "begin"})
+    link.close()
+
+
+def reset_signals() -> None:
+    """Handlers and mask as in a fresh interpreter, whatever the parent had."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        wanted = _FRESH_HANDLERS.get(number, signal.SIG_DFL)
+        # One that is right already is left alone: faulthandler's are set where Python does not look.
+        if signal.getsignal(number) not in (wanted, None):
+            signal.signal(number, wanted)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+_FRESH_HANDLERS: dict[int, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGPIPE: signal.SIG_IGN,
+    signal.SIGXFSZ: signal.SIG_IGN,
+}
+
+
+def _replace_environment(env: dict[str, str]) -> None:
+    wanted = {**ADDED_ENVIRONMENT, **env}
+    for name in set(os.environ) - set(wanted):
+        del os.environ[name]
+    os.environ.update(wanted)
+    time.tzset()
+
+
+def _redirect_output(log_path: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null_fd = os.open(os.devnull, os.O_RDONLY)
+    log_fd = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(null_fd, 0)
+    os.dup2(log_fd, 1)
+    os.dup2(log_fd, 2)
+    os.close(null_fd)
+    os.close(log_fd)
+    # By lines and not by writes: lines of a rank and its workers then stay whole in the file.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
+
+
+def _script_path(spec: RankSpec) -> str:
+    return os.path.join(os.getcwd(), spec.script)
+
+
+def _set_path(script: str, spec: RankSpec, origin: Origin | None) -> None:
+    folder = [] if sys.flags.safe_path else [os.path.dirname(os.path.realpath(script))]
+    if origin is None:
+        sys.path[:] = folder + sys.path[0 if sys.flags.safe_path else 1 :]
+        return
+    # A relative entry of PYTHONPATH, or an empty one, was resolved where the zygote was started.
+    entries = spec.env["PYTHONPATH"].split(os.pathsep) if spec.env.get("PYTHONPATH") else []
+    moved = {
+        os.path.realpath(os.path.join(origin.cwd, entry)): os.path.abspath(entry)
+        for entry in entries
+        if not os.path.isabs(entry)
+    }
+    base = (
+        [moved.get(os.path.realpath(entry), entry) for entry in origin.sys_path] if moved else origin.sys_path
+    )
+    # What a preloaded module added for itself stays, behind.
+    sys.path[:] = [*folder, *base, *(entry for entry in sys.path if entry not in origin.sys_path)]
+    importlib.invalidate_caches()
+
+
+def _refresh_forked_state() -> None:
+    """What every interpreter draws or looks up for itself when it starts or imports a library.
+
+    `random` reseeds itself in a forked child; the rest does not.
+    """
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.ORIGINAL_DIR = os.getcwd()
+        process.current_process().authkey = os.urandom(32)
+    if (numpy_random := sys.modules.get("numpy.random")) is not None:
+        numpy_random.seed()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.default_generator.seed()
+
+
+def _forget_ourselves() -> None:
+    """The script may have a package of its own that is called as ours is."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "orchestrator"]:
+        del sys.modules[name]

@@ -1,0 +1,50 @@
+"""What one rank is: the complete description that a launcher turns into a process."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """One training process.
+
+    `env` is the complete environment of the rank, not an addition to the launcher's. `script` is
+    given to the rank as written (`sys.argv[0]`); a relative one is looked up from `cwd`. Standard
+    output and standard error are appended to `log_path`.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    title: str
+    script: str
+    args: list[str]
+    cwd: str
+    env: dict[str, str]
+    log_path: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"rank {self.rank} does not exist in a world of {self.world_size} ranks: ranks count from 0"
+            )
+        if not 0 <= self.local_rank < self.world_size:
+            raise ValueError(
+                f"local rank {self.local_rank} does not exist in a world of {self.world_size} ranks"
+            )
+
+        for name, path in (("cwd", self.cwd), ("log_path", self.log_path)):
+            if not os.path.isabs(path):
+                raise ValueError(f"{name} is {path!r}: a launcher runs elsewhere, so write the whole path")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> RankSpec:
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**fields)

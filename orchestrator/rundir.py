@@ -1,0 +1,82 @@
+"""A run's directory on the driver: made, checked, held by one live run at a time, written atomically."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.errors import RunDirectoryError
+
+
+def new_run_name(job: str) -> str:
+    """Readable, sorted by time and unique: ``tiny_gpt-20261122-030405-9f3a``."""
+    return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+class RunDirectory:
+    """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._lock: IO[str] | None = None
+
+    def hold(self) -> None:
+        """Create the directory and lock it.
+
+        Raises :class:`RunDirectoryError` when it can not be written, when another live run holds
+        it, or when it already has a journal (a run's journal is never written over).
+        """
+        try:
+            (self.path / "logs").mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise RunDirectoryError(
+                f"run directory {self.path}: can not be written ({error.strerror}); set run_root or run_dir "
+                "to a folder that you may write"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            self._lock = None
+            raise RunDirectoryError(
+                f"run directory {self.path}: held by another live run (process {holder}); "
+                "stop that run, or choose another run_name or run_dir"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+        if (self.path / "journal.jsonl").exists():
+            self.release()
+            raise RunDirectoryError(
+                f"run directory {self.path}: holds an earlier run's journal; "
+                "choose another run_name or run_dir, or remove the folder"
+            )
+
+    def release(self) -> None:
+        """Let another run hold the directory."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file whole or not at all."""
+        path = self.path / name
+        beside = path.with_name(f".{name}.tmp")
+        with beside.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write JSON whole or not at all."""
+        return self.write(name, json.dumps(value, indent=2) + "\n")

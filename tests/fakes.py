@@ -1,0 +1,146 @@
+"""Scripted stand-ins: a clock that only moves when told, and a worker group that plays a script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.errors import Cancelled, OrchestratorError
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Event,
+    Outcome,
+    RankLost,
+    ResourcesGranted,
+    StepDone,
+)
+
+
+class FakeClock:
+    """Time passes only in :meth:`sleep`."""
+
+    def __init__(self) -> None:
+        self.time_s = 0.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+
+
+def lost(
+    attempt: int, step: int, error: str = "RuntimeError: boom", status: int = 1, rank: int = 0
+) -> RankLost:
+    """A rank's death as the group would tell it."""
+    return RankLost(attempt, rank, "node-a", "GPU 0", status, step, f"exited with status {status}", error)
+
+
+@dataclass
+class Fault:
+    """``fail(rank=1).at(step=20).by("…")``, for one attempt of a fake group."""
+
+    rank: int
+    step: int = 0
+    error: str = ""
+    status: int = 1
+
+    def at(self, step: int) -> Fault:
+        self.step = step
+        return self
+
+    def by(self, error: str, status: int = 1) -> Fault:
+        self.error, self.status = error, status
+        return self
+
+
+def fail(rank: int) -> Fault:
+    return Fault(rank)
+
+
+@dataclass
+class FakeGroup:
+    """Trains ``steps`` steps, a step per poll, saving every ``save_every``; attempt n meets ``faults[n-1]``.
+
+    Keeps the contract of :class:`~orchestrator.cluster.contract.WorkerGroup`.
+    """
+
+    steps: int = 10
+    save_every: int = 5
+    faults: list[Fault | None] = field(default_factory=list)
+    refuse: OrchestratorError | None = None
+    waits: int = 0
+    ignores_stop: bool = False
+    calls: list[str] = field(default_factory=list)
+    saved: int = 0
+    _queue: list[Event] = field(default_factory=list)
+    _attempt: int = 0
+    _step: int = 0
+    _alive: bool = False
+    _stopping: bool = False
+
+    def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
+        self.calls.append("acquire")
+        for _ in range(self.waits):
+            if cancelled():
+                raise Cancelled("stopped while waiting for resources")
+        if self.refuse:
+            raise self.refuse
+        return ResourcesGranted(["node-a"], 2)
+
+    def start(self, attempt: int) -> AttemptStarted:
+        assert not self._alive, "an attempt was started while an older one is alive"
+        self.calls.append(f"start {attempt}")
+        self._attempt, self._step, self._alive, self._stopping = attempt, self.saved, True, False
+        if self.saved:
+            path = "/checkpoints"
+            self._queue.append(CheckpointLoaded(attempt, self.saved, f"step-{self.saved}", path, 0.1))
+        return AttemptStarted(attempt, "127.0.0.1", 29500, 2)
+
+    def poll(self) -> list[Event]:
+        if not self._alive:
+            return []
+        events, self._queue = self._queue, []
+        return events + self._one_step()
+
+    def _one_step(self) -> list[Event]:
+        if self._stopping:
+            return [] if self.ignores_stop else self._end(Outcome.STOPPED)
+        fault = self.faults[self._attempt - 1] if self._attempt <= len(self.faults) else None
+        if fault and self._step >= fault.step:
+            cause = lost(self._attempt, self._step, fault.error, fault.status, fault.rank)
+            return [cause, *self._end(Outcome.FAILED)]
+        if self._step == self.steps:
+            return self._end(Outcome.FINISHED)
+        self._step += 1
+        events: list[Event] = [StepDone(self._attempt, self._step, 0.1, 1 / self._step)]
+        if self.save_every and self._step % self.save_every == 0:
+            self.saved = self._step
+            events.append(
+                CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1)
+            )
+        return events
+
+    def _end(self, outcome: Outcome) -> list[Event]:
+        self._alive = False
+        return [AttemptEnded(self._attempt, outcome, self._step)]
+
+    def stop(self, grace_s: float) -> None:
+        self.calls.append(f"stop {grace_s:g}")
+        self._stopping = True
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+        self._stopping, self.ignores_stop = True, False
+
+    def close(self) -> None:
+        self.calls.append("close")
+        self._alive = False
+
+
+def names(events: Iterable[Event]) -> list[str]:
+    """The events' types, for comparing whole stories."""
+    return [type(event).__name__ for event in events]

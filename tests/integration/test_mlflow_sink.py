@@ -1,0 +1,451 @@
+"""The sink against real stores: SQLite files and an MLflow server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    Event,
+    MetricLogged,
+    NodeSampled,
+    Outcome,
+    RankLost,
+    ResourcesGranted,
+    ResourcesReleased,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepDone,
+    StopRequested,
+)
+from orchestrator.ledger.journal import Journal, replay
+from orchestrator.ledger.meter import Bill, Meter
+from orchestrator.ledger.tracking_check import check_tracking, prepare_sqlite
+
+pytestmark = [
+    pytest.mark.real,
+    # MLflow's own models, on import: nothing to do with what is tested.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
+]
+
+RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 400, 1000, 1e9, 1e12)
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def story(steps: int) -> Iterator[tuple[float, Event]]:
+    """(seconds since the event before, event) of a run with one lost rank in the middle."""
+    yield 0, RUN
+    yield 1, ResourcesGranted(["n0", "n1"], 4)
+    yield 1, AttemptStarted(1, "10.0.0.1", 29500, 4)
+    for attempt, first in ((1, 1), (2, steps // 2 - 4)):
+        last = steps // 2 if attempt == 1 else steps
+        for number in range(first, last + 1):
+            yield (
+                0.5,
+                StepDone(attempt, number, 0.5, 5.0 / number, 1e-3, float("nan") if number == 7 else 1.0),
+            )
+            if number % 20 == 0:
+                yield 0.2, CheckpointSaved(attempt, number, f"step{number}", "/c", 0.2)
+                yield (
+                    0,
+                    MetricLogged(attempt, number, {"val_loss": 6.0 / number, "loss": 1.0, "odd, name!": 2.0}),
+                )
+                yield (
+                    0,
+                    NodeSampled("n0", {"cpu_utilization_percentage": 50.0, "gpu_0_power_usage_watts": 600.0}),
+                )
+        if attempt == 1:
+            yield 9, RankLost(1, 3, "n1", "1", -9, last, "killed by SIGKILL", "boom")
+            yield 0.1, AttemptEnded(1, Outcome.FAILED, last)
+            yield 3, AttemptStarted(2, "10.0.0.1", 29501, 4)
+
+
+END: list[tuple[float, Event]] = [
+    (0.2, ResourcesReleased()),
+    (0, RunEnded(Status.FINISHED, "all steps done")),
+]
+
+
+class Writer:
+    """A driver's journal with clocks that the test turns."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.clock, self.wall = Clock(0.0), Clock(1.7e9)
+        self.journal = Journal(run_dir / "journal.jsonl", self.clock, self.wall)
+
+    def write(self, events: list[tuple[float, Event]]) -> None:
+        for gap_s, event in events:
+            self.clock.now += gap_s
+            self.wall.now += gap_s
+            self.journal.append(event)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "runs" / "night-1"
+    (path / "logs").mkdir(parents=True)
+    (path / "config.yaml").write_text("job: gpt\n")
+    (path / "logs" / "rank-0.log").write_text("hello\n" * 60_000)
+    return path
+
+
+def track(run_dir: Path, uri: str, **changes: object) -> None:
+    body: dict[str, Any] = {
+        "uri": uri,
+        "experiment": "exp",
+        "run_name": "night-1",
+        "flush_s": 0.3,
+        "params": {"job.steps": 400, "job.args": "x" * 7000, "bad key!": None},
+        "tags": {"owner": "ada"},
+        "artifacts": ["config.yaml", "plan.json"],
+    }
+    (run_dir / "tracking.json").write_text(json.dumps(body | changes))
+
+
+class Sinks:
+    """Starts sinks as children of this process and never leaves one behind."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[str]] = []
+
+    def __call__(self, run_dir: Path, timeout_s: float = 30, **changes: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(run_dir)]
+        command += [f"--finish-timeout-s={timeout_s}"]
+        if "parent_pid" in changes:
+            command += [f"--parent-pid={changes['parent_pid']}"]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        sink = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=run_dir,
+            env=environment,
+        )
+        self.started.append(sink)
+        return sink
+
+    def kill(self) -> None:
+        for sink in self.started:
+            if sink.poll() is None:
+                sink.kill()
+            sink.communicate()
+
+
+@pytest.fixture
+def sinks() -> Iterator[Sinks]:
+    starter = Sinks()
+    yield starter
+    starter.kill()
+
+
+class Server:
+    """A real MLflow server. It takes many seconds to start, so it does so beside the first tests."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory}/server.db"]
+        command += ["--artifacts-destination", str(self.directory / "artifacts")]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.directory,
+            env=os.environ | quiet,
+            start_new_session=True,
+        )
+
+    def signal(self, signum: int) -> None:
+        """To the server and its workers, which have a session of their own."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signum)
+
+    def wait(self) -> None:
+        def healthy() -> bool:
+            try:
+                return bool(urllib.request.urlopen(self.uri + "/health", timeout=1).read() == b"OK")
+            except OSError:
+                return False
+
+        until(healthy, 60)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    instance = Server(tmp_path_factory.mktemp("server"))
+    instance.start()
+    yield instance
+    instance.stop()
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables without rows: making them takes longer than all that most tests do with them."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    prepare_sqlite(f"sqlite:///{path}")
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def copy_of(database: Path, directory: Path) -> str:
+    shutil.copy(database, directory / "mlflow.db")
+    return f"sqlite:///{directory}/mlflow.db"
+
+
+def until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "timed out"
+        time.sleep(0.05)
+
+
+def ended(sink: subprocess.Popen[str], exit_code: int = 0) -> str:
+    stdout, stderr = sink.communicate(timeout=60)
+    assert (sink.returncode, stdout) == (exit_code, ""), stderr
+    return stderr
+
+
+def the_run(uri: str) -> Any:
+    """The only MLflow run, with its client."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("exp")
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def assert_faithful(uri: str, run_dir: Path, steps: int) -> None:
+    """MLflow has the journal's bill, and each step and sample as often as it happened."""
+    records = list(replay(run_dir / "journal.jsonl"))
+    bill = Meter().fold_all(records).bill()
+    client, run = the_run(uri)
+    metrics = run.data.metrics
+    for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "tokens"):
+        assert metrics[name] == pytest.approx(getattr(bill, name)), name
+    for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
+        assert metrics[name] == metrics[f"mean_{name}"] == pytest.approx(getattr(bill, name)), name
+    for bucket, value in bill.seconds.items():
+        assert metrics[f"seconds_{bucket}"] == pytest.approx(value)
+    assert metrics["final_loss"] == pytest.approx(5.0 / steps)
+    done = [record for record in records if isinstance(record.event, StepDone)]
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(m.step, m.timestamp) for m in sorted(history, key=lambda m: m.timestamp)] == [
+        (record.event.step, int(record.time_unix_s * 1000)) for record in done
+    ]
+    for event, key in ((NodeSampled, "system/n0/cpu_utilization_percentage"), (MetricLogged, "val_loss")):
+        count = sum(isinstance(record.event, event) for record in records)
+        assert len(client.get_metric_history(run.info.run_id, key)) == count > 0
+    assert_no_bill_twice(client, run, bill)
+
+
+def assert_no_bill_twice(client: Any, run: Any, bill: Bill) -> None:
+    history = client.get_metric_history(run.info.run_id, "cost_usd")
+    values = [(m.timestamp, m.value) for m in history]
+    assert len(set(values)) == len(values) > 5
+    assert max(value for _, value in values) == pytest.approx(bill.cost_usd)
+
+
+def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    database = tmp_path / "new" / "place" / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    writer.write([*story(60), *END])
+    sink = sinks(run_dir)
+    assert ended(sink) == ""
+    assert_faithful(uri, run_dir, 60)
+    client, run = the_run(uri)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "night-1")
+    assert run.info.start_time == 1_700_000_000_000
+    assert run.info.end_time == int(writer.wall.now * 1000)
+    assert run.data.tags["status_reason"] == "all steps done"
+    expected = {"owner": "ada", "status": "finished", "cluster": "lab", "gpu_type": "H100", "gpus": "4"}
+    assert {name: run.data.tags[name] for name in expected} == expected
+    assert run.data.params["job.steps"] == "400"
+    assert run.data.params["bad key_"] == "None"
+    assert run.data.params["job.args"].endswith("x … (cut, 7000 characters in all)")
+    metrics = run.data.metrics
+    assert {"job/loss", "odd_ name_", "system/n0/gpu_0_power_usage_watts"} <= metrics.keys()
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {"config.yaml", "journal.jsonl", "logs"}
+    copied = database.parent / "mlartifacts" / run.info.run_id / "artifacts" / "logs" / "rank-0.log"
+    assert copied.read_text().startswith("[the first 97856 bytes are left out]\n")
+    assert not (run_dir / "mlruns").exists()
+    assert json.loads((run_dir / "mlflow_run.json").read_text())["run_id"] == run.info.run_id
+
+    # Once more from the start: MLflow keeps one of each.
+    state = json.loads((run_dir / "mlflow_sink.json").read_text())
+    (run_dir / "mlflow_sink.json").write_text(json.dumps(state | {"written_seq": -1}))
+    assert ended(sinks(run_dir)) == ""
+    assert_faithful(uri, run_dir, 60)
+
+    # And when MLflow has lost the run, it is written anew whatever the cursor says.
+    shutil.copy(empty_database, database)
+    assert ended(sinks(run_dir, parent_pid=0)) == ""
+    assert_faithful(uri, run_dir, 60)
+
+
+def log_of(run_dir: Path) -> str:
+    path = run_dir / "logs" / "mlflow_sink.log"
+    return path.read_text() if path.exists() else ""
+
+
+def cursor(run_dir: Path) -> int:
+    path = run_dir / "mlflow_sink.json"
+    return int(json.loads(path.read_text())["written_seq"]) if path.exists() else -1
+
+
+def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sinks: Sinks) -> None:
+    track(run_dir, "http://127.0.0.1:9")
+    Writer(run_dir).write([*story(60), *END])
+    stderr = ended(sinks(run_dir, timeout_s=2), exit_code=1)
+    assert stderr.startswith("mlflow_sink: MLflow did not take everything within 2 s (")
+    assert stderr.count("\n") == 1
+    assert len(list(replay(run_dir / "journal.jsonl"))) > 60
+
+
+LOSE_DRIVER = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-m", "orchestrator.ledger.mlflow_sink", sys.argv[1]])
+while True:
+    time.sleep(1)
+"""
+
+
+def test_a_driver_that_dies_and_comes_back(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write(events[:30])
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    driver = subprocess.Popen([sys.executable, "-c", LOSE_DRIVER, str(run_dir)], env=environment)
+    try:
+        until(lambda: cursor(run_dir) == 29, 40)
+    finally:
+        driver.kill()
+        driver.wait()
+    until(lambda: the_run(uri)[1].info.status == "KILLED", 30)
+    _, run = the_run(uri)
+    assert (run.data.tags["status"], run.data.tags["status_reason"]) == ("unknown", "driver lost")
+    so_far = Meter().fold_all(replay(run_dir / "journal.jsonl")).bill()
+    assert run.data.metrics["cost_usd"] == pytest.approx(so_far.cost_usd)
+
+    writer.write([(0, RUN), (0, events[1][1]), *events[30:], *END])
+    assert ended(sinks(run_dir)) == ""
+    _, run = the_run(uri)
+    assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "finished")
+    bill = Meter().fold_all(replay(run_dir / "journal.jsonl")).bill()
+    assert run.data.metrics["cost_usd"] == pytest.approx(bill.cost_usd)
+
+
+def test_sigterm_flushes_and_leaves_the_run_as_it_is_but_stays_for_a_stop(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri, flush_s=600)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write(events[:20])
+    sink = sinks(run_dir)
+    until(lambda: cursor(run_dir) == 19, 40)
+    writer.write(events[20:30])
+    sink.send_signal(signal.SIGTERM)
+    assert ended(sink) == ""
+    assert cursor(run_dir) == 29
+    assert the_run(uri)[1].info.status == "RUNNING"
+
+    sink = sinks(run_dir)
+    until(lambda: log_of(run_dir).count("following") == 2, 40)
+    sink.send_signal(signal.SIGINT)  # Ctrl-C reaches the whole process group; it is the driver's
+    sink.send_signal(signal.SIGTERM)
+    writer.write([(0, StopRequested("SIGTERM", 30))])
+    time.sleep(1.5)
+    assert sink.poll() is None
+    writer.write([(1, ResourcesReleased()), (0, RunEnded(Status.INTERRUPTED, "SIGTERM"))])
+    assert ended(sink) == ""
+    _, run = the_run(uri)
+    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "interrupted")
+
+
+def test_a_missing_or_wrong_tracking_file_is_one_line(run_dir: Path, sinks: Sinks) -> None:
+    track(run_dir, "sqlite:///x.db", surprise=1)
+    stderr = ended(sinks(run_dir), exit_code=1)
+    assert "tracking.json" in stderr
+    assert "surprise" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
+    run_dir: Path, sinks: Sinks, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    server.wait()
+    server.signal(signal.SIGSTOP)
+    track(run_dir, server.uri)
+    writer = Writer(run_dir)
+    events = list(story(400))
+    writer.write(events[:100])
+    sink = sinks(run_dir)
+    until(lambda: "not written" in log_of(run_dir), 30)
+    assert check_tracking(server.uri, 0.2) is not None
+    server.signal(signal.SIGCONT)
+    until(lambda: cursor(run_dir) >= 99, 30)
+    assert check_tracking(server.uri, 5) is None
+    for start in range(100, 400, 20):
+        writer.write(events[start : start + 20])
+        time.sleep(0.02)
+    until(lambda: cursor(run_dir) > 150, 30)
+    sink.kill()
+    sink.communicate()
+    first_id = json.loads((run_dir / "mlflow_run.json").read_text())["run_id"]
+    writer.write([*events[400:], *END])
+    assert ended(sinks(run_dir)) == ""
+    assert_faithful(server.uri, run_dir, 400)
+    client, run = the_run(server.uri)
+    assert (run.info.run_id, run.info.status) == (first_id, "FINISHED")
+    assert {item.path for item in client.list_artifacts(first_id)} == {"config.yaml", "journal.jsonl", "logs"}

@@ -1,0 +1,317 @@
+"""One contract suite for every worker group: the fake that plays a script, and the one on real Ray."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.cluster.contract import WorkerGroup
+from orchestrator.errors import Cancelled, ClusterError, NodeMismatch, NotEnoughResources
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    MetricLogged,
+    Outcome,
+    RankLost,
+    RankOutput,
+    ResourcesGranted,
+)
+from tests.fakes import FakeGroup, fail
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "group_job.py"
+Make = Callable[[str], WorkerGroup]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    from orchestrator.cluster.session import connect
+
+    with connect(None, cpus=4, dashboard=False):
+        yield
+
+
+def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: object):
+    from orchestrator import provenance
+    from orchestrator.cluster.agent import Assignment
+
+    fields: dict[str, object] = {
+        "run": tmp_path.name,
+        "run_dir": str(tmp_path / "run"),
+        "checkpoint_dir": str(tmp_path / "run" / "checkpoints"),
+        "script": str(SCRIPT),
+        "args": [f"--then={behaviour}"],
+        "cwd": str(tmp_path),
+        "environment": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        "deepspeed": {},
+        "ranks_per_node": 2,
+        "world_size": 2,
+        "device": "cpu",
+        "zygote": zygote,
+        "product_names": [],
+        "expected": provenance.observe(SCRIPT, [], tmp_path),
+        "corpus": [],
+        "sample_every_s": 1.0,
+        "kill_after_s": 0.5,
+    }
+    return Assignment(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["fake", pytest.param("ray", marks=pytest.mark.real)])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    """Builds a group whose ranks behave as named; closes it after the test, also a failed one."""
+    made: list[WorkerGroup] = []
+
+    def build(behaviour: str) -> WorkerGroup:
+        if request.param == "fake":
+            made.append(_fake(behaviour))
+        else:
+            request.getfixturevalue("ray_cluster")
+            from orchestrator.cluster.group import RayWorkerGroup
+
+            made.append(RayWorkerGroup(assignment(tmp_path, behaviour), 1, 5.0, 60.0))
+        return made[-1]
+
+    yield build
+    for group in made:
+        group.close()
+
+
+def _fake(behaviour: str) -> FakeGroup:
+    endless = 10**9
+    return {
+        "finish": FakeGroup(steps=3),
+        "wait": FakeGroup(steps=endless, save_every=0),
+        "deaf": FakeGroup(steps=endless, save_every=0),
+        "raise": FakeGroup(faults=[fail(rank=1).at(2).by("ValueError: bad luck on rank 1")] * 2),
+        "sigkill": FakeGroup(faults=[fail(rank=1).at(2).by("", -9)] * 2),
+    }[behaviour]
+
+
+def begin(group: WorkerGroup, attempt: int = 1) -> AttemptStarted:
+    if attempt == 1:
+        granted = group.acquire(lambda: False)
+        assert isinstance(granted, ResourcesGranted)
+        assert granted.nodes
+        assert granted.gpus == 2
+    started = group.start(attempt)
+    assert started.attempt == attempt
+    return started
+
+
+def until_ended(group: WorkerGroup, timeout_s: float = 60) -> list[Event]:
+    events: list[Event] = []
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        events += group.poll()
+        if any(isinstance(e, AttemptEnded) for e in events):
+            assert group.poll() == [], "nothing follows an attempt's end"
+            return events
+        time.sleep(0.02)
+    raise AssertionError(f"no end within {timeout_s} s, only {events}")
+
+
+def outcome(events: list[Event]) -> Outcome:
+    ends = [e for e in events if isinstance(e, AttemptEnded)]
+    assert len(ends) == 1
+    assert events[-1] == ends[0]
+    return ends[0].outcome
+
+
+def test_an_attempt_that_finishes(make: Make) -> None:
+    group = make("finish")
+    begin(group)
+    events = until_ended(group)
+    assert outcome(events) is Outcome.FINISHED
+    assert not [e for e in events if isinstance(e, RankLost)]
+
+
+@pytest.mark.parametrize(("behaviour", "status"), [("raise", 1), ("sigkill", -9)])
+def test_a_failing_attempt_names_its_cause_first_and_can_be_followed_by_another(
+    make: Make, behaviour: str, status: int
+) -> None:
+    group = make(behaviour)
+    for attempt in (1, 2):
+        begin(group, attempt)
+        events = until_ended(group)
+        assert outcome(events) is Outcome.FAILED
+        causes = [e for e in events if isinstance(e, RankLost)]
+        assert [(c.rank, c.exit_status, c.attempt) for c in causes] == [(1, status, attempt)]
+        if behaviour == "raise":
+            assert causes[0].error == "ValueError: bad luck on rank 1"
+
+
+def test_stop_gives_the_ranks_their_time(make: Make) -> None:
+    group = make("wait")
+    begin(group)
+    time.sleep(0.5)
+    group.poll()
+    group.stop(grace_s=30)
+    assert outcome(until_ended(group, 20)) is Outcome.STOPPED
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_ranks_that_do_not_listen_are_killed(make: Make, how: str) -> None:
+    group = make("deaf")
+    begin(group)
+    time.sleep(0.5)
+    group.poll()
+    if how == "kill" or isinstance(group, FakeGroup):
+        group.kill()
+    else:
+        group.stop(grace_s=1.0)
+    assert outcome(until_ended(group, 20)) is Outcome.STOPPED
+
+
+def test_close_may_be_called_at_any_time_and_more_than_once(make: Make) -> None:
+    group = make("wait")
+    group.close()
+    begin(group)
+    group.close()
+    group.close()
+
+
+# ---- what only the real one can show ---------------------------------------------------------
+
+
+@pytest.mark.real
+def test_output_metrics_and_logs_reach_the_driver(
+    make: Make, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    group = make("finish")
+    if isinstance(group, FakeGroup):
+        pytest.skip("a fake prints nothing")
+    begin(group)
+    events = until_ended(group)
+    assert [e.text for e in events if isinstance(e, RankOutput)] == ["hello from rank 0 of 2"]
+    assert [e.metrics for e in events if isinstance(e, MetricLogged)] == [{"answer": 42.5}]
+    assert [e.step for e in events if isinstance(e, MetricLogged)] == [3]
+    assert "hello from rank 1 of 2" in (tmp_path / "run/logs/attempt-1.rank-1.log").read_text()
+
+
+@pytest.fixture
+def ray_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., WorkerGroup]]:
+    from orchestrator.cluster.group import RayWorkerGroup
+
+    made = []
+
+    def build(behaviour: str = "wait", nodes: int = 1, wait_s: float = 2.0, **changes: object) -> WorkerGroup:
+        made.append(RayWorkerGroup(assignment(tmp_path, behaviour, **changes), nodes, wait_s, 60.0))
+        return made[-1]
+
+    yield build
+    for group in made:
+        group.close()
+
+
+@pytest.mark.real
+def test_identical_errors_are_counted_as_one(ray_group: Callable[..., WorkerGroup]) -> None:
+    group = ray_group("raise_all")
+    begin(group)
+    causes = [e for e in until_ended(group) if isinstance(e, RankLost)]
+    assert len(causes) == 1
+    assert causes[0].alike == 2
+    assert any("bad luck on rank" in line for line in causes[0].log_tail)
+
+
+@pytest.mark.real
+def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(ray_group: Callable[..., WorkerGroup]) -> None:
+    group = ray_group("wait")
+    begin(group)
+    deadline = time.monotonic() + 20
+    while len(ranks_of(group)) < 2 and time.monotonic() < deadline:
+        group.poll()
+    assert len(ranks_of(group)) == 2
+    agent = next(p for p in psutil.process_iter() if _runs(p, "ray::NodeAgent"))
+    agent.kill()
+    events = until_ended(group)
+    assert outcome(events) is Outcome.FAILED
+    cause = next(e for e in events if isinstance(e, RankLost))
+    assert "agent died" in str(cause.error)
+    deadline = time.monotonic() + 5
+    while ranks_of(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not ranks_of(group)
+    begin(group, 2)
+    group.stop(10)
+    assert outcome(until_ended(group)) is Outcome.STOPPED
+
+
+@pytest.mark.real
+def test_nodes_that_differ_are_refused_by_name(ray_group: Callable[..., WorkerGroup]) -> None:
+    group = ray_group(expected={"package torch": "1.0", "script sha256": "f" * 64})
+    with pytest.raises(
+        NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*script"
+    ):
+        group.acquire(lambda: False)
+
+
+@pytest.mark.real
+def test_a_script_that_is_missing_on_the_node_is_named(ray_group: Callable[..., WorkerGroup]) -> None:
+    group = ray_group(script="/nowhere/train.py")
+    with pytest.raises(NodeMismatch, match="no file at /nowhere/train.py"):
+        group.acquire(lambda: False)
+
+
+@pytest.mark.real
+def test_more_nodes_than_there_are_says_what_is_missing(ray_group: Callable[..., WorkerGroup]) -> None:
+    with pytest.raises(NotEnoughResources, match=r"needs 2 nodes with 2 CPU each, the cluster has 1 such"):
+        ray_group(nodes=2, wait_s=0.5).acquire(lambda: False)
+
+
+@pytest.mark.real
+def test_resources_that_another_run_holds_are_waited_for_then_named(
+    ray_group: Callable[..., WorkerGroup],
+) -> None:
+    first = ray_group(ranks_per_node=3, world_size=3)
+    second = ray_group(ranks_per_node=3, world_size=3, run="second")
+    first.acquire(lambda: False)
+    with pytest.raises(NotEnoughResources, match="were not free within 2 s"):
+        second.acquire(lambda: False)
+    first.close()
+    second.acquire(lambda: False)
+
+
+@pytest.mark.real
+def test_the_wait_for_resources_can_be_cancelled(ray_group: Callable[..., WorkerGroup]) -> None:
+    first, second = (
+        ray_group(ranks_per_node=4, world_size=4),
+        ray_group(ranks_per_node=4, world_size=4, wait_s=60, run="second"),
+    )
+    first.acquire(lambda: False)
+    with pytest.raises(Cancelled):
+        second.acquire(lambda: True)
+
+
+@pytest.mark.real
+def test_two_runs_of_one_name_are_told_apart(ray_group: Callable[..., WorkerGroup]) -> None:
+    ray_group().acquire(lambda: False)
+    with pytest.raises(ClusterError, match="choose another run_name"):
+        ray_group().acquire(lambda: False)
+
+
+@pytest.mark.real
+def test_a_zygote_that_can_not_import_is_a_clear_error(ray_group: Callable[..., WorkerGroup]) -> None:
+    environment = {"DS_ACCELERATOR": "nonsense", "OMP_NUM_THREADS": "1"}
+    group = ray_group(zygote=True, environment=environment)
+    begin(group)
+    with pytest.raises(ClusterError, match="could not start its ranks: preloading deepspeed failed"):
+        until_ended(group)
+
+
+def ranks_of(group: WorkerGroup) -> list[psutil.Process]:
+    run = group.assignment.run  # type: ignore[attr-defined]
+    return [p for p in psutil.process_iter() if _runs(p, "orchestrator rank", run)]
+
+
+def _runs(process: psutil.Process, *words: str) -> bool:
+    try:
+        command = " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+    return all(word in command for word in words) and process.pid != os.getpid()

@@ -1,0 +1,39 @@
+"""A job for worker groups: no DeepSpeed, only what a rank can do to its group.
+
+``--then`` says what rank ``--who`` does after a moment; the others go on until ``--seconds`` are over.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--then", default="finish")
+parser.add_argument("--who", type=int, default=1)
+parser.add_argument("--seconds", type=float, default=0.3)
+args = parser.parse_args()
+
+rank = int(os.environ["RANK"])
+print(f"hello from rank {rank} of {os.environ['WORLD_SIZE']}", flush=True)
+print('{"step": 3, "answer": 42.5}', flush=True)
+
+
+def finish(_signum: int, _frame: object) -> None:
+    print("stopping as asked", flush=True)
+    sys.exit(0)
+
+
+if args.then == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    signal.signal(signal.SIGTERM, finish)
+
+if args.then in ("raise", "raise_all") and (rank == args.who or args.then == "raise_all"):
+    time.sleep(0.2)
+    raise ValueError(f"bad luck on rank {rank}")
+if args.then == "sigkill" and rank == args.who:
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(args.seconds if args.then == "finish" else 60)

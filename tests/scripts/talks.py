@@ -1,0 +1,18 @@
+"""A link whose agent does not read: says how long 20,000 messages kept the sender."""
+
+import os
+import socket
+import sys
+import time
+
+from orchestrator.rank.link import Link
+
+os.setsid()
+link = Link(0, socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+link.start()
+begin = time.perf_counter()
+for number in range(20_000):
+    link.send({"kind": "note", "number": number, "padding": "x" * 100})
+print(time.perf_counter() - begin, flush=True)
+sys.stdin.readline()
+link.close()

@@ -1,0 +1,189 @@
+"""From the nodes' parts to events: folding, naming the cause, ending once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.cluster.attempt import OWN_WORDS_S, SETTLE_S, Attempt, exit_in_words
+from orchestrator.cluster.logs import LogReader, metrics_of, tail
+from orchestrator.cluster.merge import Gather, step_part
+from orchestrator.events import AttemptEnded, CheckpointSaved, Outcome, PhaseEntered, RankLost, StepDone
+
+
+def exited(rank: int, status: int = 1, error: str | None = None, time: float = 0.0) -> dict[str, Any]:
+    return {
+        "kind": "exit", "rank": rank, "gpu": f"GPU {rank}", "status": status, "step": 4, "time": time,
+        "error": error, "log_tail": [], "log_path": "",
+    }  # fmt: skip
+
+
+def step_message(step: int, loss: float | None = 1.0, **more: Any) -> dict[str, Any]:
+    return {"kind": "step", "step": step, "loss": loss, "step_time_s": 0.1, **more}
+
+
+def attempt_on(nodes: int = 1, ranks_per_node: int = 2) -> Attempt:
+    return Attempt(1, [f"node-{n}" for n in range(nodes)], ranks_per_node)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4), st.randoms())
+def test_the_loss_does_not_depend_on_who_answers_first(losses: list[float], order: random.Random) -> None:
+    seen = set()
+    for _ in range(3):
+        attempt = attempt_on(nodes=2)
+        nodes = [Gather(2), Gather(2)]
+        parts = [(rank // 2, step_part(step_message(7, loss))) for rank, loss in enumerate(losses)]
+        order.shuffle(parts)
+        events = []
+        for node, part in parts:
+            if whole := nodes[node].add(part):
+                events += attempt.hear(node, whole, 0.0)
+        assert len(events) == 1
+        assert isinstance(events[0], StepDone)
+        seen.add(events[0].loss)
+    assert seen == {math.fsum(losses) / 4}
+
+
+def test_the_slowest_rank_sets_the_step_time_and_no_loss_is_none() -> None:
+    gather = Gather(2)
+    assert gather.add(step_part(step_message(1, None, step_time_s=0.1))) is None
+    whole = gather.add(step_part(step_message(1, None, step_time_s=0.3, lr=1e-3)))
+    assert whole is not None
+    assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.3, None, 1e-3, None)]
+
+
+def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
+    gather = Gather(2)
+    for step in range(100):
+        gather.add(step_part(step_message(step)))
+        if step % 10 == 0:
+            gather.add(step_part(step_message(step)))
+    assert len(gather._waiting) < 10
+
+
+def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
+    attempt = attempt_on(nodes=2)
+    part = {"kind": "saved", "step": 5, "ranks": 2, "tag": "step-5", "path": "/c", "seconds": 0.2}
+    assert attempt.hear(0, part, 0.0) == []
+    assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [CheckpointSaved(1, 5, "step-5", "/c", 0.7)]
+
+
+def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:
+    attempt = attempt_on(nodes=2)
+    assert attempt.hear(0, {"kind": "phases", "phases": ["initialize", "step"]}, 0.0) == []
+    assert attempt.hear(1, {"kind": "phases", "phases": ["import", "step"]}, 0.0) == [
+        PhaseEntered(1, "import")
+    ]
+    assert attempt.hear(1, {"kind": "phases", "phases": ["step", "step"]}, 0.0) == [
+        PhaseEntered(1, "initialize")
+    ]
+    assert attempt.hear(0, {"kind": "phases", "phases": ["start", "step"]}, 0.0) == []
+
+
+def test_the_killed_rank_is_the_cause_not_those_that_felt_it() -> None:
+    attempt = attempt_on(ranks_per_node=3)
+    attempt.hear(0, exited(0, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:1234", time=1.0), 1.0)
+    attempt.hear(0, exited(2, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:5678", time=1.1), 1.1)
+    attempt.hear(0, exited(1, -9, None, time=1.2), 1.2)
+    lost, ended = attempt.settle(1.3)
+    assert isinstance(lost, RankLost)
+    assert (lost.rank, lost.reason, lost.alike, lost.gpu) == (1, "killed by SIGKILL", 1, "GPU 1")
+    assert ended == AttemptEnded(1, Outcome.FAILED, 0)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_identical_errors_are_one_cause(order: tuple[int, ...]) -> None:
+    attempt = attempt_on(ranks_per_node=3)
+    for rank in order:
+        attempt.hear(0, exited(rank, 1, f"ValueError: bad batch on rank {rank}", time=1.0), 1.0)
+    lost = attempt.settle(1.0)[0]
+    assert isinstance(lost, RankLost)
+    assert (lost.rank, lost.alike) == (0, 3)
+
+
+def test_others_may_say_their_error_before_they_are_stopped_but_a_kill_stops_at_once() -> None:
+    attempt = attempt_on()
+    attempt.hear(0, exited(0, 1, "ValueError: x"), now_s=10.0)
+    assert attempt.failing
+    assert not attempt.must_stop(10.0)
+    assert attempt.must_stop(10.0 + OWN_WORDS_S)
+    attempt.hear(0, exited(1, -9), now_s=10.0)
+    assert attempt.must_stop(10.0)
+
+
+def test_the_cause_is_named_after_a_moment_and_the_end_only_when_all_are_gone() -> None:
+    attempt = attempt_on()
+    attempt.hear(0, exited(0, 1, "ValueError: x"), now_s=10.0)
+    assert attempt.settle(10.0) == []
+    assert [type(e) for e in attempt.settle(10.0 + SETTLE_S)] == [RankLost]
+    assert attempt.settle(99.0) == []
+    attempt.hear(0, exited(1, -15), now_s=100.0)
+    assert attempt.settle(100.0) == [AttemptEnded(1, Outcome.FAILED, 0)]
+    assert attempt.settle(101.0) == []
+
+
+def test_a_stop_is_not_a_failure() -> None:
+    attempt = attempt_on()
+    attempt.stopping = True
+    attempt.hear(0, exited(0, 0), 0.0)
+    attempt.hear(0, exited(1, -15), 0.0)
+    assert attempt.settle(0.0) == [AttemptEnded(1, Outcome.STOPPED, 0)]
+
+
+def test_a_lost_node_loses_all_its_ranks_with_a_reason() -> None:
+    attempt = attempt_on(nodes=2)
+    attempt.lose_node(1, "the agent died: oops", 0.0)
+    attempt.hear(0, exited(0, -15), 0.0)
+    attempt.hear(0, exited(1, -15), 0.0)
+    lost = attempt.settle(1.0)[0]
+    assert isinstance(lost, RankLost)
+    assert (lost.rank, lost.node, lost.error, lost.alike) == (2, "node-1", "the agent died: oops", 2)
+
+
+def test_exit_statuses_in_words() -> None:
+    assert exit_in_words(-11) == "killed by SIGSEGV"
+    assert exit_in_words(3) == "exited with status 3"
+    assert exit_in_words(-200) == "killed by signal 200"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"step": 5, "val_loss": 2.5}', (5, {"val_loss": 2.5})),
+        ('{"accuracy": 1}', (None, {"accuracy": 1.0})),
+        ('{"loss": NaN, "x": 2}', (None, {"x": 2.0})),
+        ('{"step": 5}', None),
+        ('{"text": "no number", "flag": true}', None),
+        ("{not json", None),
+        ("[1, 2]", None),
+        ("step 5 loss 2.5", None),
+    ],
+)
+def test_a_line_of_json_is_a_metric(line: str, expected: object) -> None:
+    assert metrics_of(line) == expected
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)), st.integers(1, 7))
+def test_lines_come_whole_however_the_file_grows(tmp_path_factory, lines: list[str], chunk: int) -> None:
+    path = tmp_path_factory.mktemp("log") / "rank.log"
+    reader, seen = LogReader(path), []
+    assert reader.lines() == []
+    data = "".join(f"{line}\n" for line in lines).encode()
+    with path.open("ab", buffering=0) as stream:
+        for at in range(0, len(data), chunk):
+            stream.write(data[at : at + chunk])
+            seen += reader.lines()
+    assert seen + reader.lines(last=True) == lines
+
+
+def test_a_tail_reads_the_end_only(tmp_path) -> None:
+    path = tmp_path / "rank.log"
+    path.write_text("".join(f"line {n}\n" for n in range(100_000)))
+    assert tail(path, 2) == ["line 99998", "line 99999"]
+    assert tail(tmp_path / "absent.log", 2) == []

@@ -1,0 +1,161 @@
+"""Every file of conf/ fits the schema and says where its numbers come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from orchestrator import config as schema
+from orchestrator.config import Config, Device, FabricConfig, GpuConfig, ModelConfig, RecoveryConfig
+from orchestrator.plan.price import price_usd_per_gpu_hour
+
+CONF = schema.conf_dir()
+
+
+def options(group: str) -> list[str]:
+    names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    assert names, f"conf/{group} is empty"
+    return names
+
+
+def loaded(group: str, option: str, kind: type[Any]) -> Any:
+    """One file of a group as its dataclass, without Hydra."""
+    schema.register()
+    merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(CONF / group / f"{option}.yaml"))
+    return OmegaConf.to_object(merged)
+
+
+def composed(*overrides: str) -> Config:
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return schema.load(compose("config", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("option", options("gpu"))
+def test_gpu_has_sources_dense_peaks_and_a_price(option: str) -> None:
+    gpu = loaded("gpu", option, GpuConfig)
+    assert gpu.source
+    assert (gpu.utilisation is None) == (not gpu.utilisation_source)
+    assert gpu.reference_price.source
+    assert gpu.reference_price.as_of
+    if option != "other_nvidia":
+        assert gpu.memory_bytes >= 2**30
+        assert gpu.peak_flops["fp32"] > 0
+        assert 0 < price_usd_per_gpu_hour(gpu.reference_price, gpu).usd_per_gpu_hour < 20
+    if gpu.device is Device.cuda and option != "other_nvidia":
+        peaks = gpu.peak_flops
+        assert peaks["bf16"] == peaks["fp16"]
+        assert peaks["bf16"] == pytest.approx(2 * peaks["tf32"], rel=0.01)
+        assert peaks.get("fp8", 2 * peaks["bf16"]) == pytest.approx(2 * peaks["bf16"], rel=0.01)
+        assert gpu.product_names
+
+
+def test_no_product_name_belongs_to_two_gpus() -> None:
+    names = [
+        name.lower() for option in options("gpu") for name in loaded("gpu", option, GpuConfig).product_names
+    ]
+    for name in names:
+        assert [other for other in names if name in other] == [name]
+
+
+@pytest.mark.parametrize("option", options("fabric"))
+def test_fabric_values_are_usable_and_sourced(option: str) -> None:
+    fabric = loaded("fabric", option, FabricConfig)
+    assert fabric.name == option
+    assert fabric.description
+    for name, setting in fabric.environment.items():
+        assert name == name.upper()
+        assert setting.source
+        assert setting.value
+        assert "..." not in setting.value
+        assert "<" not in setting.value
+        assert name not in fabric.leave_unset
+    assert all(fabric.leave_unset.values())
+
+
+@pytest.mark.parametrize("option", options("fabric"))
+def test_gloo_uses_the_interface_that_nccl_uses(option: str) -> None:
+    """gloo takes one exact name, NCCL prefixes: only a name that is both may be set for both."""
+    environment = loaded("fabric", option, FabricConfig).environment
+    if "GLOO_SOCKET_IFNAME" in environment:
+        assert environment["GLOO_SOCKET_IFNAME"].value == environment["NCCL_SOCKET_IFNAME"].value
+
+
+@pytest.mark.parametrize("option", options("model"))
+def test_model_has_a_source_and_divisible_heads(option: str) -> None:
+    model = loaded("model", option, ModelConfig)
+    assert model.name == option
+    assert model.source
+    assert model.hidden % (2 * model.heads) == 0
+    assert model.heads % model.kv_heads == 0
+
+
+@pytest.mark.parametrize("option", [name for name in options("cluster") if name != "local"])
+def test_cluster_composes_with_its_gpu_fabric_and_price(option: str) -> None:
+    config = composed(f"cluster={option}")
+    assert config.cluster.name == option
+    assert config.cluster.source
+    assert config.cluster.price.as_of
+    assert config.fabric.name != "loopback"
+    gbit_per_gpu = (
+        config.cluster.nics_per_node * config.cluster.nic_bits_per_s / config.cluster.gpus_per_node / 1e9
+    )
+    assert gbit_per_gpu in (200, 400)
+    assert 0.5 < price_usd_per_gpu_hour(config.cluster.price, config.gpu).usd_per_gpu_hour < 20
+
+
+def test_owned_prices_say_that_they_are_estimates() -> None:
+    for option in ("dgx_a100", "dgx_h100"):
+        assert "estimate" in composed(f"cluster={option}").cluster.price.source
+
+
+def test_local_cluster_takes_the_price_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema.hardware, "local_gpus", list)
+    config = composed()
+    assert (config.cluster.name, config.gpu.name) == ("local", "CPU core")
+    assert (config.cluster.nodes, config.cluster.gpus_per_node, config.cluster.cpu_threads_per_rank) == (
+        1,
+        2,
+        1,
+    )
+    assert config.cluster.price == config.gpu.reference_price
+
+
+def test_a_gpu_chosen_on_the_command_line_wins_over_the_cluster() -> None:
+    assert composed("cluster=aws_p5", "gpu=h200").gpu.name.startswith("NVIDIA H200")
+
+
+@pytest.mark.parametrize("option", options("deepspeed"))
+def test_deepspeed_takes_its_batch_from_the_job(option: str) -> None:
+    config = composed(f"deepspeed={option}", "job.global_batch=96", "job.micro_batch=3")
+    assert config.deepspeed["train_batch_size"] == 96
+    assert config.deepspeed["train_micro_batch_size_per_gpu"] == 3
+    assert config.deepspeed["gradient_accumulation_steps"] is None
+    assert config.deepspeed["zero_optimization"]["stage"] == int(option[4])
+    assert not config.deepspeed.keys() & {"bf16", "fp16"}
+
+
+@pytest.mark.parametrize("option", options("recovery"))
+def test_recovery_fits_the_schema(option: str) -> None:
+    assert loaded("recovery", option, RecoveryConfig).max_restarts == (0 if option == "strict" else 3)
+
+
+def test_tracking_is_optional_for_sqlite_and_required_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    server = composed("tracking=server").tracking
+    assert (server.uri, server.required) == ("http://mlflow.example:5000", True)
+    sqlite = composed("tracking=sqlite", "run_root=/data/runs").tracking
+    assert (sqlite.uri, sqlite.required) == ("sqlite:////data/runs/mlflow.db", False)
+
+
+@pytest.mark.parametrize("option", options("experiment"))
+def test_experiment_composes(option: str) -> None:
+    config = composed(f"experiment={option}")
+    assert config.model is not None
+    assert config.job.steps
+    assert config.job.global_batch
+    assert Path(config.job.script).suffix == ".py"

@@ -1,0 +1,127 @@
+"""Misspelt DeepSpeed keys are refused by their full path; the list of keys is DeepSpeed's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from orchestrator.config import conf_dir
+from orchestrator.deepspeed_check import KEYS_FILE, check_deepspeed, deprecated_keys
+from orchestrator.errors import ConfigError
+
+GENERATOR = Path(__file__).resolve().parent.parent / "infra" / "generate_deepspeed_keys.py"
+VERSION = json.loads(KEYS_FILE.read_text())["deepspeed"]
+
+
+def refusal(config: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as error:
+        check_deepspeed(config)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "path", "hint"),
+    [
+        ({"gradient_cliping": 1.0}, "deepspeed.gradient_cliping", "gradient_clipping"),
+        ({"zero_optimisation": {"stage": 2}}, "deepspeed.zero_optimisation", "zero_optimization"),
+        ({"zero_optimization": {"stages": 2}}, "deepspeed.zero_optimization.stages", "stage"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"pin_memroy": True}}},
+            "deepspeed.zero_optimization.offload_optimizer.pin_memroy",
+            "pin_memory",
+        ),
+        ({"flops_profiler": {"profile_steps": 3}}, "deepspeed.flops_profiler.profile_steps", "profile_step"),
+        (
+            {"timers": {"throughput": {"synchronised": 1}}},
+            "deepspeed.timers.throughput.synchronised",
+            "synchronized",
+        ),
+        ({"optimizer": {"type": "AdanW"}}, "deepspeed.optimizer.type=AdanW", "AdamW"),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"weigth_decay": 0.1}}},
+            "deepspeed.optimizer.params.weigth_decay",
+            "weight_decay",
+        ),
+        ({"scheduler": {"type": "WarmupDecayLr"}}, "deepspeed.scheduler.type=WarmupDecayLr", "WarmupDecayLR"),
+        ({"bf16": {"enable": True}}, "deepspeed.bf16.enable", "enabled"),
+    ],
+)
+def test_misspelt_key_is_refused_with_path_and_near_miss(
+    config: dict[str, Any], path: str, hint: str
+) -> None:
+    message = refusal(config)
+    assert message.startswith(f"{path}:")
+    assert f"did you mean '{hint}'?" in message
+
+
+def test_unknown_key_names_the_deepspeed_version() -> None:
+    assert refusal({"qqqqqq": 1}) == f"deepspeed.qqqqqq: DeepSpeed {VERSION} has no such key; remove it"
+
+
+@pytest.mark.parametrize("name", ["elasticity", "nebula", "amp", "sparse_attention"])
+def test_dropped_sections_are_refused(name: str) -> None:
+    assert f"deepspeed.{name}: DeepSpeed {VERSION} has dropped this key" in refusal({name: {"enabled": True}})
+
+
+def test_value_and_section_are_not_confused() -> None:
+    assert "takes a section here" in refusal({"bf16": True})
+    assert "takes one value here" in refusal({"gradient_clipping": {"value": 1.0}})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"zero_optimization": {"stage": 3, "stage3_max_live_parameters": 1e9, "max_live_parameters": 1e9}},
+        {"zero_optimization": True},
+        {"optimizer": {"type": "adamw", "params": {"lr": 1e-3, "betas": [0.9, 0.95], "torch_adam": True}}},
+        {"optimizer": {"type": "RMSprop", "params": {"alpha": 0.9}}},
+        {"optimizer": {"type": "Muon", "params": {"something_else_entirely": 1}}},
+        {"scheduler": {"type": "CosineAnnealingLR", "params": {"T_max": 10}}},
+        {"train_batch_size": None, "gradient_accumulation_steps": None, "fp16": None},
+        {"data_efficiency": {"data_sampling": {"curriculum_learning": {"curriculum_metrics": {"mine": {}}}}}},
+        {"pipeline": {"use_reentrant": False}, "sequence_parallel_size": 2, "data_parallel_size": 2},
+        {"checkpoint": {"load_universal": True}, "tensor_parallel": {"tp": {"tp_size": 2}}},
+    ],
+)
+def test_what_deepspeed_reads_is_accepted(config: dict[str, Any]) -> None:
+    check_deepspeed(config)
+
+
+def test_deprecated_keys_pass_and_are_listed() -> None:
+    config = {"zero_optimization": {"stage": 2, "cpu_offload": True}}
+    check_deepspeed(config)
+    assert deprecated_keys(config) == {"deepspeed.zero_optimization.cpu_offload": "offload_optimizer"}
+    assert deprecated_keys({"zero_optimization": {"stage": 2}}) == {}
+
+
+def test_deprecated_and_dropped_names_are_never_suggested() -> None:
+    assert "did you mean 'cpu_offload" not in refusal({"zero_optimization": {"cpu_offload_para": True}})
+    assert "did you mean 'nebula'" not in refusal({"nebulla": {}})
+
+
+@pytest.mark.parametrize(
+    "path", sorted((conf_dir() / "deepspeed").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_shipped_files_pass(path: Path) -> None:
+    check_deepspeed(OmegaConf.to_container(OmegaConf.load(path), resolve=False))  # type: ignore[arg-type]
+
+
+@pytest.mark.real
+def test_list_is_what_the_installed_deepspeed_reads() -> None:
+    """In a process of its own: importing DeepSpeed changes torch, warnings and signal handlers."""
+    code = (
+        f"import sys, json; sys.path.insert(0, {str(GENERATOR.parent)!r})\n"
+        "from generate_deepspeed_keys import generate\n"
+        "content = generate(); sys.stdout = sys.stderr; sys.__stdout__.write('KEYS ' + json.dumps(content))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    generated = json.loads(done.stdout.split("KEYS ", 1)[1])
+    assert generated == json.loads(KEYS_FILE.read_text()), f"run: python {GENERATOR}"

@@ -1,0 +1,69 @@
+"""Golden environment of every cluster, and who wins where the user sets a variable too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import config as schema
+from orchestrator.config import FabricConfig, SettingConfig
+from orchestrator.plan.fabric import Setting, interconnect_environment
+
+GOLDEN = Path(__file__).parent / "golden"
+CLUSTERS = sorted(path.stem for path in (schema.conf_dir() / "cluster").glob("*.yaml"))
+
+FABRIC = FabricConfig(
+    name="efa",
+    environment={"NCCL_SOCKET_IFNAME": SettingConfig(value="en", source="cheatsheet")},
+    leave_unset={"RDMAV_FORK_SAFE": "breaks newer kernels"},
+)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_environment_of_cluster(cluster: str) -> None:
+    """Set UPDATE_GOLDEN=1 to write what the configuration says now."""
+    schema.register()
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+        fabric = schema.load(compose("config", overrides=[f"cluster={cluster}"])).fabric
+    lines = [f"fabric {fabric.name}"]
+    for name, setting in interconnect_environment(fabric, {}).items():
+        lines.append(f"{name}={setting.value}  # {setting.source}")
+    lines += [f"unset {name}  # {reason}" for name, reason in sorted(fabric.leave_unset.items())]
+    text = "\n".join(lines) + "\n"
+    golden = GOLDEN / f"environment_{cluster}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text(), "run with UPDATE_GOLDEN=1 and look at the difference"
+
+
+def test_every_golden_file_belongs_to_a_cluster() -> None:
+    assert sorted(p.stem for p in GOLDEN.glob("environment_*.txt")) == [f"environment_{c}" for c in CLUSTERS]
+
+
+def test_user_value_wins_and_says_what_it_replaced() -> None:
+    settings = interconnect_environment(FABRIC, {"NCCL_SOCKET_IFNAME": "ens5", "NCCL_DEBUG": "INFO"})
+    assert list(settings) == ["NCCL_DEBUG", "NCCL_SOCKET_IFNAME"]
+    assert settings["NCCL_DEBUG"] == Setting("INFO", "env.NCCL_DEBUG, set by the user")
+    assert settings["NCCL_SOCKET_IFNAME"] == Setting(
+        "ens5", "env.NCCL_SOCKET_IFNAME, set by the user instead of en (cheatsheet)"
+    )
+
+
+def test_user_value_for_a_variable_to_leave_unset_carries_the_warning() -> None:
+    setting = interconnect_environment(FABRIC, {"RDMAV_FORK_SAFE": "1"})["RDMAV_FORK_SAFE"]
+    assert setting.value == "1"
+    assert "set by the user; WARNING: efa wants it unset: breaks newer kernels" in setting.source
+
+
+@given(st.dictionaries(st.sampled_from(["NCCL_SOCKET_IFNAME", "RDMAV_FORK_SAFE", "A", "B"]), st.text()))
+def test_every_user_value_survives(user: dict[str, str]) -> None:
+    settings = interconnect_environment(FABRIC, user)
+    assert settings.keys() == FABRIC.environment.keys() | user.keys()
+    for name, value in user.items():
+        assert settings[name].value == value
+        assert "set by the user" in settings[name].source

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Decided,
+    Event,
+    MetricLogged,
+    NodeSampled,
+    Outcome,
+    PhaseEntered,
+    RankLost,
+    Record,
+    ResourcesGranted,
+    ResourcesReleased,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepDone,
+    StopRequested,
+)
+from orchestrator.ledger.meter import Bill, Bucket, Meter
+
+RUN = RunStarted(
+    run="r",
+    job="gpt",
+    cluster="c",
+    gpu_type="H100",
+    gpus=4,
+    price_usd_per_gpu_hour=3.6,
+    steps=100,
+    tokens_per_step=1000,
+    model_flops_per_token=1e9,
+    peak_flops_per_gpu=1e12,
+)
+GRANTED = ResourcesGranted(["n0"], 4)
+
+
+def started(attempt: int = 1) -> AttemptStarted:
+    return AttemptStarted(attempt, "10.0.0.1", 29500, 4)
+
+
+def step(number: int, step_time_s: float = 1.0, attempt: int = 1, loss: float | None = None) -> StepDone:
+    return StepDone(attempt, number, step_time_s, loss)
+
+
+def saved(stall_s: float, number: int = 1) -> CheckpointSaved:
+    return CheckpointSaved(1, number, f"step{number}", "/c", stall_s)
+
+
+LOST = RankLost(1, 2, "n0", "2", -9, 3, "killed by SIGKILL")
+SAMPLE = NodeSampled("n0", {"cpu_utilization_percentage": 1.0})
+
+
+def records(timeline: Iterable[tuple[float, Event]]) -> list[Record]:
+    return [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(timeline)]
+
+
+def bill(*timeline: tuple[float, Event], now: float | None = None) -> Bill:
+    return Meter().fold_all(records(timeline)).bill(now)
+
+
+def seconds(result: Bill) -> dict[str, float]:
+    return {bucket.value: value for bucket, value in result.seconds.items() if value}
+
+
+def test_a_run_without_faults() -> None:
+    result = bill(
+        (0, RUN),
+        (10, GRANTED),
+        (11, started()),
+        (15, PhaseEntered(1, "import")),
+        (20, step(1, 2.0, loss=5.0)),
+        (21, step(2, loss=4.0)),
+        (22, step(3, loss=3.0)),
+        (22.5, AttemptEnded(1, Outcome.FINISHED, 3)),
+        (23, ResourcesReleased()),
+        (24, RunEnded(Status.FINISHED, "all steps done")),
+    )
+    assert seconds(result) == {"waiting": 10, "starting": 8, "training": 4, "stopping": 2}
+    assert sum(result.gpu_seconds.values()) == 4 * 13
+    assert result.gpu_seconds[Bucket.WAITING] == 0, "waiting for resources costs nothing"
+    assert result.gpu_hours == pytest.approx(52 / 3600)
+    assert result.cost_usd == pytest.approx(52 * 0.001)
+    assert result.goodput == pytest.approx(4 / 13)
+    assert (result.steps, result.step, result.tokens, result.restarts) == (3, 3, 3000, 0)
+    assert result.tokens_per_s == pytest.approx(1000), "the first step is no steady state"
+    assert result.tokens_per_s_per_gpu == pytest.approx(250)
+    assert result.mfu == pytest.approx(0.25)
+    assert result.cost_usd_per_million_tokens == pytest.approx(52 * 0.001 / 0.003)
+    assert result.final_loss == 3.0
+
+
+def test_a_lost_rank_costs_recovery_and_redone_steps() -> None:
+    result = bill(
+        (0, RUN),
+        (0, GRANTED),
+        (0, started()),
+        (2, step(1)),
+        (3, step(2)),
+        (4, saved(0.5, 2)),
+        (5, step(3)),
+        (35, LOST),  # hung for half a minute before somebody noticed
+        (36, AttemptEnded(1, Outcome.FAILED, 3)),
+        (36, Decided("restart", "1 of 3")),
+        (37, started(2)),
+        (40, CheckpointLoaded(2, 2, "step2", "/c", 1.0)),
+        (42, step(3, attempt=2)),
+        (43, step(4, attempt=2)),
+        (44, step(5, attempt=2)),
+        (44, AttemptEnded(2, Outcome.FINISHED, 5)),
+        (44, RunEnded(Status.FINISHED, "")),
+    )
+    assert seconds(result) == {
+        "starting": 1,
+        "training": 1 + 1 + 1.5 + 2,
+        "checkpoint": 0.5,
+        "recovering": 30 + 6,
+        "redone": 1,
+    }
+    assert (result.steps, result.tokens, result.restarts) == (5, 5000, 1)
+
+
+def test_a_failure_before_the_first_step_is_recovering_from_then_on() -> None:
+    result = bill((0, RUN), (0, GRANTED), (1, started()), (3, LOST), (4, started(2)), (9, step(1)))
+    assert seconds(result) == {"starting": 3, "recovering": 5, "training": 1}
+
+
+def test_a_stop_takes_the_step_under_way_along_only_if_it_is_done() -> None:
+    begin = [(0.0, RUN), (0.0, GRANTED), (0.0, started()), (1.0, step(1)), (2.0, step(2))]
+    stop = StopRequested("Ctrl-C", 30)
+    done = bill(*begin, (2.4, stop), (3, step(3)), (5, saved(1.5)), (6, RunEnded(Status.INTERRUPTED, "")))
+    assert seconds(done) == {"training": 3, "checkpoint": 1.5, "stopping": 1.5}
+    killed = bill(*begin, (2.4, stop), (5, LOST), (6, RunEnded(Status.INTERRUPTED, "")))
+    assert seconds(killed) == {"training": 2, "stopping": 4}
+
+
+def test_a_stall_is_found_behind_the_records_that_came_with_it() -> None:
+    begin = [(0.0, RUN), (0.0, GRANTED), (0.0, started()), (1.0, step(1)), (2.0, step(2))]
+    behind_small = bill(*begin, (2.9, SAMPLE), (2.95, MetricLogged(1, 2, {"val_loss": 1.0})), (3, saved(0.8)))
+    assert behind_small.seconds[Bucket.CHECKPOINT] == pytest.approx(0.8)
+    one_poll = bill(*begin, (3.5, step(3)), (3.5, saved(0.5)))
+    assert seconds(one_poll) == {"training": 3, "checkpoint": 0.5}
+    assert one_poll.tokens_per_s == pytest.approx(1000), "a stall is no part of the throughput"
+    longer_than_everything = bill(*begin, (3, saved(99)))
+    assert seconds(longer_than_everything) == {"checkpoint": 3}
+    claimed_once = bill(*begin, (2.5, saved(0.5)), (2.5, saved(5)))
+    assert seconds(claimed_once) == {"training": 2, "checkpoint": 0.5}
+
+
+def test_steps_of_the_first_poll_are_warm_up() -> None:
+    begin = [(0.0, RUN), (0.0, GRANTED), (0.0, started())]
+    burst = [(1.0, step(number, 0.02)) for number in range(1, 6)]
+    later = [(1.1 + 0.1 * poll, step(6 + 5 * poll + i, 0.02)) for poll in range(4) for i in range(5)]
+    assert bill(*begin, *burst, *later).tokens_per_s == pytest.approx(20_000 / 0.4)
+
+
+def test_too_short_for_a_steady_state_falls_back_to_all_steps() -> None:
+    assert bill((0, RUN), (0, GRANTED), (0, started()), (9, step(1, 2.0))).tokens_per_s == pytest.approx(500)
+
+
+def test_unknown_stays_unknown() -> None:
+    run = dataclasses.replace(RUN, tokens_per_step=None, model_flops_per_token=None, peak_flops_per_gpu=None)
+    result = bill((0, run), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)))
+    assert (result.tokens, result.tokens_per_s, result.tokens_per_s_per_gpu) == (None, None, None)
+    assert (result.mfu, result.cost_usd_per_million_tokens) == (None, None)
+    nothing = bill()
+    assert (nothing.cost_usd, nothing.goodput, nothing.tokens) == (0, None, None)
+
+
+def test_a_live_bill_grows_until_the_run_has_ended() -> None:
+    timeline: list[tuple[float, Event]] = [(0, RUN), (1, GRANTED), (2, started())]
+    assert seconds(bill(*timeline, now=12)) == {"waiting": 1, "starting": 11}
+    assert bill(*timeline, now=12).cost_usd == pytest.approx(44 * 0.001)
+    assert bill(*timeline, now=0).elapsed_s == 2, "never earlier than the last record"
+    ended = [*timeline, (3.0, RunEnded(Status.FAILED, "no"))]
+    assert bill(*ended, now=99) == bill(*ended)
+
+
+def test_a_run_taken_up_again_holds_nothing_until_it_is_granted_anew() -> None:
+    result = bill((0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)), (2, RUN), (5, GRANTED),
+                  (5, started(2)), (8, step(2)), (9, step(3)))  # fmt: skip
+    assert seconds(result) == {"training": 3, "waiting": 3, "starting": 2, "redone": 1}
+    assert (result.steps, result.restarts) == (3, 1)
+
+
+def test_the_shape_of_the_cluster_may_change() -> None:
+    result = bill((0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)), (2, LOST),
+                  (2, ResourcesReleased()), (4, ResourcesGranted(["n1"], 2)), (4, started(2)), (5, step(3)),
+                  (7, step(4, 2.0)))  # fmt: skip
+    assert sum(result.gpu_seconds.values()) == 2 * 4 + 3 * 2
+    assert result.gpu_seconds[Bucket.WAITING] == 0
+    assert result.tokens_per_s_per_gpu == pytest.approx(2000 / (4 + 4))
+
+
+attempts = st.integers(0, 4)
+steps = st.integers(-1, 12)
+any_seconds = st.one_of(st.floats(0, 50), st.sampled_from([math.nan, math.inf, -1.0]))
+losses = st.none() | st.floats()
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(
+        RunStarted,
+        run=st.just("r"),
+        job=st.just("j"),
+        cluster=st.just("c"),
+        gpu_type=st.just("g"),
+        gpus=st.integers(1, 9),
+        price_usd_per_gpu_hour=st.floats(0, 100),
+        tokens_per_step=st.none() | st.integers(0, 10**9),
+        model_flops_per_token=st.none() | st.floats(0, 1e15),
+        peak_flops_per_gpu=st.none() | st.floats(0, 1e16),
+    ),
+    st.builds(ResourcesGranted, st.just(["n"]), st.integers(0, 9)),
+    st.builds(started, attempts),
+    st.builds(PhaseEntered, attempts, st.just("import")),
+    st.builds(StepDone, attempts, steps, any_seconds, losses),
+    st.builds(StepDone, attempts, steps, any_seconds, losses),
+    st.builds(MetricLogged, attempts, st.none() | steps, st.just({"val_loss": 1.0})),
+    st.just(SAMPLE),
+    st.builds(saved, any_seconds, steps),
+    st.just(CheckpointLoaded(1, 1, "t", "p", 1.0)),
+    st.just(LOST),
+    st.builds(AttemptEnded, attempts, st.sampled_from(Outcome), steps),
+    st.just(Decided("restart", "")),
+    st.just(StopRequested("x", 1)),
+    st.just(ResourcesReleased()),
+    st.builds(RunEnded, st.sampled_from(Status), st.just("")),
+)
+GAPS = st.one_of(st.just(0.0), st.integers(0, 60_000_000).map(lambda us: us / 1e6))
+TIMELINES = st.lists(st.tuples(GAPS, EVENTS), max_size=60).map(
+    lambda pairs: records(
+        (round(sum(gap for gap, _ in pairs[: i + 1]), 6), e) for i, (_, e) in enumerate(pairs)
+    )
+)
+
+
+def gpu_integral_us(timeline: list[Record]) -> int:
+    """GPUs held, integrated over time, from the three events that change it and nothing else."""
+    total_us, held, price_from = 0, 0, 0
+    for record in timeline:
+        now_us = round(record.elapsed_s * 1e6)
+        total_us += held * (now_us - price_from)
+        price_from = now_us
+        match record.event:
+            case ResourcesGranted(gpus=gpus):
+                held = gpus
+            case ResourcesReleased() | RunEnded() | RunStarted():
+                held = 0
+    return total_us
+
+
+@settings(max_examples=400, deadline=None)
+@given(TIMELINES)
+def test_whatever_happens_the_books_balance(timeline: list[Record]) -> None:
+    result = Meter().fold_all(timeline).bill()
+    elapsed_us = round(timeline[-1].elapsed_s * 1e6) if timeline else 0
+    assert sum(round(value * 1e6) for value in result.seconds.values()) == elapsed_us
+    assert all(value >= 0 for value in result.seconds.values())
+    held_us = gpu_integral_us(timeline)
+    assert sum(round(value * 1e6) for value in result.gpu_seconds.values()) == held_us
+    assert all(value >= 0 for value in result.gpu_seconds.values())
+    assert result.gpu_hours == pytest.approx(held_us / 3.6e9)
+    prices = [e.event.price_usd_per_gpu_hour for e in timeline if isinstance(e.event, RunStarted)]
+    assert result.cost_usd == pytest.approx(held_us / 1e6 * (prices[-1] if prices else 0) / 3600)
+    assert result.goodput is None or 0 <= result.goodput <= 1
+    assert result.tokens_per_s is None or result.tokens_per_s >= 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(TIMELINES, st.floats(0, 100))
+def test_folding_one_by_one_with_bills_between_equals_folding_all(
+    timeline: list[Record], ahead_s: float
+) -> None:
+    meter = Meter()
+    for record in timeline:
+        meter.fold(record)
+        meter.bill(record.elapsed_s + ahead_s)
+    # repr, because a loss may be NaN, which is not equal to itself
+    assert repr(meter.bill()) == repr(Meter().fold_all(timeline).bill())
+
+
+@settings(max_examples=150, deadline=None)
+@given(TIMELINES, st.integers(0, 10**8))
+def test_a_live_bill_balances_too(timeline: list[Record], ahead_us: int) -> None:
+    meter = Meter().fold_all(timeline)
+    ended = bool(timeline) and not meter.bill(10**9).elapsed_s > timeline[-1].elapsed_s
+    now_us = (round(timeline[-1].elapsed_s * 1e6) if timeline else 0) + ahead_us
+    result = meter.bill(now_us / 1e6)
+    total_us = sum(round(value * 1e6) for value in result.seconds.values())
+    assert total_us == (now_us - ahead_us if ended else now_us)
+
+
+Truth = dict[str, float]
+
+
+def simulate_year(mtbf_h: float, save_every: int, rng: random.Random) -> tuple[list[Record], Truth]:
+    """A year of ten-minute steps with exponential failures; returns the truth beside the records."""
+    timeline: list[tuple[float, Event]] = [(0, RUN), (600, GRANTED)]
+    truth: Truth = {"failures": 0.0, "redone": 0.0, "checkpoint": 0.0}
+    now, done, attempt, year_s = 600.0, 0, 0, 365 * 86400.0
+    highest = 0
+    while now < year_s:
+        attempt += 1
+        timeline.append((now, started(attempt)))
+        number = done
+        fails_at = now + rng.expovariate(1 / (mtbf_h * 3600))
+        now += 90  # start, load
+        while now + 600 < min(fails_at, year_s):
+            now, number = now + 600, number + 1
+            timeline.append((now, step(number, 600.0, attempt)))
+            truth["redone"] += 600 if number <= highest else 0
+            highest = max(highest, number)
+            if number % save_every == 0:
+                now, done = now + 5, number
+                truth["checkpoint"] += 5
+                timeline.append((now, saved(5.0, number)))
+        if fails_at >= year_s:
+            break
+        now = max(now, fails_at) + 10
+        truth["failures"] += 1
+        timeline += [(now, LOST), (now + 1, AttemptEnded(attempt, Outcome.FAILED, number))]
+        now += 1
+    timeline.append((max(now, year_s), RunEnded(Status.FINISHED, "a year")))
+    return records(timeline), truth
+
+
+def test_a_simulated_year_of_failures() -> None:
+    timeline, truth = simulate_year(mtbf_h=8, save_every=3, rng=random.Random(7))
+    result = Meter().fold_all(timeline).bill()
+    assert truth["failures"] > 800
+    assert result.restarts == truth["failures"]
+    assert result.seconds[Bucket.REDONE] == pytest.approx(truth["redone"])
+    assert result.seconds[Bucket.CHECKPOINT] == pytest.approx(truth["checkpoint"])
+    assert result.seconds[Bucket.TRAINING] == pytest.approx(result.steps * 600)
+    assert result.tokens_per_s == pytest.approx(1000 / 600)
+    assert sum(result.seconds.values()) == pytest.approx(timeline[-1].elapsed_s)
+    assert result.goodput is not None
+    assert 0.9 < result.goodput < 0.97
+    rare, _ = simulate_year(mtbf_h=80, save_every=3, rng=random.Random(7))
+    rarely = Meter().fold_all(rare).bill().goodput
+    assert rarely is not None
+    assert rarely > result.goodput, "ten times fewer failures, more of the paid time trains"

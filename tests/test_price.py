@@ -1,0 +1,100 @@
+"""Prices by hand, refusals by message, and properties of owned hardware."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.config import GpuConfig, PriceConfig, PriceKind
+from orchestrator.errors import ConfigError
+from orchestrator.plan.price import price_usd_per_gpu_hour
+
+GPU = GpuConfig(name="H100", tdp_w=700)
+LISTED = PriceConfig(kind=PriceKind.list, usd_per_gpu_hour=6.88, source="catalog", as_of="2026-01")
+OWNED = PriceConfig(
+    kind=PriceKind.owned,
+    capex_usd_per_gpu=35064.0,
+    lifetime_years=4.0,
+    occupancy=0.5,
+    power_w_per_gpu=1000.0,
+    pue=1.5,
+    electricity_usd_per_kwh=0.1,
+    source="estimate",
+    as_of="2024",
+)
+
+
+def test_list_price_is_taken_as_it_is_and_keeps_its_source() -> None:
+    price = price_usd_per_gpu_hour(LISTED, GPU)
+    assert price.usd_per_gpu_hour == 6.88
+    assert price.source == "list price: catalog (as of: 2026-01)"
+
+
+def test_owned_price_by_hand() -> None:
+    """35,064 USD over 4 years of 8,766 hours: 1 USD an hour, 2 at half occupancy; power 1 kW x 1.5 x 0.1."""
+    assert price_usd_per_gpu_hour(OWNED, GPU).usd_per_gpu_hour == pytest.approx(2.15)
+
+
+def test_owned_price_falls_back_on_the_gpus_power() -> None:
+    price = price_usd_per_gpu_hour(replace(OWNED, power_w_per_gpu=None), GPU)
+    assert price.usd_per_gpu_hour == pytest.approx(2 + 0.7 * 1.5 * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("price", "change", "message"),
+    [
+        (LISTED, {"usd_per_gpu_hour": -1.0}, r"cluster\.price\.usd_per_gpu_hour=-1 .*at least 0"),
+        (LISTED, {"usd_per_gpu_hour": float("nan")}, r"usd_per_gpu_hour=nan is not a finite number"),
+        (LISTED, {"usd_per_gpu_hour": None}, r"cluster\.price\.usd_per_gpu_hour is not set: set it"),
+        (LISTED, {"usd_per_gpu_hour": 1000.5}, r"comes to 1000\.5 USD per GPU-hour, above 1000"),
+        (OWNED, {"lifetime_years": 0.0}, r"cluster\.price\.lifetime_years=0 .*above 0"),
+        (OWNED, {"lifetime_years": -3.0}, r"lifetime_years=-3"),
+        (OWNED, {"pue": 0.9}, r"cluster\.price\.pue=0\.9 .*at least 1"),
+        (OWNED, {"occupancy": 0.0}, r"cluster\.price\.occupancy=0 .*above 0 and at most 1"),
+        (OWNED, {"occupancy": 1.1}, r"cluster\.price\.occupancy=1\.1"),
+        (OWNED, {"capex_usd_per_gpu": -1.0}, r"capex_usd_per_gpu=-1"),
+        (OWNED, {"electricity_usd_per_kwh": None}, r"electricity_usd_per_kwh is not set"),
+        (OWNED, {"lifetime_years": 1e-6}, r"above 1000"),
+    ],
+)
+def test_absurd_figures_are_refused_in_one_line(
+    price: PriceConfig, change: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as refusal:
+        price_usd_per_gpu_hour(replace(price, **change), GPU)
+    assert "\n" not in str(refusal.value)
+    assert str(pickle.loads(pickle.dumps(refusal.value))) == str(refusal.value)
+
+
+owned = st.builds(
+    lambda capex, years, occupancy, power, pue, kwh: replace(
+        OWNED,
+        capex_usd_per_gpu=capex,
+        lifetime_years=years,
+        occupancy=occupancy,
+        power_w_per_gpu=power,
+        pue=pue,
+        electricity_usd_per_kwh=kwh,
+    ),
+    st.floats(1, 1e5),
+    st.floats(1, 10),
+    st.floats(0.2, 1),
+    st.floats(0, 2000),
+    st.floats(1, 3),
+    st.floats(0, 1),
+)
+
+
+@given(owned)
+def test_owned_price_is_positive_and_idle_hours_make_it_dearer(price: PriceConfig) -> None:
+    full = price_usd_per_gpu_hour(replace(price, occupancy=1.0), GPU).usd_per_gpu_hour
+    assert 0 < full <= price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
+    longer = replace(price, lifetime_years=price.lifetime_years * 2)  # type: ignore[operator]
+    assert (
+        price_usd_per_gpu_hour(longer, GPU).usd_per_gpu_hour
+        < price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
+    )

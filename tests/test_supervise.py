@@ -1,0 +1,165 @@
+"""The loop and the policy, with a group that plays a script and a clock that only the test moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import errors
+from orchestrator.config import RecoveryConfig
+from orchestrator.errors import NotEnoughResources
+from orchestrator.events import Decided, Event, ResourcesReleased, RunEnded, RunStarted, Status, StepDone
+from orchestrator.supervise.loop import StopRequest, supervise
+from orchestrator.supervise.policy import Action, decide
+from tests.fakes import FakeClock, FakeGroup, fail, lost, names
+
+STARTED = RunStarted("run", "job", "cluster", "GPU", 2, 1.0)
+
+
+def story(
+    group: FakeGroup, recovery: RecoveryConfig | None = None, stop: StopRequest | None = None
+) -> list[Event]:
+    told = supervise(STARTED, group, recovery or RecoveryConfig(), FakeClock(), stop or StopRequest())
+    return list(told)
+
+
+def ended(events: list[Event]) -> RunEnded:
+    last = events[-1]
+    assert isinstance(last, RunEnded)
+    assert isinstance(events[-2], ResourcesReleased)
+    return last
+
+
+def test_a_run_that_finishes_says_so_in_order() -> None:
+    group = FakeGroup(steps=2, save_every=0)
+    assert names(story(group)) == [
+        "RunStarted", "ResourcesGranted", "AttemptStarted", "StepDone", "StepDone", "AttemptEnded",
+        "ResourcesReleased", "RunEnded",
+    ]  # fmt: skip
+    assert group.calls == ["acquire", "start 1", "close"]
+
+
+def test_a_lost_rank_restarts_from_the_last_complete_checkpoint() -> None:
+    group = FakeGroup(steps=10, save_every=5, faults=[fail(rank=1).at(step=7).by("killed", -9)])
+    events = story(group)
+    assert ended(events).status is Status.FINISHED
+    steps = [e.step for e in events if isinstance(e, StepDone)]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10]
+    decided = next(e for e in events if isinstance(e, Decided))
+    assert decided.action == Action.RESTART
+    assert "checkpoint of step 5" in decided.reason
+
+
+def test_the_same_failure_at_the_same_step_stops_with_a_diagnosis() -> None:
+    fault = fail(rank=1).at(step=7).by("ValueError: bad sample 17")
+    again = fail(rank=1).at(step=7).by("ValueError: bad sample 18")
+    group = FakeGroup(steps=10, faults=[fault, again])
+    last = ended(story(group))
+    assert last.status is Status.FAILED
+    assert "same failure came back at the same step" in last.reason
+    assert "rank 1 on node-a (GPU 0) at step 7: ValueError: bad sample 18" in last.reason
+    assert group.calls.count("close") == 1
+
+
+def test_restarts_are_bounded() -> None:
+    faults = [fail(rank=0).at(step=n).by(f"error {'x' * n}") for n in range(1, 9)]
+    group = FakeGroup(steps=10, save_every=1, faults=list(faults))
+    last = ended(story(group, RecoveryConfig(max_restarts=2)))
+    assert "recovery.max_restarts=2" in last.reason
+    assert [c for c in group.calls if c.startswith("start")] == ["start 1", "start 2", "start 3"]
+
+
+def test_no_resources_is_an_end_on_record_and_an_error_for_the_caller() -> None:
+    group = FakeGroup(refuse=NotEnoughResources("2 nodes are missing"))
+    events: list[Event] = []
+    told = supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest())
+    with pytest.raises(NotEnoughResources, match="2 nodes are missing"):
+        events.extend(told)
+    assert ended(events) == RunEnded(Status.FAILED, "2 nodes are missing")
+    assert group.calls == ["acquire", "close"]
+
+
+def test_a_stop_while_waiting_is_an_interrupted_run() -> None:
+    stop = StopRequest()
+    stop.ask("Ctrl-C")
+    last = ended(story(FakeGroup(waits=1), stop=stop))
+    assert last.status is Status.INTERRUPTED
+    assert "Ctrl-C while waiting" in last.reason
+
+
+def test_one_stop_gives_the_grace_period_and_names_the_checkpoint() -> None:
+    group, stop, events = FakeGroup(steps=100), StopRequest(), []
+    for event in supervise(STARTED, group, RecoveryConfig(stop_grace_s=12), FakeClock(), stop):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 6 and not stop.level:
+            stop.ask("SIGTERM")
+    assert ended(events).status is Status.INTERRUPTED
+    assert ended(events).reason == "stopped by SIGTERM; the last complete checkpoint is of step 5"
+    assert "stop 12" in group.calls
+    assert "kill" not in group.calls
+
+
+def test_a_second_stop_kills_at_once() -> None:
+    group, stop, clock = FakeGroup(steps=100, ignores_stop=True), StopRequest(), FakeClock()
+    events = []
+    asked = clock.sleep
+
+    def sleep(seconds: float) -> None:
+        asked(seconds)
+        if stop.level == 1:
+            stop.ask("Ctrl-C")
+
+    clock.sleep = sleep  # type: ignore[method-assign]
+    for event in supervise(STARTED, group, RecoveryConfig(), clock, stop):
+        events.append(event)
+        if isinstance(event, StepDone) and event.step == 3 and not stop.level:
+            stop.ask("Ctrl-C")
+    assert ended(events).status is Status.INTERRUPTED
+    assert [c for c in group.calls if c.startswith(("stop", "kill"))] == ["stop 30", "kill"]
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(0, 5))
+def test_whatever_fails_the_story_ends_once_and_leaves_nothing(steps: list[int], restarts: int) -> None:
+    faults = [fail(rank=0).at(step=s).by(f"E{'abcdefghijkl'[i]}") for i, s in enumerate(steps)]
+    group = FakeGroup(steps=20, save_every=3, faults=list(faults))
+    events = story(group, RecoveryConfig(max_restarts=restarts))
+    assert names(events).count("RunEnded") == 1
+    assert names(events).count("AttemptStarted") == names(events).count("AttemptEnded") <= restarts + 1
+    assert group.calls[-1] == "close"
+
+
+def test_numbers_that_vary_do_not_hide_a_repeated_failure() -> None:
+    history = [
+        lost(1, 5, "RuntimeError: [10.0.0.1]:4711 refused"),
+        lost(2, 5, "RuntimeError: [10.0.0.2]:4712 refused"),
+    ]
+    assert decide(history, RecoveryConfig(), None).action is Action.STOP
+
+
+def test_the_same_failure_at_another_step_is_progress() -> None:
+    history = [lost(1, 5), lost(2, 6)]
+    assert decide(history, RecoveryConfig(), 5).action is Action.RESTART
+
+
+ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.OrchestratorError)
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_every_error_survives_pickling(kind: type[errors.OrchestratorError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("a message")))
+    assert type(error) is kind
+    assert str(error) == "a message"
+    assert error.exit_code > 0
+
+
+def test_events_are_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        STARTED.run = "other"  # type: ignore[misc]
