@@ -41,9 +41,7 @@ def open_data(args: argparse.Namespace) -> Data:
     """Map the corpus and cut it into training windows and the held-out tail."""
     tokenizer = text.make_tokenizer(args.tokenizer)
     if args.vocab < tokenizer.vocab:
-        raise SettingsError(
-            f"--vocab={args.vocab} is less than the {tokenizer.vocab} of the tokenizer: raise it"
-        )
+        raise SettingsError(f"--vocab={args.vocab} is less than the {tokenizer.vocab} of the tokenizer: raise it")
     if not 0 <= args.val_fraction < 1:
         raise SettingsError(f"--val_fraction={args.val_fraction} must be at least 0 and below 1")
     try:
@@ -55,9 +53,7 @@ def open_data(args: argparse.Namespace) -> Data:
     needs = f"tokens and --seq_len={args.seq_len} needs {args.seq_len + 1}"
     if not train.count:
         named = ",".join(args.data)
-        raise SettingsError(
-            f"--data={named} gives {len(train.tokens)} {needs}: add text or shorten the sequences"
-        )
+        raise SettingsError(f"--data={named} gives {len(train.tokens)} {needs}: add text or shorten the sequences")
     if args.val_every and args.val_fraction and not held_out.count:
         raise SettingsError(
             f"--val_fraction={args.val_fraction} holds out {len(held_out.tokens)} {needs}: "
@@ -81,9 +77,7 @@ def make_engine(args: argparse.Namespace, shape: Shape, config: dict[str, Any]) 
         parsed = deepspeed.DeepSpeedConfig(copy.deepcopy(config))
     except (AssertionError, ValueError, deepspeed.DeepSpeedConfigError) as error:
         reason = " ".join(str(error).split())
-        raise SettingsError(
-            f"--deepspeed_config={args.deepspeed_config} does not hold together: {reason}"
-        ) from None
+        raise SettingsError(f"--deepspeed_config={args.deepspeed_config} does not hold together: {reason}") from None
     torch.manual_seed(args.seed)
     with deepspeed.zero.Init(config_dict_or_path=config, enabled=parsed.zero_optimization_stage == 3):
         model = GPT(shape, args.activation_checkpointing)

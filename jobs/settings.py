@@ -46,9 +46,7 @@ def parse_arguments(description: str | None, argv: list[str] | None = None) -> a
 
 def _data_flags(flag: Callable[..., Any]) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pretrain-tokens"
-    flag(
-        "--data", nargs="+", default=["stdlib"], help="files, directories, globs, or stdlib; commas work too"
-    )
+    flag("--data", nargs="+", default=["stdlib"], help="files, directories, globs, or stdlib; commas work too")
     flag("--data_cache", type=Path, default=cache, help="where token files are kept")
     flag("--tokenizer", default="bytes", help="bytes, a tokenizer.json, or a Hugging Face name")
     flag("--val_fraction", type=float, default=0.005, help="tail of the tokens that is never trained on")
@@ -85,13 +83,9 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except OSError as error:
-        raise SettingsError(
-            f"--deepspeed_config={path}: {error.strerror}; give the path of a DeepSpeed JSON"
-        ) from None
+        raise SettingsError(f"--deepspeed_config={path}: {error.strerror}; give the path of a DeepSpeed JSON") from None
     except ValueError as error:
         raise SettingsError(f"--deepspeed_config={path} is not JSON ({error}): correct it") from None
     if not isinstance(config, dict):
-        raise SettingsError(
-            f"--deepspeed_config={path} holds a {type(config).__name__}: it must be a JSON object"
-        )
+        raise SettingsError(f"--deepspeed_config={path} holds a {type(config).__name__}: it must be a JSON object")
     return config

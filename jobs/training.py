@@ -123,9 +123,7 @@ class Run:
             checkpoints.discard_leftover(directory, tag)
         # An engine that writes in the background has nothing on disk yet: it commits, and names the latest.
         decoupled = self.engine.checkpoint_engine.is_decoupled()
-        self.engine.save_checkpoint(
-            str(directory), tag=tag, client_state=self.position(), save_latest=decoupled
-        )
+        self.engine.save_checkpoint(str(directory), tag=tag, client_state=self.position(), save_latest=decoupled)
         if not decoupled:
             if os.environ["LOCAL_RANK"] == "0":
                 checkpoints.make_durable(directory / tag)
@@ -148,9 +146,7 @@ class Run:
         remedy = f"see that every file of {directory / tag} can be read from every node"
         agree(step, self.control, "the step they loaded", remedy)
         if path is None:
-            raise checkpoints.CheckpointError(
-                f"DeepSpeed found nothing to load in {directory / tag}: {remedy}"
-            )
+            raise checkpoints.CheckpointError(f"DeepSpeed found nothing to load in {directory / tag}: {remedy}")
         checkpoints.refuse_other_job(state, self.identity, f"{directory / tag}")
         self.step = self.saved_step = step
         self.consumed_samples = int(state["consumed_samples"])

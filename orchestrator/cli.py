@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import hydra
 from hydra.errors import HydraException
@@ -59,7 +60,7 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
         parser.add_argument("--json", action="store_true")
     if verb == "compare":
         parser.add_argument("--csv", action="store_true")
-        parser.add_argument("--sort", default="started_at")
+        parser.add_argument("--sort")
         parser.add_argument("--limit", type=int, default=100)
     return parser
 
@@ -83,10 +84,10 @@ def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
 
 
 def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
-    from orchestrator.compare import compare
+    from orchestrator.compare.compare import compare
 
     tracking = config.load_tracking(composed)
-    output = "json" if own.json else "csv" if own.csv else "table"
+    output: Literal["json", "csv", "table"] = "json" if own.json else "csv" if own.csv else "table"
     compare(tracking.uri, tracking.experiment, own.sort, output, own.limit, Console())
     return 0
 
@@ -106,9 +107,7 @@ def _guard(work: Callable[[], int]) -> int:
 
 
 def _fail(error: OrchestratorError) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(
-        f"error: {error}", style="bold red"
-    )
+    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}", style="bold red")
     return error.exit_code
 
 

@@ -63,7 +63,9 @@ def _no_such_key(key: str) -> str:
     if parent and hint:
         hint = hint.replace("'", f"'{parent}.", 1) if "." not in hint else hint
     if parent.startswith("deepspeed") or key.startswith("deepspeed"):
-        return f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added with +{key}=…"
+        return (
+            f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added with +{key}=…"
+        )
     if parent.startswith(("job.args", "job.env")) or parent == "env":
         return f"{key}: not set by the config{hint}; to add it write +{key}=…"
     return f"{key}: no such key{hint}; --cfg job prints all keys"

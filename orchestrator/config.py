@@ -143,7 +143,8 @@ class LayoutConfig:
 class JobConfig:
     """What to train. ``args`` become ``--name=value``; ``{run_dir}``, ``{deepspeed_config}`` and
     ``{checkpoint_dir}`` in them are filled in on the node. ``ranks`` null means the whole cluster,
-    ``supports`` null that the script can do every kind of parallelism."""
+    ``supports`` null that the script can do every kind of parallelism. ``builds`` names the choices of
+    ``model`` that the script makes for itself, e.g. ``gated_mlp: true``."""
 
     name: str = MISSING
     script: str = MISSING
@@ -161,6 +162,7 @@ class JobConfig:
     tokenizer: str | None = None
     checkpoint_dir: str | None = None
     supports: list[str] | None = None
+    builds: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass

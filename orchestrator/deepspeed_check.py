@@ -57,9 +57,7 @@ def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: st
             raise ConfigError(f"{where}: {version} has dropped this key; remove it")
         elif isinstance(value, Mapping):
             if "keys" not in child and not child.get("open"):
-                raise ConfigError(
-                    f"{where}={dict(value)}: {version} takes one value here, no section; e.g. {where}=1"
-                )
+                raise ConfigError(f"{where}={dict(value)}: {version} takes one value here, no section; e.g. {where}=1")
             _check_section(value, child, where, version)
         elif "keys" in child and not child.get("scalar") and value is not None:
             some = next(iter(child["keys"]))
@@ -82,9 +80,7 @@ def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str
     for name in parameters if isinstance(parameters, Mapping) else ():
         close = difflib.get_close_matches(str(name), known["params"], n=1, cutoff=0.8)
         if close and name not in known["params"]:
-            raise ConfigError(
-                f"{path}.params.{name}: nothing takes this parameter; did you mean '{close[0]}'?"
-            )
+            raise ConfigError(f"{path}.params.{name}: nothing takes this parameter; did you mean '{close[0]}'?")
 
 
 def _is_own(kind: str, known: Mapping[str, Any], path: str) -> bool:
@@ -92,9 +88,7 @@ def _is_own(kind: str, known: Mapping[str, Any], path: str) -> bool:
     return (kind.lower() if path.endswith("optimizer") else kind) in known["names"]
 
 
-def _collect_deprecated(
-    section: Mapping[str, Any], node: Mapping[str, Any], path: str, found: dict[str, str]
-) -> None:
+def _collect_deprecated(section: Mapping[str, Any], node: Mapping[str, Any], path: str, found: dict[str, str]) -> None:
     for name, value in section.items():
         child = node.get("keys", {}).get(name, {})
         if "deprecated" in child:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from orchestrator import hardware, provenance
 from orchestrator.config import Config, Device, conf_dir
 from orchestrator.deepspeed_check import check_deepspeed
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.plan.plan import Plan, make_plan
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 def plan_of(config: Config) -> Plan:
@@ -39,11 +42,7 @@ def find_script(script: str, cwd: Path) -> Path:
 
 def check_local_gpus(config: Config) -> None:
     """A local cluster can not have more GPUs than this machine shows."""
-    if (
-        config.ray_address is not None
-        or config.cluster.name != "local"
-        or config.gpu.device is not Device.cuda
-    ):
+    if config.ray_address is not None or config.cluster.name != "local" or config.gpu.device is not Device.cuda:
         return
     visible = len(hardware.local_gpus())
     asked = min(config.job.ranks or config.cluster.gpus_per_node, config.cluster.gpus_per_node)
@@ -56,8 +55,41 @@ def check_local_gpus(config: Config) -> None:
         )
 
 
+def check_script_builds(config: Config) -> None:
+    """A script that builds another model than the one that was planned must not be paid for."""
+    for name, built in config.job.builds.items():
+        wanted = getattr(config.model, name, built)
+        if wanted != built:
+            raise ConfigError(
+                f"model={config.model.name if config.model else None}: has {name}={str(wanted).lower()}, but job "
+                f"'{config.job.name}' builds {name}={str(built).lower()} only; it can be planned, and trained by a "
+                "job.script that builds it"
+            )
+
+
 def least_corpus_bytes(config: Config) -> int:
     """Bytes of one sequence and the token after it, where tokens are bytes; else one byte."""
     if config.model is None or config.job.tokenizer not in (None, "bytes"):
         return 1
     return config.model.seq_len + 1
+
+
+def check_ray_address(address: str | None) -> None:
+    """A refused address is known at once; Ray itself would try for a minute.
+
+    Raises :class:`ClusterUnreachable`.
+    """
+    if address is None or address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://") or not host or not port.isdigit():
+        raise ClusterUnreachable(
+            f"ray_address={address}: expected host:port of the cluster's GCS, e.g. 10.0.0.1:6379, or 'auto'"
+        )
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterUnreachable(
+            f"ray_address={address}: nothing answers there ({error.strerror or error}); start Ray with "
+            "'ray start --head', or leave ray_address out to use a local cluster"
+        ) from None

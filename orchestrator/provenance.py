@@ -69,9 +69,7 @@ def gpu_differences(product_names: Sequence[str], count: int) -> list[str]:
         problems.append(f"GPUs: {len(gpus)} there, {count} in the plan")
     for gpu in gpus[:count]:
         if product_names and not any(name.lower() in gpu.product.lower() for name in product_names):
-            problems.append(
-                f"GPU {gpu.index}: '{gpu.product}' there, {' or '.join(product_names)} in the plan"
-            )
+            problems.append(f"GPU {gpu.index}: '{gpu.product}' there, {' or '.join(product_names)} in the plan")
     return problems
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,14 @@ from orchestrator import config as configuration
 from orchestrator import provenance
 from orchestrator.config import Config
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, TrackingError, TrainingFailed
-from orchestrator.events import RunEnded, RunStarted, Status
+from orchestrator.events import Record, RunEnded, RunStarted, Status
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.ledger.tracking_check import check_tracking
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import plan_json, plan_text, show_plan
-from orchestrator.preflight import plan_of
+from orchestrator.preflight import check_ray_address, check_script_builds, plan_of
 from orchestrator.redact import redact
 from orchestrator.rundir import RunDirectory, new_run_name
 from orchestrator.supervise.clock import SystemClock
@@ -38,22 +39,33 @@ def run(config: Config, console: Console) -> int:
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
     plan = plan_of(config)
-    if config.ray_address is None and config.cluster.name != "local":
-        raise ConfigError(
-            f"cluster={config.cluster.name}: needs ray_address=host:port of that cluster's Ray "
-            "('plan' works without it); only cluster=local is started here"
-        )
+    check_script_builds(config)
+    _check_cluster(config)
+    tracking_problem = _tracking_problem(config)
     name = config.run_name or new_run_name(plan.job)
     directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name))
     with ExitStack() as stack:
         directory.hold()
         stack.callback(directory.release)
         show_plan(plan, console, brief=True)
-        tracked = _tracking_answers(config, console)
+        if tracking_problem:
+            console.print(
+                f"MLflow: {tracking_problem}; going on without it, the journal keeps everything",
+                style="yellow",
+            )
         _write_papers(config, plan, name, directory)
         stop = StopRequest()
-        stack.enter_context(_signals(stop, console))
-        return _supervised(config, plan, name, directory, stop, tracked, console)
+        stack.enter_context(_signals(stop))
+        return _supervised(config, plan, name, directory, stop, tracking_problem is None, console)
+
+
+def _check_cluster(config: Config) -> None:
+    if config.ray_address is None and config.cluster.name != "local":
+        raise ConfigError(
+            f"cluster={config.cluster.name}: needs ray_address=host:port of that cluster's Ray "
+            "('plan' works without it); only cluster=local is started here"
+        )
+    check_ray_address(config.ray_address)
 
 
 def _supervised(
@@ -69,15 +81,15 @@ def _supervised(
     from orchestrator.cluster.session import connect
     from orchestrator.ledger.metrics import Gauges
 
-    ended: RunEnded | None = None
-    meter = Meter()
+    last: Record | None = None
+    meter, terminal = Meter(), Terminal(console, plan.prediction.steps)
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
         sink = stack.enter_context(_sink(config, directory)) if tracked else None
         session = stack.enter_context(connect(config.ray_address, _local_cpus(plan), config.launch.dashboard))
-        _restore_signals(stop, console)
+        _take_signals(stop)
         if session.dashboard_url:
             ends = " (ends with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
@@ -90,25 +102,20 @@ def _supervised(
         )
         stack.callback(workers.close)
         gauges = Gauges(name, plan.cluster)
-        terminal = stack.enter_context(Terminal(console, plan.prediction.steps))
         started = run_started(plan, name)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, config.launch.poll_s)
-        try:
+        with terminal:
             for event in events:
-                record = journal.append(event)
-                meter.fold(record)
+                last = journal.append(event)
+                meter.fold(last)
                 bill = meter.bill()
-                terminal.observe(record, bill)
-                gauges.observe(record, bill)
-                ended = event if isinstance(event, RunEnded) else ended
-        finally:
-            terminal.__exit__(None, None, None)
+                terminal.observe(last, bill)
+                gauges.observe(last, bill)
     where |= _tracking_places(config, tracked)
     if tracked and sink is not None:
         _finish_sink(sink, config, console)
-    assert ended is not None
-    Terminal(console, plan.prediction.steps).summary(meter.bill(), ended, where)
-    return _exit_code(ended, stop)
+    terminal.summary(last, meter.bill(), where)
+    return _exit_code(last, stop)
 
 
 def run_started(plan: Plan, name: str) -> RunStarted:
@@ -170,9 +177,7 @@ def _write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory
         "git_commit": provenance.git_commit(Path(plan.cwd)),
         "run_dir": str(directory.path),
     }
-    versions = {
-        f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k
-    }
+    versions = {f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k}
     layout = {f"layout.{k}": v for k, v in plan_json(plan)["layout"].items()}  # type: ignore[attr-defined]
     directory.write_json(
         "tracking.json",
@@ -188,17 +193,12 @@ def _write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory
     )
 
 
-def _tracking_answers(config: Config, console: Console) -> bool:
-    """Whether MLflow can be written to; without it the journal still has everything."""
+def _tracking_problem(config: Config) -> str | None:
+    """Why MLflow can not be written to; the journal has everything all the same."""
     problem = check_tracking(config.tracking.uri, config.tracking.connect_timeout_s)
-    if problem is None:
-        return True
-    if config.tracking.required:
-        raise TrackingError(
-            f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without"
-        )
-    console.print(f"MLflow: {problem}; going on without it, the journal keeps everything", style="yellow")
-    return False
+    if problem and config.tracking.required:
+        raise TrackingError(f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without")
+    return problem
 
 
 def _tracking_places(config: Config, tracked: bool) -> dict[str, str]:
@@ -207,7 +207,9 @@ def _tracking_places(config: Config, tracked: bool) -> dict[str, str]:
         return {}
     if uri.startswith("http"):
         return {"MLflow": uri}
-    return {"MLflow": f"mlflow ui --backend-store-uri {uri}"}
+    beside = Path(sys.executable).with_name("mlflow")
+    command = "mlflow" if shutil.which("mlflow") else os.path.relpath(beside)
+    return {"MLflow": f"{command} ui --backend-store-uri {uri}"}
 
 
 @contextmanager
@@ -223,6 +225,7 @@ def _sink(config: Config, directory: RunDirectory) -> Iterator[subprocess.Popen[
         yield process
     except BaseException:
         process.terminate()
+        process.wait()
         raise
 
 
@@ -238,10 +241,10 @@ def _finish_sink(sink: subprocess.Popen[bytes], config: Config, console: Console
 
 
 @contextmanager
-def _signals(stop: StopRequest, console: Console) -> Iterator[None]:
+def _signals(stop: StopRequest) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask to stop; the second time, at once."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _restore_signals(stop, console)
+    _take_signals(stop)
     try:
         yield
     finally:
@@ -249,7 +252,7 @@ def _signals(stop: StopRequest, console: Console) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _restore_signals(stop: StopRequest, console: Console) -> None:
+def _take_signals(stop: StopRequest) -> None:
     """Ray sets handlers of its own when it connects."""
 
     def ask(number: int, _frame: FrameType | None) -> None:
@@ -264,8 +267,10 @@ def _local_cpus(plan: Plan) -> int:
     return max(os.cpu_count() or 1, plan.layout.ranks)
 
 
-def _exit_code(ended: RunEnded, stop: StopRequest) -> int:
-    match ended.status:
+def _exit_code(last: Record | None, stop: StopRequest) -> int:
+    assert last is not None
+    assert isinstance(last.event, RunEnded), "supervise ends every run with RunEnded"
+    match last.event.status:
         case Status.FINISHED:
             return 0
         case Status.INTERRUPTED:

@@ -32,9 +32,7 @@ class FakeClock:
         self.time_s += seconds
 
 
-def lost(
-    attempt: int, step: int, error: str = "RuntimeError: boom", status: int = 1, rank: int = 0
-) -> RankLost:
+def lost(attempt: int, step: int, error: str = "RuntimeError: boom", status: int = 1, rank: int = 0) -> RankLost:
     """A rank's death as the group would tell it."""
     return RankLost(attempt, rank, "node-a", "GPU 0", status, step, f"exited with status {status}", error)
 
@@ -119,9 +117,7 @@ class FakeGroup:
         events: list[Event] = [StepDone(self._attempt, self._step, 0.1, 1 / self._step)]
         if self.save_every and self._step % self.save_every == 0:
             self.saved = self._step
-            events.append(
-                CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1)
-            )
+            events.append(CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1))
         return events
 
     def _end(self, outcome: Outcome) -> list[Event]:

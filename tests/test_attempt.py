@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.attempt import OWN_WORDS_S, SETTLE_S, Attempt, exit_in_words
+from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt, exit_in_words
 from orchestrator.cluster.logs import LogReader, metrics_of, tail
 from orchestrator.cluster.merge import Gather, step_part
-from orchestrator.events import AttemptEnded, CheckpointSaved, Outcome, PhaseEntered, RankLost, StepDone
+from orchestrator.events import (
+    AttemptEnded,
+    CheckpointSaved,
+    Outcome,
+    PhaseEntered,
+    RankLost,
+    RankOutput,
+    StepDone,
+)
 
 
 def exited(rank: int, status: int = 1, error: str | None = None, time: float = 0.0) -> dict[str, Any]:
@@ -77,12 +85,8 @@ def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
 def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:
     attempt = attempt_on(nodes=2)
     assert attempt.hear(0, {"kind": "phases", "phases": ["initialize", "step"]}, 0.0) == []
-    assert attempt.hear(1, {"kind": "phases", "phases": ["import", "step"]}, 0.0) == [
-        PhaseEntered(1, "import")
-    ]
-    assert attempt.hear(1, {"kind": "phases", "phases": ["step", "step"]}, 0.0) == [
-        PhaseEntered(1, "initialize")
-    ]
+    assert attempt.hear(1, {"kind": "phases", "phases": ["import", "step"]}, 0.0) == [PhaseEntered(1, "import")]
+    assert attempt.hear(1, {"kind": "phases", "phases": ["step", "step"]}, 0.0) == [PhaseEntered(1, "initialize")]
     assert attempt.hear(0, {"kind": "phases", "phases": ["start", "step"]}, 0.0) == []
 
 
@@ -187,3 +191,21 @@ def test_a_tail_reads_the_end_only(tmp_path) -> None:
     path.write_text("".join(f"line {n}\n" for n in range(100_000)))
     assert tail(path, 2) == ["line 99998", "line 99999"]
     assert tail(tmp_path / "absent.log", 2) == []
+
+
+def test_what_a_rank_prints_when_another_died_stays_in_its_log() -> None:
+    attempt = attempt_on()
+    attempt.hear(0, {"kind": "output", "text": "step 4 loss 2.0"}, now_s=1.0)
+    assert attempt.settle(1.0) == []
+    assert attempt.settle(1.0 + HOLD_OUTPUT_S) == [RankOutput(1, 0, "step 4 loss 2.0")]
+    attempt.hear(0, {"kind": "output", "text": "Traceback: connection closed by peer"}, now_s=2.0)
+    attempt.hear(0, exited(1, -9), now_s=2.1)
+    assert not [e for e in attempt.settle(9.0) if isinstance(e, RankOutput)]
+
+
+def test_the_last_words_of_a_rank_that_finished_are_not_lost() -> None:
+    attempt = attempt_on()
+    attempt.hear(0, {"kind": "output", "text": "done"}, now_s=1.0)
+    attempt.hear(0, exited(0, 0), 1.0)
+    attempt.hear(0, exited(1, 0), 1.0)
+    assert attempt.settle(1.0) == [RankOutput(1, 0, "done"), AttemptEnded(1, Outcome.FINISHED, 0)]

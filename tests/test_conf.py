@@ -55,9 +55,7 @@ def test_gpu_has_sources_dense_peaks_and_a_price(option: str) -> None:
 
 
 def test_no_product_name_belongs_to_two_gpus() -> None:
-    names = [
-        name.lower() for option in options("gpu") for name in loaded("gpu", option, GpuConfig).product_names
-    ]
+    names = [name.lower() for option in options("gpu") for name in loaded("gpu", option, GpuConfig).product_names]
     for name in names:
         assert [other for other in names if name in other] == [name]
 
@@ -101,9 +99,7 @@ def test_cluster_composes_with_its_gpu_fabric_and_price(option: str) -> None:
     assert config.cluster.source
     assert config.cluster.price.as_of
     assert config.fabric.name != "loopback"
-    gbit_per_gpu = (
-        config.cluster.nics_per_node * config.cluster.nic_bits_per_s / config.cluster.gpus_per_node / 1e9
-    )
+    gbit_per_gpu = config.cluster.nics_per_node * config.cluster.nic_bits_per_s / config.cluster.gpus_per_node / 1e9
     assert gbit_per_gpu in (200, 400)
     assert 0.5 < price_usd_per_gpu_hour(config.cluster.price, config.gpu).usd_per_gpu_hour < 20
 

@@ -53,9 +53,7 @@ def refusal(config: dict[str, Any]) -> str:
         ({"bf16": {"enable": True}}, "deepspeed.bf16.enable", "enabled"),
     ],
 )
-def test_misspelt_key_is_refused_with_path_and_near_miss(
-    config: dict[str, Any], path: str, hint: str
-) -> None:
+def test_misspelt_key_is_refused_with_path_and_near_miss(config: dict[str, Any], path: str, hint: str) -> None:
     message = refusal(config)
     assert message.startswith(f"{path}:")
     assert f"did you mean '{hint}'?" in message
@@ -106,9 +104,7 @@ def test_deprecated_and_dropped_names_are_never_suggested() -> None:
     assert "did you mean 'nebula'" not in refusal({"nebulla": {}})
 
 
-@pytest.mark.parametrize(
-    "path", sorted((conf_dir() / "deepspeed").glob("*.yaml")), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", sorted((conf_dir() / "deepspeed").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_files_pass(path: Path) -> None:
     check_deepspeed(OmegaConf.to_container(OmegaConf.load(path), resolve=False))  # type: ignore[arg-type]
 

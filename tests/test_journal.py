@@ -224,9 +224,7 @@ def test_tail_reads_whole_records_only_and_survives_a_writer_that_cuts(tmp_path:
 
 def test_a_line_longer_than_one_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tail, "READ_BYTES", 64)
-    records = write(
-        tmp_path / "j", step(1), MetricLogged(1, 1, {f"m{i}": float(i) for i in range(99)}), step(2)
-    )
+    records = write(tmp_path / "j", step(1), MetricLogged(1, 1, {f"m{i}": float(i) for i in range(99)}), step(2))
     assert list(replay(tmp_path / "j")) == records
 
 

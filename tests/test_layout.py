@@ -54,9 +54,7 @@ def test_deepspeeds_own_keys_win() -> None:
 def test_batches_multiply_out(nodes: int, gpus: int, micro: int, accumulation: int) -> None:
     total = nodes * gpus * micro * accumulation
     layout = derive_layout(
-        config(
-            cluster__nodes=nodes, cluster__gpus_per_node=gpus, job__micro_batch=micro, job__global_batch=total
-        )
+        config(cluster__nodes=nodes, cluster__gpus_per_node=gpus, job__micro_batch=micro, job__global_batch=total)
     )
     assert layout.micro_batch * layout.accumulation * layout.dp == total
     assert layout.ranks == layout.dp * layout.tp * layout.pp * layout.sp
@@ -73,9 +71,8 @@ def test_batches_that_do_not_multiply_out_carry_both_values_and_the_remedy() -> 
 
 
 def test_more_ranks_than_the_cluster_has() -> None:
-    assert (
-        "job.ranks=9: more than the cluster has (cluster.nodes=2 × cluster.gpus_per_node=4 = 8)"
-        in refused(job__ranks=9)
+    assert "job.ranks=9: more than the cluster has (cluster.nodes=2 × cluster.gpus_per_node=4 = 8)" in refused(
+        job__ranks=9
     )
     assert "use 4 or 8" in refused(job__ranks=6)
 

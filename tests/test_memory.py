@@ -55,9 +55,7 @@ ESTIMATES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("stage", "total", "largest", "gpus", "optimizer", "weights", "gpu_gib", "cpu_gib"), ESTIMATES
-)
+@pytest.mark.parametrize(("stage", "total", "largest", "gpus", "optimizer", "weights", "gpu_gib", "cpu_gib"), ESTIMATES)
 def test_states_agree_with_deepspeeds_estimators(
     stage: int,
     total: float,
@@ -105,15 +103,11 @@ def saved_bytes(model: ModelConfig, batch: int, dtype: torch.dtype) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         normed = F.layer_norm(x, (h,))
         heads = (split(F.linear(normed, w)).contiguous() for w in (query, key, value))
-        mixed = F.scaled_dot_product_attention(
-            *heads, is_causal=True, enable_gqa=model.heads != model.kv_heads
-        )
+        mixed = F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=model.heads != model.kv_heads)
         middle = x + F.linear(mixed.transpose(1, 2).reshape(batch, model.seq_len, h), out)
         normed = F.layer_norm(middle, (h,))
         wide = (
-            F.silu(F.linear(normed, gate)) * F.linear(normed, up)
-            if model.gated_mlp
-            else F.gelu(F.linear(normed, up))
+            F.silu(F.linear(normed, gate)) * F.linear(normed, up) if model.gated_mlp else F.gelu(F.linear(normed, up))
         )
         result = middle + F.linear(wide, down)
     assert result.requires_grad

@@ -239,9 +239,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 )
 GAPS = st.one_of(st.just(0.0), st.integers(0, 60_000_000).map(lambda us: us / 1e6))
 TIMELINES = st.lists(st.tuples(GAPS, EVENTS), max_size=60).map(
-    lambda pairs: records(
-        (round(sum(gap for gap, _ in pairs[: i + 1]), 6), e) for i, (_, e) in enumerate(pairs)
-    )
+    lambda pairs: records((round(sum(gap for gap, _ in pairs[: i + 1]), 6), e) for i, (_, e) in enumerate(pairs))
 )
 
 
@@ -279,9 +277,7 @@ def test_whatever_happens_the_books_balance(timeline: list[Record]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(TIMELINES, st.floats(0, 100))
-def test_folding_one_by_one_with_bills_between_equals_folding_all(
-    timeline: list[Record], ahead_s: float
-) -> None:
+def test_folding_one_by_one_with_bills_between_equals_folding_all(timeline: list[Record], ahead_s: float) -> None:
     meter = Meter()
     for record in timeline:
         meter.fold(record)

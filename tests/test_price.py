@@ -61,9 +61,7 @@ def test_owned_price_falls_back_on_the_gpus_power() -> None:
         (OWNED, {"lifetime_years": 1e-6}, r"above 1000"),
     ],
 )
-def test_absurd_figures_are_refused_in_one_line(
-    price: PriceConfig, change: dict[str, float], message: str
-) -> None:
+def test_absurd_figures_are_refused_in_one_line(price: PriceConfig, change: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:
         price_usd_per_gpu_hour(replace(price, **change), GPU)
     assert "\n" not in str(refusal.value)
@@ -94,7 +92,4 @@ def test_owned_price_is_positive_and_idle_hours_make_it_dearer(price: PriceConfi
     full = price_usd_per_gpu_hour(replace(price, occupancy=1.0), GPU).usd_per_gpu_hour
     assert 0 < full <= price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
     longer = replace(price, lifetime_years=price.lifetime_years * 2)  # type: ignore[operator]
-    assert (
-        price_usd_per_gpu_hour(longer, GPU).usd_per_gpu_hour
-        < price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
-    )
+    assert price_usd_per_gpu_hour(longer, GPU).usd_per_gpu_hour < price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour

@@ -99,9 +99,7 @@ def test_a_script_that_imports_deepspeed_itself_is_probed_too(tmp_path: Path) ->
 
 def test_an_error_names_the_step_it_came_after(bench: Bench) -> None:
     text = (
-        (SCRIPTS / "trains.py")
-        .read_text()
-        .replace("if args.save:", "raise ValueError('after three')\nif args.save:")
+        (SCRIPTS / "trains.py").read_text().replace("if args.save:", "raise ValueError('after three')\nif args.save:")
     )
     rank, other = bench.start_world(bench.write(text))
     outcome = bench.finish(rank)

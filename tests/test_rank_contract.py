@@ -213,9 +213,7 @@ def test_two_ranks_all_reduce_and_do_it_again_after_one_was_killed(bench: Bench)
     script = str(SCRIPTS / "allreduce.py")
     assert [bench.finish(rank).status for rank in bench.start_world(script)] == [0, 0]
     assert "sum 3.0" in bench.log(0)
-    hung = bench.write(
-        "import os, time; os.environ['RANK'] == '1' and time.sleep(300)\n" + Path(script).read_text()
-    )
+    hung = bench.write("import os, time; os.environ['RANK'] == '1' and time.sleep(300)\n" + Path(script).read_text())
     ranks = bench.start_world(hung)
     ranks[1].kill()
     assert bench.finish(ranks[1]).status == -signal.SIGKILL

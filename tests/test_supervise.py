@@ -20,9 +20,7 @@ from tests.fakes import FakeClock, FakeGroup, fail, lost, names
 STARTED = RunStarted("run", "job", "cluster", "GPU", 2, 1.0)
 
 
-def story(
-    group: FakeGroup, recovery: RecoveryConfig | None = None, stop: StopRequest | None = None
-) -> list[Event]:
+def story(group: FakeGroup, recovery: RecoveryConfig | None = None, stop: StopRequest | None = None) -> list[Event]:
     told = supervise(STARTED, group, recovery or RecoveryConfig(), FakeClock(), stop or StopRequest())
     return list(told)
 
@@ -146,9 +144,7 @@ def test_the_same_failure_at_another_step_is_progress() -> None:
 
 
 ERRORS = [
-    kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, errors.OrchestratorError)
+    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.OrchestratorError)
 ]
 
 

@@ -95,9 +95,7 @@ def test_recompute_repeats_the_layers_only(model: ModelConfig) -> None:
     assert recompute_flops_per_token(model) == pytest.approx(forward_flops_per_token(model) - head)
 
 
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "key"), [(7, 7, "model.hidden=64"), (8, 3, "model.kv_heads=3")]
-)
+@pytest.mark.parametrize(("heads", "kv_heads", "key"), [(7, 7, "model.hidden=64"), (8, 3, "model.kv_heads=3")])
 def test_indivisible_heads_are_refused(heads: int, kv_heads: int, key: str) -> None:
     model = ModelConfig("m", 1, 64, heads, kv_heads, 64, 64, 64)
     with pytest.raises(ConfigError, match=key):
@@ -108,9 +106,7 @@ GPU = GpuConfig(name="GPU", peak_flops={"bf16": 1e15}, utilisation=0.4)
 
 
 @given(models(), st.integers(1, 4096), st.integers(1, 10**7))
-def test_step_at_the_predicted_time_has_the_assumed_utilisation(
-    model: ModelConfig, ranks: int, tokens: int
-) -> None:
+def test_step_at_the_predicted_time_has_the_assumed_utilisation(model: ModelConfig, ranks: int, tokens: int) -> None:
     seconds = step_time_s(model, GPU, "bf16", ranks, tokens, recompute=False)
     assert seconds is not None
     assert model_flops_utilisation(model, GPU, "bf16", ranks, tokens / seconds) == pytest.approx(0.4)
@@ -137,10 +133,6 @@ def test_missing_peak_names_the_precision_and_those_known() -> None:
         (ModelConfig("mpt-70b", 80, 8192, 64, 64, 32768, 50368, 2048, gated_mlp=False), 882, 0.3615),
     ],
 )
-def test_mfu_agrees_with_published_rows(
-    model: ModelConfig, tokens_per_s_per_gpu: float, published: float
-) -> None:
+def test_mfu_agrees_with_published_rows(model: ModelConfig, tokens_per_s_per_gpu: float, published: float) -> None:
     gpu = GpuConfig(name="H100", peak_flops={"bf16": 989e12})
-    assert model_flops_utilisation(model, gpu, "bf16", 1, tokens_per_s_per_gpu) == pytest.approx(
-        published, rel=0.02
-    )
+    assert model_flops_utilisation(model, gpu, "bf16", 1, tokens_per_s_per_gpu) == pytest.approx(published, rel=0.02)

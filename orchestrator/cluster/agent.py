@@ -163,7 +163,8 @@ class NodeAgent:
         status = rank.process.poll()
         parts = [part for message in rank.process.messages() if (part := self._hear(rank, message))]
         lines = rank.log.lines(last=status is not None)
-        if rank.process.spec.rank == 0:
+        # After an error the lines are its traceback, which comes with the exit.
+        if rank.process.spec.rank == 0 and not rank.error:
             parts += [_line_part(line) for line in lines]
         if status is not None:
             rank.status = status
@@ -199,7 +200,7 @@ class NodeAgent:
         }
 
     def _gpu_name(self, local_rank: int) -> str:
-        return f"GPU {local_rank}" if self.assignment.device == "cuda" else f"CPU rank {local_rank}"
+        return f"GPU {local_rank}" if self.assignment.device == "cuda" else f"CPU core {local_rank}"
 
     def _ready_launcher(self) -> Launcher:
         """The launcher of this node; a zygote that died is replaced."""
@@ -219,9 +220,7 @@ class NodeAgent:
         own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAY_OWN}
         return own | self.assignment.environment
 
-    def _spec(
-        self, attempt: int, local_rank: int, args: list[str], master_addr: str, master_port: int
-    ) -> RankSpec:
+    def _spec(self, attempt: int, local_rank: int, args: list[str], master_addr: str, master_port: int) -> RankSpec:
         a = self.assignment
         rank = self.node_index * a.ranks_per_node + local_rank
         return RankSpec(

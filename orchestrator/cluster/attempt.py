@@ -25,6 +25,7 @@ from orchestrator.events import (
 PHASES = ("start", "import", "initialize", "first_step", "step")
 # How long the other ranks' last words are waited for before the cause is named.
 SETTLE_S = 0.5
+HOLD_OUTPUT_S = 0.3
 # An error often comes from all ranks alike: so long they may say it themselves before they are stopped.
 OWN_WORDS_S = 0.25
 # What a rank says when it only felt the death of another.
@@ -53,6 +54,7 @@ class Attempt:
         self._phase_index = -1
         self._first_bad_s: float | None = None
         self._named = False
+        self._held: list[tuple[float, RankOutput]] = []
 
     def hear(self, node_index: int, part: Part, now_s: float) -> list[Event]:
         """The events that follow from one node's part."""
@@ -63,7 +65,7 @@ class Attempt:
             case "metric":
                 return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
             case "output":
-                return [RankOutput(self.number, 0, part["text"])]
+                self._held.append((now_s, RankOutput(self.number, 0, part["text"])))
             case "sample":
                 return [NodeSampled(self.nodes[node_index], part["metrics"])]
             case "phases":
@@ -90,8 +92,8 @@ class Attempt:
 
     def settle(self, now_s: float) -> list[Event]:
         """Name the cause once the others' last words are in; end when no rank is left."""
-        events: list[Event] = []
         all_gone = len(self._exits) == self._world_size
+        events: list[Event] = list(self._release_output(now_s, all_gone))
         if self.failing and not self._named and not self.stopping:
             assert self._first_bad_s is not None
             if all_gone or now_s - self._first_bad_s >= SETTLE_S:
@@ -101,6 +103,14 @@ class Attempt:
             self.ended = True
             events.append(AttemptEnded(self.number, self._outcome(), self.step))
         return events
+
+    def _release_output(self, now_s: float, all_gone: bool) -> list[RankOutput]:
+        """Output is held for a moment: what a rank prints when another died is its log's business."""
+        if self.failing:
+            self._held = []
+        due = [line for at_s, line in self._held if all_gone or now_s - at_s >= HOLD_OUTPUT_S]
+        self._held = self._held[len(due) :]
+        return due
 
     def _outcome(self) -> Outcome:
         if self.stopping:

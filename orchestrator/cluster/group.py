@@ -38,9 +38,7 @@ class _Node:
 class RayWorkerGroup:
     """Implements :class:`~orchestrator.cluster.contract.WorkerGroup`; ``ray`` is initialised already."""
 
-    def __init__(
-        self, assignment: Assignment, nodes: int, wait_for_resources_s: float, start_timeout_s: float
-    ) -> None:
+    def __init__(self, assignment: Assignment, nodes: int, wait_for_resources_s: float, start_timeout_s: float) -> None:
         self.assignment = assignment
         self._node_count = nodes
         self._wait_s = wait_for_resources_s
@@ -126,9 +124,7 @@ class RayWorkerGroup:
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs.get("GPU", 0),
             max_restarts=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._placement, placement_group_bundle_index=index
-            ),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
         )
         return _Node(index, actor.remote(self.assignment, index), f"node {index}", "")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import ray
 from orchestrator.errors import ClusterUnreachable
 
 NAMESPACE = "orchestrator"
-_CONNECT_TIMEOUT_S = 5.0
 
 # Read by Ray's own processes when a cluster starts here. The memory monitor would kill the agent,
 # not the rank that grew. Token authentication is not here: a local ray.init turns it on by itself
@@ -44,11 +42,8 @@ def connect(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if address is None:
         os.environ.update({k: v for k, v in _LOCAL_SETTINGS.items() if k not in os.environ})
-        context = ray.init(
-            "local", num_cpus=cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1", **quiet
-        )
+        context = ray.init("local", num_cpus=cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1", **quiet)
     else:
-        _check_reachable(address)
         try:
             context = ray.init(address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -59,26 +54,6 @@ def connect(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session
             ) from None
     try:
         url = context.dashboard_url
-        yield Session(
-            context.address_info["address"], f"http://{url}" if url else None, local=address is None
-        )
+        yield Session(context.address_info["address"], f"http://{url}" if url else None, local=address is None)
     finally:
         ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """A refused address is known at once; Ray itself would try for a minute."""
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address.startswith("ray://") or not host or not port.isdigit():
-        raise ClusterUnreachable(
-            f"ray_address={address}: expected host:port of the cluster's GCS, e.g. 10.0.0.1:6379, or 'auto'"
-        )
-    try:
-        socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ClusterUnreachable(
-            f"ray_address={address}: nothing answers there ({error.strerror or error}); start Ray with "
-            "'ray start --head', or leave ray_address out to use a local cluster"
-        ) from None

@@ -146,9 +146,7 @@ class Tail:
             with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self.offset:
-                    raise JournalError(
-                        f"{self.path} shrank from {self.offset} to {size} bytes while it was read"
-                    )
+                    raise JournalError(f"{self.path} shrank from {self.offset} to {size} bytes while it was read")
                 file.seek(self.offset)
                 return file.read(count)
         except FileNotFoundError:
@@ -181,14 +179,10 @@ class Tail:
         if record.seq != expected:
             raise self._damage(f"has seq {record.seq} where {expected} was expected")
         if self._last and record.elapsed_s < self._last.elapsed_s:
-            raise self._damage(
-                f"has elapsed_s {record.elapsed_s}, less than {self._last.elapsed_s} before it"
-            )
+            raise self._damage(f"has elapsed_s {record.elapsed_s}, less than {self._last.elapsed_s} before it")
 
     def _damage(self, reason: str) -> JournalError:
-        return JournalError(
-            f"{self.path}, line {self._line + 1}: {reason}; move the file away to start a new run"
-        )
+        return JournalError(f"{self.path}, line {self._line + 1}: {reason}; move the file away to start a new run")
 
 
 def replay(path: Path | str) -> Iterator[Record]:

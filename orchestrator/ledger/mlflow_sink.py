@@ -87,7 +87,7 @@ class Sink:
 
     def told_to_stop(self, signum: int, frame: FrameType | None) -> None:
         """Signal handler."""
-        self._told_s = self._told_s or time.monotonic()
+        self._told_s = time.monotonic()
 
     def follow(self, stop_timeout_s: float) -> Ending:
         """Write as records come, until there is a reason to end."""
@@ -107,10 +107,12 @@ class Sink:
             time.sleep(POLL_S)
 
     def finish(self, ending: Ending, timeout_s: float) -> bool:
-        """Write all that is left and end the MLflow run; False when the server did not take it in time."""
+        """Write all that is left and end the MLflow run; False when the server did not take it in time,
+        or when told to stop meanwhile."""
         deadline_s = time.monotonic() + timeout_s
         self._next_try_s = time.monotonic()
-        while time.monotonic() < deadline_s:
+        told_s = self._told_s
+        while time.monotonic() < deadline_s and self._told_s == told_s:
             while self._read():
                 pass
             if self._flush(MAX_BACKOFF_AT_END_S) and self._end(ending):
@@ -149,6 +151,8 @@ class Sink:
         return self._try(self._write, max_backoff_s)
 
     def _write(self) -> bool:
+        if self._projection.first_ms is None:
+            return True  # a run that never began (no cluster, say) leaves no MLflow run behind
         skipped_to = self._run.written_seq
         self._run.open(self._projection.first_ms)
         if self._overflowed or self._run.written_seq < skipped_to:
@@ -162,7 +166,7 @@ class Sink:
 
     def _end(self, ending: Ending) -> bool:
         status = ending.status
-        if status is None:
+        if status is None or self._projection.first_ms is None:
             return True
         if not self._projection.ended and not self._closed:
             self._pending = self._projection.final_points("unknown", "driver lost")
@@ -196,9 +200,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="orchestrator.ledger.mlflow_sink", description="Journal to MLflow.")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--finish-timeout-s", type=float, default=60.0)
-    parser.add_argument(
-        "--parent-pid", type=int, default=os.getppid(), help="leave when it is gone; 0: is gone"
-    )
+    parser.add_argument("--parent-pid", type=int, default=os.getppid(), help="leave when it is gone; 0: is gone")
     options = parser.parse_args(arguments)
     _quiet(options.run_dir / "logs" / "mlflow_sink.log")
     try:

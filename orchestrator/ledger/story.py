@@ -77,9 +77,7 @@ class Story:
                 self.total_steps = self.total_steps if event.steps is None else event.steps
                 price = f"{usd(event.price_usd_per_gpu_hour)} per {hours_name(event.unit)[:-1]}"
                 what = f"job {event.job} on cluster {event.cluster}"
-                return [
-                    Line(Kind.NOTE, f"run {event.run}: {what}, {plural(event.gpus, event.unit)} at {price}")
-                ]
+                return [Line(Kind.NOTE, f"run {event.run}: {what}, {plural(event.gpus, event.unit)} at {price}")]
             case RankOutput():
                 return [Line(Kind.OUTPUT, f"[rank {event.rank}] {clean(event.text)}")]
             case MetricLogged():
@@ -104,12 +102,10 @@ class Story:
 
     def eta_s(self, bill: Bill) -> float | None:
         """Seconds to go at the pace of all steps so far, checkpoints and faults included."""
-        from_first_step_s = sum(
-            s for bucket, s in bill.seconds.items() if bucket not in ("waiting", "starting")
-        )
-        if not self.total_steps or not bill.steps or from_first_step_s <= 0:
+        stepping_s = sum(s for bucket, s in bill.seconds.items() if bucket not in BEFORE_STEPS)
+        if not self.total_steps or not bill.steps or stepping_s <= 0:
             return None
-        return max(0, self.total_steps - bill.step) * from_first_step_s / bill.steps
+        return max(0, self.total_steps - bill.step) * stepping_s / bill.steps
 
     def _plain(self, event: Event) -> Line | None:
         match event:
@@ -118,9 +114,7 @@ class Story:
                 return Line(Kind.NOTE, granted)
             case AttemptStarted():
                 at = f"{event.master_addr}:{event.master_port}"
-                return Line(
-                    Kind.NOTE, f"attempt {event.attempt}: {plural(event.ranks, 'rank')}, meeting at {at}"
-                )
+                return Line(Kind.NOTE, f"attempt {event.attempt}: {plural(event.ranks, 'rank')}, meeting at {at}")
             case PhaseEntered(phase="step"):
                 return None  # the steps say so themselves
             case PhaseEntered():
@@ -130,9 +124,7 @@ class Story:
                 return Line(Kind.NOTE, f"checkpoint {event.tag} saved at step {event.step}, {stall}")
             case CheckpointLoaded():
                 took = f"{number(event.seconds, 3)} s"
-                return Line(
-                    Kind.NOTE, f"checkpoint {event.tag} loaded, going on from step {event.step} ({took})"
-                )
+                return Line(Kind.NOTE, f"checkpoint {event.tag} loaded, going on from step {event.step} ({took})")
             case AttemptEnded(outcome=Outcome.FAILED):
                 return Line(Kind.WARNING, f"attempt {event.attempt} failed at step {event.step}")
             case Decided():

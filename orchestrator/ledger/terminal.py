@@ -64,9 +64,7 @@ class Terminal:
         self._attempt = 0
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(
-                get_renderable=self._display, console=console, refresh_per_second=4, transient=True
-            )
+            self._live = Live(get_renderable=self._display, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -102,7 +100,7 @@ class Terminal:
             style = "bold green" if event.status == "finished" else "bold red"
             status, reason = event.status.value, event.reason
         title = Text.assemble(
-            (f"{self._story.run or 'run'} {status}", style), f": {reason}" if reason else ""
+            (f"{self._story.run or 'run'} {status}", style), self._safe(f": {reason}" if reason else "")
         )
         parts = [Text(), title, Text(), self._table(self._figures(bill)), Text(), self._buckets(bill)]
         if where:
@@ -122,12 +120,14 @@ class Terminal:
         stamp = duration(record.elapsed_s).rjust(8) if first else " " * 8
         indent = "\n" + " " * 10
         text = Text(f"{stamp}  ", style="dim") + Text(
-            line.text.replace("\n", indent), style=STYLES[line.kind]
+            self._safe(line.text).replace("\n", indent), style=STYLES[line.kind]
         )
-        self._console.print(self._safe(text), soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
     def _safe(self, text: str) -> str:
-        return text.translate(ASCII) if self._console.options.ascii_only else text
+        if not self._console.options.ascii_only:
+            return text
+        return text.translate(ASCII).encode("ascii", "replace").decode()
 
     def _table(self, rows: Mapping[str, str]) -> RenderableType:
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -146,34 +146,35 @@ class Terminal:
     def _progress(self, bill: Bill) -> RenderableType:
         elapsed_s = bill.elapsed_s + self._clock() - self._bill_at_s
         total = self._story.total_steps
-        grid = Table.grid(padding=(0, 2, 0, 0), expand=False)
         state = bill.bucket.value
         if bill.bucket in (Bucket.STARTING, Bucket.RECOVERING) and self._phase:
             state += f" ({self._phase})"
-        cells: list[RenderableType] = [Text(state, style=BUCKET_STYLES.get(bill.bucket, "yellow"))]
+        figures = [f"{bill.step}/{total}" if total else f"step {bill.step}", duration(elapsed_s)]
         if total:
-            wide = max(10, min(40, self._console.width - 60))
-            cells += [ProgressBar(total=total, completed=bill.step, width=wide), f"{bill.step}/{total}"]
-        else:
-            cells.append(f"step {bill.step}")
-        cells.append(duration(elapsed_s))
-        cells.append(self._safe(f"ETA {duration(self._story.eta_s(bill))}") if total else "")
-        for _ in cells:
-            grid.add_column(no_wrap=True)
-        grid.add_row(*cells)
+            figures.append(self._safe(f"ETA {duration(self._story.eta_s(bill))}"))
+        cells: list[RenderableType] = [Text(state, style=BUCKET_STYLES.get(bill.bucket, "yellow"))]
+        room = self._console.width - sum(len(text) + 2 for text in [state, *figures]) - 2
+        if total and room > 4:
+            cells.append(ProgressBar(total=total, completed=bill.step, width=min(40, room)))
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        for _ in [*cells, *figures]:
+            grid.add_column(no_wrap=True, overflow="crop")
+        grid.add_row(*cells, *figures)
         return grid
 
     def _figures_line(self, bill: Bill) -> Text:
+        """The figures of the run, most important first, as many as fit."""
         figures = [f"loss {number(bill.final_loss)}"]
         if bill.tokens is not None:
             figures.append(f"{count(bill.tokens_per_s)} tokens/s")
+        figures.append(usd(bill.cost_usd))
+        figures.append(f"{hours(bill.gpu_hours)} {hours_name(self._story.unit)}")
+        figures.append(f"goodput {percent(bill.goodput)}")
         if known(bill.mfu):
             figures.append(f"MFU {percent(bill.mfu)}")
-        figures.append(f"goodput {percent(bill.goodput)}")
-        figures.append(f"{hours(bill.gpu_hours)} {hours_name(self._story.unit)}")
-        figures.append(usd(bill.cost_usd))
-        line = self._safe(" \u00b7 ".join(figures))
-        return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+        while len(figures) > 1 and len(" \u00b7 ".join(figures)) > self._console.width:
+            figures.pop()
+        return Text(self._safe(" \u00b7 ".join(figures)), style="dim", no_wrap=True, overflow="crop")
 
     def _figures(self, bill: Bill) -> dict[str, str]:
         total = self._story.total_steps
@@ -206,4 +207,3 @@ class Terminal:
             bar = Text(block * max(1, round(24 * share)), style=BUCKET_STYLES.get(bucket, "yellow"))
             grid.add_row(bucket.value, f"{seconds:,.1f} s", percent(share), bar)
         return Padding(grid, (0, 0, 0, 2), expand=False)
-

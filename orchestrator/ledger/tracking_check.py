@@ -102,9 +102,7 @@ def _check_server(uri: str, timeout_s: float) -> str | None:
 
 
 def _get(uri: str, path: str, timeout_s: float) -> str:
-    request = urllib.request.Request(
-        _without_credentials(uri).rstrip("/") + path, headers=_authorization(uri)
-    )
+    request = urllib.request.Request(_without_credentials(uri).rstrip("/") + path, headers=_authorization(uri))
     with urllib.request.urlopen(request, timeout=timeout_s, context=_tls(uri)) as answer:
         return str(answer.read(4096).decode(errors="replace"))
 

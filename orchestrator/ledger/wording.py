@@ -13,8 +13,8 @@ def known(value: float | None) -> bool:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """``digits`` significant ones: 3.214, 0.0001234, 1.5e+09."""
-    return UNKNOWN if value is None or math.isnan(value) else f"{value:.{digits}g}"
+    """``digits`` significant ones: 3.214, 2.300, 0.0001234, 1.500e+09."""
+    return UNKNOWN if value is None or math.isnan(value) else f"{value:#.{digits}g}".rstrip(".")
 
 
 def count(value: float | None) -> str:

@@ -100,9 +100,7 @@ def precision_of(config: Config) -> str:
     """``auto``: bf16 where the accelerator has a peak for it (or none is known), else fp32."""
     asked = config.job.precision
     if asked not in PRECISIONS:
-        raise ConfigError(
-            f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}"
-        )
+        raise ConfigError(f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}")
     for name in ("bf16", "fp16"):
         if (config.deepspeed.get(name) or {}).get("enabled"):
             return name

@@ -83,9 +83,7 @@ class Memory:
     @property
     def total_bytes(self) -> int:
         """Bytes on the accelerator."""
-        return (
-            self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.framework
-        )
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.framework
 
 
 def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None) -> Memory:
@@ -105,9 +103,7 @@ def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
     candidates = []
     for count, in_flight, has_head in stages:
         held = math.ceil(count / layout.tp)
-        states = model_states(
-            held, _largest_matrix(model) // layout.tp, zero, layout.dp * layout.sp, layout.precision
-        )
+        states = model_states(held, _largest_matrix(model) // layout.tp, zero, layout.dp * layout.sp, layout.precision)
         candidates.append(
             Memory(
                 weights=states.weights,

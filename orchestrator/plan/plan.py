@@ -187,11 +187,7 @@ def _memory(config: Config, layout: Layout) -> Memory | None:
     needed = memory_of(config.model, config.gpu, layout, zero)
     if needed.total_bytes > config.gpu.memory_bytes:
         fits = what_fits(config.model, config.gpu, layout, zero)
-        remedy = (
-            f"would fit: {'; or '.join(fits)}"
-            if fits
-            else "no layout of this job fits; use larger GPUs or more"
-        )
+        remedy = f"would fit: {'; or '.join(fits)}" if fits else "no layout of this job fits; use larger GPUs or more"
         short = needed.total_bytes - config.gpu.memory_bytes
         raise ConfigError(
             f"model={config.model.name}: needs {_gb(needed.total_bytes)} per {config.gpu.unit}, "

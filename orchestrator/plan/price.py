@@ -64,9 +64,7 @@ def _number(
 ) -> float:
     key = f"cluster.price.{name}"
     if value is None:
-        raise ConfigError(
-            f"{key} is not set: set it, e.g. {key}=<number>, or choose another cluster.price.kind"
-        )
+        raise ConfigError(f"{key} is not set: set it, e.g. {key}=<number>, or choose another cluster.price.kind")
     if not math.isfinite(value):
         raise ConfigError(f"{key}={value} is not a finite number: set {key} to one")
     if not (least <= value <= most and value > above):

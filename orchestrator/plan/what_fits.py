@@ -33,9 +33,7 @@ class _Change:
         return self is not other and all(a >= b for a, b in zip(self.turns, other.turns, strict=True))
 
 
-def what_fits(
-    model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None, most: int = 3
-) -> list[str]:
+def what_fits(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None, most: int = 3) -> list[str]:
     """Up to `most` changes that fit, cheapest first; each is one or more overrides, space between them.
 
     For example ``["deepspeed=zero3", "layout.recompute=true job.micro_batch=2"]``. The global batch stays;
@@ -45,9 +43,7 @@ def what_fits(
     zero = zero or Zero.of_layout(layout)
     if _fits(model, gpu, layout, zero):
         return []
-    recomputes = [(0, layout.recompute, ())] + [(1, True, ("layout.recompute=true",))] * (
-        not layout.recompute
-    )
+    recomputes = [(0, layout.recompute, ())] + [(1, True, ("layout.recompute=true",))] * (not layout.recompute)
     fitting = []
     for parts in itertools.product(
         _zero_options(zero, layout, gpu), _micro_batches(layout), recomputes, _node_factors(layout)

@@ -79,9 +79,7 @@ class Probes:
             probe(*args)
         except Exception as error:  # noqa: BLE001 - a step already done must not be lost to its measuring
             self._broken = True
-            self._link.send(
-                {"kind": "probe_failed", "where": where, "message": f"{type(error).__name__}: {error}"}
-            )
+            self._link.send({"kind": "probe_failed", "where": where, "message": f"{type(error).__name__}: {error}"})
 
     def _around_initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def initialize(*args: Any, **kwargs: Any) -> Any:

@@ -75,9 +75,7 @@ class ZygoteLauncher:
     ) -> None:
         self._preload = tuple(preload)
         self._python = python or sys.executable
-        if any(module.partition(".")[0] == "deepspeed" for module in preload) and not env.get(
-            "DS_ACCELERATOR"
-        ):
+        if any(module.partition(".")[0] == "deepspeed" for module in preload) and not env.get("DS_ACCELERATOR"):
             raise RankStartError(
                 "DS_ACCELERATOR is unset in the zygote's environment: DeepSpeed would start the device to "
                 "find out what it is, which forbids a fork; set it to cuda, or to cpu"
@@ -124,9 +122,7 @@ class ZygoteLauncher:
             if self._loss is not None:
                 raise RankStartError(self._loss)
             if not self._ready and time.monotonic() >= deadline:
-                raise RankStartError(
-                    f"the zygote was not ready after {timeout_s:g} s of importing; see its log"
-                )
+                raise RankStartError(f"the zygote was not ready after {timeout_s:g} s of importing; see its log")
 
     def start(self, spec: RankSpec) -> RankProcess:
         """Fork one rank. Raises RankStartError if the job does not fit, or the zygote must not fork."""

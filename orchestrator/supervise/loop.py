@@ -150,9 +150,5 @@ def _watch(
 
 
 def _stopped(stop: StopRequest, checkpoint_step: int | None, watched: _Watch) -> str:
-    kept = (
-        "no checkpoint"
-        if checkpoint_step is None
-        else f"the last complete checkpoint is of step {checkpoint_step}"
-    )
+    kept = "no checkpoint" if checkpoint_step is None else f"the last complete checkpoint is of step {checkpoint_step}"
     return f"stopped by {stop.by}; {kept}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.compare.runs import load_runs
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -34,7 +35,7 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
-from orchestrator.ledger.journal import Journal, replay
+from orchestrator.ledger.journal import Journal, Tail, replay
 from orchestrator.ledger.meter import Bill, Meter
 from orchestrator.ledger.tracking_check import check_tracking, prepare_sqlite
 
@@ -276,6 +277,9 @@ def assert_faithful(uri: str, run_dir: Path, steps: int) -> None:
         count = sum(isinstance(record.event, event) for record in records)
         assert len(client.get_metric_history(run.info.run_id, key)) == count > 0
     assert_no_bill_twice(client, run, bill)
+    (row,) = load_runs(uri, "exp", 5)
+    assert (row.run_id, row.cluster, row.gpus, row.job) == (run.info.run_id, "lab", 4, "gpt")
+    assert (row.cost_usd, row.mfu, row.tokens) == pytest.approx((bill.cost_usd, bill.mfu, bill.tokens))
 
 
 def assert_no_bill_twice(client: Any, run: Any, bill: Bill) -> None:
@@ -340,8 +344,11 @@ def cursor(run_dir: Path) -> int:
 def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sinks: Sinks) -> None:
     track(run_dir, "http://127.0.0.1:9")
     Writer(run_dir).write([*story(60), *END])
+    stubborn = sinks(run_dir, timeout_s=300)
     stderr = ended(sinks(run_dir, timeout_s=2), exit_code=1)
     assert stderr.startswith("mlflow_sink: MLflow did not take everything within 2 s (")
+    stubborn.send_signal(signal.SIGTERM)
+    assert "did not take everything" in ended(stubborn, exit_code=1), "SIGTERM ends even a patient wait"
     assert stderr.count("\n") == 1
     assert len(list(replay(run_dir / "journal.jsonl"))) > 60
 
@@ -354,9 +361,7 @@ while True:
 """
 
 
-def test_a_driver_that_dies_and_comes_back(
-    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
-) -> None:
+def test_a_driver_that_dies_and_comes_back(run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path) -> None:
     uri = copy_of(empty_database, tmp_path)
     track(run_dir, uri)
     writer = Writer(run_dir)
@@ -412,6 +417,13 @@ def test_sigterm_flushes_and_leaves_the_run_as_it_is_but_stays_for_a_stop(
     assert (run.info.status, run.data.tags["status"]) == ("KILLED", "interrupted")
 
 
+def test_a_run_that_never_began_leaves_no_mlflow_run(run_dir: Path, tmp_path: Path, sinks: Sinks) -> None:
+    track(run_dir, f"sqlite:///{tmp_path}/mlflow.db")
+    assert ended(sinks(run_dir, parent_pid=0)) == ""
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (run_dir / "mlflow_run.json").exists()
+
+
 def test_a_missing_or_wrong_tracking_file_is_one_line(run_dir: Path, sinks: Sinks) -> None:
     track(run_dir, "sqlite:///x.db", surprise=1)
     stderr = ended(sinks(run_dir), exit_code=1)
@@ -449,3 +461,53 @@ def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
     client, run = the_run(server.uri)
     assert (run.info.run_id, run.info.status) == (first_id, "FINISHED")
     assert {item.path for item in client.list_artifacts(first_id)} == {"config.yaml", "journal.jsonl", "logs"}
+
+
+class FakeRun:
+    """Stands for the MLflow run: away until told otherwise, and then remembers what it got."""
+
+    def __init__(self) -> None:
+        self.away, self.written_seq = True, -1
+        self.points: list[Any] = []
+        self.status = ""
+
+    def open(self, start_ms: int | None) -> None:
+        if self.away:
+            raise OSError("away")
+
+    def write(self, points: list[Any], done_seq: int) -> None:
+        self.points += points
+        self.written_seq = done_seq
+
+    def write_tags(self, tags: dict[str, str]) -> None: ...
+
+    def upload(self) -> None: ...
+
+    def end(self, status: str, end_ms: int) -> None:
+        self.status = status
+
+
+def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.ledger import mlflow_sink
+    from orchestrator.ledger.mlflow_run import Tracking
+    from orchestrator.ledger.projection import Projection
+
+    monkeypatch.setattr(mlflow_sink, "MAX_PENDING_POINTS", 100)
+    monkeypatch.setattr(mlflow_sink, "FLUSH_AT_POINTS", 50)
+    monkeypatch.setattr(Tail, "READ_BYTES", 2000)
+    track(run_dir, "sqlite:///unused.db")
+    Writer(run_dir).write([*story(200), *END])
+    run = FakeRun()
+    monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)
+    sink = mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), os.getppid())
+    ending = sink.follow(1.0)
+    assert (ending.status, run.points) == ("FINISHED", []), "the end is seen though the server is away"
+    assert not sink.finish(ending, 0.3)
+    run.away = False
+    assert sink.finish(ending, 10.0)
+    projection = Projection(0.3)
+    expected = [p for record in replay(run_dir / "journal.jsonl") for p in projection.fold(record)]
+    assert list(map(repr, run.points)) == list(map(repr, expected)), "each point once, in order"
+    assert run.status == "FINISHED"

@@ -187,9 +187,7 @@ def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         codes = json.loads(server.stdout.readline())["codes"]
-        out, err = (
-            [Path(f"{log}.{rank}.{name}").read_text() for rank in range(ranks)] for name in ("out", "err")
-        )
+        out, err = ([Path(f"{log}.{rank}.{name}").read_text() for rank in range(ranks)] for name in ("out", "err"))
         return Result(codes, out, err)
 
     yield run_once
@@ -240,9 +238,7 @@ def test_every_zero_stage_trains_the_same_model_and_resumes_bitwise(
 
 def test_bf16_with_accumulation_and_activation_checkpointing(run: Runner, workplace: Path) -> None:
     settings = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2}
-    config = deepspeed_json(
-        workplace, "bf16", **settings, bf16={"enabled": True}, zero_optimization={"stage": 3}
-    )
+    config = deepspeed_json(workplace, "bf16", **settings, bf16={"enabled": True}, zero_optimization={"stage": 3})
     flags = ["--steps=8", "--sample_tokens=0", "--activation_checkpointing=true", "--tie_embeddings=false"]
     result = run(on(workplace, config, *flags))
     assert result.codes == [0, 0], result.err

@@ -180,9 +180,7 @@ def test_close_may_be_called_at_any_time_and_more_than_once(make: Make) -> None:
 
 
 @pytest.mark.real
-def test_output_metrics_and_logs_reach_the_driver(
-    make: Make, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_output_metrics_and_logs_reach_the_driver(make: Make, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     group = make("finish")
     if isinstance(group, FakeGroup):
         pytest.skip("a fake prints nothing")
@@ -245,9 +243,7 @@ def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(ray_group: Callable[
 @pytest.mark.real
 def test_nodes_that_differ_are_refused_by_name(ray_group: Callable[..., WorkerGroup]) -> None:
     group = ray_group(expected={"package torch": "1.0", "script sha256": "f" * 64})
-    with pytest.raises(
-        NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*script"
-    ):
+    with pytest.raises(NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*script"):
         group.acquire(lambda: False)
 
 

@@ -1,0 +1,266 @@
+"""The comparison, over runs that the ledger itself wrote into a SQLite store."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.compare.compare import compare, parse_sort, sort_runs
+from orchestrator.compare.export import to_json
+from orchestrator.compare.runs import RunRow, load_runs
+from orchestrator.compare.table import COLUMNS, best_values, fitting, print_table
+from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Event,
+    Outcome,
+    Record,
+    ResourcesGranted,
+    ResourcesReleased,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepDone,
+)
+from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.projection import MLFLOW_STATUS, Projection
+
+# MLflow's own models, on import: nothing to do with what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")
+
+RUN = RunStarted("night", "gpt", "lab", "H100", 4, 2.5, "GPU", 5, 1000, 1e9, 1e12)
+REQUIRED = {
+    *("run_id", "name", "status", "cluster", "gpu_type", "gpus", "tokens", "tokens_per_s", "mfu"),
+    *("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "final_loss"),
+}
+
+
+def story(run: RunStarted, step_s: float, loss: float, status: Status | None) -> Iterator[tuple[float, Event]]:
+    yield 0, run
+    yield 0, ResourcesGranted(["n"], run.gpus)
+    yield 0, AttemptStarted(1, "h", 1, run.gpus)
+    for number in range(1, 6):
+        yield 10 + number * step_s, StepDone(1, number, step_s, loss)
+    if status:
+        yield 20 + 5 * step_s, AttemptEnded(1, Outcome.FINISHED, 5)
+        yield 21 + 5 * step_s, ResourcesReleased()
+        yield 21 + 5 * step_s, RunEnded(status, "because")
+
+
+def record_run(directory: Path, uri: str, run: RunStarted, began_s: float, *how: object) -> Bill:
+    """What the sink does, without its process."""
+    from orchestrator.ledger.mlflow_run import MlflowRun, Tracking
+
+    run_dir = directory / run.run
+    run_dir.mkdir()
+    mlflow_run = MlflowRun(run_dir, Tracking(uri, "exp", run.run))
+    projection = Projection(2.0)
+    points = []
+    for seq, (at, event) in enumerate(story(run, *how)):  # type: ignore[arg-type]
+        points += projection.fold(Record(seq, at, began_s + at, event))
+    mlflow_run.open(projection.first_ms)
+    mlflow_run.write(points, seq)
+    mlflow_run.write_tags(projection.tags)
+    if projection.ended:
+        mlflow_run.end(MLFLOW_STATUS[projection.ended.status], projection.last_ms)
+    return projection.meter.bill()
+
+
+@pytest.fixture(scope="module")
+def bills() -> dict[str, Bill]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory, bills: dict[str, Bill]) -> str:
+    directory = tmp_path_factory.mktemp("tracking")
+    uri = f"sqlite:///{directory}/db/mlflow.db"
+    other = {"cluster": "cloud", "gpu_type": "A100", "gpus": 8, "tokens_per_step": None}
+    for began_s, name, changes, how in [
+        (1.7e9, "first", {}, (2.0, 3.0, Status.FINISHED)),
+        (1.7e9 + 100, "second", {"price_usd_per_gpu_hour": 9.0}, (1.0, 2.5, Status.FINISHED)),
+        (1.7e9 + 200, "third", other, (1.0, float("nan"), Status.FAILED)),
+        (1.7e9 + 300, "fourth", {}, (0.5, 1.0, None)),
+    ]:
+        run = dataclasses.replace(RUN, run=name, **changes)  # type: ignore[arg-type]
+        bills[name] = record_run(directory, uri, run, began_s, *how)
+    return uri
+
+
+def text_of(uri: str, output: str, sort: str | None = None, limit: int = 100, width: int = 200) -> str:
+    console = Console(file=(file := io.StringIO()), width=width)
+    compare(uri, "exp", sort, output, limit, console)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def test_json_has_the_bills_newest_first(uri: str, bills: dict[str, Bill]) -> None:
+    rows = json.loads(text_of(uri, "json"), parse_constant=lambda name: pytest.fail(name))
+    assert [row["name"] for row in rows] == ["fourth", "third", "second", "first"]
+    assert rows[0].keys() >= REQUIRED
+    assert [row["status"] for row in rows] == ["running", "failed", "finished", "finished"]
+    for row in rows[1:]:
+        bill = bills[row["name"]]
+        for name in ("tokens", "tokens_per_s", "mfu", "gpu_hours", "cost_usd", "goodput", "restarts"):
+            expected = getattr(bill, name)
+            assert row[name] == (None if expected is None else pytest.approx(expected)), name
+            assert not isinstance(row[name], str)
+    first, third = rows[3], rows[1]
+    assert first["cost_usd_per_million_tokens"] == pytest.approx(bills["first"].cost_usd / 0.005)
+    assert (first["final_loss"], first["gpus"], first["cluster"], first["gpu_type"]) == (
+        3.0,
+        4,
+        "lab",
+        "H100",
+    )
+    assert (third["final_loss"], third["tokens"], third["mfu"], third["gpus"]) == (None, None, None, 8)
+    assert first["started_at"] == "2023-11-14T22:13:20+00:00"
+
+
+def test_csv_has_the_same_values(uri: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(text_of(uri, "csv", "cost_usd"))))
+    assert [row["name"] for row in rows[:2]] == ["fourth", "first"]
+    assert float(rows[1]["gpu_hours"]) == json.loads(text_of(uri, "json"))[3]["gpu_hours"]
+    assert next(row for row in rows if row["name"] == "third")["mfu"] == ""
+
+
+def test_limit_keeps_the_newest(uri: str) -> None:
+    assert [row["name"] for row in json.loads(text_of(uri, "json", limit=2))] == ["fourth", "third"]
+
+
+def test_the_table_marks_the_best_finished_run(uri: str) -> None:
+    lines = text_of(uri, "table").splitlines()
+    cells = {line.split()[0]: line for line in lines[1:5]}
+    assert [line.split()[0] for line in lines[1:5]] == ["fourth", "third", "second", "first"]
+    assert "2.500*" in cells["second"], "lowest loss"
+    assert "1k*" in cells["second"], "most tokens/s"
+    assert "*" not in cells["fourth"], "a running run has not won yet"
+    assert "*" not in cells["third"]
+    assert cells["first"].count("*") == 3, "cheapest in all, cheapest per token, and the better goodput"
+    assert lines[5] == "* best of the finished runs"
+
+
+def row(name: str = "r", **changes: object) -> RunRow:
+    values = {field.name: None for field in dataclasses.fields(RunRow)}
+    return RunRow(**(values | {"run_id": name, "name": name, "status": "finished"} | changes))  # type: ignore[arg-type]
+
+
+WIDE = [
+    row(
+        "a-name-that-is-much-longer-than-any-terminal-likes",
+        cluster="lab",
+        gpus=8,
+        gpu_type="H100",
+        unit="GPU",
+        tokens=10**9,
+        tokens_per_s=5e4,
+        mfu=0.4,
+        gpu_hours=10.0,
+        cost_usd=25.0,
+        goodput=0.9,
+        cost_usd_per_million_tokens=0.025,
+        restarts=1,
+        final_loss=2.5,
+    ),
+    row("b", cost_usd=20.0, unit="GPU"),
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 250])
+def test_narrow_terminals_drop_columns_instead_of_wrapping(width: int) -> None:
+    console = Console(file=(file := io.StringIO()), width=width)
+    print_table(WIDE, console)
+    header, first, second, *notes = file.getvalue().splitlines()
+    assert all(len(line.rstrip()) <= width for line in (header, first, second))
+    assert "$25.00" in first
+    assert "$20.00*" in second
+    shown = sum(column.title in header for column in COLUMNS)
+    assert (shown == len(COLUMNS)) == (width >= 160)
+    assert ("not shown for lack of width" in " ".join(notes)) == (width < 160)
+
+
+def test_the_most_important_columns_stay_in_the_tables_order() -> None:
+    widths = {column.key: 10 for column in COLUMNS}
+    assert [column.key for column in fitting(widths, 60)] == [
+        "name", "status", "tokens_per_s", "cost_usd", "cost_usd_per_million_tokens"
+    ]  # fmt: skip
+    assert len(fitting(widths, 5)) == 1
+
+
+def test_best_needs_two_finished_runs_to_compare() -> None:
+    assert best_values([row(cost_usd=1.0)]) == {}
+    assert best_values([row(cost_usd=1.0), row(cost_usd=0.5, status="running")]) == {}
+    assert best_values([row(cost_usd=2.0, mfu=0.1), row(cost_usd=3.0, mfu=0.2)]) == {
+        "cost_usd": 2.0,
+        "mfu": 0.2,
+    }
+
+
+def test_hours_are_named_after_a_common_unit() -> None:
+    def header(*units: str) -> str:
+        console = Console(file=(file := io.StringIO()), width=250)
+        print_table([row(unit=unit) for unit in units], console)
+        return file.getvalue().splitlines()[0]
+
+    assert "core-hours" in header("CPU core", "CPU core")
+    assert "GPU-hours" in header("CPU core", "GPU")
+
+
+def test_sorting_is_best_first_unless_told_and_unknown_last() -> None:
+    rows = [row("a", mfu=0.1), row("b"), row("c", mfu=0.3), row("d", mfu=0.2)]
+    order = {s: "".join(r.name for r in sort_runs(rows, *parse_sort(s))) for s in ("mfu", "mfu:asc", "mfu:desc")}
+    assert order == {"mfu": "cdab", "mfu:asc": "adcb", "mfu:desc": "cdab"}
+    assert parse_sort("cost_usd") == ("cost_usd", False)
+    assert parse_sort("started_at") == ("started_at", True)
+
+
+@pytest.mark.parametrize(
+    ("sort", "said"), [("cost_us", "did you mean 'cost_usd'?"), ("mfu:up", "neither asc nor desc")]
+)
+def test_a_wrong_sort_is_refused_before_mlflow_is_asked(sort: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+        compare("http://127.0.0.1:9", "exp", sort, "table", 10, Console(file=io.StringIO()))
+
+
+def test_nothing_to_compare_says_how_to_make_a_run(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no experiment 'exq'; did you mean 'exp'\? .*orchestrator job="):
+        load_runs(uri, "exq", 10)
+    with pytest.raises(ConfigError, match=r"no runs yet: .*mlflow.db does not exist; .*orchestrator job="):
+        load_runs(f"sqlite:///{tmp_path}/mlflow.db", "exp", 10)
+    assert not list(tmp_path.iterdir()), "looking makes no database"
+
+
+def test_an_experiment_without_runs_says_so_too(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"no runs yet in experiment 'Default'; .*orchestrator job="):
+        load_runs(uri, "Default", 10)
+
+
+def test_a_dead_server_is_one_line_and_quick() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    began_s = time.monotonic()
+    with pytest.raises(TrackingError, match="Connection refused") as caught:
+        load_runs(f"http://127.0.0.1:{port}", "exp", 10)
+    assert time.monotonic() - began_s < 1
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database, however long one looks at it\n" * 100)
+    with pytest.raises(TrackingError, match="MLflow can not be read") as caught:
+        load_runs(f"sqlite:///{tmp_path}/mlflow.db", "exp", 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_never_holds_nan() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        to_json([row(mfu=float("nan"))])

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from orchestrator.events import AttemptStarted, Record, ResourcesGranted, RunStarted, StepDone
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.metrics import DESCRIPTIONS, Gauges
+
+
+class FakeGauge:
+    """Has the signature of ``ray.util.metrics.Gauge``; refuses what that refuses."""
+
+    made: dict[str, FakeGauge]
+
+    def __init__(self, name: str, description: str = "", tag_keys: tuple[str, ...] | None = None) -> None:
+        assert description
+        self.tag_keys = tag_keys or ()
+        self.values: list[float] = []
+        FakeGauge.made[name] = self
+
+    def set(self, value: float | None, tags: dict[str, str] | None = None) -> None:
+        assert isinstance(value, int | float)
+        assert math.isfinite(value)
+        assert tags == {"run": "r", "cluster": "lab"}
+        assert set(tags) == set(self.tag_keys)
+        self.values.append(value)
+
+
+@pytest.fixture
+def made() -> dict[str, FakeGauge]:
+    FakeGauge.made = {}
+    return FakeGauge.made
+
+
+def observe(gauges: Any, losses: list[float | None]) -> None:
+    meter = Meter()
+    run = RunStarted("r", "j", "lab", "H100", 4, 3.6, tokens_per_step=1000)
+    steps = [StepDone(1, number, 1.0, loss) for number, loss in enumerate(losses, 1)]
+    events = [run, ResourcesGranted(["n"], 4), AttemptStarted(1, "h", 1, 4), *steps]
+    for seq, event in enumerate(events):
+        record = Record(seq, float(seq), 0.0, event)
+        meter.fold(record)
+        gauges.observe(record, meter.bill())
+
+
+def test_gauges_follow_the_bill(made: dict[str, FakeGauge]) -> None:
+    observe(Gauges("r", "lab", FakeGauge), [3.0, 2.0])
+    assert set(made) == set(DESCRIPTIONS)
+    assert made["orchestrator_step"].values == [0, 1, 2]
+    assert made["orchestrator_loss"].values == [3.0, 2.0]
+    assert made["orchestrator_tokens_per_s"].values[-1] == pytest.approx(1000)
+    assert made["orchestrator_cost_usd"].values[-1] == pytest.approx(4 * 3 * 0.001)
+    assert made["orchestrator_restarts"].values == [0], "what has not changed is not set again"
+
+
+def test_unknown_values_are_not_set(made: dict[str, FakeGauge]) -> None:
+    observe(Gauges("r", "lab", FakeGauge), [None, float("nan"), float("inf")])
+    assert made["orchestrator_loss"].values == []
+    assert made["orchestrator_mfu"].values == []
+
+
+def test_rays_own_gauge_takes_these_arguments() -> None:
+    metrics = pytest.importorskip("ray.util.metrics")
+    gauges = Gauges("r", "lab")
+    assert all(isinstance(gauge, metrics.Gauge) for gauge in gauges._gauges.values())

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.events import (
+    AttemptStarted,
+    Event,
+    MetricLogged,
+    NodeSampled,
+    Record,
+    ResourcesGranted,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepDone,
+)
+from orchestrator.ledger.projection import MAX_KEY_CHARACTERS, Point, Projection, clean_key, clip
+
+RUN = RunStarted("r", "gpt", "lab", "H100", 4, 2.5, "GPU", 5, 1000, 1e9, 1e12)
+BEGIN: list[tuple[float, Event]] = [
+    (0, RUN),
+    (0, ResourcesGranted(["n"], 4)),
+    (0, AttemptStarted(1, "h", 1, 4)),
+]
+
+
+def project(
+    timeline: list[tuple[float, Event]], flush_s: float = 2.0, wall: float = 1e9
+) -> tuple[Projection, list[Point]]:
+    projection = Projection(flush_s)
+    points: list[Point] = []
+    for seq, (at, event) in enumerate(timeline):
+        points += projection.fold(Record(seq, at, wall + at, event))
+    return projection, points
+
+
+def test_a_step_gives_its_own_metrics_with_its_time() -> None:
+    _, points = project([*BEGIN, (1.5, StepDone(1, 7, 0.5, 3.0, 1e-3, None))])
+    assert {(p.key, p.value) for p in points} == {
+        ("loss", 3.0),
+        ("lr", 1e-3),
+        ("step_time_s", 0.5),
+        ("tokens_per_s", 2000.0),
+        ("tokens_per_s_per_gpu", 500.0),
+        ("mfu", 0.5),
+    }
+    assert {(p.step, p.timestamp_ms, p.seq) for p in points} == {(7, 1_000_000_001_500, 3)}
+
+
+def test_samples_are_named_as_mlflow_names_nodes_and_counted_per_node() -> None:
+    sample = {"cpu_utilization_percentage": 1.0}
+    _, points = project([(0, NodeSampled("a", sample)), (1, NodeSampled("b", sample)), (1.5, NodeSampled("a", sample))])
+    assert [(p.key, p.step) for p in points] == [
+        ("system/a/cpu_utilization_percentage", 0),
+        ("system/b/cpu_utilization_percentage", 0),
+        ("system/a/cpu_utilization_percentage", 1),
+    ]
+
+
+def test_a_metric_of_a_job_can_not_pass_for_ours() -> None:
+    _, points = project([*BEGIN, (1, MetricLogged(1, 3, {"val_loss": 1.0, "cost_usd": 0.0, "loss": 9.0}))])
+    assert [(p.key, p.step) for p in points] == [("val_loss", 3), ("job/cost_usd", 3), ("job/loss", 3)]
+
+
+def test_a_wall_clock_set_back_does_not_make_an_old_bill_the_latest() -> None:
+    projection = Projection(1.0)
+    projection.fold(Record(0, 0.0, 1e9, RUN))
+    points = projection.fold(Record(1, 5.0, 1e9 - 3600, StepDone(1, 1, 1.0)))
+    assert {p.timestamp_ms for p in points} == {10**12}
+
+
+def test_a_month_has_thousands_of_bills_and_not_a_million() -> None:
+    month_s = 30 * 86400
+    timeline = [*BEGIN, *[(float(at), StepDone(1, at // 60, 60.0)) for at in range(60, month_s, 60)]]
+    _, points = project(timeline)
+    bills = [p for p in points if p.key == "cost_usd"]
+    assert 1000 < len(bills) < 6000
+    ages = [later.timestamp_ms - earlier.timestamp_ms for earlier, later in pairwise(bills)]
+    assert max(ages) / 1000 < 0.0021 * month_s
+
+
+def test_the_end_is_billed_and_tagged() -> None:
+    projection, points = project([*BEGIN, (1, StepDone(1, 1, 1.0, 3.0)), (2, RunEnded(Status.FAILED, "boom"))], 99.0)
+    last = {p.key: p.value for p in points if p.seq == 4}
+    assert last["gpu_hours"] == 8 / 3600
+    assert last["final_loss"] == 3.0
+    assert last["seconds_training"] == 1.0
+    wanted = {"status": "failed", "status_reason": "boom", "final_loss": "3", "nodes": "1", "gpus": "4"}
+    assert wanted.items() <= projection.tags.items()
+
+
+def test_a_run_taken_up_again_is_running() -> None:
+    projection, _ = project([*BEGIN, (1, RunEnded(Status.INTERRUPTED, "")), (1, RUN)])
+    assert projection.ended is None
+    assert projection.tags["status"] == "running"
+
+
+@given(st.text())
+def test_any_text_becomes_a_key_that_mlflow_accepts(text: str) -> None:
+    key = clean_key(text)
+    assert 0 < len(key) <= MAX_KEY_CHARACTERS
+    assert not key.startswith("/")
+    assert not key.endswith("/")
+    assert clean_key(key) == key
+
+
+def test_what_is_cut_says_so() -> None:
+    assert clip("short", 100) == "short"
+    cut = clip("x" * 7000, 6000)
+    assert len(cut) == 6000
+    assert cut.endswith("x … (cut, 7000 characters in all)")

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Decided,
+    Event,
+    MetricLogged,
+    NodeSampled,
+    Outcome,
+    PhaseEntered,
+    RankLost,
+    RankOutput,
+    Record,
+    ResourcesGranted,
+    ResourcesReleased,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepDone,
+    StopRequested,
+)
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.story import clean
+from orchestrator.ledger.terminal import Terminal
+from orchestrator.ledger.wording import count, duration, exit_words, hours_name, number, percent, usd
+
+GOLDEN = Path(__file__).parent / "golden" / "terminal_plain.txt"
+RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 40, 1_000_000, 1e9, 1e15)
+LOST = RankLost(
+    attempt=1,
+    rank=3,
+    node="n1",
+    gpu="1",
+    exit_status=-9,
+    step=21,
+    reason="killed by SIGKILL",
+    error="RuntimeError: CUDA out of memory",
+    log_tail=["Traceback (most recent call last):", '  File "train.py", line 3'],
+    log_path="runs/night-1/logs/rank-3.log",
+    alike=4,
+)
+STORY: list[tuple[float, Event]] = [
+    (0, RUN),
+    (3, ResourcesGranted(["n0", "n1"], 4)),
+    (3, AttemptStarted(1, "10.0.0.1", 29500, 4)),
+    (4, PhaseEntered(1, "first_step")),
+    *[(6.0 + i, StepDone(1, i + 1, 1.0, 5 / (i + 1), 1e-3, 1.0)) for i in range(21)],
+    (26.5, NodeSampled("n0", {"cpu_utilization_percentage": 5.0})),
+    (27, CheckpointSaved(1, 21, "global_step21", "/c", 0.4)),
+    (27.1, MetricLogged(1, 21, {"val_loss": 3.25})),
+    (28, RankOutput(1, 0, "\x1b[31mhello\x1b[0m [bold]world\r\n")),
+    (40, LOST),
+    (40, dataclasses.replace(LOST, rank=2)),
+    (40, dataclasses.replace(LOST, rank=1, exit_status=1, error="NCCL: peer gone")),
+    (40, AttemptEnded(1, Outcome.FAILED, 21)),
+    (40, Decided("restart", "1 of 3 restarts used")),
+    (41, AttemptStarted(2, "10.0.0.1", 29501, 4)),
+    (44, CheckpointLoaded(2, 20, "global_step20", "/c", 0.8)),
+    *[(46.0 + i, StepDone(2, 21 + i, 1.0, 5 / (21 + i), 1e-3, 1.0)) for i in range(20)],
+    (66, AttemptEnded(2, Outcome.FINISHED, 40)),
+    (67, ResourcesReleased()),
+    (67, RunEnded(Status.FINISHED, "all 40 steps done")),
+]
+WHERE = {"MLflow": "http://127.0.0.1:5000/#/experiments/1/runs/abc", "logs": "runs/night-1/logs"}
+
+
+def play(console: Console, story: list[tuple[float, Event]], total_steps: int | None = None) -> Terminal:
+    meter = Meter()
+    terminal = Terminal(console, total_steps, clock=lambda: 0.0)
+    with terminal:
+        for seq, (at, event) in enumerate(story):
+            record = Record(seq, at, 1.7e9 + at, event)
+            meter.fold(record)
+            terminal.observe(record, meter.bill())
+        terminal.summary(record, meter.bill(), WHERE)
+    return terminal
+
+
+def plain(story: list[tuple[float, Event]], width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, record=True)
+    play(console, story)
+    return console.export_text()
+
+
+def test_plain_lines_and_summary_are_golden() -> None:
+    text = "\n".join(line.rstrip() for line in plain(STORY).splitlines()) + "\n"
+    assert text == GOLDEN.read_text()
+
+
+def test_plain_lines_have_no_control_characters_and_step_lines_are_rare() -> None:
+    text = plain(STORY)
+    assert all(character == "\n" or character.isprintable() for character in text)
+    steps = [line for line in text.splitlines() if "s/step" in line]
+    assert [line.split()[2] for line in steps] == ["1/40", "11/40", "21/40", "21/40", "31/40", "40/40"]
+
+
+def test_identical_errors_are_told_once_and_others_briefly() -> None:
+    text = plain(STORY)
+    assert text.count("CUDA out of memory") == 1
+    assert text.count("rank 3 on node n1, GPU 1: killed by SIGKILL at step 21") == 1
+    assert "3 other ranks ended with the same error" in text
+    assert "also rank 1 on node n1, GPU 1: exited with status 1 at step 21" in text
+    assert "rank 2" not in text
+
+
+def test_a_terminal_gets_a_live_display_with_events_above_it() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=80, height=25, force_terminal=True, legacy_windows=False, _environ={})
+    terminal = play(console, STORY)
+    assert "\x1b[?25l" in file.getvalue(), "the live display hides the cursor"
+    assert "\x1b[?25h" in file.getvalue(), "and shows it again"
+    assert "checkpoint global_step21 saved" in file.getvalue()
+    assert "s/step" not in file.getvalue(), "the display shows steps, not lines"
+    with console.capture() as captured:
+        console.print(terminal._display())
+    shown = clean(captured.get())
+    assert "40/40" in shown
+    assert "1M tokens/s" in shown
+    assert "0.0711 GPU-hours" in shown
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_the_live_display_is_two_lines_at_any_width(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, _environ={})
+    terminal = Terminal(console, None, clock=lambda: 0.0)
+    meter = Meter()
+    for seq, (at, event) in enumerate(STORY):
+        record = Record(seq, at, at, event)
+        meter.fold(record)
+        terminal.observe(record, meter.bill())
+        lines = console.render_lines(terminal._display(), pad=False)
+        assert len(lines) == 2, event
+
+
+def test_the_clock_runs_between_records_and_tick_brings_a_live_bill() -> None:
+    now = 100.0
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, _environ={})
+    terminal = Terminal(console, None, clock=lambda: now)
+    meter = Meter()
+    for seq, event in enumerate([RUN, ResourcesGranted(["n0"], 4)]):
+        meter.fold(record := Record(seq, 0.0, 0.0, event))
+        terminal.observe(record, meter.bill())
+    now = 130.0
+    with console.capture() as captured:
+        console.print(terminal._display())
+    assert "0:00:30" in captured.get()
+    terminal.tick(meter.bill(3600.0))
+    with console.capture() as captured:
+        console.print(terminal._display())
+    assert "$10.00" in clean(captured.get())
+
+
+def test_unknown_values_are_dashes() -> None:
+    run = dataclasses.replace(RUN, tokens_per_step=None, model_flops_per_token=None, steps=None, unit="CPU core")
+    text = plain(
+        [
+            (0, run),
+            (1, ResourcesGranted(["n0"], 4)),
+            (1, AttemptStarted(1, "h", 1, 4)),
+            (2, StepDone(1, 1, 1.0, float("nan"))),
+            (3, StopRequested("Ctrl-C", 30.0)),
+            (4, RunEnded(Status.INTERRUPTED, "Ctrl-C")),
+        ]
+    )
+    assert "loss –" in text
+    assert "core-hours" in text
+    assert "4 CPU cores at $2.50 per core-hour" in text
+    assert "night-1 interrupted: Ctrl-C" in text
+    assert "nan" not in text
+    assert "None" not in text
+
+
+def test_an_ascii_terminal_is_not_sent_anything_else() -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    story = [*STORY[:1], (1.0, RankOutput(1, 0, "naïve → café")), *STORY[1:]]
+    play(Console(file=file, width=70, force_terminal=False), story)
+
+
+def test_a_run_without_an_end_is_said_to_have_none() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True)
+    Terminal(console, 10).summary(None, Meter().bill(), {})
+    assert "run not ended" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\x1b[1;31mb\x1b[0mc", "abc"),
+        ("\x1b]0;title\x07x", "x"),
+        (" 10%\r 50%\r100%\n", "100%"),
+        ("bell\x07 and\ttab", "bell and\ttab"),
+        ("two\r\nlines\r\n", "two\nlines"),
+    ],
+)
+def test_output_is_cleaned(text: str, expected: str) -> None:
+    assert clean(text) == expected
+
+
+def test_wording() -> None:
+    assert [count(v) for v in (None, 0, 12, 999.9, 12_345, 4.56e6, 7.89e9, 1.2e12)] == [
+        "–", "0", "12", "1k", "12.3k", "4.56M", "7.89B", "1.2T"
+    ]  # fmt: skip
+    assert [duration(v) for v in (None, 0, 133.9, 3600, 273_906)] == [
+        "–", "0:00:00", "0:02:13", "1:00:00", "3d 04:05:06"
+    ]  # fmt: skip
+    assert [usd(v) for v in (None, 0.0, 0.0123, 0.5, 1234.5)] == [
+        "–",
+        "$0.00",
+        "$0.0123",
+        "$0.500",
+        "$1,234.50",
+    ]
+    assert [number(v) for v in (float("nan"), 2.3, 0.00012345, 100.0)] == ["–", "2.300", "0.0001234", "100.0"]
+    assert (number(100.0, 3), percent(0.4123), percent(None)) == ("100", "41.2%", "–")
+    assert [hours_name(u) for u in ("GPU", "CPU core")] == ["GPU-hours", "core-hours"]
+    assert [exit_words(s) for s in (1, -9, -15, -99)] == [
+        "exited with status 1", "killed by SIGKILL", "killed by SIGTERM", "killed by signal 99"
+    ]  # fmt: skip
