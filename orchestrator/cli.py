@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     config.register()
     codes: list[int] = []
+    called: list[DictConfig] = []
 
     def task(composed: DictConfig) -> None:
+        called.append(composed)
         codes.append(_guard(lambda: _VERBS[verb](composed, own)))
 
     sys.argv = [sys.argv[0], *overrides]
@@ -49,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(ConfigError(explain(error)))
     except OrchestratorError as error:
         return _fail(error)
+    except ValueError as error:
+        if called:
+            raise
+        return _fail(ConfigError(str(error)))  # Hydra's word on an override that makes no sense, e.g. model=null
     return max(codes, default=0)
 
 

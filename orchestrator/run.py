@@ -32,6 +32,9 @@ from orchestrator.rundir import RunDirectory, new_run_name
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
 
+# What the MLflow process may take beyond its own deadline before it is killed.
+SINK_EXIT_S = 15.0
+
 
 def run(config: Config, console: Console) -> int:
     """Plan, launch, supervise, account; returns the exit code.
@@ -87,7 +90,7 @@ def _supervised(
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
-        sink = stack.enter_context(_sink(config, directory)) if tracked else None
+        sink = _start_sink(config, directory) if tracked else None
         session = stack.enter_context(connect(config.ray_address, _local_cpus(plan), config.launch.dashboard))
         _take_signals(stop)
         if session.dashboard_url:
@@ -112,7 +115,7 @@ def _supervised(
                 terminal.observe(last, bill)
                 gauges.observe(last, bill)
     where |= _tracking_places(config, tracked)
-    if tracked and sink is not None:
+    if sink is not None:
         _finish_sink(sink, config, console)
     terminal.summary(last, meter.bill(), where)
     return _exit_code(last, stop)
@@ -212,30 +215,33 @@ def _tracking_places(config: Config, tracked: bool) -> dict[str, str]:
     return {"MLflow": f"{command} ui --backend-store-uri {uri}"}
 
 
-@contextmanager
-def _sink(config: Config, directory: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
-    """The process that tells MLflow; in a session of its own, so that Ctrl-C does not reach it."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(directory.path)],
+def _start_sink(config: Config, directory: RunDirectory) -> subprocess.Popen[bytes]:
+    """The process that tells MLflow; in a session of its own, so that Ctrl-C does not reach it.
+
+    It sees for itself when the run ends and when this process dies, and ends with either.
+    """
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "orchestrator.ledger.mlflow_sink",
+            str(directory.path),
+            f"--finish-timeout-s={config.tracking.finish_timeout_s}",
+            f"--parent-pid={os.getpid()}",
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    try:
-        yield process
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
 
 
 def _finish_sink(sink: subprocess.Popen[bytes], config: Config, console: Console) -> None:
     try:
         with console.status("MLflow is being brought up to date"):
-            code = sink.wait(config.tracking.finish_timeout_s)
+            code = sink.wait(config.tracking.finish_timeout_s + SINK_EXIT_S)
     except subprocess.TimeoutExpired:
-        sink.terminate()
-        code = sink.wait(10)
+        sink.kill()
+        code = sink.wait()
     if code != 0:
         console.print("MLflow could not be brought up to date; the journal has everything", style="yellow")
 

@@ -62,6 +62,8 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("unknown model", ["model=lama3_8b"], "model=lama3_8b: no such option; did you mean 'llama3_8b'?"),
     ("wrong type", ["job.steps=many"], "job.steps: Value 'many' of type 'str' could not be converted to Integer"),
     ("not an override", ["job.steps=}"], "job.steps=}: not an override that Hydra can read"),
+    ("group without option", ["model=null"], "Config group override must be a string or a list"),
+    ("missing value", ["job=script"], "job.script: no value given; set it, e.g. job.script=…"),
     ("not a verb", ["paln"], "'paln' is not a verb (run, plan, compare); did you mean 'plan'?"),
     (
         "batch sizes",
@@ -69,7 +71,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
         "job.global_batch=13: not a multiple of job.micro_batch=4 × 2 data-parallel ranks = 8; "
         "use job.global_batch=8 or another job.micro_batch",
     ),
-    ("ranks", ["job.ranks=5"], "job.ranks=5: more than the cluster has (cluster.nodes=1 × cluster.gpus_per_node=2 = 2)"),
+    ("ranks", ["job.ranks=5"], "more than the cluster has (cluster.nodes=1 × cluster.gpus_per_node=2 = 2)"),
     (
         "model that can not fit",
         ["job=llama3_70b", "cluster=dgx_h100", "gpu=h100_sxm", "cluster.gpus_per_node=8", "cluster.nodes=1"],
@@ -85,7 +87,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("DeepSpeed near miss", ["+deepspeed.gradient_cliping=1"], "did you mean 'gradient_clipping'?"),
     ("nested DeepSpeed key", ["+deepspeed.zero_optimization.stagge=2"], "did you mean 'stage'?"),
     ("_target_", ["+job.args._target_=os.system"], "job.args._target_: a config is data here"),
-    ("heads", ["model.heads=7"], "model.hidden=192: not divisible by model.heads=7; use a model.heads that divides 192: 6 or 8"),
+    ("heads", ["model.heads=7"], "not divisible by model.heads=7; use a model.heads that divides 192: 6 or 8"),
 ]  # fmt: skip
 
 

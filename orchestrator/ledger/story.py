@@ -34,6 +34,8 @@ from orchestrator.ledger.meter import Bill, Bucket
 from orchestrator.ledger.wording import count, duration, exit_words, hours, hours_name, number, plural, usd
 
 LOG_TAIL_LINES = 20
+# A step line has these already; a job that prints them too need not be repeated.
+SAID_BY_STEPS = {"loss", "lr", "grad_norm", "tokens_per_s", "step_time_s"}
 BEFORE_STEPS = (Bucket.WAITING, Bucket.STARTING)
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -82,7 +84,10 @@ class Story:
                 return [Line(Kind.OUTPUT, f"[rank {event.rank}] {clean(event.text)}")]
             case MetricLogged():
                 self.metrics |= event.metrics
-                shown = "  ".join(f"{clean(name)} {number(value)}" for name, value in event.metrics.items())
+                news = {name: value for name, value in event.metrics.items() if name not in SAID_BY_STEPS}
+                if not news:
+                    return []
+                shown = "  ".join(f"{clean(name)} {number(value)}" for name, value in news.items())
                 at = "" if event.step is None else f"step {event.step}: "
                 return [Line(Kind.NOTE, at + shown)]
             case RankLost():
@@ -128,7 +133,7 @@ class Story:
             case AttemptEnded(outcome=Outcome.FAILED):
                 return Line(Kind.WARNING, f"attempt {event.attempt} failed at step {event.step}")
             case Decided():
-                return Line(Kind.WARNING, f"decision: {event.action}, {event.reason}")
+                return Line(Kind.WARNING, f"decision: {event.reason}")
             case StopRequested():
                 grace = f"ranks have {number(event.grace_s, 3)} s to save"
                 return Line(Kind.WARNING, f"stop asked for by {event.by}; {grace}")
@@ -145,7 +150,7 @@ class Story:
         seen, self._lost[key] = self._lost.get(key, 0), self._lost.get(key, 0) + 1
         if seen:
             return []
-        where = f"rank {lost.rank} on node {lost.node}, {self.unit} {lost.gpu}"
+        where = f"rank {lost.rank} on node {lost.node}, {lost.gpu}"
         how = exit_words(lost.exit_status)
         headline = f"{where}: {how} at step {lost.step}"
         if lost.attempt in self._failed_attempts:

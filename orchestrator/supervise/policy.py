@@ -44,9 +44,9 @@ def decide(failures: Sequence[RankLost], recovery: RecoveryConfig, checkpoint_st
     where = f"rank {last.rank} on {last.node} ({last.gpu}) at step {last.step}: {last.error or last.reason}"
     same = [f for f in failures[:-1] if f.step == last.step and signature(f) == signature(last)]
     if same:
-        return Decision(Action.STOP, f"the same failure came back at the same step; it is the job's own: {where}")
+        return Decision(Action.STOP, f"stop: the same failure came back at the same step; it is the job's own: {where}")
     if len(failures) > recovery.max_restarts:
         budget = "no restarts are allowed" if recovery.max_restarts == 0 else "all restarts are used up"
-        return Decision(Action.STOP, f"{budget} (recovery.max_restarts={recovery.max_restarts}): {where}")
+        return Decision(Action.STOP, f"stop: {budget} (recovery.max_restarts={recovery.max_restarts}): {where}")
     origin = "the beginning" if checkpoint_step is None else f"the checkpoint of step {checkpoint_step}"
     return Decision(Action.RESTART, f"restart {len(failures)} of {recovery.max_restarts} from {origin}, after {where}")

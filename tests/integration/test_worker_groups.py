@@ -250,7 +250,7 @@ def test_nodes_that_differ_are_refused_by_name(ray_group: Callable[..., WorkerGr
 @pytest.mark.real
 def test_a_script_that_is_missing_on_the_node_is_named(ray_group: Callable[..., WorkerGroup]) -> None:
     group = ray_group(script="/nowhere/train.py")
-    with pytest.raises(NodeMismatch, match="no file at /nowhere/train.py"):
+    with pytest.raises(NodeMismatch, match=r"no file at /nowhere/train\.py"):
         group.acquire(lambda: False)
 
 
