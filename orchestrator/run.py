@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
@@ -91,12 +92,14 @@ def _supervised(
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
         sink = _start_sink(config, directory) if tracked else None
-        session = stack.enter_context(connect(config.ray_address, _local_cpus(plan), config.launch.dashboard))
+        with console.status("starting Ray" if config.ray_address is None else "connecting to Ray"):
+            session = stack.enter_context(connect(config.ray_address, _local_cpus(plan), config.launch.dashboard))
         _take_signals(stop)
         if session.dashboard_url:
-            ends = " (ends with the run)" if session.local else ""
+            ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
-            console.print(f"Ray dashboard  {session.dashboard_url}", highlight=False)
+            asks = f"it asks for the token that '{_command('ray')} get-auth-token' prints"
+            console.print(f"Ray dashboard  {session.dashboard_url}  ({asks})", highlight=False, soft_wrap=True)
         workers = RayWorkerGroup(
             assignment_of(config, plan, name, directory.path),
             plan.layout.nodes,
@@ -171,14 +174,18 @@ def _write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory
     directory.write("plan.txt", plan_text(plan))
     directory.write_json("plan.json", plan_json(plan))
     directory.write_json("deepspeed.json", dict(plan.deepspeed))
+    commit = provenance.git_commit(Path(plan.cwd))
     tags = {
         "cluster": plan.cluster,
         "gpu_type": plan.gpu_type,
         "unit": plan.unit,
         "job": plan.job,
         "price_source": plan.price.source,
-        "git_commit": provenance.git_commit(Path(plan.cwd)),
+        "git_commit": commit,
         "run_dir": str(directory.path),
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": plan.script,
+        "mlflow.source.git.commit": commit,
     }
     versions = {f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k}
     layout = {f"layout.{k}": v for k, v in plan_json(plan)["layout"].items()}  # type: ignore[attr-defined]
@@ -210,9 +217,12 @@ def _tracking_places(config: Config, tracked: bool) -> dict[str, str]:
         return {}
     if uri.startswith("http"):
         return {"MLflow": uri}
-    beside = Path(sys.executable).with_name("mlflow")
-    command = "mlflow" if shutil.which("mlflow") else os.path.relpath(beside)
-    return {"MLflow": f"{command} ui --backend-store-uri {uri}"}
+    return {"MLflow": f"{_command('mlflow')} ui --backend-store-uri {uri}"}
+
+
+def _command(name: str) -> str:
+    """How to call a program of this environment from here."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
 
 
 def _start_sink(config: Config, directory: RunDirectory) -> subprocess.Popen[bytes]:

@@ -177,11 +177,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
+# MLflow's pages then show metrics first, not what generative applications need.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another run made it at the same moment
             if found is None:

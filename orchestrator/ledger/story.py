@@ -36,6 +36,12 @@ from orchestrator.ledger.wording import count, duration, exit_words, hours, hour
 LOG_TAIL_LINES = 20
 # A step line has these already; a job that prints them too need not be repeated.
 SAID_BY_STEPS = {"loss", "lr", "grad_norm", "tokens_per_s", "step_time_s"}
+PHASES = {
+    "start": "ranks started",
+    "import": "script running",
+    "initialize": "DeepSpeed initialises",
+    "first_step": "first step",
+}
 BEFORE_STEPS = (Bucket.WAITING, Bucket.STARTING)
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -123,7 +129,7 @@ class Story:
             case PhaseEntered(phase="step"):
                 return None  # the steps say so themselves
             case PhaseEntered():
-                return Line(Kind.NOTE, f"attempt {event.attempt}: {event.phase.replace('_', ' ')}")
+                return Line(Kind.NOTE, f"attempt {event.attempt}: {PHASES.get(event.phase, event.phase)}")
             case CheckpointSaved():
                 stall = f"training stood still for {number(event.stall_s, 3)} s"
                 return Line(Kind.NOTE, f"checkpoint {event.tag} saved at step {event.step}, {stall}")
