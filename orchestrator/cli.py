@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from orchestrator import __version__, config
+from orchestrator import __version__, load
 from orchestrator.errors import ConfigError, OrchestratorError
 
 VERBS = ("run", "plan", "compare")
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # Hydra would print its errors and exit by itself; with this it hands them to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    config.register()
+    load.register()
     codes: list[int] = []
     called: list[DictConfig] = []
 
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         codes.append(_guard(lambda: _VERBS[verb](composed, own)))
 
     sys.argv = [sys.argv[0], *overrides]
-    entry = hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(task)
+    entry = hydra.main(version_base="1.3", config_path=str(load.conf_dir()), config_name="config")(task)
     try:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
@@ -74,14 +74,14 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
 def _run(composed: DictConfig, _own: argparse.Namespace) -> int:
     from orchestrator.run import run
 
-    return run(config.load(composed), Console())
+    return run(load.load(composed), Console())
 
 
 def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.plan.show import plan_json, show_plan
     from orchestrator.preflight import plan_of
 
-    plan = plan_of(config.load(composed))
+    plan = plan_of(load.load(composed))
     if own.json:
         print(json.dumps(plan_json(plan), indent=2))
     else:
@@ -92,7 +92,7 @@ def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
 def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.compare.compare import compare
 
-    tracking = config.load_tracking(composed)
+    tracking = load.load_tracking(composed)
     output: Literal["json", "csv", "table"] = "json" if own.json else "csv" if own.csv else "table"
     compare(tracking.uri, tracking.experiment, own.sort, output, own.limit, Console())
     return 0

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import config
+from orchestrator import load
 from orchestrator.errors import near_miss
 
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
@@ -74,5 +74,5 @@ def _no_such_key(key: str) -> str:
 def _known_keys() -> list[str]:
     """Every key of the default configuration and of the schema."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return config.known_keys(compose("config"))
+    with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
+        return load.known_keys(compose("config"))

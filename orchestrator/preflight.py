@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 
 from orchestrator import hardware, provenance
-from orchestrator.config import Config, Device, conf_dir
+from orchestrator.config import Config, Device
 from orchestrator.deepspeed_check import check_deepspeed
 from orchestrator.errors import ClusterUnreachable, ConfigError
+from orchestrator.load import conf_dir
 from orchestrator.plan.plan import Plan, make_plan
 
 CONNECT_TIMEOUT_S = 5.0

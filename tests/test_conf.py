@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from orchestrator import config as schema
+from orchestrator import load as schema
 from orchestrator.config import Config, Device, FabricConfig, GpuConfig, ModelConfig, RecoveryConfig
 from orchestrator.plan.price import price_usd_per_gpu_hour
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from orchestrator.config import GpuConfig, ModelConfig, conf_dir
+from orchestrator.config import GpuConfig, ModelConfig
 from orchestrator.errors import ConfigError
+from orchestrator.load import conf_dir
 from orchestrator.plan.step import model_flops_utilisation, peak_flops, step_time_s
 from orchestrator.plan.transformer import (
     forward_flops_per_token,

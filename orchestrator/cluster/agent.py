@@ -6,8 +6,6 @@ Nothing here blocks: the driver polls, and what is due (SIGKILL after SIGTERM) h
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import socket
 import time
@@ -16,41 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import provenance
+from orchestrator.cluster.assignment import Assignment, base_environment, rank_specs
 from orchestrator.cluster.logs import LogReader, metrics_of, tail
 from orchestrator.cluster.merge import Gather, Part, checkpoint_part, step_part
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.errors import NodeMismatch
 from orchestrator.hardware import local_gpus
 from orchestrator.rank.launcher import ExecLauncher, Launcher, RankProcess, ZygoteLauncher
-from orchestrator.rank.spec import RankSpec
 
 _TAIL_LINES = 20
-# Set by Ray for its own workers; a rank is not one.
-_RAY_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the plan says to a node. Paths are the same on every node; ``environment`` is all that the
-    plan sets, on top of the node's own."""
-
-    run: str
-    run_dir: str
-    checkpoint_dir: str
-    script: str
-    args: list[str]
-    cwd: str
-    environment: dict[str, str]
-    deepspeed: dict[str, Any]
-    ranks_per_node: int
-    world_size: int
-    device: str
-    zygote: bool
-    product_names: list[str]
-    expected: dict[str, str]
-    corpus: list[str]
-    sample_every_s: float
-    kill_after_s: float
 
 
 @dataclass
@@ -101,22 +73,12 @@ class NodeAgent:
         """Start this node's ranks of an attempt. Raises :class:`NodeMismatch` when ranks are still alive."""
         if any(rank.status is None for rank in self._ranks):
             raise NodeMismatch(f"attempt {attempt} can not start: ranks of an older one are still alive")
-        run_dir = Path(self.assignment.run_dir)
-        Path(self.assignment.checkpoint_dir).mkdir(parents=True, exist_ok=True)
-        config_path = run_dir / f"deepspeed.node-{self.node_index}.json"
-        config_path.write_text(json.dumps(self.assignment.deepspeed, indent=2))
-        places = {
-            "{run_dir}": str(run_dir),
-            "{deepspeed_config}": str(config_path),
-            "{checkpoint_dir}": self.assignment.checkpoint_dir,
-        }
-        args = [_fill(arg, places) for arg in self.assignment.args]
+        specs = rank_specs(self.assignment, self.node_index, attempt, master_addr, master_port)
         self._gather = Gather(self.assignment.ranks_per_node)
         self._kill_due_s = None
         launcher = self._ready_launcher()
         self._ranks = []
-        for local_rank in range(self.assignment.ranks_per_node):
-            spec = self._spec(attempt, local_rank, args, master_addr, master_port)
+        for spec in specs:
             Path(spec.log_path).touch()
             self._ranks.append(_Watched(launcher.start(spec), LogReader(Path(spec.log_path))))
 
@@ -210,39 +172,11 @@ class NodeAgent:
         if self._launcher is None:
             log_path = Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
             self._launcher = (
-                ZygoteLauncher(self._base_environment(), log_path=str(log_path))
+                ZygoteLauncher(base_environment(self.assignment), log_path=str(log_path))
                 if self.assignment.zygote
                 else ExecLauncher()
             )
         return self._launcher
-
-    def _base_environment(self) -> dict[str, str]:
-        own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAY_OWN}
-        return own | self.assignment.environment
-
-    def _spec(self, attempt: int, local_rank: int, args: list[str], master_addr: str, master_port: int) -> RankSpec:
-        a = self.assignment
-        rank = self.node_index * a.ranks_per_node + local_rank
-        return RankSpec(
-            rank=rank,
-            local_rank=local_rank,
-            world_size=a.world_size,
-            title=f"orchestrator rank {rank}/{a.world_size} {a.run}",
-            script=a.script,
-            args=args,
-            cwd=a.cwd,
-            env=self._base_environment()
-            | {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(local_rank),
-                "WORLD_SIZE": str(a.world_size),
-                "LOCAL_WORLD_SIZE": str(a.ranks_per_node),
-                "GROUP_RANK": str(self.node_index),
-                "MASTER_ADDR": master_addr,
-                "MASTER_PORT": str(master_port),
-            },
-            log_path=str(Path(a.run_dir) / "logs" / f"attempt-{attempt}.rank-{rank}.log"),
-        )
 
 
 def _address() -> str:
@@ -250,12 +184,6 @@ def _address() -> str:
     import ray
 
     return str(ray.util.get_node_ip_address()) if ray.is_initialized() else "127.0.0.1"
-
-
-def _fill(arg: str, places: dict[str, str]) -> str:
-    for placeholder, path in places.items():
-        arg = arg.replace(placeholder, path)
-    return arg
 
 
 def _line_part(line: str) -> Part:

@@ -13,7 +13,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.cluster import placement
-from orchestrator.cluster.agent import Assignment, NodeAgent
+from orchestrator.cluster.agent import NodeAgent
+from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.merge import Part
 from orchestrator.errors import ClusterError, NodeMismatch

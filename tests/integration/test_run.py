@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -229,7 +230,6 @@ def test_compare_shows_the_runs_by_cost(whole: Done, killed: Done, folder: Path,
 
 
 def test_ctrl_c_saves_stops_and_leaves_nothing(folder: Path, environment: dict[str, str]) -> None:
-    before = leftovers()
     screen: list[str] = []
     args = ["-m", "orchestrator", *SHORT, "job.steps=500", "run_name=interrupted"]
     child = pexpect.spawn(
@@ -262,24 +262,23 @@ def test_ctrl_c_saves_stops_and_leaves_nothing(folder: Path, environment: dict[s
     assert done.of(CheckpointSaved)[-1].step == last_step, "the job saved where it stopped"
     assert (folder / "runs/interrupted/checkpoints/latest").read_text() == f"step-{last_step:06d}"
     deadline = time.monotonic() + 10
-    while leftovers() - before and time.monotonic() < deadline:
+    while leftovers(environment["HOME"]) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert leftovers() - before == set(), "no process is left"
+    assert leftovers(environment["HOME"]) == [], "no process is left"
 
 
 OURS = ("orchestrator rank", "orchestrator zygote", "ray::", "gcs_server", "raylet", "mlflow_sink")
 
 
-def leftovers() -> set[tuple[int, str]]:
-    """Processes of orchestrator and Ray."""
-    found = set()
+def leftovers(home: str) -> list[str]:
+    """Processes of orchestrator and Ray that belong to runs with this home directory."""
+    found = []
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
-        if any(
-            word in command
-            for word in ("orchestrator rank", "orchestrator zygote", "ray::", "gcs_server", "raylet", "mlflow_sink")
-        ):
-            found.add((process.pid, command[:80]))
+        if any(word in command for word in OURS):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("HOME") == home:
+                    found.append(command[:80])
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +39,7 @@ def ray_cluster() -> Iterator[None]:
 
 def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: object):
     from orchestrator import provenance
-    from orchestrator.cluster.agent import Assignment
+    from orchestrator.cluster.assignment import Assignment
 
     fields: dict[str, object] = {
         "run": tmp_path.name,
@@ -225,8 +226,10 @@ def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(ray_group: Callable[
     while len(ranks_of(group)) < 2 and time.monotonic() < deadline:
         group.poll()
     assert len(ranks_of(group)) == 2
-    agent = next(p for p in psutil.process_iter() if _runs(p, "ray::NodeAgent"))
-    agent.kill()
+    import ray
+
+    agent = group._nodes[0].agent  # type: ignore[attr-defined]
+    os.kill(ray.get(agent.__ray_call__.remote(lambda _agent: os.getpid())), signal.SIGKILL)
     events = until_ended(group)
     assert outcome(events) is Outcome.FAILED
     cause = next(e for e in events if isinstance(e, RankLost))

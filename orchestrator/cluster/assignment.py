@@ -1,0 +1,91 @@
+"""What the plan says to a node, and the ranks that follow from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.rank.spec import RankSpec
+
+# Set by Ray for its own workers; a rank is not one.
+_RAY_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What the plan says to a node. Paths are the same on every node; ``environment`` is all that the
+    plan sets, on top of the node's own."""
+
+    run: str
+    run_dir: str
+    checkpoint_dir: str
+    script: str
+    args: list[str]
+    cwd: str
+    environment: dict[str, str]
+    deepspeed: dict[str, Any]
+    ranks_per_node: int
+    world_size: int
+    device: str
+    zygote: bool
+    product_names: list[str]
+    expected: dict[str, str]
+    corpus: list[str]
+    sample_every_s: float
+    kill_after_s: float
+
+
+def base_environment(assignment: Assignment) -> dict[str, str]:
+    """The node's own environment without what Ray put there, and the plan's on top."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAY_OWN}
+    return own | assignment.environment
+
+
+def rank_specs(
+    assignment: Assignment, node_index: int, attempt: int, master_addr: str, master_port: int
+) -> list[RankSpec]:
+    """The node's ranks of one attempt. Makes the folders and DeepSpeed's file that they are told of."""
+    run_dir = Path(assignment.run_dir)
+    Path(assignment.checkpoint_dir).mkdir(parents=True, exist_ok=True)
+    config_path = run_dir / f"deepspeed.node-{node_index}.json"
+    config_path.write_text(json.dumps(assignment.deepspeed, indent=2))
+    places = {
+        "{run_dir}": str(run_dir),
+        "{deepspeed_config}": str(config_path),
+        "{checkpoint_dir}": assignment.checkpoint_dir,
+    }
+    base, specs = base_environment(assignment), []
+    for local_rank in range(assignment.ranks_per_node):
+        rank = node_index * assignment.ranks_per_node + local_rank
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(assignment.world_size),
+            "LOCAL_WORLD_SIZE": str(assignment.ranks_per_node),
+            "GROUP_RANK": str(node_index),
+            "MASTER_ADDR": master_addr,
+            "MASTER_PORT": str(master_port),
+        }
+        specs.append(
+            RankSpec(
+                rank=rank,
+                local_rank=local_rank,
+                world_size=assignment.world_size,
+                title=f"orchestrator rank {rank}/{assignment.world_size} {assignment.run}",
+                script=assignment.script,
+                args=[_fill(arg, places) for arg in assignment.args],
+                cwd=assignment.cwd,
+                env=base | environment,
+                log_path=str(run_dir / "logs" / f"attempt-{attempt}.rank-{rank}.log"),
+            )
+        )
+    return specs
+
+
+def _fill(arg: str, places: dict[str, str]) -> str:
+    for placeholder, path in places.items():
+        arg = arg.replace(placeholder, path)
+    return arg

@@ -1,0 +1,112 @@
+"""From what Hydra composed to plain dataclasses, and back to text.
+
+OmegaConf is used here, in the schema and in ``cli.py`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from orchestrator import hardware
+from orchestrator.config import Config, TrackingConfig
+from orchestrator.errors import ConfigError
+
+
+def conf_dir() -> Path:
+    """Where ``conf/`` lies: inside the package in a wheel, beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; safe to call twice."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    for name, resolver in (
+        ("local_gpu", lambda: _local_gpu_option()),
+        ("local_gpu_count", lambda: len(hardware.local_gpus()) or 2),
+        ("local_cpu_threads", lambda: 1 if not hardware.local_gpus() else hardware.threads_per_gpu()),
+        ("local_gpu_memory", lambda: hardware.local_gpus()[0].memory_bytes if hardware.local_gpus() else 0),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def _local_gpu_option() -> str:
+    """The option of ``conf/gpu`` that describes this machine's GPUs; ``cpu`` without any."""
+    gpus = hardware.local_gpus()
+    if not gpus:
+        return "cpu"
+    for path in sorted((conf_dir() / "gpu").glob("*.yaml")):
+        names = OmegaConf.select(OmegaConf.load(path), "product_names") or []
+        if any(name.lower() in gpus[0].product.lower() for name in names):
+            return path.stem
+    return "other_nvidia"
+
+
+def load(composed: DictConfig) -> Config:
+    """Plain, resolved dataclasses from what Hydra composed.
+
+    Raises :class:`ConfigError` for a missing value, an interpolation that leads nowhere, a value of
+    the wrong type and for ``_target_`` anywhere (nothing in a config is ever instantiated).
+    """
+    for path in _keys(OmegaConf.to_container(composed, resolve=False)):
+        if path.rsplit(".", 1)[-1] == "_target_":
+            raise ConfigError(f"{path}: a config is data here and '_target_' would run code; remove the key")
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…")
+    try:
+        return cast(Config, OmegaConf.to_object(composed))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+
+
+def load_tracking(composed: DictConfig) -> TrackingConfig:
+    """The tracking part alone, for verbs that need no job."""
+    return cast(TrackingConfig, OmegaConf.to_object(composed.tracking))
+
+
+def to_container(config: Config) -> dict[str, Any]:
+    """Plain dicts and lists; enums as their names."""
+    structured = OmegaConf.structured(config)
+    return cast(dict[str, Any], OmegaConf.to_container(structured, enum_to_str=True))
+
+
+def to_yaml(container: dict[str, Any]) -> str:
+    """Plain dicts and lists as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.create(container))
+
+
+def flatten(container: dict[str, Any]) -> dict[str, Any]:
+    """Leaves by dotted key; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in container.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key below a container as a dotted path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            yield path
+            yield from _keys(value, path)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _keys(value, f"{prefix}[{index}]")
+
+
+def known_keys(composed: DictConfig) -> list[str]:
+    """Every dotted key of a composed configuration, for naming a near miss."""
+    return list(_keys(OmegaConf.to_container(composed, resolve=False)))
