@@ -85,7 +85,7 @@ class Attempt:
         """All of a node's ranks are gone with its agent."""
         first = node_index * self.ranks_per_node
         for rank in range(first, first + self.ranks_per_node):
-            part = {"rank": rank, "gpu": "", "status": -signal.SIGKILL, "step": self.step, "time": 0.0}
+            part = {"rank": rank, "gpu": "the whole node", "status": -signal.SIGKILL, "step": self.step, "time": 0.0}
             part |= {"error": reason, "log_tail": [], "log_path": ""}
             if rank not in self._exits:
                 self._exit(node_index, part, now_s)

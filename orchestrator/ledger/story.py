@@ -42,7 +42,7 @@ PHASES = {
     "initialize": "DeepSpeed initialises",
     "first_step": "first step",
 }
-BEFORE_STEPS = (Bucket.WAITING, Bucket.STARTING)
+NO_STEPS = (Bucket.WAITING, Bucket.STARTING, Bucket.RECOVERING)
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -112,8 +112,8 @@ class Story:
         return Line(Kind.STEP, "  ".join(figures))
 
     def eta_s(self, bill: Bill) -> float | None:
-        """Seconds to go at the pace of all steps so far, checkpoints and faults included."""
-        stepping_s = sum(s for bucket, s in bill.seconds.items() if bucket not in BEFORE_STEPS)
+        """Seconds to go at the pace of all steps so far, checkpoints and redone ones included."""
+        stepping_s = sum(s for bucket, s in bill.seconds.items() if bucket not in NO_STEPS)
         if not self.total_steps or not bill.steps or stepping_s <= 0:
             return None
         return max(0, self.total_steps - bill.step) * stepping_s / bill.steps

@@ -10,10 +10,8 @@ on an engine that does nothing. The result replaces this benchmark's section of 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,25 +19,20 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import psutil
 from hydra import compose, initialize_config_dir
 
 from orchestrator import load as schema
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.rank.launcher import ExecLauncher, RankProcess, ZygoteLauncher
 from orchestrator.rank.process import kill_group
+from tests.benchmarks.direct_cost import calls_s, in_a_rank_s
+from tests.benchmarks.report import REPORT, conditions, write_section
 from tests.rank_harness import Bench, environment, free_port
-from tests.test_probes import FakeLink, Loss, attached, fake_deepspeed
 
 ROOT = Path(__file__).resolve().parents[2]
-REPORT = ROOT / "docs" / "benchmarks.md"
-NOOP = Path(__file__).parent / "noop_engine" / "steps.py"
-MARKS = ("<!-- probe_overhead: begin -->", "<!-- probe_overhead: end -->")
 RANKS, WARM_UP_STEPS, STEPS, STEPS_PER_LINE = 2, 10, 60, 5
 POLL_S, TIMEOUT_S = 0.1, 180.0  # poll as an agent does: launch.poll_s
 GOAL = 0.005
@@ -148,43 +141,6 @@ def interleaved(plan: Plan, folder: Path, rounds: int) -> dict[str, list[float]]
     return times
 
 
-# --- the direct cost ----------------------------------------------------------------------------
-
-
-def calls_s() -> float:
-    """What the wrapped calls add to a step, measured as tests/test_probes.py does: no link, best of 20."""
-
-    def best_s(engine: Any) -> float:
-        loss, best = Loss(1.0), float("inf")
-        for _ in range(20):
-            begin = time.perf_counter()
-            for _ in range(500):
-                engine.backward(loss)
-                engine.step()
-            best = min(best, (time.perf_counter() - begin) / 500)
-        return best
-
-    return best_s(attached(FakeLink()).DeepSpeedEngine()) - best_s(fake_deepspeed().DeepSpeedEngine())
-
-
-def in_a_rank_s(folder: Path) -> dict[str, float]:
-    """Processor time that a real rank adds to a step: of its training thread, and of all its threads."""
-    env = environment(OMP_NUM_THREADS="1")
-    bare = subprocess.run(
-        [sys.executable, str(NOOP)], env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT_S
-    ).stdout
-    with closing(ExecLauncher()) as launcher:
-        bench = Bench(launcher, folder, env)
-        outcome = bench.run(str(NOOP))
-    if outcome.status != 0 or not outcome.of_kind("step") or outcome.of_kind("probe_failed"):
-        raise RuntimeError(f"the no-op engine's rank ended with {outcome.status}: {outcome.output}")
-
-    def typical(output: str, name: str) -> float:
-        return median(json.loads(line)[name] for line in output.splitlines())
-
-    return {name: typical(outcome.output, name) - typical(bare, name) for name in ("thread_s", "process_s")}
-
-
 # --- the report ---------------------------------------------------------------------------------
 
 
@@ -252,39 +208,14 @@ def section(measured: Measured, rounds: int) -> str:
         "|---|---:|---:|",
         *direct,
         "",
-        *conditions(measured.load, rounds),
+        *conditions(f"python -m tests.benchmarks.probe_overhead --rounds {rounds}", measured.load),
     ]
     return "\n".join(lines)
 
 
-def conditions(load: float, rounds: int) -> list[str]:
-    cpuinfo = Path("/proc/cpuinfo").read_text()
-    models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
-    cores, memory_bytes = len(os.sched_getaffinity(0)), psutil.virtual_memory().total
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed"))
-    return [
-        f"- hardware: {' and '.join(sorted(models)) or platform.machine()}, {cores} cores, "
-        f"{memory_bytes / 2**30:.0f} GiB; load average before the start {load:.1f}",
-        f"- versions: Python {platform.python_version()}, {versions}, Linux {platform.release()}",
-        f"- {datetime.date.today().isoformat()}, `python -m tests.benchmarks.probe_overhead --rounds {rounds}`",
-    ]
-
-
-def write(text: str) -> None:
-    """Put the section between its marks, or at the end of the file when it has none yet."""
-    known = REPORT.read_text() if REPORT.exists() else "# Benchmarks\n\n`make bench` measures them anew.\n"
-    begin, end = MARKS
-    if (begin in known) != (end in known):
-        raise RuntimeError(f"{REPORT} has one of {begin} and {end} but not the other: put both back, or neither")
-    if begin not in known:
-        known = f"{known.rstrip()}\n\n{begin}\n{end}\n"
-    before, after = known.partition(begin)[0], known.partition(end)[2]
-    REPORT.write_text(f"{before}{begin}\n{text}\n{end}{after}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4, help="of three runs each, about 40 s")
+    parser.add_argument("--rounds", type=int, default=3, help="of three runs each, about 80 s")
     rounds = parser.parse_args().rounds
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="probe-overhead-") as folder:
@@ -297,7 +228,7 @@ def main() -> int:
         times = interleaved(the_job(Path(folder) / "tokens"), Path(folder), rounds)
     measured = Measured(times, direct, load)
     text = section(measured, rounds)
-    write(text)
+    write_section("probe_overhead", text)
     print(f"\n{text}\n\nwritten to {REPORT.relative_to(ROOT)}")
     return 0 if measured.share < GOAL else 1
 
