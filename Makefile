@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit keys golden clean help
+.PHONY: run test lint unit keys docs golden bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,8 +43,14 @@ unit: $(VENV)/.installed-dev  ## the fast tests only: no Ray, no servers
 keys: $(VENV)/.installed  ## generate the list of DeepSpeed's keys again (after an upgrade of DeepSpeed)
 	$(BIN)/python infra/generate_deepspeed_keys.py
 
+docs: $(VENV)/.installed  ## generate docs/configuration.md again (after a change of the schema or of conf/)
+	$(BIN)/python infra/generate_configuration_reference.py
+
 golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q
+
+bench: $(VENV)/.installed-dev  ## measure what the probes cost, into docs/benchmarks.md (about 5 minutes, machine at rest)
+	$(BIN)/python -m tests.benchmarks.probe_overhead
 
 clean:  ## remove the environment and caches, but no runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given
@@ -13,8 +10,8 @@ from hypothesis import strategies as st
 from orchestrator import config as schema
 from orchestrator.config import FabricConfig, SettingConfig
 from orchestrator.plan.fabric import Setting, interconnect_environment
+from tests.golden_text import FOLDER, assert_golden
 
-GOLDEN = Path(__file__).parent / "golden"
 CLUSTERS = sorted(path.stem for path in (schema.conf_dir() / "cluster").glob("*.yaml"))
 
 FABRIC = FabricConfig(
@@ -35,14 +32,11 @@ def test_environment_of_cluster(cluster: str) -> None:
         lines.append(f"{name}={setting.value}  # {setting.source}")
     lines += [f"unset {name}  # {reason}" for name, reason in sorted(fabric.leave_unset.items())]
     text = "\n".join(lines) + "\n"
-    golden = GOLDEN / f"environment_{cluster}.txt"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text(), "run with UPDATE_GOLDEN=1 and look at the difference"
+    assert_golden(f"environment_{cluster}.txt", text)
 
 
 def test_every_golden_file_belongs_to_a_cluster() -> None:
-    assert sorted(p.stem for p in GOLDEN.glob("environment_*.txt")) == [f"environment_{c}" for c in CLUSTERS]
+    assert sorted(p.stem for p in FOLDER.glob("environment_*.txt")) == [f"environment_{c}" for c in CLUSTERS]
 
 
 def test_user_value_wins_and_says_what_it_replaced() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -33,8 +32,8 @@ from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.story import clean
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.ledger.wording import count, duration, exit_words, hours_name, number, percent, usd
+from tests.golden_text import assert_golden
 
-GOLDEN = Path(__file__).parent / "golden" / "terminal_plain.txt"
 RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 40, 1_000_000, 1e9, 1e15)
 LOST = RankLost(
     attempt=1,
@@ -93,8 +92,7 @@ def plain(story: list[tuple[float, Event]], width: int = 100) -> str:
 
 
 def test_plain_lines_and_summary_are_golden() -> None:
-    text = "\n".join(line.rstrip() for line in plain(STORY).splitlines()) + "\n"
-    assert text == GOLDEN.read_text()
+    assert_golden("terminal_plain.txt", plain(STORY))
 
 
 def test_plain_lines_have_no_control_characters_and_step_lines_are_rare() -> None:

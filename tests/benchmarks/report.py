@@ -1,0 +1,43 @@
+"""docs/benchmarks.md: each benchmark owns the section between its marks, and leaves the others alone."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+REPORT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+HEAD = "# Benchmarks\n\nMeasured, not promised; `make bench` measures them anew on the machine it runs on.\n"
+
+
+def conditions(command: str, load: float) -> list[str]:
+    """What a reader must know to judge a number: machine, versions, date and command.
+
+    `load` is the load average from before the benchmark put its own on top.
+    """
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
+    cores, memory_bytes = len(os.sched_getaffinity(0)), psutil.virtual_memory().total
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed"))
+    return [
+        f"- hardware: {' and '.join(sorted(models)) or platform.machine()}, {cores} cores, "
+        f"{memory_bytes / 2**30:.0f} GiB; load average before the start {load:.1f}",
+        f"- versions: Python {platform.python_version()}, {versions}, Linux {platform.release()}",
+        f"- {datetime.date.today().isoformat()}, `{command}`",
+    ]
+
+
+def write_section(name: str, text: str, report: Path = REPORT) -> None:
+    """Put a benchmark's section between its marks, or at the end of the file when it has none yet."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    known = report.read_text() if report.exists() else HEAD
+    if (begin in known) != (end in known):
+        raise RuntimeError(f"{report} has only one of {begin} and {end}: put both back, or take both out")
+    if begin not in known:
+        known = f"{known.rstrip()}\n\n{begin}\n{end}\n"
+    before, after = known.partition(begin)[0], known.partition(end)[2]
+    report.write_text(f"{before}{begin}\n{text}\n{end}{after}")
