@@ -26,12 +26,11 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
+from orchestrator import config as schema
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "configuration.md"
 CONF = ROOT / "conf"
-
-sys.path.insert(0, str(ROOT))
-from orchestrator import config as schema  # noqa: E402
 
 # After "e.g." and "i.e." the sentence goes on.
 SENTENCE_END = re.compile(r"(?<=\.)(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`])")

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import config as schema
+from orchestrator import load as schema
 from orchestrator.config import FabricConfig, SettingConfig
 from orchestrator.plan.fabric import Setting, interconnect_environment
 from tests.golden_text import FOLDER, assert_golden
