@@ -5,7 +5,7 @@
 Types and defaults are the schema's. What a key means is taken from its comment in orchestrator/config.py,
 on the line or right above it; without one, from the sentences of its class's docstring that name it in
 double backticks; without those, from the docstring of its type. What an option is for stands in the comment
-at the head of its file, or else in its `description`, `node_type` or `name`.
+at the head of its file, or else in its `description`, `node_type`, `name` or `source`.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def option_meaning(path: Path) -> str:
         return " ".join(head)
     body = yaml.safe_load(path.read_text())
     body = body.get(path.parent.name, body) if isinstance(body.get(path.parent.name), dict) else body
-    said = next((str(body[name]) for name in ("description", "node_type", "name") if body.get(name)), "")
-    return "" if said == path.stem else said
+    told = (str(body.get(name) or "") for name in ("description", "node_type", "name", "source"))
+    return next((text for text in told if text not in ("", path.stem)), "")
 
 
 def chosen_options() -> dict[str, str]:

@@ -33,16 +33,16 @@ class PriceConfig:
     """What one accelerator-hour costs. ``list``: ``usd_per_gpu_hour`` as published. ``owned``: capex
     spread over the lifetime at the given occupancy, plus power drawn x PUE x electricity price."""
 
-    kind: PriceKind = PriceKind.list
-    usd_per_gpu_hour: float | None = None
-    capex_usd_per_gpu: float | None = None
-    lifetime_years: float | None = None
-    occupancy: float = 1.0
-    power_w_per_gpu: float | None = None
-    pue: float | None = None
-    electricity_usd_per_kwh: float | None = None
-    source: str = MISSING
-    as_of: str = MISSING
+    kind: PriceKind = PriceKind.list  # list: a rented hour's price; owned: hardware written off
+    usd_per_gpu_hour: float | None = None  # of kind list; per accelerator, not per node
+    capex_usd_per_gpu: float | None = None  # with its share of node and network
+    lifetime_years: float | None = None  # over which the capex is written off
+    occupancy: float = 1.0  # share of the lifetime that is sold or used, above 0 to 1
+    power_w_per_gpu: float | None = None  # at work, with its share of the node; null is gpu.tdp_w
+    pue: float | None = None  # power usage effectiveness of the data centre, 1 or more
+    electricity_usd_per_kwh: float | None = None  # at the site
+    source: str = MISSING  # where the figures come from; printed with every price
+    as_of: str = MISSING  # date of the figures
 
 
 @dataclass
@@ -50,36 +50,39 @@ class GpuConfig:
     """One accelerator. Rates are dense peaks in FLOP/s by precision; bandwidths are one direction.
     ``utilisation`` is the hardware's: FLOPs that recomputation repeats count in it."""
 
-    name: str = MISSING
+    name: str = MISSING  # as printed
     device: Device = Device.cuda
-    unit: str = "GPU"
-    memory_bytes: int = MISSING
-    memory_bandwidth_bytes_per_s: float | None = None
-    peak_flops: dict[str, float] = field(default_factory=dict)
-    nvlink_bytes_per_s: float | None = None
-    tdp_w: float | None = None
+    unit: str = "GPU"  # what plan, bill and summary call one of them
+    memory_bytes: int = MISSING  # of one accelerator; a plan that needs more is refused
+    memory_bandwidth_bytes_per_s: float | None = None  # to its own memory
+    peak_flops: dict[str, float] = field(default_factory=dict)  # dense FLOP/s by precision: bf16, fp16, tf32, fp32, fp8
+    nvlink_bytes_per_s: float | None = None  # to the other GPUs of the node
+    tdp_w: float | None = None  # thermal design power, the power of an owned GPU
     utilisation: float | None = None
-    utilisation_source: str = ""
+    utilisation_source: str = ""  # where the utilisation was measured or published
+    # parts of NVML's product name; a node with other GPUs is refused
     product_names: list[str] = field(default_factory=list)
-    reference_price: PriceConfig = field(default_factory=PriceConfig)
-    source: str = MISSING
+    reference_price: PriceConfig = field(default_factory=PriceConfig)  # for a cluster without a price of its own
+    source: str = MISSING  # where memory, bandwidth and peaks come from
 
 
 @dataclass
 class SettingConfig:
     """One environment variable of a fabric, and where its value comes from."""
 
-    value: str = MISSING
-    source: str = MISSING
+    value: str = MISSING  # as in a rank's environment
+    source: str = MISSING  # document or file that recommends it
 
 
 @dataclass
 class FabricConfig:
     """The network between nodes and the interconnect environment that it asks for."""
 
-    name: str = MISSING
-    description: str = ""
+    name: str = MISSING  # as printed
+    description: str = ""  # one line, for people
+    # variables by name; env and job.env win over them
     environment: dict[str, SettingConfig] = field(default_factory=dict)
+    # variables that harm on this fabric, and why; setting one is warned of
     leave_unset: dict[str, str] = field(default_factory=dict)
 
 
@@ -87,15 +90,15 @@ class FabricConfig:
 class ClusterConfig:
     """Node type x count. ``nic_bits_per_s`` is one NIC's line rate."""
 
-    name: str = MISSING
-    node_type: str = MISSING
-    nodes: int = MISSING
-    gpus_per_node: int = MISSING
-    cpu_threads_per_rank: int = 8
-    nics_per_node: int = 0
+    name: str = MISSING  # as printed
+    node_type: str = MISSING  # as the provider calls it
+    nodes: int = MISSING  # of one run, all of the same type
+    gpus_per_node: int = MISSING  # also the ranks per node
+    cpu_threads_per_rank: int = 8  # becomes OMP_NUM_THREADS
+    nics_per_node: int = 0  # of the compute network
     nic_bits_per_s: float = 0.0
-    host_memory_bytes: int | None = None
-    source: str = ""
+    host_memory_bytes: int | None = None  # of a node, for offload; null is not checked
+    source: str = ""  # where node type and network are described
     price: PriceConfig = field(default_factory=PriceConfig)
 
 
@@ -103,32 +106,32 @@ class ClusterConfig:
 class ModelConfig:
     """A decoder-only transformer's shape. ``gated_mlp``: SwiGLU (three matrices) or GELU (two)."""
 
-    name: str = MISSING
-    layers: int = MISSING
-    hidden: int = MISSING
-    heads: int = MISSING
-    kv_heads: int = MISSING
-    ffn: int = MISSING
-    vocab: int = MISSING
-    seq_len: int = MISSING
+    name: str = MISSING  # as printed
+    layers: int = MISSING  # transformer blocks
+    hidden: int = MISSING  # width of the residual stream
+    heads: int = MISSING  # query heads
+    kv_heads: int = MISSING  # key and value heads; as many as heads without grouped queries
+    ffn: int = MISSING  # inner width of the MLP
+    vocab: int = MISSING  # rows of the embedding
+    seq_len: int = MISSING  # tokens of one sequence
     gated_mlp: bool = True
-    biases: bool = False
-    learned_positions: bool = False
-    tie_embeddings: bool = False
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    source: str = ""
+    biases: bool = False  # in linear layers and norms, as in GPT-2
+    learned_positions: bool = False  # instead of rotary ones
+    tie_embeddings: bool = False  # the output layer is the embedding
+    rope_theta: float = 10000.0  # base of the rotary frequencies
+    norm_eps: float = 1e-5  # keeps the norm from dividing by 0
+    source: str = ""  # where the shape is published
 
 
 @dataclass
 class LayoutConfig:
     """Degrees of parallelism; data parallel follows from the ranks."""
 
-    tp: int = 1
-    pp: int = 1
-    sp: int = 1
-    ep: int = 1
-    recompute: bool = False
+    tp: int = 1  # tensor parallel ranks
+    pp: int = 1  # pipeline stages
+    sp: int = 1  # sequence parallel ranks
+    ep: int = 1  # expert parallel ranks, which divide dp
+    recompute: bool = False  # activations in backward instead of keeping them
 
 
 @dataclass
@@ -138,21 +141,22 @@ class JobConfig:
     ``supports`` null that the script can do every kind of parallelism. ``builds`` names the choices of
     ``model`` that the script makes for itself, e.g. ``gated_mlp: true``."""
 
-    name: str = MISSING
-    script: str = MISSING
+    name: str = MISSING  # part of the run's name
+    script: str = MISSING  # looked up from cwd, then among the jobs that come with the project
     args: dict[str, Any] = field(default_factory=dict)
-    env: dict[str, str] = field(default_factory=dict)
-    cwd: str | None = None
+    env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; the root's env wins over it
+    cwd: str | None = None  # of every rank; null is where the command is run
     ranks: int | None = None
-    steps: int | None = None
-    global_batch: int | None = None
-    micro_batch: int = 1
-    gradient_accumulation: int | None = None
-    precision: str = "auto"
-    seed: int = 0
+    steps: int | None = None  # optimizer steps, for prediction and progress; null is unknown
+    global_batch: int | None = None  # sequences a step over all ranks; null follows from the other two
+    micro_batch: int = 1  # sequences a rank takes at once
+    gradient_accumulation: int | None = None  # micro-batches a step; null follows from global_batch
+    precision: str = "auto"  # bf16, fp16, fp32, or auto: bf16 where the accelerator has it
+    seed: int = 0  # for the script's arguments
+    # files, directories, globs or stdlib; checked to be the same on every node
     corpus: list[str] = field(default_factory=list)
-    tokenizer: str | None = None
-    checkpoint_dir: str | None = None
+    tokenizer: str | None = None  # for the script's arguments; null is its own default
+    checkpoint_dir: str | None = None  # shared by all nodes; null is checkpoints in the run directory
     supports: list[str] | None = None
     builds: dict[str, bool] = field(default_factory=dict)
 
@@ -161,33 +165,33 @@ class JobConfig:
 class RecoveryConfig:
     """What happens after a fault and at a stop."""
 
-    max_restarts: int = 3
-    stop_grace_s: float = 30.0
-    kill_after_s: float = 2.0
+    max_restarts: int = 3  # of one run; 0 ends it at the first fault
+    stop_grace_s: float = 30.0  # from SIGTERM to SIGKILL at a stop: time to save
+    kill_after_s: float = 2.0  # the same for the other ranks after one was lost
 
 
 @dataclass
 class TrackingConfig:
     """Where MLflow records runs. Nothing here is on the path of a step."""
 
-    uri: str = MISSING
-    experiment: str = "orchestrator"
-    required: bool = False
-    flush_s: float = 2.0
-    finish_timeout_s: float = 60.0
-    connect_timeout_s: float = 3.0
-    system_metrics_every_s: float = 10.0
+    uri: str = MISSING  # sqlite:///FILE or http(s)://HOST:PORT
+    experiment: str = "orchestrator"  # the MLflow experiment of the runs
+    required: bool = False  # refuse a run that MLflow can not record, before it costs anything
+    flush_s: float = 2.0  # between two batches of metrics
+    finish_timeout_s: float = 60.0  # for what MLflow has not taken when the run ends
+    connect_timeout_s: float = 3.0  # for MLflow to answer before a run
+    system_metrics_every_s: float = 10.0  # between samples of a node's GPUs and processors
 
 
 @dataclass
 class LaunchConfig:
     """How ranks are started."""
 
-    zygote: bool = True
-    wait_for_resources_s: float = 60.0
-    start_timeout_s: float = 300.0
-    poll_s: float = 0.1
-    dashboard: bool = True
+    zygote: bool = True  # fork ranks from a process with torch and DeepSpeed imported; false starts interpreters
+    wait_for_resources_s: float = 60.0  # for the cluster to have the nodes free
+    start_timeout_s: float = 300.0  # for agents and ranks to start
+    poll_s: float = 0.1  # between two looks at the agents
+    dashboard: bool = True  # of a cluster started here, on loopback
 
 
 @dataclass
@@ -200,12 +204,12 @@ class Config:
     model: ModelConfig | None = None
     job: JobConfig = field(default_factory=JobConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
-    deepspeed: dict[str, Any] = field(default_factory=dict)
+    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own configuration; misspelt keys are refused
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
-    env: dict[str, str] = field(default_factory=dict)
-    ray_address: str | None = None
-    run_root: str = "runs"
-    run_name: str | None = None
-    run_dir: str | None = None
+    env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's
+    ray_address: str | None = None  # host:port or auto of a running cluster; null starts one on this machine
+    run_root: str = "runs"  # folder of the runs
+    run_name: str | None = None  # null is job, time and four random characters
+    run_dir: str | None = None  # null is run_root/run_name; on every node the same path

@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import hardware
-from orchestrator.config import Config, TrackingConfig
+from orchestrator.config import Config, Device, TrackingConfig
 from orchestrator.errors import ConfigError
+
+CPU_RANKS = 2
 
 
 def conf_dir() -> Path:
@@ -28,16 +30,26 @@ def conf_dir() -> Path:
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; safe to call twice."""
     ConfigStore.instance().store(name="schema", node=Config)
-    for name, resolver in (
-        ("local_gpu", lambda: _local_gpu_option()),
-        ("local_gpu_count", lambda: len(hardware.local_gpus()) or 2),
-        ("local_cpu_threads", lambda: 1 if not hardware.local_gpus() else hardware.threads_per_gpu()),
-        ("local_gpu_memory", lambda: hardware.local_gpus()[0].memory_bytes if hardware.local_gpus() else 0),
-    ):
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    for resolver in (local_gpu, local_ranks, local_cpu_threads, local_gpu_memory):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def _local_gpu_option() -> str:
+def local_ranks(device: Device) -> int:
+    """As many ranks as there are GPUs, or two on processor cores."""
+    return len(hardware.local_gpus()) if device is Device.cuda else CPU_RANKS
+
+
+def local_cpu_threads(device: Device) -> int:
+    """A GPU's share of the processor, or one thread for a rank that is a core."""
+    return hardware.threads_per_gpu() if device is Device.cuda else 1
+
+
+def local_gpu_memory() -> int:
+    """Bytes of the first visible GPU; 0 without one."""
+    return next((gpu.memory_bytes for gpu in hardware.local_gpus()), 0)
+
+
+def local_gpu() -> str:
     """The option of ``conf/gpu`` that describes this machine's GPUs; ``cpu`` without any."""
     gpus = hardware.local_gpus()
     if not gpus:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from orchestrator import load as schema
 from orchestrator.config import Config, Device, FabricConfig, GpuConfig, ModelConfig, RecoveryConfig
+from orchestrator.hardware import LocalGpu
 from orchestrator.plan.price import price_usd_per_gpu_hour
 
 CONF = schema.conf_dir()
@@ -155,3 +156,29 @@ def test_experiment_composes(option: str) -> None:
     assert config.job.steps
     assert config.job.global_batch
     assert Path(config.job.script).suffix == ".py"
+
+
+def gpus(monkeypatch: pytest.MonkeyPatch, count: int, product: str) -> None:
+    found = [LocalGpu(index, f"GPU-{index}", product, 85_000_000_000) for index in range(count)]
+    monkeypatch.setattr(schema.hardware, "local_gpus", lambda: found)
+
+
+@pytest.mark.parametrize(
+    ("count", "product", "overrides", "expected"),
+    [
+        (0, "", [], ("CPU core", 2)),
+        (8, "NVIDIA H100 80GB HBM3", [], ("NVIDIA H100 SXM 80GB", 8)),
+        (1, "NVIDIA GeForce RTX 4090", [], ("NVIDIA GPU", 1)),
+        (8, "NVIDIA H100 80GB HBM3", ["gpu=cpu"], ("CPU core", 2)),
+        (8, "NVIDIA H100 80GB HBM3", ["cluster.gpus_per_node=4"], ("NVIDIA H100 SXM 80GB", 4)),
+    ],
+)
+def test_the_local_cluster_is_what_this_machine_has(
+    monkeypatch: pytest.MonkeyPatch, count: int, product: str, overrides: list[str], expected: tuple[str, int]
+) -> None:
+    gpus(monkeypatch, count, product)
+    config = composed(*overrides)
+    assert (config.gpu.name, config.cluster.gpus_per_node) == expected
+    assert config.cluster.cpu_threads_per_rank >= 1
+    price = price_usd_per_gpu_hour(config.cluster.price, config.gpu)
+    assert price.usd_per_gpu_hour >= 0
