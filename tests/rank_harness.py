@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,12 @@ def is_gone(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _hear_signals() -> None:
+    """As from a terminal: a shell that starts the tests in the background has them ignore these."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @dataclass
@@ -137,6 +144,7 @@ class Bench:
             text=True,
             timeout=TIMEOUT_S,
             check=False,
+            preexec_fn=_hear_signals,
         )
         return Outcome(done.returncode, done.stdout, [])
 
