@@ -61,22 +61,23 @@ def _find(source: str, cwd: Path) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and the files in a fixed order."""
     if source == STDLIB:
         root = Path(sysconfig.get_paths()["stdlib"])
-        return root, [p for p in _walk(root, "*.py") if not {"site-packages", "dist-packages"} & set(p.parts)]
+        return root, _walk(root, ".py", beside=frozenset({"site-packages", "dist-packages"}))
     root = cwd / Path(source).expanduser()
     if root.is_dir():
-        return root, _walk(root, "*")
+        return root, _walk(root)
     if root.is_file():
         return root.parent, [root]
     found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if os.path.isfile(name))
     return (Path(os.path.commonpath([p.parent for p in found])) if found else root), found
 
 
-def _walk(root: Path, pattern: str) -> list[Path]:
-    def wanted(path: Path) -> bool:
-        parts = path.relative_to(root).parts
-        return path.is_file() and not any(p == "__pycache__" or p.startswith(".") for p in parts)
-
-    return sorted(path for path in root.rglob(pattern) if wanted(path))
+def _walk(root: Path, suffix: str = "", beside: frozenset[str] = frozenset()) -> list[Path]:
+    """Files below a folder, without hidden ones, caches and the folders named in ``beside``."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__" and f not in beside]
+        found += [Path(folder, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _sample(path: Path, size_bytes: int) -> bytes:

@@ -282,26 +282,65 @@ def leftovers(home: str) -> list[str]:
     return found
 
 
-def test_sigterm_is_a_stop_too_and_a_deaf_job_is_killed(launch: Launch, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def deaf(folder: Path) -> Path:
+    """A script that ignores SIGTERM and says when it does."""
     script = folder / "deaf.py"
     script.write_text(
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         'print(\'{"step": 1, "ready": 1}\', flush=True)\ntime.sleep(600)\n'
     )
+    return script
 
+
+def wait_until_ready(journal: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        if journal.exists() and any(isinstance(r.event, MetricLogged) for r in replay(journal)):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the script did not start")
+
+
+def test_sigterm_is_a_stop_too_and_a_deaf_job_is_killed(launch: Launch, deaf: Path) -> None:
     def terminate(pid: int, journal: Path) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            if journal.exists() and any(isinstance(r.event, MetricLogged) for r in replay(journal)):
-                break
-            time.sleep(0.05)
+        wait_until_ready(journal)
         os.kill(pid, signal.SIGTERM)
 
-    begun = time.monotonic()
-    done = launch("deaf", *OWN_SCRIPT, f"job.script={script}", "recovery.stop_grace_s=1", meanwhile=terminate)
+    done = launch("deaf", *OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=1", meanwhile=terminate)
     assert done.code == 143, done.text
     assert "stopped by SIGTERM" in done.text
-    assert time.monotonic() - begun < 90
+
+
+def test_a_second_ctrl_c_does_not_wait(launch: Launch, deaf: Path) -> None:
+    asked_s: list[float] = []
+
+    def interrupt_twice(pid: int, journal: Path) -> None:
+        wait_until_ready(journal)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(1)
+        os.kill(pid, signal.SIGINT)
+        asked_s.append(time.monotonic())
+
+    done = launch(
+        "impatient", *OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=120", meanwhile=interrupt_twice
+    )
+    assert done.code == 130, done.text
+    assert time.monotonic() - asked_s[0] < 60, "far less than the grace period"
+    assert done.events()[-1] == RunEnded(Status.INTERRUPTED, "stopped by Ctrl-C; no checkpoint")
+
+
+def test_a_killed_driver_takes_everything_along(launch: Launch, deaf: Path, environment: dict[str, str]) -> None:
+    def kill(pid: int, journal: Path) -> None:
+        wait_until_ready(journal)
+        os.kill(pid, signal.SIGKILL)
+
+    done = launch("orphan", *OWN_SCRIPT, f"job.script={deaf}", meanwhile=kill)
+    assert done.code == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while leftovers(environment["HOME"]) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert leftovers(environment["HOME"]) == []
 
 
 # A user's own script, of whose model nothing is known.
