@@ -31,7 +31,7 @@ OWNED = PriceConfig(
 def test_list_price_is_taken_as_it_is_and_keeps_its_source() -> None:
     price = price_usd_per_gpu_hour(LISTED, GPU)
     assert price.usd_per_gpu_hour == 6.88
-    assert price.source == "list price: catalog (as of: 2026-01)"
+    assert price.source == "list price: catalog; date: 2026-01"
 
 
 def test_owned_price_by_hand() -> None:

@@ -39,7 +39,7 @@ def price_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> Price:
             f"cluster.price comes to {usd:g} USD per {gpu.unit}-hour, above {MOST_USD_PER_GPU_HOUR:g}: "
             "give prices per accelerator in USD, not per node or in cents"
         )
-    return Price(usd, f"{how}: {price.source} (as of: {price.as_of})")
+    return Price(usd, f"{how}: {price.source}; date: {price.as_of}")
 
 
 def _owned_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> float:

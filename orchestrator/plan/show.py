@@ -80,14 +80,15 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
 
 def _money_rows(plan: Plan) -> list[tuple[str, str]]:
     predicted, unit = plan.prediction, plan.unit
-    rows = [("price", f"${plan.price.usd_per_gpu_hour:.3f} per {unit}-hour ({plan.price.source}); "
-             f"${plan.price.usd_per_gpu_hour * plan.layout.ranks:,.3f} per hour for all")]  # fmt: skip
+    each, all_ranks = plan.price.usd_per_gpu_hour, plan.price.usd_per_gpu_hour * plan.layout.ranks
+    price = f"${each:.3f} per {unit}-hour, ${all_ranks:,.{3 if all_ranks < 10 else 2}f} per hour for {plan.layout.ranks}"
+    rows = [("price", f"{price}; {plan.price.source}")]
     length = [f"{predicted.steps:,} steps"] if predicted.steps else ["as long as the script runs"]
     if predicted.tokens:
         length.append(f"{count(predicted.tokens)} tokens")
     rows.append(("length", ", ".join(length)))
     if predicted.step_time_s is None:
-        rows.append(("time, cost", f"{_UNKNOWN}: {predicted.basis} for {plan.gpu_type}"))
+        rows.append(("time, cost", f"{_UNKNOWN}: {predicted.basis} for a {plan.gpu_type}"))
         return rows
     rows.append(("step", f"{predicted.step_time_s:.3g} s, {predicted.tokens_per_s:,.0f} tokens/s"))
     if predicted.hours is not None:
