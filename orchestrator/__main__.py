@@ -2,7 +2,12 @@
 
 import sys
 
-from orchestrator.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from orchestrator.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        # Before a run has handlers of its own there is nothing to save and nothing to end.
+        print("interrupted before anything was started", file=sys.stderr)
+        sys.exit(130)

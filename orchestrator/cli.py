@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NoReturn
 
 import hydra
 from hydra.errors import HydraException
@@ -16,9 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from orchestrator import __version__, load
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, OrchestratorError, near_miss
 
 VERBS = ("run", "plan", "compare")
+HYDRA_FLAGS = (
+    "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
+    "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = args.pop(0) if args and args[0] in VERBS else "run"
     if args and args[0].isidentifier():
         return _fail(ConfigError(_not_a_verb(args[0])))
-    own, overrides = _own_flags(verb).parse_known_args(args)
+    try:
+        own, overrides = _own_flags(verb).parse_known_args(args)
+        _check_flags(verb, overrides)
+    except ConfigError as error:
+        return _fail(error)
     if own.version:
         print(f"orchestrator {__version__}")
         return 0
@@ -40,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def task(composed: DictConfig) -> None:
         called.append(composed)
         codes.append(_guard(lambda: _VERBS[verb](composed, own)))
+        if codes[-1] in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+            raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
 
     sys.argv = [sys.argv[0], *overrides]
     entry = hydra.main(version_base="1.3", config_path=str(load.conf_dir()), config_name="config")(task)
@@ -58,16 +69,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     return max(codes, default=0)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; see --help")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
+
+
+def _check_flags(verb: str, overrides: Sequence[str]) -> None:
+    """Hydra would print its whole usage for a flag that it does not know."""
+    for word in overrides:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("-") and flag not in HYDRA_FLAGS:
+            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version"]
+            raise ConfigError(f"{flag}: no such flag of '{verb}'{near_miss(flag, known)}; see --help")
+
+
 def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
-    parser = argparse.ArgumentParser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
     if verb in ("plan", "compare"):
-        parser.add_argument("--json", action="store_true")
+        output = parser.add_mutually_exclusive_group()
+        output.add_argument("--json", action="store_true")
     if verb == "compare":
-        parser.add_argument("--csv", action="store_true")
+        output.add_argument("--csv", action="store_true")
         parser.add_argument("--sort")
-        parser.add_argument("--limit", type=int, default=100)
+        parser.add_argument("--limit", type=_count, default=100)
     return parser
 
 
@@ -118,6 +152,4 @@ def _fail(error: OrchestratorError) -> int:
 
 
 def _not_a_verb(word: str) -> str:
-    from orchestrator.errors import near_miss
-
     return f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help"

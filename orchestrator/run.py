@@ -21,7 +21,7 @@ from orchestrator.ledger.terminal import Terminal
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import check_ray_address, check_script_builds, plan_of
-from orchestrator.rundir import RunDirectory, new_run_name
+from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
 from orchestrator.tracking import command, finish_sink, start_sink, tracking_places, tracking_problem, write_papers
@@ -37,6 +37,7 @@ def run(config: Config, console: Console) -> int:
     _check_cluster(config)
     problem = tracking_problem(config)
     name = config.run_name or new_run_name(plan.job)
+    check_run_name(name)
     directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name))
     with ExitStack() as stack:
         directory.hold()
@@ -107,10 +108,9 @@ def _supervised(
                 bill = meter.bill()
                 terminal.observe(last, bill)
                 gauges.observe(last, bill)
-    where |= tracking_places(config, tracked)
+    terminal.summary(last, meter.bill(), where | tracking_places(config, tracked))
     if sink is not None:
-        finish_sink(sink, config, console)
-    terminal.summary(last, meter.bill(), where)
+        finish_sink(sink, config, directory, stop, console)
     return _exit_code(last, stop)
 
 

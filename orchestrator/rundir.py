@@ -5,12 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import time
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import RunDirectoryError
+from orchestrator.errors import ConfigError, RunDirectoryError
+
+
+def check_run_name(name: str) -> None:
+    """A run's name is one folder below ``run_root``. Raises :class:`ConfigError`."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name):
+        raise ConfigError(
+            f"run_name={name}: a name is letters, digits, '.', '_' and '-', at most 128; "
+            "to choose the folder itself set run_dir"
+        )
 
 
 def new_run_name(job: str) -> str:
@@ -53,7 +63,8 @@ class RunDirectory:
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
-        if (self.path / "journal.jsonl").exists():
+        journal = self.path / "journal.jsonl"
+        if journal.exists() and journal.stat().st_size > 0:
             self.release()
             raise RunDirectoryError(
                 f"run directory {self.path}: holds an earlier run's journal; "

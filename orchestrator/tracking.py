@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import plan_json, plan_text
 from orchestrator.redact import redact
 from orchestrator.rundir import RunDirectory
+from orchestrator.supervise.loop import StopRequest
 
 # What the MLflow process may take beyond its own deadline before it is killed.
 SINK_EXIT_S = 15.0
@@ -102,12 +104,24 @@ def start_sink(config: Config, directory: RunDirectory) -> subprocess.Popen[byte
     )
 
 
-def finish_sink(sink: subprocess.Popen[bytes], config: Config, console: Console) -> None:
-    try:
-        with console.status("MLflow is being brought up to date"):
-            code = sink.wait(config.tracking.finish_timeout_s + SINK_EXIT_S)
-    except subprocess.TimeoutExpired:
+def finish_sink(
+    sink: subprocess.Popen[bytes], config: Config, directory: RunDirectory, stop: StopRequest, console: Console
+) -> None:
+    """Wait until MLflow has everything; a Ctrl-C meanwhile leaves the process to go on by itself."""
+    asked = stop.level
+    deadline_s = time.monotonic() + config.tracking.finish_timeout_s + SINK_EXIT_S
+    with console.status("MLflow is being brought up to date"):
+        while sink.poll() is None and stop.level == asked and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+    if sink.poll() is None and stop.level > asked:
+        console.print(f"MLflow is brought up to date in the background (process {sink.pid})", style="yellow")
+        return
+    if sink.poll() is None:
         sink.kill()
-        code = sink.wait()
-    if code != 0:
-        console.print("MLflow could not be brought up to date; the journal has everything", style="yellow")
+    if sink.wait() != 0:
+        again = f"{sys.executable} -m orchestrator.ledger.mlflow_sink {directory.path} --parent-pid 0"
+        console.print(
+            f"MLflow could not be brought up to date; the journal has everything. Later: {again}",
+            style="yellow",
+            soft_wrap=True,
+        )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt, exit_in_words
-from orchestrator.cluster.logs import LogReader, metrics_of, tail
+from orchestrator.cluster.logs import LINE_BYTES, READ_BYTES, LogReader, metrics_of, tail
 from orchestrator.cluster.merge import Gather, step_part
 from orchestrator.events import (
     AttemptEnded,
@@ -167,6 +167,10 @@ def test_exit_statuses_in_words() -> None:
         ("{not json", None),
         ("[1, 2]", None),
         ("step 5 loss 2.5", None),
+        ('{"step": NaN, "acc": 1.0}', (None, {"acc": 1.0})),
+        ('{"step": 1e999, "acc": 1.0}', (None, {"acc": 1.0})),
+        (f'{{"acc": 1{"0" * 400}, "x": 1}}', (None, {"x": 1.0})),
+        ('{"a": ' + "[" * 100_000, None),
     ],
 )
 def test_a_line_of_json_is_a_metric(line: str, expected: object) -> None:
@@ -209,3 +213,25 @@ def test_the_last_words_of_a_rank_that_finished_are_not_lost() -> None:
     attempt.hear(0, exited(0, 0), 1.0)
     attempt.hear(0, exited(1, 0), 1.0)
     assert attempt.settle(1.0) == [RankOutput(1, 0, "done"), AttemptEnded(1, Outcome.FINISHED, 0)]
+
+
+def test_a_line_without_end_is_cut_and_the_next_one_whole(tmp_path) -> None:
+    path = tmp_path / "rank.log"
+    path.write_bytes(b"x" * (3 * READ_BYTES) + b"\nnext\n")
+    reader, seen = LogReader(path), []
+    for _ in range(5):
+        seen += reader.lines()
+    assert [len(line) for line in seen] == [LINE_BYTES + 1, 4]
+    assert seen[0].endswith("x…")
+    assert seen[1] == "next"
+
+
+def test_a_rank_that_leaves_early_is_the_cause_of_what_the_others_felt() -> None:
+    attempt = attempt_on(ranks_per_node=3)
+    attempt.hear(0, exited(1, 0, time=1.0), 1.0)
+    attempt.hear(0, exited(0, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:1234", time=2.0), 2.0)
+    attempt.hear(0, exited(2, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:5678", time=2.1), 2.1)
+    lost = attempt.settle(2.1)[0]
+    assert isinstance(lost, RankLost)
+    assert (lost.rank, lost.exit_status) == (1, 0)
+    assert lost.error == "it ended by itself while the other ranks went on"

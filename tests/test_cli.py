@@ -65,6 +65,10 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("not an override", ["job.steps=}"], "job.steps=}: not an override that Hydra can read"),
     ("group without option", ["model=null"], "Config group override must be a string or a list"),
     ("missing value", ["job=script"], "job.script: no value given; set it, e.g. job.script=…"),
+    ("unknown flag", ["plan", "--jsn"], "--jsn: no such flag of 'plan'; did you mean '--json'?"),
+    ("a flag's value", ["compare", "--limit", "0"], "'0' is not a number of 1 or more"),
+    ("two outputs", ["compare", "--json", "--csv"], "not allowed with argument --json"),
+    ("run name", ["run_name=../../evil"], "run_name=../../evil: a name is letters, digits"),
     ("not a verb", ["paln"], "'paln' is not a verb (run, plan, compare); did you mean 'plan'?"),
     (
         "batch sizes",
@@ -96,7 +100,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
 def test_bad_input_is_refused_in_one_line(call: Call, tmp_path: Path, overrides: list[str], expected: str) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("short")
-    args = overrides if overrides == ["paln"] else [*CPU, *overrides]
+    args = overrides if overrides[0] in ("paln", "plan", "compare") else [*CPU, *overrides]
     assert expected in one_line(call(*args))
     assert not (tmp_path / "runs").exists(), "nothing was started or written"
 

@@ -81,6 +81,16 @@ def test_no_resources_is_an_end_on_record_and_an_error_for_the_caller() -> None:
     assert group.calls == ["acquire", "close"]
 
 
+def test_a_fault_of_our_own_is_on_record_before_it_is_raised() -> None:
+    group = FakeGroup()
+    group.poll = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    told: list[Event] = []
+    with pytest.raises(ZeroDivisionError):
+        told.extend(supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest()))
+    assert ended(told) == RunEnded(Status.FAILED, "ZeroDivisionError: division by zero")
+    assert group.calls[-1] == "close"
+
+
 def test_a_stop_while_waiting_is_an_interrupted_run() -> None:
     stop = StopRequest()
     stop.ask("Ctrl-C")

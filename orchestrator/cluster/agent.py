@@ -23,6 +23,8 @@ from orchestrator.hardware import local_gpus
 from orchestrator.rank.launcher import ExecLauncher, Launcher, RankProcess, ZygoteLauncher
 
 _TAIL_LINES = 20
+# Lines of a rank that one poll passes on.
+MOST_LINES = 100
 
 
 @dataclass
@@ -125,6 +127,9 @@ class NodeAgent:
         status = rank.process.poll()
         parts = [part for message in rank.process.messages() if (part := self._hear(rank, message))]
         lines = rank.log.lines(last=status is not None)
+        if len(lines) > MOST_LINES:
+            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}"
+            lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
         if rank.process.spec.rank == 0 and not rank.error:
             parts += [_line_part(line) for line in lines]
@@ -156,7 +161,7 @@ class NodeAgent:
             "status": status,
             "step": rank.step,
             "time": time.time(),
-            "error": _one_line(rank.error),
+            "error": _one_line(rank.error) or rank.process.loss,
             "log_tail": tail(Path(spec.log_path), _TAIL_LINES) if status else [],
             "log_path": spec.log_path,
         }

@@ -33,6 +33,7 @@ _SECONDARY = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|processgroup|timed? ?out|peer",
     re.IGNORECASE,
 )
+OWN_FAULT, FELT_ANOTHER, STOPPED_BY_US = range(3)
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -155,7 +156,10 @@ class Attempt:
     def _cause(self) -> RankLost:
         bad = [p for p in self._exits.values() if p["status"] != 0]
         cause = min(bad, key=_guilt)
-        alike = sum(_same_words(p) == _same_words(cause) for p in bad)
+        left = min((p for p in self._exits.values() if p["status"] == 0), key=lambda p: p["time"], default=None)
+        if left is not None and _guilt(cause)[0] == FELT_ANOTHER:
+            cause = {**left, "error": "it ended by itself while the other ranks went on"}
+        alike = max(1, sum(_same_words(p) == _same_words(cause) for p in bad))
         return RankLost(
             attempt=self.number,
             rank=cause["rank"],
@@ -186,11 +190,11 @@ def _guilt(part: dict[str, Any]) -> tuple[int, float, int]:
     before our own SIGTERM; then the earliest."""
     error = part["error"] or ""
     if part["status"] == -signal.SIGTERM:
-        order = 2
+        order = STOPPED_BY_US
     elif part["status"] > 0 and (_SECONDARY.search(error) or not error):
-        order = 1
+        order = FELT_ANOTHER
     else:
-        order = 0
+        order = OWN_FAULT
     return order, part["time"], part["rank"]
 
 

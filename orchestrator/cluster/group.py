@@ -94,6 +94,9 @@ class RayWorkerGroup:
 
     def stop(self, grace_s: float) -> None:
         """Ask every rank to end, and kill those that are left after ``grace_s``."""
+        if self._starting:  # no rank has begun, so there is nothing to wait for
+            self.kill()
+            return
         if self._attempt is not None:
             self._attempt.stopping = True
         self._tell("stop", grace_s)
@@ -180,6 +183,8 @@ class RayWorkerGroup:
             node, under_way[answer].polling = under_way[answer], None
             try:
                 heard.append((node, ray.get(answer)))
+            except RayTaskError as error:
+                raise ClusterError(f"{node.name}: its agent failed: {_reason(error)}") from None
             except RayActorError as error:
                 node.lost = f"the agent died: {_reason(error)}"
                 attempt.lose_node(node.index, node.lost, time.monotonic())

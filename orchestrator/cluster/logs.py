@@ -8,29 +8,50 @@ from pathlib import Path
 from typing import Any
 
 _TAIL_BYTES = 16 * 1024
+# What one look at a log may read, and what a line may be long: a rank that prints without end must
+# not make its agent, the driver or the terminal the bottleneck.
+READ_BYTES = 4 * 1024 * 1024
+LINE_BYTES = 4000
+_DEEPEST = 20
 
 
 class LogReader:
-    """Reads whole new lines of a growing file."""
+    """Reads whole new lines of a growing file, a bounded amount at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
         self._rest = b""
+        self._cut = False
 
     def lines(self, last: bool = False) -> list[str]:
-        """The lines completed since the last call; with ``last`` an unfinished one too."""
+        """The lines completed since the last call, long ones cut; with ``last`` an unfinished one too."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(self._offset)
-                data = stream.read()
+                data = stream.read(READ_BYTES)
         except FileNotFoundError:
             return []
         self._offset += len(data)
-        *whole, self._rest = (self._rest + data).split(b"\n")
+        first, *others = data.split(b"\n")
+        self._extend(first)
+        whole = []
+        for part in others:
+            whole.append(self._take())
+            self._extend(part)
         if last and self._rest:
-            whole, self._rest = [*whole, self._rest], b""
-        return [line.decode(errors="replace").rstrip("\r") for line in whole]
+            whole.append(self._take())
+        return whole
+
+    def _extend(self, part: bytes) -> None:
+        room = LINE_BYTES - len(self._rest)
+        self._cut = self._cut or len(part) > room
+        self._rest += part[:room]
+
+    def _take(self) -> str:
+        line = self._rest.decode(errors="replace").rstrip("\r") + ("…" if self._cut else "")
+        self._rest, self._cut = b"", False
+        return line
 
 
 def tail(path: Path, lines: int) -> list[str]:
@@ -44,8 +65,8 @@ def tail(path: Path, lines: int) -> list[str]:
 
 
 def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:
-    """The step and figures of a line that is one JSON object with at least one number, else None."""
-    if not line.startswith("{"):
+    """The step and figures of a line that is one JSON object with at least one finite number, else None."""
+    if not line.startswith("{") or line.count("[") + line.count("{") > _DEEPEST:
         return None
     try:
         body: Any = json.loads(line)
@@ -53,10 +74,17 @@ def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:
         return None
     if not isinstance(body, dict):
         return None
-    step = body.pop("step", None)
-    metrics = {
-        str(name): float(value)
-        for name, value in body.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
-    return (int(step) if isinstance(step, int | float) else None, metrics) if metrics else None
+    step = _finite(body.pop("step", None))
+    metrics = {str(name): number for name, value in body.items() if (number := _finite(value)) is not None}
+    return (None if step is None else int(step), metrics) if metrics else None
+
+
+def _finite(value: Any) -> float | None:
+    """A number as a float, where it is one and fits into one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

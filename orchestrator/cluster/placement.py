@@ -25,9 +25,8 @@ def reserve(
 ) -> PlacementGroup:
     """Hold ``nodes`` bundles on as many different nodes.
 
-    Raises :class:`NotEnoughResources` when the cluster as a whole is too small (at once, when
-    nothing can be added to it in time, after ``wait_s``), naming what is missing, and
-    :class:`Cancelled`. Nothing stays held after an error.
+    Raises :class:`NotEnoughResources` after ``wait_s`` (nodes may still join), naming what is
+    missing, and :class:`Cancelled`. Nothing stays held after an error.
     """
     try:
         group = placement_group([needs] * nodes, strategy="STRICT_SPREAD" if nodes > 1 else "PACK", name=name)
@@ -56,13 +55,17 @@ def missing(nodes: int, needs: dict[str, float], wait_s: float) -> str:
     found = "; ".join(f"{n['NodeManagerHostname']} has {_gives(n['Resources'], needs)}" for n in alive)
     if len(able) < nodes:
         return (
-            f"the plan needs {nodes} nodes with {wanted} each, the cluster has {len(able)} such "
+            f"the plan needs {_nodes(nodes)} with {wanted} each, the cluster has {len(able)} such "
             f"({found}); add nodes, or lower cluster.nodes or cluster.gpus_per_node"
         )
     return (
-        f"{nodes} nodes with {wanted} each were not free within {wait_s:g} s ({found}; others hold them); "
+        f"{_nodes(nodes)} with {wanted} each were not free within {wait_s:g} s ({found}; others hold them); "
         "wait for the other runs, or raise launch.wait_for_resources_s"
     )
+
+
+def _nodes(count: int) -> str:
+    return f"{count} node{'s' if count != 1 else ''}"
 
 
 def _lacks(resources: dict[str, Any], needs: dict[str, float]) -> bool:

@@ -72,6 +72,7 @@ class Story:
         self.total_steps = total_steps
         self.unit = "GPU"
         self.run = ""
+        self._decided = ""
         self.metrics: dict[str, float] = {}
         self._lost: dict[tuple[int, str], int] = {}
         self._failed_attempts: set[int] = set()
@@ -139,6 +140,7 @@ class Story:
             case AttemptEnded(outcome=Outcome.FAILED):
                 return Line(Kind.WARNING, f"attempt {event.attempt} failed at step {event.step}")
             case Decided():
+                self._decided = event.reason
                 return Line(Kind.WARNING, f"decision: {event.reason}")
             case StopRequested():
                 grace = f"ranks have {number(event.grace_s, 3)} s to save"
@@ -147,7 +149,7 @@ class Story:
                 return Line(Kind.NOTE, "resources released")
             case RunEnded():
                 kind = Kind.GOOD if event.status is Status.FINISHED else Kind.ERROR
-                reason = f": {event.reason}" if event.reason else ""
+                reason = f": {event.reason}" if event.reason and event.reason != self._decided else ""
                 return Line(kind, f"run {event.status.value}{reason}")
         return None
 

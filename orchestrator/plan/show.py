@@ -62,6 +62,8 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
         flops = plan.model.training_flops_per_token
         rows.append(("model", f"{plan.model.name}, {count(plan.model.parameters)} parameters, "
                      f"{si(flops)}FLOP per token"))  # fmt: skip
+    else:
+        rows.append(("model", "not described, so memory and time are not predicted"))
     rows += [
         ("cluster", f"{layout.nodes} × {plan.node_type}, {layout.ranks_per_node} × {plan.gpu_type} each, "
          f"fabric {plan.fabric}"),
@@ -81,7 +83,9 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
 def _money_rows(plan: Plan) -> list[tuple[str, str]]:
     predicted, unit = plan.prediction, plan.unit
     each, all_ranks = plan.price.usd_per_gpu_hour, plan.price.usd_per_gpu_hour * plan.layout.ranks
-    price = f"${each:.3f} per {unit}-hour, ${all_ranks:,.{3 if all_ranks < 10 else 2}f} per hour for {plan.layout.ranks}"
+    price = (
+        f"${each:.3f} per {unit}-hour, ${all_ranks:,.{3 if all_ranks < 10 else 2}f} per hour for {plan.layout.ranks}"
+    )
     rows = [("price", f"{price}; {plan.price.source}")]
     length = [f"{predicted.steps:,} steps"] if predicted.steps else ["as long as the script runs"]
     if predicted.tokens:

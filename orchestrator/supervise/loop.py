@@ -64,9 +64,9 @@ def supervise(
 ) -> Iterator[Event]:
     """Run attempts until one finishes, the policy gives up or somebody asks to stop.
 
-    An error of the cluster ends the run too; it is raised again after the last event.
+    Any other error ends the run too, on record; it is raised again after the last event.
     """
-    failed: OrchestratorError | None = None
+    failed: Exception | None = None
     yield started
     try:
         yield workers.acquire(lambda: stop.level > 0)
@@ -75,6 +75,8 @@ def supervise(
         status, reason = Status.INTERRUPTED, f"{stop.by} while waiting for resources"
     except OrchestratorError as error:
         failed, status, reason = error, Status.FAILED, str(error)
+    except Exception as error:  # noqa: BLE001 - raised again below, once the journal has the end
+        failed, status, reason = error, Status.FAILED, f"{type(error).__name__}: {error}"
     workers.close()
     yield ResourcesReleased()
     yield RunEnded(status, reason)

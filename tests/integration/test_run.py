@@ -92,6 +92,7 @@ def launch(folder: Path, environment: dict[str, str]) -> Iterator[Launch]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         started.append(process)
         if meanwhile:
@@ -305,7 +306,7 @@ def wait_until_ready(journal: Path) -> None:
 def test_sigterm_is_a_stop_too_and_a_deaf_job_is_killed(launch: Launch, deaf: Path) -> None:
     def terminate(pid: int, journal: Path) -> None:
         wait_until_ready(journal)
-        os.kill(pid, signal.SIGTERM)
+        os.killpg(pid, signal.SIGTERM)  # the whole process group, as `timeout` and containers do
 
     done = launch("deaf", *OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=1", meanwhile=terminate)
     assert done.code == 143, done.text
@@ -361,3 +362,24 @@ def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(launch: Launch, fold
     assert all(lost.alike == 2 for lost in done.of(RankLost))
     assert done.text.count("Traceback (most recent call last)") <= 2, "once per attempt, not once per rank"
     assert "KeyError" in done.text
+
+
+def test_whatever_a_rank_prints_the_run_goes_on(launch: Launch, folder: Path) -> None:
+    script = folder / "noisy.py"
+    script.write_text(
+        "import sys\n"
+        'print(\'{"step": NaN, "odd": 1.0}\')\n'
+        "print('{\"a\": ' + '[' * 100000)\n"
+        "print('{\"big\": 1' + '0' * 400 + '}')\n"
+        "sys.stdout.buffer.write(bytes(range(256)) * 100 + b'\\n')\n"
+        "print('x' * 20_000_000)\n"
+        "for n in range(200_000): print('line', n)\n"
+        'print(\'{"step": 7, "answer": 42}\')\n'
+    )
+    done = launch("noisy", *OWN_SCRIPT, f"job.script={script}")
+    assert done.code == 0, done.text[-3000:]
+    assert "lines left out here; all are in" in done.text
+    assert len(done.text) < 300_000
+    assert {"answer": 42.0} in [e.metrics for e in done.of(MetricLogged)]
+    log = folder / "runs/noisy/logs/attempt-1.rank-0.log"
+    assert sum(1 for line in log.open(errors="replace") if line.startswith("line ")) == 200_000
