@@ -235,3 +235,10 @@ def test_a_rank_that_leaves_early_is_the_cause_of_what_the_others_felt() -> None
     assert isinstance(lost, RankLost)
     assert (lost.rank, lost.exit_status) == (1, 0)
     assert lost.error == "it ended by itself while the other ranks went on"
+
+
+def test_a_traceback_is_told_once_with_the_exit() -> None:
+    attempt = attempt_on()
+    attempt.hear(0, {"kind": "output", "text": "Traceback (most recent call last):"}, now_s=1.0)
+    attempt.hear(0, {"kind": "error"}, now_s=1.1)
+    assert attempt.settle(9.0) == []

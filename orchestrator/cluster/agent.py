@@ -150,6 +150,7 @@ class NodeAgent:
                 return self._gather.add(checkpoint_part(message))
             case {"kind": "error"}:
                 rank.error = message
+                return {"kind": "error"}
         return None
 
     def _exit_part(self, rank: _Watched, status: int) -> Part:

@@ -67,6 +67,8 @@ class Attempt:
                 return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
             case "output":
                 self._held.append((now_s, RankOutput(self.number, 0, part["text"])))
+            case "error":
+                self._held = []  # its traceback, which comes with the exit
             case "sample":
                 return [NodeSampled(self.nodes[node_index], part["metrics"])]
             case "phases":
