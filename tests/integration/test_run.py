@@ -139,7 +139,7 @@ def killed(launch: Launch) -> Done:
         wait_for_step(journal, 13)
         os.kill(rank_pid("killed", 1), signal.SIGKILL)
 
-    return launch("killed", *SHORT, meanwhile=kill)
+    return launch("killed", *SHORT, "launch.dashboard=false", meanwhile=kill)
 
 
 def test_the_main_job_trains_and_says_what_it_cost(whole: Done) -> None:
@@ -336,7 +336,7 @@ def test_a_killed_driver_takes_everything_along(launch: Launch, deaf: Path, envi
         wait_until_ready(journal)
         os.kill(pid, signal.SIGKILL)
 
-    done = launch("orphan", *OWN_SCRIPT, f"job.script={deaf}", meanwhile=kill)
+    done = launch("orphan", *CPU, "job=script", f"job.script={deaf}", meanwhile=kill)
     assert done.code == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while leftovers(environment["HOME"]) and time.monotonic() < deadline:
@@ -344,14 +344,15 @@ def test_a_killed_driver_takes_everything_along(launch: Launch, deaf: Path, envi
     assert leftovers(environment["HOME"]) == []
 
 
-# A user's own script, of whose model nothing is known.
-OWN_SCRIPT = [*CPU, "job=script"]
+# A user's own script, of whose model nothing is known; without what takes seconds to start and is not
+# looked at here: preloaded imports, dashboard, MLflow.
+OWN_SCRIPT = [*CPU, "job=script", "launch.zygote=false", "launch.dashboard=false", "tracking.uri=http://127.0.0.1:9"]
 
 
 def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(launch: Launch, folder: Path) -> None:
     script = folder / "broken.py"
     script.write_text("import os\nraise KeyError(f\"no column 'text' for rank {os.environ['RANK']}\")\n")
-    done = launch("broken", *OWN_SCRIPT, f"job.script={script}", "tracking.uri=http://127.0.0.1:9")
+    done = launch("broken", *OWN_SCRIPT, f"job.script={script}")
     assert done.code == 6, done.text
     assert "MLflow: " in done.text
     assert "going on without it" in done.text
