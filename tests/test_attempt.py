@@ -187,7 +187,7 @@ def test_lines_come_whole_however_the_file_grows(tmp_path_factory, lines: list[s
         for at in range(0, len(data), chunk):
             stream.write(data[at : at + chunk])
             seen += reader.lines()
-    assert seen + reader.lines(last=True) == lines
+    assert seen + reader.rest() == lines
 
 
 def test_a_tail_reads_the_end_only(tmp_path) -> None:
@@ -242,3 +242,10 @@ def test_a_traceback_is_told_once_with_the_exit() -> None:
     attempt.hear(0, {"kind": "output", "text": "Traceback (most recent call last):"}, now_s=1.0)
     attempt.hear(0, {"kind": "error"}, now_s=1.1)
     assert attempt.settle(9.0) == []
+
+
+def test_the_rest_of_a_log_is_read_to_its_end(tmp_path) -> None:
+    path = tmp_path / "rank.log"
+    path.write_bytes(b"a\n" * (3 * READ_BYTES) + b"the end")
+    assert LogReader(path).rest()[-2:] == ["a", "the end"]
+    assert LogReader(tmp_path / "absent.log").rest() == []

@@ -6,6 +6,8 @@ Nothing here blocks: the driver polls, and what is due (SIGKILL after SIGTERM) h
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import time
@@ -99,14 +101,22 @@ class NodeAgent:
         return parts
 
     def stop(self, grace_s: float) -> None:
-        """SIGTERM now, SIGKILL to what is left after ``grace_s`` (at a later poll)."""
-        self._signal(signal.SIGTERM)
+        """SIGTERM now, SIGKILL to what is left after ``grace_s`` (at a later poll).
+
+        SIGTERM goes to the rank alone: its data loaders must live on while it saves.
+        """
+        for rank in self._ranks:
+            if rank.status is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rank.process.pid, signal.SIGTERM)
         self._kill_due_s = time.monotonic() + grace_s
 
     def kill(self) -> None:
         """SIGKILL every rank and its children."""
         self._kill_due_s = None
-        self._signal(signal.SIGKILL)
+        for rank in self._ranks:
+            if rank.status is None:
+                rank.process.kill()
 
     def close(self) -> None:
         """Kill ranks, end the zygote."""
@@ -115,18 +125,13 @@ class NodeAgent:
             self._launcher.close()
             self._launcher = None
 
-    def _signal(self, signum: signal.Signals) -> None:
-        for rank in self._ranks:
-            if rank.status is None:
-                rank.process.signal(signum)
-
     def _listen(self, rank: _Watched) -> list[Part]:
         if rank.status is not None:
             return []
         # The status first: whatever a rank said or printed before it died is then read for certain.
         status = rank.process.poll()
         parts = [part for message in rank.process.messages() if (part := self._hear(rank, message))]
-        lines = rank.log.lines(last=status is not None)
+        lines = rank.log.lines() if status is None else rank.log.rest()
         if len(lines) > MOST_LINES:
             left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}"
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ _TAIL_BYTES = 16 * 1024
 # What one look at a log may read, and what a line may be long: a rank that prints without end must
 # not make its agent, the driver or the terminal the bottleneck.
 READ_BYTES = 4 * 1024 * 1024
+REST_BYTES = 32 * 1024 * 1024
 LINE_BYTES = 4000
 _DEEPEST = 20
 
@@ -24,8 +26,19 @@ class LogReader:
         self._rest = b""
         self._cut = False
 
-    def lines(self, last: bool = False) -> list[str]:
-        """The lines completed since the last call, long ones cut; with ``last`` an unfinished one too."""
+    def rest(self) -> list[str]:
+        """All that is left of a file that grows no more (of a huge rest, the end), an unfinished line too."""
+        with contextlib.suppress(FileNotFoundError):
+            self._offset = max(self._offset, self.path.stat().st_size - REST_BYTES)
+        lines: list[str] = []
+        while True:
+            before = self._offset
+            lines += self.lines()
+            if self._offset == before:
+                return [*lines, self._take()] if self._rest else lines
+
+    def lines(self) -> list[str]:
+        """The lines completed since the last call, long ones cut."""
         try:
             with self.path.open("rb") as stream:
                 stream.seek(self._offset)
@@ -39,8 +52,6 @@ class LogReader:
         for part in others:
             whole.append(self._take())
             self._extend(part)
-        if last and self._rest:
-            whole.append(self._take())
         return whole
 
     def _extend(self, part: bytes) -> None:

@@ -209,6 +209,25 @@ def ray_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Worke
 
 
 @pytest.mark.real
+def test_a_stop_is_for_the_rank_and_not_for_its_data_loaders(
+    ray_group: Callable[..., WorkerGroup], tmp_path: Path
+) -> None:
+    group = ray_group("worker")
+    begin(group)
+    deadline = time.monotonic() + 20
+    while len(ranks_of(group)) < 4 and time.monotonic() < deadline:
+        group.poll()
+    assert len(ranks_of(group)) == 4, "two ranks, each with a child"
+    time.sleep(0.5)
+    group.stop(grace_s=20)
+    assert outcome(until_ended(group)) is Outcome.STOPPED
+    log = (tmp_path / "run/logs/attempt-1.rank-0.log").read_text()
+    assert "stopping as asked" in log
+    assert "the worker was told" not in log
+    assert not ranks_of(group), "the children went with their ranks"
+
+
+@pytest.mark.real
 def test_identical_errors_are_counted_as_one(ray_group: Callable[..., WorkerGroup]) -> None:
     group = ray_group("raise_all")
     begin(group)

@@ -30,6 +30,11 @@ if args.then == "deaf":
 else:
     signal.signal(signal.SIGTERM, finish)
 
+if args.then == "worker" and os.fork() == 0:
+    signal.signal(signal.SIGTERM, lambda *_: print("the worker was told", flush=True))
+    time.sleep(60)
+    sys.exit(0)
+
 if args.then in ("raise", "raise_all") and (rank == args.who or args.then == "raise_all"):
     time.sleep(0.2)
     raise ValueError(f"bad luck on rank {rank}")
