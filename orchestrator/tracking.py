@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import shutil
 import subprocess
@@ -42,7 +41,7 @@ def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory)
         "price_source": plan.price.source,
         "git_commit": commit,
         "run_dir": str(directory.path),
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": os.environ.get("USER") or f"uid {os.getuid()}",
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,
     }
