@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory)
         "mlflow.source.git.commit": commit,
     }
     versions = {f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k}
-    layout = {f"layout.{k}": v for k, v in plan_json(plan)["layout"].items()}  # type: ignore[attr-defined]
+    layout = {f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()}
     directory.write_json(
         "tracking.json",
         {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt, exit_in_words
+from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt
 from orchestrator.cluster.logs import LINE_BYTES, READ_BYTES, LogReader, metrics_of, tail
 from orchestrator.cluster.merge import Gather, step_part
 from orchestrator.events import (
@@ -22,6 +22,7 @@ from orchestrator.events import (
     RankLost,
     RankOutput,
     StepDone,
+    exit_in_words,
 )
 
 

@@ -27,11 +27,12 @@ from orchestrator.events import (
     Status,
     StepDone,
     StopRequested,
+    exit_in_words,
 )
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.story import clean
 from orchestrator.ledger.terminal import Terminal
-from orchestrator.ledger.wording import count, duration, exit_words, hours_name, number, percent, usd
+from orchestrator.ledger.wording import count, duration, hours_name, number, percent, usd
 from tests.golden_text import assert_golden
 
 RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 40, 1_000_000, 1e9, 1e15)
@@ -221,6 +222,6 @@ def test_wording() -> None:
     assert [number(v) for v in (float("nan"), 2.3, 0.00012345, 100.0)] == ["–", "2.300", "0.0001234", "100.0"]
     assert (number(100.0, 3), percent(0.4123), percent(None)) == ("100", "41.2%", "–")
     assert [hours_name(u) for u in ("GPU", "CPU core")] == ["GPU-hours", "core-hours"]
-    assert [exit_words(s) for s in (1, -9, -15, -99)] == [
+    assert [exit_in_words(s) for s in (1, -9, -15, -99)] == [
         "exited with status 1", "killed by SIGKILL", "killed by SIGTERM", "killed by signal 99"
     ]  # fmt: skip

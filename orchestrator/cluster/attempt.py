@@ -20,6 +20,7 @@ from orchestrator.events import (
     RankLost,
     RankOutput,
     StepDone,
+    exit_in_words,
 )
 
 PHASES = ("start", "import", "initialize", "first_step", "step")
@@ -175,16 +176,6 @@ class Attempt:
             log_path=cause["log_path"],
             alike=alike,
         )
-
-
-def exit_in_words(status: int) -> str:
-    """``killed by SIGKILL`` or ``exited with status 1``."""
-    if status < 0:
-        try:
-            return f"killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"killed by signal {-status}"
-    return f"exited with status {status}"
 
 
 def _guilt(part: dict[str, Any]) -> tuple[int, float, int]:

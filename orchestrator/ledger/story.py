@@ -29,9 +29,10 @@ from orchestrator.events import (
     Status,
     StepDone,
     StopRequested,
+    exit_in_words,
 )
 from orchestrator.ledger.meter import Bill, Bucket
-from orchestrator.ledger.wording import count, duration, exit_words, hours, hours_name, number, plural, usd
+from orchestrator.ledger.wording import count, duration, hours, hours_name, number, plural, usd
 
 LOG_TAIL_LINES = 20
 # A step line has these already; a job that prints them too need not be repeated.
@@ -159,7 +160,7 @@ class Story:
         if seen:
             return []
         where = f"rank {lost.rank} on node {lost.node}, {lost.gpu}"
-        how = exit_words(lost.exit_status)
+        how = exit_in_words(lost.exit_status)
         headline = f"{where}: {how} at step {lost.step}"
         if lost.attempt in self._failed_attempts:
             return [Line(Kind.WARNING, f"also {headline}")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 
 UNKNOWN = "\u2013"
 
@@ -64,13 +63,3 @@ def hours_name(unit: str) -> str:
 def plural(amount: int, noun: str) -> str:
     """1 GPU, 4 GPUs."""
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
-
-
-def exit_words(status: int) -> str:
-    """A process's exit status as :mod:`subprocess` gives it: negative for a signal."""
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"

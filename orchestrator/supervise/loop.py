@@ -98,7 +98,7 @@ def _attempts(
         yield from _watch(watched, workers, recovery, clock, stop, poll_s)
         checkpoint_step = watched.checkpoint_step
         if stop.level:
-            return Status.INTERRUPTED, _stopped(stop, checkpoint_step, watched)
+            return Status.INTERRUPTED, _stopped(stop, checkpoint_step)
         if watched.outcome is Outcome.FINISHED:
             return Status.FINISHED, "the job ended by itself"
         assert watched.lost is not None, "an attempt fails with a RankLost, says the contract"
@@ -151,6 +151,6 @@ def _watch(
             clock.sleep(poll_s)
 
 
-def _stopped(stop: StopRequest, checkpoint_step: int | None, watched: _Watch) -> str:
+def _stopped(stop: StopRequest, checkpoint_step: int | None) -> str:
     kept = "no checkpoint" if checkpoint_step is None else f"the last complete checkpoint is of step {checkpoint_step}"
     return f"stopped by {stop.by}; {kept}"
