@@ -104,14 +104,16 @@ class ClusterConfig:
 
 @dataclass
 class ModelConfig:
-    """A decoder-only transformer's shape. ``gated_mlp``: SwiGLU (three matrices) or GELU (two)."""
+    """A decoder-only transformer's shape. ``gated_mlp``: SwiGLU (three matrices) or GELU (two). With
+    ``experts`` above 1 every layer has that many MLPs, of which a router gives each token
+    ``experts_per_token``; ``ffn`` is then the inner width of one expert."""
 
     name: str = MISSING  # as printed
     layers: int = MISSING  # transformer blocks
     hidden: int = MISSING  # width of the residual stream
     heads: int = MISSING  # query heads
     kv_heads: int = MISSING  # key and value heads; as many as heads without grouped queries
-    ffn: int = MISSING  # inner width of the MLP
+    ffn: int = MISSING  # inner width of the MLP, of one expert where there are several
     vocab: int = MISSING  # rows of the embedding
     seq_len: int = MISSING  # tokens of one sequence
     gated_mlp: bool = True
@@ -120,6 +122,12 @@ class ModelConfig:
     tie_embeddings: bool = False  # the output layer is the embedding
     rope_theta: float = 10000.0  # base of the rotary frequencies
     norm_eps: float = 1e-5  # keeps the norm from dividing by 0
+    head_dim: int | None = None  # width of one head; null is hidden / heads
+    qkv_biases: bool = False  # of queries, keys and values only, as in Qwen2
+    qk_norms: bool = False  # a norm over each head of queries and keys, as in Qwen3
+    sliding_window: int | None = None  # positions that a token attends to; null is all before it
+    experts: int = 1  # MLPs of a layer, among which a router chooses; 1 is a dense model
+    experts_per_token: int = 1  # how many of them compute a token
     source: str = ""  # where the shape is published
 
 
@@ -139,7 +147,7 @@ class JobConfig:
     """What to train. ``args`` become ``--name=value``; ``{run_dir}``, ``{deepspeed_config}`` and
     ``{checkpoint_dir}`` in them are filled in on the node. ``ranks`` null means the whole cluster,
     ``supports`` null that the script can do every kind of parallelism. ``builds`` names the choices of
-    ``model`` that the script makes for itself, e.g. ``gated_mlp: true``."""
+    ``model`` that the script makes for itself, e.g. ``gated_mlp: true`` or ``experts: 1``."""
 
     name: str = MISSING  # part of the run's name
     script: str = MISSING  # looked up from cwd, then among the jobs that come with the project
@@ -158,7 +166,7 @@ class JobConfig:
     tokenizer: str | None = None  # for the script's arguments; null is its own default
     checkpoint_dir: str | None = None  # shared by all nodes; null is checkpoints in the run directory
     supports: list[str] | None = None
-    builds: dict[str, bool] = field(default_factory=dict)
+    builds: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -192,6 +200,9 @@ class LaunchConfig:
     start_timeout_s: float = 300.0  # for agents and ranks to start
     poll_s: float = 0.1  # between two looks at the agents
     dashboard: bool = True  # of a cluster started here, on loopback
+    idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
+    # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
+    working_dir: str | None = None
 
 
 @dataclass
@@ -209,7 +220,9 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's
-    ray_address: str | None = None  # host:port or auto of a running cluster; null starts one on this machine
+    # host:port or auto of a running cluster; null is the one that `up` keeps, else one that starts and ends with
+    # the run on this machine; local is always the latter
+    ray_address: str | None = None
     run_root: str = "runs"  # folder of the runs
     run_name: str | None = None  # null is job, time and four random characters
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path

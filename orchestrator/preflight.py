@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import hardware, provenance
+from orchestrator.cluster import kept
+from orchestrator.cluster.kept import KeptCluster
 from orchestrator.config import Config, Device
 from orchestrator.deepspeed_check import check_deepspeed
 from orchestrator.errors import ClusterUnreachable, ConfigError
@@ -14,6 +18,43 @@ from orchestrator.load import conf_dir
 from orchestrator.plan.plan import Plan, make_plan
 
 CONNECT_TIMEOUT_S = 5.0
+# The address that always means a cluster which starts and ends with the run.
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The cluster of a run: ``address`` None starts one; ``kept`` is on record by ``up``; ``remark`` is for people."""
+
+    address: str | None
+    kept: KeptCluster | None = None
+    remark: str | None = None
+
+
+def find_target(config: Config) -> Target:
+    """The cluster that a run is to attach to, answering; or none where it is to start its own.
+
+    Raises :class:`ConfigError` and :class:`ClusterUnreachable`.
+    """
+    known, remark = kept.find(), None
+    if known is not None and not known.answers():
+        remark = (
+            f"the cluster that 'up' kept at {known.address} does not answer any more; 'orchestrator down' clears it"
+        )
+        known = None
+    if config.ray_address is not None and config.ray_address != LOCAL:
+        check_ray_address(config.ray_address)
+        return Target(config.ray_address, known if known and known.address == config.ray_address else None)
+    if known is not None and config.ray_address is None:
+        return Target(known.address, known)
+    if config.cluster.name != "local" or config.cluster.nodes > 1:
+        local = config.cluster.name == "local"
+        what = f"cluster.nodes={config.cluster.nodes}" if local else f"cluster={config.cluster.name}"
+        raise ConfigError(
+            f"{what}: needs ray_address=host:port of that cluster's Ray ('plan' works without it); "
+            "only cluster=local with one node is started here"
+        )
+    return Target(None, remark=remark)
 
 
 def plan_of(config: Config) -> Plan:
@@ -43,7 +84,11 @@ def find_script(script: str, cwd: Path) -> Path:
 
 def check_local_gpus(config: Config) -> None:
     """A local cluster can not have more GPUs than this machine shows."""
-    if config.ray_address is not None or config.cluster.name != "local" or config.gpu.device is not Device.cuda:
+    if (
+        config.ray_address not in (None, LOCAL)
+        or config.cluster.name != "local"
+        or config.gpu.device is not Device.cuda
+    ):
         return
     visible = len(hardware.local_gpus())
     asked = min(config.job.ranks or config.cluster.gpus_per_node, config.cluster.gpus_per_node)
@@ -62,8 +107,8 @@ def check_script_builds(config: Config) -> None:
         wanted = getattr(config.model, name, built)
         if wanted != built:
             raise ConfigError(
-                f"model={config.model.name if config.model else None}: has {name}={str(wanted).lower()}, but job "
-                f"'{config.job.name}' builds {name}={str(built).lower()} only; it can be planned, and trained by a "
+                f"model={config.model.name if config.model else None}: has {name}={json.dumps(wanted)}, but job "
+                f"'{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and trained by a "
                 "job.script that builds it"
             )
 
@@ -80,8 +125,9 @@ def check_ray_address(address: str | None) -> None:
 
     Raises :class:`ClusterUnreachable`.
     """
-    if address is None or address == "auto":
+    if address in (None, "auto", LOCAL):
         return
+    assert address is not None
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not host or not port.isdigit():
         raise ClusterUnreachable(
@@ -92,5 +138,5 @@ def check_ray_address(address: str | None) -> None:
     except OSError as error:
         raise ClusterUnreachable(
             f"ray_address={address}: nothing answers there ({error.strerror or error}); start Ray with "
-            "'ray start --head', or leave ray_address out to use a local cluster"
+            "'ray start --head' or 'orchestrator up', or leave ray_address out to use a local cluster"
         ) from None

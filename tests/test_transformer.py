@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,30 @@ def models(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-def test_llama3_counts_are_the_published_ones() -> None:
-    assert parameters(model_named("llama3_8b")).total == 8_030_261_248
-    assert parameters(model_named("llama3_70b")).total == 70_553_706_496
+# Totals of the published weights (safetensors index on huggingface.co); active ones of models with experts are
+# those that a token passes, which Jiang et al. 2024 round to 13B and Yang et al. 2025 to 3.3B.
+PUBLISHED = [
+    ("llama2_7b", 6_738_415_616, None),
+    ("llama2_13b", 13_015_864_320, None),
+    ("llama2_70b", 68_976_648_192, None),
+    ("llama3_8b", 8_030_261_248, None),
+    ("llama3_70b", 70_553_706_496, None),
+    ("llama3_405b", 405_853_388_800, None),
+    ("mistral_7b", 7_241_732_096, None),
+    ("mixtral_8x7b", 46_702_792_704, 12_879_925_248),
+    ("qwen2_5_7b", 7_615_616_512, None),
+    ("qwen2_5_72b", 72_706_203_648, None),
+    ("qwen3_8b", 8_190_735_360, None),
+    ("qwen3_32b", 32_762_123_264, None),
+    ("qwen3_30b_a3b", 30_532_122_624, 3_353_032_704),
+]
+
+
+@pytest.mark.parametrize(("option", "total", "active"), PUBLISHED)
+def test_counts_are_the_published_ones(option: str, total: int, active: int | None) -> None:
+    count = parameters(model_named(option))
+    assert count.total == total
+    assert count.active == (active or total)
 
 
 def test_gpt3_count_is_the_published_one() -> None:
@@ -90,10 +112,42 @@ def test_causal_attention_counts_half_the_pairs() -> None:
     assert full - causal == pytest.approx(model.layers * 2 * model.seq_len * model.hidden)
 
 
+def test_a_token_pays_for_the_experts_that_it_passes() -> None:
+    """Two of Mixtral's eight cost what a dense model does whose MLP is as wide as both, and the router."""
+    moe = model_named("mixtral_8x7b")
+    dense = replace(moe, ffn=2 * moe.ffn, experts=1, experts_per_token=1)
+    router = moe.layers * 2 * moe.hidden * 8
+    assert forward_flops_per_token(moe) == pytest.approx(forward_flops_per_token(dense) + router)
+    assert parameters(moe).total > 3 * parameters(dense).total
+
+
+def test_a_sliding_window_leaves_a_band_of_attention() -> None:
+    """Of 8,192 positions and a window of 4,096: the first half is a triangle, the second a full band."""
+    windowed = model_named("mistral_7b")
+    whole = replace(windowed, sliding_window=None)
+    pairs = (4096 * 4096 / 2 + 4096 * 4096) / 8192
+    saved = forward_flops_per_token(whole, "causal") - forward_flops_per_token(windowed, "causal")
+    assert saved == pytest.approx(windowed.layers * 4 * (8192 / 2 - pairs) * windowed.hidden)
+    longer = replace(windowed, sliding_window=windowed.seq_len * 2)
+    assert forward_flops_per_token(longer) == forward_flops_per_token(whole)
+
+
+def test_heads_of_their_own_width_attend_at_that_width() -> None:
+    model = model_named("qwen3_32b")  # 64 heads of 128 on 5,120
+    full, causal = forward_flops_per_token(model, "full"), forward_flops_per_token(model, "causal")
+    assert full - causal == pytest.approx(model.layers * 2 * model.seq_len * 64 * 128)
+
+
 @given(models())
 def test_recompute_repeats_the_layers_only(model: ModelConfig) -> None:
     head = 2 * model.vocab * model.hidden
     assert recompute_flops_per_token(model) == pytest.approx(forward_flops_per_token(model) - head)
+
+
+def test_more_experts_per_token_than_there_are_is_refused() -> None:
+    model = ModelConfig("m", 1, 64, 8, 8, 64, 64, 64, experts=4, experts_per_token=5)
+    with pytest.raises(ConfigError, match=r"model.experts_per_token=5 is more than model.experts=4"):
+        parameters(model)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "key"), [(7, 7, "model.hidden=64"), (8, 3, "model.kv_heads=3")])

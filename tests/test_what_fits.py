@@ -35,6 +35,14 @@ def test_more_nodes_or_offload_are_proposed_for_a_model_too_large_for_the_node()
     assert any("deepspeed=zero3_offload" in text for text in proposals)
 
 
+def test_a_higher_stage_is_proposed_without_the_offload_of_the_present_one() -> None:
+    """deepspeed=zero3 leaves the optimizer on the GPUs, where 70B is too much for eight."""
+    layout = replace(ONE_NODE, zero_stage=2, offload=True)
+    proposals = what_fits(LLAMA_70B, H100, layout)
+    assert proposals
+    assert "deepspeed=zero3" not in proposals
+
+
 def test_pipelines_are_never_told_to_use_zero_2() -> None:
     layout = replace(ONE_NODE, pp=2, dp=4, zero_stage=0, micro_batch=4)
     for text in what_fits(LLAMA_8B, H100, layout):

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from orchestrator.config import FabricConfig
 
+# Filled in on each node: interfaces have other names on other machines.
+INTERFACE = "{interface}"
+_LOOPBACK = "lo"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -16,13 +20,22 @@ class Setting:
     source: str
 
 
-def interconnect_environment(fabric: FabricConfig, user: Mapping[str, str]) -> dict[str, Setting]:
+def interconnect_environment(fabric: FabricConfig, user: Mapping[str, str], nodes: int = 1) -> dict[str, Setting]:
     """The environment of a rank on `fabric`, by variable name in alphabetical order.
 
+    On several nodes the loopback interface, which reaches no other node, gives way to the interface of
+    the node's address; `{interface}` in a value stands for its name and is filled in on each node.
     `user` is the configuration's `env`: its values win over the fabric's, and their source says so,
     with what they replace, or with the warning of a variable that the fabric wants left unset.
     """
     settings = {name: Setting(entry.value, entry.source) for name, entry in fabric.environment.items()}
+    for name, setting in settings.items():
+        if nodes > 1 and setting.value == _LOOPBACK and name.endswith("_SOCKET_IFNAME"):
+            exact = "=" if name == "NCCL_SOCKET_IFNAME" else ""  # without it NCCL takes a prefix
+            settings[name] = Setting(
+                exact + INTERFACE,
+                f"the interface of the node's address in Ray, as {nodes} nodes do not meet on {_LOOPBACK}",
+            )
     for name, value in user.items():
         settings[name] = Setting(value, _user_source(fabric, name, value))
     return dict(sorted(settings.items()))

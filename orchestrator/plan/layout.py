@@ -178,24 +178,42 @@ def _batch(config: Config, dp: int) -> tuple[int, int, int]:
 
 def _check_model(model: ModelConfig, config: Config) -> None:
     layout = config.layout
-    rules = (
-        ("model.hidden", model.hidden, "model.heads", model.heads),
+    rules = [
         ("model.heads", model.heads, "model.kv_heads", model.kv_heads),
         ("model.heads", model.heads, "layout.tp", layout.tp),
         ("model.kv_heads", model.kv_heads, "layout.tp", layout.tp),
         ("model.layers", model.layers, "layout.pp", layout.pp),
         ("model.seq_len", model.seq_len, "layout.sp", layout.sp),
         ("model.heads", model.heads, "layout.sp", layout.sp),
-    )
-    for key in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len"):
-        if getattr(model, key) <= 0:
-            raise ConfigError(f"model.{key}={getattr(model, key)}: must be greater than 0")
+    ]
+    if model.head_dim is None:
+        rules.insert(0, ("model.hidden", model.hidden, "model.heads", model.heads))
+    if model.experts > 1:
+        rules.append(("model.experts", model.experts, "layout.ep", layout.ep))
+    sizes = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "experts", "experts_per_token")
+    for key in (*sizes, "head_dim", "sliding_window"):
+        value = getattr(model, key)
+        if value is not None and value <= 0:
+            raise ConfigError(f"model.{key}={value}: must be greater than 0")
+    _check_experts(model, layout.ep)
     for whole, amount, part, degree in rules:
         if amount % degree:
             raise ConfigError(
                 f"{whole}={amount}: not divisible by {part}={degree}; "
                 f"use a {part} that divides {amount}: {_divisors(amount, degree)}"
             )
+
+
+def _check_experts(model: ModelConfig, ep: int) -> None:
+    if model.experts_per_token > model.experts:
+        raise ConfigError(
+            f"model.experts_per_token={model.experts_per_token}: more than model.experts={model.experts}; lower it "
+            "or raise model.experts"
+        )
+    if ep > 1 and model.experts == 1:
+        raise ConfigError(
+            f"layout.ep={ep}: model={model.name} has no experts to divide (model.experts=1); use layout.ep=1"
+        )
 
 
 def _divisors(amount: int, near: int) -> str:

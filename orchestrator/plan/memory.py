@@ -1,9 +1,11 @@
 """Bytes per GPU of a layout, by part, to first order.
 
-Left out: allocator fragmentation, dropout masks, frozen weights, mixture of experts (``ep`` changes
-nothing here), ZeRO++ and hpZ, the uneven split of layers that a pipeline may choose, norms replicated
-under tensor parallelism, and what unfused kernels save on top: a composite RMSNorm, as on CPU, keeps
-up to two more float32 copies of its input.
+Experts are taken to get equally many tokens, and none to drop any; what expert parallel ranks send
+each other is not buffered here.
+
+Left out: allocator fragmentation, dropout masks, frozen weights, ZeRO++ and hpZ, the uneven split of
+layers that a pipeline may choose, norms replicated under tensor parallelism, and what unfused kernels
+save on top: a composite RMSNorm, as on CPU, keeps up to two more float32 copies of its input.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 
 from orchestrator.config import Device, GpuConfig, ModelConfig
 from orchestrator.plan.layout import Layout
-from orchestrator.plan.transformer import kv_width, parameters
+from orchestrator.plan.transformer import kv_width, parameters, query_width
 
 GIB = 2**30
 # Allowances, not measurements: they grow with the driver, the kernels loaded and the communicators.
@@ -102,8 +104,18 @@ def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
     stages = [(first, layout.pp, False), (last, 1, True)] if layout.pp > 1 else [(size.total, 1, True)]
     candidates = []
     for count, in_flight, has_head in stages:
-        held = math.ceil(count / layout.tp)
-        states = model_states(held, _largest_matrix(model) // layout.tp, zero, layout.dp * layout.sp, layout.precision)
+        in_experts = layers * size.experts
+        experts = math.ceil(in_experts / (layout.tp * layout.ep))
+        held = math.ceil((count - in_experts) / layout.tp) + experts
+        states = model_states(
+            held,
+            _largest_matrix(model) // layout.tp,
+            zero,
+            layout.dp * layout.sp,
+            layout.precision,
+            experts=experts,
+            expert_shards=layout.dp * layout.sp // layout.ep,
+        )
         candidates.append(
             Memory(
                 weights=states.weights,
@@ -118,8 +130,13 @@ def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
     return max(candidates, key=lambda candidate: candidate.total_bytes)
 
 
-def model_states(count: int, largest: int, zero: Zero, shards: int, precision: str) -> States:
+def model_states(
+    count: int, largest: int, zero: Zero, shards: int, precision: str, *, experts: int = 0, expert_shards: int = 1
+) -> States:
     """Bytes of the model states of one rank that holds `count` parameters, the biggest tensor of `largest`.
+
+    ZeRO shards them over `shards` ranks, but `experts` of them over the `expert_shards` that hold the same
+    experts: with expert parallelism fewer, each with fewer to hold (Rajbhandari et al. 2022, DeepSpeed-MoE).
 
     16-bit training keeps 2 bytes of weight and 2 of gradient per parameter, 4 of float32 gradient at the
     step, 4 of float32 master weight and 8 of Adam: Rajbhandari et al. 2020 (ZeRO), section 3.1, and
@@ -128,7 +145,7 @@ def model_states(count: int, largest: int, zero: Zero, shards: int, precision: s
     gradient, and up to `live_parameters`.
     """
     width = _width(precision)
-    share = math.ceil(count / shards)
+    share = math.ceil((count - experts) / shards) + math.ceil(experts / expert_shards)
     half = precision != "fp32"
     optimizer = ADAM_BYTES + (4 if half or zero.stage else 0)
     if zero.stage == 0:
@@ -136,7 +153,8 @@ def model_states(count: int, largest: int, zero: Zero, shards: int, precision: s
     weights, staged = width * count, 4 * share
     gradients = width * (count if zero.stage == 1 else share)
     if zero.stage == 3:
-        live = min(count, zero.live_parameters)
+        sharded = count - (experts if expert_shards == 1 else 0)
+        live = min(sharded, zero.live_parameters)
         gathered = 0 if shards == 1 and not zero.offload_parameters else max(2 * largest, live) * width
         weights, gradients = width * share + gathered, 0
     host = 0
@@ -156,15 +174,21 @@ def activation_bytes(model: ModelConfig, layout: Layout, layers: int, in_flight:
     Per token and layer, flash attention: inputs and outputs of two norms (4 x hidden), queries and
     attention output (2 x hidden), keys and values, and of the MLP 4 x ffn (SwiGLU: gate, its activation,
     up, product) or 2 x ffn (GELU); the latter three are sharded by tensor parallelism. Without the
-    dropout masks this is Korthikanti et al. 2022, equation 1, less the attention scores. Recomputing
-    keeps each layer's input, and one layer in full while it runs backward.
+    dropout masks this is Korthikanti et al. 2022, equation 1, less the attention scores. Norms of queries
+    and keys keep their inputs. Each expert that computes a token keeps as much as an MLP does, a copy of
+    the token and its own output (2 x hidden), and the router its float32 probabilities. Recomputing keeps
+    each layer's input, and one layer in full while it runs backward.
     """
     tokens, width = _tokens(model, layout), _width(layout.precision)
-    whole = 4 * model.hidden
-    sharded = 2 * model.hidden + 2 * kv_width(model) + model.ffn * (4 if model.gated_mlp else 2)
+    routed = model.experts_per_token if model.experts > 1 else 0
+    whole = 4 * model.hidden + 2 * routed * model.hidden
+    sharded = 2 * query_width(model) + 2 * kv_width(model)
+    sharded += query_width(model) + kv_width(model) if model.qk_norms else 0
+    sharded += (routed or 1) * model.ffn * (4 if model.gated_mlp else 2)
     elements = whole + math.ceil(sharded / layout.tp)
     log_sum_exp = 4 * math.ceil(model.heads / layout.tp)  # float32, one per head, whatever the precision
-    layer = tokens * (width * elements + log_sum_exp)
+    probabilities = 4 * model.experts if routed else 0
+    layer = tokens * (width * elements + log_sum_exp + probabilities)
     if not layout.recompute:
         return layer * layers * in_flight
     return tokens * model.hidden * width * layers * in_flight + layer
@@ -192,7 +216,7 @@ def _tokens(model: ModelConfig, layout: Layout) -> int:
 
 
 def _largest_matrix(model: ModelConfig) -> int:
-    return model.hidden * max(model.vocab, model.ffn, model.hidden)
+    return model.hidden * max(model.vocab, model.ffn, query_width(model))
 
 
 def _offloads(section: Any) -> bool:

@@ -24,10 +24,12 @@ OFFLOAD_BUFFER_FACTOR = 1.5
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of the model as configured; FLOPs are forward and backward, attention counted."""
+    """Of the model as configured; FLOPs are forward and backward, attention counted. ``active_parameters``
+    are those that one token passes: fewer than ``parameters`` where it is sent to some experts of many."""
 
     name: str
     parameters: int
+    active_parameters: int
     training_flops_per_token: float
     tokens_per_step: int
 
@@ -115,7 +117,7 @@ def make_plan(config: Config, script: str, cwd: str, facts: Mapping[str, str]) -
         memory=memory,
         price=price,
         prediction=_predict(config, layout, model, price),
-        environment=environment_of(config),
+        environment=environment_of(config, layout.nodes),
         deepspeed=deepspeed,
         corpus=tuple(config.job.corpus),
         facts=dict(facts),
@@ -136,7 +138,7 @@ def arguments(args: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def environment_of(config: Config) -> dict[str, Setting]:
+def environment_of(config: Config, nodes: int) -> dict[str, Setting]:
     """What a rank's environment gets on top of its node's, each value with its source; the user's win."""
     own = {
         "DS_ACCELERATOR": Setting(config.gpu.device.value, f"gpu.device of {config.gpu.name}"),
@@ -147,7 +149,7 @@ def environment_of(config: Config) -> dict[str, Setting]:
     if config.gpu.device is Device.cuda:
         own["PYTORCH_NVML_BASED_CUDA_CHECK"] = Setting("1", "a forked rank must find CUDA uninitialised")
     user = {**config.job.env, **config.env}
-    fabric = interconnect_environment(config.fabric, user)
+    fabric = interconnect_environment(config.fabric, user, nodes)
     for name, setting in own.items():
         if name in user and user[name] != setting.value:
             replaced = f"{fabric[name].source} instead of {setting.value} ({setting.source})"
@@ -171,9 +173,11 @@ def resolved_deepspeed(config: Config, layout: Layout) -> dict[str, Any]:
 def _model_facts(config: Config, layout: Layout) -> ModelFacts | None:
     if config.model is None:
         return None
+    size = parameters(config.model)
     return ModelFacts(
         name=config.model.name,
-        parameters=parameters(config.model).total,
+        parameters=size.total,
+        active_parameters=size.active,
         training_flops_per_token=training_flops_per_token(config.model),
         tokens_per_step=layout.global_batch * config.model.seq_len,
     )

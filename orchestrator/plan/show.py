@@ -60,8 +60,10 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     rows = []
     if plan.model is not None:
         flops = plan.model.training_flops_per_token
-        rows.append(("model", f"{plan.model.name}, {count(plan.model.parameters)} parameters, "
-                     f"{si(flops)}FLOP per token"))  # fmt: skip
+        size_of = f"{count(plan.model.parameters)} parameters"
+        if plan.model.active_parameters < plan.model.parameters:
+            size_of += f" ({count(plan.model.active_parameters)} active per token)"
+        rows.append(("model", f"{plan.model.name}, {size_of}, {si(flops)}FLOP per token"))
     else:
         rows.append(("model", "not described, so memory and time are not predicted"))
     rows += [

@@ -74,7 +74,8 @@ def _zero_options(zero: Zero, layout: Layout, gpu: GpuConfig) -> Iterator[tuple[
         return
     most = 1 if layout.pp > 1 else 3  # DeepSpeed's pipeline engine works with ZeRO-0 and ZeRO-1 only
     for turn, stage in enumerate(range(zero.stage + 1, most + 1), start=1):
-        yield turn, replace(zero, stage=stage, overlap_comm=True), (f"deepspeed=zero{stage}",)
+        sharded = replace(zero, stage=stage, offload_optimizer=False, overlap_comm=True)  # as conf/deepspeed has it
+        yield turn, sharded, (f"deepspeed=zero{stage}",)
     if most == 3 and gpu.device is not Device.cpu:
         offloaded = replace(zero, stage=3, offload_optimizer=True, offload_parameters=True)
         yield most + 1 - zero.stage, offloaded, ("deepspeed=zero3_offload",)

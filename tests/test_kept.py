@@ -1,0 +1,138 @@
+"""The record of the cluster that `up` keeps, and what a run makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator.cluster import kept
+from orchestrator.cluster.kept import KeptCluster
+from orchestrator.config import ClusterConfig, Config
+from orchestrator.errors import ClusterUnreachable, ConfigError
+from orchestrator.events import ResourcesGranted, ResourcesReleased, RunEnded, RunStarted, Status
+from orchestrator.keep_show import ended_runs
+from orchestrator.ledger.journal import Journal
+from orchestrator.preflight import find_target
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def closed_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def cluster(address: str, **about: Any) -> KeptCluster:
+    return dataclasses.replace(KeptCluster(address, None, None, None, None, 1.8e9, 60.0), **about)
+
+
+def config(ray_address: str | None = None, name: str = "local", nodes: int = 1) -> Config:
+    return Config(cluster=ClusterConfig(name=name, nodes=nodes), ray_address=ray_address)
+
+
+def test_a_record_is_found_until_it_is_forgotten(listening: str, state: Path) -> None:
+    assert kept.find() is None
+    kept.record(cluster(listening))
+    assert kept.find() == cluster(listening)
+    assert (state / "orchestrator").stat().st_mode & 0o077 == 0
+    kept.forget()
+    kept.forget()
+    assert kept.find() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"address": 1}'])
+def test_a_damaged_record_is_none(text: str, state: Path) -> None:
+    (state / "orchestrator").mkdir(parents=True)
+    (state / "orchestrator" / "cluster.json").write_text(text)
+    assert kept.find() is None
+
+
+def test_a_cluster_answers_while_its_head_runs_and_somebody_listens(listening: str, closed_address: str) -> None:
+    me = {"head_pid": os.getpid(), "head_created_unix_s": psutil.Process().create_time()}
+    assert cluster(listening).answers()
+    assert cluster(listening, **me).answers()
+    assert not cluster(closed_address, **me).answers()
+    reused = {**me, "head_created_unix_s": me["head_created_unix_s"] - 100}
+    assert not cluster(listening, **reused).answers(), "the number of a dead head was given to another process"
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    assert not cluster(listening, head_pid=child.pid, head_created_unix_s=time.time()).answers()
+
+
+def test_a_run_attaches_to_what_is_kept_and_starts_its_own_otherwise(listening: str, closed_address: str) -> None:
+    assert find_target(config()).address is None
+    kept.record(cluster(listening))
+    assert find_target(config()).address == listening
+    assert find_target(config()).kept == cluster(listening)
+    assert find_target(config("local")).address is None
+    assert find_target(config(listening)).kept == cluster(listening)
+    kept.record(cluster(closed_address))
+    gone = find_target(config())
+    assert gone.address is None
+    assert gone.remark is not None
+    assert closed_address in gone.remark
+
+
+def test_another_cluster_than_this_machine_needs_an_address_or_a_kept_one(listening: str) -> None:
+    for wanted in (config(name="dgx_h100"), config(nodes=3)):
+        with pytest.raises(ConfigError, match="needs ray_address"):
+            find_target(wanted)
+    kept.record(cluster(listening))
+    assert find_target(config(name="dgx_h100")).address == listening
+    with pytest.raises(ConfigError, match="needs ray_address"):
+        find_target(config("local", nodes=3))
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(closed_address: str) -> None:
+    with pytest.raises(ClusterUnreachable, match="nothing answers there"):
+        find_target(config(closed_address))
+
+
+def run_of(folder: Path, name: str, address: str | None, ended: bool = True) -> None:
+    (folder / name).mkdir(parents=True)
+    with Journal(folder / name / "journal.jsonl") as journal:
+        journal.append(RunStarted(name, "tiny", "local", "CPU", 2, 36.0, "CPU core", ray_address=address))
+        journal.append(ResourcesGranted(["a"], 2))
+        if ended:
+            journal.append(ResourcesReleased())
+            journal.append(RunEnded(Status.FINISHED, "done"))
+
+
+def test_runs_that_ended_are_those_of_this_cluster_and_time(tmp_path: Path) -> None:
+    began_s = time.time() - 1
+    for name, address, ended in (
+        ("whole", "a:1", True),
+        ("cut", "a:1", False),
+        ("live", "a:1", False),
+        ("other", "b:1", True),
+        ("own", None, True),
+    ):
+        run_of(tmp_path, name, address, ended)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "journal.jsonl").write_text("not a record\nnor this\n")
+    found = {run["name"]: run for run in ended_runs(tmp_path, "a:1", began_s, {"live"})}
+    assert {name: run["status"] for name, run in found.items()} == {"whole": "finished", "cut": "lost"}
+    whole = found["whole"]
+    assert whole["cost_usd"] == pytest.approx(whole["held_s"] / 3600 * 2 * 36.0)
+    assert ended_runs(tmp_path, "a:1", time.time() + 60, set()) == []
