@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.rank.launcher import Launcher, RankProcess
+from orchestrator.rank.launcher import Launcher, RankProcess, ZygoteLauncher
 from orchestrator.rank.spec import RankSpec
 
 TIMEOUT_S = 60.0
@@ -48,6 +48,14 @@ def is_gone(pid: int) -> bool:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def shared_owner(path: Path, preload: Sequence[str], **env: str) -> ZygoteLauncher:
+    """The owner of a zygote that others reach at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        return ZygoteLauncher(environment(**env), preload, listener=listener)
 
 
 def _hear_signals() -> None:

@@ -8,25 +8,34 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launcher import ExecLauncher, Launcher, ZygoteLauncher
-from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, wait_until
+from orchestrator.rank.launcher import ExecLauncher, Launcher, SharedZygote, ZygoteLauncher
+from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, shared_owner, wait_until
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module", params=["exec", "zygote"])
-def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
-    made: Launcher = (
-        ExecLauncher()
-        if request.param == "exec"
-        else ZygoteLauncher(environment(), preload=["torch", "torch.utils.data"])
-    )
-    yield made
-    made.close()
+PRELOAD = ["torch", "torch.utils.data"]
+
+
+@pytest.fixture(scope="module", params=["exec", "zygote", "shared zygote"])
+def launcher(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    with ExitStack() as stack:
+        made: Launcher
+        if request.param == "exec":
+            made = ExecLauncher()
+        elif request.param == "zygote":
+            made = ZygoteLauncher(environment(), PRELOAD)
+        else:
+            path = tmp_path_factory.mktemp("zygote") / "socket"
+            owner = stack.enter_context(closing(shared_owner(path, PRELOAD)))
+            made = SharedZygote(str(path), owner.key, PRELOAD)
+        stack.enter_context(closing(made))
+        yield made
 
 
 @pytest.fixture

@@ -8,17 +8,21 @@ import sys
 from dataclasses import replace
 from typing import Protocol
 
+from orchestrator.rank.forking import ForkingLauncher
 from orchestrator.rank.process import AgentEnd, RankProcess, RankStartError, boot_command, kill_group
+from orchestrator.rank.shared_zygote import SharedZygote
 from orchestrator.rank.spec import RankSpec
 from orchestrator.rank.zygote_launcher import DEFAULT_PRELOAD, PreloadFailedError, ZygoteLauncher
 
 __all__ = [
     "DEFAULT_PRELOAD",
     "ExecLauncher",
+    "ForkingLauncher",
     "Launcher",
     "PreloadFailedError",
     "RankProcess",
     "RankStartError",
+    "SharedZygote",
     "ZygoteLauncher",
 ]
 CLOSE_TIMEOUT_S = 5.0

@@ -1,0 +1,29 @@
+"""Forks ranks from a zygote that somebody else on this node owns."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from orchestrator.rank.forking import DEFAULT_PRELOAD, ForkingLauncher
+from orchestrator.rank.key import ZygoteKey
+from orchestrator.rank.process import RankStartError
+
+
+class SharedZygote(ForkingLauncher):
+    """Connects to a zygote's listening socket; closing it ends the ranks forked for it, and no others.
+
+    `key` is the zygote's, as its owner told. Raises RankStartError when nobody listens any more.
+    """
+
+    def __init__(self, socket_path: str, key: ZygoteKey, preload: Sequence[str] = DEFAULT_PRELOAD) -> None:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.connect(socket_path)
+        except OSError as error:
+            channel.close()
+            raise RankStartError(f"the warm zygote at {socket_path} is gone: {error}") from error
+        super().__init__(channel, key, preload, python=None)
+
+    def _how_it_ended(self) -> str:
+        return "the warm zygote ended"
