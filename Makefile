@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit keys docs golden bench clean help
+.PHONY: run test lint unit keys docs golden test-hosts build test-package picture bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -48,6 +48,18 @@ docs: $(VENV)/.installed  ## generate docs/configuration.md again (after a chang
 
 golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q
+
+test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespaces; needs root or user namespaces (5 minutes)
+	$(BIN)/python -m pytest tests/hosts $(ARGS)
+
+build: $(VENV)/.installed-dev  ## wheel and source archive, into dist/
+	$(BIN)/python -m build
+
+test-package: $(VENV)/.installed-dev  ## install the wheel into an environment of its own and use it there (minutes)
+	$(BIN)/python -m pytest tests/package $(ARGS)
+
+picture: $(VENV)/.installed-dev  ## record a run on this machine into docs/images/run.svg (about 2 minutes)
+	$(BIN)/python infra/record_run.py $(ARGS)
 
 bench: $(VENV)/.installed-dev  ## measure what the probes cost, into docs/benchmarks.md (about 5 minutes, machine at rest)
 	$(BIN)/python -m tests.benchmarks.probe_overhead
