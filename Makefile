@@ -61,8 +61,14 @@ test-package: $(VENV)/.installed-dev  ## install the wheel into an environment o
 picture: $(VENV)/.installed-dev  ## record a run on this machine into docs/images/run.svg (about 2 minutes)
 	$(BIN)/python infra/record_run.py $(ARGS)
 
-bench: $(VENV)/.installed-dev  ## measure what the probes cost, into docs/benchmarks.md (about 5 minutes, machine at rest)
-	$(BIN)/python -m tests.benchmarks.probe_overhead
+BENCHMARKS := launch scaling restart zygote steady probe_overhead journal plan_time
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench  ## measure everything, into docs/benchmarks.md (an hour or two, machine at rest)
+	@status=0; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 
 clean:  ## remove the environment and caches, but no runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,25 +14,29 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from yaml import YAMLError
 
 from orchestrator import __version__, load
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, OrchestratorError, near_miss
 
-VERBS = ("run", "plan", "compare")
+VERBS = ("run", "plan", "compare", "up", "status", "down")
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
     "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--experimental-rerun", "--info", "-i",
 )  # fmt: skip
+TAKE_A_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--sort", "--limit",
+)  # fmt: skip
+MAY_TAKE_A_VALUE = ("--info", "-i")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (see :mod:`orchestrator.errors`)."""
     args = list(sys.argv[1:] if argv is None else argv)
-    verb = args.pop(0) if args and args[0] in VERBS else "run"
-    if args and args[0].isidentifier():
-        return _fail(ConfigError(_not_a_verb(args[0])))
     try:
+        verb = _take_verb(args)
         own, overrides = _own_flags(verb).parse_known_args(args)
         _check_flags(verb, overrides)
     except ConfigError as error:
@@ -56,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     entry = hydra.main(version_base="1.3", config_path=str(load.conf_dir()), config_name="config")(task)
     try:
         entry()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         from orchestrator.cli_errors import explain
 
-        return _fail(ConfigError(explain(error)))
+        return _fail(ConfigError(explain(error, overrides)))
     except OrchestratorError as error:
         return _fail(error)
     except ValueError as error:
@@ -76,6 +80,19 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; see --help")
 
 
+def _take_verb(args: list[str]) -> str:
+    """The verb, which flags such as ``--config-dir DIR`` may precede; it is taken out of ``args``.
+
+    Raises :class:`ConfigError` for a bare word that is none, as only a verb can be.
+    """
+    for place, word in enumerate(args):
+        if word.isidentifier() and not (place and args[place - 1] in (*TAKE_A_VALUE, *MAY_TAKE_A_VALUE)):
+            if word not in VERBS:
+                raise ConfigError(f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help")
+            return args.pop(place)
+    return "run"
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
@@ -83,21 +100,25 @@ def _count(text: str) -> int:
 
 
 def _check_flags(verb: str, overrides: Sequence[str]) -> None:
-    """Hydra would print its whole usage for a flag that it does not know."""
-    for word in overrides:
+    """Hydra would print its whole usage for a flag that it does not know, or that lacks its value."""
+    for place, word in enumerate(overrides):
         flag = word.split("=", 1)[0]
         if flag.startswith("-") and flag not in HYDRA_FLAGS:
-            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version"]
+            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version", "--force"]
             raise ConfigError(f"{flag}: no such flag of '{verb}'{near_miss(flag, known)}; see --help")
+        if word in TAKE_A_VALUE and all(value.startswith("-") for value in overrides[place + 1 : place + 2]):
+            raise ConfigError(f"{word}: needs a value after it; see --help")
 
 
 def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
     parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
-    if verb in ("plan", "compare"):
+    if verb in ("plan", "compare", "status"):
         output = parser.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true")
+    if verb == "down":
+        parser.add_argument("--force", action="store_true")
     if verb == "compare":
         output.add_argument("--csv", action="store_true")
         parser.add_argument("--sort")
@@ -132,10 +153,31 @@ def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
     return 0
 
 
+def _up(composed: DictConfig, _own: argparse.Namespace) -> int:
+    from orchestrator.keep import up
+
+    return up(load.load(composed), Console())
+
+
+def _status(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.keep import status
+
+    return status(load.load(composed), None if own.json else Console())
+
+
+def _down(_composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.keep import down
+
+    return down(Console(), own.force)
+
+
 _VERBS: dict[str, Callable[[DictConfig, argparse.Namespace], int]] = {
     "run": _run,
     "plan": _plan,
     "compare": _compare,
+    "up": _up,
+    "status": _status,
+    "down": _down,
 }
 
 
@@ -144,12 +186,10 @@ def _guard(work: Callable[[], int]) -> int:
         return work()
     except OrchestratorError as error:
         return _fail(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 def _fail(error: OrchestratorError) -> int:
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}", style="bold red")
     return error.exit_code
-
-
-def _not_a_verb(word: str) -> str:
-    return f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help"

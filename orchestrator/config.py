@@ -220,8 +220,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's
-    # host:port or auto of a running cluster; null is the one that `up` keeps, else one that starts and ends with
-    # the run on this machine; local is always the latter
+    # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one that
+    # starts and ends with the run on this machine; local is always the latter
     ray_address: str | None = None
     run_root: str = "runs"  # folder of the runs
     run_name: str | None = None  # null is job, time and four random characters

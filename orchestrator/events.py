@@ -56,14 +56,16 @@ class RunStarted(Event):
     tokens_per_step: int | None = None
     model_flops_per_token: float | None = None
     peak_flops_per_gpu: float | None = None
+    ray_address: str | None = None  # of a cluster that was there already
 
 
 @dataclass(frozen=True)
 class ResourcesGranted(Event):
-    """From here on ``gpus`` are held and paid for."""
+    """From here on ``gpus`` are held and paid for. ``warnings``: what about the nodes may cost the run its work."""
 
     nodes: list[str]
     gpus: int
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

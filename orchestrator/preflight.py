@@ -31,6 +31,15 @@ class Target:
     remark: str | None = None
 
 
+def asked_address(config: Config) -> str | None:
+    """``ray_address``, or where it says nothing ``RAY_ADDRESS``, which Ray sets for the jobs that it is handed.
+
+    An HTTP address there is meant for Ray's own job commands.
+    """
+    named = os.environ.get("RAY_ADDRESS") or None
+    return config.ray_address or (None if named and named.startswith("http") else named)
+
+
 def find_target(config: Config) -> Target:
     """The cluster that a run is to attach to, answering; or none where it is to start its own.
 
@@ -42,10 +51,11 @@ def find_target(config: Config) -> Target:
             f"the cluster that 'up' kept at {known.address} does not answer any more; 'orchestrator down' clears it"
         )
         known = None
-    if config.ray_address is not None and config.ray_address != LOCAL:
-        check_ray_address(config.ray_address)
-        return Target(config.ray_address, known if known and known.address == config.ray_address else None)
-    if known is not None and config.ray_address is None:
+    asked = asked_address(config)
+    if asked is not None and asked != LOCAL:
+        check_ray_address(asked)
+        return Target(asked, known if known and known.address == asked else None)
+    if known is not None and asked is None:
         return Target(known.address, known)
     if config.cluster.name != "local" or config.cluster.nodes > 1:
         local = config.cluster.name == "local"
@@ -84,11 +94,8 @@ def find_script(script: str, cwd: Path) -> Path:
 
 def check_local_gpus(config: Config) -> None:
     """A local cluster can not have more GPUs than this machine shows."""
-    if (
-        config.ray_address not in (None, LOCAL)
-        or config.cluster.name != "local"
-        or config.gpu.device is not Device.cuda
-    ):
+    here = asked_address(config) in (None, LOCAL) and config.cluster.name == "local"
+    if not here or config.gpu.device is not Device.cuda:
         return
     visible = len(hardware.local_gpus())
     asked = min(config.job.ranks or config.cluster.gpus_per_node, config.cluster.gpus_per_node)

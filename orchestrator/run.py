@@ -11,7 +11,9 @@ from types import FrameType
 
 from rich.console import Console
 
+from orchestrator.cluster import client
 from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, TrainingFailed
 from orchestrator.events import Record, RunEnded, RunStarted, Status
@@ -20,7 +22,7 @@ from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
-from orchestrator.preflight import check_ray_address, check_script_builds, plan_of
+from orchestrator.preflight import Target, check_script_builds, find_target, plan_of
 from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
@@ -34,7 +36,8 @@ def run(config: Config, console: Console) -> int:
     """
     plan = plan_of(config)
     check_script_builds(config)
-    _check_cluster(config)
+    target = find_target(config)
+    _working_dir(config)
     problem = tracking_problem(config)
     name = config.run_name or new_run_name(plan.job)
     check_run_name(name)
@@ -43,6 +46,8 @@ def run(config: Config, console: Console) -> int:
         directory.hold()
         stack.callback(directory.release)
         show_plan(plan, console, brief=True)
+        if target.remark:
+            console.print(target.remark, style="yellow", highlight=False, soft_wrap=True)
         if problem:
             console.print(
                 f"MLflow: {problem}; going on without it, the journal keeps everything",
@@ -51,16 +56,7 @@ def run(config: Config, console: Console) -> int:
         write_papers(config, plan, name, directory)
         stop = StopRequest()
         stack.enter_context(_signals(stop))
-        return _supervised(config, plan, name, directory, stop, problem is None, console)
-
-
-def _check_cluster(config: Config) -> None:
-    if config.ray_address is None and config.cluster.name != "local":
-        raise ConfigError(
-            f"cluster={config.cluster.name}: needs ray_address=host:port of that cluster's Ray "
-            "('plan' works without it); only cluster=local is started here"
-        )
-    check_ray_address(config.ray_address)
+        return _supervised(config, plan, name, directory, target, stop, problem is None, console)
 
 
 def _supervised(
@@ -68,10 +64,12 @@ def _supervised(
     plan: Plan,
     name: str,
     directory: RunDirectory,
+    target: Target,
     stop: StopRequest,
     tracked: bool,
     console: Console,
 ) -> int:
+    client.prepare() if target.address is None else client.prepare_to_attach()
     from orchestrator.cluster.group import RayWorkerGroup
     from orchestrator.cluster.session import connect
     from orchestrator.ledger.metrics import Gauges
@@ -83,23 +81,29 @@ def _supervised(
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
         sink = start_sink(config, directory) if tracked else None
-        with console.status("starting Ray" if config.ray_address is None else "connecting to Ray"):
-            session = stack.enter_context(connect(config.ray_address, _local_cpus(plan), config.launch.dashboard))
+        with console.status("starting Ray" if target.address is None else "connecting to Ray"):
+            shipped, run_root = _working_dir(config), Path(config.run_root).resolve()
+            session = stack.enter_context(
+                connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root)
+            )
         _take_signals(stop)
         if session.dashboard_url:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
             asks = f"it asks for the token that '{command('ray')} get-auth-token' prints"
             console.print(f"Ray dashboard  {session.dashboard_url}  ({asks})", highlight=False, soft_wrap=True)
+        mark = leave_mark(directory.path)
+        stack.callback(remove_mark, directory.path, mark)
         workers = RayWorkerGroup(
-            assignment_of(config, plan, name, directory.path),
+            assignment_of(config, plan, name, directory.path, mark, target),
             plan.layout.nodes,
             config.launch.wait_for_resources_s,
             config.launch.start_timeout_s,
+            terminal.notice,
         )
         stack.callback(workers.close)
         gauges = Gauges(name, plan.cluster)
-        started = run_started(plan, name)
+        started = run_started(plan, name, None if session.local else session.address)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, config.launch.poll_s)
         with terminal:
             for event in events:
@@ -114,8 +118,8 @@ def _supervised(
     return _exit_code(last, stop)
 
 
-def run_started(plan: Plan, name: str) -> RunStarted:
-    """The run's first event: all that the meter needs."""
+def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
+    """The run's first event: all that the meter needs, and where it ran unless on a cluster of its own."""
     return RunStarted(
         run=name,
         job=plan.job,
@@ -128,11 +132,15 @@ def run_started(plan: Plan, name: str) -> RunStarted:
         tokens_per_step=plan.model.tokens_per_step if plan.model else None,
         model_flops_per_token=plan.model.training_flops_per_token if plan.model else None,
         peak_flops_per_gpu=plan.peak_flops_per_gpu,
+        ray_address=ray_address,
     )
 
 
-def assignment_of(config: Config, plan: Plan, name: str, run_dir: Path) -> Assignment:
+def assignment_of(
+    config: Config, plan: Plan, name: str, run_dir: Path, run_dir_mark: str, target: Target
+) -> Assignment:
     """What the plan says to every node."""
+    shipped = _working_dir(config)
     checkpoint_dir = config.job.checkpoint_dir or str(run_dir / "checkpoints")
     return Assignment(
         run=name,
@@ -152,7 +160,24 @@ def assignment_of(config: Config, plan: Plan, name: str, run_dir: Path) -> Assig
         corpus=list(plan.corpus),
         sample_every_s=config.tracking.system_metrics_every_s,
         kill_after_s=config.recovery.kill_after_s,
+        run_dir_mark=run_dir_mark,
+        working_dir=str(shipped) if shipped else None,
+        warm_idle_timeout_s=target.kept.idle_timeout_s if target.kept else None,
+        unit=plan.unit,
+        usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
     )
+
+
+def _working_dir(config: Config) -> Path | None:
+    """The folder that is shipped to the nodes. Raises :class:`ConfigError` where there is none."""
+    if config.launch.working_dir is None:
+        return None
+    folder = Path(config.launch.working_dir).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"launch.working_dir={config.launch.working_dir}: no such folder; give one that has job.script below it"
+        )
+    return folder
 
 
 @contextmanager

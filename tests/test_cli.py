@@ -69,7 +69,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("a flag's value", ["compare", "--limit", "0"], "'0' is not a number of 1 or more"),
     ("two outputs", ["compare", "--json", "--csv"], "not allowed with argument --json"),
     ("run name", ["run_name=../../evil"], "run_name=../../evil: a name is letters, digits"),
-    ("not a verb", ["paln"], "'paln' is not a verb (run, plan, compare); did you mean 'plan'?"),
+    ("not a verb", ["paln"], "'paln' is not a verb (run, plan, compare, up, status, down); did you mean 'plan'?"),
     (
         "batch sizes",
         ["job.global_batch=13"],
@@ -195,7 +195,7 @@ def test_help_explains_verbs_groups_and_examples(call: Call) -> None:
         "run (default)",
         "plan",
         "compare",
-        "cluster: aws_p5",
+        "cluster: aws_p4d, aws_p4de, aws_p5",
         "job: ",
         "Examples",
         "Exit codes",
@@ -279,6 +279,9 @@ GOLDEN_PLANS = {
     "gpt3_175b_on_azure_nd_a100_v4": [
         "job=pretrain", "model=gpt3_175b", "cluster=azure_nd_a100_v4", "cluster.nodes=128", "deepspeed=zero3",
         "layout.recompute=true", "job.global_batch=1024",
+    ],
+    "mixtral_8x7b_on_gcp_a3_mega": [
+        "job=pretrain", "model=mixtral_8x7b", "cluster=gcp_a3_mega", "deepspeed=zero3", "layout.recompute=true",
     ],
 }  # fmt: skip
 

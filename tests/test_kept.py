@@ -28,6 +28,7 @@ from orchestrator.preflight import find_target
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path / "state"
 
 
@@ -92,6 +93,14 @@ def test_a_run_attaches_to_what_is_kept_and_starts_its_own_otherwise(listening: 
     assert gone.address is None
     assert gone.remark is not None
     assert closed_address in gone.remark
+
+
+def test_a_job_that_ray_was_handed_finds_its_cluster(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", listening)
+    assert find_target(config()).address == listening
+    assert find_target(config("local")).address is None
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    assert find_target(config()).address is None
 
 
 def test_another_cluster_than_this_machine_needs_an_address_or_a_kept_one(listening: str) -> None:

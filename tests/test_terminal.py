@@ -112,6 +112,25 @@ def test_identical_errors_are_told_once_and_others_briefly() -> None:
     assert "rank 2" not in text
 
 
+def test_a_warning_about_the_nodes_is_a_line_of_its_own() -> None:
+    warning = "job.checkpoint_dir=/c: n1 can not see what n0 writes"
+    lines = plain([(0, RUN), (3, ResourcesGranted(["n0", "n1"], 4, [warning]))]).splitlines()
+    granted = next(index for index, line in enumerate(lines) if "4 GPUs on 2 nodes granted" in line)
+    assert lines[granted + 1] == " " * 10 + warning
+
+
+def test_what_is_waited_for_is_a_line_without_a_time() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=False, record=True)
+    Terminal(console, None).notice("waiting up to 60 s for 2 nodes")
+    assert console.export_text() == " " * 10 + "waiting up to 60 s for 2 nodes\n"
+
+
+def test_a_journal_without_warnings_is_still_read() -> None:
+    """Written before there were any."""
+    line = '{"seq": 0, "elapsed_s": 0.0, "time_unix_s": 0.0, "type": "ResourcesGranted", "nodes": ["n0"], "gpus": 4}'
+    assert Record.from_json(line).event == ResourcesGranted(["n0"], 4, [])
+
+
 def test_a_terminal_gets_a_live_display_with_events_above_it() -> None:
     file = io.StringIO()
     console = Console(file=file, width=80, height=25, force_terminal=True, legacy_windows=False, _environ={})

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import provenance
 from orchestrator.cluster.assignment import Assignment, base_environment, rank_specs
-from orchestrator.cluster.logs import LogReader, metrics_of, tail
+from orchestrator.cluster.gather_logs import LogSender, sender_of
+from orchestrator.cluster.launching import WarmZygotes, forking_launcher, standing_in
+from orchestrator.cluster.logs import LogReader, line_part, tail
 from orchestrator.cluster.merge import Gather, Part, checkpoint_part, step_part
+from orchestrator.cluster.on_node import differences, interfaces, leave_mark, on_node, remove_mark, sees_mark
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.errors import NodeMismatch
 from orchestrator.hardware import local_gpus
-from orchestrator.rank.launcher import ExecLauncher, Launcher, RankProcess, ZygoteLauncher
+from orchestrator.rank.launcher import ExecLauncher, ForkingLauncher, Launcher, RankProcess
 
+AGENT = "orchestrator agent"
 _TAIL_LINES = 20
 # Lines of a rank that one poll passes on.
 MOST_LINES = 100
@@ -44,28 +47,61 @@ class _Watched:
 class NodeAgent:
     """One per node of the run."""
 
-    def __init__(self, assignment: Assignment, node_index: int) -> None:
+    def __init__(self, assignment: Assignment, node_index: int, warm: WarmZygotes | None = None) -> None:
         self.assignment = assignment
         self.node_index = node_index
+        self._warm = warm
+        self._zygote_remark: str | None = None
+        self._since_unix_s = time.time()
         self._launcher: Launcher | None = None
         self._ranks: list[_Watched] = []
         self._gather = Gather(assignment.ranks_per_node)
         self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
         self._kill_due_s: float | None = None
+        self._sender: LogSender | None = None
 
     def describe(self) -> dict[str, Any]:
         """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
-        (Path(self.assignment.run_dir) / "logs").mkdir(parents=True, exist_ok=True)
-        self._ready_launcher()
-        wanted = self.assignment
+        told: dict[str, Any] = {"host": socket.gethostname(), "address": _address()}
         try:
-            seen = provenance.observe(Path(wanted.script), wanted.corpus, Path(wanted.cwd))
-            problems = provenance.differences(wanted.expected, seen)
+            self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
+        except ValueError as error:
+            return {**told, "problems": [str(error)]}
+        self._sender = sender_of(self.assignment)
+        if self._sender is not None:
+            self._sender.follow(self._zygote_log().name)
+        self._ready_launcher()
+        try:
+            problems = differences(self.assignment)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said by name on the driver
             problems = [str(error)]
-        if wanted.device == "cuda":
-            problems += provenance.gpu_differences(wanted.product_names, wanted.ranks_per_node)
-        return {"host": socket.gethostname(), "address": _address(), "problems": problems}
+        return {**told, "problems": problems, "remark": self._zygote_remark}
+
+    def report(self) -> dict[str, Any]:
+        """The run, for those who look at the cluster; the fields of :class:`~orchestrator.cluster.overview.LiveRun`."""
+        told = self.assignment
+        return {
+            "name": told.run,
+            "nodes": told.world_size // told.ranks_per_node,
+            "ranks": told.world_size,
+            "unit": told.unit,
+            "usd_per_gpu_hour": told.usd_per_gpu_hour,
+            "since_unix_s": self._since_unix_s,
+            "step": max((rank.step for rank in self._ranks), default=0),
+            "run_dir": told.run_dir,
+        }
+
+    def mark_checkpoints(self) -> str:
+        """Leave a mark in the checkpoint directory, for the other nodes to look for."""
+        return leave_mark(Path(self.assignment.checkpoint_dir))
+
+    def sees_checkpoints(self, mark: str) -> bool:
+        """Whether the checkpoint directory here is the one that has the mark."""
+        return sees_mark(Path(self.assignment.checkpoint_dir), mark)
+
+    def unmark_checkpoints(self, mark: str) -> None:
+        """Take the mark away again."""
+        remove_mark(Path(self.assignment.checkpoint_dir), mark)
 
     def free_port(self) -> int:
         """A TCP port that was free a moment ago, for rank 0's rendezvous."""
@@ -80,10 +116,12 @@ class NodeAgent:
         specs = rank_specs(self.assignment, self.node_index, attempt, master_addr, master_port)
         self._gather = Gather(self.assignment.ranks_per_node)
         self._kill_due_s = None
-        launcher = self._ready_launcher()
+        launcher = self._launcher = self._standing(self._ready_launcher())
         self._ranks = []
         for spec in specs:
             Path(spec.log_path).touch()
+            if self._sender is not None:
+                self._sender.follow(Path(spec.log_path).name)
             self._ranks.append(_Watched(launcher.start(spec), LogReader(Path(spec.log_path))))
 
     def poll(self) -> list[Part]:
@@ -91,6 +129,9 @@ class NodeAgent:
         parts: list[Part] = []
         for rank in self._ranks:
             parts += self._listen(rank)
+        if self._sender is not None:
+            ended = {rank.log.path.name for rank in self._ranks if rank.status is not None}
+            parts = self._sender.parts(ended) + parts  # a log is there when an exit names it
         sample = self._sampler.sample()
         if sample is not None:
             parts.append({"kind": "sample", "metrics": sample})
@@ -125,6 +166,9 @@ class NodeAgent:
             self._launcher.close()
             self._launcher = None
 
+    def _zygote_log(self) -> Path:
+        return Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
+
     def _listen(self, rank: _Watched) -> list[Part]:
         if rank.status is not None:
             return []
@@ -133,11 +177,12 @@ class NodeAgent:
         parts = [part for message in rank.process.messages() if (part := self._hear(rank, message))]
         lines = rank.log.lines() if status is None else rank.log.rest()
         if len(lines) > MOST_LINES:
-            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}"
+            on_host = f" on {socket.gethostname()}" if self._sender is not None else ""
+            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}{on_host}"
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
         if rank.process.spec.rank == 0 and not rank.error:
-            parts += [_line_part(line) for line in lines]
+            parts += [line_part(line) for line in lines]
         if status is not None:
             rank.status = status
             parts.append(self._exit_part(rank, status))
@@ -175,18 +220,20 @@ class NodeAgent:
     def _gpu_name(self, local_rank: int) -> str:
         return f"GPU {local_rank}" if self.assignment.device == "cuda" else f"CPU core {local_rank}"
 
+    def _standing(self, launcher: Launcher) -> Launcher:
+        return standing_in(launcher, base_environment(self.assignment), str(self._zygote_log()))
+
     def _ready_launcher(self) -> Launcher:
         """The launcher of this node; a zygote that died is replaced."""
-        if isinstance(self._launcher, ZygoteLauncher) and not self._launcher.alive():
+        if isinstance(self._launcher, ForkingLauncher) and not self._launcher.alive():
             self._launcher.close()
             self._launcher = None
         if self._launcher is None:
-            log_path = Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
-            self._launcher = (
-                ZygoteLauncher(base_environment(self.assignment), log_path=str(log_path))
-                if self.assignment.zygote
-                else ExecLauncher()
-            )
+            if self.assignment.zygote:
+                environment, log_path = base_environment(self.assignment), str(self._zygote_log())
+                self._launcher, self._zygote_remark = forking_launcher(environment, self._warm, log_path)
+            else:
+                self._launcher = ExecLauncher()
         return self._launcher
 
 
@@ -195,13 +242,6 @@ def _address() -> str:
     import ray
 
     return str(ray.util.get_node_ip_address()) if ray.is_initialized() else "127.0.0.1"
-
-
-def _line_part(line: str) -> Part:
-    measured = metrics_of(line)
-    if measured is not None:
-        return {"kind": "metric", "metric_step": measured[0], "metrics": measured[1]}
-    return {"kind": "output", "text": line}
 
 
 def _one_line(error: dict[str, Any]) -> str | None:

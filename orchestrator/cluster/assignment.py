@@ -12,12 +12,15 @@ from orchestrator.rank.spec import RankSpec
 
 # Set by Ray for its own workers; a rank is not one.
 _RAY_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS")
+_SHIPPED = f"{os.sep}runtime_resources{os.sep}"
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the plan says to a node. Paths are the same on every node; ``environment`` is all that the
-    plan sets, on top of the node's own."""
+    """What the plan says to a node. Paths are the same on every node, save those below ``working_dir``,
+    which Ray unpacks on each; ``environment`` is all that the plan sets, on top of the node's own.
+    ``run_dir_mark`` is the file by which a node knows that it shares the driver's run directory; where
+    it does not, it sends its logs."""
 
     run: str
     run_dir: str
@@ -36,12 +39,28 @@ class Assignment:
     corpus: list[str]
     sample_every_s: float
     kill_after_s: float
+    run_dir_mark: str | None = None
+    working_dir: str | None = None
+    # A node of a kept cluster gets a keeper of zygotes that lives this long unused; None takes only one that is there.
+    warm_idle_timeout_s: float | None = None
+    unit: str = "GPU"
+    usd_per_gpu_hour: float = 0.0
 
 
 def base_environment(assignment: Assignment) -> dict[str, str]:
     """The node's own environment without what Ray put there, and the plan's on top."""
+    return own_environment() | assignment.environment
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment as it was before Ray: a rank is not one of its workers.
+
+    Ray puts the folder that it shipped on PYTHONPATH. A script finds its own folder without that, and
+    with it every change of a file would ask for another zygote.
+    """
     own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAY_OWN}
-    return own | assignment.environment
+    path = [entry for entry in own.pop("PYTHONPATH", "").split(os.pathsep) if entry and _SHIPPED not in entry]
+    return own | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
 
 
 def rank_specs(

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator.cluster import placement
-from orchestrator.cluster.agent import NodeAgent
+from orchestrator.cluster import placement, warm
+from orchestrator.cluster.agent import AGENT, NodeAgent
+from orchestrator.cluster.answers import by_text, death, error_of, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.attempt import Attempt
+from orchestrator.cluster.gather_logs import LogKeeper
 from orchestrator.cluster.merge import Part
+from orchestrator.cluster.on_node import unshared
 from orchestrator.errors import ClusterError, NodeMismatch
 from orchestrator.events import AttemptStarted, Event, ResourcesGranted
 
@@ -32,19 +37,34 @@ class _Node:
     agent: Any
     name: str
     address: str
+    remark: str | None = None
     polling: Any = None
     lost: str | None = None
 
 
 class RayWorkerGroup:
-    """Implements :class:`~orchestrator.cluster.contract.WorkerGroup`; ``ray`` is initialised already."""
+    """Implements :class:`~orchestrator.cluster.contract.WorkerGroup`; ``ray`` is initialised already.
 
-    def __init__(self, assignment: Assignment, nodes: int, wait_for_resources_s: float, start_timeout_s: float) -> None:
+    ``notice`` is told what is waited for.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        nodes: int,
+        wait_for_resources_s: float,
+        start_timeout_s: float,
+        notice: Callable[[str], None] = lambda _text: None,
+    ) -> None:
         self.assignment = assignment
         self._node_count = nodes
-        self._wait_s = wait_for_resources_s
         self._start_timeout_s = start_timeout_s
         self._needs = placement.bundle(assignment.ranks_per_node, assignment.device == "cuda")
+        self._asked = placement.Asked(nodes, self._needs, wait_for_resources_s)
+        self._cancelled: Callable[[], bool] = lambda: False
+        self._notice = notice
+        self._warm = partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
+        self._logs = LogKeeper(Path(assignment.run_dir) / "logs")
         self._placement: PlacementGroup | None = None
         self._nodes: list[_Node] = []
         self._attempt: Attempt | None = None
@@ -54,18 +74,16 @@ class RayWorkerGroup:
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         """Hold all nodes, start an agent on each and compare it with the plan."""
-        name = f"orchestrator {self.assignment.run}"
-        self._placement = placement.reserve(name, self._node_count, self._needs, self._wait_s, cancelled)
-        self._nodes = [self._new_node(index) for index in range(self._node_count)]
+        name, self._cancelled = f"orchestrator {self.assignment.run}", cancelled
+        self._placement = placement.reserve(name, self._asked, cancelled, self._notice)
+        self._nodes = [self._new_node(index, f"node {index}") for index in range(self._node_count)]
         self._describe(self._nodes)
-        return ResourcesGranted([n.name for n in self._nodes], self.assignment.world_size)
+        names = [node.name for node in self._nodes]
+        return ResourcesGranted(names, self.assignment.world_size, self._warnings())
 
     def start(self, attempt: int) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
-        replaced = [node.index for node in self._nodes if node.lost]
-        for index in replaced:
-            self._nodes[index] = self._new_node(index, f" attempt {attempt}")
-        self._describe([self._nodes[index] for index in replaced])
+        self._replace([node for node in self._nodes if node.lost], attempt)
         head = self._nodes[0]
         port = self._get(head, head.agent.free_port.remote())
         # One node needs no network: loopback works whatever its interfaces and firewall are.
@@ -86,7 +104,10 @@ class RayWorkerGroup:
         events: list[Event] = []
         for node, parts in self._hear_nodes(attempt):
             for part in parts:
-                events += attempt.hear(node.index, part, time.monotonic())
+                if part["kind"] == "log":
+                    self._logs.keep(part)
+                else:
+                    events += attempt.hear(node.index, part, time.monotonic())
         if not self._generation_stopped and attempt.must_stop(time.monotonic()):
             self._generation_stopped = True
             self._tell("stop", self.assignment.kill_after_s)
@@ -120,17 +141,40 @@ class RayWorkerGroup:
             remove_placement_group(self._placement)
             self._placement = None
 
-    def _new_node(self, index: int, suffix: str = "") -> _Node:
+    def _replace(self, lost: list[_Node], attempt: int) -> None:
+        """New agents for lost ones: on the same node where only the agent died, else where Ray finds room."""
+        if not lost:
+            return
+        assert self._placement is not None
+        names = [node.name for node in lost]
+        placement.regain(self._placement, names, self._asked, self._cancelled, self._notice)
+        for node in lost:
+            self._nodes[node.index] = self._new_node(node.index, f"successor of {node.name}", f" attempt {attempt}")
+        self._describe([self._nodes[node.index] for node in lost])
+
+    def _warnings(self) -> list[str]:
+        """What may be meant so, but costs the work of a run if it is not."""
+        remarks = by_text([(node.name, node.remark) for node in self._nodes if node.remark])
+        first, *others = self._nodes
+        if not others:
+            return remarks
+        mark = self._get(first, first.agent.mark_checkpoints.remote())
+        answers = [(node, node.agent.sees_checkpoints.remote(mark)) for node in others]
+        blind = [node.name for node, answer in answers if not self._get(node, answer)]
+        self._get(first, first.agent.unmark_checkpoints.remote(mark))
+        return remarks + ([unshared(self.assignment.checkpoint_dir, first.name, blind)] if blind else [])
+
+    def _new_node(self, index: int, name: str, suffix: str = "") -> _Node:
         """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
         assert self._placement is not None
         actor = ray.remote(NodeAgent).options(
-            name=f"orchestrator agent {index + 1}/{self._node_count} {self.assignment.run}{suffix}",
+            name=f"{AGENT} {index + 1}/{self._node_count} {self.assignment.run}{suffix}",
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs.get("GPU", 0),
             max_restarts=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
         )
-        return _Node(index, actor.remote(self.assignment, index), f"node {index}", "")
+        return _Node(index, actor.remote(self.assignment, index, self._warm), name, "")
 
     def _describe(self, nodes: list[_Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
@@ -139,6 +183,7 @@ class RayWorkerGroup:
             facts = self._get(node, answer)
             node.name, node.address = facts["host"], facts["address"]
             problems += [f"node {node.name}: {problem}" for problem in facts["problems"]]
+            node.remark = facts.get("remark")
         if problems:
             raise NodeMismatch(
                 "nodes differ from the plan: " + "; ".join(problems) + "; make them alike, then run again"
@@ -152,17 +197,17 @@ class RayWorkerGroup:
                 f"{node.name}: its agent did not answer within launch.start_timeout_s={self._start_timeout_s:g}"
             ) from None
         except RayTaskError as error:
-            raise ClusterError(f"{node.name}: {_reason(error)}") from None
+            raise ClusterError(f"{node.name}: {reason(error)}") from None
         except RayActorError as error:
-            raise ClusterError(f"{node.name}: its agent died: {_reason(error)}") from None
+            raise ClusterError(f"{node.name}: its agent died: {reason(error)}") from None
 
     def _all_started(self, attempt: Attempt) -> bool:
         if not self._starting:
             return True
         ready, waiting = ray.wait(self._starting, num_returns=len(self._starting), timeout=_TICK_S)
-        failed = next((error for answer in ready if (error := _error_of(answer)) is not None), None)
+        failed = next((error for answer in ready if (error := error_of(answer)) is not None), None)
         if isinstance(failed, RayTaskError):
-            raise ClusterError(f"a node could not start its ranks: {_reason(failed)}")
+            raise ClusterError(f"a node could not start its ranks: {reason(failed)}")
         if waiting and time.monotonic() > self._start_deadline_s and not failed:
             raise ClusterError(f"ranks did not start within launch.start_timeout_s={self._start_timeout_s:g}")
         if waiting and not failed:
@@ -184,9 +229,9 @@ class RayWorkerGroup:
             try:
                 heard.append((node, ray.get(answer)))
             except RayTaskError as error:
-                raise ClusterError(f"{node.name}: its agent failed: {_reason(error)}") from None
+                raise ClusterError(f"{node.name}: its agent failed: {reason(error)}") from None
             except RayActorError as error:
-                node.lost = f"the agent died: {_reason(error)}"
+                node.lost = death(error)
                 attempt.lose_node(node.index, node.lost, time.monotonic())
         return heard
 
@@ -194,18 +239,3 @@ class RayWorkerGroup:
         for node in self._nodes:
             if not node.lost:
                 getattr(node.agent, method).remote(*args)
-
-
-def _error_of(answer: Any) -> RayError | None:
-    try:
-        ray.get(answer)
-    except RayError as error:
-        return error
-    return None
-
-
-def _reason(error: BaseException) -> str:
-    """The first telling line; Ray wraps the cause of a failed task."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(cause).__name__

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from orchestrator.cluster.merge import Part
+
 _TAIL_BYTES = 16 * 1024
 # What one look at a log may read, and what a line may be long: a rank that prints without end must
 # not make its agent, the driver or the terminal the bottleneck.
@@ -73,6 +75,14 @@ def tail(path: Path, lines: int) -> list[str]:
             return stream.read().decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
+
+
+def line_part(line: str) -> Part:
+    """A line as a part of the kind ``metric`` or ``output``."""
+    measured = metrics_of(line)
+    if measured is not None:
+        return {"kind": "metric", "metric_step": measured[0], "metrics": measured[1]}
+    return {"kind": "output", "text": line}
 
 
 def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import RaySystemError
+from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from orchestrator.errors import Cancelled, ClusterError, NotEnoughResources
 
 _ASK_S = 0.5
+# A wait that is over sooner is not worth a line.
+_SILENT_S = 1.5
+_MOST_NAMED = 8
+
+Cancel = Callable[[], bool]
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``nodes`` bundles of ``needs`` on as many different nodes, within ``wait_s``."""
+
+    nodes: int
+    needs: dict[str, float]
+    wait_s: float
+
+    def __str__(self) -> str:
+        return f"{self.nodes} node{'s' if self.nodes != 1 else ''} with {_amounts(self.needs, self.needs)} each"
+
+
+@dataclass
+class Seen:
+    """A look at the cluster: the nodes alive, as :func:`ray.nodes` has them, and which placement groups
+    hold what of each: name and bundle by node id."""
+
+    nodes: list[dict[str, Any]]
+    held: dict[str, list[tuple[str, dict[str, float]]]] = field(default_factory=dict)
 
 
 def bundle(ranks_per_node: int, gpus: bool) -> dict[str, float]:
@@ -20,57 +49,104 @@ def bundle(ranks_per_node: int, gpus: bool) -> dict[str, float]:
     return {"CPU": float(ranks_per_node)} | ({"GPU": float(ranks_per_node)} if gpus else {})
 
 
-def reserve(
-    name: str, nodes: int, needs: dict[str, float], wait_s: float, cancelled: Callable[[], bool]
-) -> PlacementGroup:
-    """Hold ``nodes`` bundles on as many different nodes.
+def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice) -> PlacementGroup:
+    """Hold all that is asked for.
 
-    Raises :class:`NotEnoughResources` after ``wait_s`` (nodes may still join), naming what is
-    missing, and :class:`Cancelled`. Nothing stays held after an error.
+    While it waits, ``notice`` is told for what, and again when the cluster has changed. Raises
+    :class:`NotEnoughResources` in the end (nodes may still join), naming what is missing, and
+    :class:`Cancelled`. Nothing stays held after an error.
     """
+    strategy = "STRICT_SPREAD" if asked.nodes > 1 else "PACK"
     try:
-        group = placement_group([needs] * nodes, strategy="STRICT_SPREAD" if nodes > 1 else "PACK", name=name)
+        group = placement_group([asked.needs] * asked.nodes, strategy=strategy, name=name)
     except RaySystemError as error:
         if "already exists" not in str(error):
             raise
         raise ClusterError(f"'{name}' is on this cluster already; choose another run_name") from None
-    deadline = time.monotonic() + wait_s
     try:
-        while not group.wait(_ASK_S):
-            if cancelled():
-                raise Cancelled("stopped while waiting for resources")
-            if time.monotonic() > deadline:
-                raise NotEnoughResources(missing(nodes, needs, wait_s))
+        if not _wait(lambda: bool(group.wait(_ASK_S)), asked, cancelled, notice):
+            raise NotEnoughResources(missing(asked, _look()))
     except BaseException:
         remove_placement_group(group)
         raise
     return group
 
 
-def missing(nodes: int, needs: dict[str, float], wait_s: float) -> str:
+def regain(group: PlacementGroup, lost: Sequence[str], asked: Asked, cancelled: Cancel, notice: Notice) -> None:
+    """Wait until Ray has placed the bundles of ``lost`` nodes anew, which it does by itself.
+
+    Raises :class:`NotEnoughResources` and :class:`Cancelled`.
+    """
+
+    def placed() -> bool:
+        time.sleep(_ASK_S)
+        return bool(placement_group_table(group)["state"] == "CREATED")
+
+    if placement_group_table(group)["state"] == "CREATED":
+        return
+    if not _wait(placed, asked, cancelled, notice):
+        what = missing(asked, _look())
+        raise NotEnoughResources(f"{', '.join(lost)} left the cluster and nothing took its place: {what}")
+
+
+def missing(asked: Asked, seen: Seen) -> str:
     """Which of the nodes can not give a bundle, and what each lacks."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    wanted = ", ".join(f"{amount:g} {kind}" for kind, amount in needs.items())
-    able = [node for node in alive if not _lacks(node["Resources"], needs)]
-    found = "; ".join(f"{n['NodeManagerHostname']} has {_gives(n['Resources'], needs)}" for n in alive)
-    if len(able) < nodes:
+    able = sum(not _lacks(node["Resources"], asked.needs) for node in seen.nodes)
+    found = _found(asked.needs, seen)
+    if able < asked.nodes:
         return (
-            f"the plan needs {_nodes(nodes)} with {wanted} each, the cluster has {len(able)} such "
-            f"({found}); add nodes, or lower cluster.nodes or cluster.gpus_per_node"
+            f"the plan needs {asked}, the cluster has {able} such ({found}); "
+            "add nodes, or lower cluster.nodes or cluster.gpus_per_node"
         )
     return (
-        f"{_nodes(nodes)} with {wanted} each were not free within {wait_s:g} s ({found}; others hold them); "
+        f"{asked} were not free within {asked.wait_s:g} s ({found}); "
         "wait for the other runs, or raise launch.wait_for_resources_s"
     )
 
 
-def _nodes(count: int) -> str:
-    return f"{count} node{'s' if count != 1 else ''}"
+def waiting(asked: Asked, seen: Seen) -> str:
+    """What is said while there is hope."""
+    return f"waiting up to {asked.wait_s:g} s for {asked}: {_found(asked.needs, seen)}"
 
 
-def _lacks(resources: dict[str, Any], needs: dict[str, float]) -> bool:
-    return any(resources.get(kind, 0.0) < amount for kind, amount in needs.items())
+def _wait(placed: Cancel, asked: Asked, cancelled: Cancel, notice: Notice) -> bool:
+    """Whether it came true in time; ``placed`` takes its time to answer."""
+    began_s, said = time.monotonic(), ""
+    while not placed():
+        if cancelled():
+            raise Cancelled("stopped while waiting for resources")
+        waited_s = time.monotonic() - began_s
+        if waited_s > asked.wait_s:
+            return False
+        if waited_s > _SILENT_S and (text := waiting(asked, _look())) != said:
+            said = text
+            notice(text)
+    return True
 
 
-def _gives(resources: dict[str, Any], needs: dict[str, float]) -> str:
+def _look() -> Seen:
+    seen = Seen([node for node in ray.nodes() if node["Alive"]])
+    for group in placement_group_table().values():
+        if group["state"] == "CREATED":
+            for index, node_id in group["bundles_to_node_id"].items():
+                seen.held.setdefault(node_id, []).append((group["name"], group["bundles"][index]))
+    return seen
+
+
+def _found(needs: Mapping[str, float], seen: Seen) -> str:
+    told = []
+    for node in seen.nodes[:_MOST_NAMED]:
+        told.append(f"{node['NodeManagerHostname']} has {_amounts(node['Resources'], needs)}")
+        held = seen.held.get(node["NodeID"], [])
+        holders = [f"'{name or 'a placement group'}' holds {_amounts(bundle, needs)}" for name, bundle in held]
+        told[-1] += f", of which {' and '.join(holders)}" if holders else ""
+    more = len(seen.nodes) - _MOST_NAMED
+    return "; ".join([*told, f"and {more} more"] if more > 0 else told)
+
+
+def _amounts(resources: Mapping[str, Any], needs: Mapping[str, float]) -> str:
     return ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in needs)
+
+
+def _lacks(resources: Mapping[str, Any], needs: Mapping[str, float]) -> bool:
+    return any(resources.get(kind, 0.0) < amount for kind, amount in needs.items())

@@ -5,24 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RuntimeEnvSetupError
 
-from orchestrator.errors import ClusterUnreachable
+from orchestrator.cluster.client import HEAD_SETTINGS, has_token
+from orchestrator.errors import ClusterUnreachable, ConfigError
 
 NAMESPACE = "orchestrator"
 
-# Read by Ray's own processes when a cluster starts here. The memory monitor would kill the agent,
-# not the rank that grew. Token authentication is not here: a local ray.init turns it on by itself
-# and writes the token, but refuses to start when it is told to and finds none.
-_LOCAL_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-# Ray would otherwise hide the GPUs of actors that ask for none, and warn about it.
-_CLIENT_SETTINGS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_SHIP_LESS = "name what need not travel in its .rayignore or .gitignore, or give the nodes a shared folder"
 
 
 @dataclass(frozen=True)
@@ -32,42 +31,94 @@ class Session:
     address: str
     dashboard_url: str | None
     local: bool
+    session_dir: str
 
 
 @contextmanager
-def connect(address: str | None, cpus: int, dashboard: bool) -> Iterator[Session]:
+def connect(
+    address: str | None, cpus: int, dashboard: bool, working_dir: Path | None = None, run_root: Path | None = None
+) -> Iterator[Session]:
     """Join the cluster at ``address`` (``host:port`` or ``auto``), or start one with ``cpus`` logical CPUs.
 
-    A cluster started here has token authentication on and its dashboard on loopback.
-    Raises :class:`ClusterUnreachable`.
+    A cluster started here has token authentication on and its dashboard on loopback. Ray ships
+    ``working_dir``, without the runs below it, to every node that an actor of ours starts on.
+    What ``client.py`` prepares must have been prepared before Ray was imported.
+    Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for a folder that can not be shipped.
     """
-    os.environ.update(_CLIENT_SETTINGS)
     if address is None:
-        os.environ.update({k: v for k, v in _LOCAL_SETTINGS.items() if k not in os.environ})
+        os.environ.update({k: v for k, v in HEAD_SETTINGS.items() if k not in os.environ})
         with _sessions_of_their_own():
-            context = _init(None, num_cpus=cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1")
+            local = {"num_cpus": cpus, "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
+            context = _init(None, working_dir, run_root, **local)
     else:
-        context = _init(address)
+        context = _init(address, working_dir, run_root)
     try:
         url = context.dashboard_url
-        yield Session(context.address_info["address"], f"http://{url}" if url else None, local=address is None)
+        info = context.address_info
+        yield Session(info["address"], f"http://{url}" if url else None, address is None, info["session_dir"])
     finally:
         ray.shutdown()
 
 
-def _init(address: str | None, **settings: Any) -> Any:
+def _init(address: str | None, working_dir: Path | None, run_root: Path | None, **settings: Any) -> Any:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
+    if working_dir is not None:
+        settings["runtime_env"] = {"working_dir": str(working_dir), "excludes": _left_behind(working_dir, run_root)}
+    said = b""
     try:
-        return ray.init(address or "local", **quiet, **settings)
+        if address is None:
+            return ray.init("local", **quiet, **settings)
+        with tempfile.TemporaryFile() as heard:
+            try:
+                with _standard_error_in(heard):
+                    return ray.init(address, **quiet, **settings)
+            finally:
+                heard.seek(0)
+                said = heard.read()
+    except RuntimeEnvSetupError as error:
+        reason = str(error).strip().splitlines()[-1].partition(". ")[0]
+        raise ConfigError(f"launch.working_dir={working_dir}: {reason}; {_SHIP_LESS}") from None
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = _one_line(error)
     if address is None:
         raise ClusterUnreachable(f"a local Ray cluster did not start: {reason}")
-    raise ClusterUnreachable(
-        f"ray_address={address}: {reason}; is Ray running there ('ray start --head'), and if it asks for a token, "
-        "is RAY_AUTH_MODE=token set here, with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token?"
-    )
+    if working_dir is not None and "merge the Job's runtime env" in reason:
+        raise ConfigError(
+            f"launch.working_dir={working_dir}: this command was itself submitted to Ray with a working directory, "
+            "which every node gets; leave launch.working_dir out"
+        )
+    if b"InvalidAuthToken" in said or "no authentication token" in reason:
+        reason = "the cluster asks for a token, and this is not it" if has_token() else "the cluster asks for a token"
+        raise ClusterUnreachable(
+            f"ray_address={address}: {reason}; set RAY_AUTH_TOKEN, or write ~/.ray/auth_token, to what "
+            "'ray get-auth-token' prints on a node of that cluster"
+        )
+    raise ClusterUnreachable(f"ray_address={address}: {reason}; is Ray running there ('ray start --head')?")
+
+
+def _left_behind(working_dir: Path, run_root: Path | None) -> list[str]:
+    """What a node has no use for, as patterns of .gitignore."""
+    runs = [] if run_root is None or not run_root.is_relative_to(working_dir) else [run_root.relative_to(working_dir)]
+    return [".git", ".venv", "__pycache__", *(f"/{path}" for path in runs)]
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _standard_error_in(file: IO[bytes]) -> Iterator[None]:
+    """Ray's native code writes there once a second why it is not let in, past Python, and raises without the why."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

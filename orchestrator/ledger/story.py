@@ -100,6 +100,9 @@ class Story:
                 return [Line(Kind.NOTE, at + shown)]
             case RankLost():
                 return self._lost_rank(event)
+            case ResourcesGranted():
+                granted = f"{plural(event.gpus, self.unit)} on {plural(len(event.nodes), 'node')} granted"
+                return [Line(Kind.NOTE, granted), *(Line(Kind.WARNING, clean(text)) for text in event.warnings)]
             case _:
                 line = self._plain(event)
                 return [line] if line else []
@@ -122,9 +125,6 @@ class Story:
 
     def _plain(self, event: Event) -> Line | None:
         match event:
-            case ResourcesGranted():
-                granted = f"{plural(event.gpus, self.unit)} on {plural(len(event.nodes), 'node')} granted"
-                return Line(Kind.NOTE, granted)
             case AttemptStarted():
                 at = f"{event.master_addr}:{event.master_port}"
                 return Line(Kind.NOTE, f"attempt {event.attempt}: {plural(event.ranks, 'rank')}, meeting at {at}")

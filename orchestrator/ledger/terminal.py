@@ -88,6 +88,10 @@ class Terminal:
         for index, line in enumerate(self._story.lines(record, bill)):
             self._print(record, line, first=index == 0)
 
+    def notice(self, text: str) -> None:
+        """A line that is no event: what is waited for, for instance."""
+        self._console.print(Text(" " * 10 + self._safe(text), style="dim"), soft_wrap=True)
+
     def tick(self, bill: Bill) -> None:
         """Show a live bill between records, for instance while nothing happens."""
         self._bill, self._bill_at_s = bill, self._clock()
@@ -119,9 +123,8 @@ class Terminal:
     def _print(self, record: Record, line: Line, first: bool = True) -> None:
         stamp = duration(record.elapsed_s).rjust(8) if first else " " * 8
         indent = "\n" + " " * 10
-        text = Text(f"{stamp}  ", style="dim") + Text(
-            self._safe(line.text).replace("\n", indent), style=STYLES[line.kind]
-        )
+        told = self._safe(line.text).replace("\n", indent)
+        text = Text.assemble((f"{stamp}  ", "dim"), (told, STYLES[line.kind]))
         self._console.print(text, soft_wrap=True)
 
     def _safe(self, text: str) -> str:

@@ -1,0 +1,37 @@
+"""What Ray's native library reads from the environment when it is imported. Imports no Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Read by Ray's own processes where we start them. The memory monitor would kill the agent, not the rank that
+# grew. Token authentication is not here: a local ray.init turns it on by itself and writes the token, but
+# refuses to start when it is told to and finds none.
+HEAD_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+# Ray would otherwise hide the GPUs of actors that ask for none, and warn about it.
+_SETTINGS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# So long Ray tries to be let in; by default 20 s, while somebody listens already and a refusal is final.
+_CONNECT_S = "5"
+
+
+def prepare_to_attach() -> None:
+    """Call before Ray is imported, when a cluster is to be joined.
+
+    A token is shown where there is one: a cluster that asks for none does not mind.
+    """
+    prepare()
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _CONNECT_S)
+    if has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def prepare() -> None:
+    """Call before Ray is imported."""
+    os.environ.update(_SETTINGS)
+
+
+def has_token() -> bool:
+    """Whether there is a token where Ray looks for one."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()

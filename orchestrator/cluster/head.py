@@ -1,0 +1,141 @@
+"""Start and stop a Ray head of our own that outlives this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from orchestrator.cluster import kept
+from orchestrator.cluster.client import HEAD_SETTINGS
+from orchestrator.cluster.kept import KeptCluster
+from orchestrator.errors import ClusterError
+
+GCS_PORT, DASHBOARD_PORT = 6379, 8265
+_STARTED = "Ray runtime started"
+START_TIMEOUT_S = 60.0
+# Ray drains a node for up to 30 s when it gets SIGTERM.
+STOP_TIMEOUT_S = 40.0
+_LAST_LINES = 5
+
+
+def ray_program() -> str:
+    """The ``ray`` of this environment."""
+    beside = Path(sys.executable).with_name("ray")
+    found = str(beside) if beside.exists() else shutil.which("ray")
+    if found is None:
+        raise ClusterError(f"no 'ray' program beside {sys.executable} or on PATH; install ray[default] there")
+    return found
+
+
+def make_token() -> None:
+    """A token there must be: the environment's, the user's, or a new one in ``~/.ray/auth_token``."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    command = [ray_program(), "get-auth-token", "--generate"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        last = (made.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ClusterError(f"'ray get-auth-token --generate' failed: {last}; write a token to ~/.ray/auth_token")
+    # Ray leaves it readable by everybody, who could then run anything on the cluster.
+    with contextlib.suppress(OSError):
+        Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
+def start_head(cpus: int, dashboard: bool) -> tuple[int, int]:
+    """``ray start --head`` in a session of its own, with token authentication and the dashboard on loopback.
+
+    Returns its process id and the port of its control store, once Ray says that it runs. Raises :class:`ClusterError`.
+    """
+    try:
+        return _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), cpus, dashboard)
+    except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
+        return _try_head(_free_port(), _free_port(), cpus, dashboard)
+
+
+def _try_head(port: int, dashboard_port: int, cpus: int, dashboard: bool) -> tuple[int, int]:
+    log_path = kept.state_dir() / "ray-head.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [ray_program(), "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}"]
+    command += [f"--include-dashboard={'true' if dashboard else 'false'}", "--dashboard-host=127.0.0.1"]
+    # With Ray's own default ports a second head on a machine dies.
+    command += [f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={_free_port()}"]
+    command += ["--log-style=record", "--log-color=false"]
+    with log_path.open("wb") as log:
+        head = subprocess.Popen(
+            command,
+            env={**HEAD_SETTINGS, **os.environ, "RAY_AUTH_MODE": "token"},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _await_start(head, log_path, port)
+    except BaseException:
+        stop_session(head.pid)
+        head.wait()
+        raise
+    return head.pid, port
+
+
+def _await_start(head: subprocess.Popen[bytes], log_path: Path, port: int) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while _STARTED not in (said := log_path.read_text(errors="replace")):
+        if head.poll() is not None or time.monotonic() > deadline_s:
+            last = " / ".join(said.strip().splitlines()[-_LAST_LINES:])
+            raise ClusterError(f"'ray start' did not start a head on port {port}: {last or 'it said nothing'}")
+        time.sleep(0.1)
+
+
+def stop_head(cluster: KeptCluster) -> None:
+    """End our head and everything that it started here, and remove its session's folder."""
+    head = cluster.head()
+    if head is not None:
+        head.send_signal(signal.SIGTERM)
+        with contextlib.suppress(psutil.TimeoutExpired):
+            head.wait(STOP_TIMEOUT_S)
+    if cluster.head_pid is not None:
+        stop_session(cluster.head_pid)
+    if cluster.session_dir:
+        shutil.rmtree(cluster.session_dir, ignore_errors=True)
+        _forget_current(Path(cluster.session_dir).parent, cluster.address)
+
+
+def stop_session(session: int) -> None:
+    """SIGKILL every process of a session; a session's number is not reused while one of it lives."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == session:
+                process.kill()
+
+
+def _forget_current(folder: Path, address: str) -> None:
+    """Ray keeps the address of the cluster that it started last, and the link to its session's folder."""
+    current, latest = folder / "ray_current_cluster", folder / "session_latest"
+    with contextlib.suppress(OSError):
+        if current.read_text().strip() == address:
+            current.unlink()
+    with contextlib.suppress(OSError):
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
+
+
+def _free_port(wished: int = 0) -> int:
+    """A port that was free a moment ago: the one wished for, if possible."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", wished))
+        except OSError:
+            return _free_port()
+        return int(probe.getsockname()[1])

@@ -1,0 +1,99 @@
+"""What is on a cluster: nodes, warm zygotes and the runs that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util import list_named_actors, placement_group_table
+
+from orchestrator.cluster import warm
+from orchestrator.cluster.agent import AGENT
+from orchestrator.cluster.session import NAMESPACE
+
+_ANSWER_TIMEOUT_S = 5.0
+
+
+@dataclass
+class Node:
+    """One node. ``zygotes`` is None where no keeper runs; entries as :meth:`NodeZygotes.report` gives them."""
+
+    node_id: str
+    host: str
+    address: str
+    cpus: float
+    gpus: float
+    held_cpus: float = 0.0
+    held_gpus: float = 0.0
+    zygotes: list[dict[str, Any]] | None = None
+
+
+@dataclass
+class LiveRun:
+    """A run that holds nodes, as its first agent tells."""
+
+    name: str
+    nodes: int
+    ranks: int
+    unit: str
+    usd_per_gpu_hour: float
+    since_unix_s: float
+    step: int
+    run_dir: str
+
+
+@dataclass
+class Overview:
+    """A look at a cluster."""
+
+    nodes: list[Node] = field(default_factory=list)
+    runs: list[LiveRun] = field(default_factory=list)
+
+
+def look() -> Overview:
+    """Ask Ray, the keepers and the agents; ``ray`` is initialised already."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    reports = warm.reports([node["NodeID"] for node in alive])
+    nodes = {
+        node["NodeID"]: Node(
+            node_id=node["NodeID"],
+            host=node["NodeManagerHostname"],
+            address=node["NodeManagerAddress"],
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+            zygotes=reports.get(node["NodeID"]),
+        )
+        for node in alive
+    }
+    for group in placement_group_table().values():
+        if group["state"] == "CREATED":
+            for index, node_id in group["bundles_to_node_id"].items():
+                if node_id in nodes:
+                    nodes[node_id].held_cpus += group["bundles"][index].get("CPU", 0.0)
+                    nodes[node_id].held_gpus += group["bundles"][index].get("GPU", 0.0)
+    in_order = sorted(nodes.values(), key=lambda node: (node.host, node.address))
+    return Overview(in_order, live_runs())
+
+
+def live_runs() -> list[LiveRun]:
+    """The runs whose first agent answers, oldest first."""
+    first = f"{AGENT} 1/"
+    names = [actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE]
+    asked = []
+    for name in names:
+        if name.startswith(first):
+            try:
+                asked.append(ray.get_actor(name, namespace=NAMESPACE).report.remote())
+            except ValueError:  # it ended at this moment
+                continue
+    runs = []
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_TIMEOUT_S)
+    for answer in asked:
+        try:
+            runs.append(LiveRun(**ray.get(answer, timeout=0)))
+        except RayError:  # no agent any more, or too busy to say
+            continue
+    return sorted(runs, key=lambda run: run.since_unix_s)

@@ -1,0 +1,206 @@
+"""The verbs ``up``, ``status`` and ``down``: a cluster that stays, with a warm zygote on every node."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import psutil
+from rich.console import Console
+
+from orchestrator.cluster import client, head, kept
+from orchestrator.cluster.kept import KeptCluster
+from orchestrator.config import Config
+from orchestrator.errors import EXIT_TERMINATED, ClusterError
+from orchestrator.keep_show import seen_by, show_status
+from orchestrator.plan.plan import Plan
+from orchestrator.preflight import LOCAL, asked_address, check_ray_address, plan_of
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.session import Session
+
+# Imports take seconds on a machine at rest, and much longer from a cold network disk.
+READY_TIMEOUT_S = 180.0
+
+
+def up(config: Config, console: Console) -> int:
+    """Start Ray on this machine, or join the one at ``ray_address``, and warm a zygote on every node.
+
+    What is up already is found and completed: nodes that joined since get their zygotes. Returns the
+    exit code; raises :class:`~orchestrator.errors.OrchestratorError`.
+    """
+    plan = plan_of(config)
+    signal.signal(signal.SIGTERM, _leave)
+    with _alone(), ExitStack() as stack:
+        cluster, pid = _standing(config), None
+        stack.enter_context(undo := ExitStack())  # emptied when all is well
+        if cluster is not None:
+            console.print(f"up already: {cluster.address}", highlight=False)
+            address = cluster.address
+        elif (asked := asked_address(config)) is not None and asked != LOCAL:
+            check_ray_address(asked)
+            address = asked
+        else:
+            with console.status("starting Ray"):
+                pid, address = _start(config, plan, undo)
+        session = stack.enter_context(connect(address))
+        if cluster is None:
+            cluster = _described(session, pid, config)
+            undo.callback(kept.forget)
+            kept.record(cluster)
+        _warm(cluster, plan, console)
+        show_status(seen_by(session, cluster, config.run_root), console)
+        if cluster.ours:
+            _say_how_to_join(cluster, console)
+        undo.pop_all()
+    return 0
+
+
+def status(config: Config, console: Console | None) -> int:
+    """Show nodes, zygotes, runs and what they cost so far, as JSON without a console.
+
+    Raises :class:`ClusterError` when nothing is up.
+    """
+    cluster = kept.find()
+    address = asked_address(config) or (cluster.address if cluster and cluster.answers() else None)
+    if address is None or address == LOCAL:
+        raise ClusterError(f"no cluster is up{_lost(cluster)}; 'orchestrator up' starts one")
+    check_ray_address(address)
+    with connect(address) as session:
+        seen = seen_by(session, cluster, config.run_root)
+    if console is None:
+        print(json.dumps(seen, indent=2))
+    else:
+        show_status(seen, console)
+    return 0
+
+
+def down(console: Console, force: bool) -> int:
+    """End the zygotes, and Ray where ``up`` started it; leave nothing. Refused while runs are on it."""
+    with _alone():
+        cluster = kept.find()
+        if cluster is None:
+            console.print("no cluster is up")
+            return 0
+        if cluster.answers():
+            with console.status("stopping"):
+                _end_zygotes(cluster, force)
+        with console.status("stopping Ray" if cluster.ours else "leaving"):
+            if cluster.ours:
+                head.stop_head(cluster)
+        kept.forget()
+    what = "stopped, nothing is left" if cluster.ours else "zygotes ended; Ray there goes on, as 'up' did not start it"
+    console.print(f"{cluster.address}: {what}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _standing(config: Config) -> KeptCluster | None:
+    """The cluster on record if it is there and the one that is wanted; a dead one is cleared away."""
+    cluster = kept.find()
+    if cluster is None:
+        return None
+    if not cluster.answers():
+        if cluster.ours:
+            head.stop_head(cluster)
+        kept.forget()
+        return None
+    asked = asked_address(config)
+    if asked not in (None, "auto", cluster.address):
+        raise ClusterError(
+            f"ray_address={asked}: {cluster.address} is up already and runs attach to one only; "
+            "'orchestrator down' leaves it"
+        )
+    return cluster
+
+
+def _start(config: Config, plan: Plan, undo: ExitStack) -> tuple[int, str]:
+    """A head of our own, ended again unless all goes well."""
+    head.make_token()
+    pid, port = head.start_head(max(os.cpu_count() or 1, plan.layout.ranks_per_node), config.launch.dashboard)
+    undo.callback(head.stop_session, pid)
+    return pid, f"127.0.0.1:{port}"
+
+
+def _described(session: Session, pid: int | None, config: Config) -> KeptCluster:
+    return KeptCluster(
+        address=session.address,
+        dashboard_url=session.dashboard_url,
+        session_dir=session.session_dir if pid else None,
+        head_pid=pid,
+        head_created_unix_s=psutil.Process(pid).create_time() if pid else None,
+        since_unix_s=time.time(),
+        idle_timeout_s=config.launch.idle_timeout_s,
+    )
+
+
+def _warm(cluster: KeptCluster, plan: Plan, console: Console) -> None:
+    from orchestrator.cluster import warm
+
+    environment = {key: setting.value for key, setting in plan.environment.items()}
+    with console.status("importing torch and DeepSpeed on every node"):
+        problems = warm.warm_all(environment, cluster.idle_timeout_s, READY_TIMEOUT_S)
+    for problem in problems:
+        console.print(f"warning: {problem}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def _say_how_to_join(cluster: KeptCluster, console: Console) -> None:
+    join = f"RAY_AUTH_MODE=token ray start --address={cluster.address}"
+    console.print(
+        "Runs attach by themselves; 'orchestrator down' stops it. Another machine joins with a copy of this user's\n"
+        f"~/.ray/auth_token and '{join}'; then 'orchestrator up' again warms it.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _end_zygotes(cluster: KeptCluster, force: bool) -> None:
+    with connect(cluster.address):
+        from orchestrator.cluster import overview, warm
+
+        seen = overview.look()
+        if seen.runs and not force:
+            names = ", ".join(run.name for run in seen.runs)
+            raise ClusterError(f"{cluster.address}: runs are on it ({names}); let them end, or use 'down --force'")
+        warm.end([node.node_id for node in seen.nodes])
+
+
+@contextmanager
+def connect(address: str) -> Iterator[Session]:
+    """A connection to a cluster that is there already. Ray may be imported from here on, and not before."""
+    client.prepare_to_attach()
+    from orchestrator.cluster import session
+
+    with session.connect(address, cpus=0, dashboard=False) as connected:
+        yield connected
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One ``up`` or ``down`` at a time."""
+    kept.state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (kept.state_dir() / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ClusterError("another 'up' or 'down' is at work on this machine; wait for it") from None
+        yield
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """What was begun is undone on the way out."""
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _when(cluster: KeptCluster) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(cluster.since_unix_s))
+
+
+def _lost(cluster: KeptCluster | None) -> str:
+    return f" ({cluster.address}, up since {_when(cluster)}, does not answer any more)" if cluster else ""
