@@ -200,6 +200,7 @@ class LaunchConfig:
     start_timeout_s: float = 300.0  # for agents and ranks to start
     poll_s: float = 0.1  # between two looks at the agents
     dashboard: bool = True  # of a cluster started here, on loopback
+    node_address: str | None = None  # by which other nodes reach the Ray that `up` starts here; null is Ray's guess
     idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
     # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
     working_dir: str | None = None

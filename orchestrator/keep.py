@@ -89,15 +89,18 @@ def down(console: Console, force: bool) -> int:
         if cluster is None:
             console.print("no cluster is up")
             return 0
+        joined: list[str] = []
         if cluster.answers():
             with console.status("stopping"):
-                _end_zygotes(cluster, force)
+                joined = _end_zygotes(cluster, force)
         with console.status("stopping Ray" if cluster.ours else "leaving"):
             if cluster.ours:
                 head.stop_head(cluster)
         kept.forget()
     what = "stopped, nothing is left" if cluster.ours else "zygotes ended; Ray there goes on, as 'up' did not start it"
     console.print(f"{cluster.address}: {what}", highlight=False, soft_wrap=True)
+    if cluster.ours and joined:
+        console.print(f"Ray on {', '.join(joined)} was started there: end it there, with 'ray stop'", soft_wrap=True)
     return 0
 
 
@@ -123,9 +126,10 @@ def _standing(config: Config) -> KeptCluster | None:
 def _start(config: Config, plan: Plan, undo: ExitStack) -> tuple[int, str]:
     """A head of our own, ended again unless all goes well."""
     head.make_token()
-    pid, port = head.start_head(max(os.cpu_count() or 1, plan.layout.ranks_per_node), config.launch.dashboard)
+    cpus = max(os.cpu_count() or 1, plan.layout.ranks_per_node)
+    pid, port = head.start_head(cpus, config.launch.dashboard, config.launch.node_address)
     undo.callback(head.stop_session, pid)
-    return pid, f"127.0.0.1:{port}"
+    return pid, f"{config.launch.node_address or '127.0.0.1'}:{port}"
 
 
 def _described(session: Session, pid: int | None, config: Config) -> KeptCluster:
@@ -151,16 +155,19 @@ def _warm(cluster: KeptCluster, plan: Plan, console: Console) -> None:
 
 
 def _say_how_to_join(cluster: KeptCluster, console: Console) -> None:
-    join = f"RAY_AUTH_MODE=token ray start --address={cluster.address}"
-    console.print(
-        "Runs attach by themselves; 'orchestrator down' stops it. Another machine joins with a copy of this user's\n"
-        f"~/.ray/auth_token and '{join}'; then 'orchestrator up' again warms it.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    text = "Runs attach by themselves; 'orchestrator down' stops it. "
+    if cluster.address.startswith("127."):
+        text += "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'."
+    else:
+        text += (
+            "Another machine joins with a copy of this user's\n~/.ray/auth_token and "
+            f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
+        )
+    console.print(text, highlight=False, soft_wrap=True)
 
 
-def _end_zygotes(cluster: KeptCluster, force: bool) -> None:
+def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:
+    """Returns the hosts that had joined."""
     with connect(cluster.address):
         from orchestrator.cluster import overview, warm
 
@@ -169,6 +176,8 @@ def _end_zygotes(cluster: KeptCluster, force: bool) -> None:
             names = ", ".join(run.name for run in seen.runs)
             raise ClusterError(f"{cluster.address}: runs are on it ({names}); let them end, or use 'down --force'")
         warm.end([node.node_id for node in seen.nodes])
+    head_host = cluster.address.rpartition(":")[0]
+    return [node.host for node in seen.nodes if node.address != head_host]
 
 
 @contextmanager

@@ -50,24 +50,29 @@ def make_token() -> None:
         Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
-def start_head(cpus: int, dashboard: bool) -> tuple[int, int]:
+def start_head(cpus: int, dashboard: bool, node_address: str | None) -> tuple[int, int]:
     """``ray start --head`` in a session of its own, with token authentication and the dashboard on loopback.
 
     Returns its process id and the port of its control store, once Ray says that it runs. Raises :class:`ClusterError`.
     """
+    options = [f"--num-cpus={cpus}", f"--include-dashboard={'true' if dashboard else 'false'}"]
+    options += [f"--node-ip-address={node_address}"] if node_address else []
     try:
-        return _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), cpus, dashboard)
+        return _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options)
     except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
-        return _try_head(_free_port(), _free_port(), cpus, dashboard)
+        return _try_head(_free_port(), _free_port(), options)
 
 
-def _try_head(port: int, dashboard_port: int, cpus: int, dashboard: bool) -> tuple[int, int]:
+def _try_head(port: int, dashboard_port: int, options: list[str]) -> tuple[int, int]:
     log_path = kept.state_dir() / "ray-head.log"
     log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [ray_program(), "start", "--head", "--block", f"--port={port}", f"--num-cpus={cpus}"]
-    command += [f"--include-dashboard={'true' if dashboard else 'false'}", "--dashboard-host=127.0.0.1"]
+    command = [ray_program(), "start", "--head", "--block", f"--port={port}", *options]
     # With Ray's own default ports a second head on a machine dies.
-    command += [f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={_free_port()}"]
+    command += [
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard_port}",
+        f"--ray-client-server-port={_free_port()}",
+    ]
     command += ["--log-style=record", "--log-color=false"]
     with log_path.open("wb") as log:
         head = subprocess.Popen(
@@ -102,8 +107,9 @@ def stop_head(cluster: KeptCluster) -> None:
     head = cluster.head()
     if head is not None:
         head.send_signal(signal.SIGTERM)
-        with contextlib.suppress(psutil.TimeoutExpired):
-            head.wait(STOP_TIMEOUT_S)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while cluster.head() is not None and time.monotonic() < deadline_s:  # a zombie is gone, too
+            time.sleep(0.1)
     if cluster.head_pid is not None:
         stop_session(cluster.head_pid)
     if cluster.session_dir:

@@ -26,7 +26,7 @@ class NoHostsError(Exception):
 
 
 def host_name(number: int) -> str:
-    return f"host-{number}"
+    return f"host-{number:02d}"
 
 
 def address(number: int) -> str:
