@@ -12,7 +12,8 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.cluster import client
-from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.assignment import Assignment, base_environment
+from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, TrainingFailed
@@ -70,17 +71,25 @@ def _supervised(
     console: Console,
 ) -> int:
     client.prepare() if target.address is None else client.prepare_to_attach()
-    from orchestrator.cluster.group import RayWorkerGroup
-    from orchestrator.cluster.session import connect
-    from orchestrator.ledger.metrics import Gauges
-
     last: Record | None = None
     meter, terminal = Meter(), Terminal(console, plan.prediction.steps)
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
+        mark = leave_mark(directory.path)
+        stack.callback(remove_mark, directory.path, mark)
+        assignment = assignment_of(config, plan, name, directory.path, mark, target)
+        lent = None
+        if target.address is None and config.launch.zygote:
+            # Importing takes as long as Ray takes to start.
+            log_path = directory.path / "logs" / "zygote.node-0.log"
+            lent = stack.enter_context(early_zygote(base_environment(assignment), log_path))
         sink = start_sink(config, directory) if tracked else None
+        from orchestrator.cluster.group import RayWorkerGroup
+        from orchestrator.cluster.session import connect
+        from orchestrator.ledger.metrics import Gauges
+
         with console.status("starting Ray" if target.address is None else "connecting to Ray"):
             shipped, run_root = _working_dir(config), Path(config.run_root).resolve()
             session = stack.enter_context(
@@ -92,14 +101,13 @@ def _supervised(
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
             asks = f"it asks for the token that '{command('ray')} get-auth-token' prints"
             console.print(f"Ray dashboard  {session.dashboard_url}  ({asks})", highlight=False, soft_wrap=True)
-        mark = leave_mark(directory.path)
-        stack.callback(remove_mark, directory.path, mark)
         workers = RayWorkerGroup(
-            assignment_of(config, plan, name, directory.path, mark, target),
+            assignment,
             plan.layout.nodes,
             config.launch.wait_for_resources_s,
             config.launch.start_timeout_s,
             terminal.notice,
+            lent,
         )
         stack.callback(workers.close)
         gauges = Gauges(name, plan.cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.launching import forking_launcher, standing_in
+from orchestrator.cluster.launching import early_zygote, forking_launcher, standing_in
 from orchestrator.cluster.zygotes import MOST_ZYGOTES, NodeZygotes, Offer
 from orchestrator.rank.key import ZygoteKey
 from orchestrator.rank.launcher import SharedZygote, ZygoteLauncher
-from tests.rank_harness import environment, is_gone, wait_until
+from tests.rank_harness import Bench, environment, is_gone, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -147,6 +148,24 @@ def test_an_agent_starts_its_own_where_the_warm_one_ends_while_it_imports(make: 
     launcher = standing_in(shared, env, str(tmp_path / "zygote.log"))
     assert isinstance(launcher, ZygoteLauncher)
     launcher.close()
+
+
+def test_an_early_zygote_is_for_its_own_job_and_leaves_nothing(tmp_path: Path) -> None:
+    env = environment()
+    with early_zygote(env, tmp_path / "zygote.log") as lent:
+        folder = Path(lent.offer.socket_path).parent
+        assert folder.stat().st_mode & 0o077 == 0
+        launcher, remark = forking_launcher(env, pickle.loads(pickle.dumps(lent)), str(tmp_path / "own.log"))
+        assert isinstance(launcher, SharedZygote)
+        assert remark is None
+        bench = Bench(launcher, tmp_path, env)
+        assert bench.run(bench.write("print('forked')")).output == "forked\n"
+        launcher.close()
+        other = environment(OMP_NUM_THREADS="5")
+        own, _ = forking_launcher(other, lent, str(tmp_path / "own.log"))
+        assert isinstance(own, ZygoteLauncher)
+        own.close()
+    assert not folder.exists()
 
 
 def test_an_agent_says_why_a_warm_zygote_was_not_used(make: Make, tmp_path: Path) -> None:

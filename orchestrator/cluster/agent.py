@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.cluster.assignment import Assignment, base_environment, rank_specs
 from orchestrator.cluster.gather_logs import LogSender, sender_of
-from orchestrator.cluster.launching import WarmZygotes, forking_launcher, standing_in
+from orchestrator.cluster.launching import WarmZygotes, as_important_as_others, forking_launcher, standing_in
 from orchestrator.cluster.logs import LogReader, line_part, tail
 from orchestrator.cluster.merge import Gather, Part, checkpoint_part, step_part
 from orchestrator.cluster.on_node import differences, interfaces, leave_mark, on_node, remove_mark, sees_mark
@@ -48,6 +48,7 @@ class NodeAgent:
     """One per node of the run."""
 
     def __init__(self, assignment: Assignment, node_index: int, warm: WarmZygotes | None = None) -> None:
+        as_important_as_others()
         self.assignment = assignment
         self.node_index = node_index
         self._warm = warm

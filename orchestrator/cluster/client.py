@@ -8,7 +8,8 @@ from pathlib import Path
 # Read by Ray's own processes where we start them. The memory monitor would kill the agent, not the rank that
 # grew. Token authentication is not here: a local ray.init turns it on by itself and writes the token, but
 # refuses to start when it is told to and finds none.
-HEAD_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+# Ray's workers have a niceness of 15 by default, and so would the ranks.
+HEAD_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 # Ray would otherwise hide the GPUs of actors that ask for none, and warn about it.
 _SETTINGS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # So long Ray tries to be let in; by default 20 s, while somebody listens already and a refusal is final.

@@ -20,6 +20,7 @@ from orchestrator.cluster.answers import by_text, death, error_of, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.gather_logs import LogKeeper
+from orchestrator.cluster.launching import WarmZygotes
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.on_node import unshared
 from orchestrator.errors import ClusterError, NodeMismatch
@@ -55,6 +56,7 @@ class RayWorkerGroup:
         wait_for_resources_s: float,
         start_timeout_s: float,
         notice: Callable[[str], None] = lambda _text: None,
+        lent: WarmZygotes | None = None,
     ) -> None:
         self.assignment = assignment
         self._node_count = nodes
@@ -63,7 +65,7 @@ class RayWorkerGroup:
         self._asked = placement.Asked(nodes, self._needs, wait_for_resources_s)
         self._cancelled: Callable[[], bool] = lambda: False
         self._notice = notice
-        self._warm = partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
+        self._warm = lent or partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
         self._logs = LogKeeper(Path(assignment.run_dir) / "logs")
         self._placement: PlacementGroup | None = None
         self._nodes: list[_Node] = []

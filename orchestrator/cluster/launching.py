@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.cluster.zygotes import Offer
 from orchestrator.rank.key import ZygoteKey
@@ -11,6 +17,39 @@ from orchestrator.rank.launcher import DEFAULT_PRELOAD, Launcher, RankStartError
 
 # What a node's keeper has for a key and the environment behind it.
 WarmZygotes = Callable[[ZygoteKey, dict[str, str]], Offer | None]
+
+
+@dataclass(frozen=True)
+class Lent:
+    """One offer, for the job that it was made for: a :data:`WarmZygotes` that can travel to an agent."""
+
+    offer: Offer
+
+    def __call__(self, wanted: ZygoteKey, _environment: dict[str, str]) -> Offer | None:
+        return None if self.offer.key.difference(wanted) else self.offer
+
+
+@contextlib.contextmanager
+def early_zygote(environment: dict[str, str], log_path: Path) -> Iterator[Lent]:
+    """A zygote of this process that imports while Ray starts, for an agent on this machine to fork from."""
+    folder = Path(tempfile.mkdtemp(prefix="orchestrator-zygote-"))  # for our user alone
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(folder / "socket"))
+            listener.listen()
+            launcher = ZygoteLauncher(environment, log_path=str(log_path), listener=listener)
+        try:
+            yield Lent(Offer(str(folder / "socket"), launcher.key, ready=False))
+        finally:
+            launcher.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_important_as_others() -> None:
+    """Undo the niceness that Ray gives its workers, where we may: what is started from here inherits it."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def forking_launcher(

@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.assignment import own_environment
+from orchestrator.cluster.launching import as_important_as_others
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.cluster.zygotes import NodeZygotes, Offer
 from orchestrator.rank.key import ZygoteKey
@@ -27,6 +28,7 @@ class ZygoteKeeper(NodeZygotes):
     """The actor: retires by ending itself."""
 
     def __init__(self, idle_timeout_s: float) -> None:
+        as_important_as_others()
         me = ray.get_runtime_context().current_actor
         super().__init__(idle_timeout_s, retire=lambda: ray.kill(me))
 

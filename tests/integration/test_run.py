@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Done:
     code: int
     text: str
     folder: Path
+    seen: dict[str, Any] = field(default_factory=dict)
 
     def events(self) -> list[Event]:
         return [record.event for record in replay(self.folder / "runs" / self.name / "journal.jsonl")]
@@ -135,11 +136,26 @@ def whole(launch: Launch) -> Done:
 def killed(launch: Launch) -> Done:
     """A run whose rank 1 is killed between two checkpoints, its ranks forked from a zygote."""
 
-    def kill(_pid: int, journal: Path) -> None:
+    def kill(pid: int, journal: Path) -> None:
         wait_for_step(journal, 13)
+        family = psutil.Process(pid).children(recursive=True)
+        zygotes = [process for process in family if " ".join(process.cmdline()).strip() == "orchestrator zygote"]
+        seen["zygotes"] = [zygote.ppid() == pid for zygote in zygotes]
+        seen["niceness"] = os.getpriority(os.PRIO_PROCESS, rank_pid("killed", 1)) - os.getpriority(os.PRIO_PROCESS, 0)
         os.kill(rank_pid("killed", 1), signal.SIGKILL)
 
-    return launch("killed", *SHORT, "launch.dashboard=false", meanwhile=kill)
+    seen: dict[str, Any] = {}
+    done = launch("killed", *SHORT, "launch.dashboard=false", meanwhile=kill)
+    done.seen = seen
+    return done
+
+
+def test_ranks_come_from_the_zygote_that_imported_while_ray_started(killed: Done) -> None:
+    assert killed.seen["zygotes"] == [True], "one, the driver's own child"
+
+
+def test_ranks_are_as_important_as_what_started_them(killed: Done) -> None:
+    assert killed.seen["niceness"] == 0, "Ray gives its workers 15"
 
 
 def test_the_main_job_trains_and_says_what_it_cost(whole: Done) -> None:
