@@ -18,7 +18,7 @@ from rich.console import Console
 from orchestrator.cluster import client, head, kept
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.config import Config
-from orchestrator.errors import EXIT_TERMINATED, ClusterError
+from orchestrator.errors import EXIT_TERMINATED, ClusterError, ClusterUnreachable
 from orchestrator.keep_show import seen_by, show_status
 from orchestrator.plan.plan import Plan
 from orchestrator.preflight import LOCAL, asked_address, check_ray_address, plan_of
@@ -91,8 +91,12 @@ def down(console: Console, force: bool) -> int:
             return 0
         joined: list[str] = []
         if cluster.answers():
-            with console.status("stopping"):
-                joined = _end_zygotes(cluster, force)
+            try:
+                with console.status("stopping"):
+                    joined = _end_zygotes(cluster, force)
+            except ClusterUnreachable as error:
+                if not force:
+                    raise ClusterError(f"{error}; 'down --force' ends it without a look at what runs there") from None
         with console.status("stopping Ray" if cluster.ours else "leaving"):
             if cluster.ours:
                 head.stop_head(cluster)
