@@ -95,8 +95,8 @@ def reading(launches: Mapping[str, Sequence[Launch]], cuda: bool) -> str:
         "`import` and `initialize`, and the second is imports too, which DeepSpeed leaves until then. A rank "
         "that is forked has them already. What is left of a warm launch is the command's own start "
         f"({share(WARM, 'tool')}), joining Ray ({share(WARM, 'attach')}) and the placement "
-        f"({share(WARM, 'place')}); of a cold one, the start of Ray ({share(COLD, 'attach')}) and the wait "
-        f"for the zygote's imports, in `spawn` ({share(COLD, 'spawn')})."
+        f"({share(WARM, 'place')}); of a cold one, the start of Ray ({share(COLD, 'attach')}), during which the zygote "
+        f"imports, so that hardly anything is left to wait for in `spawn` ({share(COLD, 'spawn')})."
     )
     if not cuda:
         text += (
