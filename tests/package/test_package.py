@@ -213,4 +213,4 @@ def test_a_refusal_names_the_users_options_and_ours(installed: Installed, own: P
     refused = installed.call("orchestrator", "--config-dir", "conf", "plan", "cluster=mime", cwd=own)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: cluster=mime: no such option; did you mean 'mine'?")
-    assert re.search(r"\(cluster: .*dgx_h100, .*local, mine\)", refused.stderr)
+    assert re.search(r"\(cluster: .*dgx_h100, .*local, mine, nebius_b200, .*\)", refused.stderr)
