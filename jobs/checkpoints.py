@@ -5,6 +5,9 @@
       step-000040/
       latest           name of the one to load
 
+A launcher that stages checkpoints in memory puts them here by itself, each with a manifest.json in place of
+job.json, and prunes them as it likes.
+
 DeepSpeed can write `latest` too, but it truncates and rewrites the file in place: a crash there leaves it
 empty, and with no usable `latest` ranks start at step 0 without a word. Here it is replaced by rename.
 """
@@ -20,6 +23,7 @@ from typing import Any
 
 TAG = re.compile(r"step-(\d+)")
 COMPLETE = "job.json"
+MARKS = (COMPLETE, "manifest.json")
 
 
 class CheckpointError(Exception):
@@ -40,7 +44,7 @@ def find(directory: Path) -> tuple[str | None, str]:
     """Tag to load, None to start at step 0, and a remark for the log ("" when there is nothing to say).
 
     Without `latest`, the newest complete checkpoint is the one: the writer died between the two. Folders
-    without job.json are saves that never finished.
+    without job.json or manifest.json are saves that never finished.
 
     Raises:
         CheckpointError: `latest` names something that is not there.
@@ -84,12 +88,12 @@ def _folders(directory: Path) -> tuple[list[str], list[str]]:
     """Complete and torn checkpoints, oldest first."""
     names = [path.name for path in directory.glob("step-*") if TAG.fullmatch(path.name)]
     names.sort(key=step_of)
-    complete = [name for name in names if (directory / name / COMPLETE).is_file()]
+    complete = [name for name in names if any((directory / name / mark).is_file() for mark in MARKS)]
     return complete, [name for name in names if name not in complete]
 
 
 def saved_identity(directory: Path, tag: str) -> dict[str, Any] | None:
-    """What the job wrote about itself, readable before any tensor; None if another tool saved."""
+    """What the job wrote about itself, readable before any tensor; None if another hand completed it."""
     try:
         saved: dict[str, Any] = json.loads((directory / tag / COMPLETE).read_bytes())
     except FileNotFoundError:
@@ -138,8 +142,9 @@ def make_durable(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # The mark goes first: a removal cut short must not leave a folder that looks complete.
-    (folder / COMPLETE).unlink(missing_ok=True)
+    # The marks go first: a removal cut short must not leave a folder that looks complete.
+    for mark in MARKS:
+        (folder / mark).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

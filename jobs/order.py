@@ -8,6 +8,7 @@ arithmetic on it: no shuffle buffer, no sampler state, no dependence on how a gl
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,22 @@ class Share:
         """This rank's sample numbers, shape (micro_batch,), in pass `micro_step` after `consumed_samples`."""
         first = consumed_samples + (micro_step * self.ranks + self.rank) * self.micro_batch
         return np.arange(first, first + self.micro_batch, dtype=np.int64)
+
+
+def past_skipped(consumed_samples: int, global_batch: int, skipped: Collection[int]) -> int:
+    """Sample at which the next batch begins that shares none with a skipped one.
+
+    Batch b is the samples b * global_batch <= k < (b + 1) * global_batch. A position inside a batch, left by a
+    run with another global batch, moves past every skipped batch that the next one would reach into.
+    """
+    place = consumed_samples
+    while skipped:
+        last = (place + global_batch - 1) // global_batch
+        reached = [batch for batch in (place // global_batch, last) if batch in skipped]
+        if not reached:
+            break
+        place = (reached[-1] + 1) * global_batch
+    return place
 
 
 class Windows:

@@ -104,13 +104,11 @@ def make_engine(args: argparse.Namespace, shape: Shape, config: dict[str, Any]) 
 
 
 def find_checkpoint(
-    args: argparse.Namespace, config: dict[str, Any], identity: dict[str, Any], control: dist.ProcessGroup
+    args: argparse.Namespace, identity: dict[str, Any], control: dist.ProcessGroup, universal: bool
 ) -> str | None:
-    """Tag to resume from, the same on all ranks, of a job like this one; None for a fresh start."""
-    if args.checkpoint_dir is None:
-        return None
+    """Tag on the disk to resume from, the same on all ranks, of a job like this one; None for a fresh start."""
     tag, remark = checkpoints.find(args.checkpoint_dir)
-    if config.get("checkpoint", {}).get("load_universal", False):
+    if universal:
         tag = checkpoints.find_universal(args.checkpoint_dir)
     agree(
         checkpoints.step_of(tag),
@@ -125,6 +123,18 @@ def find_checkpoint(
     return tag
 
 
+def resume(run: Run, config: dict[str, Any]) -> bool:
+    """Load what there is to go on from; False on every rank when there is nothing."""
+    if run.args.checkpoint_dir is None:
+        return False
+    universal = bool(config.get("checkpoint", {}).get("load_universal", False))
+    # An engine that stages in memory may hold a later step than the disk, so it is asked first.
+    if run.decoupled and not universal and run.load(None):
+        return True
+    tag = find_checkpoint(run.args, run.identity, run.control, universal)
+    return tag is not None and run.load(tag)
+
+
 def pretrain(args: argparse.Namespace) -> None:
     config, shape, data = read_deepspeed_config(args.deepspeed_config), make_shape(args), open_data(args)
     control = join_process_group()
@@ -136,12 +146,10 @@ def pretrain(args: argparse.Namespace) -> None:
         "train_windows": data.train.count,
         "seed": args.seed,
     }
-    tag = find_checkpoint(args, config, identity, control)
     run = Run(args, data, make_engine(args, shape, config), identity, control)
-    if tag is not None:
-        run.load(tag)
+    resumed = resume(run, config)
     corpus = f"{len(data.corpus.tokens):,} tokens in {data.corpus.documents:,} documents"
-    start = f"resumed from step {run.step}" if tag else "from step 0"
+    start = f"resumed from step {run.step}" if resumed else "from step 0"
     batch = f"{run.share.global_batch} x {args.seq_len} tokens a step"
     say(f"{shape.parameters:,} parameters, {corpus}, dp {run.share.ranks}, {batch}, {start}")
     stopped = loop(run)

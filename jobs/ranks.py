@@ -1,4 +1,4 @@
-"""What the ranks of a job do together besides training: join, compare notes, vote to stop."""
+"""What the ranks of a job do together besides training: join, compare notes, vote."""
 
 from __future__ import annotations
 
@@ -52,34 +52,35 @@ def agree(value: int, control: dist.ProcessGroup, what: str, remedy: str) -> Non
         raise DisagreementError(f"ranks disagree on {what}: {low} to {high}, here {value}; {remedy}")
 
 
-class StopVote:
-    """Lets all ranks stop after the same step, though SIGTERM reaches them at different moments.
+class Vote:
+    """Lets all ranks do the same after the same step: stop, once SIGTERM has reached any of them, and save, when
+    rank 0's clock says so.
 
-    A step starts an all-reduce of "was I told to stop" and the next one reads the answer: the wait is
-    hidden behind the step, and no rank ever acts on what it alone knows.
+    A small all-reduce of what each rank knows starts before a step and is read after it: the wait is hidden
+    behind the step, and no rank ever acts on what it alone knows.
     """
 
     def __init__(self, control: dist.ProcessGroup) -> None:
         self.control = control
-        self.told = False
-        self.vote = torch.zeros(1, dtype=torch.int32)
+        self.clock_counts = dist.get_rank(control) == 0
+        self.told_to_stop = False
+        flags = torch.zeros(2, dtype=torch.int32)
+        self.flags, self.numbers = flags, flags.numpy()  # The same memory; a number is cheaper to set in the latter.
         self.pending: dist.Work | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: Any) -> None:
-        self.told = True
+        self.told_to_stop = True
 
-    def passed(self) -> bool:
-        """Whether any rank had been told when the vote of a step ago started. If not, starts the next."""
-        self.close()
-        if self.vote.item():
-            return True
-        self.vote.fill_(int(self.told))
-        self.pending = dist.all_reduce(self.vote, dist.ReduceOp.MAX, group=self.control, async_op=True)
-        return False
+    def start(self, save: bool) -> None:
+        """Cast this rank's vote; `save` counts on rank 0 only."""
+        self.numbers[:] = self.told_to_stop, save and self.clock_counts
+        self.pending = dist.all_reduce(self.flags, dist.ReduceOp.MAX, group=self.control, async_op=True)
 
-    def close(self) -> None:
-        """Wait for the vote under way, so that none is left when the group is destroyed."""
+    def read(self) -> tuple[bool, bool]:
+        """Whether to stop and whether to save: what the ranks knew when the vote started, the same on each."""
         if self.pending is not None:
             self.pending.wait()
             self.pending = None
+        stop, save = self.numbers.tolist()
+        return bool(stop), bool(save)

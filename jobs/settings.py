@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from intervals import Every, parse_every
+
 
 class SettingsError(Exception):
     """The settings cannot work; the message is one line that says what to change."""
@@ -33,8 +35,11 @@ def parse_arguments(description: str | None, argv: list[str] | None = None) -> a
     flag("--beta2", type=float, default=0.95)
     flag("--seed", type=int, default=1234)
     flag("--checkpoint_dir", type=Path, help="shared by all nodes; without it nothing is saved")
-    flag("--checkpoint_every", type=int, default=0, help="steps; 0 saves at the end and on SIGTERM only")
-    flag("--checkpoint_keep", type=int, default=2, help="complete checkpoints to keep; 0 keeps all")
+    every = "steps (50), time (90s, 10min, 2h) or auto; 0 saves at the end and on SIGTERM only"
+    flag("--checkpoint_every", type=_every, default="0", help=every)
+    flag("--mtbf_s", type=_duration, default=0.0, help="between failures of any rank, for auto; 0 is a usual one")
+    keep = "complete checkpoints to keep, 0 all; an engine that commits by itself has its own say"
+    flag("--checkpoint_keep", type=int, default=2, help=keep)
     flag("--log_every", type=int, default=10, help="steps; 0 is never")
     flag("--sample_tokens", type=int, default=200, help="length of the text written at the end; 0 is none")
     flag("--sample_prompt", default="def ")
@@ -49,6 +54,7 @@ def _data_flags(flag: Callable[..., Any]) -> None:
     flag("--data", nargs="+", default=["stdlib"], help="files, directories, globs, or stdlib; commas work too")
     flag("--data_cache", type=Path, default=cache, help="where token files are kept")
     flag("--tokenizer", default="bytes", help="bytes, a tokenizer.json, or a Hugging Face name")
+    flag("--skip_batches", type=_numbers, default="", help="global batches, from 0, not to train on: 3,17")
     flag("--val_fraction", type=float, default=0.005, help="tail of the tokens that is never trained on")
     flag("--val_every", type=int, default=50, help="steps; 0 is never")
     flag("--val_batches", type=int, default=4, help="global batches per validation")
@@ -72,6 +78,27 @@ def _boolean(value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{value!r} is neither true nor false")
     return value.lower() == "true"
+
+
+def _every(value: str) -> Every:
+    try:
+        return parse_every(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _duration(value: str) -> float:
+    seconds = float(value)
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{value} must be 0 or more seconds")
+    return seconds
+
+
+def _numbers(value: str) -> frozenset[int]:
+    numbers = [item.strip() for item in value.split(",") if item.strip()]
+    if not all(item.isascii() and item.isdigit() for item in numbers):
+        raise argparse.ArgumentTypeError(f"{value!r} must be numbers of batches with commas between them, or empty")
+    return frozenset(map(int, numbers))
 
 
 def read_deepspeed_config(path: Path) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import checkpoints
@@ -14,8 +18,11 @@ import order
 import text
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.zero.utils import ZeRORuntimeException
-from ranks import StopVote, agree
+from deepspeed.utils import logger as deepspeed_logger
+from intervals import Every, SaveTimer, usual_mtbf_s
+from ranks import Vote, agree
 
 
 def say(line: str) -> None:
@@ -56,6 +63,11 @@ class Run:
         self.saved_step = -1
         self.rate = 0.0
 
+    @property
+    def decoupled(self) -> bool:
+        """Whether the engine stages what is saved, puts it on disk behind the training, names and prunes it."""
+        return bool(self.engine.checkpoint_engine.is_decoupled())
+
     def batch(self, windows: order.Windows, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
         inputs, targets = windows.read(indices)
         device = self.engine.device
@@ -63,6 +75,7 @@ class Run:
 
     def train_step(self) -> torch.Tensor:
         """One optimizer step; returns this rank's mean loss, not yet waited for."""
+        self.skip()
         total = torch.zeros((), device=self.engine.device)
         self.rate = self.engine.get_lr()[0]
         for micro_step in range(self.share.accumulation):
@@ -75,6 +88,13 @@ class Run:
         self.step += 1
         self.consumed_samples += self.share.global_batch
         return total
+
+    def skip(self) -> None:
+        """Move past batches that are not to be trained on."""
+        place = order.past_skipped(self.consumed_samples, self.share.global_batch, self.args.skip_batches)
+        if place != self.consumed_samples:
+            say(f"step {self.step + 1} skips samples {self.consumed_samples} to {place - 1}: --skip_batches")
+            self.consumed_samples = place
 
     def mean_over_ranks(self, total: torch.Tensor, count: int) -> float:
         sums = torch.stack((total.double(), torch.tensor(float(count), device=total.device).double()))
@@ -119,37 +139,49 @@ class Run:
         directory, tag = self.args.checkpoint_dir, checkpoints.tag_of(self.step)
         if directory is None or self.step == self.saved_step:
             return
-        if dist.get_rank() == 0:
-            checkpoints.discard_leftover(directory, tag)
-        # An engine that writes in the background has nothing on disk yet: it commits, and names the latest.
-        decoupled = self.engine.checkpoint_engine.is_decoupled()
-        self.engine.save_checkpoint(str(directory), tag=tag, client_state=self.position(), save_latest=decoupled)
-        if not decoupled:
-            if os.environ["LOCAL_RANK"] == "0":
-                checkpoints.make_durable(directory / tag)
-            dist.barrier(group=self.control)
-            if dist.get_rank() == 0:
-                checkpoints.commit(directory, tag, self.position(), self.args.checkpoint_keep)
+        if self.decoupled:
+            # Nothing is on disk yet, and what lies there under this name stays good until it is replaced.
+            self.engine.save_checkpoint(str(directory), tag=tag, client_state=self.position())
+        else:
+            self.save_to_disk(directory, tag)
         self.saved_step = self.step
 
-    def load(self, tag: str) -> None:
-        """Restore a checkpoint, or raise: a rank never goes on at step 0 because its files were missing."""
+    def save_to_disk(self, directory: Path, tag: str) -> None:
+        if dist.get_rank() == 0:
+            checkpoints.discard_leftover(directory, tag)
+        self.engine.save_checkpoint(str(directory), tag=tag, client_state=self.position(), save_latest=False)
+        if os.environ["LOCAL_RANK"] == "0":
+            checkpoints.make_durable(directory / tag)
+        dist.barrier(group=self.control)
+        if dist.get_rank() == 0:
+            checkpoints.commit(directory, tag, self.position(), self.args.checkpoint_keep)
+
+    def load(self, tag: str | None) -> bool:
+        """Restore a checkpoint, or raise: a rank never goes on at step 0 because its files were missing.
+
+        With no tag the engine chooses; False when it has none, on every rank.
+        """
         directory = self.args.checkpoint_dir
+        place = directory if tag is None else directory / tag
         try:
-            path, state = self.engine.load_checkpoint(str(directory), tag=tag)
+            with without_warning_of_latest():
+                path, state = self.engine.load_checkpoint(str(directory), tag=tag)
         except ZeRORuntimeException as error:  # Sharded for another number of ranks.
             raise checkpoints.CheckpointError(
-                f"{directory / tag}: {error} Convert it with python -m deepspeed.checkpoint.ds_to_universal "
+                f"{place}: {error} Convert it with python -m deepspeed.checkpoint.ds_to_universal "
                 'and set "checkpoint": {"load_universal": true} in the DeepSpeed JSON'
             ) from None
         step = -1 if path is None else int(state["step"])
-        remedy = f"see that every file of {directory / tag} can be read from every node"
+        remedy = f"see that every file of {place} can be read from every node"
         agree(step, self.control, "the step they loaded", remedy)
+        if path is None and tag is None:
+            return False
         if path is None:
-            raise checkpoints.CheckpointError(f"DeepSpeed found nothing to load in {directory / tag}: {remedy}")
-        checkpoints.refuse_other_job(state, self.identity, f"{directory / tag}")
+            raise checkpoints.CheckpointError(f"DeepSpeed found nothing to load in {place}: {remedy}")
+        checkpoints.refuse_other_job(state, self.identity, f"{place}")
         self.step = self.saved_step = step
         self.consumed_samples = int(state["consumed_samples"])
+        return True
 
     def sample(self) -> None:
         """Text of the model's own. Every rank takes part: with ZeRO-3 each holds a part of the weights."""
@@ -167,23 +199,51 @@ class Run:
         say(f"--- sample after step {self.step} ---\n{written}\n--- end of sample ---")
 
 
+@contextlib.contextmanager
+def without_warning_of_latest() -> Iterator[None]:
+    """DeepSpeed warns on every rank when it finds no `latest`; what that means is for the caller to say."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "Unable to find latest file" not in record.getMessage()
+
+    deepspeed_logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        deepspeed_logger.removeFilter(wanted)
+
+
+def timed_save(run: Run, timer: SaveTimer) -> None:
+    get_accelerator().synchronize()  # Steps still in the GPU's queue are not the save's time.
+    begun = time.monotonic()
+    run.save()
+    first = not timer.stalls_s
+    timer.saved(run.step, time.monotonic() - begun)
+    if timer.every.auto and first:
+        failures = f"a failure is expected every {timer.mtbf_s / 3600:,.1f} h"
+        say(f"a save takes {timer.stall_s:.2f} s, {failures}: saving every {timer.interval_s:,.0f} s")
+
+
 def loop(run: Run) -> bool:
     """Train to the last step; True when SIGTERM ended it before."""
-    args, vote = run.args, StopVote(run.control)
+    args, vote = run.args, Vote(run.control)
+    every = Every() if args.checkpoint_dir is None else args.checkpoint_every
+    timer = SaveTimer(every, args.mtbf_s or usual_mtbf_s(dist.get_world_size()), run.step)
     logged_step, since = run.step, time.perf_counter()
     while run.step < args.steps:
-        if vote.passed():
-            return True
+        vote.start(save=timer.due(run.step))
         loss = run.train_step()
         last = run.step == args.steps
         if args.log_every and (run.step % args.log_every == 0 or last):
             run.log(loss, run.step - logged_step, time.perf_counter() - since)
             logged_step, since = run.step, time.perf_counter()
+        stop, save = vote.read()
         pause = time.perf_counter()
         if args.val_every and run.data.held_out.count and (run.step % args.val_every == 0 or last):
             run.validate()
-        if args.checkpoint_every and run.step % args.checkpoint_every == 0:
-            run.save()
+        if save or timer.falls_on(run.step):
+            timed_save(run, timer)
+        if stop and not last:
+            return True
         since += time.perf_counter() - pause
-    vote.close()
     return False

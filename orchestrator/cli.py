@@ -19,7 +19,8 @@ from yaml import YAMLError
 from orchestrator import __version__, load
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, OrchestratorError, near_miss
 
-VERBS = ("run", "plan", "compare", "up", "status", "down")
+VERBS = ("run", "resume", "sync", "incidents", "plan", "compare", "up", "status", "down")
+TAKE_A_RUN = ("resume", "sync", "incidents")
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
     "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         verb = _take_verb(args)
+        run_ref = _take_run(verb, args)
         own, overrides = _own_flags(verb).parse_known_args(args)
+        own.run_ref = run_ref
         _check_flags(verb, overrides)
     except ConfigError as error:
         return _fail(error)
@@ -93,6 +96,20 @@ def _take_verb(args: list[str]) -> str:
     return "run"
 
 
+def _take_run(verb: str, args: list[str]) -> str:
+    """The RUN of a verb that takes one: the first word that is neither flag nor KEY=VALUE; "" for other verbs.
+
+    It is taken out of ``args``. Raises :class:`ConfigError` where it is missing.
+    """
+    if verb not in TAKE_A_RUN or {"--help", "-h", "--version"} & set(args):
+        return ""
+    for place, word in enumerate(args):
+        value = place and args[place - 1] in (*TAKE_A_VALUE, *MAY_TAKE_A_VALUE)
+        if not (value or word.startswith("-") or "=" in word):
+            return args.pop(place)
+    raise ConfigError(f"{verb}: which run? python -m orchestrator {verb} RUN, a name below run_root or a path")
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
@@ -114,7 +131,7 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
     parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
-    if verb in ("plan", "compare", "status"):
+    if verb in ("plan", "compare", "status", "incidents"):
         output = parser.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true")
     if verb == "down":
@@ -153,6 +170,29 @@ def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
     return 0
 
 
+def _resume(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.run import run
+    from orchestrator.rundir import find_run
+    from orchestrator.taking_up import resume
+
+    path = find_run(own.run_ref, composed.run_root).resolve()
+    return resume(path, lambda config, found: run(config, Console(), found))
+
+
+def _sync(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.sync import sync
+
+    sync(own.run_ref, composed.run_root, Console())
+    return 0
+
+
+def _incidents(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.incidents import incidents
+
+    incidents(own.run_ref, composed.run_root, own.json, Console())
+    return 0
+
+
 def _up(composed: DictConfig, _own: argparse.Namespace) -> int:
     from orchestrator.keep import up
 
@@ -173,6 +213,9 @@ def _down(_composed: DictConfig, own: argparse.Namespace) -> int:
 
 _VERBS: dict[str, Callable[[DictConfig, argparse.Namespace], int]] = {
     "run": _run,
+    "resume": _resume,
+    "sync": _sync,
+    "incidents": _incidents,
     "plan": _plan,
     "compare": _compare,
     "up": _up,

@@ -21,6 +21,13 @@ class Device(Enum):
     cpu = "cpu"
 
 
+class Resume(Enum):
+    """Whether a run directory with an unfinished run is taken up again."""
+
+    never = "never"
+    auto = "auto"
+
+
 class PriceKind(Enum):
     """Rented at a list price, or owned and written off."""
 
@@ -144,10 +151,10 @@ class LayoutConfig:
 
 @dataclass
 class JobConfig:
-    """What to train. ``args`` become ``--name=value``; ``{run_dir}``, ``{deepspeed_config}`` and
-    ``{checkpoint_dir}`` in them are filled in on the node. ``ranks`` null means the whole cluster,
-    ``supports`` null that the script can do every kind of parallelism. ``builds`` names the choices of
-    ``model`` that the script makes for itself, e.g. ``gated_mlp: true`` or ``experts: 1``."""
+    """What to train. ``args`` become ``--name=value``; ``{run_dir}``, ``{deepspeed_config}``,
+    ``{checkpoint_dir}``, ``{skip_batches}`` and ``{mtbf_s}`` in them are filled in on the node. ``ranks`` null
+    means the whole cluster, ``supports`` null that the script can do every kind of parallelism. ``builds``
+    names the choices of ``model`` that the script makes for itself, e.g. ``gated_mlp: true`` or ``experts: 1``."""
 
     name: str = MISSING  # part of the run's name
     script: str = MISSING  # looked up from cwd, then among the jobs that come with the project
@@ -165,6 +172,7 @@ class JobConfig:
     corpus: list[str] = field(default_factory=list)
     tokenizer: str | None = None  # for the script's arguments; null is its own default
     checkpoint_dir: str | None = None  # shared by all nodes; null is checkpoints in the run directory
+    resume: Resume = Resume.never  # auto takes up a run of this name that has not finished; needs run_name or run_dir
     supports: list[str] | None = None
     builds: dict[str, Any] = field(default_factory=dict)
 
@@ -173,9 +181,37 @@ class JobConfig:
 class RecoveryConfig:
     """What happens after a fault and at a stop."""
 
-    max_restarts: int = 3  # of one run; 0 ends it at the first fault
+    max_restarts: int = 3  # after faults of ranks, of one run; 0 ends it at the first. Faults of nodes do not count
+    max_idle_faults: int = 5  # faults in a row, of whatever kind, without a new step between them
     stop_grace_s: float = 30.0  # from SIGTERM to SIGKILL at a stop: time to save
     kill_after_s: float = 2.0  # the same for the other ranks after one was lost
+    unkillable_s: float = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
+    wait_for_node_s: float = 600.0  # for a lost node to come back or another to take its place
+    hang_factor: float = 10.0  # no progress for so many medians of the current phase is a hang
+    hang_floor_s: float = 60.0  # but never earlier than this
+    hang_unknown_s: float = 1800.0  # the same for a phase without history: import, initialize, first step, load
+    agent_silence_s: float = 30.0  # an agent that does not answer for so long is lost
+    straggler_factor: float = 1.5  # a rank whose own work takes so many times that of the others is named
+    straggler_steps: int = 20  # over so many steps
+    loss_spike: float | None = 3.0  # a loss above so many medians, and scatters, of those before is rejected like NaN
+    max_skips: int = 3  # rejected losses of one run after which it goes back and skips the batch
+    skip_batches: int = 1  # how many batches, the rejected one first
+    # until one fails: 54 days of 16,384 H100 with 419 interruptions make 50,700 (Llama 3, arXiv 2407.21783)
+    gpu_hours_per_failure: float = 50700.0
+
+
+@dataclass
+class SnapshotConfig:
+    """How checkpoints are staged in memory, written out behind the training and kept."""
+
+    enabled: bool = True  # false leaves save_checkpoint and load_checkpoint to DeepSpeed alone
+    # where to stage, the first with room for two generations: folders in memory or on a local disk, or durable:
+    # not staged, the training waits for the disk
+    dirs: list[str] = field(default_factory=lambda: ["/dev/shm", "durable"])
+    keep: int = 2  # committed checkpoints to keep; 0 keeps all
+    keep_hours: float | None = None  # and those that are younger than this
+    # folders whose checkpoints are loaded though no manifest names them: loading runs what a pickle says
+    trusted: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -218,6 +254,7 @@ class Config:
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own configuration; misspelt keys are refused
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's

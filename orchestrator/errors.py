@@ -8,6 +8,7 @@
     │   ├── ClusterUnreachable           3
     │   ├── NotEnoughResources           3
     │   ├── NodeMismatch                 3
+    │   ├── NodeLost                     3  a node's agent died while an attempt was prepared: a fault to recover from
     │   └── Cancelled                    3  somebody asked to stop while resources were waited for
     ├── RunDirectoryError                4  unwritable, or held by another live run
     ├── TrackingError                    5  MLflow is required and does not answer
@@ -59,6 +60,10 @@ class Cancelled(ClusterError):
 
 class NodeMismatch(ClusterError):
     """A node's interpreter, packages, script, corpus or GPUs differ from the plan."""
+
+
+class NodeLost(ClusterError):
+    """A node's agent died while it was asked something; the message begins with the node's name and a colon."""
 
 
 class RunDirectoryError(OrchestratorError):

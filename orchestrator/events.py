@@ -69,13 +69,27 @@ class ResourcesGranted(Event):
 
 
 @dataclass(frozen=True)
+class RunResumed(Event):
+    """Another driver took the run up: the one before ended without a last word, or somebody had stopped it."""
+
+    run: str
+    because: str
+
+
+@dataclass(frozen=True)
 class AttemptStarted(Event):
-    """A generation of ranks was started; ``attempt`` counts from 1 and fences older ones."""
+    """A generation of ranks was started; ``attempt`` counts from 1 and fences older ones.
+
+    ``restore_step`` is the step that all ranks were told to load, from ``restore_from`` (memory or
+    disk); None where there is nothing to load yet.
+    """
 
     attempt: int
     master_addr: str
     master_port: int
     ranks: int
+    restore_step: int | None = None
+    restore_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,13 +141,15 @@ class NodeSampled(Event):
 
 @dataclass(frozen=True)
 class CheckpointSaved(Event):
-    """All ranks of the attempt finished saving; the training stood still for ``stall_s``."""
+    """All ranks of the attempt finished saving; the training stood still for ``stall_s``. A ``staged`` one
+    exists on the disk with its :class:`SnapshotCommitted` only."""
 
     attempt: int
     step: int
     tag: str
     path: str
     stall_s: float
+    staged: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,9 +164,98 @@ class CheckpointLoaded(Event):
 
 
 @dataclass(frozen=True)
+class SnapshotCommitted(Event):
+    """Every part of a checkpoint is durable and its name is in place; ``write_s`` after it was staged."""
+
+    attempt: int
+    step: int
+    tag: str
+    path: str
+    snapshot_bytes: int
+    write_s: float
+
+
+@dataclass(frozen=True)
+class SnapshotQuarantined(Event):
+    """A checkpoint that was committed is not loaded any more: ``reason`` says which file, or which step it followed."""
+
+    step: int
+    tag: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SnapshotHeld(Event):
+    """A node can not write its checkpoint out, a full disk for instance; it tries again until it can."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SnapshotFreed(Event):
+    """The node could write again after ``held_s``."""
+
+    node: str
+    held_s: float
+
+
+@dataclass(frozen=True)
+class StragglerNamed(Event):
+    """A rank that the others kept waiting for over a window of steps: its own work takes ``ratio`` times theirs."""
+
+    attempt: int
+    rank: int
+    node: str
+    gpu: str
+    step: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class LossRejected(Event):
+    """A step's loss is not one to go on from: NaN, infinite, or far above those before it."""
+
+    attempt: int
+    step: int
+    loss: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class BatchesSkipped(Event):
+    """Global batches (counted from 0 over the whole run) that no later attempt trains on."""
+
+    batches: list[int]
+    reason: str
+
+
+@dataclass(frozen=True)
+class NodeQuarantined(Event):
+    """The run takes no more GPUs of this node."""
+
+    node: str
+    reason: str
+
+
+class Fault(StrEnum):
+    """What kind of fault ended an attempt."""
+
+    EXIT = "exit"  # a rank exited or was killed
+    MEMORY = "memory"  # the host ran out of memory
+    HANG = "hang"  # no progress
+    NODE = "node"  # the node, its agent or its Ray is gone or does not answer
+    LOSS = "loss"  # the loss is not one to go on from
+    RESTORE = "restore"  # what was to be loaded was not
+    DRIVER = "driver"  # the run's own process was lost
+
+
+@dataclass(frozen=True)
 class RankLost(Event):
     """A rank ended that should not have. The first of its attempt is the cause; ``alike`` counts
-    the ranks that died of the identical error."""
+    the ranks that died of the identical error. ``fault`` is one of :class:`Fault`; ``detected_s`` is
+    how long after the fault struck it was noticed, where that is known."""
 
     attempt: int
     rank: int
@@ -163,6 +268,8 @@ class RankLost(Event):
     log_tail: list[str] = field(default_factory=list)
     log_path: str = ""
     alike: int = 1
+    fault: Fault = Fault.EXIT
+    detected_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +283,7 @@ class AttemptEnded(Event):
 
 @dataclass(frozen=True)
 class Decided(Event):
-    """What the policy chose, and why; ``action`` is restart, stop or finish."""
+    """What the policy chose, and why; ``action`` is restart, replace, rewind or stop."""
 
     action: str
     reason: str
@@ -228,7 +335,7 @@ class Record:
         body = json.loads(line)
         seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("elapsed_s"), body.pop("time_unix_s")
         kind = EVENT_TYPES[body.pop("type")]
-        for name, enum in (("outcome", Outcome), ("status", Status)):
+        for name, enum in (("outcome", Outcome), ("status", Status), ("fault", Fault)):
             if name in body:
                 body[name] = enum(body[name])
         return Record(seq, elapsed_s, time_unix_s, kind(**body))

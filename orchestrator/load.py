@@ -91,6 +91,14 @@ def to_container(config: Config) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(structured, enum_to_str=True))
 
 
+def from_container(container: dict[str, Any]) -> Config:
+    """Inverse of :func:`to_container`. Raises :class:`ConfigError` for what this version's schema does not know."""
+    try:
+        return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), container)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', 'config')}: {str(error).splitlines()[0]}") from None
+
+
 def to_yaml(container: dict[str, Any]) -> str:
     """Plain dicts and lists as YAML text."""
     return OmegaConf.to_yaml(OmegaConf.create(container))

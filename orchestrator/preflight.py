@@ -16,6 +16,7 @@ from orchestrator.deepspeed_check import check_deepspeed
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.load import conf_dir
 from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.rank.manifest import refuse_object_store
 
 CONNECT_TIMEOUT_S = 5.0
 # The address that always means a cluster which starts and ends with the run.
@@ -118,6 +119,13 @@ def check_script_builds(config: Config) -> None:
                 f"'{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and trained by a "
                 "job.script that builds it"
             )
+
+
+def check_checkpoint_dir(config: Config) -> None:
+    """Checkpoints need renames and fsync. Raises :class:`ConfigError` for an object store."""
+    refused = refuse_object_store(config.job.checkpoint_dir or "") or refuse_object_store(config.run_root)
+    if refused:
+        raise ConfigError(refused)
 
 
 def least_corpus_bytes(config: Config) -> int:

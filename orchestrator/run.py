@@ -12,39 +12,44 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.cluster import client
-from orchestrator.cluster.assignment import Assignment, base_environment
+from orchestrator.cluster.assigning import assignment_of, working_dir
+from orchestrator.cluster.assignment import base_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
-from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, TrainingFailed
+from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, TrainingFailed
 from orchestrator.events import Record, RunEnded, RunStarted, Status
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
-from orchestrator.preflight import Target, check_script_builds, find_target, plan_of
+from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
 from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
 from orchestrator.supervise.clock import SystemClock
-from orchestrator.supervise.loop import StopRequest, supervise
+from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
+from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
 from orchestrator.tracking import command, finish_sink, start_sink, tracking_places, tracking_problem, write_papers
 
 
-def run(config: Config, console: Console) -> int:
-    """Plan, launch, supervise, account; returns the exit code.
+def run(config: Config, console: Console, takes_up: Unfinished | None = None) -> int:
+    """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with.
 
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
+    if takes_up is None and (found := to_take_up(config)) is not None:
+        return resume(found.path, lambda kept, unfinished: run(kept, console, unfinished))
     plan = plan_of(config)
     check_script_builds(config)
+    check_checkpoint_dir(config)
     target = find_target(config)
-    _working_dir(config)
+    working_dir(config)
     problem = tracking_problem(config)
-    name = config.run_name or new_run_name(plan.job)
+    name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
     directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name))
     with ExitStack() as stack:
-        directory.hold()
+        directory.hold(resume=takes_up is not None)
         stack.callback(directory.release)
         show_plan(plan, console, brief=True)
         if target.remark:
@@ -54,10 +59,12 @@ def run(config: Config, console: Console) -> int:
                 f"MLflow: {problem}; going on without it, the journal keeps everything",
                 style="yellow",
             )
-        write_papers(config, plan, name, directory)
+        if takes_up is None:
+            write_papers(config, plan, name, directory)
+            remember(config, directory)
         stop = StopRequest()
         stack.enter_context(_signals(stop))
-        return _supervised(config, plan, name, directory, target, stop, problem is None, console)
+        return _supervised(config, plan, name, directory, target, stop, problem is None, console, takes_up)
 
 
 def _supervised(
@@ -69,6 +76,7 @@ def _supervised(
     stop: StopRequest,
     tracked: bool,
     console: Console,
+    takes_up: Unfinished | None,
 ) -> int:
     client.prepare() if target.address is None else client.prepare_to_attach()
     last: Record | None = None
@@ -77,9 +85,13 @@ def _supervised(
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
+        past = Past()
+        if takes_up is not None:
+            past = takes_up.past(meter, terminal)
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
-        assignment = assignment_of(config, plan, name, directory.path, mark, target)
+        idle_timeout_s = target.kept.idle_timeout_s if target.kept else None
+        assignment = assignment_of(config, plan, name, directory.path, mark, idle_timeout_s)
         lent = None
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
@@ -91,7 +103,7 @@ def _supervised(
         from orchestrator.ledger.metrics import Gauges
 
         with console.status("starting Ray" if target.address is None else "connecting to Ray"):
-            shipped, run_root = _working_dir(config), Path(config.run_root).resolve()
+            shipped, run_root = working_dir(config), Path(config.run_root).resolve()
             session = stack.enter_context(
                 connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root)
             )
@@ -108,11 +120,15 @@ def _supervised(
             config.launch.start_timeout_s,
             terminal.notice,
             lent,
+            config.recovery.wait_for_node_s,
         )
         stack.callback(workers.close)
         gauges = Gauges(name, plan.cluster)
-        started = run_started(plan, name, None if session.local else session.address)
-        events = supervise(started, workers, config.recovery, SystemClock(), stop, config.launch.poll_s)
+        began = run_started(plan, name, None if session.local else session.address)
+        started = takes_up.resumed if takes_up else began
+        can_skip = any("{skip_batches}" in arg for arg in plan.args)
+        manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
+        events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
         with terminal:
             for event in events:
                 last = journal.append(event)
@@ -142,50 +158,6 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         peak_flops_per_gpu=plan.peak_flops_per_gpu,
         ray_address=ray_address,
     )
-
-
-def assignment_of(
-    config: Config, plan: Plan, name: str, run_dir: Path, run_dir_mark: str, target: Target
-) -> Assignment:
-    """What the plan says to every node."""
-    shipped = _working_dir(config)
-    checkpoint_dir = config.job.checkpoint_dir or str(run_dir / "checkpoints")
-    return Assignment(
-        run=name,
-        run_dir=str(run_dir),
-        checkpoint_dir=str(Path(plan.cwd, checkpoint_dir)),
-        script=plan.script,
-        args=list(plan.args),
-        cwd=plan.cwd,
-        environment={key: setting.value for key, setting in plan.environment.items()},
-        deepspeed=dict(plan.deepspeed),
-        ranks_per_node=plan.layout.ranks_per_node,
-        world_size=plan.layout.ranks,
-        device=plan.device,
-        zygote=config.launch.zygote,
-        product_names=list(plan.product_names),
-        expected=dict(plan.facts),
-        corpus=list(plan.corpus),
-        sample_every_s=config.tracking.system_metrics_every_s,
-        kill_after_s=config.recovery.kill_after_s,
-        run_dir_mark=run_dir_mark,
-        working_dir=str(shipped) if shipped else None,
-        warm_idle_timeout_s=target.kept.idle_timeout_s if target.kept else None,
-        unit=plan.unit,
-        usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
-    )
-
-
-def _working_dir(config: Config) -> Path | None:
-    """The folder that is shipped to the nodes. Raises :class:`ConfigError` where there is none."""
-    if config.launch.working_dir is None:
-        return None
-    folder = Path(config.launch.working_dir).expanduser().resolve()
-    if not folder.is_dir():
-        raise ConfigError(
-            f"launch.working_dir={config.launch.working_dir}: no such folder; give one that has job.script below it"
-        )
-    return folder
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
 
 
 def check_run_name(name: str) -> None:
@@ -28,6 +28,36 @@ def new_run_name(job: str) -> str:
     return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
+def find_run(run: str, run_root: str | Path) -> Path:
+    """The directory of a run that is there, by its name below ``run_root`` or by its path.
+
+    Raises :class:`ConfigError` with the near misses by name.
+    """
+    for path in (Path(run_root) / run, Path(run)):
+        if (path / "journal.jsonl").is_file():
+            return path.resolve()
+    if Path(run).is_dir():
+        raise ConfigError(f"{run}: not a run directory, it has no journal.jsonl; give one that has, or a run's name")
+    newest = sorted(Path(run_root).glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    names = [path.parent.name for path in newest]
+    there = f"newest: {', '.join(names[:3])}" if names else "there is none yet"
+    raise ConfigError(f"no run {run!r} in {run_root}{near_miss(run, names)} ({there}); set run_root to look elsewhere")
+
+
+def holder(path: Path) -> str | None:
+    """The process that holds a run's directory, None when no live run does."""
+    try:
+        lock = (path / "lock").open()
+    except FileNotFoundError:
+        return None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return lock.read().strip() or "unknown"
+    return None
+
+
 class RunDirectory:
     """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first."""
 
@@ -35,11 +65,11 @@ class RunDirectory:
         self.path = path.resolve()
         self._lock: IO[str] | None = None
 
-    def hold(self) -> None:
+    def hold(self, resume: bool = False) -> None:
         """Create the directory and lock it.
 
         Raises :class:`RunDirectoryError` when it can not be written, when another live run holds
-        it, or when it already has a journal (a run's journal is never written over).
+        it, or when it already has a journal that is not to be gone on with (none is ever written over).
         """
         try:
             (self.path / "logs").mkdir(parents=True, exist_ok=True)
@@ -64,11 +94,11 @@ class RunDirectory:
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
         journal = self.path / "journal.jsonl"
-        if journal.exists() and journal.stat().st_size > 0:
+        if not resume and journal.exists() and journal.stat().st_size > 0:
             self.release()
             raise RunDirectoryError(
-                f"run directory {self.path}: holds an earlier run's journal; "
-                "choose another run_name or run_dir, or remove the folder"
+                f"run directory {self.path}: holds an earlier run's journal; take that run up with "
+                "'orchestrator resume' or job.resume=auto, choose another run_name or run_dir, or remove the folder"
             )
 
     def release(self) -> None:
@@ -77,11 +107,11 @@ class RunDirectory:
             self._lock.close()
             self._lock = None
 
-    def write(self, name: str, text: str) -> Path:
+    def write(self, name: str, text: str, mode: int = 0o644) -> Path:
         """Write a file whole or not at all."""
         path = self.path / name
         beside = path.with_name(f".{name}.tmp")
-        with beside.open("w") as stream:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

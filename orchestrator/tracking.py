@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator import load, provenance
 from orchestrator.config import Config
 from orchestrator.errors import TrackingError
-from orchestrator.ledger.tracking_check import check_tracking
+from orchestrator.ledger.tracking_check import absolute_uri, check_tracking
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import plan_json, plan_text
 from orchestrator.redact import redact
@@ -51,7 +51,7 @@ def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory)
     directory.write_json(
         "tracking.json",
         {
-            "uri": config.tracking.uri,
+            "uri": absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere
             "experiment": config.tracking.experiment,
             "run_name": name,
             "flush_s": config.tracking.flush_s,
@@ -87,8 +87,11 @@ def command(name: str) -> str:
 def start_sink(config: Config, directory: RunDirectory) -> subprocess.Popen[bytes]:
     """The process that tells MLflow; in a session of its own, so that Ctrl-C does not reach it.
 
-    It sees for itself when the run ends and when this process dies, and ends with either.
+    It sees for itself when the run ends and when this process dies, and ends with either. An end that is in the
+    journal by now is an earlier driver's.
     """
+    journal = directory.path / "journal.jsonl"
+    earlier_bytes = journal.stat().st_size if journal.exists() else 0
     return subprocess.Popen(
         [
             sys.executable,
@@ -97,6 +100,7 @@ def start_sink(config: Config, directory: RunDirectory) -> subprocess.Popen[byte
             str(directory.path),
             f"--finish-timeout-s={config.tracking.finish_timeout_s}",
             f"--parent-pid={os.getpid()}",
+            f"--earlier-bytes={earlier_bytes}",
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -119,7 +123,7 @@ def finish_sink(
     if sink.poll() is None:
         sink.kill()
     if sink.wait() != 0:
-        again = f"{sys.executable} -m orchestrator.ledger.mlflow_sink {directory.path} --parent-pid 0"
+        again = f"{sys.executable} -m orchestrator sync {directory.path}"
         console.print(
             f"MLflow could not be brought up to date; the journal has everything. Later: {again}",
             style="yellow",

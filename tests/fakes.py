@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.errors import Cancelled, OrchestratorError
+from orchestrator.errors import Cancelled, NodeLost, OrchestratorError
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -17,6 +18,7 @@ from orchestrator.events import (
     ResourcesGranted,
     StepDone,
 )
+from orchestrator.supervise.losses import batch_of
 
 
 class FakeClock:
@@ -74,6 +76,10 @@ class FakeGroup:
     ignores_stop: bool = False
     calls: list[str] = field(default_factory=list)
     saved: int = 0
+    lost_at_start: int = 0
+    bad_batches: frozenset[int] = frozenset()
+    checkpoints: list[int] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
     _queue: list[Event] = field(default_factory=list)
     _attempt: int = 0
     _step: int = 0
@@ -89,20 +95,27 @@ class FakeGroup:
             raise self.refuse
         return ResourcesGranted(["node-a"], 2)
 
-    def start(self, attempt: int) -> AttemptStarted:
+    def start(
+        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+    ) -> AttemptStarted:
         assert not self._alive, "an attempt was started while an older one is alive"
         self.calls.append(f"start {attempt}")
+        if self.lost_at_start:
+            self.lost_at_start -= 1
+            raise NodeLost("node-a: its agent died")
+        if restore_before is not None:
+            self.checkpoints = [step for step in self.checkpoints if step < restore_before]
+        self.saved = max(self.checkpoints, default=0)
+        self.skipped = list(skip_batches)
         self._attempt, self._step, self._alive, self._stopping = attempt, self.saved, True, False
         if self.saved:
             path = "/checkpoints"
             self._queue.append(CheckpointLoaded(attempt, self.saved, f"step-{self.saved}", path, 0.1))
-        return AttemptStarted(attempt, "127.0.0.1", 29500, 2)
+        return AttemptStarted(attempt, "127.0.0.1", 29500, 2, self.saved or None, "memory" if self.saved else None)
 
     def poll(self) -> list[Event]:
-        if not self._alive:
-            return []
         events, self._queue = self._queue, []
-        return events + self._one_step()
+        return events + (self._one_step() if self._alive else [])
 
     def _one_step(self) -> list[Event]:
         if self._stopping:
@@ -114,9 +127,11 @@ class FakeGroup:
         if self._step == self.steps:
             return self._end(Outcome.FINISHED)
         self._step += 1
-        events: list[Event] = [StepDone(self._attempt, self._step, 0.1, 1 / self._step)]
+        batch = batch_of(self._step, self.skipped)
+        loss = math.nan if batch in self.bad_batches else 1 / self._step
+        events: list[Event] = [StepDone(self._attempt, self._step, 0.1, loss)]
         if self.save_every and self._step % self.save_every == 0:
-            self.saved = self._step
+            self.checkpoints.append(self._step)
             events.append(CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1))
         return events
 
@@ -127,6 +142,13 @@ class FakeGroup:
     def stop(self, grace_s: float) -> None:
         self.calls.append(f"stop {grace_s:g}")
         self._stopping = True
+
+    def abort(self) -> None:
+        self.calls.append("abort")
+        self._queue += self._end(Outcome.FAILED)
+
+    def quarantine(self, node: str) -> None:
+        self.calls.append(f"quarantine {node}")
 
     def kill(self) -> None:
         self.calls.append("kill")

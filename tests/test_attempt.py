@@ -78,9 +78,9 @@ def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
 
 def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
     attempt = attempt_on(nodes=2)
-    part = {"kind": "saved", "step": 5, "ranks": 2, "tag": "step-5", "path": "/c", "seconds": 0.2}
+    part = {"kind": "saved", "step": 5, "ranks": 2, "tag": "step-5", "path": "/c", "seconds": 0.2, "staged": True}
     assert attempt.hear(0, part, 0.0) == []
-    assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [CheckpointSaved(1, 5, "step-5", "/c", 0.7)]
+    assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [CheckpointSaved(1, 5, "step-5", "/c", 0.7, True)]
 
 
 def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:

@@ -45,6 +45,20 @@ def test_latest_is_found_with_what_the_job_wrote_about_itself(tmp_path: Path) ->
     assert checkpoints.step_of("step-000010") == 10
 
 
+def test_what_a_launcher_completed_counts_without_our_own_mark(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    tag = write_tensors(tmp_path, 10)
+    (tmp_path / tag / "manifest.json").write_text("{}")
+    write_tensors(tmp_path, 15)
+    (tmp_path / "latest").unlink()
+    found, remark = checkpoints.find(tmp_path)
+    assert found == "step-000010"
+    assert "taking step-000010, the newest complete one" in remark
+    assert checkpoints.saved_identity(tmp_path, "step-000010") is None
+    save(tmp_path, 20, keep=3)
+    assert folders(tmp_path) == ["step-000005", "step-000010", "step-000020"]
+
+
 def test_death_while_the_first_checkpoint_is_written_starts_over_and_says_so(tmp_path: Path) -> None:
     write_tensors(tmp_path, 5)
     tag, remark = checkpoints.find(tmp_path)
@@ -114,6 +128,7 @@ def test_a_removal_cut_short_does_not_leave_a_checkpoint_that_looks_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 5)
+    (tmp_path / "step-000005" / "manifest.json").write_text("{}")
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

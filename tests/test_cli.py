@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
+from orchestrator.events import Record, RunEnded, Status
 from orchestrator.rundir import RunDirectory
 from tests.golden_text import assert_golden
 
@@ -69,7 +70,13 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("a flag's value", ["compare", "--limit", "0"], "'0' is not a number of 1 or more"),
     ("two outputs", ["compare", "--json", "--csv"], "not allowed with argument --json"),
     ("run name", ["run_name=../../evil"], "run_name=../../evil: a name is letters, digits"),
-    ("not a verb", ["paln"], "'paln' is not a verb (run, plan, compare, up, status, down); did you mean 'plan'?"),
+    ("not a verb", ["paln"], f"'paln' is not a verb ({', '.join(cli.VERBS)}); did you mean 'plan'?"),
+    ("near a verb", ["incident"], "did you mean 'incidents'?"),
+    ("which run", ["incidents", "--json"], "incidents: which run? python -m orchestrator incidents RUN"),
+    ("which run again", ["sync", "run_root=here"], "sync: which run?"),
+    ("no such run", ["incidents", "--json", "nigth-1"], "no run 'nigth-1' in runs (there is none yet)"),
+    ("no such run there", ["sync", "night-1", "run_root=here"], "no run 'night-1' in here (there is none yet)"),
+    ("a flag of another verb", ["sync", "night-1", "--json"], "--json: no such flag of 'sync'"),
     (
         "batch sizes",
         ["job.global_batch=13"],
@@ -100,9 +107,25 @@ REFUSED: list[tuple[str, list[str], str]] = [
 def test_bad_input_is_refused_in_one_line(call: Call, tmp_path: Path, overrides: list[str], expected: str) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("short")
-    args = overrides if overrides[0] in ("paln", "plan", "compare") else [*CPU, *overrides]
+    args = overrides if overrides[0].isidentifier() else [*CPU, *overrides]
     assert expected in one_line(call(*args))
     assert not (tmp_path / "runs").exists(), "nothing was started or written"
+
+
+def test_a_run_is_named_after_the_verb_whatever_flags_and_values_are_around_it(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    directory = tmp_path / "here" / "night-1"
+    directory.mkdir(parents=True)
+    (directory / "journal.jsonl").write_text(Record(0, 0.0, 0.0, RunEnded(Status.FAILED, "")).to_json() + "\n")
+    for args in (
+        ["night-1", "--json", "run_root=here"],
+        ["run_root=here", "--json", "--config-dir", "mine", "night-1"],
+        ["here/night-1", "--json"],
+    ):
+        assert call("incidents", *args) == (0, "[]\n", ""), args
+    message = one_line(call("incidents", "nigth-1", "run_root=here"))
+    assert message.startswith("no run 'nigth-1' in here; did you mean 'night-1'? (newest: night-1)")
+    assert "night-2: not an override" in one_line(call("incidents", "night-1", "run_root=here", "night-2"))
 
 
 def test_a_run_directory_that_can_not_be_written(call: Call, tmp_path: Path) -> None:
@@ -195,6 +218,9 @@ def test_help_explains_verbs_groups_and_examples(call: Call) -> None:
         "run (default)",
         "plan",
         "compare",
+        "sync RUN",
+        "incidents RUN",
+        "resume RUN",
         "cluster: aws_p4d, aws_p4de, aws_p5",
         "job: ",
         "Examples",

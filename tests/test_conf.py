@@ -122,7 +122,7 @@ def test_deepspeed_takes_its_batch_from_the_job(option: str) -> None:
 
 @pytest.mark.parametrize("option", options("recovery"))
 def test_recovery_fits_the_schema(option: str) -> None:
-    assert loaded("recovery", option, RecoveryConfig).max_restarts == (0 if option == "strict" else 3)
+    assert loaded("recovery", option, RecoveryConfig).max_restarts == {"default": 3, "spot": 1000, "strict": 0}[option]
 
 
 def test_tracking_is_optional_for_sqlite_and_required_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

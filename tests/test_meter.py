@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
+    BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
     Decided,
     Event,
+    LossRejected,
     MetricLogged,
+    NodeQuarantined,
     NodeSampled,
     Outcome,
     PhaseEntered,
@@ -25,10 +28,16 @@ from orchestrator.events import (
     ResourcesGranted,
     ResourcesReleased,
     RunEnded,
+    RunResumed,
     RunStarted,
+    SnapshotCommitted,
+    SnapshotFreed,
+    SnapshotHeld,
+    SnapshotQuarantined,
     Status,
     StepDone,
     StopRequested,
+    StragglerNamed,
 )
 from orchestrator.ledger.meter import Bill, Bucket, Meter
 
@@ -61,6 +70,18 @@ def saved(stall_s: float, number: int = 1) -> CheckpointSaved:
 
 LOST = RankLost(1, 2, "n0", "2", -9, 3, "killed by SIGKILL")
 SAMPLE = NodeSampled("n0", {"cpu_utilization_percentage": 1.0})
+RESUMED = RunResumed("r", "its driver was lost")
+REJECTED = LossRejected(1, 3, math.nan, "NaN")
+TURN_NOTHING: list[Event] = [
+    SAMPLE,
+    BatchesSkipped([3], ""),
+    NodeQuarantined("n0", ""),
+    SnapshotCommitted(1, 1, "t", "/c", 10, 0.1),
+    SnapshotQuarantined(1, "t", "/c", ""),
+    SnapshotHeld("n0", "full"),
+    SnapshotFreed("n0", 1.0),
+    StragglerNamed(1, 0, "n0", "0", 1, 2.0),
+]
 
 
 def records(timeline: Iterable[tuple[float, Event]]) -> list[Record]:
@@ -195,6 +216,39 @@ def test_a_run_taken_up_again_holds_nothing_until_it_is_granted_anew() -> None:
     assert (result.steps, result.restarts) == (3, 1)
 
 
+def test_after_a_dead_driver_the_run_recovers_and_holds_nothing_until_it_is_granted_anew() -> None:
+    result = bill((0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)), (2.5, RESUMED), (6, GRANTED),
+                  (7, started(2)), (10, step(2, attempt=2)), (11, step(3, attempt=2)))  # fmt: skip
+    assert seconds(result) == {"training": 3, "recovering": 0.5 + 3.5 + 1 + 2, "redone": 1}
+    assert result.gpu_seconds[Bucket.RECOVERING] == 4 * (0.5 + 1 + 2), "the dead driver's GPUs are gone"
+    assert (result.steps, result.restarts) == (3, 1)
+
+
+def test_a_run_that_was_stopped_and_is_taken_up_again_is_under_way() -> None:
+    stopped: list[tuple[float, Event]] = [
+        (0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (1, StopRequested("Ctrl-C", 1)),
+        (2, AttemptEnded(1, Outcome.STOPPED, 1)), (2, ResourcesReleased()), (2, RunEnded(Status.INTERRUPTED, "")),
+    ]  # fmt: skip
+    assert bill(*stopped, now=9).elapsed_s == 2
+    resumed = bill(*stopped, (2, RESUMED), (3, GRANTED), (3, started(2)), now=9)
+    assert seconds(resumed) == {"training": 1, "stopping": 1, "recovering": 1 + 6}
+    assert resumed.gpus_held == 4
+
+
+def test_a_rejected_loss_is_a_fault_whatever_the_ranks_still_do() -> None:
+    result = bill((0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)), (3, REJECTED),
+                  (4, step(3, 0.25)), (5, AttemptEnded(1, Outcome.STOPPED, 3)), (6, started(2)),
+                  (8, step(2, attempt=2)), (9, step(3, attempt=2)), (10, step(4, attempt=2)))  # fmt: skip
+    assert seconds(result) == {"training": 2.25 + 1, "recovering": 1 + 0.75 + 1 + 1 + 1, "redone": 2}
+
+
+@pytest.mark.parametrize("event", TURN_NOTHING, ids=lambda event: type(event).__name__)
+def test_what_is_only_told_turns_nothing(event: Event) -> None:
+    timeline: list[tuple[float, Event]] = [(0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (3, step(2))]
+    told = bill(*timeline[:4], (2, event), *timeline[4:])
+    assert told == bill(*timeline)
+
+
 def test_the_shape_of_the_cluster_may_change() -> None:
     result = bill((0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)), (2, LOST),
                   (2, ResourcesReleased()), (4, ResourcesGranted(["n1"], 2)), (4, started(2)), (5, step(3)),
@@ -227,10 +281,12 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(StepDone, attempts, steps, any_seconds, losses),
     st.builds(StepDone, attempts, steps, any_seconds, losses),
     st.builds(MetricLogged, attempts, st.none() | steps, st.just({"val_loss": 1.0})),
-    st.just(SAMPLE),
     st.builds(saved, any_seconds, steps),
     st.just(CheckpointLoaded(1, 1, "t", "p", 1.0)),
     st.just(LOST),
+    st.just(REJECTED),
+    st.just(RESUMED),
+    st.sampled_from(TURN_NOTHING),
     st.builds(AttemptEnded, attempts, st.sampled_from(Outcome), steps),
     st.just(Decided("restart", "")),
     st.just(StopRequested("x", 1)),
@@ -253,7 +309,7 @@ def gpu_integral_us(timeline: list[Record]) -> int:
         match record.event:
             case ResourcesGranted(gpus=gpus):
                 held = gpus
-            case ResourcesReleased() | RunEnded() | RunStarted():
+            case ResourcesReleased() | RunEnded() | RunStarted() | RunResumed():
                 held = 0
     return total_us
 

@@ -117,3 +117,58 @@ def test_validation_windows_are_spread_over_the_slice(size: int, total: int) -> 
     assert chosen[-1] < size
     assert np.ptp(np.diff(chosen)) <= 1 if total > 1 else True
     assert total > size or len(set(chosen.tolist())) == total
+
+
+# --- skipped batches ----------------------------------------------------------------------------
+
+
+def trained(consumed: int, batch: int, skipped: set[int], steps: int) -> tuple[list[list[int]], int]:
+    """Samples of each step as the job reads them, and the position after the last."""
+    seen = []
+    for _ in range(steps):
+        consumed = order.past_skipped(consumed, batch, skipped)
+        seen.append(seen_in_step(1, batch, 1, consumed))
+        consumed += batch
+    return seen, consumed
+
+
+skip_lists = st.sets(st.integers(0, 40), max_size=30)
+
+
+@given(batch=st.integers(1, 6), skipped=skip_lists, steps=st.integers(0, 20))
+def test_a_run_that_skips_sees_exactly_the_other_batches_in_order(batch: int, skipped: set[int], steps: int) -> None:
+    others = [b for b in range(steps + len(skipped)) if b not in skipped][:steps]
+    seen, consumed = trained(0, batch, skipped, steps)
+    assert seen == [list(range(b * batch, (b + 1) * batch)) for b in others]
+    assert consumed == (others[-1] + 1 if others else 0) * batch
+
+
+@given(batch=st.integers(1, 6), skipped=skip_lists, steps=st.integers(0, 20), stop=st.integers(0, 20))
+def test_a_run_that_skips_resumes_where_it_was(batch: int, skipped: set[int], steps: int, stop: int) -> None:
+    before, consumed = trained(0, batch, skipped, min(stop, steps))
+    after, last = trained(consumed, batch, skipped, steps - len(before))
+    assert (before + after, last) == trained(0, batch, skipped, steps)
+
+
+@given(batch=st.integers(1, 6), early=skip_lists, late=skip_lists, stop=st.integers(0, 12))
+def test_batches_skipped_from_a_resume_on_leave_what_was_done_alone(
+    batch: int, early: set[int], late: set[int], stop: int
+) -> None:
+    before, consumed = trained(0, batch, early, stop)
+    ahead = {b for b in late if b * batch >= consumed}
+    after, _ = trained(consumed, batch, early | late, 5)
+    assert before + after == trained(0, batch, early | ahead, stop + 5)[0]
+
+
+@given(batch=st.integers(1, 9), consumed=st.integers(0, 100), skipped=skip_lists)
+def test_from_inside_a_batch_no_skipped_sample_is_read_and_as_few_others_as_possible_are_lost(
+    batch: int, consumed: int, skipped: set[int]
+) -> None:
+    """A run that went on with another global batch stands anywhere."""
+    place = order.past_skipped(consumed, batch, skipped)
+
+    def free(first: int) -> bool:
+        return all(sample // batch not in skipped for sample in range(first, first + batch))
+
+    starts = [consumed, *(b * batch for b in range(60) if b * batch > consumed)]
+    assert place == next(first for first in starts if free(first))

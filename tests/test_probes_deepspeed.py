@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,46 @@ def test_a_script_that_imports_deepspeed_itself_is_probed_too(tmp_path: Path) ->
         assert {"import", "initialize"} <= {beat["phase"] for beat in outcome.of_kind("heartbeat")}
     finally:
         bench.clear()
+
+
+def changed(bench: Bench, before: str, *lines: str) -> str:
+    """The script that trains, with lines added in front of one."""
+    text = (SCRIPTS / "trains.py").read_text()
+    assert text.count(before) == 1
+    indent = " " * (text.index(before) - text.rindex("\n", 0, text.index(before)) - 1)
+    text = text.replace(before, f"\n{indent}".join((*lines, before)))
+    return bench.write(text.replace("import argparse", "import argparse\nimport time"))
+
+
+def test_a_rank_with_slow_data_is_told_by_its_own_time_and_not_by_its_steps(bench: Bench) -> None:
+    slow = changed(bench, "loss = square(engine(inputs), labels)", "time.sleep(0.1 * engine.global_rank)")
+    outcomes = [bench.finish(rank) for rank in bench.start_world(slow, "--steps", "6", "--micro-batches", "2")]
+    own_s, step_s = (
+        [statistics.median(step[key] for step in outcome.of_kind("step")) for outcome in outcomes]
+        for key in ("own_s", "step_time_s")
+    )
+    assert own_s[1] >= 0.2
+    assert own_s[1] > 2 * own_s[0]
+    assert step_s[0] == pytest.approx(step_s[1], rel=0.2)
+    assert all(own <= step for own, step in zip(own_s, step_s, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("args", "lines"),
+    [
+        ([], ["engine.eval()", "for _ in range(50): engine(next(slow)[0])", "engine.train()"]),
+        (["--pipeline", "--stage", "1"], ["for _ in range(50): engine.eval_batch(slow)"]),
+    ],
+    ids=["engine", "pipeline"],
+)
+def test_validation_is_a_phase_in_which_progress_is_made(bench: Bench, args: list[str], lines: list[str]) -> None:
+    slow = "slow = (time.sleep(0.05) or batch for batch in source)"
+    script = changed(bench, 'print("step", engine.global_steps', slow, *lines)
+    for outcome in [bench.finish(rank) for rank in bench.start_world(script, "--steps", "1", *args)]:
+        assert (outcome.status, outcome.of_kind("probe_failed")) == (0, []), outcome.output
+        beats = [beat for beat in outcome.of_kind("heartbeat") if beat["phase"] == "validation"]
+        assert len(beats) >= 2
+        assert beats[0]["progress"] < beats[-1]["progress"]
 
 
 def test_an_error_names_the_step_it_came_after(bench: Bench) -> None:

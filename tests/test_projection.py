@@ -2,17 +2,23 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.events import (
+    AttemptEnded,
     AttemptStarted,
     Event,
+    Fault,
     MetricLogged,
     NodeSampled,
+    Outcome,
+    RankLost,
     Record,
     ResourcesGranted,
     RunEnded,
+    RunResumed,
     RunStarted,
     Status,
     StepDone,
@@ -96,6 +102,45 @@ def test_a_run_taken_up_again_is_running() -> None:
     projection, _ = project([*BEGIN, (1, RunEnded(Status.INTERRUPTED, "")), (1, RUN)])
     assert projection.ended is None
     assert projection.tags["status"] == "running"
+
+    projection, _ = project(
+        [*BEGIN, (1, RunEnded(Status.INTERRUPTED, "Ctrl-C")), (1, RunResumed("r", "it was stopped"))]
+    )
+    assert projection.ended is None
+    assert projection.tags["status"] == "running"
+    assert projection.tags["status_reason"] == "taken up again: it was stopped"
+    assert projection.tags["cluster"] == "lab", "what is known of the run stays known"
+
+
+def test_incidents_are_counted_and_what_they_cost_is_what_the_buckets_say() -> None:
+    lost = RankLost(1, 2, "n", "GPU 2", -9, 1, "killed by SIGKILL")
+    timeline: list[tuple[float, Event]] = [
+        *BEGIN, (1, StepDone(1, 1, 1.0)), (3, lost), (3, AttemptEnded(1, Outcome.FAILED, 1)),
+        (4, AttemptStarted(2, "h", 1, 4)), (6, StepDone(2, 1, 1.0)),
+        (9, RankLost(2, 1, "n", "GPU 1", -9, 1, "no progress", fault=Fault.HANG)),
+        (12, AttemptEnded(2, Outcome.FAILED, 1)), (12, RunEnded(Status.FAILED, "stop")),
+    ]  # fmt: skip
+    projection, points = project(timeline, flush_s=1.5)
+    counts = [p.value for p in points if p.key == "incidents"]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, 2), "the first bill came with the first fault"
+    last = {p.key: p.value for p in points if p.seq == len(timeline) - 1}
+    seconds = last["seconds_recovering"] + last["seconds_redone"]
+    assert seconds == 2 + 2 + 1 + 3 + 3
+    assert last["incident_cost_usd"] == pytest.approx(seconds * 4 * 2.5 / 3600)
+    assert [incident.fault for incident in projection.incidents()] == ["exit", "hang"]
+    text = (
+        "1 exit, 1 hang: 0.0122 GPU-hours, $0.0306; last: rank 1 on node n, GPU 1: made no progress any more at step 1"
+    )
+    assert projection.tags["incidents"] == text
+    assert project(timeline, flush_s=1.5)[1] == points, "the same journal, the same points"
+
+
+def test_a_run_without_incidents_has_none() -> None:
+    projection, points = project([*BEGIN, (1, StepDone(1, 1, 1.0)), (3, RunEnded(Status.FINISHED, ""))])
+    last = {p.key: p.value for p in points if p.seq == 4}
+    assert (last["incidents"], last["incident_cost_usd"]) == (0, 0)
+    assert "incidents" not in projection.tags
 
 
 @given(st.text())

@@ -1,4 +1,4 @@
-"""The loop and the policy, with a group that plays a script and a clock that only the test moves."""
+"""The loop, with a group that plays a script and a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from orchestrator.config import RecoveryConfig
 from orchestrator.errors import NotEnoughResources
 from orchestrator.events import Decided, Event, ResourcesReleased, RunEnded, RunStarted, Status, StepDone
 from orchestrator.supervise.loop import StopRequest, supervise
-from orchestrator.supervise.policy import Action, decide
-from tests.fakes import FakeClock, FakeGroup, fail, lost, names
+from orchestrator.supervise.policy import Action
+from tests.fakes import FakeClock, FakeGroup, fail, names
 
 STARTED = RunStarted("run", "job", "cluster", "GPU", 2, 1.0)
 
@@ -138,19 +138,6 @@ def test_whatever_fails_the_story_ends_once_and_leaves_nothing(steps: list[int],
     assert names(events).count("RunEnded") == 1
     assert names(events).count("AttemptStarted") == names(events).count("AttemptEnded") <= restarts + 1
     assert group.calls[-1] == "close"
-
-
-def test_numbers_that_vary_do_not_hide_a_repeated_failure() -> None:
-    history = [
-        lost(1, 5, "RuntimeError: [10.0.0.1]:4711 refused"),
-        lost(2, 5, "RuntimeError: [10.0.0.2]:4712 refused"),
-    ]
-    assert decide(history, RecoveryConfig(), None).action is Action.STOP
-
-
-def test_the_same_failure_at_another_step_is_progress() -> None:
-    history = [lost(1, 5), lost(2, 6)]
-    assert decide(history, RecoveryConfig(), 5).action is Action.RESTART
 
 
 ERRORS = [

@@ -9,11 +9,15 @@ from rich.console import Console
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
+    BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
     Decided,
     Event,
+    Fault,
+    LossRejected,
     MetricLogged,
+    NodeQuarantined,
     NodeSampled,
     Outcome,
     PhaseEntered,
@@ -23,16 +27,21 @@ from orchestrator.events import (
     ResourcesGranted,
     ResourcesReleased,
     RunEnded,
+    RunResumed,
     RunStarted,
+    SnapshotCommitted,
+    SnapshotFreed,
+    SnapshotHeld,
+    SnapshotQuarantined,
     Status,
     StepDone,
     StopRequested,
+    StragglerNamed,
     exit_in_words,
 )
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.story import clean
 from orchestrator.ledger.terminal import Terminal
-from orchestrator.ledger.wording import count, duration, hours_name, number, percent, usd
+from orchestrator.ledger.wording import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
 from tests.golden_text import assert_golden
 
 RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 40, 1_000_000, 1e9, 1e15)
@@ -74,6 +83,41 @@ STORY: list[tuple[float, Event]] = [
 WHERE = {"MLflow": "http://127.0.0.1:5000/#/experiments/1/runs/abc", "logs": "runs/night-1/logs"}
 
 
+def committed(step: int) -> SnapshotCommitted:
+    return SnapshotCommitted(1, step, f"step-{step}", "/c", 12_000_000, 0.4)
+
+
+def fault(attempt: int, kind: Fault, **changes: object) -> RankLost:
+    bare = dataclasses.replace(LOST, attempt=attempt, fault=kind, error=None, log_tail=[], log_path="", alike=1)
+    return dataclasses.replace(bare, **changes)  # type: ignore[arg-type]
+
+
+FAULTS: list[tuple[float, Event]] = [
+    *STORY[:3],
+    (5, StepDone(1, 20, 1.0, 5.0)),
+    *[(float(at), committed(at)) for at in range(6, 19)],
+    (19, StragglerNamed(1, 3, "n1", "GPU 1", 20, 2.1)),
+    (20, SnapshotHeld("n1", "step-20: No space left on device")),
+    (26, SnapshotFreed("n1", 6.04)),
+    (27, LossRejected(1, 21, float("nan"), "it is NaN")),
+    (27, AttemptEnded(1, Outcome.FAILED, 21)),
+    (27, BatchesSkipped([18, 19, 20, 30], "")),
+    (27, Decided("rewind", "rewind 1 of 3 to the checkpoint of step 18 and skip 4 batches")),
+    (27, SnapshotQuarantined(20, "step-20", "/c", "it follows step 19, whose loss was rejected")),
+    (28, AttemptStarted(2, "10.0.0.1", 29501, 4, 18, "memory")),
+    (32, fault(2, Fault.HANG, reason="no progress for 2.5 s, 10 medians of a step", detected_s=2.5)),
+    (33, AttemptStarted(3, "10.0.0.1", 29502, 4, 18, "disk")),
+    (34, fault(3, Fault.MEMORY)),
+    (36, LossRejected(4, 22, 71.5, "4 times the median of the 20 before it")),
+    (37, fault(5, Fault.RESTORE, exit_status=1, reason="exited with status 1", error="RestoreError: at step 0")),
+    (38, fault(6, Fault.NODE, gpu="the whole node", reason="killed by SIGKILL", error="its agent died")),
+    (38, NodeQuarantined("n1", "")),
+    (38, Decided("replace", "n1 is not used any more; wait for another node")),
+    (50, RunResumed("night-1", "its driver was lost after step 20")),
+    (60, RunEnded(Status.FAILED, "stop: all restarts are used up")),
+]
+
+
 def play(console: Console, story: list[tuple[float, Event]], total_steps: int | None = None) -> Terminal:
     meter = Meter()
     terminal = Terminal(console, total_steps, clock=lambda: 0.0)
@@ -94,6 +138,34 @@ def plain(story: list[tuple[float, Event]], width: int = 100) -> str:
 
 def test_plain_lines_and_summary_are_golden() -> None:
     assert_golden("terminal_plain.txt", plain(STORY))
+
+
+def test_faults_and_what_is_done_about_them_are_golden() -> None:
+    assert_golden("terminal_faults.txt", plain(FAULTS))
+
+
+def test_a_commit_is_said_now_and_then() -> None:
+    told = [line for line in plain(FAULTS).splitlines() if " committed " in line]
+    assert [line.split()[2] for line in told] == ["step-6", "step-16"]
+
+
+def test_a_driver_that_takes_over_says_what_is_new_and_counts_what_was_before() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=False, record=True)
+    terminal, meter = Terminal(console, None, clock=lambda: 0.0), Meter()
+    cut = next(index for index, (_, event) in enumerate(STORY) if isinstance(event, AttemptEnded))
+    old = [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(STORY[:cut])]
+    terminal.remember(old)
+    meter.fold_all(old)
+    new = [(40.0, RunResumed("night-1", "its driver was lost")), (41.0, ResourcesGranted(["n0"], 4)), *STORY[-25:]]
+    for seq, (at, event) in enumerate(new, cut):
+        meter.fold(record := Record(seq, at, 1.7e9 + at, event))
+        terminal.observe(record, meter.bill())
+    terminal.summary(record, meter.bill(), {})
+    text = console.export_text()
+    assert text.splitlines()[0].endswith("run night-1 taken up again: its driver was lost")
+    assert "attempt 1" not in text
+    assert "validation loss  3.250" in text
+    assert "incidents        3  " in text, "two ranks of the first driver's, and its own end"
 
 
 def test_plain_lines_have_no_control_characters_and_step_lines_are_rare() -> None:
@@ -244,3 +316,5 @@ def test_wording() -> None:
     assert [exit_in_words(s) for s in (1, -9, -15, -99)] == [
         "exited with status 1", "killed by SIGKILL", "killed by SIGTERM", "killed by signal 99"
     ]  # fmt: skip
+    assert [bytes_in_words(b) for b in (0, 950, 12e6, 1.5e9, 2e12)] == ["0 B", "950 B", "12 MB", "1.5 GB", "2 TB"]
+    assert [ranges(n) for n in ([], [4], [7, 5, 6, 9, 5])] == ["", "4", "5–7, 9"]

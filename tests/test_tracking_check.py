@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger.tracking_check import check_tracking, prepare_sqlite, sqlite_path
+from orchestrator.ledger.tracking_check import absolute_uri, check_tracking, prepare_sqlite, sqlite_path
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -144,3 +144,12 @@ def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_check_does_not_import_mlflow() -> None:
     code = "import sys, orchestrator.ledger.tracking_check; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_uri_means_the_same_place_from_every_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri in ("http://x:5000/a", "sqlite:////a/b.db?timeout=5", "sqlite://", "postgresql://h/d"):
+        assert absolute_uri(uri) == uri
+    absolute = absolute_uri("sqlite:///runs/mlflow.db?timeout=5")
+    assert absolute == f"sqlite:///{tmp_path}/runs/mlflow.db?timeout=5"
+    assert sqlite_path(absolute) == tmp_path / "runs" / "mlflow.db"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,23 @@ class Assignment:
     warm_idle_timeout_s: float | None = None
     unit: str = "GPU"
     usd_per_gpu_hour: float = 0.0
+    mtbf_s: float = 0.0  # mean time between failures of all its GPUs together
+    # Checkpoints are staged in the first of these with room for this many bytes (None is not known); none of them
+    # where they are left to DeepSpeed.
+    snapshots: bool = False
+    snapshot_dirs: list[str] = field(default_factory=list)
+    snapshot_bytes: int | None = None
+    snapshot_keep: int = 2
+    snapshot_keep_hours: float | None = None
+    snapshot_trusted: list[str] = field(default_factory=list)
+    last_step: int | None = None
+    hang_factor: float = 10.0
+    hang_floor_s: float = 60.0
+    hang_unknown_s: float = 1800.0
+    unkillable_s: float = 15.0
+    agent_silence_s: float = 30.0
+    straggler_factor: float = 1.5
+    straggler_steps: int = 20
 
 
 def base_environment(assignment: Assignment) -> dict[str, str]:
@@ -64,9 +82,18 @@ def own_environment() -> dict[str, str]:
 
 
 def rank_specs(
-    assignment: Assignment, node_index: int, attempt: int, master_addr: str, master_port: int
+    assignment: Assignment,
+    node_index: int,
+    attempt: int,
+    master_addr: str,
+    master_port: int,
+    *,
+    skip_batches: Sequence[int] = (),
 ) -> list[RankSpec]:
-    """The node's ranks of one attempt. Makes the folders and DeepSpeed's file that they are told of."""
+    """The node's ranks of one attempt. Makes the folders and DeepSpeed's file that they are told of.
+
+    ``skip_batches`` are the global batches, counted from 0, that the attempt is not to train on.
+    """
     run_dir = Path(assignment.run_dir)
     Path(assignment.checkpoint_dir).mkdir(parents=True, exist_ok=True)
     config_path = run_dir / f"deepspeed.node-{node_index}.json"
@@ -75,6 +102,8 @@ def rank_specs(
         "{run_dir}": str(run_dir),
         "{deepspeed_config}": str(config_path),
         "{checkpoint_dir}": assignment.checkpoint_dir,
+        "{skip_batches}": ",".join(map(str, skip_batches)),
+        "{mtbf_s}": str(round(assignment.mtbf_s, 3)),
     }
     base, specs = base_environment(assignment), []
     for local_rank in range(assignment.ranks_per_node):
@@ -105,6 +134,6 @@ def rank_specs(
 
 
 def _fill(arg: str, places: dict[str, str]) -> str:
-    for placeholder, path in places.items():
-        arg = arg.replace(placeholder, path)
+    for placeholder, value in places.items():
+        arg = arg.replace(placeholder, value)
     return arg

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.cluster.merge import Gather, Part, mean_loss, slowest_phase
+from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
     AttemptEnded,
     CheckpointLoaded,
     CheckpointSaved,
     Event,
+    Fault,
     MetricLogged,
     NodeSampled,
     Outcome,
@@ -20,6 +22,7 @@ from orchestrator.events import (
     RankLost,
     RankOutput,
     StepDone,
+    StragglerNamed,
     exit_in_words,
 )
 
@@ -34,6 +37,8 @@ _SECONDARY = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|processgroup|timed? ?out|peer",
     re.IGNORECASE,
 )
+# What Python and torch say on the host; a GPU's memory is the job's own affair.
+_NO_MEMORY = ("MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp")
 OWN_FAULT, FELT_ANOTHER, STOPPED_BY_US = range(3)
 _NUMBERS = re.compile(r"\d+")
 
@@ -41,10 +46,19 @@ _NUMBERS = re.compile(r"\d+")
 class Attempt:
     """Folds what the nodes say. ``failing`` turns true at the first bad exit; ``ended`` when all are gone."""
 
-    def __init__(self, number: int, nodes: Sequence[str], ranks_per_node: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        nodes: Sequence[str],
+        ranks_per_node: int,
+        gpu_name: str = "GPU",
+        stragglers: StragglerWatch | None = None,
+    ) -> None:
         self.number = number
         self.nodes = list(nodes)
         self.ranks_per_node = ranks_per_node
+        self._gpu_name = gpu_name
+        self._stragglers = stragglers or StragglerWatch(factor=1.5, steps=20)
         self.stopping = False
         self.failing = False
         self.ended = False
@@ -55,6 +69,7 @@ class Attempt:
         self._phases: dict[int, list[str]] = {}
         self._phase_index = -1
         self._first_bad_s: float | None = None
+        self._blamed: RankLost | None = None
         self._named = False
         self._held: list[tuple[float, RankOutput]] = []
 
@@ -63,7 +78,7 @@ class Attempt:
         match part["kind"]:
             case "step" | "saved" | "loaded":
                 whole = self._gather.add(part)
-                return [self._whole(whole)] if whole else []
+                return [self._whole(whole), *self._straggler(whole)] if whole else []
             case "metric":
                 return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
             case "output":
@@ -78,6 +93,15 @@ class Attempt:
                 self._exit(node_index, part, now_s)
         return []
 
+    def blame(self, cause: RankLost, now_s: float) -> None:
+        """The cause is known, though its ranks may not have ended: they make no progress, say."""
+        if not self.failing and not self.stopping:
+            self._blamed, self.failing, self._first_bad_s = cause, True, now_s
+
+    def fail(self) -> None:
+        """The attempt is to end for a reason that is none of its ranks' and has been told already."""
+        self.failing = self._named = True
+
     def must_stop(self, now_s: float) -> bool:
         """Whether what is left of the attempt is to be stopped now: at once after a killed rank."""
         if self._first_bad_s is None:
@@ -90,7 +114,7 @@ class Attempt:
         first = node_index * self.ranks_per_node
         for rank in range(first, first + self.ranks_per_node):
             part = {"rank": rank, "gpu": "the whole node", "status": -signal.SIGKILL, "step": self.step, "time": 0.0}
-            part |= {"error": reason, "log_tail": [], "log_path": ""}
+            part |= {"error": reason, "log_tail": [], "log_path": "", "node_fault": True}
             if rank not in self._exits:
                 self._exit(node_index, part, now_s)
 
@@ -100,9 +124,9 @@ class Attempt:
         events: list[Event] = list(self._release_output(now_s, all_gone))
         if self.failing and not self._named and not self.stopping:
             assert self._first_bad_s is not None
-            if all_gone or now_s - self._first_bad_s >= SETTLE_S:
+            if all_gone or self._blamed or now_s - self._first_bad_s >= SETTLE_S:
                 self._named = True
-                events.append(self._cause())
+                events.append(self._cause(now_s))
         if all_gone and not self.ended:
             self.ended = True
             events.append(AttemptEnded(self.number, self._outcome(), self.step))
@@ -134,10 +158,21 @@ class Attempt:
                     part["grad_norm"],
                 )
             case "saved":
-                return CheckpointSaved(self.number, part["step"], part["tag"], part["path"], part["seconds"])
+                return CheckpointSaved(
+                    self.number, part["step"], part["tag"], part["path"], part["seconds"], part["staged"]
+                )
             case _:
                 self.step = part["step"]
                 return CheckpointLoaded(self.number, part["step"], part["tag"], part["path"], part["seconds"])
+
+    def _straggler(self, part: Part) -> list[Event]:
+        named = self._stragglers.observe(part) if part["kind"] == "step" else None
+        if named is None:
+            return []
+        rank, ratio = named
+        node, local = divmod(rank, self.ranks_per_node)
+        gpu = f"{self._gpu_name} {local}"
+        return [StragglerNamed(self.number, rank, self.nodes[node], gpu, part["step"], ratio)]
 
     def _phase(self, node_index: int, phases: list[str]) -> list[Event]:
         self._phases[node_index] = phases
@@ -156,7 +191,9 @@ class Attempt:
             self.failing = True
             self._first_bad_s = now_s if self._first_bad_s is None else self._first_bad_s
 
-    def _cause(self) -> RankLost:
+    def _cause(self, now_s: float) -> RankLost:
+        if self._blamed is not None:
+            return self._blamed
         bad = [p for p in self._exits.values() if p["status"] != 0]
         cause = min(bad, key=_guilt)
         left = min((p for p in self._exits.values() if p["status"] == 0), key=lambda p: p["time"], default=None)
@@ -175,7 +212,17 @@ class Attempt:
             log_tail=cause["log_tail"],
             log_path=cause["log_path"],
             alike=alike,
+            fault=_fault(cause),
+            detected_s=round(max(0.0, now_s - (self._first_bad_s or now_s)), 3),
         )
+
+
+def _fault(part: dict[str, Any]) -> Fault:
+    if part.get("node_fault"):
+        return Fault.NODE
+    if part.get("out_of_memory") or (part["error"] or "").startswith(_NO_MEMORY):
+        return Fault.MEMORY
+    return Fault.RESTORE if (part["error"] or "").startswith("RestoreError") else Fault.EXIT
 
 
 def _guilt(part: dict[str, Any]) -> tuple[int, float, int]:

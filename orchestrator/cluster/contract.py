@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from orchestrator.events import AttemptStarted, Event, ResourcesGranted
+
+# In the error of a RankLost of fault NODE: the node can not end its processes, so it is not used any more.
+OUTLIVED_SIGKILL = "outlived SIGKILL"
 
 
 class WorkerGroup(Protocol):
     """The ranks of a run, wherever they are. One contract suite holds every implementation to this.
 
     ``acquire`` blocks until all nodes are held, or raises; ``cancelled`` is asked while waiting.
+    ``start`` raises :class:`~orchestrator.errors.NodeLost` where a node goes meanwhile; started again it takes
+    another. Checkpoints of ``restore_before`` and later are not gone on from, now or later.
     ``poll`` never blocks for longer than a tick; after ``start`` it ends with exactly one
-    ``AttemptEnded``. A failing attempt says ``RankLost`` first and stops its other ranks by itself.
+    ``AttemptEnded``. A failing attempt says ``RankLost`` first and stops its other ranks by itself; one that
+    was told to ``abort`` fails without.
     ``stop`` asks the ranks to end within ``grace_s`` and kills what is left; ``kill`` does not ask.
     ``close`` leaves nothing behind and may be called at any time, more than once.
     """
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted: ...
 
-    def start(self, attempt: int) -> AttemptStarted: ...
+    def start(
+        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+    ) -> AttemptStarted: ...
 
     def poll(self) -> list[Event]: ...
 
     def stop(self, grace_s: float) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def quarantine(self, node: str) -> None: ...
 
     def kill(self) -> None: ...
 

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.cluster import placement, warm
-from orchestrator.cluster.agent import AGENT, NodeAgent
-from orchestrator.cluster.answers import by_text, death, error_of, reason
+from orchestrator.cluster import hangs
+from orchestrator.cluster.answers import death, error_of, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.attempt import Attempt
+from orchestrator.cluster.checkpoints import Checkpoints
 from orchestrator.cluster.gather_logs import LogKeeper
 from orchestrator.cluster.launching import WarmZygotes
 from orchestrator.cluster.merge import Part
-from orchestrator.cluster.on_node import unshared
-from orchestrator.errors import ClusterError, NodeMismatch
-from orchestrator.events import AttemptStarted, Event, ResourcesGranted
+from orchestrator.cluster.nodes import Node, Nodes
+from orchestrator.cluster.snapshots import Restore
+from orchestrator.cluster.stragglers import StragglerWatch
+from orchestrator.errors import ClusterError
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointSaved,
+    Event,
+    Outcome,
+    ResourcesGranted,
+)
 
 _TICK_S = 0.2
-_CLOSE_TIMEOUT_S = 10.0
-
-
-@dataclass
-class _Node:
-    """An agent and the call to it that is under way."""
-
-    index: int
-    agent: Any
-    name: str
-    address: str
-    remark: str | None = None
-    polling: Any = None
-    lost: str | None = None
+# So long a restart waits for a first checkpoint to get its name.
+_FIRST_NAME_S = 120.0
+# Attempts of another run may have left something in its checkpoint directory, with any number.
+_ALL_ATTEMPTS = 1 << 30
 
 
 class RayWorkerGroup:
@@ -57,63 +52,77 @@ class RayWorkerGroup:
         start_timeout_s: float,
         notice: Callable[[str], None] = lambda _text: None,
         lent: WarmZygotes | None = None,
+        wait_for_node_s: float | None = None,
     ) -> None:
         self.assignment = assignment
         self._node_count = nodes
         self._start_timeout_s = start_timeout_s
-        self._needs = placement.bundle(assignment.ranks_per_node, assignment.device == "cuda")
-        self._asked = placement.Asked(nodes, self._needs, wait_for_resources_s)
-        self._cancelled: Callable[[], bool] = lambda: False
-        self._notice = notice
-        self._warm = lent or partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
+        again_s = wait_for_resources_s if wait_for_node_s is None else wait_for_node_s
+        self._nodes = Nodes(assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent)
+        self._checkpoints = Checkpoints(assignment, self._nodes)
         self._logs = LogKeeper(Path(assignment.run_dir) / "logs")
-        self._placement: PlacementGroup | None = None
-        self._nodes: list[_Node] = []
         self._attempt: Attempt | None = None
         self._starting: list[Any] = []
         self._start_deadline_s = 0.0
         self._generation_stopped = False
+        self._inquiry: hangs.Inquiry | None = None
+        self._overdue: dict[int, Part] = {}
+        self._ended: AttemptEnded | None = None
+        self._events: list[Event] = []
+        self._tidy_below = _ALL_ATTEMPTS
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         """Hold all nodes, start an agent on each and compare it with the plan."""
-        name, self._cancelled = f"orchestrator {self.assignment.run}", cancelled
-        self._placement = placement.reserve(name, self._asked, cancelled, self._notice)
-        self._nodes = [self._new_node(index, f"node {index}") for index in range(self._node_count)]
-        self._describe(self._nodes)
-        names = [node.name for node in self._nodes]
-        return ResourcesGranted(names, self.assignment.world_size, self._warnings())
+        return self._nodes.acquire(cancelled)
 
-    def start(self, attempt: int) -> AttemptStarted:
+    def start(
+        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+    ) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
-        self._replace([node for node in self._nodes if node.lost], attempt)
-        head = self._nodes[0]
-        port = self._get(head, head.agent.free_port.remote())
+        self._nodes.replace_lost(attempt)
+        restore = self._restore(attempt, restore_before)
+        head = self._nodes.all[0]
+        port = self._nodes.ask(head, "free_port")
         # One node needs no network: loopback works whatever its interfaces and firewall are.
         address = "127.0.0.1" if self._node_count == 1 else head.address
-        self._attempt = Attempt(attempt, [n.name for n in self._nodes], self.assignment.ranks_per_node)
-        self._generation_stopped = False
-        self._starting = [node.agent.start.remote(attempt, address, port) for node in self._nodes]
+        names = [node.name for node in self._nodes.all]
+        told = self.assignment
+        gpu_name = "GPU" if told.device == "cuda" else "CPU core"
+        stragglers = StragglerWatch(told.straggler_factor, told.straggler_steps)
+        self._attempt = Attempt(attempt, names, told.ranks_per_node, gpu_name, stragglers)
+        self._overdue = {}
+        self._generation_stopped, self._inquiry, self._ended = False, None, None
+        self._starting = self._nodes.tell("start", attempt, address, port, list(skip_batches))
         self._start_deadline_s = time.monotonic() + self._start_timeout_s
-        return AttemptStarted(attempt, address, port, self.assignment.world_size)
+        origin = (restore.step, restore.source) if restore else (None, None)
+        return AttemptStarted(attempt, address, port, self.assignment.world_size, *origin)
 
     def poll(self) -> list[Event]:
         """What the nodes said since the last call; waits a tick at most."""
         attempt = self._attempt
-        if attempt is None or attempt.ended:
+        if attempt is None or (attempt.ended and self._ended is None):
             return []
+        events, self._events = self._events, []
         if not self._all_started(attempt):
-            return attempt.settle(time.monotonic())
-        events: list[Event] = []
-        for node, parts in self._hear_nodes(attempt):
-            for part in parts:
-                if part["kind"] == "log":
-                    self._logs.keep(part)
-                else:
-                    events += attempt.hear(node.index, part, time.monotonic())
-        if not self._generation_stopped and attempt.must_stop(time.monotonic()):
+            return events + self._settled(attempt)
+        events += self._hear(attempt)
+        now_s = time.monotonic()
+        self._look_into_hang(attempt, now_s)
+        if not self._generation_stopped and attempt.must_stop(now_s):
             self._generation_stopped = True
-            self._tell("stop", self.assignment.kill_after_s)
-        return events + attempt.settle(time.monotonic())
+            self._nodes.tell("stop", self.assignment.kill_after_s)
+        return events + self._checkpoints.poll(now_s) + self._settled(attempt)
+
+    def abort(self) -> None:
+        """End the attempt as failed, for a reason that the caller knows."""
+        if self._attempt is not None and not self._attempt.ended:
+            self._attempt.fail()
+            self._generation_stopped = True
+            self._nodes.tell("kill")
+
+    def quarantine(self, node: str) -> None:
+        """Take no more of this node."""
+        self._nodes.quarantine(node)
 
     def stop(self, grace_s: float) -> None:
         """Ask every rank to end, and kill those that are left after ``grace_s``."""
@@ -122,86 +131,67 @@ class RayWorkerGroup:
             return
         if self._attempt is not None:
             self._attempt.stopping = True
-        self._tell("stop", grace_s)
+        self._nodes.tell("stop", grace_s)
 
     def kill(self) -> None:
         """Kill without asking. The agents die, and their ranks die with them, whatever they are doing."""
         if self._attempt is not None:
             self._attempt.stopping = True
-        for node in self._nodes:
+        self._checkpoints.forget()
+        for node in self._nodes.all:
             ray.kill(node.agent)
 
     def close(self) -> None:
         """Leave nothing behind: no rank, zygote, agent or placement group."""
-        if self._nodes:
-            closing = [node.agent.close.remote() for node in self._nodes if not node.lost]
-            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S)
-            for node in self._nodes:
-                ray.kill(node.agent)
-            self._nodes = []
-        if self._placement is not None:
-            remove_placement_group(self._placement)
-            self._placement = None
+        self._nodes.close()
 
-    def _replace(self, lost: list[_Node], attempt: int) -> None:
-        """New agents for lost ones: on the same node where only the agent died, else where Ray finds room."""
-        if not lost:
+    def _restore(self, attempt: int, before: int | None) -> Restore | None:
+        """Choose what to go on from and have it laid out."""
+        if not self.assignment.snapshots:
+            return None
+        self._checkpoints.tidy(self._tidy_below)
+        self._tidy_below = attempt + 1
+        restore = self._checkpoints.choose(before, _FIRST_NAME_S, self._listen_between)
+        self._events += self._checkpoints.told()
+        self._checkpoints.lay_out(restore)
+        self._checkpoints.snapshots.started(attempt, restore)
+        return restore
+
+    def _listen_between(self) -> list[Event]:
+        """Hear the writers while no rank runs."""
+        events: list[Event] = []
+        for node in self._nodes.all:
+            for part in self._nodes.ask(node, "poll"):
+                events += self._checkpoints.hear(node, part, time.monotonic())
+        time.sleep(_TICK_S)
+        return events + self._checkpoints.poll(time.monotonic())
+
+    def _settled(self, attempt: Attempt) -> list[Event]:
+        """The end of an attempt that went well waits until what was staged is committed."""
+        events: list[Event] = []
+        for event in attempt.settle(time.monotonic()):
+            if isinstance(event, AttemptEnded) and event.outcome is not Outcome.FAILED:
+                self._ended = event
+            else:
+                events.append(event)
+        if self._ended is not None and not self._checkpoints.busy():
+            self._checkpoints.tidy_up()
+            events.append(self._ended)
+            self._ended = None
+        return events
+
+    def _look_into_hang(self, attempt: Attempt, now_s: float) -> None:
+        """Ranks wait for each other: the attempt hangs when all that are left are silent for too long."""
+        if attempt.failing or attempt.stopping:
             return
-        assert self._placement is not None
-        names = [node.name for node in lost]
-        placement.regain(self._placement, names, self._asked, self._cancelled, self._notice)
-        for node in lost:
-            self._nodes[node.index] = self._new_node(node.index, f"successor of {node.name}", f" attempt {attempt}")
-        self._describe([self._nodes[node.index] for node in lost])
-
-    def _warnings(self) -> list[str]:
-        """What may be meant so, but costs the work of a run if it is not."""
-        remarks = by_text([(node.name, node.remark) for node in self._nodes if node.remark])
-        first, *others = self._nodes
-        if not others:
-            return remarks
-        mark = self._get(first, first.agent.mark_checkpoints.remote())
-        answers = [(node, node.agent.sees_checkpoints.remote(mark)) for node in others]
-        blind = [node.name for node, answer in answers if not self._get(node, answer)]
-        self._get(first, first.agent.unmark_checkpoints.remote(mark))
-        return remarks + ([unshared(self.assignment.checkpoint_dir, first.name, blind)] if blind else [])
-
-    def _new_node(self, index: int, name: str, suffix: str = "") -> _Node:
-        """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
-        assert self._placement is not None
-        actor = ray.remote(NodeAgent).options(
-            name=f"{AGENT} {index + 1}/{self._node_count} {self.assignment.run}{suffix}",
-            num_cpus=self._needs["CPU"],
-            num_gpus=self._needs.get("GPU", 0),
-            max_restarts=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
-        )
-        return _Node(index, actor.remote(self.assignment, index, self._warm), name, "")
-
-    def _describe(self, nodes: list[_Node]) -> None:
-        """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
-        problems: list[str] = []
-        for node, answer in [(node, node.agent.describe.remote()) for node in nodes]:
-            facts = self._get(node, answer)
-            node.name, node.address = facts["host"], facts["address"]
-            problems += [f"node {node.name}: {problem}" for problem in facts["problems"]]
-            node.remark = facts.get("remark")
-        if problems:
-            raise NodeMismatch(
-                "nodes differ from the plan: " + "; ".join(problems) + "; make them alike, then run again"
-            )
-
-    def _get(self, node: _Node, answer: Any) -> Any:
-        try:
-            return ray.get(answer, timeout=self._start_timeout_s)
-        except GetTimeoutError:
-            raise ClusterError(
-                f"{node.name}: its agent did not answer within launch.start_timeout_s={self._start_timeout_s:g}"
-            ) from None
-        except RayTaskError as error:
-            raise ClusterError(f"{node.name}: {reason(error)}") from None
-        except RayActorError as error:
-            raise ClusterError(f"{node.name}: its agent died: {reason(error)}") from None
+        if self._inquiry is None and hangs.all_overdue(self._overdue, self._node_count):
+            self._inquiry = hangs.begin(attempt.number, attempt.step, self._overdue.values(), self._nodes, now_s)
+        cause = self._inquiry.verdict(now_s) if self._inquiry is not None else None
+        if cause is not None:
+            self._inquiry = None
+            attempt.blame(cause, now_s)
+            self._generation_stopped = True
+            self._nodes.tell("kill")
 
     def _all_started(self, attempt: Attempt) -> bool:
         if not self._starting:
@@ -217,14 +207,36 @@ class RayWorkerGroup:
         self._starting = []
         return True
 
-    def _hear_nodes(self, attempt: Attempt) -> list[tuple[_Node, list[Part]]]:
-        for node in self._nodes:
+    def _hear(self, attempt: Attempt) -> list[Event]:
+        events: list[Event] = []
+        for node, parts in self._hear_nodes(attempt):
+            for part in parts:
+                now_s = time.monotonic()
+                match part["kind"]:
+                    case "log":
+                        self._logs.keep(part)
+                    case "overdue":
+                        self._overdue[node.index] = part
+                    case "stacks":
+                        if self._inquiry is not None:
+                            self._inquiry.hear(node, part)
+                    case "durable" | "unwritten" | "snapshot_held" | "snapshot_freed":
+                        events += self._checkpoints.hear(node, part, now_s)
+                    case _:
+                        events += attempt.hear(node.index, part, now_s)
+        for event in events:
+            if isinstance(event, CheckpointSaved):
+                self._checkpoints.saved(event, time.monotonic())
+        return events
+
+    def _hear_nodes(self, attempt: Attempt) -> list[tuple[Node, list[Part]]]:
+        for node in self._nodes.all:
             if node.polling is None and not node.lost:
-                node.polling = node.agent.poll.remote()
-        under_way = {node.polling: node for node in self._nodes if node.polling is not None}
+                node.polling, node.asked_s = node.agent.poll.remote(), time.monotonic()
+        under_way = {node.polling: node for node in self._nodes.all if node.polling is not None}
         if not under_way:
             return []
-        ready, _ = ray.wait(list(under_way), num_returns=len(under_way), timeout=_TICK_S)
+        ready, silent = ray.wait(list(under_way), num_returns=len(under_way), timeout=_TICK_S)
         heard = []
         for answer in ready:
             node, under_way[answer].polling = under_way[answer], None
@@ -233,11 +245,16 @@ class RayWorkerGroup:
             except RayTaskError as error:
                 raise ClusterError(f"{node.name}: its agent failed: {reason(error)}") from None
             except RayActorError as error:
-                node.lost = death(error)
-                attempt.lose_node(node.index, node.lost, time.monotonic())
+                self._lose(node, death(error), attempt)
+        for answer in silent:
+            node = under_way[answer]
+            if time.monotonic() - node.asked_s > self.assignment.agent_silence_s:
+                node.polling = None
+                self._nodes.end(node)
+                self._lose(node, f"its agent did not answer for {self.assignment.agent_silence_s:g} s", attempt)
         return heard
 
-    def _tell(self, method: str, *args: Any) -> None:
-        for node in self._nodes:
-            if not node.lost:
-                getattr(node.agent, method).remote(*args)
+    def _lose(self, node: Node, how: str, attempt: Attempt) -> None:
+        node.lost = how
+        self._checkpoints.forget()
+        attempt.lose_node(node.index, how, time.monotonic())

@@ -38,8 +38,9 @@ class Gather:
 
 
 def step_part(message: Mapping[str, Any]) -> Part:
-    """A rank's own step message as a part of one rank."""
-    loss = message.get("loss")
+    """A rank's own step message as a part of one rank. ``slowest`` and ``own_sum_s`` (over the ranks) say how
+    long ranks worked by themselves, None where one of them did not say so."""
+    loss, own_s = message.get("loss"), message.get("own_s")
     return {
         "kind": "step",
         "step": message["step"],
@@ -48,6 +49,8 @@ def step_part(message: Mapping[str, Any]) -> Part:
         "lr": message.get("lr"),
         "grad_norm": message.get("grad_norm"),
         "step_time_s": message["step_time_s"],
+        "slowest": None if own_s is None else {"rank": message["rank"], "own_s": own_s},
+        "own_sum_s": own_s,
     }
 
 
@@ -60,12 +63,15 @@ def checkpoint_part(message: Mapping[str, Any]) -> Part:
         "tag": str(message["tag"]),
         "path": message["dir"],
         "seconds": message["seconds"],
+        "staged": "snapshot" in message,
     }
 
 
 def fold_steps(parts: Sequence[Part]) -> Part:
     """Losses are summed exactly (``fsum``), so their order does not matter; the slowest rank counts."""
     losses = [loss for part in parts for loss in part["losses"]]
+    slowest = [part["slowest"] for part in parts]
+    known = None not in slowest
     return {
         "kind": "step",
         "step": parts[0]["step"],
@@ -74,6 +80,8 @@ def fold_steps(parts: Sequence[Part]) -> Part:
         "lr": _last(p["lr"] for p in parts),
         "grad_norm": _last(p["grad_norm"] for p in parts),
         "step_time_s": max(p["step_time_s"] for p in parts),
+        "slowest": max(slowest, key=lambda one: (one["own_s"], one["rank"])) if known else None,
+        "own_sum_s": math.fsum(p["own_sum_s"] for p in parts) if known else None,
     }
 
 

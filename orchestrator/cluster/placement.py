@@ -49,8 +49,8 @@ def bundle(ranks_per_node: int, gpus: bool) -> dict[str, float]:
     return {"CPU": float(ranks_per_node)} | ({"GPU": float(ranks_per_node)} if gpus else {})
 
 
-def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice) -> PlacementGroup:
-    """Hold all that is asked for.
+def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice, avoid: Sequence[str] = ()) -> PlacementGroup:
+    """Hold all that is asked for, on nodes whose ids are not among those to ``avoid``.
 
     While it waits, ``notice`` is told for what, and again when the cluster has changed. Raises
     :class:`NotEnoughResources` in the end (nodes may still join), naming what is missing, and
@@ -58,7 +58,13 @@ def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice) -> Place
     """
     strategy = "STRICT_SPREAD" if asked.nodes > 1 else "PACK"
     try:
-        group = placement_group([asked.needs] * asked.nodes, strategy=strategy, name=name)
+        elsewhere = {"ray.io/node-id": f"!in({','.join(avoid)})"} if avoid else {}
+        group = placement_group(
+            [asked.needs] * asked.nodes,
+            strategy=strategy,
+            name=name,
+            bundle_label_selector=[elsewhere] * asked.nodes if avoid else None,
+        )
     except RaySystemError as error:
         if "already exists" not in str(error):
             raise

@@ -18,6 +18,8 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
   one poll may see a step and its checkpoint together, from this attempt's steps since the last checkpoint.
 - After a stop was asked for, or the attempt ended for good: **stopping** until nothing is held. A step
   that is done all the same takes its own ``step_time_s``.
+- A run that was taken up again is **recovering** until its next step. It holds nothing until resources are granted
+  anew, and the time between the two drivers is on nobody's clock.
 
 Throughput
 ----------
@@ -39,12 +41,14 @@ from orchestrator.events import (
     AttemptStarted,
     CheckpointSaved,
     Event,
+    LossRejected,
     Outcome,
     RankLost,
     Record,
     ResourcesGranted,
     ResourcesReleased,
     RunEnded,
+    RunResumed,
     RunStarted,
     StepDone,
     StopRequested,
@@ -54,8 +58,6 @@ from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
 __all__ = ["Bill", "Bucket", "Meter"]
 
 US_PER_S = 1_000_000
-
-
 STEPPING = (Bucket.TRAINING, Bucket.REDONE)
 
 
@@ -68,17 +70,18 @@ class _SteadyUs:
 
 @dataclass
 class Meter:
-    """Folds records, in the journal's order; ``facts`` is what the run said of itself."""
+    """Folds records, in the journal's order; ``facts`` is what the run said of itself, ``bucket`` where time goes."""
 
     facts: RunStarted | None = None
+    bucket: Bucket = Bucket.WAITING
     _now_us: int = 0
     _open_us: int = 0
     _us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
     _gpu_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
-    _bucket: Bucket = Bucket.WAITING
     _gpus: int = 0
     _attempts: int = 0
     _failed: bool = False
+    _going_back: bool = False
     _ended: bool = False
     _warming: bool = True
     _highest_step: int = 0
@@ -103,14 +106,40 @@ class Meter:
 
     def bill(self, now_elapsed_s: float | None = None) -> Bill:
         """The bill at the last record or, for a run under way, at a later ``now_elapsed_s``."""
-        now_us = self._now_us
-        if now_elapsed_s is not None and not self._ended:
-            now_us = max(now_us, round(now_elapsed_s * US_PER_S))
-        open_us = self._open_us + now_us - self._now_us
+        ahead_us = self._ahead_us(now_elapsed_s)
         us, gpu_us = dict(self._us), dict(self._gpu_us)
-        us[self._bucket] += open_us
-        gpu_us[self._bucket] += open_us * self._gpus
-        return self._bill_of(now_us, us, gpu_us)
+        us[self.bucket] += self._open_us + ahead_us
+        gpu_us[self.bucket] += self.open_gpu_us(now_elapsed_s)
+        return make_bill(
+            self.facts,
+            elapsed_s=(self._now_us + ahead_us) / US_PER_S,
+            bucket=self.bucket,
+            gpus_held=self._gpus,
+            seconds={bucket: value / US_PER_S for bucket, value in us.items()},
+            gpu_seconds={bucket: value / US_PER_S for bucket, value in gpu_us.items()},
+            steps=self._new_steps,
+            step=self._highest_step,
+            restarts=max(0, self._attempts - 1),
+            steady=Steady(self._steady.steps, self._steady.us / US_PER_S, self._steady.gpu_us / US_PER_S),
+            final_loss=self._loss,
+        )
+
+    def closed_gpu_us(self, bucket: Bucket) -> int:
+        """GPU-microseconds of a bucket up to the last turning point."""
+        return self._gpu_us[bucket]
+
+    def open_gpu_us(self, now_elapsed_s: float | None = None) -> int:
+        """GPU-microseconds since then, which a bill counts as ``bucket``'s."""
+        return (self._open_us + self._ahead_us(now_elapsed_s)) * self._gpus
+
+    def redoes(self, step: int) -> bool:
+        """Whether a step that is done now had been reached before."""
+        return step <= self._highest_step and self._new_steps > 0
+
+    def _ahead_us(self, now_elapsed_s: float | None) -> int:
+        if now_elapsed_s is None or self._ended:
+            return 0
+        return max(0, round(now_elapsed_s * US_PER_S) - self._now_us)
 
     def _turn(self, event: Event) -> None:
         match event:
@@ -119,29 +148,32 @@ class Meter:
                 self.facts = event
                 self._hold(0, Bucket.WAITING)
                 self._failed = self._ended = False
+            case RunResumed():
+                self._close()
+                self._failed, self._ended = True, False
+                self._hold(0, Bucket.RECOVERING)
             case ResourcesGranted():
                 self._close()
                 self._hold(event.gpus, self._before_first_step())
             case AttemptStarted():
                 self._close()
                 self._attempts += 1
+                self._going_back = False
                 self._begin(self._before_first_step())
             case StepDone():
                 self._step(event)
             case CheckpointSaved():
                 self._checkpoint(_us(event.stall_s))
-            case RankLost():
+            case RankLost() | LossRejected() | AttemptEnded(outcome=Outcome.FAILED):
                 self._fault()
-            case AttemptEnded():
-                if event.outcome is Outcome.FAILED:
-                    self._fault()
-                else:
-                    self._stop()
-            case StopRequested():
+            case AttemptEnded(outcome=Outcome.STOPPED) if self._going_back:
+                self._fault()
+            case AttemptEnded() | StopRequested():
+                self._going_back = False
                 self._stop()
             case ResourcesReleased():
                 self._close(unfinished=Bucket.STOPPING)
-                stopping = self._bucket is Bucket.STOPPING
+                stopping = self.bucket is Bucket.STOPPING
                 self._hold(0, Bucket.STOPPING if stopping else Bucket.WAITING)
             case RunEnded():
                 self._close(unfinished=Bucket.STOPPING)
@@ -150,11 +182,11 @@ class Meter:
 
     def _step(self, event: StepDone) -> None:
         interval_us, own_us = self._open_us, _us(event.step_time_s)
-        redone = event.step <= self._highest_step and self._new_steps > 0
+        redone = self.redoes(event.step)
         kind = Bucket.REDONE if redone else Bucket.TRAINING
-        first = self._bucket not in STEPPING
+        first = self.bucket not in STEPPING
         counted_us = min(own_us, interval_us) if first else interval_us
-        self._add(self._bucket, interval_us - counted_us)
+        self._add(self.bucket, interval_us - counted_us)
         self._add(kind, counted_us)
         self._open_us = 0
         self._claimable_us[kind] += counted_us
@@ -170,8 +202,8 @@ class Meter:
         self._highest_step = max(self._highest_step, event.step)
         if event.loss is not None:
             self._loss = event.loss
-        if self._bucket is not Bucket.STOPPING:
-            self._bucket = Bucket.REDONE if event.step < self._highest_step else Bucket.TRAINING
+        if self.bucket is not Bucket.STOPPING:
+            self.bucket = Bucket.REDONE if event.step < self._highest_step else Bucket.TRAINING
 
     def _checkpoint(self, stall_us: int) -> None:
         taken_us = min(stall_us, self._open_us)
@@ -190,23 +222,23 @@ class Meter:
 
     def _stop(self) -> None:
         # A step under way may still be done: its time stays open, and is stopping if it is not.
-        if self._bucket in STEPPING:
-            self._bucket = Bucket.STOPPING
+        if self.bucket in STEPPING:
+            self.bucket = Bucket.STOPPING
         else:
             self._close()
             self._begin(Bucket.STOPPING)
 
     def _fault(self) -> None:
         self._close()
-        if self._bucket is not Bucket.STOPPING:
-            self._failed = True
+        if self.bucket is not Bucket.STOPPING:
+            self._failed = self._going_back = True
             self._begin(self._before_first_step() if self._gpus else Bucket.WAITING)
 
     def _before_first_step(self) -> Bucket:
         return Bucket.RECOVERING if self._failed else Bucket.STARTING
 
     def _begin(self, bucket: Bucket) -> None:
-        self._bucket = bucket
+        self.bucket = bucket
         self._warming = True
         self._forget_claims()
 
@@ -219,27 +251,12 @@ class Meter:
         self._claimable_steady_us = 0
 
     def _close(self, unfinished: Bucket = Bucket.RECOVERING) -> None:
-        self._add(unfinished if self._bucket in STEPPING else self._bucket, self._open_us)
+        self._add(unfinished if self.bucket in STEPPING else self.bucket, self._open_us)
         self._open_us = 0
 
     def _add(self, bucket: Bucket, us: int) -> None:
         self._us[bucket] += us
         self._gpu_us[bucket] += us * self._gpus
-
-    def _bill_of(self, now_us: int, us: dict[Bucket, int], gpu_us: dict[Bucket, int]) -> Bill:
-        return make_bill(
-            self.facts,
-            elapsed_s=now_us / US_PER_S,
-            bucket=self._bucket,
-            gpus_held=self._gpus,
-            seconds={bucket: value / US_PER_S for bucket, value in us.items()},
-            gpu_seconds={bucket: value / US_PER_S for bucket, value in gpu_us.items()},
-            steps=self._new_steps,
-            step=self._highest_step,
-            restarts=max(0, self._attempts - 1),
-            steady=Steady(self._steady.steps, self._steady.us / US_PER_S, self._steady.gpu_us / US_PER_S),
-            final_loss=self._loss,
-        )
 
 
 def _us(seconds: float) -> int:

@@ -7,12 +7,15 @@ everything has been written, and the key by which a run whose creation was cut s
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 import logging
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +24,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.projection import Point, clean_key, clip
 from orchestrator.ledger.tracking_check import prepare_sqlite
 
@@ -31,6 +35,7 @@ MAX_TAG_CHARACTERS = 8000
 LOG_TAIL_BYTES = 256 * 1024
 MAX_LOGS = 256
 KEY_TAG = "orchestrator.key"
+INCIDENTS = "incidents.json"
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -121,10 +126,17 @@ class MlflowRun:
             client.log_batch(run_id, tags=batch, synchronous=True)
             self._tags |= dict(chunk)
 
+    def keep_incidents(self, incidents: Sequence[Incident]) -> None:
+        """Write the file that is uploaded; what MLflow is told does not wait for a full disk."""
+        try:
+            write_json(self._run_dir / INCIDENTS, [dataclasses.asdict(incident) for incident in incidents])
+        except OSError as error:
+            _log.warning("%s not written: %s", INCIDENTS, error)
+
     def upload(self) -> None:
         """The artifacts that exist, the journal, and the ends of the logs; each once."""
         client, run_id = self._opened()
-        for name in [*self._tracking.artifacts, "journal.jsonl"]:
+        for name in [*self._tracking.artifacts, "journal.jsonl", INCIDENTS]:
             path = self._run_dir / name
             if name not in self._uploaded and path.is_file():
                 client.log_artifact(run_id, str(path))
@@ -162,7 +174,15 @@ class MlflowRun:
             write_json(self._state_path, self._state)
 
 
-def write_json(path: Path, body: dict[str, Any]) -> None:
+@contextmanager
+def only_writer(run_dir: Path) -> Iterator[None]:
+    """Wait until no other process writes this run: the sink of a driver that died may still be ending it."""
+    with (run_dir / "mlflow_sink.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_json(path: Path, body: Any) -> None:
     """Write beside and rename, so that a reader sees the old file or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(json.dumps(body, indent=2) + "\n")

@@ -13,6 +13,7 @@ It ends when
 - the driver died without a last word. The run is then marked KILLED with the tag ``status=unknown``,
   for nobody is left who would ever end it, and a run that seems to go on for ever hides GPUs that are
   gone. A driver that takes the run up again starts a sink that sets it to RUNNING again;
+- another driver has taken the run up meanwhile: its own sink goes on from here, once this one is gone;
 - SIGTERM: it writes what there is and leaves the run as it is. When a stop is under way (a job manager
   signals a whole process tree at once) it stays for the run's end.
 """
@@ -46,9 +47,9 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from orchestrator.errors import OrchestratorError  # noqa: E402
-from orchestrator.events import StopRequested  # noqa: E402
+from orchestrator.events import RunResumed, StopRequested  # noqa: E402
 from orchestrator.ledger.journal import Tail  # noqa: E402
-from orchestrator.ledger.mlflow_run import MlflowRun, Tracking  # noqa: E402
+from orchestrator.ledger.mlflow_run import MlflowRun, Tracking, only_writer  # noqa: E402
 from orchestrator.ledger.projection import MLFLOW_STATUS, Point, Projection  # noqa: E402
 
 POLL_S = 0.1
@@ -69,11 +70,11 @@ class Ending:
 
 
 class Sink:
-    """Follows one journal into one MLflow run."""
+    """Follows one journal into one MLflow run; an end within its first ``earlier_bytes`` is not the driver's."""
 
-    def __init__(self, run_dir: Path, tracking: Tracking, parent_pid: int) -> None:
+    def __init__(self, run_dir: Path, tracking: Tracking, parent_pid: int, earlier_bytes: int = 0) -> None:
         self._journal = run_dir / "journal.jsonl"
-        self._tracking, self._parent_pid = tracking, parent_pid
+        self._tracking, self._parent_pid, self._earlier_bytes = tracking, parent_pid, earlier_bytes
         self._run = MlflowRun(run_dir, tracking)
         self._next_try_s = self._next_flush_s = time.monotonic()
         self._backoff_s = 0.0
@@ -82,7 +83,7 @@ class Sink:
         self._tail = Tail(self._journal)
         self._projection = Projection(tracking.flush_s)
         self._pending: list[Point] = []
-        self._done_seq = -1
+        self._done_seq = self._resumed_seq = -1
         self._overflowed = self._stopping = self._closed = self._upload_tried = False
 
     def told_to_stop(self, signum: int, frame: FrameType | None) -> None:
@@ -95,7 +96,7 @@ class Sink:
             gone = os.getppid() != self._parent_pid  # asked before reading: what it wrote is then read
             if self._read():
                 continue
-            if self._projection.ended:
+            if self._projection.ended and (gone or self._tail.offset > self._earlier_bytes):
                 return Ending(MLFLOW_STATUS[self._projection.ended.status])
             if gone:
                 return Ending("KILLED")
@@ -111,10 +112,12 @@ class Sink:
         or when told to stop meanwhile."""
         deadline_s = time.monotonic() + timeout_s
         self._next_try_s = time.monotonic()
-        told_s = self._told_s
+        told_s, ended_seq = self._told_s, self._done_seq
         while time.monotonic() < deadline_s and self._told_s == told_s:
             while self._read():
                 pass
+            if self._resumed_seq > ended_seq:
+                return True
             if self._flush(MAX_BACKOFF_AT_END_S) and self._end(ending):
                 return True
             time.sleep(POLL_S)
@@ -124,6 +127,8 @@ class Sink:
         records = self._tail.read()
         for record in records:
             self._stopping = self._stopping or isinstance(record.event, StopRequested)
+            if isinstance(record.event, RunResumed):
+                self._stopping, self._resumed_seq = False, record.seq
             points = self._projection.fold(record)
             if record.seq > self._run.written_seq and not self._overflowed:
                 self._pending += points
@@ -176,6 +181,7 @@ class Sink:
         if not self._upload_tried:
             # Artifacts may live on another server, whose absence must not hide how the run ended.
             self._upload_tried = True
+            self._run.keep_incidents(self._projection.incidents())
             self._try(self._run.upload, 0.0)
         if not self._try(lambda: self._run.end(status, self._projection.last_ms), MAX_BACKOFF_AT_END_S):
             return False
@@ -201,22 +207,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--finish-timeout-s", type=float, default=60.0)
     parser.add_argument("--parent-pid", type=int, default=os.getppid(), help="leave when it is gone; 0: is gone")
+    parser.add_argument("--earlier-bytes", type=int, default=0, help="of the journal, by drivers before this one")
     options = parser.parse_args(arguments)
     _quiet(options.run_dir / "logs" / "mlflow_sink.log")
     try:
-        tracking = Tracking.read(options.run_dir / "tracking.json")
-        sink = Sink(options.run_dir, tracking, options.parent_pid)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-        signal.signal(signal.SIGTERM, sink.told_to_stop)
-        _log.info("following %s", options.run_dir)
-        ending = sink.follow(options.finish_timeout_s)
-        began_s = time.monotonic()
-        if sink.finish(ending, options.finish_timeout_s):
-            return 0
+        return _follow(options)
     except OrchestratorError as error:
         return _fail(str(error), error.exit_code)
     except (OSError, ValueError, TypeError) as error:
         return _fail(f"{options.run_dir}/tracking.json: {error}", 1)
+
+
+def _follow(options: argparse.Namespace) -> int:
+    run_dir, timeout_s = options.run_dir, options.finish_timeout_s
+    tracking = Tracking.read(run_dir / "tracking.json")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    with only_writer(run_dir):
+        sink = Sink(run_dir, tracking, options.parent_pid, options.earlier_bytes)
+        signal.signal(signal.SIGTERM, sink.told_to_stop)
+        _log.info("following %s", run_dir)
+        ending = sink.follow(timeout_s)
+        began_s = time.monotonic()
+        if sink.finish(ending, timeout_s):
+            return 0
     waited = f"within {time.monotonic() - began_s:.0f} s"
     return _fail(f"MLflow did not take everything {waited} ({sink.last_error}); the journal has it all", 1)
 

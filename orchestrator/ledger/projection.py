@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.events import (
+    AttemptStarted,
     MetricLogged,
     NodeSampled,
     Record,
     ResourcesGranted,
     RunEnded,
+    RunResumed,
     RunStarted,
     Status,
     StepDone,
 )
+from orchestrator.ledger.incidents import Incident, Incidents
 from orchestrator.ledger.meter import Bill, Meter
+from orchestrator.ledger.wording import hours, hours_name, usd
 
 MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
 MAX_KEY_CHARACTERS = 250
@@ -46,7 +51,8 @@ class Projection:
     """Folds records into points; ``tags`` says at any time what is known of the run."""
 
     def __init__(self, flush_s: float) -> None:
-        self.meter = Meter()
+        self._incidents = Incidents()
+        self.meter = self._incidents.meter
         self.tags: dict[str, str] = {}
         self.ended: RunEnded | None = None
         self.first_ms: int | None = None
@@ -58,7 +64,7 @@ class Projection:
 
     def fold(self, record: Record) -> list[Point]:
         """The points of one record: its own, and a bill when one is due."""
-        self.meter.fold(record)
+        self._incidents.fold(record)
         # A wall clock set back must not let an older bill look like the latest.
         self.last_ms = max(self.last_ms, int(record.time_unix_s * 1000))
         self.first_ms = self.last_ms if self.first_ms is None else self.first_ms
@@ -67,16 +73,24 @@ class Projection:
         match record.event:
             case RunStarted() as started:
                 self.tags = _facts(started)
+            case RunResumed(because=because):
+                self.tags |= {"status": "running", "status_reason": f"taken up again: {because}"}
             case ResourcesGranted(nodes=nodes):
                 self.tags["nodes"] = str(len(nodes))
+            case AttemptStarted():
+                self._tag_incidents()
             case RunEnded() as ended:
                 self.ended = ended
                 return self.final_points(ended.status.value, ended.reason)
         points = self._own_points(record)
         if record.elapsed_s >= self._next_bill_s:
             self._next_bill_s = record.elapsed_s + max(self._flush_s, record.elapsed_s * BILL_SPACING)
-            points += self._points(bill_metrics(self.meter.bill()), self.meter.bill().step)
+            points += self._points(self._bill_metrics(), self.meter.bill().step)
         return points
+
+    def incidents(self) -> list[Incident]:
+        """All of the run so far."""
+        return self._incidents.so_far()
 
     def final_points(self, status: str, reason: str) -> list[Point]:
         """The last bill; sets the tags that say how the run ended.
@@ -86,13 +100,23 @@ class Projection:
         """
         bill = self.meter.bill()
         self.tags |= {"status": status, "status_reason": reason}
-        metrics = bill_metrics(bill)
+        self._tag_incidents()
+        metrics = self._bill_metrics()
         for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
             metrics[name] = metrics.get(f"mean_{name}")
         if bill.final_loss is not None:
             self.tags["final_loss"] = f"{bill.final_loss:.6g}"
             metrics["final_loss"] = bill.final_loss
         return self._points(metrics, bill.step)
+
+    def _bill_metrics(self) -> dict[str, float | None]:
+        return bill_metrics(self.meter.bill()) | incident_metrics(*self._incidents.totals())
+
+    def _tag_incidents(self) -> None:
+        incidents = self.incidents()
+        if incidents:
+            unit = self.meter.facts.unit if self.meter.facts else "GPU"
+            self.tags["incidents"] = incidents_in_words(incidents, unit)
 
     def _own_points(self, record: Record) -> list[Point]:
         match record.event:
@@ -149,8 +173,21 @@ def bill_metrics(bill: Bill) -> dict[str, float | None]:
     } | {f"seconds_{bucket.value}": value for bucket, value in bill.seconds.items()}
 
 
+def incident_metrics(count: int, cost_usd: float) -> dict[str, float]:
+    """How many there were, and what their recoveries and redone steps cost."""
+    return {"incidents": count, "incident_cost_usd": cost_usd}
+
+
+def incidents_in_words(incidents: Sequence[Incident], unit: str) -> str:
+    """For a column of a table: ``2 exit, 1 hang: 0.12 GPU-hours, $0.30; last: rank 3 on node n1, …``."""
+    kinds = Counter(incident.fault for incident in incidents)
+    cost = sum(incident.cost_usd for incident in incidents)
+    spent = f"{hours(sum(incident.gpu_hours for incident in incidents))} {hours_name(unit)}, {usd(cost)}"
+    return f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {spent}; last: {incidents[-1].what}"
+
+
 # A job may print metrics of these names too; they get a name of their own beside ours.
-_OWN_NAMES = frozenset([*STEP_METRICS, *bill_metrics(Meter().bill()), "final_loss"])
+_OWN_NAMES = frozenset([*STEP_METRICS, *bill_metrics(Meter().bill()), *incident_metrics(0, 0.0), "final_loss"])
 
 
 def clean_key(key: str) -> str:

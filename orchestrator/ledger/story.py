@@ -5,18 +5,20 @@ Each line has a kind, from which a terminal chooses its colour.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
+    BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
     Decided,
     Event,
+    LossRejected,
     MetricLogged,
+    NodeQuarantined,
     Outcome,
     PhaseEntered,
     RankLost,
@@ -25,16 +27,36 @@ from orchestrator.events import (
     ResourcesGranted,
     ResourcesReleased,
     RunEnded,
+    RunResumed,
     RunStarted,
+    SnapshotCommitted,
+    SnapshotFreed,
+    SnapshotHeld,
+    SnapshotQuarantined,
     Status,
     StepDone,
     StopRequested,
-    exit_in_words,
+    StragglerNamed,
 )
 from orchestrator.ledger.meter import Bill, Bucket
-from orchestrator.ledger.wording import count, duration, hours, hours_name, number, plural, usd
+from orchestrator.ledger.wording import (
+    bytes_in_words,
+    clean,
+    count,
+    duration,
+    hours,
+    hours_name,
+    known,
+    lost_in_words,
+    number,
+    plural,
+    ranges,
+    usd,
+)
 
 LOG_TAIL_LINES = 20
+# A job may save every second: every save has its line then, but not every commit.
+COMMIT_LINES_EVERY_S = 10.0
 # A step line has these already; a job that prints them too need not be repeated.
 SAID_BY_STEPS = {"loss", "lr", "grad_norm", "tokens_per_s", "step_time_s"}
 PHASES = {
@@ -44,8 +66,6 @@ PHASES = {
     "first_step": "first step",
 }
 NO_STEPS = (Bucket.WAITING, Bucket.STARTING, Bucket.RECOVERING)
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Kind(StrEnum):
@@ -77,8 +97,9 @@ class Story:
         self.metrics: dict[str, float] = {}
         self._lost: dict[tuple[int, str], int] = {}
         self._failed_attempts: set[int] = set()
+        self._next_commit_line_s = 0.0
 
-    def lines(self, record: Record, bill: Bill) -> list[Line]:
+    def lines(self, record: Record) -> list[Line]:
         """What to say about this record, often nothing."""
         event = record.event
         match event:
@@ -103,8 +124,10 @@ class Story:
             case ResourcesGranted():
                 granted = f"{plural(event.gpus, self.unit)} on {plural(len(event.nodes), 'node')} granted"
                 return [Line(Kind.NOTE, granted), *(Line(Kind.WARNING, clean(text)) for text in event.warnings)]
+            case SnapshotCommitted():
+                return self._committed(event, record.elapsed_s)
             case _:
-                line = self._plain(event)
+                line = self._plain(event) or _warning(event)
                 return [line] if line else []
 
     def step_line(self, step: StepDone, bill: Bill) -> Line:
@@ -126,8 +149,9 @@ class Story:
     def _plain(self, event: Event) -> Line | None:
         match event:
             case AttemptStarted():
-                at = f"{event.master_addr}:{event.master_port}"
-                return Line(Kind.NOTE, f"attempt {event.attempt}: {plural(event.ranks, 'rank')}, meeting at {at}")
+                at = f"meeting at {event.master_addr}:{event.master_port}"
+                text = f"attempt {event.attempt}: {plural(event.ranks, 'rank')}, {at}"
+                return Line(Kind.NOTE, text + _restored(event))
             case PhaseEntered(phase="step"):
                 return None  # the steps say so themselves
             case PhaseEntered():
@@ -143,6 +167,14 @@ class Story:
             case Decided():
                 self._decided = event.reason
                 return Line(Kind.WARNING, f"decision: {event.reason}")
+            case BatchesSkipped():
+                batches = f"batch{'' if len(event.batches) == 1 else 'es'} {ranges(event.batches)}"
+                return Line(Kind.NOTE, f"{batches} left out from now on")  # the decision says why
+            case SnapshotFreed():
+                return Line(Kind.NOTE, f"node {event.node} writes checkpoints again, after {number(event.held_s, 3)} s")
+            case RunResumed():
+                self.run = event.run
+                return Line(Kind.WARNING, f"run {event.run} taken up again: {clean(event.because)}")
             case StopRequested():
                 grace = f"ranks have {number(event.grace_s, 3)} s to save"
                 return Line(Kind.WARNING, f"stop asked for by {event.by}; {grace}")
@@ -154,14 +186,19 @@ class Story:
                 return Line(kind, f"run {event.status.value}{reason}")
         return None
 
+    def _committed(self, event: SnapshotCommitted, now_s: float) -> list[Line]:
+        if now_s < self._next_commit_line_s:
+            return []
+        self._next_commit_line_s = now_s + COMMIT_LINES_EVERY_S
+        how = f"{bytes_in_words(event.snapshot_bytes)}, written in {number(event.write_s, 2)} s"
+        return [Line(Kind.NOTE, f"checkpoint {event.tag} committed ({how})")]
+
     def _lost_rank(self, lost: RankLost) -> list[Line]:
         key = (lost.attempt, lost.error or lost.reason)
         seen, self._lost[key] = self._lost.get(key, 0), self._lost.get(key, 0) + 1
         if seen:
             return []
-        where = f"rank {lost.rank} on node {lost.node}, {lost.gpu}"
-        how = exit_in_words(lost.exit_status)
-        headline = f"{where}: {how} at step {lost.step}"
+        headline = lost_in_words(lost)
         if lost.attempt in self._failed_attempts:
             return [Line(Kind.WARNING, f"also {headline}")]
         self._failed_attempts.add(lost.attempt)
@@ -171,6 +208,8 @@ class Story:
             lines.append(Line(Kind.DETAIL, f"{others} ended with the same error"))
         if lost.reason and lost.reason not in headline:
             lines.append(Line(Kind.DETAIL, clean(lost.reason)))
+        if known(lost.detected_s):
+            lines.append(Line(Kind.DETAIL, f"noticed {number(lost.detected_s, 3)} s after it happened"))
         if lost.error:
             lines.append(Line(Kind.ERROR, f"  {clean(lost.error)}"))
         if lost.log_path:
@@ -179,7 +218,27 @@ class Story:
         return lines + [Line(Kind.DETAIL, f"| {line}") for line in tail]
 
 
-def clean(text: str) -> str:
-    """Without escapes and control characters; of a line that overwrote itself, what was left standing."""
-    lines = (part.rstrip("\r").rpartition("\r")[2] for part in text.rstrip("\n").split("\n"))
-    return "\n".join(_CONTROL.sub("", _ESCAPE.sub("", line)) for line in lines)
+def _warning(event: Event) -> Line | None:
+    """What did not end the attempt but should be known."""
+    match event:
+        case SnapshotQuarantined():
+            text = f"checkpoint {event.tag} quarantined, it is not loaded any more: {clean(event.reason)}"
+        case SnapshotHeld():
+            text = f"node {event.node} can not write its checkpoint: {clean(event.reason)}"
+        case StragglerNamed():
+            who = f"rank {event.rank} on node {event.node}, {event.gpu}"
+            text = f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step {event.step})"
+        case LossRejected():
+            loss = f"loss {number(event.loss)}" if known(event.loss) else "loss"
+            text = f"{loss} of step {event.step} rejected: {clean(event.reason)}"
+        case NodeQuarantined():
+            text = f"node {event.node} quarantined, its GPUs are not taken any more"
+        case _:
+            return None
+    return Line(Kind.WARNING, text)
+
+
+def _restored(started: AttemptStarted) -> str:
+    if started.restore_step is None:
+        return ""
+    return f", from step {started.restore_step} {'in memory' if started.restore_from == 'memory' else 'on disk'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.events import PhaseEntered, Record, RunEnded, StepDone
+from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Bill, Bucket
 from orchestrator.ledger.story import Kind, Line, Story
 from orchestrator.ledger.wording import (
@@ -58,6 +59,7 @@ class Terminal:
         self._console, self._clock = console, clock
         self._story = Story(total_steps)
         self._every_s, self._next_step_line_s = step_lines_every_s, 0.0
+        self._incidents = Incidents()
         self._bill: Bill | None = None
         self._bill_at_s = clock()
         self._phase = ""
@@ -80,13 +82,20 @@ class Terminal:
     def observe(self, record: Record, bill: Bill) -> None:
         """Say what there is to say about a record, and show the bill."""
         self._bill, self._bill_at_s = bill, self._clock()
+        self._incidents.fold(record)
         event = record.event
         if isinstance(event, PhaseEntered):
             self._phase = event.phase.replace("_", " ")
         if isinstance(event, StepDone) and not self._live and self._step_line_due(record, event):
             self._print(record, self._story.step_line(event, bill))
-        for index, line in enumerate(self._story.lines(record, bill)):
+        for index, line in enumerate(self._story.lines(record)):
             self._print(record, line, first=index == 0)
+
+    def remember(self, records: Iterable[Record]) -> None:
+        """Know what an earlier driver of the run has shown, and show nothing of it."""
+        for record in records:
+            self._incidents.fold(record)
+            self._story.lines(record)
 
     def notice(self, text: str) -> None:
         """A line that is no event: what is waited for, for instance."""
@@ -195,7 +204,14 @@ class Terminal:
             "cost": f"{usd(bill.cost_usd)}  ({per_million} per million tokens)",
             "goodput": percent(bill.goodput),
             "restarts": str(bill.restarts),
-        }
+        } | self._incident_figures()
+
+    def _incident_figures(self) -> dict[str, str]:
+        incidents = self._incidents.so_far()
+        if not incidents:
+            return {}
+        held = f"{hours(sum(each.gpu_hours for each in incidents))} {hours_name(self._story.unit)}"
+        return {"incidents": f"{len(incidents)}  ({held}, {usd(sum(each.cost_usd for each in incidents))})"}
 
     def _buckets(self, bill: Bill) -> RenderableType:
         """Seconds of each bucket with a bar of its share of the elapsed time."""

@@ -45,6 +45,15 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(name) if name and name != ":memory:" else None
 
 
+def absolute_uri(uri: str) -> str:
+    """The same place from every directory: a SQLite file's path is made absolute, other URIs are left alone."""
+    path = sqlite_path(uri)
+    if path is None or path.is_absolute():
+        return uri
+    prefix, _, rest = uri.partition(":///")
+    return f"{prefix}:///{Path.cwd()}/{rest}"
+
+
 def prepare_sqlite(uri: str) -> str | None:
     """Make the database's directory, and keep artifacts beside the database; returns their place.
 

@@ -1,10 +1,16 @@
-"""Numbers and exit statuses as people read them. None and NaN are an en dash."""
+"""Numbers, faults and a job's own text as people read them. None and NaN are an en dash."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
+
+from orchestrator.events import Fault, RankLost, exit_in_words
 
 UNKNOWN = "\u2013"
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def known(value: float | None) -> bool:
@@ -63,3 +69,49 @@ def hours_name(unit: str) -> str:
 def plural(amount: int, noun: str) -> str:
     """1 GPU, 4 GPUs."""
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def bytes_in_words(amount: float) -> str:
+    """950 B, 12 MB, 1.5 GB: decimal, as disks are sold."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if amount >= size * 0.9995:
+            return f"{amount / size:.3g} {unit}"
+    return f"{amount:.0f} B"
+
+
+def clean(text: str) -> str:
+    """Without escapes and control characters; of a line that overwrote itself, what was left standing."""
+    lines = (part.rstrip("\r").rpartition("\r")[2] for part in text.rstrip("\n").split("\n"))
+    return "\n".join(_CONTROL.sub("", _ESCAPE.sub("", line)) for line in lines)
+
+
+def lost_in_words(lost: RankLost) -> str:
+    """Where and how, by the kind of fault: ``rank 3 on node n1, GPU 1: killed by SIGKILL at step 21``."""
+    where = f"rank {lost.rank} on node {lost.node}, {lost.gpu}"
+    match lost.fault:
+        case Fault.MEMORY:
+            how = f"{exit_in_words(lost.exit_status)} as the host ran out of memory"
+        case Fault.HANG:
+            how = "made no progress any more"
+        case Fault.NODE:
+            where, how = f"node {lost.node}", "lost"
+        case Fault.LOSS:
+            how = "its loss was rejected"
+        case Fault.RESTORE:
+            how = "did not load the checkpoint that it was told to"
+        case Fault.DRIVER:
+            where, how = "the run's own process", "lost"
+        case _:
+            how = exit_in_words(lost.exit_status)
+    return f"{where}: {how} at step {lost.step}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """3, 5\u20137: neighbours are said by their ends."""
+    parts: list[list[int]] = []
+    for value in sorted(set(numbers)):
+        if parts and value == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], value]
+        else:
+            parts.append([value])
+    return ", ".join("\u2013".join(map(str, part)) for part in parts)

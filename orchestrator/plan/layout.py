@@ -81,6 +81,14 @@ def check_values(config: Config) -> None:
         "layout.sp": config.layout.sp,
         "layout.ep": config.layout.ep,
         "launch.poll_s": config.launch.poll_s,
+        "recovery.hang_factor": config.recovery.hang_factor,
+        "recovery.hang_floor_s": config.recovery.hang_floor_s,
+        "recovery.hang_unknown_s": config.recovery.hang_unknown_s,
+        "recovery.agent_silence_s": config.recovery.agent_silence_s,
+        "recovery.straggler_factor": config.recovery.straggler_factor,
+        "recovery.straggler_steps": config.recovery.straggler_steps,
+        "recovery.skip_batches": config.recovery.skip_batches,
+        "recovery.gpu_hours_per_failure": config.recovery.gpu_hours_per_failure,
     }
     for key, value in positive.items():
         if value is not None and value <= 0:
@@ -89,11 +97,19 @@ def check_values(config: Config) -> None:
         "recovery.max_restarts": config.recovery.max_restarts,
         "recovery.stop_grace_s": config.recovery.stop_grace_s,
         "recovery.kill_after_s": config.recovery.kill_after_s,
+        "recovery.max_idle_faults": config.recovery.max_idle_faults,
+        "recovery.max_skips": config.recovery.max_skips,
+        "recovery.unkillable_s": config.recovery.unkillable_s,
+        "recovery.wait_for_node_s": config.recovery.wait_for_node_s,
+        "snapshot.keep": config.snapshot.keep,
         "launch.wait_for_resources_s": config.launch.wait_for_resources_s,
     }
     for key, value in not_negative.items():
         if value < 0:
             raise ConfigError(f"{key}={value}: must be 0 or more")
+    spike = config.recovery.loss_spike
+    if spike is not None and spike <= 1:
+        raise ConfigError(f"recovery.loss_spike={spike}: must be greater than 1, or null to reject only NaN")
 
 
 def precision_of(config: Config) -> str:

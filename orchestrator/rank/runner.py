@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 import setproctitle
 
+from orchestrator.rank import stacks
 from orchestrator.rank.link import Link
 from orchestrator.rank.probes import Probes
 from orchestrator.rank.spec import RankSpec
@@ -69,11 +70,19 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
 
     link = Link(spec.rank, messages, lifeline_fd)
     link.start()
-    probes = Probes(link)
+    _answer_when_asked(link)
+    probes = Probes(link, spec.snapshot)
     atexit.register(_finish, probes, link)
     probes.attach_when_imported()
     _forget_ourselves()
     _run_script(spec, script, probes, link)
+
+
+def _answer_when_asked(link: Link) -> None:
+    try:
+        stacks.answer_when_asked()
+    except OSError as error:  # at a hang its stacks will be missing
+        link.send({"kind": "probe_failed", "where": "stacks", "message": str(error)})
 
 
 def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None:

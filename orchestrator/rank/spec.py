@@ -14,7 +14,8 @@ class RankSpec:
 
     `env` is the complete environment of the rank, not an addition to the launcher's. `script` is
     given to the rank as written (`sys.argv[0]`); a relative one is looked up from `cwd`. Standard
-    output and standard error are appended to `log_path`.
+    output and standard error are appended to `log_path`. `snapshot` is for
+    :class:`~orchestrator.rank.snapshot.RankSnapshots`; None leaves checkpoints to DeepSpeed.
     """
 
     rank: int
@@ -26,6 +27,7 @@ class RankSpec:
     cwd: str
     env: dict[str, str]
     log_path: str
+    snapshot: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:

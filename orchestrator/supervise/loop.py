@@ -9,28 +9,35 @@ asked for, so the journal is ahead of every action that follows from it::
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.cluster.contract import WorkerGroup
 from orchestrator.config import RecoveryConfig
-from orchestrator.errors import Cancelled, OrchestratorError
+from orchestrator.errors import Cancelled, NodeLost, OrchestratorError
 from orchestrator.events import (
     AttemptEnded,
-    CheckpointLoaded,
-    CheckpointSaved,
+    AttemptStarted,
+    BatchesSkipped,
     Decided,
     Event,
+    Fault,
+    NodeQuarantined,
     Outcome,
     RankLost,
     ResourcesReleased,
     RunEnded,
+    RunResumed,
     RunStarted,
     Status,
+    StepDone,
     StopRequested,
 )
-from orchestrator.supervise.policy import Action, decide
+from orchestrator.supervise.history import History
+from orchestrator.supervise.losses import LossWatch
+from orchestrator.supervise.policy import Action, Decision, decide
 
 
 class Clock(Protocol):
@@ -54,23 +61,54 @@ class StopRequest:
         self.by = self.by or by
 
 
+@dataclass
+class Past:
+    """What an earlier driver of the run has left: nothing, for a run that begins."""
+
+    history: History = field(default_factory=History)
+    steps: list[StepDone] = field(default_factory=list)
+    attempts: int = 0
+
+    def fold(self, event: Event) -> None:
+        """Take an event of the journal into account."""
+        self.history.fold(event)
+        match event:
+            case AttemptStarted():
+                self.attempts = max(self.attempts, event.attempt)
+            case StepDone():
+                self.steps.append(event)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the run is watched. ``can_skip``: the script leaves out the batches that it is told to; ``can_go_back``:
+    we choose the checkpoint that it loads."""
+
+    poll_s: float = 0.1
+    can_skip: bool = False
+    can_go_back: bool = True
+
+
 def supervise(
-    started: RunStarted,
+    started: RunStarted | RunResumed,
     workers: WorkerGroup,
     recovery: RecoveryConfig,
     clock: Clock,
     stop: StopRequest,
-    poll_s: float = 0.1,
+    manner: Manner | None = None,
+    past: Past | None = None,
 ) -> Iterator[Event]:
     """Run attempts until one finishes, the policy gives up or somebody asks to stop.
 
     Any other error ends the run too, on record; it is raised again after the last event.
     """
     failed: Exception | None = None
-    yield started
+    run = _Run(workers, recovery, clock, stop, manner or Manner(), past or Past(), LossWatch(recovery.loss_spike))
+    run.remember()
+    yield from run.tell(started)
     try:
-        yield workers.acquire(lambda: stop.level > 0)
-        status, reason = yield from _attempts(workers, recovery, clock, stop, poll_s)
+        yield from run.tell(workers.acquire(lambda: stop.level > 0))
+        status, reason = yield from run.attempts()
     except Cancelled:
         status, reason = Status.INTERRUPTED, f"{stop.by} while waiting for resources"
     except OrchestratorError as error:
@@ -84,73 +122,120 @@ def supervise(
         raise failed
 
 
-def _attempts(
-    workers: WorkerGroup, recovery: RecoveryConfig, clock: Clock, stop: StopRequest, poll_s: float
-) -> Generator[Event, None, tuple[Status, str]]:
-    """Attempt after attempt; returns the run's status and reason."""
-    failures: list[RankLost] = []
-    checkpoint_step: int | None = None
-    attempt = 0
-    while True:
-        attempt += 1
-        yield workers.start(attempt)
-        watched = _Watch(checkpoint_step)
-        yield from _watch(watched, workers, recovery, clock, stop, poll_s)
-        checkpoint_step = watched.checkpoint_step
-        if stop.level:
-            return Status.INTERRUPTED, _stopped(stop, checkpoint_step)
-        if watched.outcome is Outcome.FINISHED:
-            return Status.FINISHED, "the job ended by itself"
-        assert watched.lost is not None, "an attempt fails with a RankLost, says the contract"
-        failures.append(watched.lost)
-        decision = decide(failures, recovery, checkpoint_step)
-        yield Decided(decision.action, decision.reason)
-        if decision.action is Action.STOP:
-            return Status.FAILED, decision.reason
-
-
 @dataclass
-class _Watch:
-    """What one attempt left behind."""
+class _Run:
+    workers: WorkerGroup
+    recovery: RecoveryConfig
+    clock: Clock
+    stop: StopRequest
+    manner: Manner
+    past: Past
+    losses: LossWatch
+    _outcome: Outcome | None = None
 
-    checkpoint_step: int | None
-    outcome: Outcome | None = None
-    lost: RankLost | None = None
+    def remember(self) -> None:
+        """What an earlier driver had learned."""
+        for step in self.past.steps:
+            self.losses.observe(step)
+        for node in self.past.history.quarantined:
+            self.workers.quarantine(node)
+
+    def tell(self, event: Event) -> Iterator[Event]:
+        """Every event is history before anything is decided from it."""
+        self.past.history.fold(event)
+        yield event
+
+    def attempts(self) -> Generator[Event, None, tuple[Status, str]]:
+        """Attempt after attempt; returns the run's status and reason."""
+        history = self.past.history
+        decision: Decision | None = None
+        while True:
+            if history.open is not None:
+                decision = decide(
+                    history, self.recovery, can_skip=self.manner.can_skip, can_go_back=self.manner.can_go_back
+                )
+                yield from self._act(decision)
+                if decision.action is Action.STOP:
+                    return Status.FAILED, decision.reason
+            yield from self._one_attempt(decision)
+            if self.stop.level:
+                return Status.INTERRUPTED, self._stopped()
+            if self._outcome is Outcome.FINISHED:
+                return Status.FINISHED, "the job ended by itself"
+            assert history.open is not None, "an attempt fails with a cause, says the contract"
+
+    def _act(self, decision: Decision) -> Iterator[Event]:
+        """Put a decision on record, and what follows from it at once."""
+        if decision.skip:
+            yield from self.tell(BatchesSkipped(list(decision.skip), decision.reason))
+        if decision.quarantine is not None:
+            self.workers.quarantine(decision.quarantine)
+            yield from self.tell(NodeQuarantined(decision.quarantine, decision.reason))
+        yield from self.tell(Decided(decision.action, decision.reason))
+
+    def _one_attempt(self, decision: Decision | None) -> Iterator[Event]:
+        """From the start of an attempt to the end of its last rank."""
+        self.past.attempts += 1
+        number, before = self.past.attempts, decision.restore_before if decision else None
+        self._outcome = None
+        if before is not None:
+            self.losses.rewind(before)
+        try:
+            started = self.workers.start(number, before, self.past.history.skipped)
+        except NodeLost as error:
+            yield from self.tell(_lost_before(number, self.past.history.reached, error))
+            self._outcome = Outcome.FAILED
+            return
+        yield from self.tell(started)
+        yield from self._watch(number)
+
+    def _watch(self, attempt: int) -> Iterator[Event]:
+        """Pass on an attempt's events until its end, and pass stop requests down."""
+        asked, rejected = 0, False
+        while self._outcome is None:
+            if self.stop.level > asked:
+                yield from self._pass_down_stop(asked)
+                asked = self.stop.level
+            events = self.workers.poll()
+            for event in events:
+                yield from self.tell(event)
+                if isinstance(event, AttemptEnded):
+                    self._outcome = event.outcome
+                if isinstance(event, StepDone) and not rejected and not asked:
+                    bad = self.losses.observe(event)
+                    if bad is not None:
+                        rejected = True
+                        yield from self.tell(bad)
+                        self.workers.abort()
+            if not events:
+                self.clock.sleep(self.manner.poll_s)
+
+    def _pass_down_stop(self, asked: int) -> Iterator[Event]:
+        grace_s = self.recovery.stop_grace_s
+        if asked == 0:
+            yield from self.tell(StopRequested(self.stop.by, grace_s if self.stop.level == 1 else 0.0))
+        if self.stop.level == 1:
+            self.workers.stop(grace_s)
+        else:
+            self.workers.kill()
+
+    def _stopped(self) -> str:
+        steps = self.past.history.restorable
+        kept = f"the last complete checkpoint is of step {max(steps)}" if steps else "no checkpoint"
+        return f"stopped by {self.stop.by}; {kept}"
 
 
-def _watch(
-    watched: _Watch,
-    workers: WorkerGroup,
-    recovery: RecoveryConfig,
-    clock: Clock,
-    stop: StopRequest,
-    poll_s: float,
-) -> Iterator[Event]:
-    """Pass on an attempt's events until its end, and pass stop requests down."""
-    asked = 0
-    while watched.outcome is None:
-        if stop.level > asked:
-            if asked == 0:
-                yield StopRequested(stop.by, recovery.stop_grace_s if stop.level == 1 else 0.0)
-            if stop.level == 1:
-                workers.stop(recovery.stop_grace_s)
-            else:
-                workers.kill()
-            asked = stop.level
-        events = workers.poll()
-        for event in events:
-            match event:
-                case CheckpointSaved() | CheckpointLoaded():
-                    watched.checkpoint_step = event.step
-                case RankLost():
-                    watched.lost = watched.lost or event
-                case AttemptEnded():
-                    watched.outcome = event.outcome
-            yield event
-        if not events:
-            clock.sleep(poll_s)
-
-
-def _stopped(stop: StopRequest, checkpoint_step: int | None) -> str:
-    kept = "no checkpoint" if checkpoint_step is None else f"the last complete checkpoint is of step {checkpoint_step}"
-    return f"stopped by {stop.by}; {kept}"
+def _lost_before(attempt: int, step: int, error: NodeLost) -> RankLost:
+    """A node that was lost while an attempt was prepared."""
+    node, _, how = str(error).partition(": ")
+    return RankLost(
+        attempt=attempt,
+        rank=0,
+        node=node,
+        gpu="the whole node",
+        exit_status=-signal.SIGKILL,
+        step=step,
+        reason="the node was lost before the attempt began",
+        error=how or str(error),
+        fault=Fault.NODE,
+    )

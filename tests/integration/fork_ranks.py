@@ -1,8 +1,9 @@
 """Runs pretrain.py with one or more ranks, forked from a process that has imported it already.
 
-Reads one JSON request per line: {"argv": [...], "ranks": 2, "log": "PATH", "timeout_s": 60}. RANK in a flag
-stands for the rank's number. Each rank's output goes to PATH.<rank>.out and PATH.<rank>.err; the answer is
-{"codes": [...]}. Importing torch and DeepSpeed takes longer than all that the tests do afterwards.
+Reads one JSON request per line: {"argv": [...], "ranks": 2, "log": "PATH", "timeout_s": 60}, and "script" for one
+whose main() runs in place of pretrain.py's. RANK in a flag stands for the rank's number. Each rank's output goes to
+PATH.<rank>.out and PATH.<rank>.err; the answer is {"codes": [...]}. Importing torch and DeepSpeed takes longer than
+all that the tests do afterwards.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -35,7 +37,8 @@ def run_rank(pretrain: Any, request: dict[str, Any], rank: int, port: int) -> in
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     sys.argv = ["pretrain.py", *(flag.replace("RANK", str(rank)) for flag in request["argv"])]
     try:
-        return int(pretrain.main())
+        main = runpy.run_path(request["script"])["main"] if request.get("script") else pretrain.main
+        return int(main())
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except BaseException:  # noqa: BLE001 - the traceback is the test's evidence

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
+import io
 import json
 import os
 import shutil
@@ -16,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.compare.runs import load_runs
+from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -30,14 +35,17 @@ from orchestrator.events import (
     ResourcesGranted,
     ResourcesReleased,
     RunEnded,
+    RunResumed,
     RunStarted,
     Status,
     StepDone,
     StopRequested,
 )
+from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.journal import Journal, Tail, replay
-from orchestrator.ledger.meter import Bill, Meter
+from orchestrator.ledger.meter import Bill, Bucket, Meter
 from orchestrator.ledger.tracking_check import check_tracking, prepare_sqlite
+from orchestrator.sync import sync
 
 pytestmark = [
     pytest.mark.real,
@@ -137,6 +145,8 @@ class Sinks:
         command += [f"--finish-timeout-s={timeout_s}"]
         if "parent_pid" in changes:
             command += [f"--parent-pid={changes['parent_pid']}"]
+        if "earlier_bytes" in changes:
+            command += [f"--earlier-bytes={changes['earlier_bytes']}"]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         sink = subprocess.Popen(
             command,
@@ -245,21 +255,21 @@ def ended(sink: subprocess.Popen[str], exit_code: int = 0) -> str:
     return stderr
 
 
-def the_run(uri: str) -> Any:
+def the_run(uri: str, name: str = "exp") -> Any:
     """The only MLflow run, with its client."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name("exp")
+    experiment = client.get_experiment_by_name(name)
     (run,) = client.search_runs([experiment.experiment_id])
     return client, run
 
 
-def assert_faithful(uri: str, run_dir: Path, steps: int) -> None:
+def assert_faithful(uri: str, run_dir: Path, steps: int, experiment: str = "exp") -> None:
     """MLflow has the journal's bill, and each step and sample as often as it happened."""
     records = list(replay(run_dir / "journal.jsonl"))
     bill = Meter().fold_all(records).bill()
-    client, run = the_run(uri)
+    client, run = the_run(uri, experiment)
     metrics = run.data.metrics
     for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "tokens"):
         assert metrics[name] == pytest.approx(getattr(bill, name)), name
@@ -267,6 +277,13 @@ def assert_faithful(uri: str, run_dir: Path, steps: int) -> None:
         assert metrics[name] == metrics[f"mean_{name}"] == pytest.approx(getattr(bill, name)), name
     for bucket, value in bill.seconds.items():
         assert metrics[f"seconds_{bucket}"] == pytest.approx(value)
+    incidents = Incidents().fold_all(records).so_far()
+    assert metrics["incidents"] == len(incidents) > 0
+    wasted_gpu_s = bill.gpu_seconds[Bucket.RECOVERING] + bill.gpu_seconds[Bucket.REDONE]
+    assert metrics["incident_cost_usd"] == pytest.approx(wasted_gpu_s * RUN.price_usd_per_gpu_hour / 3600)
+    assert run.data.tags["incidents"].endswith(f"last: {incidents[-1].what}")
+    kept = json.loads((run_dir / "incidents.json").read_text())
+    assert kept == [dataclasses.asdict(incident) for incident in incidents]
     assert metrics["final_loss"] == pytest.approx(5.0 / steps)
     done = [record for record in records if isinstance(record.event, StepDone)]
     history = client.get_metric_history(run.info.run_id, "loss")
@@ -277,7 +294,7 @@ def assert_faithful(uri: str, run_dir: Path, steps: int) -> None:
         count = sum(isinstance(record.event, event) for record in records)
         assert len(client.get_metric_history(run.info.run_id, key)) == count > 0
     assert_no_bill_twice(client, run, bill)
-    (row,) = load_runs(uri, "exp", 5)
+    (row,) = load_runs(uri, experiment, 5)
     assert (row.run_id, row.cluster, row.gpus, row.job) == (run.info.run_id, "lab", 4, "gpt")
     assert (row.cost_usd, row.mfu, row.tokens) == pytest.approx((bill.cost_usd, bill.mfu, bill.tokens))
 
@@ -313,7 +330,7 @@ def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
     metrics = run.data.metrics
     assert {"job/loss", "odd_ name_", "system/n0/gpu_0_power_usage_watts"} <= metrics.keys()
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert artifacts == {"config.yaml", "journal.jsonl", "logs"}
+    assert artifacts == {"config.yaml", "incidents.json", "journal.jsonl", "logs"}
     copied = database.parent / "mlartifacts" / run.info.run_id / "artifacts" / "logs" / "rank-0.log"
     assert copied.read_text().startswith("[the first 97856 bytes are left out]\n")
     assert not (run_dir / "mlruns").exists()
@@ -344,7 +361,8 @@ def cursor(run_dir: Path) -> int:
 def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sinks: Sinks) -> None:
     track(run_dir, "http://127.0.0.1:9")
     Writer(run_dir).write([*story(60), *END])
-    stubborn = sinks(run_dir, timeout_s=300)
+    shutil.copytree(run_dir, run_dir.with_name("night-2"))
+    stubborn = sinks(run_dir.with_name("night-2"), timeout_s=300)
     stderr = ended(sinks(run_dir, timeout_s=2), exit_code=1)
     assert stderr.startswith("mlflow_sink: MLflow did not take everything within 2 s (")
     stubborn.send_signal(signal.SIGTERM)
@@ -380,12 +398,125 @@ def test_a_driver_that_dies_and_comes_back(run_dir: Path, tmp_path: Path, sinks:
     so_far = Meter().fold_all(replay(run_dir / "journal.jsonl")).bill()
     assert run.data.metrics["cost_usd"] == pytest.approx(so_far.cost_usd)
 
-    writer.write([(0, RUN), (0, events[1][1]), *events[30:], *END])
+    earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
+    writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1]), *events[30:], *END])
+    assert ended(sinks(run_dir, earlier_bytes=earlier_bytes)) == ""
+    _, again = the_run(uri)
+    assert again.info.run_id == run.info.run_id
+    assert (again.info.status, again.data.tags["status"]) == ("FINISHED", "finished")
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_a_stopped_run_that_is_taken_up_again_is_followed_to_its_new_end(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write([*events[:30], (0, StopRequested("Ctrl-C", 30)), (1, RunEnded(Status.INTERRUPTED, "Ctrl-C"))])
     assert ended(sinks(run_dir)) == ""
+    assert the_run(uri)[1].info.status == "KILLED"
+
+    earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
+    sink = sinks(run_dir, earlier_bytes=earlier_bytes)
+    until(lambda: the_run(uri)[1].info.status == "RUNNING", 40)
+    assert sink.poll() is None, "the end on record is not its driver's, which is still connecting to Ray"
+    writer.write([(6, RunResumed("night-1", "it had ended as interrupted")), (0, events[1][1])])
+    until(lambda: the_run(uri)[1].data.tags["status"] == "running", 30)
+    writer.write([*events[30:], *END])
+    assert ended(sink) == ""
     _, run = the_run(uri)
-    assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "finished")
-    bill = Meter().fold_all(replay(run_dir / "journal.jsonl")).bill()
-    assert run.data.metrics["cost_usd"] == pytest.approx(bill.cost_usd)
+    assert (run.info.status, run.data.tags["status_reason"]) == ("FINISHED", "all steps done")
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_the_sink_of_a_dead_driver_leaves_the_end_to_that_of_the_next_one(
+    run_dir: Path, sinks: Sinks, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    server.wait()
+    server.signal(signal.SIGSTOP)
+    try:
+        track(run_dir, server.uri, experiment="taken-over")
+        writer = Writer(run_dir)
+        events = list(story(60))
+        writer.write(events[:30])
+        orphan = sinks(run_dir, parent_pid=0)
+        until(lambda: "not written" in log_of(run_dir), 40)
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+        earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
+        heir = sinks(run_dir, earlier_bytes=earlier_bytes)
+        writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1])])
+        assert ended(orphan) == "", "it does not wait for a server to say what is no longer true"
+    finally:
+        server.signal(signal.SIGCONT)
+    writer.write([*events[30:], *END])
+    assert ended(heir) == ""
+    assert_faithful(server.uri, run_dir, 60, "taken-over")
+    assert the_run(server.uri, "taken-over")[1].info.status == "FINISHED"
+
+
+def synced(run_dir: Path) -> str:
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    sync(run_dir.name, str(run_dir.parent), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_sync_brings_a_dead_drivers_run_up_to_its_journal_as_often_as_wanted(
+    run_dir: Path, tmp_path: Path, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write(events[:30])
+    told = synced(run_dir)
+    assert told.splitlines() == [
+        "30 new records of 30 written, MLflow has all 30 records of night-1",
+        f"MLflow: {uri}",
+        "the run has no end on record: its driver is gone, its status is unknown",
+    ]
+    _, run = the_run(uri)
+    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "unknown")
+
+    writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1]), *events[30:], *END])
+    new = len(list(replay(run_dir / "journal.jsonl"))) - 30
+    assert synced(run_dir).startswith(f"{new} new records of {30 + new} written, MLflow has all {30 + new} records")
+    assert_faithful(uri, run_dir, 60)
+    once = the_run(uri)[1]
+    assert (once.info.run_id, once.info.status) == (run.info.run_id, "FINISHED")
+
+    assert synced(run_dir).startswith(f"up to date: MLflow had all {30 + new} records of night-1\n")
+    assert_faithful(uri, run_dir, 60)
+    assert the_run(uri)[1].to_dictionary() == once.to_dictionary()
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    assert synced(run_dir).startswith("MLflow did not have the run any more: all ")
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_sync_refuses_in_one_line_what_it_can_not_do(run_dir: Path, tmp_path: Path) -> None:
+    Writer(run_dir).write([*story(60), *END])
+    with pytest.raises(ConfigError, match=r"tracking\.json: missing"):
+        synced(run_dir)
+    (run_dir / "tracking.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tracking\.json: can not be read \(KeyError"):
+        synced(run_dir)
+    track(run_dir, "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"tracking\.uri: .*127\.0\.0\.1:9"):
+        synced(run_dir)
+    with (run_dir / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711\n")
+        lock.flush()
+        with pytest.raises(RunDirectoryError, match=r"its driver is alive \(process 4711\)"):
+            synced(run_dir)
+    (run_dir / "journal.jsonl").write_text("")
+    track(run_dir, f"sqlite:///{tmp_path}/mlflow.db")
+    assert synced(run_dir) == "night-1 never began: there is nothing to tell MLflow\n"
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_sigterm_flushes_and_leaves_the_run_as_it_is_but_stays_for_a_stop(
@@ -454,13 +585,19 @@ def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
     until(lambda: cursor(run_dir) > 150, 30)
     sink.kill()
     sink.communicate()
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")  # a second is not enough for the rest on a busy machine
     first_id = json.loads((run_dir / "mlflow_run.json").read_text())["run_id"]
     writer.write([*events[400:], *END])
     assert ended(sinks(run_dir)) == ""
     assert_faithful(server.uri, run_dir, 400)
     client, run = the_run(server.uri)
     assert (run.info.run_id, run.info.status) == (first_id, "FINISHED")
-    assert {item.path for item in client.list_artifacts(first_id)} == {"config.yaml", "journal.jsonl", "logs"}
+    assert {item.path for item in client.list_artifacts(first_id)} == {
+        "config.yaml",
+        "incidents.json",
+        "journal.jsonl",
+        "logs",
+    }
 
 
 class FakeRun:
@@ -482,6 +619,8 @@ class FakeRun:
     def write_tags(self, tags: dict[str, str]) -> None: ...
 
     def upload(self) -> None: ...
+
+    def keep_incidents(self, incidents: list[Any]) -> None: ...
 
     def end(self, status: str, end_ms: int) -> None:
         self.status = status

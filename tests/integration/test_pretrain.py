@@ -22,6 +22,7 @@ import pytest
 pytestmark = pytest.mark.real
 
 SCRIPT = Path(__file__).parents[2] / "jobs" / "pretrain.py"
+OTHER_SCRIPTS = Path(__file__).parents[1] / "scripts"
 SHAPE = ["--layers=2", "--hidden=32", "--heads=4", "--kv_heads=2", "--ffn=64", "--vocab=264", "--seq_len=32"]
 COMMON = [*SHAPE, "--log_every=1", "--warmup_steps=2", "--lr=0.01", "--val_fraction=0.1", "--val_batches=1"]
 DEADLINE_S = 100
@@ -172,7 +173,7 @@ Runner = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """Run pretrain.py with the given flags on `ranks` ranks; see fork_ranks.py."""
+    """Run pretrain.py, or another script, with the given flags on `ranks` ranks; see fork_ranks.py."""
     logs = tmp_path_factory.mktemp("logs")
     command = [sys.executable, str(Path(__file__).with_name("fork_ranks.py"))]
     server = subprocess.Popen(
@@ -181,9 +182,11 @@ def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     while (greeting := server.stdout.readline()) != "ready\n":
         assert greeting, "the fork server ended before it was ready"
 
-    def run_once(flags: list[str], ranks: int = 2) -> Result:
+    def run_once(flags: list[str], ranks: int = 2, script: str = "") -> Result:
         log = logs / str(time.monotonic_ns())
         request = {"argv": flags, "ranks": ranks, "log": str(log), "timeout_s": 60}
+        if script:
+            request["script"] = str(OTHER_SCRIPTS / script)
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         codes = json.loads(server.stdout.readline())["codes"]
@@ -270,6 +273,107 @@ def test_old_checkpoints_go_and_an_unfinished_first_save_is_started_over(
     assert "has no 'latest' and only an unfinished step-000002: starting at step 0" in result.out[0]
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-000006", "step-000007"]
     assert (tmp_path / "latest").read_text() == "step-000007"
+
+
+# --- when it saves, what it skips ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clock", ["ahead", "stopped"])
+def test_ranks_save_and_stop_after_the_same_step_whatever_one_ranks_clock_says(run: Runner, clock: str) -> None:
+    """Rank 0's clock is due before steps 6, 12, 18 and 24, and each vote is read when its step is done."""
+    result = run([clock, "0"], script="votes.py")
+    assert result.codes == [0, 0], result.err
+    assert [json.loads(out) for out in result.out] == [{"saved": [6, 12, 18, 24], "stopped": 24}] * 2
+    result = run([clock, "15"], script="votes.py")
+    assert result.codes == [0, 0], result.err
+    assert [json.loads(out) for out in result.out] == [{"saved": [6, 12], "stopped": 15}] * 2
+
+
+def test_saves_by_the_clock_resume_bitwise(run: Runner, workplace: Path, tmp_path: Path) -> None:
+    config = deepspeed_json(workplace, "timed", zero_optimization={"stage": 1})
+    saving = ["--checkpoint_every=0.05s", "--checkpoint_keep=0", f"--checkpoint_dir={tmp_path}"]
+    flags = on(workplace, config, "--steps=12", "--val_every=0", "--sample_tokens=0", *saving)
+    straight = run(flags)
+    assert straight.codes == [0, 0], straight.err
+    tags = sorted(path.parent.name for path in tmp_path.glob("step-*/job.json"))
+    assert tags == sorted(path.name for path in tmp_path.glob("step-*"))
+    assert len(tags) > 1
+    assert tags[-1] == "step-000012"
+    (tmp_path / "latest").write_text(tags[-2])
+    resumed = run(flags)
+    assert resumed.codes == [0, 0], resumed.err
+    step = int(tags[-2].removeprefix("step-"))
+    assert f"resumed from step {step}\n" in resumed.out[0]
+    assert loss_curve(resumed) == loss_curve(straight)[step:]
+
+
+def test_auto_measures_a_save_early_and_goes_on_from_there(run: Runner, workplace: Path, tmp_path: Path) -> None:
+    """With a failure every microsecond it saves as often as it may; with the usual ones once."""
+    config = deepspeed_json(workplace, "auto")
+    flags = on(workplace, config, "--steps=20", "--val_every=0", "--sample_tokens=0", "--checkpoint_keep=0")
+    for mtbf, expected in (("1e-6", [11, 17, 20]), ("0", [11, 20])):
+        saving = ["--checkpoint_every=auto", f"--mtbf_s={mtbf}", f"--checkpoint_dir={tmp_path / mtbf}"]
+        result = run([*flags, *saving])
+        assert result.codes == [0, 0], result.err
+        assert sorted(int(path.name[5:]) for path in (tmp_path / mtbf).glob("step-*")) == expected
+    assert " s, a failure is expected every 25,350.0 h: saving every " in result.out[0]
+
+
+def test_skipped_batches_are_left_out_bitwise_over_a_resume(
+    run: Runner, workplace: Path, one_rank: Result, tmp_path: Path
+) -> None:
+    config = deepspeed_json(workplace, "skips", zero_optimization={"stage": 2})
+    saving = ["--checkpoint_every=1", "--checkpoint_keep=0", f"--checkpoint_dir={tmp_path}"]
+    flags = on(workplace, config, "--steps=6", "--sample_tokens=0", "--skip_batches=2,5,6", *saving)
+    straight = run(flags)
+    assert straight.codes == [0, 0], straight.err
+    assert "step 3 skips samples 16 to 23: --skip_batches\n" in straight.out[0]
+    assert "step 5 skips samples 40 to 55: --skip_batches\n" in straight.out[0]
+    places = [json.loads(path.read_text())["consumed_samples"] for path in sorted(tmp_path.glob("step-*/job.json"))]
+    assert places == [8, 16, 32, 40, 64, 72]
+    whole = loss_curve(one_rank)
+    assert loss_curve(straight)[:2] == pytest.approx(whole[:2], rel=1e-3)
+    assert loss_curve(straight)[2] != pytest.approx(whole[2], rel=1e-3)
+    (tmp_path / "latest").write_text("step-000004")
+    resumed = run(flags)
+    assert resumed.codes == [0, 0], resumed.err
+    assert loss_curve(resumed) == loss_curve(straight)[4:]
+
+
+def test_an_engine_that_stages_in_memory_is_believed_before_the_disk(
+    run: Runner, workplace: Path, tmp_path: Path
+) -> None:
+    config = deepspeed_json(workplace, "staged", zero_optimization={"stage": 1})
+    disk, memory = tmp_path / "disk", tmp_path / "memory"
+    flags = on(workplace, config, "--steps=8", "--sample_tokens=0", "--checkpoint_every=2", f"--checkpoint_dir={disk}")
+    straight = run(flags, script="staged.py")
+    assert straight.codes == [0, 0], straight.err
+    assert "from step 0\n" in straight.out[0]
+    assert straight.out[1] == "", "nothing to load is nothing to warn of"
+    assert len(list(memory.glob("step-*"))) == 4
+    assert not disk.exists()
+
+    # What the disk has is older, damaged or gone: none of it counts as long as the engine has something.
+    (memory / "latest").write_text("step-000006")
+    (disk / "step-000008").mkdir(parents=True)
+    (disk / "step-000008" / "manifest.json").write_text("{}")
+    (disk / "latest").write_text("step-000007")
+    resumed = run(flags, script="staged.py")
+    assert resumed.codes == [0, 0], resumed.err
+    assert "resumed from step 6\n" in resumed.out[0]
+    assert loss_curve(resumed) == loss_curve(straight)[6:]
+    assert (disk / "step-000008" / "manifest.json").exists(), "what was committed is not the job's to remove"
+
+    shutil.rmtree(disk)
+    memory.rename(disk)
+    (disk / "latest").unlink()
+    for tag in ("step-000002", "step-000004"):
+        (disk / tag / "manifest.json").write_text("{}")
+    resumed = run(flags, script="staged.py")
+    assert resumed.codes == [0, 0], resumed.err
+    assert "has no 'latest': taking step-000004, the newest complete one" in resumed.out[0]
+    assert "resumed from step 4\n" in resumed.out[0]
+    assert loss_curve(resumed) == loss_curve(straight)[4:]
 
 
 # --- refusals -----------------------------------------------------------------------------------

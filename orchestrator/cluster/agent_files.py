@@ -1,0 +1,53 @@
+"""What an agent does with checkpoints on its node's disks, on the driver's word. Without state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.rank import durable
+from orchestrator.rank.manifest import Manifest
+
+
+class CheckpointFiles:
+    """The part of an agent that touches names and manifests; paths and manifests travel as text."""
+
+    def publish(self, save_dir: str, manifest: str, save_latest: bool) -> str:
+        """Commit a checkpoint of which all files are durable; its path."""
+        return str(durable.publish(Path(save_dir), Manifest.from_json(manifest), save_latest))
+
+    def committed(self, save_dir: str) -> list[str]:
+        """Manifests of the committed checkpoints; `latest` is set right on the way."""
+        folder = Path(save_dir)
+        if not folder.is_dir():
+            return []
+        durable.repair_latest(folder)
+        return [one.to_json() for one in durable.scan(folder).committed]
+
+    def verify(self, save_dir: str, tag: str, names: Sequence[str]) -> dict[str, str]:
+        """What is wrong with these files of a committed checkpoint, by name."""
+        folder = Path(save_dir)
+        found = [one for one in durable.scan(folder).committed if one.tag == tag]
+        if not found:
+            return dict.fromkeys(names, "has no manifest")
+        return durable.verify(folder, found[0], names)
+
+    def quarantine(self, save_dir: str, tag: str, reason: str) -> str:
+        """Never load it again; where it lies from now on."""
+        return str(durable.quarantine(Path(save_dir), tag, reason))
+
+    def prune(self, save_dir: str, keep: int, keep_hours: float | None) -> None:
+        """Remove committed checkpoints beyond those to keep."""
+        durable.prune(Path(save_dir), keep, keep_hours, time.time(), ())
+
+    def tidy(self, save_dir: str, attempts_before: int, on_their_way: Sequence[str]) -> None:
+        """Remove what older attempts left unfinished."""
+        if Path(save_dir).is_dir():
+            durable.tidy(Path(save_dir), attempts_before, on_their_way)
+
+    def give(self, source: str, offset: int, length: int) -> bytes:
+        """A stretch of a file here, for another node."""
+        with open(source, "rb") as file:
+            file.seek(offset)
+            return file.read(length)

@@ -1,0 +1,264 @@
+"""The driver's hand on checkpoints, wherever the nodes keep them: commit, choose, lay out.
+
+Nodes do what is slow or local; this says when. Nothing here waits while ranks run, except for
+:meth:`Checkpoints.choose` and :meth:`Checkpoints.lay_out`, which are called between attempts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from orchestrator.cluster.answers import reason
+from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.merge import Part
+from orchestrator.cluster.nodes import Node, Nodes
+from orchestrator.cluster.snapshots import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.events import (
+    CheckpointSaved,
+    Event,
+    SnapshotCommitted,
+    SnapshotFreed,
+    SnapshotHeld,
+    SnapshotQuarantined,
+)
+from orchestrator.rank.manifest import Manifest, ManifestError
+
+_CHUNK_BYTES = 32 << 20
+_AGAIN_S = 1.0
+
+
+@dataclass
+class _Publishing:
+    commit: Commit
+    answers: list[Any] = field(default_factory=list)
+    not_before_s: float = 0.0
+    held_since_s: float | None = None
+
+
+class Checkpoints:
+    """One per run; ``nodes`` are the group's."""
+
+    def __init__(self, assignment: Assignment, nodes: Nodes) -> None:
+        self._assignment = assignment
+        self._held = nodes
+        self._ask = nodes.ask
+        self._told: list[Event] = []
+        self.snapshots = Snapshots(assignment.run, assignment.world_size, [assignment.checkpoint_dir])
+        self._publishing: list[_Publishing] = []
+
+    @property
+    def _nodes(self) -> list[Node]:
+        return self._held.all
+
+    def told(self) -> list[Event]:
+        """What happened while an attempt was prepared."""
+        events, self._told = self._told, []
+        return events
+
+    def forget(self) -> None:
+        """A node and what it had in memory are gone: nothing on its way will arrive."""
+        self._publishing.clear()
+        self.snapshots.lost_node()
+
+    def hear(self, node: Node, part: Part, now_s: float) -> list[Event]:
+        """What a node's writer said."""
+        match part["kind"]:
+            case "durable":
+                commit = self.snapshots.durable(part, now_s)
+                if commit is not None:
+                    self._publishing.append(_Publishing(commit))
+            case "unwritten":
+                self.snapshots.given_up(part)
+                return [SnapshotHeld(node.name, f"checkpoint {part['tag']} is given up: {part['reason']}")]
+            case "snapshot_held":
+                return [SnapshotHeld(node.name, part["reason"])]
+            case "snapshot_freed":
+                return [SnapshotFreed(node.name, part["held_s"])]
+        return []
+
+    def saved(self, event: CheckpointSaved, now_s: float) -> None:
+        """All ranks have staged a checkpoint."""
+        self.snapshots.staged(event, now_s)
+
+    def busy(self) -> bool:
+        """Whether a checkpoint that all ranks have staged is not committed yet."""
+        return bool(self._publishing or self.snapshots.awaited())
+
+    def poll(self, now_s: float) -> list[Event]:
+        """Give their names to checkpoints of which all parts are durable, in the order in which they became so."""
+        if not self._publishing or now_s < self._publishing[0].not_before_s:
+            return []
+        first = self._publishing[0]
+        if not first.answers:
+            first.answers = self._publish(first.commit)
+        ready, waiting = ray.wait(first.answers, num_returns=len(first.answers), timeout=0)
+        if waiting:
+            return []
+        try:
+            paths = ray.get(ready)
+        except RayTaskError as error:  # a full disk, mostly: what is durable stays, only the name is missing
+            first.answers, first.not_before_s = [], now_s + _AGAIN_S
+            if first.held_since_s is not None:
+                return []
+            first.held_since_s = now_s
+            return [SnapshotHeld(self._nodes[0].name, reason(error))]
+        except RayActorError:
+            del self._publishing[0]  # the agent is lost, and with it its memory: the attempt fails anyway
+            return []
+        del self._publishing[0]
+        held = [] if first.held_since_s is None else [SnapshotFreed(self._nodes[0].name, now_s - first.held_since_s)]
+        one = first.commit.manifest
+        self._prune(first.commit)
+        committed = SnapshotCommitted(one.attempt, one.step, one.tag, paths[0], one.total_bytes, first.commit.write_s)
+        return [*held, committed]
+
+    def choose(self, before: int | None, wait_s: float, listen: Callable[[], list[Event]]) -> Restore | None:
+        """What the next attempt goes on from: memory before disk, the newest first, and only what verifies.
+
+        ``before`` rules out a step and all after it, for good. A script looks for `latest` before it loads; so the
+        first checkpoint of a run is waited for until it has its name, ``wait_s`` at most; ``listen`` is
+        called meanwhile, to hear the nodes.
+        """
+        if before is not None:
+            self._told += self._reject(before)
+        holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
+        memory = self.snapshots.from_memory(holdings, before)
+        while True:
+            committed = self._committed()
+            disk = self.snapshots.from_disk(committed, before)
+            if memory is not None and (disk is None or memory.step >= disk.step):
+                self.snapshots.adopt(memory, time.monotonic())
+                if not committed:
+                    self._wait_for_a_name(wait_s, listen)
+                return memory
+            if disk is None:
+                return None
+            wrong = self._verify(disk)
+            if not wrong:
+                return disk
+            self._told.append(self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items())))
+
+    def lay_out(self, restore: Restore | None) -> None:
+        """Have every node put in place what its ranks will read, and carry over what it lacks."""
+        told = restore.told() if restore else None
+        lacking = [(node, self._ask(node, "lay_out", told)) for node in self._nodes]
+        for node, names in lacking:
+            for name in names:
+                assert restore is not None
+                self._carry(restore, name, node)
+
+    def tidy(self, attempt: int) -> None:
+        """Remove what older attempts left unfinished."""
+        on_its_way = [key.tag for key in self.snapshots.awaited()]
+        for node in self._owners():
+            for folder in self.snapshots.save_dirs:
+                self._ask(node, "tidy", folder, attempt, on_its_way)
+
+    def tidy_up(self) -> None:
+        """At the end: leave nothing unfinished; not waited for."""
+        for node in self._owners():
+            for folder in self.snapshots.save_dirs:
+                node.agent.tidy.remote(folder, 1 << 30, [])
+
+    def _owners(self) -> Sequence[Node]:
+        """The nodes that touch names: one where all see the same folder."""
+        return self._nodes[:1] if self._held.shared_checkpoints else self._nodes
+
+    def _publish(self, commit: Commit) -> list[Any]:
+        return [
+            node.agent.publish.remote(
+                commit.save_dir, self._part_of(commit.manifest, node).to_json(), commit.save_latest
+            )
+            for node in self._owners()
+        ]
+
+    def _part_of(self, manifest: Manifest, node: Node) -> Manifest:
+        """All of it, or where nodes have folders of their own, what this node's ranks wrote."""
+        if self._held.shared_checkpoints:
+            return manifest
+        first = node.index * self._assignment.ranks_per_node
+        ranks = range(first, first + self._assignment.ranks_per_node)
+        return manifest.of_ranks(ranks)
+
+    def _prune(self, commit: Commit) -> None:
+        keep, hours = self._assignment.snapshot_keep, self._assignment.snapshot_keep_hours
+        for node in self._owners():
+            node.agent.prune.remote(commit.save_dir, keep, hours)
+
+    def _committed(self) -> list[tuple[str, Manifest]]:
+        """Committed on every node that has a folder, whole."""
+        found: dict[tuple[str, int, str], list[Manifest]] = {}
+        for node in self._owners():
+            for folder in self.snapshots.save_dirs:
+                for one in map(Manifest.from_json, self._ask(node, "committed", folder)):
+                    found.setdefault((folder, one.attempt, one.tag), []).append(one)
+        whole = []
+        for (folder, _, _), parts in found.items():
+            # A node may have died before it could give the same tag to a later step.
+            with contextlib.suppress(ManifestError):
+                if len(parts) == len(self._owners()):
+                    whole.append((folder, Manifest.joined(parts)))
+        return whole
+
+    def _verify(self, restore: Restore) -> dict[str, str]:
+        """What is wrong with its files, by name; every node hashes a share."""
+        names = sorted(restore.files)
+        if self._held.shared_checkpoints:
+            shares = [names[node.index :: len(self._nodes)] for node in self._nodes]
+        else:
+            per_node = self._assignment.ranks_per_node
+            owner = {name: restore.files[name]["rank"] // per_node for name in names}
+            shares = [[name for name in names if owner[name] == node.index] for node in self._nodes]
+        wrong: dict[str, str] = {}
+        asked = [
+            (node, node.agent.verify.remote(restore.save_dir, restore.tag, share))
+            for node, share in zip(self._nodes, shares, strict=True)
+            if share
+        ]
+        for node, answer in asked:
+            wrong |= self._ask(node, answer)
+        return wrong
+
+    def _reject(self, before: int) -> list[Event]:
+        """Take what followed a rejected step out of memory and off the list."""
+        self._publishing = [one for one in self._publishing if one.commit.manifest.step < before]
+        for node in self._nodes:
+            self._ask(node, "forget", before)
+        poisoned = [
+            Restore(DISK, one.attempt, one.step, one.tag, folder, {})
+            for folder, one in self._committed()
+            if one.step >= before
+        ]
+        return [self._quarantine(one, f"it follows step {before}, which was rejected") for one in poisoned]
+
+    def _quarantine(self, restore: Restore, why: str) -> Event:
+        paths = [self._ask(node, "quarantine", restore.save_dir, restore.tag, why) for node in self._owners()]
+        return SnapshotQuarantined(restore.step, restore.tag, paths[0], why)
+
+    def _wait_for_a_name(self, wait_s: float, listen: Callable[[], list[Event]]) -> None:
+        deadline_s = time.monotonic() + wait_s
+        while self.busy() and time.monotonic() < deadline_s:
+            heard = listen()
+            self._told += heard
+            if any(isinstance(event, SnapshotCommitted) for event in heard):
+                return
+
+    def _carry(self, restore: Restore, name: str, to: Node) -> None:
+        """A file that other ranks than its writer read, from the writer's node to another; not by way of us."""
+        part = restore.files[name]
+        source = self._nodes[part["rank"] // self._assignment.ranks_per_node]
+        memory = part.get("memory") if restore.source == MEMORY else None
+        path = memory["path"] if memory else f"{restore.save_dir}/{restore.tag}/{name}"
+        start, size = (memory["offset"], memory["bytes"]) if memory else (0, part["bytes"])
+        last = None
+        for offset in range(0, max(size, 1), _CHUNK_BYTES):
+            stretch = source.agent.give.remote(path, start + offset, min(_CHUNK_BYTES, size - offset))
+            last = to.agent.take.remote(name, stretch, memory["entry"] if memory else None, offset == 0)
+        self._ask(to, last)

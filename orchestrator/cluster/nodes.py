@@ -1,0 +1,199 @@
+"""The nodes of a run: held through one placement group, an agent on each, and asked through it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from orchestrator.cluster import placement, warm
+from orchestrator.cluster.agent import AGENT, NodeAgent
+from orchestrator.cluster.answers import by_text, reason
+from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.launching import WarmZygotes
+from orchestrator.cluster.on_node import unshared
+from orchestrator.errors import ClusterError, NodeLost, NodeMismatch
+from orchestrator.events import ResourcesGranted
+
+_CLOSE_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Node:
+    """An agent and the call to it that is under way, since ``asked_s`` (monotonic)."""
+
+    index: int
+    agent: Any
+    name: str
+    address: str = ""
+    pid: int = 0
+    ray_id: str = ""
+    remarks: list[str] = field(default_factory=list)
+    polling: Any = None
+    asked_s: float = 0.0
+    lost: str | None = None
+
+
+class Nodes:
+    """All or none of them. ``cancelled`` is asked while nodes are waited for, ``notice`` told for what."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        count: int,
+        wait_for_resources_s: float,
+        wait_for_node_s: float,
+        start_timeout_s: float,
+        notice: Callable[[str], None],
+        lent: WarmZygotes | None,
+    ) -> None:
+        self.all: list[Node] = []
+        self.shared_checkpoints = True
+        self._assignment = assignment
+        self._count = count
+        self._start_timeout_s = start_timeout_s
+        self._needs = placement.bundle(assignment.ranks_per_node, assignment.device == "cuda")
+        self._asked = placement.Asked(count, self._needs, wait_for_resources_s)
+        self._again = placement.Asked(count, self._needs, wait_for_node_s)
+        self._cancelled: Callable[[], bool] = lambda: False
+        self._notice = notice
+        self._warm = lent or partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
+        self._placement: PlacementGroup | None = None
+        self._quarantined: set[str] = set()
+
+    def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
+        """Hold all nodes, start an agent on each and compare it with the plan."""
+        self._cancelled = cancelled
+        self._placement = self._reserve(self._asked)
+        self.all[:] = [self._new(index, f"node {index}") for index in range(self._count)]
+        self._describe(self.all)
+        return ResourcesGranted([node.name for node in self.all], self._assignment.world_size, self._warnings())
+
+    def replace_lost(self, attempt: int) -> bool:
+        """New agents for lost ones: on the same node where only the agent died, else where Ray finds room."""
+        lost = [node for node in self.all if node.lost]
+        if not lost:
+            return False
+        suffix = f" attempt {attempt}"
+        if any(node.name in self._quarantined for node in lost):
+            self._move(suffix)
+            return True
+        assert self._placement is not None
+        names = [node.name for node in lost]
+        placement.regain(self._placement, names, self._again, self._cancelled, self._notice)
+        for node in lost:
+            self.all[node.index] = self._new(node.index, f"successor of {node.name}", suffix)
+        self._describe([self.all[node.index] for node in lost])
+        return True
+
+    def quarantine(self, name: str) -> None:
+        """Take no more of this node: the next attempt runs on others."""
+        self._quarantined.add(name)
+        for node in self.all:
+            if node.name == name:
+                node.lost = node.lost or "it is quarantined"
+
+    def ask(self, node: Node, question: Any, *args: Any) -> Any:
+        """The answer to a method of the agent, or to a call that is under way. Raises :class:`ClusterError`."""
+        answer = getattr(node.agent, question).remote(*args) if isinstance(question, str) else question
+        try:
+            return ray.get(answer, timeout=self._start_timeout_s)
+        except GetTimeoutError:
+            raise ClusterError(
+                f"{node.name}: its agent did not answer within launch.start_timeout_s={self._start_timeout_s:g}"
+            ) from None
+        except RayTaskError as error:
+            raise ClusterError(f"{node.name}: {reason(error)}") from None
+        except RayActorError as error:
+            node.lost = f"its agent died: {reason(error)}"
+            raise NodeLost(f"{node.name}: {node.lost}") from None
+
+    def tell(self, method: str, *args: Any) -> list[Any]:
+        """Call all agents that are there; the calls under way."""
+        return [getattr(node.agent, method).remote(*args) for node in self.all if not node.lost]
+
+    def end(self, node: Node) -> None:
+        """Kill an agent that does not answer: a stopped process does not hear Ray either."""
+        strategy = NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
+        ray.remote(num_cpus=0)(_kill).options(scheduling_strategy=strategy).remote(node.pid)
+        ray.kill(node.agent)
+
+    def close(self) -> None:
+        """Leave no agent and no placement group."""
+        if self.all:
+            closing = self.tell("close")
+            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
+            for node in self.all:
+                ray.kill(node.agent)
+            self.all.clear()
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    def _reserve(self, asked: placement.Asked) -> PlacementGroup:
+        name = f"orchestrator {self._assignment.run}"
+        avoid = [node["NodeID"] for node in ray.nodes() if node["NodeManagerHostname"] in self._quarantined]
+        return placement.reserve(name, asked, self._cancelled, self._notice, avoid)
+
+    def _move(self, suffix: str) -> None:
+        """Let go of all nodes and hold others: a placement group can not leave one of its nodes."""
+        for node in self.all:
+            ray.kill(node.agent)
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+        self._placement = self._reserve(self._again)
+        self.all[:] = [self._new(index, f"node {index}", suffix) for index in range(self._count)]
+        self._describe(self.all)
+
+    def _new(self, index: int, name: str, suffix: str = "") -> Node:
+        """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
+        assert self._placement is not None
+        actor = ray.remote(NodeAgent).options(
+            name=f"{AGENT} {index + 1}/{self._count} {self._assignment.run}{suffix}",
+            num_cpus=self._needs["CPU"],
+            num_gpus=self._needs.get("GPU", 0),
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
+        )
+        return Node(index, actor.remote(self._assignment, index, self._warm), name)
+
+    def _describe(self, nodes: Sequence[Node]) -> None:
+        """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
+        problems: list[str] = []
+        for node, answer in [(node, node.agent.describe.remote()) for node in nodes]:
+            facts = self.ask(node, answer)
+            node.name, node.address, node.pid, node.ray_id = (
+                facts["host"], facts["address"], facts["pid"], facts["ray_id"]
+            )  # fmt: skip
+            problems += [f"node {node.name}: {problem}" for problem in facts["problems"]]
+            node.remarks = facts.get("remarks", [])
+        if problems:
+            raise NodeMismatch(
+                "nodes differ from the plan: " + "; ".join(problems) + "; make them alike, then run again"
+            )
+
+    def _warnings(self) -> list[str]:
+        """What may be meant so, but costs the work of a run if it is not."""
+        remarks = by_text([(node.name, remark) for node in self.all for remark in node.remarks])
+        first, *others = self.all
+        if not others:
+            return remarks
+        mark = self.ask(first, "mark_checkpoints")
+        answers = [(node, node.agent.sees_checkpoints.remote(mark)) for node in others]
+        blind = [node.name for node, answer in answers if not self.ask(node, answer)]
+        self.ask(first, "unmark_checkpoints", mark)
+        self.shared_checkpoints = not blind
+        warn = blind and not self._assignment.snapshots
+        return remarks + ([unshared(self._assignment.checkpoint_dir, first.name, blind)] if warn else [])
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,71 @@
+"""Names a rank that the others keep waiting for. Pure.
+
+Its own work is compared, not its step: in the step's collectives all ranks wait for the slowest, so their
+step times are the same.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# In how many of the window's steps it has to be the slowest.
+SHARE = 0.75
+# What is gained by mending less than this share of a step is not worth a word.
+LEAST_SHARE_OF_STEP = 0.05
+_LEAST_S = 1e-6  # the others' own work, where it is next to nothing
+
+
+@dataclass(frozen=True)
+class _Step:
+    rank: int
+    own_s: float
+    others_s: float
+    step_time_s: float
+
+
+class StragglerWatch:
+    """Looks at the last ``steps`` steps of one attempt.
+
+    A straggler was the slowest in three quarters of them, its median is at least ``factor`` times the median
+    of the others' mean, and the difference is at least a twentieth of the step.
+    """
+
+    def __init__(self, factor: float, steps: int) -> None:
+        self._factor = factor
+        self._window: deque[_Step] = deque(maxlen=steps)
+        self._named: int | None = None
+        self._clear_steps = 0
+
+    def observe(self, part: Mapping[str, Any]) -> tuple[int, float] | None:
+        """Takes the step of all ranks (:func:`~orchestrator.cluster.merge.fold_steps`). Returns rank and ratio of
+        a straggler, once: it is named again after it was none for a whole window, or when another was named
+        in between."""
+        slowest, others = part["slowest"], part["ranks"] - 1
+        if slowest is None or others < 1:
+            return None
+        others_s = max(_LEAST_S, (part["own_sum_s"] - slowest["own_s"]) / others)
+        self._window.append(_Step(slowest["rank"], slowest["own_s"], others_s, part["step_time_s"]))
+        found = self._judge() if len(self._window) == self._window.maxlen else None
+        if found is None:
+            self._clear_steps += 1
+            if self._clear_steps >= len(self._window):
+                self._named = None
+            return None
+        self._clear_steps = 0
+        before, self._named = self._named, found[0]
+        return found if found[0] != before else None
+
+    def _judge(self) -> tuple[int, float] | None:
+        ((rank, times),) = Counter(step.rank for step in self._window).most_common(1)
+        if times < SHARE * len(self._window):
+            return None
+        own_s = statistics.median(step.own_s for step in self._window if step.rank == rank)
+        others_s = statistics.median(step.others_s for step in self._window)
+        step_time_s = statistics.median(step.step_time_s for step in self._window)
+        if own_s < self._factor * others_s or own_s - others_s < LEAST_SHARE_OF_STEP * step_time_s:
+            return None
+        return rank, round(own_s / others_s, 2)

@@ -1,0 +1,147 @@
+"""One incident, and the sentences that tell it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.events import AttemptStarted, Decided, RankLost, Record
+from orchestrator.ledger.meter import US_PER_S
+from orchestrator.ledger.wording import clean, lost_in_words, number, plural
+
+CHECKPOINT, DISK = "checkpoint", "disk"
+FROM_THE_BEGINNING = "started from the beginning"
+MAX_REASON_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One fault. ``fault`` is a value of :class:`Fault`, ``checkpoint`` (one can not be loaded) or ``disk``
+    (a checkpoint can not be written). None is unknown, or not yet.
+
+    ``at_elapsed_s`` (the run's clock) and ``time_unix_s`` are when it was noticed, ``detected_after_s`` after it
+    struck. ``recovered_after_s`` reaches from then to the next attempt's first step; for a disk, to when the node
+    could write again. ``gpu_hours``, in the run's own unit, and ``cost_usd`` are the recovery and the steps redone.
+    ``action`` and ``reason`` are what was decided, ``done`` what came of it.
+    """
+
+    number: int
+    fault: str
+    what: str
+    node: str | None
+    gpu: str | None
+    rank: int | None
+    step: int
+    attempt: int
+    at_elapsed_s: float
+    time_unix_s: float
+    detected_after_s: float | None
+    recovered_after_s: float | None
+    redone_steps: int
+    gpu_hours: float
+    cost_usd: float
+    action: str | None
+    reason: str | None
+    done: str | None
+
+
+@dataclass(eq=False)
+class Case:
+    """An incident that is not over. ``reached`` is the highest step whose loss it answers for, ``restarted``
+    whether an attempt was started after it; ``remarks`` and ``outcome`` become ``done``."""
+
+    record: Record
+    fault: str
+    what: str
+    attempt: int
+    step: int
+    reached: int = 0
+    lost: RankLost | None = None
+    node: str | None = None
+    recovered_after_s: float | None = None
+    redone_steps: int = 0
+    gpu_us: int = 0
+    decided: Decided | None = None
+    restarted: bool = False
+    remarks: list[str] = field(default_factory=list)
+    outcome: str | None = None
+
+    def incident(self, number: int, gpu_us: int, price_usd_per_gpu_hour: float) -> Incident:
+        """As it stands, having cost so many GPU-microseconds."""
+        lost, decided, gpu_hours = self.lost, self.decided, gpu_us / US_PER_S / 3600
+        return Incident(
+            number=number,
+            fault=self.fault,
+            what=self.what,
+            node=lost.node if lost else self.node,
+            gpu=lost.gpu if lost else None,
+            rank=lost.rank if lost else None,
+            step=self.step,
+            attempt=self.attempt,
+            at_elapsed_s=self.record.elapsed_s,
+            time_unix_s=self.record.time_unix_s,
+            detected_after_s=lost.detected_s if lost else None,
+            recovered_after_s=self.recovered_after_s,
+            redone_steps=self.redone_steps,
+            gpu_hours=gpu_hours,
+            cost_usd=gpu_hours * price_usd_per_gpu_hour,
+            action=decided.action if decided else None,
+            reason=decided.reason if decided else None,
+            done="; ".join([*self.remarks, *([self.outcome] if self.outcome else [])]) or None,
+        )
+
+
+class Redone:
+    """Whose the steps are that an attempt has done again since its last checkpoint, and their GPU-microseconds."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Case | None, int]] = []
+
+    def add(self, case: Case | None, gpu_us: int) -> None:
+        """One more step."""
+        if case is not None:
+            case.redone_steps += 1
+            case.gpu_us += gpu_us
+        self._steps.append((case, gpu_us))
+
+    def give_back(self, gpu_us: int) -> None:
+        """The meter has found the checkpoint's stall in the time of these steps, the last ones first."""
+        for case, had_us in reversed(self._steps):
+            taken_us = min(gpu_us, had_us)
+            if case is not None:
+                case.gpu_us -= taken_us
+            gpu_us -= taken_us
+        self._steps = []
+
+
+def restored_in_words(started: AttemptStarted) -> str:
+    """What a new attempt goes on from."""
+    if started.restore_step is None:
+        return FROM_THE_BEGINNING
+    return f"restored step {started.restore_step} from {started.restore_from or 'disk'}"
+
+
+def one_line(text: str) -> str:
+    """One line of a text, at most so long."""
+    line = next(iter(clean(text).strip().splitlines()), "")
+    return line if len(line) <= MAX_REASON_CHARACTERS else f"{line[: MAX_REASON_CHARACTERS - 1]}\u2026"
+
+
+def lost_with_reason(lost: RankLost) -> str:
+    """Where, how and why, in one line."""
+    what = lost_in_words(lost)
+    if lost.alike > 1:
+        what += f" ({plural(lost.alike - 1, 'other rank')} alike)"
+    why = lost.error or (lost.reason if lost.reason not in what else "")
+    return f"{what}: {one_line(why)}" if why else what
+
+
+def is_alike(lost: RankLost, cause: RankLost) -> bool:
+    """Whether a rank is one of those that the cause counts already."""
+    return cause.alike > 1 and (lost.error or lost.reason) == (cause.error or cause.reason)
+
+
+def resumed_in_words(because: str, before: Record, now: Record) -> str:
+    """The time between two drivers is on the wall clock only, which may have been set back."""
+    gap_s = now.time_unix_s - before.time_unix_s
+    after = f" {number(gap_s, 3)} s after its last word" if gap_s > 0 else ""
+    return f"the run was taken up again{after}: {one_line(because)}"

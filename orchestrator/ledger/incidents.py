@@ -1,0 +1,252 @@
+"""Records → incidents: what broke, where, what was done, how long it took and what it cost. Pure.
+
+Whose GPU-second is it?
+-----------------------
+Every GPU-second that the meter counts as recovering or redone belongs to one incident, so their costs
+sum to what the meter says and nothing is counted twice:
+
+- The time since the last step belongs to the fault that ended it; from there on, to the first fault of the
+  newest attempt that failed, until the next fault. A fault during a recovery takes the rest of it over.
+- A step that is done again belongs to the newest incident whose attempt had reached it, or whose checkpoint,
+  had it been good, would have held it: what an earlier fault had lost anyway stays with the earlier one.
+
+A disk that is full and a second fault of the same attempt are told, and cost nothing of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from orchestrator.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchesSkipped,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Decided,
+    Event,
+    Fault,
+    LossRejected,
+    NodeQuarantined,
+    Outcome,
+    RankLost,
+    Record,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    SnapshotFreed,
+    SnapshotHeld,
+    SnapshotQuarantined,
+    StepDone,
+)
+from orchestrator.ledger.bill import Bucket
+from orchestrator.ledger.incident import (
+    CHECKPOINT,
+    DISK,
+    FROM_THE_BEGINNING,
+    Case,
+    Incident,
+    Redone,
+    is_alike,
+    lost_with_reason,
+    one_line,
+    restored_in_words,
+    resumed_in_words,
+)
+from orchestrator.ledger.meter import STEPPING, US_PER_S, Meter
+from orchestrator.ledger.wording import number, ranges
+
+__all__ = ["Incident", "Incidents"]
+
+
+class Incidents:
+    """Folds records, in the journal's order, through a meter of its own."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self._cases: list[Case] = []
+        self._open: list[Case] = []  # not recovered from yet; a full disk is not among them
+        self._held: dict[str, Case] = {}  # full disks, by node
+        self._causes: dict[int, Case] = {}  # of each attempt that failed
+        self._recovering: Case | None = None
+        self._redone = Redone()
+        self._attempt = self._step = self._reached = 0
+        self._stopping = False
+        self._last: Record | None = None
+
+    def fold(self, record: Record) -> None:
+        """Take one record into account."""
+        meter, event = self.meter, record.event
+        was, was_stepping = self._recovering, meter.bucket in STEPPING
+        self._stopping = meter.bucket is Bucket.STOPPING
+        redone = isinstance(event, StepDone) and meter.redoes(event.step)
+        recovering_us, redone_us = (meter.closed_gpu_us(bucket) for bucket in (Bucket.RECOVERING, Bucket.REDONE))
+        meter.fold(record)
+        self._note(record)
+        answers = self._recovering if was_stepping or was is None else was
+        if answers is not None:
+            answers.gpu_us += meter.closed_gpu_us(Bucket.RECOVERING) - recovering_us
+        redone_us = meter.closed_gpu_us(Bucket.REDONE) - redone_us
+        if isinstance(event, StepDone) and redone:
+            self._redone.add(self._answering_for(event.step), redone_us)
+        elif isinstance(event, CheckpointSaved):
+            self._redone.give_back(-redone_us)
+        self._last = record
+
+    def fold_all(self, records: Iterable[Record]) -> Incidents:
+        """Fold them one after another; returns itself."""
+        for record in records:
+            self.fold(record)
+        return self
+
+    def so_far(self, now_elapsed_s: float | None = None) -> list[Incident]:
+        """All incidents, as at the last record or, for a run under way, at a later ``now_elapsed_s``."""
+        answers, open_us, price = self._answering_now(), self.meter.open_gpu_us(now_elapsed_s), self._price
+        return [
+            case.incident(number, case.gpu_us + (open_us if case is answers else 0), price)
+            for number, case in enumerate(self._cases, 1)
+        ]
+
+    def totals(self) -> tuple[int, float]:
+        """How many there are, and what they cost in dollars; cheaper than to list them."""
+        open_us = self.meter.open_gpu_us() if self._answering_now() is not None else 0
+        gpu_us = sum(case.gpu_us for case in self._cases) + open_us
+        return len(self._cases), gpu_us / US_PER_S / 3600 * self._price
+
+    @property
+    def _price(self) -> float:
+        return self.meter.facts.price_usd_per_gpu_hour if self.meter.facts else 0.0
+
+    def _answering_now(self) -> Case | None:
+        match self.meter.bucket:
+            case Bucket.RECOVERING:
+                return self._recovering
+            case Bucket.REDONE:
+                return self._answering_for(self._step + 1)
+        return None
+
+    def _note(self, record: Record) -> None:
+        match record.event:
+            case StepDone() as step:
+                self._step_done(record, step)
+            case AttemptStarted() as started:
+                self._attempt, self._reached, self._redone = started.attempt, 0, Redone()
+                for case in self._open:
+                    case.restarted, case.outcome = True, restored_in_words(started)
+            case CheckpointLoaded() as loaded:
+                for case in self._open:
+                    if case.outcome == FROM_THE_BEGINNING:
+                        case.outcome = f"loaded step {loaded.step} by itself"
+            case Decided() as decided:
+                for case in self._open:
+                    case.decided = case.decided if case.restarted or case.fault == CHECKPOINT else decided
+            case RunEnded() as ended:
+                for case in self._open:
+                    case.outcome = "; ".join(filter(None, [case.outcome, f"the run ended, {ended.status}"]))
+            case BatchesSkipped(batches=batches):
+                self._remark(f"batch{'es' if len(batches) > 1 else ''} {ranges(batches)} left out")
+            case NodeQuarantined(node=node):
+                self._remark(f"node {node} quarantined")
+            case SnapshotFreed(node=node, held_s=held_s):
+                self._freed(node, held_s)
+            case event:
+                self._struck(record, event)
+
+    def _struck(self, record: Record, event: Event) -> None:
+        """Open a case if the event is a fault."""
+        match event:
+            case RankLost():
+                self._rank_lost(record, event)
+            case LossRejected():
+                self._loss_rejected(record, event)
+            case AttemptEnded(outcome=Outcome.FAILED) if not (event.attempt in self._causes or self._stopping):
+                self._fault(record, Fault.EXIT, f"attempt {event.attempt} failed at step {event.step}", event)
+            case RunResumed() | RunStarted() if self._last is not None:
+                self._resumed(record, self._last)
+            case SnapshotHeld():
+                self._disk_full(record, event)
+            case SnapshotQuarantined():
+                self._quarantined(record, event)
+
+    def _rank_lost(self, record: Record, lost: RankLost) -> None:
+        cause = self._causes.get(lost.attempt)
+        if cause is not None and cause.fault == lost.fault == Fault.LOSS:
+            cause.lost = cause.lost or lost
+            return
+        if cause is not None and cause.lost is not None and is_alike(lost, cause.lost):
+            return
+        self._fault(record, lost.fault, lost_with_reason(lost), lost).lost = lost
+
+    def _loss_rejected(self, record: Record, rejected: LossRejected) -> None:
+        cause = self._causes.get(rejected.attempt)
+        if cause is None or cause.fault != Fault.LOSS:
+            what = f"the loss of step {rejected.step} was rejected: {one_line(rejected.reason)}"
+            self._fault(record, Fault.LOSS, what, rejected)
+
+    def _fault(self, record: Record, fault: str, what: str, event: RankLost | LossRejected | AttemptEnded) -> Case:
+        """The first of an attempt is its cause, and answers for what follows."""
+        case = self._case(record, fault, what, event.step, event.attempt)
+        if event.attempt not in self._causes:
+            self._causes[event.attempt] = case
+            if not self._stopping:
+                self._take_over(case)
+        return case
+
+    def _take_over(self, case: Case) -> None:
+        self._recovering, case.reached, self._reached = case, self._reached, 0
+
+    def _resumed(self, record: Record, last: Record) -> None:
+        because = record.event.because if isinstance(record.event, RunResumed) else "its journal was there"
+        self._take_over(self._case(record, Fault.DRIVER, resumed_in_words(because, last, record), self._step))
+
+    def _quarantined(self, record: Record, event: SnapshotQuarantined) -> None:
+        """After a rejected loss, checkpoints that may hold it are no incident: nothing else is wrong with them."""
+        rejected = next((case for case in reversed(self._open) if case.fault == Fault.LOSS), None)
+        if rejected is not None:
+            again = sum(case.fault == Fault.LOSS and case.step == rejected.step for case in self._cases) - 1
+            if event.step >= rejected.step - again:  # each time the run goes back a step further
+                rejected.remarks.append(f"checkpoint {event.tag} quarantined")
+                return
+        what = f"checkpoint {event.tag} was quarantined: {one_line(event.reason)}"
+        self._case(record, CHECKPOINT, what, event.step).reached = event.step
+
+    def _case(self, record: Record, fault: str, what: str, step: int, attempt: int | None = None) -> Case:
+        case = Case(record, str(fault), what, self._attempt if attempt is None else attempt, step)
+        self._cases.append(case)
+        if fault != DISK:
+            self._open.append(case)
+        return case
+
+    def _remark(self, text: str) -> None:
+        if self._recovering is not None and self._recovering in self._open:
+            self._recovering.remarks.append(text)
+
+    def _step_done(self, record: Record, step: StepDone) -> None:
+        self._step = step.step
+        failed = self._causes.get(step.attempt)
+        if failed is not None:
+            failed.reached = max(failed.reached, step.step)
+        else:
+            self._reached = max(self._reached, step.step)
+        for case in self._open:
+            if case.restarted or case.fault == CHECKPOINT:
+                noticed_after_s = (case.lost.detected_s or 0.0) if case.lost else 0.0
+                case.recovered_after_s = record.elapsed_s - case.record.elapsed_s + noticed_after_s
+        if self._open:
+            self._open = [case for case in self._open if case.recovered_after_s is None]
+
+    def _disk_full(self, record: Record, event: SnapshotHeld) -> None:
+        if event.node in self._held:
+            self._held[event.node].remarks.append(one_line(event.reason))
+            return
+        what = f"node {event.node} could not write its checkpoint: {one_line(event.reason)}"
+        case = self._held[event.node] = self._case(record, DISK, what, self._step)
+        case.node = event.node
+
+    def _freed(self, node: str, held_s: float) -> None:
+        case = self._held.pop(node, None)
+        if case is not None:
+            case.recovered_after_s, case.outcome = held_s, f"wrote it after {number(held_s, 3)} s"
+
+    def _answering_for(self, step: int) -> Case | None:
+        return next((case for case in reversed(self._cases) if case.reached >= step), self._recovering)

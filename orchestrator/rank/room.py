@@ -1,0 +1,84 @@
+"""How much may still be put into a folder: on a disk what is free there, in memory what the node has left for us."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+_IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP_OF_US = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def room_bytes(directory: Path) -> int:
+    """What may still be taken there, bytes: of a file system in memory no more than memory and limits leave."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return room(fd)[0]
+    finally:
+        os.close(fd)
+
+
+def room(fd: int) -> tuple[int, int]:
+    """Bytes that may still be taken in the file system that holds `fd`, and the error number for one more.
+
+    A file system in memory promises by its size what the node may not have, and a control group kills
+    whoever takes more than its limit: there the least of the three counts.
+    """
+    space = os.fstatvfs(fd)
+    limits = []
+    if space.f_blocks:  # one without a limit of its own says 0
+        limits.append((space.f_bavail * space.f_frsize, errno.ENOSPC))
+    if not limits or _is_in_memory(fd):
+        limits += [(bytes_left, errno.ENOMEM) for bytes_left in _memory_left()]
+    return min(limits)
+
+
+def _is_in_memory(fd: int) -> bool:
+    """By the mount: numbers of devices are not those of the mount on some disks (btrfs)."""
+    info = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines() if ":" in line)
+    mount = info["mnt_id"].strip()
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[0] == mount:
+            return fields[fields.index("-") + 1] in _IN_MEMORY
+    return True  # mounts that nobody sees are the kernel's own, as that of memfd_create
+
+
+def _memory_left() -> list[int]:
+    available = next(line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemAvailable:"))
+    left = [int(available.split()[1]) * 1024]
+    limited = cgroup_left(_CGROUPS, _CGROUP_OF_US.read_text()) if _CGROUP_OF_US.exists() else None
+    return left if limited is None else [*left, limited]
+
+
+def cgroup_left(root: Path, membership: str) -> int | None:
+    """What the control groups of a process leave it, bytes; None without a limit.
+
+    `root` is where they are mounted, `membership` the text of `/proc/PID/cgroup`. Every group above
+    has a say. The cache of files counts as used there, but the kernel gives it up first: it is room.
+    """
+    left: list[int] = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            top, limit, usage, cache = root, "memory.max", "memory.current", ("inactive_file", "active_file")
+        elif "memory" in controllers.split(","):
+            top, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = ("total_inactive_file", "total_active_file")
+        else:
+            continue
+        # In a container the path is sometimes the host's, which is not there; the top is then our own.
+        below = Path(path.lstrip("/"))
+        for group in (top / below, *(top / parent for parent in below.parents)):
+            try:
+                allowed = (group / limit).read_text().strip()
+                used = int((group / usage).read_text())
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            except OSError:
+                continue
+            if allowed != "max":
+                left.append(max(0, int(allowed) - used + sum(int(stat.get(name, 0)) for name in cache)))
+    return min(left, default=None)

@@ -1,0 +1,162 @@
+"""What of a run's past its policy looks at, folded from the events. Pure.
+
+A driver that takes a run up folds the journal and knows what the one before knew: what failed, what
+is undecided, which batches are left out and which checkpoints hold what was rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.events import (
+    AttemptStarted,
+    BatchesSkipped,
+    CheckpointLoaded,
+    CheckpointSaved,
+    Decided,
+    Event,
+    Fault,
+    LossRejected,
+    NodeQuarantined,
+    RankLost,
+    RunEnded,
+    RunResumed,
+    SnapshotCommitted,
+    SnapshotQuarantined,
+    Status,
+    StepDone,
+    StopRequested,
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended. ``reached`` is the highest step that the run had done when it struck,
+    ``skipped`` the batches that were left out until then."""
+
+    cause: RankLost | LossRejected | RunResumed
+    fault: Fault
+    step: int
+    reached: int
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass
+class History:
+    """Folds a run's events, in the journal's order.
+
+    ``open`` is the failure that nothing was decided about yet. Of several in one attempt the first is
+    the cause, but a rejected loss stands above a lost rank: checkpoints after it are not to be
+    restored, whatever ended the attempt. What ends after somebody asked for it is no failure.
+    ``go_back_before`` is the step of a rejected loss before which no attempt has gone back yet.
+    """
+
+    failures: list[Failure] = field(default_factory=list)
+    open: Failure | None = None
+    skipped: list[int] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+    reached: int = 0
+    go_back_before: int | None = None
+    _rejected: list[LossRejected] = field(default_factory=list)
+    _checkpoints: dict[int, int] = field(default_factory=dict)  # step -> attempt that wrote it
+    _step: int = 0
+    _failed_attempt: int = 0
+    _stopping: bool = False
+    _ended: Status | None = None
+
+    def fold(self, event: Event) -> None:
+        """Take one event into account; those that the policy does not look at change nothing."""
+        match event:
+            case StepDone():
+                self._step = event.step
+                self.reached = max(self.reached, event.step)
+            case AttemptStarted():
+                self._step, self._stopping, self.go_back_before = event.restore_step or 0, False, None
+            case StopRequested():
+                self._stopping = True
+            case RankLost():
+                self._rank_lost(event)
+            case LossRejected():
+                self._loss_rejected(event)
+            case Decided():
+                self.open = None
+            case RunEnded():
+                self._ended = event.status
+            case RunResumed():
+                self._resumed(event)
+            case _:
+                self._kept(event)
+
+    def fold_all(self, events: Iterable[Event]) -> History:
+        """Fold them one after another; returns itself."""
+        for event in events:
+            self.fold(event)
+        return self
+
+    @property
+    def restorable(self) -> list[int]:
+        """Steps of the checkpoints that were saved and not rejected, ascending; some may be pruned since."""
+        return sorted(step for step, attempt in self._checkpoints.items() if self.may_restore(step, attempt))
+
+    def may_restore(self, step: int, attempt: int) -> bool:
+        """Whether a checkpoint of this step, written by this attempt, is free of every rejected loss."""
+        return all(attempt > rejected.attempt or step < rejected.step for rejected in self._rejected)
+
+    @property
+    def idle_faults(self) -> int:
+        """Faults in a row, up to the last one, without a new step between them."""
+        count = 0
+        for failure in reversed(self.failures):
+            if failure.reached != self.failures[-1].reached:
+                break
+            count += 1
+        return count
+
+    def _rank_lost(self, lost: RankLost) -> None:
+        if lost.fault is Fault.LOSS:
+            reason = lost.error or lost.reason
+            self._loss_rejected(LossRejected(lost.attempt, max(1, lost.step), None, reason))
+        elif not self._stopping and lost.attempt != self._failed_attempt:
+            self._failed_attempt = lost.attempt
+            self._add(Failure(lost, lost.fault, lost.step, self.reached, tuple(self.skipped)))
+
+    def _loss_rejected(self, rejected: LossRejected) -> None:
+        self._rejected.append(rejected)
+        self.go_back_before = min(rejected.step, self.go_back_before or rejected.step)
+        self.reached = max(self.reached, rejected.step)
+        if self._failed_attempt == rejected.attempt:
+            if self.open is None or self.open.fault is Fault.LOSS:
+                return
+            self.failures.remove(self.open)
+        self._failed_attempt = rejected.attempt
+        self._add(Failure(rejected, Fault.LOSS, rejected.step, self.reached, tuple(self.skipped)))
+
+    def _resumed(self, resumed: RunResumed) -> None:
+        """A run that the policy had given up begins its budgets anew: a person has looked at it."""
+        if self._ended is Status.FAILED:
+            self.failures = [self.open] if self.open else []
+        elif self._ended is None:
+            undecided = self.open
+            self._add(Failure(resumed, Fault.DRIVER, self._step, self.reached, tuple(self.skipped)))
+            self.open = undecided or self.open
+        self._ended, self._stopping = None, False
+
+    def _add(self, failure: Failure) -> None:
+        self.failures.append(failure)
+        self.open = failure
+
+    def _kept(self, event: Event) -> None:
+        """What is left out, what is not used any more and what is saved."""
+        match event:
+            case BatchesSkipped():
+                self.skipped = sorted({*self.skipped, *event.batches})
+            case NodeQuarantined():
+                self.quarantined = [*self.quarantined, event.node]
+            case CheckpointSaved() | SnapshotCommitted():
+                self._checkpoints[event.step] = event.attempt
+            case CheckpointLoaded():
+                # Known already, unless it comes from an earlier run; the attempt is the reader's.
+                self._checkpoints.setdefault(event.step, 0)
+            case SnapshotQuarantined():
+                self._checkpoints.pop(event.step, None)

@@ -1,0 +1,92 @@
+"""Which losses are not to be gone on from, and which batches a run leaves out because of them. Pure.
+
+Batches are global and count from 0; steps count from 1. Training takes the batches in order and
+leaves out the skipped ones, so each step's batch follows from the step and the skipped ones alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
+from statistics import median
+
+from orchestrator.events import LossRejected, StepDone
+
+WINDOW = 50  # accepted losses that a spike is measured against
+AT_LEAST = 10  # with fewer, only NaN and infinity are rejected
+RECENT = 10  # the newest of the window do not say how much the losses scatter: they may be the rise to a spike
+KEPT = 1000  # accepted losses, so that a window is left after going back
+
+
+class LossWatch:
+    """Rejects losses that are NaN, infinite or a spike.
+
+    With the median m of the last 50 accepted losses and the highest h of them without the newest 10, a
+    loss is a spike when it is above ``loss_spike`` x m and further above m than ``loss_spike`` x (h - m).
+    The second condition leaves losses alone that always scatter so much, as small ones of small batches
+    do. Nothing is a spike before 10 losses were accepted, where m is not above 0, or where
+    ``loss_spike`` is None.
+
+    After a rejection the attempt's later steps are not looked at: they follow from the rejected one.
+    """
+
+    def __init__(self, loss_spike: float | None) -> None:
+        self._loss_spike = loss_spike
+        self._accepted: deque[tuple[int, float]] = deque(maxlen=KEPT)
+        self._rejected_attempt: int | None = None
+
+    def observe(self, step: StepDone) -> LossRejected | None:
+        """Take a step into account; its loss is accepted, unknown (None) or rejected."""
+        if step.loss is None or step.attempt == self._rejected_attempt:
+            return None
+        self.rewind(step.step - 1)  # a step that is done again replaces what it was
+        reason = self._reason_against(step.loss)
+        if reason is None:
+            self._accepted.append((step.step, step.loss))
+            return None
+        self._rejected_attempt = step.attempt
+        return LossRejected(step.attempt, step.step, step.loss, reason)
+
+    def rewind(self, step: int) -> None:
+        """Forget the losses after this step, from which the run goes on."""
+        while self._accepted and self._accepted[-1][0] > step:
+            self._accepted.pop()
+
+    def _reason_against(self, loss: float) -> str | None:
+        if not math.isfinite(loss):
+            return f"the loss is {loss}"
+        if self._loss_spike is None or len(self._accepted) < AT_LEAST:
+            return None
+        before = list(islice(reversed(self._accepted), WINDOW))  # newest first
+        middle = median(value for _, value in before)
+        settled = before[RECENT:] if len(before) >= AT_LEAST + RECENT else before
+        scatter = max(value for _, value in settled) - middle
+        if middle <= 0 or loss <= self._loss_spike * middle or loss - middle <= self._loss_spike * scatter:
+            return None
+        times = f"{loss / middle:.3g} times {middle:.4g}, the median of the {len(before)} before"
+        return f"the loss {loss:.4g} is {times} (recovery.loss_spike={self._loss_spike:g})"
+
+
+def batch_of(step: int, skipped: Iterable[int]) -> int:
+    """The batch that ``step`` (from 1) trained on, or will, with these batches left out of the run."""
+    return next(_batches_from(step, skipped))
+
+
+def next_batches(step: int, number: int, skipped: Iterable[int]) -> list[int]:
+    """The ``number`` batches that training takes from ``step`` on, that step's own first."""
+    return list(islice(_batches_from(step, skipped), number))
+
+
+def _batches_from(step: int, skipped: Iterable[int]) -> Iterator[int]:
+    """Batches in the order of training from ``step`` on; ``ValueError`` for a step below 1."""
+    if step < 1:
+        raise ValueError(f"step {step}: steps count from 1")
+    left_out = set(skipped)
+    batch = step - 1
+    for number in sorted(left_out):
+        if number > batch:
+            break
+        batch += 1
+    return (number for number in count(batch) if number not in left_out)

@@ -1,0 +1,125 @@
+"""``sync``: MLflow is brought up to the journal, after the run or after its driver died."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
+from orchestrator.events import RunEnded, RunStarted
+from orchestrator.ledger.journal import replay
+from orchestrator.ledger.tracking_check import check_tracking
+from orchestrator.ledger.wording import plural
+from orchestrator.redact import redact
+from orchestrator.rundir import find_run, holder
+
+CONNECT_TIMEOUT_S = 5.0
+# For all of a long run's records; that MLflow answers at all is known before.
+FINISH_TIMEOUT_S = 600.0
+POLL_S = 0.1
+SIGTERM_GRACE_S = 5.0
+
+
+def sync(run: str, run_root: str, console: Console) -> None:
+    """Write what MLflow lacks of a run; doing it twice changes nothing.
+
+    A run without an end on record is marked KILLED, with the tag ``status=unknown``: its driver is dead.
+    Raises :class:`ConfigError` for a run that is not there or was never to be tracked,
+    :class:`RunDirectoryError` while a live driver holds it, :class:`TrackingError` when MLflow does not take it.
+    """
+    directory = find_run(run, run_root)
+    process = holder(directory)
+    if process is not None:
+        raise RunDirectoryError(
+            f"{directory}: its driver is alive (process {process}) and tells MLflow by itself; "
+            "wait for the run's end, or stop it"
+        )
+    uri = _tracking_uri(directory)
+    if reason := check_tracking(uri, CONNECT_TIMEOUT_S):
+        raise TrackingError(f"tracking.uri: {reason}; start it and sync again, the journal keeps everything")
+    records = list(replay(directory / "journal.jsonl"))
+    if not any(isinstance(record.event, RunStarted) for record in records):
+        console.print(f"{directory.name} never began: there is nothing to tell MLflow", highlight=False)
+        return
+    before, total = _written(directory), len(records)
+    _run_sink(directory, total, console)
+    console.print(_told(directory, before, total), highlight=False, soft_wrap=True)
+    console.print(f"MLflow: {redact(uri)}", highlight=False, soft_wrap=True)
+    if not isinstance(records[-1].event, RunEnded):
+        console.print("the run has no end on record: its driver is gone, its status is unknown", style="yellow")
+
+
+def _tracking_uri(directory: Path) -> str:
+    path = directory / "tracking.json"
+    try:
+        uri = json.loads(path.read_text())["uri"]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: missing, so nobody knows where MLflow is; a run writes it at its start. "
+            "Copy it from a run of the same job, and give it this run's run_name"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: can not be read ({type(error).__name__}: {error})") from None
+    return str(uri)
+
+
+def _run_sink(directory: Path, total: int, console: Console) -> None:
+    """The same process that a run starts, without a driver to wait for."""
+    command = [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(directory)]
+    command += ["--parent-pid=0", f"--finish-timeout-s={FINISH_TIMEOUT_S}"]
+    sink = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with console.status("") as status:
+            while sink.poll() is None:
+                written = min(total, _written(directory)[1] + 1)
+                status.update(f"MLflow is being brought up to date: {written:,} of {plural(total, 'record')}")
+                time.sleep(POLL_S)
+    finally:
+        _end(sink)
+    assert sink.stderr is not None
+    said = sink.stderr.read().strip()
+    sink.stderr.close()
+    if sink.returncode:
+        raise TrackingError(said.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}")
+
+
+def _end(sink: subprocess.Popen[str]) -> None:
+    """After a Ctrl-C; what is written stays, and the next time goes on from there."""
+    if sink.poll() is not None:
+        return
+    sink.terminate()
+    try:
+        sink.wait(SIGTERM_GRACE_S)
+    except subprocess.TimeoutExpired:
+        sink.kill()
+        sink.wait()
+
+
+def _written(directory: Path) -> tuple[str | None, int]:
+    """Which MLflow run it is, and up to which record it has been written; -1 is none."""
+    return _field(directory / "mlflow_run.json", "run_id"), _field(directory / "mlflow_sink.json", "written_seq", -1)
+
+
+def _field(path: Path, name: str, default: Any = None) -> Any:
+    try:
+        return json.loads(path.read_text()).get(name, default)
+    except (OSError, ValueError, AttributeError):
+        return default
+
+
+def _told(directory: Path, before: tuple[str | None, int], total: int) -> str:
+    run_id, new = before[0], total - 1 - before[1]
+    everything = f"all {plural(total, 'record')} of {directory.name}"
+    if run_id is not None and _written(directory)[0] != run_id:
+        return f"MLflow did not have the run any more: {everything} written anew"
+    if new <= 0:
+        return f"up to date: MLflow had {everything}"
+    return f"{plural(new, 'new record')} of {total:,} written, MLflow has {everything}"

@@ -1,0 +1,100 @@
+"""A run whose driver died, or that was stopped, is taken up again: its configuration, its journal, its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import load
+from orchestrator.config import Config, Resume
+from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.events import Record, RunEnded, RunResumed, RunStarted, Status, StepDone
+from orchestrator.ledger.journal import replay
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.terminal import Terminal
+from orchestrator.rundir import RunDirectory
+from orchestrator.supervise.loop import Past
+
+CONFIG = "resume.json"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that has not finished, as its journal tells it."""
+
+    path: Path
+    name: str
+    records: tuple[Record, ...]
+    because: str
+
+    @property
+    def resumed(self) -> RunResumed:
+        """The first event of the driver that takes it up."""
+        return RunResumed(self.name, self.because)
+
+    def past(self, meter: Meter, terminal: Terminal) -> Past:
+        """What the supervisor must know of it; the bill goes on where it was."""
+        past = Past()
+        for record in self.records:
+            meter.fold(record)
+            past.fold(record.event)
+        terminal.remember([record for record in self.records if isinstance(record.event, RunStarted)])
+        return past
+
+
+def remember(config: Config, directory: RunDirectory) -> None:
+    """Keep the whole configuration, secrets included, for our user alone."""
+    kept = {"cwd": os.getcwd(), "config": load.to_container(config)}
+    directory.write(CONFIG, json.dumps(kept, indent=2) + "\n", mode=0o600)
+
+
+def unfinished(path: Path) -> Unfinished | None:
+    """The run in a directory, None where there is none, or where it has finished.
+
+    Raises :class:`~orchestrator.errors.JournalError` for a journal that is damaged.
+    """
+    records = tuple(replay(path / "journal.jsonl"))
+    started = next((record.event for record in records if isinstance(record.event, RunStarted)), None)
+    if started is None:
+        return None
+    last = next((r.event for r in reversed(records) if isinstance(r.event, RunEnded | RunResumed)), None)
+    step = max((r.event.step for r in records if isinstance(r.event, StepDone)), default=0)
+    if isinstance(last, RunEnded):
+        if last.status is Status.FINISHED:
+            return None
+        return Unfinished(path, started.run, records, f"it had ended as {last.status.value} at step {step}")
+    return Unfinished(path, started.run, records, f"its driver was lost after step {step}")
+
+
+def to_take_up(config: Config) -> Unfinished | None:
+    """With ``job.resume=auto``: the run of this name or directory that has not finished, if there is one.
+
+    Raises :class:`ConfigError` where neither name nor directory says which run is meant.
+    """
+    if config.job.resume is not Resume.auto:
+        return None
+    if not config.run_name and not config.run_dir:
+        raise ConfigError("job.resume=auto: which run? Give it a run_name or a run_dir, the same every time")
+    return unfinished(Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve())
+
+
+def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
+    """Take up the run in a directory, as it was configured and from where it was started; the exit code."""
+    found = unfinished(path)
+    if found is None:
+        raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
+    try:
+        kept = json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{path / CONFIG}: {getattr(error, 'strerror', None) or error}; without its configuration the run can not "
+            "be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its checkpoints"
+        ) from None
+    if os.path.isdir(kept["cwd"]):
+        os.chdir(kept["cwd"])  # paths of the configuration were meant from there
+    config = load.from_container(kept["config"])
+    config.run_dir = str(path)
+    return start(config, found)
