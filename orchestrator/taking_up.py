@@ -41,7 +41,7 @@ class Unfinished:
         for record in self.records:
             meter.fold(record)
             past.fold(record.event)
-        terminal.remember([record for record in self.records if isinstance(record.event, RunStarted)])
+        terminal.remember(self.records)
         return past
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from orchestrator.events import (
     CheckpointLoaded,
     CheckpointSaved,
     Event,
+    Fault,
     Outcome,
     RankLost,
     ResourcesGranted,
@@ -40,25 +42,30 @@ def lost(attempt: int, step: int, error: str = "RuntimeError: boom", status: int
 
 
 @dataclass
-class Fault:
+class Struck:
     """``fail(rank=1).at(step=20).by("…")``, for one attempt of a fake group."""
 
     rank: int
     step: int = 0
     error: str = ""
     status: int = 1
+    kind: Fault = Fault.EXIT
 
-    def at(self, step: int) -> Fault:
+    def at(self, step: int) -> Struck:
         self.step = step
         return self
 
-    def by(self, error: str, status: int = 1) -> Fault:
+    def by(self, error: str, status: int = 1) -> Struck:
         self.error, self.status = error, status
         return self
 
+    def as_fault(self, kind: Fault) -> Struck:
+        self.kind = kind
+        return self
 
-def fail(rank: int) -> Fault:
-    return Fault(rank)
+
+def fail(rank: int) -> Struck:
+    return Struck(rank)
 
 
 @dataclass
@@ -70,7 +77,7 @@ class FakeGroup:
 
     steps: int = 10
     save_every: int = 5
-    faults: list[Fault | None] = field(default_factory=list)
+    faults: list[Struck | None] = field(default_factory=list)
     refuse: OrchestratorError | None = None
     waits: int = 0
     ignores_stop: bool = False
@@ -80,6 +87,8 @@ class FakeGroup:
     bad_batches: frozenset[int] = frozenset()
     checkpoints: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
+    losses_come_late_by: int = 0
+    _late: list[Event] = field(default_factory=list)
     _queue: list[Event] = field(default_factory=list)
     _attempt: int = 0
     _step: int = 0
@@ -107,6 +116,7 @@ class FakeGroup:
             self.checkpoints = [step for step in self.checkpoints if step < restore_before]
         self.saved = max(self.checkpoints, default=0)
         self.skipped = list(skip_batches)
+        self._late = []
         self._attempt, self._step, self._alive, self._stopping = attempt, self.saved, True, False
         if self.saved:
             path = "/checkpoints"
@@ -123,13 +133,18 @@ class FakeGroup:
         fault = self.faults[self._attempt - 1] if self._attempt <= len(self.faults) else None
         if fault and self._step >= fault.step:
             cause = lost(self._attempt, self._step, fault.error, fault.status, fault.rank)
+            cause = dataclasses.replace(cause, fault=fault.kind)
             return [cause, *self._end(Outcome.FAILED)]
         if self._step == self.steps:
-            return self._end(Outcome.FINISHED)
+            late, self._late = self._late, []
+            return late or self._end(Outcome.FINISHED)
         self._step += 1
         batch = batch_of(self._step, self.skipped)
         loss = math.nan if batch in self.bad_batches else 1 / self._step
-        events: list[Event] = [StepDone(self._attempt, self._step, 0.1, loss)]
+        self._late.append(StepDone(self._attempt, self._step, 0.1, loss))
+        events: list[Event] = []
+        if len(self._late) > self.losses_come_late_by:
+            events.append(self._late.pop(0))
         if self.save_every and self._step % self.save_every == 0:
             self.checkpoints.append(self._step)
             events.append(CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 
 import pytest
@@ -12,8 +13,23 @@ from hypothesis import strategies as st
 from orchestrator import errors
 from orchestrator.config import RecoveryConfig
 from orchestrator.errors import NotEnoughResources
-from orchestrator.events import Decided, Event, ResourcesReleased, RunEnded, RunStarted, Status, StepDone
-from orchestrator.supervise.loop import StopRequest, supervise
+from orchestrator.events import (
+    AttemptStarted,
+    BatchesSkipped,
+    Decided,
+    Event,
+    Fault,
+    LossRejected,
+    NodeQuarantined,
+    RankLost,
+    ResourcesReleased,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    Status,
+    StepDone,
+)
+from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.supervise.policy import Action
 from tests.fakes import FakeClock, FakeGroup, fail, names
 
@@ -138,6 +154,71 @@ def test_whatever_fails_the_story_ends_once_and_leaves_nothing(steps: list[int],
     assert names(events).count("RunEnded") == 1
     assert names(events).count("AttemptStarted") == names(events).count("AttemptEnded") <= restarts + 1
     assert group.calls[-1] == "close"
+
+
+def test_a_rejected_loss_goes_back_before_it_and_skips_its_batch() -> None:
+    group = FakeGroup(steps=12, save_every=4, bad_batches=frozenset({9}))
+    told = list(supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), Manner(can_skip=True)))
+    assert ended(told).status is Status.FINISHED
+    assert [e.batches for e in told if isinstance(e, BatchesSkipped)] == [[9]]
+    assert [e.step for e in told if isinstance(e, LossRejected)] == [10]
+    assert group.calls.count("abort") == 1
+    attempts = [e.restore_step for e in told if isinstance(e, AttemptStarted)]
+    assert attempts == [None, 8]
+    last = {e.step: e.loss for e in told if isinstance(e, StepDone)}
+    assert all(loss is not None and math.isfinite(loss) for loss in last.values())
+
+
+def test_checkpoints_after_a_rejected_loss_are_not_gone_on_from() -> None:
+    """The loss of step 10 is heard of when step 12 is saved already."""
+    group = FakeGroup(steps=12, save_every=4, bad_batches=frozenset({9}), losses_come_late_by=3)
+    told = list(supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), Manner(can_skip=True)))
+    assert ended(told).status is Status.FINISHED
+    assert [e.restore_step for e in told if isinstance(e, AttemptStarted)] == [None, 8]
+
+
+def test_a_node_lost_while_an_attempt_is_prepared_is_a_fault_like_others() -> None:
+    group = FakeGroup(steps=4, lost_at_start=2)
+    told = story(group)
+    assert ended(told).status is Status.FINISHED
+    assert [e.fault for e in told if isinstance(e, RankLost)] == [Fault.NODE, Fault.NODE]
+    assert [e.action for e in told if isinstance(e, Decided)] == [Action.REPLACE, Action.REPLACE]
+    assert [c for c in group.calls if c.startswith("start")] == ["start 1", "start 2", "start 3"]
+
+
+def test_a_node_that_can_not_end_its_processes_is_not_used_again() -> None:
+    outlived = fail(rank=1).at(step=3).by("outlived SIGKILL by 15 s", -9).as_fault(Fault.NODE)
+    group = FakeGroup(steps=6, faults=[outlived])
+    told = story(group)
+    assert ended(told).status is Status.FINISHED
+    assert [e.node for e in told if isinstance(e, NodeQuarantined)] == ["node-a"]
+    assert "quarantine node-a" in group.calls
+
+
+def test_a_run_that_is_taken_up_decides_what_the_driver_before_could_not() -> None:
+    group = FakeGroup(steps=10, save_every=5, faults=[None, None])
+    first = FakeGroup(steps=10, save_every=5)
+    past = Past()
+    for event in supervise(STARTED, first, RecoveryConfig(), FakeClock(), StopRequest()):
+        past.fold(event)
+        if isinstance(event, StepDone) and event.step == 7:
+            break  # the driver dies here
+    group.checkpoints = first.checkpoints
+    resumed = RunResumed("run", "its driver was lost after step 7")
+    told = list(supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    assert ended(told).status is Status.FINISHED
+    assert names(told)[:4] == ["RunResumed", "ResourcesGranted", "Decided", "AttemptStarted"]
+    started = next(e for e in told if isinstance(e, AttemptStarted))
+    assert (started.attempt, started.restore_step) == (2, 5)
+    assert [e.step for e in told if isinstance(e, StepDone)] == [6, 7, 8, 9, 10]
+
+
+def test_nodes_that_were_quarantined_before_are_so_for_the_next_driver_too() -> None:
+    past = Past()
+    past.fold(NodeQuarantined("node-b", "it outlived"))
+    group = FakeGroup(steps=2)
+    list(supervise(RunResumed("run", "x"), group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    assert group.calls[0] == "quarantine node-b"
 
 
 ERRORS = [

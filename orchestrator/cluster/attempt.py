@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,7 @@ class Attempt:
         self._gather = Gather(self._world_size)
         self._exits: dict[int, Part] = {}
         self._phases: dict[int, list[str]] = {}
+        self._in_phase: Counter[str] = Counter()  # ranks
         self._phase_index = -1
         self._first_bad_s: float | None = None
         self._blamed: RankLost | None = None
@@ -175,10 +177,15 @@ class Attempt:
         return [StragglerNamed(self.number, rank, self.nodes[node], gpu, part["step"], ratio)]
 
     def _phase(self, node_index: int, phases: list[str]) -> list[Event]:
+        before = self._phases.get(node_index)
+        if phases == before:
+            return []
         self._phases[node_index] = phases
+        self._in_phase.subtract(before or ())
+        self._in_phase.update(phases)
         if len(self._phases) < len(self.nodes):
             return []
-        slowest = slowest_phase([p for node in self._phases.values() for p in node], PHASES)
+        slowest = slowest_phase((phase for phase, ranks in self._in_phase.items() if ranks), PHASES)
         index = PHASES.index(slowest) if slowest in PHASES else -1
         if slowest is None or index <= self._phase_index:
             return []

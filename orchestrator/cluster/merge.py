@@ -8,6 +8,7 @@ not depend on which node answered first.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,16 +25,19 @@ class Gather:
     def __init__(self, expected: int) -> None:
         self.expected = expected
         self._waiting: dict[tuple[str, int], list[Part]] = {}
+        self._covered: Counter[tuple[str, int]] = Counter()  # ranks; counted anew, they would be n² for n nodes
 
     def add(self, part: Part) -> Part | None:
         """The folded part if this one completed it."""
         key = (str(part["kind"]), int(part["step"]))
         parts = self._waiting.setdefault(key, [])
         parts.append(part)
-        if sum(p["ranks"] for p in parts) < self.expected:
+        self._covered[key] += part["ranks"]
+        if self._covered[key] < self.expected:
             return None
         kind, step = key
         self._waiting = {k: v for k, v in self._waiting.items() if k[0] != kind or k[1] > step}
+        self._covered = Counter({k: self._covered[k] for k in self._waiting})
         return FOLDS[kind](parts)
 
 

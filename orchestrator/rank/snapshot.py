@@ -9,6 +9,8 @@ missing it goes on at step 0 without a word.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import errno
 import os
 import time
@@ -21,6 +23,7 @@ from orchestrator.rank.link import Link
 from orchestrator.rank.manifest import MANIFEST, Manifest, sha256_of
 
 _LOOK_S = 0.005
+_TABLE_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT)
 
 
@@ -46,6 +49,7 @@ class RankSnapshots:
         self._trusted = [os.path.realpath(folder) for folder in told.get("trusted", ())]
         self._slot_paths: list[str] = list(told.get("slots", ()))
         self._slots: list[Slot] = []
+        self._reserving = _thread.allocate_lock()
         self._saving: Saving | None = None
 
     def adopt(self, engine: Any) -> None:
@@ -56,6 +60,19 @@ class RankSnapshots:
             self._restore = None
             return
         engine.checkpoint_engine = _staging_engine(self, engine.checkpoint_engine)
+        if self._slot_paths and not self._slots:
+            self._slots = [Slot.open(path) for path in self._slot_paths]
+            self._reserving.acquire()
+            _thread.start_new_thread(self._reserve, (bytes_to_stage(engine),))
+
+    def _reserve(self, count: int) -> None:
+        """Have the memory in place before the first save needs it; it does not matter if there is none."""
+        try:
+            with contextlib.suppress(OSError):
+                for slot in self._slots:
+                    slot.reserve(count)
+        finally:
+            self._reserving.release()
 
     def adopted(self, engine: Any) -> bool:
         return bool(getattr(engine.checkpoint_engine, "stages_in_memory", False))
@@ -162,9 +179,9 @@ class RankSnapshots:
     def _free_slot(self) -> tuple[Slot | None, int | None]:
         """The slot that does not hold the newest generation, once what it holds is on the disk."""
         if not self._slots:
-            self._slots = [Slot.open(path) for path in self._slot_paths]
-        if not self._slots:
             return None, None
+        with self._reserving:
+            pass
         ages = [_age(slot) for slot in self._slots]
         index = ages.index(min(ages))
         slot = self._slots[index]
@@ -205,6 +222,22 @@ class Saving:
             "to": str(self.folder),
             "given_up": self.given_up,
         }
+
+
+def bytes_to_stage(engine: Any) -> int:
+    """About what this rank puts into a checkpoint: its weights, and 12 bytes of optimizer state per parameter.
+
+    ZeRO divides the optimizer among the data-parallel ranks, stage 3 the weights too; else the first of
+    them writes all.
+    """
+    weights = parameters = 0
+    for parameter in engine.module.parameters():
+        shard = getattr(parameter, "ds_tensor", parameter)
+        weights += shard.numel() * shard.element_size()
+        parameters += getattr(parameter, "ds_numel", parameter.numel())
+    stage, writes_weights = engine.zero_optimization_stage(), bool(engine.save_non_zero_checkpoint)
+    optimizer = 12 * parameters // engine.dp_world_size if stage else 12 * parameters * writes_weights
+    return int(1.02 * (weights * (writes_weights or stage == 3) + optimizer)) + _TABLE_BYTES
 
 
 def _age(slot: Slot) -> tuple[int, int]:

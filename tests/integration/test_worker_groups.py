@@ -247,7 +247,7 @@ def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(ray_group: Callable[
     assert len(ranks_of(group)) == 2
     import ray
 
-    agent = group._nodes[0].agent  # type: ignore[attr-defined]
+    agent = group._nodes.all[0].agent  # type: ignore[attr-defined]
     os.kill(ray.get(agent.__ray_call__.remote(lambda _agent: os.getpid())), signal.SIGKILL)
     events = until_ended(group)
     assert outcome(events) is Outcome.FAILED
