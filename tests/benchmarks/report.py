@@ -13,7 +13,10 @@ import pynvml
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 # In the order in which they are read, and measured by `make bench`.
-SECTIONS = ("launch", "scaling", "restart", "zygote", "steady", "probe_overhead", "journal", "plan_time")
+SECTIONS = (
+    *("launch", "scaling", "restart", "goodput", "snapshot_stall", "zygote"),
+    *("steady", "probe_overhead", "tick", "journal", "plan_time"),
+)
 HEAD = "# Benchmarks\n\nMeasured, not promised; `make bench` measures them anew on the machine it runs on.\n"
 
 

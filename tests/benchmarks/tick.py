@@ -36,7 +36,6 @@ from orchestrator.ledger.terminal import Terminal
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
 from tests.benchmarks.figures import spread, table
-from tests.benchmarks.ground import KEPT
 from tests.benchmarks.journal import file_system
 from tests.benchmarks.launch import arguments
 from tests.benchmarks.report import REPORT, conditions, write_section
@@ -225,15 +224,7 @@ def ray_call_s(calls: int, rounds: int) -> float:
 
 def rays_share(rounds: int) -> float:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        ray.init(
-            "local",
-            num_cpus=ASKED_ACTORS,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=folder,
-            runtime_env={"env_vars": kept},
-        )
+        ray.init("local", num_cpus=ASKED_ACTORS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
         try:
             return ray_call_s(1000, rounds)
         finally:

@@ -1,0 +1,127 @@
+"""jobs/pretrain.py, struck from within: `--fault=FILE` says what happens, where and how often; no option, no fault.
+
+FILE is JSON: `means`, `rank`, `step` (of the step that is being done; from 1) or `batch`, and `times`. Every strike
+leaves `FILE.struck-N`, so that an attempt later knows that it has had its fault. Means:
+
+- exception: raise one, with the same words every time
+- leave: end with status 0 in the middle of the training
+- nan: the loss of that batch is not a number, whenever it is trained on, and so are the weights from then on
+- slow: from that step on, think for `seconds` before every step
+- memory: in a control group `group` with a limit, or else by a limit of its own, take memory until none is left
+- kill in save: SIGKILL to itself in the save after that step, between its first file and its second
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
+ROOM_BYTES = 256 << 20
+
+
+class Injected:
+    """The fault of this rank, if it has one."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        about = json.loads(Path(path).read_text())
+        self.means, self.times = about["means"], int(about["times"])
+        self.step, self.batch = about.get("step"), about.get("batch")
+        self.mine = int(os.environ["RANK"]) == about["rank"]
+        self.about = about
+
+    def left(self) -> bool:
+        """Whether it may strike once more; the strike is on record then."""
+        for number in range(self.times):
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(f"{self.path}.struck-{number}", os.O_CREAT | os.O_EXCL))
+                return True
+        return False
+
+    def before_step(self, run: Any) -> None:
+        """Called with the engine's place in the data; the step that follows is `run.step` + 1."""
+        if not self.mine:
+            return
+        if self.means == "nan":
+            place = run.consumed_samples // run.share.global_batch
+            self.poison(run, place == self.batch and self.left())
+        elif self.means == "slow" and run.step + 1 >= self.step:
+            self.left()
+            time.sleep(self.about["seconds"])
+        elif self.means == "kill in save" and run.step + 1 == self.step:
+            self.kill_in_save(run.engine.checkpoint_engine)
+        elif run.step + 1 == self.step and self.left():
+            self.strike()
+
+    def strike(self) -> None:
+        if self.means == "exception":
+            raise ArithmeticError("a fault of the test's own")
+        if self.means == "leave":
+            sys.exit(0)
+        if self.means == "memory":
+            self.take_all_memory()
+        raise AssertionError(f"unknown means {self.means!r}")
+
+    def poison(self, run: Any, now: bool) -> None:
+        if not hasattr(self, "poisoned"):
+            self.poisoned = False
+            run.engine.module.register_forward_hook(
+                lambda _module, _inputs, loss: loss * float("nan") if self.poisoned else loss
+            )
+        self.poisoned = now
+
+    def kill_in_save(self, engine: Any) -> None:
+        save, saved = engine.save, []
+
+        def save_one(state: Any, path: str) -> None:
+            if saved and self.left():
+                os.kill(os.getpid(), signal.SIGKILL)
+            save(state, path)
+            saved.append(path)
+
+        engine.save = save_one
+
+    def take_all_memory(self) -> None:
+        if self.about.get("group"):
+            Path(self.about["group"], "cgroup.procs").write_text(str(os.getpid()))
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (own_bytes() + ROOM_BYTES,) * 2)
+        kept = []
+        while True:
+            kept.append(b"\1" * (8 << 20))
+
+
+def own_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+def main() -> None:
+    paths = [word.partition("=")[2] for word in sys.argv if word.startswith("--fault=")]
+    sys.argv = [str(JOBS / "pretrain.py"), *(word for word in sys.argv[1:] if not word.startswith("--fault="))]
+    sys.path.insert(0, str(JOBS))
+    if paths:
+        import training
+
+        injected, train_step = Injected(paths[0]), training.Run.train_step
+
+        def struck_step(run: Any) -> Any:
+            run.skip()
+            injected.before_step(run)
+            return train_step(run)
+
+        training.Run.train_step = struck_step  # type: ignore[method-assign]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
