@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.cluster.zygotes import Offer
 from orchestrator.rank.key import ZygoteKey
-from orchestrator.rank.launcher import DEFAULT_PRELOAD, Launcher, RankStartError, SharedZygote, ZygoteLauncher
+from orchestrator.rank.launcher import (
+    DEFAULT_PRELOAD,
+    Launcher,
+    RankStartError,
+    SharedZygote,
+    ZygoteLauncher,
+    listening_zygote,
+)
 
 # What a node's keeper has for a key and the environment behind it.
 WarmZygotes = Callable[[ZygoteKey, dict[str, str]], Offer | None]
@@ -32,18 +36,11 @@ class Lent:
 @contextlib.contextmanager
 def early_zygote(environment: dict[str, str], log_path: Path) -> Iterator[Lent]:
     """A zygote of this process that imports while Ray starts, for an agent on this machine to fork from."""
-    folder = Path(tempfile.mkdtemp(prefix="orchestrator-zygote-"))  # for our user alone
+    launcher, address = listening_zygote(environment, log_path=str(log_path))
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(folder / "socket"))
-            listener.listen()
-            launcher = ZygoteLauncher(environment, log_path=str(log_path), listener=listener)
-        try:
-            yield Lent(Offer(str(folder / "socket"), launcher.key, ready=False))
-        finally:
-            launcher.close()
+        yield Lent(Offer(address, launcher.key, ready=False))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        launcher.close()
 
 
 def as_important_as_others() -> None:
@@ -60,7 +57,7 @@ def forking_launcher(
         offer = warm(ZygoteKey.of(environment, DEFAULT_PRELOAD), environment)
         if offer is not None:
             with contextlib.suppress(RankStartError):  # it ended at this moment
-                return SharedZygote(offer.socket_path, offer.key), _not_used(offer)
+                return SharedZygote(offer.address, offer.key), _not_used(offer)
     return ZygoteLauncher(environment, log_path=log_path), None
 
 

@@ -6,9 +6,7 @@ Written without Ray, as the agent is; ``warm.py`` makes it an actor.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -20,7 +18,7 @@ from typing import Any
 import psutil
 
 from orchestrator.rank.key import ZygoteKey
-from orchestrator.rank.launcher import DEFAULT_PRELOAD, RankStartError, ZygoteLauncher
+from orchestrator.rank.launcher import DEFAULT_PRELOAD, RankStartError, ZygoteLauncher, listening_zygote
 
 # More than this and the one that has been idle longest goes: each holds some hundred megabytes.
 MOST_ZYGOTES = 4
@@ -31,7 +29,7 @@ _LONGEST_TICK_S = 5.0
 class Offer:
     """A zygote that fits a job. ``difference`` is why one that was warm already did not, in words."""
 
-    socket_path: str
+    address: str
     key: ZygoteKey
     ready: bool
     difference: tuple[str, ...] = ()
@@ -40,8 +38,7 @@ class Offer:
 @dataclass
 class _Held:
     launcher: ZygoteLauncher
-    socket_path: str
-    started_s: float
+    address: str
     used_s: float
     runs: int = 0
 
@@ -86,7 +83,7 @@ class NodeZygotes:
                 fitting = self._start(environment)
             fitting.used_s = time.monotonic()
             fitting.runs += use
-            return Offer(fitting.socket_path, fitting.launcher.key, fitting.launcher.ready, tuple(difference))
+            return Offer(fitting.address, fitting.launcher.key, fitting.launcher.ready, tuple(difference))
 
     def wait_ready(self, timeout_s: float) -> list[str]:
         """Wait until every zygote has imported; what went wrong with those that have not, in words."""
@@ -121,15 +118,9 @@ class NodeZygotes:
         while len(self._held) >= MOST_ZYGOTES and (idle := self._idle()):
             self._end(min(idle, key=lambda held: held.used_s))
         self._count += 1
-        path = self._folder / f"{self._count}.sock"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with listener:
-            listener.bind(str(path))
-            listener.listen()
-            log_path = str(self._folder / f"{self._count}.log")
-            launcher = ZygoteLauncher(environment, self._preload, log_path=log_path, listener=listener)
-        now_s = time.monotonic()
-        self._held.append(_Held(launcher, str(path), now_s, now_s))
+        log_path = str(self._folder / f"{self._count}.log")
+        launcher, address = listening_zygote(environment, self._preload, log_path)
+        self._held.append(_Held(launcher, address, time.monotonic()))
         return self._held[-1]
 
     def _describe(self, held: _Held) -> dict[str, Any]:
@@ -176,8 +167,6 @@ class NodeZygotes:
     def _end(self, held: _Held) -> None:
         self._held.remove(held)
         held.launcher.close()
-        with contextlib.suppress(OSError):
-            os.unlink(held.socket_path)
 
     def _watch(self) -> None:
         """Look every so often for zygotes that nobody uses any more."""

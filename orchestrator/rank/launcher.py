@@ -12,7 +12,7 @@ from orchestrator.rank.forking import ForkingLauncher
 from orchestrator.rank.process import AgentEnd, RankProcess, RankStartError, boot_command, kill_group
 from orchestrator.rank.shared_zygote import SharedZygote
 from orchestrator.rank.spec import RankSpec
-from orchestrator.rank.zygote_launcher import DEFAULT_PRELOAD, PreloadFailedError, ZygoteLauncher
+from orchestrator.rank.zygote_launcher import DEFAULT_PRELOAD, PreloadFailedError, ZygoteLauncher, listening_zygote
 
 __all__ = [
     "DEFAULT_PRELOAD",
@@ -24,6 +24,7 @@ __all__ = [
     "RankStartError",
     "SharedZygote",
     "ZygoteLauncher",
+    "listening_zygote",
 ]
 CLOSE_TIMEOUT_S = 5.0
 

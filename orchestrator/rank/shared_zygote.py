@@ -16,13 +16,13 @@ class SharedZygote(ForkingLauncher):
     `key` is the zygote's, as its owner told. Raises RankStartError when nobody listens any more.
     """
 
-    def __init__(self, socket_path: str, key: ZygoteKey, preload: Sequence[str] = DEFAULT_PRELOAD) -> None:
+    def __init__(self, address: str, key: ZygoteKey, preload: Sequence[str] = DEFAULT_PRELOAD) -> None:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            channel.connect(socket_path)
+            channel.connect(address)
         except OSError as error:
             channel.close()
-            raise RankStartError(f"the warm zygote at {socket_path} is gone: {error}") from error
+            raise RankStartError(f"the warm zygote is gone: {error}") from error
         super().__init__(channel, key, preload, python=None)
 
     def _how_it_ended(self) -> str:

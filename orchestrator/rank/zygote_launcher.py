@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,9 +13,23 @@ from orchestrator.rank.forking import DEFAULT_PRELOAD, ForkingLauncher, PreloadF
 from orchestrator.rank.key import ZygoteKey
 from orchestrator.rank.process import RankStartError, boot_command
 
-__all__ = ["DEFAULT_PRELOAD", "PreloadFailedError", "ZygoteLauncher"]
+__all__ = ["DEFAULT_PRELOAD", "PreloadFailedError", "ZygoteLauncher", "listening_zygote"]
 CLOSE_TIMEOUT_S = 5.0
 _ROOT = "/"  # a zygote's own folder; ranks have theirs
+
+
+def listening_zygote(
+    env: Mapping[str, str], preload: Sequence[str] = DEFAULT_PRELOAD, log_path: str = "/dev/null"
+) -> tuple[ZygoteLauncher, str]:
+    """A zygote from which others of our user on this machine fork too, and the address of its socket.
+
+    The address is an abstract one, of no file: it is gone with the zygote, however that ends.
+    """
+    address = f"\0orchestrator-zygote-{secrets.token_hex(16)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(address)
+        listener.listen()
+        return ZygoteLauncher(env, preload, log_path=log_path, listener=listener), address
 
 
 class ZygoteLauncher(ForkingLauncher):

@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class Task:
-    """What is started: `ranks` processes on the cores or GPUs of so many hosts, training for `steps`."""
+    """What is started: `ranks` processes on the cores or GPUs of so many hosts, training for `steps`.
+
+    `options` are more flags of the script; `{place}` in them is the launch's folder.
+    """
 
     ranks: int
     hosts: int = 1
@@ -32,6 +35,8 @@ class Task:
     steps: int = 1
     restarts: int = 0
     address: str | None = None  # of a running Ray cluster
+    script: str = SCRIPT
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def ranks_in_words(task: Task) -> str:
@@ -93,8 +98,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def script_options(task: Task, place: Place) -> dict[str, str]:
+    options = {name: value.replace("{place}", str(place.inside)) for name, value in task.options.items()}
+    return {"stamps": str(place.inside), "steps": str(task.steps), **options}
+
+
 def script_arguments(task: Task, place: Place) -> list[str]:
-    return [SCRIPT, f"--stamps={place.inside}", f"--steps={task.steps}"]
+    return [task.script, *(f"--{name}={value}" for name, value in script_options(task, place).items())]
 
 
 def torchrun(task: Task, place: Place) -> list[str]:
@@ -121,8 +131,8 @@ def ray_train(task: Task, place: Place) -> list[str]:
 
 
 def orchestrator(task: Task, place: Place) -> list[str]:
-    keys = [f"run_name={place.name}", f"run_dir={place.inside}/run", "job=script", f"job.script={SCRIPT}"]
-    keys += [f"+job.args.stamps={place.inside}", f"+job.args.steps={task.steps}"]
+    keys = [f"run_name={place.name}", f"run_dir={place.inside}/run", "job=script", f"job.script={task.script}"]
+    keys += [f"+job.args.{name}={value}" for name, value in script_options(task, place).items()]
     keys += [f"recovery.max_restarts={task.restarts}", *orchestrator_cluster(task)]
     keys += [f"ray_address={task.address}"] if task.address else []
     return [*ORCHESTRATOR_COMMAND, *keys]

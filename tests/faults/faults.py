@@ -163,7 +163,7 @@ class Fault:
 
     def and_(self, **targets: int | bool) -> Fault:
         """Something else at the same time."""
-        self.targets += targets.items()
+        self.targets += [(kind, int(number)) for kind, number in targets.items()]
         return self
 
     def __str__(self) -> str:
@@ -218,7 +218,7 @@ class Fault:
 
 def fail(**targets: int | bool) -> Fault:
     """Of a run: ``rank=N``, ``agent=0``, ``zygote=0``, ``writer=0``, ``raylet=0``, ``gcs=0`` or ``driver=True``."""
-    return Fault([(kind, int(number)) for kind, number in targets.items()])
+    return Fault([]).and_(**targets)
 
 
 def committed_after(run: Victim, fault: Fault, step: int) -> bool:

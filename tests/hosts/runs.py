@@ -75,3 +75,10 @@ def start(host: Host, name: str, *overrides: str, env: dict[str, str] | None = N
     command = ["env", f"--chdir={cwd}", *words]
     process = host.popen(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return Run(host, name, process)
+
+
+def take_up(host: Host, name: str, *overrides: str) -> Run:
+    """Go on with a run whose driver is gone."""
+    command = ["python", "-m", "orchestrator", "resume", name, f"run_root={WORK}/runs", *overrides]
+    process = host.popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Run(host, name, process)

@@ -1,0 +1,44 @@
+"""Two users: one whose runs bring a cluster of their own each, and one who keeps a cluster; and the run to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.cluster import kept as kept_clusters
+from tests.faults.runs import COMMON, Run, User
+
+
+@pytest.fixture(scope="session")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """Each run starts and ends its own Ray."""
+    one = User(tmp_path_factory.mktemp("user"))
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="session")
+def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    """Runs attach to the cluster that `up` keeps: for faults that do not touch it, in half of the time."""
+    one = User(tmp_path_factory.mktemp("keeper"))
+    up = one.command("up", *COMMON)
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_STATE_HOME", one.environment["XDG_STATE_HOME"])
+            one.kept = kept_clusters.find()
+        assert one.kept is not None
+        yield one
+    finally:
+        one.close()
+        down = one.command("down", "--force")
+        assert down.returncode == 0, down.stdout + down.stderr
+
+
+@pytest.fixture(scope="session")
+def whole(keeper: User) -> Run:
+    """The job itself, uninterrupted."""
+    run = keeper.start("whole").ended()
+    assert run.code == 0, run.text
+    return run

@@ -1,0 +1,123 @@
+"""What holds after every fault, whatever it was."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.events import AttemptEnded, AttemptStarted, RunEnded, RunResumed, RunStarted, StepDone
+from orchestrator.ledger.incidents import Incidents
+from orchestrator.ledger.meter import Bill, Bucket, Meter
+from tests.faults.runs import STEPS, Run
+
+# What is left of a run has to be gone by then.
+GONE_S = 30.0
+
+
+def finished_like(run: Run, whole: Run) -> None:
+    """It went to its end; its losses are the uninterrupted run's, bit for bit; and all else that holds."""
+    assert run.code == 0, run.text
+    assert run.losses() == whole.losses(), "to the last digit"
+    assert list((run.folder / "checkpoints" / ".attempts").glob("*")) == [], "nothing unfinished is left"
+    assert (run.folder / "checkpoints" / "latest").read_text() == f"step-{STEPS:06d}"
+    holds(run)
+
+
+def holds(run: Run) -> None:
+    """Of every run, however it ended."""
+    one_generation_at_a_time(run)
+    buckets_sum(run)
+    nothing_left(run)
+
+
+def one_generation_at_a_time(run: Run) -> None:
+    """In the journal an attempt ends before the next starts, unless its driver died; and so it was among processes."""
+    assert run.most_ranks <= 1, "no rank was there twice"
+    attempt, last = 0, None
+    for event in run.events():
+        match event:
+            case AttemptStarted():
+                assert last is None, f"attempt {event.attempt} starts while {last} has not ended"
+                assert event.attempt > attempt
+                attempt = last = event.attempt
+            case AttemptEnded():
+                assert event.attempt == last
+                last = None
+            case RunResumed() | RunEnded():
+                last = None
+            case StepDone():
+                assert event.attempt == last, "a step of an attempt that is over"
+
+
+def buckets_sum(run: Run) -> Bill:
+    """Every second and every GPU-second is in one bucket; faults cost what recovering and redoing took."""
+    records = run.records()
+    bill = Meter().fold_all(records).bill()
+    assert sum(bill.seconds.values()) == pytest.approx(bill.elapsed_s)
+    assert sum(bill.gpu_seconds.values()) == pytest.approx(3600 * bill.gpu_hours)
+    assert bill.elapsed_s == pytest.approx(records[-1].elapsed_s)
+    assert bill.gpu_seconds[Bucket.WAITING] == 0
+    assert min(bill.seconds.values()) >= 0
+    started = next(record.event for record in records if isinstance(record.event, RunStarted))
+    incidents = Incidents().fold_all(records)
+    lost_s = bill.gpu_seconds[Bucket.RECOVERING] + bill.gpu_seconds[Bucket.REDONE]
+    assert incidents.totals()[1] == pytest.approx(lost_s / 3600 * started.price_usd_per_gpu_hour)
+    return bill
+
+
+def nothing_left(run: Run) -> None:
+    """No process (and so no port), and no segment of shared memory that nobody has open."""
+    assert wait_until(lambda: not run.left(), GONE_S), f"still there after {GONE_S:g} s: {run.left()}"
+    new = set(os.listdir("/dev/shm")) - run.segments
+    wait_until(lambda: not new & set(os.listdir("/dev/shm")) - _open_segments(), GONE_S)
+    orphans = new & set(os.listdir("/dev/shm")) - _open_segments()
+    assert not orphans, f"in /dev/shm, open nowhere: {orphans}"
+
+
+def mlflow_agrees(run: Run, uri: str, experiment: str = "orchestrator") -> None:
+    """One MLflow run, with the status and the totals of the journal."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None, "MLflow has the experiment"
+    (recorded,) = client.search_runs([found.experiment_id], f"attributes.run_name = '{run.name}'")
+    records = run.records()
+    bill, incidents = Meter().fold_all(records).bill(), Incidents().fold_all(records)
+    metrics = recorded.data.metrics
+    for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "tokens"):
+        assert metrics[name] == pytest.approx(getattr(bill, name)), name
+    for bucket, seconds in bill.seconds.items():
+        assert metrics[f"seconds_{bucket}"] == pytest.approx(seconds), bucket
+    assert (metrics.get("incidents", 0), metrics.get("incident_cost_usd", 0)) == pytest.approx(incidents.totals())
+    assert metrics["final_loss"] == pytest.approx(run.losses()[max(run.losses())])
+    steps = sorted(event.step for event in run.of(StepDone))
+    assert sorted(point.step for point in client.get_metric_history(recorded.info.run_id, "loss")) == steps
+    assert recorded.info.status == "FINISHED"
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float) -> bool:
+    """Whether it came true in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _open_segments() -> set[str]:
+    """Names in /dev/shm that a process has open or mapped: somebody else's, while ours are gone."""
+    names = set()
+    for process in psutil.process_iter():
+        try:
+            paths = [mapped.path for mapped in process.memory_maps()] + [file.path for file in process.open_files()]
+        except (psutil.Error, OSError):
+            continue
+        names |= {Path(path).name for path in paths if path.startswith("/dev/shm/")}
+    return names

@@ -1,0 +1,153 @@
+"""Worlds of ranks whose checkpoints are staged: what an agent and a driver do for them, in the hand of a test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cluster.assignment import Assignment, base_environment
+from orchestrator.cluster.node_snapshots import NodeSnapshots
+from orchestrator.cluster.snapshots import Restore, Snapshots
+from orchestrator.events import CheckpointSaved
+from orchestrator.rank import durable
+from orchestrator.rank.launcher import Launcher, RankProcess
+from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome, free_port
+from tests.test_on_node import assignment
+
+MEMORY_DIR = "/dev/shm"
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
+
+
+def small_assignment(folder: Path, **changes: Any) -> Assignment:
+    """One node of two ranks, in a folder of the test's own."""
+    (folder / "run" / "logs").mkdir(parents=True, exist_ok=True)
+    about: dict[str, Any] = {
+        "run": "a-run", "run_dir": str(folder / "run"), "checkpoint_dir": str(folder / "checkpoints"),
+        "cwd": str(folder), "environment": ENVIRONMENT, "ranks_per_node": 2, "world_size": 2,
+        "snapshot_dirs": [MEMORY_DIR],
+    }  # fmt: skip
+    return assignment(**{**about, **changes})
+
+
+@dataclass
+class Attempt:
+    """Ranks under way; ``parts`` are the words of the node's writer."""
+
+    ranks: list[RankProcess]
+    messages: list[list[dict[str, Any]]]
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def statuses(self) -> list[int | None]:
+        return [rank.poll() for rank in self.ranks]
+
+
+class World:
+    """One node's ranks and its :class:`NodeSnapshots`, and the driver's :class:`Snapshots`."""
+
+    def __init__(self, launcher: Launcher, folder: Path, **changes: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        self.assignment = small_assignment(folder, **changes)
+        self.checkpoints = Path(self.assignment.checkpoint_dir)
+        self.launcher = launcher
+        self.node = NodeSnapshots(self.assignment, 0)
+        self.driver = Snapshots("a-run", self.assignment.world_size, [str(self.checkpoints)])
+        self.bench = Bench(launcher, folder, base_environment(self.assignment))
+        self.told: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _rank, told: told
+        self._attempts: list[Attempt] = []
+
+    def lead(self, restore: Restore | None, attempt: int) -> None:
+        """As the driver before an attempt."""
+        assert self.node.lay_out(restore.told() if restore else None, self.launcher) == []
+        self.driver.started(attempt, restore)
+
+    def from_memory(self, before: int | None = None) -> Restore:
+        restore = self.driver.from_memory(self.node.holdings(), before)
+        assert restore is not None
+        return restore
+
+    def from_disk(self, before: int | None = None) -> Restore:
+        committed = [(str(self.checkpoints), one) for one in durable.scan(self.checkpoints).committed]
+        restore = self.driver.from_disk(committed, before)
+        assert restore is not None
+        return restore
+
+    def start(self, *args: str, attempt: int = 1, script: str = str(SCRIPTS / "saves.py")) -> Attempt:
+        size = self.assignment.world_size
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
+        ranks = []
+        for rank in range(size):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+            spec = self.bench.spec(script, *args, rank=rank, world_size=size, **common, **own)
+            log_path = str(self.bench.folder / f"{attempt}.{len(self.bench.started)}.log")
+            told = self.told(rank, self.node.told(attempt, rank))
+            ranks.append(self.launcher.start(replace(spec, log_path=log_path, snapshot=told)))
+            self.bench.started.append(ranks[-1])
+        self._attempts.append(Attempt(ranks, [[] for _ in ranks]))
+        return self._attempts[-1]
+
+    def poll(self) -> None:
+        """As the agent's poll."""
+        for attempt in self._attempts:
+            for index, rank in enumerate(attempt.ranks):
+                rank.poll()
+                for message in rank.messages():
+                    attempt.messages[index].append(message)
+                    if message["kind"] == "save" and message.get("ok") and "snapshot" in message:
+                        self.node.saved(rank.spec.rank, message, self.launcher)
+        self._attempts[-1].parts += self.node.poll(self.launcher)
+
+    def until(self, condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                return False
+            self.poll()
+            time.sleep(0.005)
+        return True
+
+    def finish(self, attempt: Attempt) -> list[Outcome]:
+        self.until(lambda: None not in attempt.statuses)
+        self.poll()
+        logs = [Path(rank.spec.log_path).read_text() for rank in attempt.ranks]
+        return [Outcome(*one) for one in zip(attempt.statuses, logs, attempt.messages, strict=True)]
+
+    def run(self, *args: str, **about: Any) -> list[Outcome]:
+        return self.finish(self.start(*args, **about))
+
+    def commit(self, count: int) -> list[Path]:
+        """Wait until so many checkpoints are durable, and give them their names as the driver does."""
+        commits, heard = [], 0
+
+        def durable_ones() -> bool:
+            nonlocal heard
+            parts = [part for attempt in self._attempts for part in attempt.parts if part["kind"] == "durable"]
+            for part in parts[heard:]:
+                if commit := self.driver.durable(part, 0.0):
+                    commits.append(commit)
+            heard = len(parts)
+            return len(commits) == count
+
+        assert self.until(durable_ones), [attempt.parts for attempt in self._attempts]
+        return [durable.publish(Path(one.save_dir), one.manifest, one.save_latest) for one in commits]
+
+    def close(self) -> None:
+        self.bench.clear()
+        self.node.close()
+
+
+def losses(outcome: Outcome) -> dict[int, str]:
+    """By step, as printed."""
+    lines = [line.split() for line in outcome.output.splitlines() if line.startswith("step ")]
+    return {int(step): loss for _, step, loss in lines}
+
+
+def errors(outcomes: list[Outcome]) -> list[Mapping[str, Any]]:
+    return [error for outcome in outcomes for error in outcome.of_kind("error")]
+
+
+def saved(step: int, attempt: int, folder: Path) -> CheckpointSaved:
+    return CheckpointSaved(attempt, step, f"global_step{step}", str(folder), 0.1, True)
