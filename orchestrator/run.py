@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,9 +18,9 @@ from orchestrator.cluster.assignment import base_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
-from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, TrainingFailed
-from orchestrator.events import Record, RunEnded, RunStarted, Status
-from orchestrator.ledger.journal import Journal
+from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, RunDirectoryError, TrainingFailed
+from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
+from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.plan.plan import Plan
@@ -30,6 +31,8 @@ from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
 from orchestrator.tracking import command, finish_sink, start_sink, tracking_places, tracking_problem, write_papers
+
+_SPACE_S = 1.0
 
 
 def run(config: Config, console: Console, takes_up: Unfinished | None = None) -> int:
@@ -121,6 +124,7 @@ def _supervised(
             terminal.notice,
             lent,
             config.recovery.wait_for_node_s,
+            f" after attempt {past.attempts}" if takes_up else "",
         )
         stack.callback(workers.close)
         gauges = Gauges(name, plan.cluster)
@@ -131,7 +135,7 @@ def _supervised(
         events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
         with terminal:
             for event in events:
-                last = journal.append(event)
+                last = _on_record(journal, event, terminal, stop)
                 meter.fold(last)
                 bill = meter.bill()
                 terminal.observe(last, bill)
@@ -158,6 +162,21 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         peak_flops_per_gpu=plan.peak_flops_per_gpu,
         ray_address=ray_address,
     )
+
+
+def _on_record(journal: Journal, event: Event, terminal: Terminal, stop: StopRequest) -> Record:
+    """Append, and while the disk is full wait for space: nothing happens that is not on record."""
+    told = False
+    while True:
+        try:
+            return journal.append(event)
+        except RunDirectoryError as error:
+            if not disk_is_full(error) or stop.level > 1:
+                raise
+            if not told:
+                terminal.notice(f"{error}; waiting for space, nothing is lost meanwhile")
+            told = True
+            time.sleep(_SPACE_S)
 
 
 @contextmanager

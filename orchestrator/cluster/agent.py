@@ -22,6 +22,7 @@ from orchestrator.cluster.merge import Part
 from orchestrator.cluster.node_ranks import NodeRanks
 from orchestrator.cluster.node_snapshots import NodeSnapshots
 from orchestrator.cluster.on_node import differences, interfaces, leave_mark, on_node, remove_mark, sees_mark
+from orchestrator.cluster.oom import monitor_remark
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.hardware import local_gpus
 from orchestrator.rank.launcher import ExecLauncher, ForkingLauncher, Launcher
@@ -161,7 +162,7 @@ class NodeAgent(CheckpointFiles):
     def _remarks(self) -> list[str]:
         """What differs from the best that could be, without being wrong."""
         staging = self._snapshots.remark if self._snapshots else None
-        return [remark for remark in (self._zygote_remark, staging) if remark]
+        return [remark for remark in (self._zygote_remark, staging, monitor_remark()) if remark]
 
     def _zygote_log(self) -> Path:
         return Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"

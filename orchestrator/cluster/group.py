@@ -53,12 +53,13 @@ class RayWorkerGroup:
         notice: Callable[[str], None] = lambda _text: None,
         lent: WarmZygotes | None = None,
         wait_for_node_s: float | None = None,
+        taken_up: str = "",
     ) -> None:
         self.assignment = assignment
         self._node_count = nodes
         self._start_timeout_s = start_timeout_s
         again_s = wait_for_resources_s if wait_for_node_s is None else wait_for_node_s
-        self._nodes = Nodes(assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent)
+        self._nodes = Nodes(assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up)
         self._checkpoints = Checkpoints(assignment, self._nodes)
         self._logs = LogKeeper(Path(assignment.run_dir) / "logs")
         self._attempt: Attempt | None = None

@@ -43,7 +43,8 @@ class Node:
 
 
 class Nodes:
-    """All or none of them. ``cancelled`` is asked while nodes are waited for, ``notice`` told for what."""
+    """All or none of them. ``notice`` is told what is waited for. ``taken_up`` tells the names of a run that is gone
+    on with from those of the driver before, which Ray may still hold."""
 
     def __init__(
         self,
@@ -54,11 +55,13 @@ class Nodes:
         start_timeout_s: float,
         notice: Callable[[str], None],
         lent: WarmZygotes | None,
+        taken_up: str = "",
     ) -> None:
         self.all: list[Node] = []
         self.shared_checkpoints = True
         self._assignment = assignment
         self._count = count
+        self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
         self._needs = placement.bundle(assignment.ranks_per_node, assignment.device == "cuda")
         self._asked = placement.Asked(count, self._needs, wait_for_resources_s)
@@ -139,7 +142,7 @@ class Nodes:
             self._placement = None
 
     def _reserve(self, asked: placement.Asked) -> PlacementGroup:
-        name = f"orchestrator {self._assignment.run}"
+        name = f"orchestrator {self._name}"
         avoid = [node["NodeID"] for node in ray.nodes() if node["NodeManagerHostname"] in self._quarantined]
         return placement.reserve(name, asked, self._cancelled, self._notice, avoid)
 
@@ -157,7 +160,7 @@ class Nodes:
         """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
         assert self._placement is not None
         actor = ray.remote(NodeAgent).options(
-            name=f"{AGENT} {index + 1}/{self._count} {self._assignment.run}{suffix}",
+            name=f"{AGENT} {index + 1}/{self._count} {self._name}{suffix}",
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs.get("GPU", 0),
             max_restarts=0,

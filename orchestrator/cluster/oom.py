@@ -1,7 +1,8 @@
-"""Whether the kernel killed a process of this node because memory ran out."""
+"""Whether the kernel killed a process of this node because memory ran out, and whether Ray would do so before it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 # Counters of the control group that this process is in (version 2, then 1), and of the whole host.
@@ -10,6 +11,26 @@ _COUNTERS = (
     (Path("/sys/fs/cgroup/memory/memory.oom_control"), "oom_kill"),
     (Path("/proc/vmstat"), "oom_kill"),
 )
+
+
+_MONITOR_OFF = b"RAY_memory_monitor_refresh_ms=0"
+
+
+def monitor_remark() -> str | None:
+    """What there is to say where this process's Ray watches memory: it kills its own workers, so the agent with
+    all ranks of the node, and not the rank that grew."""
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        is_raylet = parent.joinpath("comm").read_text().strip() == "raylet"
+        settings = parent.joinpath("environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    if not is_raylet or _MONITOR_OFF in settings:
+        return None
+    return (
+        "Ray's memory monitor is on: when the host's memory runs out, it ends all ranks of the node instead of the one "
+        "that grew; start Ray there with RAY_memory_monitor_refresh_ms=0"
+    )
 
 
 class MemoryKills:

@@ -7,9 +7,9 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util import list_named_actors, placement_group_table
+from ray.util import list_named_actors
 
-from orchestrator.cluster import warm
+from orchestrator.cluster import placement, warm
 from orchestrator.cluster.agent import AGENT
 from orchestrator.cluster.session import NAMESPACE
 
@@ -54,8 +54,8 @@ class Overview:
 
 def look() -> Overview:
     """Ask Ray, the keepers and the agents; ``ray`` is initialised already."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    reports = warm.reports([node["NodeID"] for node in alive])
+    seen = placement.look()
+    reports = warm.reports([node["NodeID"] for node in seen.nodes])
     nodes = {
         node["NodeID"]: Node(
             node_id=node["NodeID"],
@@ -65,14 +65,12 @@ def look() -> Overview:
             gpus=node["Resources"].get("GPU", 0.0),
             zygotes=reports.get(node["NodeID"]),
         )
-        for node in alive
+        for node in seen.nodes
     }
-    for group in placement_group_table().values():
-        if group["state"] == "CREATED":
-            for index, node_id in group["bundles_to_node_id"].items():
-                if node_id in nodes:
-                    nodes[node_id].held_cpus += group["bundles"][index].get("CPU", 0.0)
-                    nodes[node_id].held_gpus += group["bundles"][index].get("GPU", 0.0)
+    for node_id, bundles in seen.held.items():
+        if node_id in nodes:
+            nodes[node_id].held_cpus += sum(bundle.get("CPU", 0.0) for _, bundle in bundles)
+            nodes[node_id].held_gpus += sum(bundle.get("GPU", 0.0) for _, bundle in bundles)
     in_order = sorted(nodes.values(), key=lambda node: (node.host, node.address))
     return Overview(in_order, live_runs())
 

@@ -71,7 +71,7 @@ def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice, avoid: S
         raise ClusterError(f"'{name}' is on this cluster already; choose another run_name") from None
     try:
         if not _wait(lambda: bool(group.wait(_ASK_S)), asked, cancelled, notice):
-            raise NotEnoughResources(missing(asked, _look()))
+            raise NotEnoughResources(missing(asked, look()))
     except BaseException:
         remove_placement_group(group)
         raise
@@ -91,7 +91,7 @@ def regain(group: PlacementGroup, lost: Sequence[str], asked: Asked, cancelled: 
     if placement_group_table(group)["state"] == "CREATED":
         return
     if not _wait(placed, asked, cancelled, notice):
-        what = missing(asked, _look())
+        what = missing(asked, look())
         raise NotEnoughResources(f"{', '.join(lost)} left the cluster and nothing took its place: {what}")
 
 
@@ -124,13 +124,14 @@ def _wait(placed: Cancel, asked: Asked, cancelled: Cancel, notice: Notice) -> bo
         waited_s = time.monotonic() - began_s
         if waited_s > asked.wait_s:
             return False
-        if waited_s > _SILENT_S and (text := waiting(asked, _look())) != said:
+        if waited_s > _SILENT_S and (text := waiting(asked, look())) != said:
             said = text
             notice(text)
     return True
 
 
-def _look() -> Seen:
+def look() -> Seen:
+    """What the cluster has and who holds it; ``ray`` is initialised already."""
     seen = Seen([node for node in ray.nodes() if node["Alive"]])
     for group in placement_group_table().values():
         if group["state"] == "CREATED":

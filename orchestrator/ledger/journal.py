@@ -8,6 +8,7 @@ and the next writer cuts it off. Anything else raises :class:`JournalError`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -108,6 +109,12 @@ class Journal:
             os.ftruncate(self._fd, self._size)
             raise RunDirectoryError(f"can not write the journal {self.path}: {error.strerror}") from error
         self._size += len(data)
+
+
+def disk_is_full(error: RunDirectoryError) -> bool:
+    """Whether an append failed for want of space, so that it may be tried again."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Tail:

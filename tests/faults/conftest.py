@@ -1,4 +1,4 @@
-"""Two users: one whose runs bring a cluster of their own each, and one who keeps a cluster; and the run to compare with."""
+"""Two users, one whose runs bring a cluster of their own each and one who keeps one; the run to compare with."""
 
 from __future__ import annotations
 

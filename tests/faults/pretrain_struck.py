@@ -82,10 +82,10 @@ class Injected:
     def kill_in_save(self, engine: Any) -> None:
         save, saved = engine.save, []
 
-        def save_one(state: Any, path: str) -> None:
+        def save_one(state_dict: Any, path: str) -> None:
             if saved and self.left():
                 os.kill(os.getpid(), signal.SIGKILL)
-            save(state, path)
+            save(state_dict, path)
             saved.append(path)
 
         engine.save = save_one

@@ -109,6 +109,6 @@ def test_a_killed_driver_is_taken_up_from_the_disks_of_all_hosts(
     (resumed,) = again.of(RunResumed)
     assert "its driver was lost" in resumed.because
     *_, attempt = again.of(AttemptStarted)
-    assert attempt.restore_from == "disk"
+    assert attempt.restore_from == "disk", again.text + str(again.of(SnapshotQuarantined)) + str(again.of(ResourcesGranted))
     assert attempt.restore_step >= 15
     assert again.losses() == over_three

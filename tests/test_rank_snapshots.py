@@ -1,0 +1,250 @@
+"""Checkpoints of DeepSpeed itself: staged, written behind the training, and gone on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from orchestrator.cluster.assignment import base_environment
+from orchestrator.rank.arena import Slot
+from orchestrator.rank.durable import Manifest, scan, verify
+from orchestrator.rank.launcher import ZygoteLauncher
+from orchestrator.rank.manifest import MANIFEST
+from tests.rank_harness import Outcome
+from tests.slot_harness import small_tmpfs
+from tests.snapshot_world import World, errors, losses, small_assignment
+
+pytestmark = pytest.mark.real
+
+Make = Callable[..., World]
+SAVING = ["--save-every", "2", "--until", "4"]
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteLauncher]:
+    folder = tmp_path_factory.mktemp("zygote")
+    launcher = ZygoteLauncher(base_environment(small_assignment(folder)), log_path=str(folder / "log"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def make(zygote: ZygoteLauncher, tmp_path: Path) -> Iterator[Make]:
+    made: list[World] = []
+
+    def new(name: str = "world", **changes: object) -> World:
+        made.append(World(zygote, tmp_path / name, **changes))
+        return made[-1]
+
+    yield new
+    for world in made:
+        world.close()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Six steps of ZeRO 1, with committed checkpoints of steps 2 and 4; the last attempt's losses in `expected`."""
+    world = World(zygote, tmp_path_factory.mktemp("uninterrupted"))
+    try:
+        world.expected = [losses(one) for one in good(world.run("--save-every", "2", "--until", "6"))]  # type: ignore[attr-defined]
+        world.commit(3)
+        shutil.rmtree(world.checkpoints / "global_step6")
+        (world.checkpoints / "latest").write_text("global_step4")
+        yield world
+    finally:
+        world.close()
+
+
+def good(outcomes: list[Outcome]) -> list[Outcome]:
+    for outcome in outcomes:
+        assert outcome.status == 0, outcome.output
+        assert outcome.of_kind("probe_failed") == []
+    return outcomes
+
+
+def assert_refused(outcomes: list[Outcome], message: str) -> None:
+    """By every rank, before the first step."""
+    for outcome in outcomes:
+        (error,) = outcome.of_kind("error")
+        assert (outcome.status, error["type"]) == (1, "RestoreError"), outcome.output
+        assert message in error["message"]
+        assert losses(outcome) == {}
+        assert outcome.of_kind("step") == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [["--stage", "0"], ["--stage", "1"], ["--stage", "3"], ["--stage", "1", "--pipeline"]],
+    ids=["zero 0", "zero 1", "zero 3", "pipeline"],
+)
+def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone(make: Make, kind: list[str]) -> None:
+    world = make()
+    whole = good(world.run(*kind, "--save-every", "2", "--until", "6"))
+    for outcome in whole:
+        ends = [one for one in outcome.of_kind("save") if one["edge"] == "end"]
+        assert [(one["step"], one["ok"], one["snapshot"]["slot"] is not None) for one in ends] == [
+            (step, True, True) for step in (2, 4, 6)
+        ]
+        assert all(one["snapshot"]["files"] == [] for one in ends)
+    assert world.commit(3) == [world.checkpoints / f"global_step{step}" for step in (2, 4, 6)]
+    for manifest in scan(world.checkpoints).committed:
+        assert verify(world.checkpoints, manifest) == {}
+        assert {part.rank for part in manifest.files.values()} == ({0} if kind == ["--stage", "0"] else {0, 1})
+
+    def goes_on(attempt: int, asked: str, origin: int) -> None:
+        outcomes = good(world.run(*kind, "--load", asked, attempt=attempt))
+        for outcome, before in zip(outcomes, whole, strict=True):
+            assert losses(outcome) == {step: loss for step, loss in losses(before).items() if step > origin}
+            (end,) = [one for one in outcome.of_kind("load") if one["edge"] == "end"]
+            assert (end["ok"], end["step"], end["tag"]) == (True, origin, f"global_step{origin}")
+            assert f"saved at {origin}\n" in outcome.output
+
+    folder = str(world.checkpoints)
+    world.lead(world.from_memory(before=6), 2)
+    goes_on(2, f"{folder}:global_step6", 4)  # led away from the tag that it asks for
+    world.lead(world.from_disk(before=4), 3)
+    goes_on(3, folder, 2)
+    world.told = lambda _rank, _told: None
+    goes_on(4, f"{folder}:global_step4", 4)
+
+
+def test_a_script_that_does_not_load_is_not_trained_from_the_beginning(make: Make, uninterrupted: World) -> None:
+    uninterrupted.lead(uninterrupted.from_disk(), 2)
+    outcomes = uninterrupted.run("--until", "2", attempt=2)
+    assert_refused(outcomes, "was to go on from step 4, but the script took a step without having called load_check")
+    assert str(uninterrupted.checkpoints) in errors(outcomes)[0]["message"]
+    assert "snapshot.enabled=false" in errors(outcomes)[0]["message"]
+
+
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_ranks_that_load_different_steps_do_not_train(make: Make, uninterrupted: World, stage: str) -> None:
+    """Rank 1 is told of nothing, and takes what `latest` names."""
+    uninterrupted.lead(uninterrupted.from_disk(before=4), 2)
+    uninterrupted.told = lambda rank, told: {**told, "restore": None} if rank else told
+    try:
+        outcomes = uninterrupted.run("--load", str(uninterrupted.checkpoints), attempt=2)
+    finally:
+        del uninterrupted.told
+    assert_refused(outcomes, "ranks loaded different steps, 2 to 4 (-1 is nothing)")
+
+
+def test_a_rank_that_finds_nothing_keeps_the_others_from_training(make: Make) -> None:
+    world = make()
+    good(world.run(*SAVING))
+    world.lead(world.from_memory(), 2)
+    world.told = lambda rank, told: {**told, "restore": None} if rank else told
+    assert_refused(world.run("--load", str(world.checkpoints), attempt=2), "ranks loaded different steps, -1 to 4")
+
+
+def test_only_files_that_a_manifest_vouches_for_are_loaded(make: Make, uninterrupted: World, tmp_path: Path) -> None:
+    foreign, damaged, trusted = (tmp_path / name for name in ("foreign", "damaged", "trusted"))
+    for folder in (foreign, damaged, trusted):
+        shutil.copytree(uninterrupted.checkpoints, folder)
+    for folder in (foreign, trusted):
+        (folder / "global_step4" / MANIFEST).unlink()
+    weights = damaged / "global_step4" / "mp_rank_00_model_states.pt"
+    state = torch.load(weights, weights_only=False)
+    torch.save({**state, "client": "another"}, weights)
+    world = make(snapshot_trusted=[str(trusted)])
+    asked = [str(folder) for folder in (foreign, damaged, trusted, uninterrupted.checkpoints)]
+    for outcome, expected in zip(good(world.run("--load", *asked)), uninterrupted.expected, strict=True):  # type: ignore[attr-defined]
+        told = [line for line in outcome.output.splitlines() if line.startswith(("refused", "loaded"))]
+        assert [line.split()[:2] for line in told] == [
+            ["refused", asked[0]], ["refused", asked[1]], ["loaded", asked[2]], ["loaded", asked[3]]
+        ]  # fmt: skip
+        assert "RestoreError" in told[0]
+        assert f"no manifest names it, and loading a pickle runs what it says; if you trust it, put its folder into " \
+            f"snapshot.trusted (snapshot.trusted=[{foreign}])" in told[0]  # fmt: skip
+        assert "RestoreError" in told[1]
+        assert "is not as its manifest says: it is damaged, or was put there later" in told[1]
+        assert losses(outcome) == {step: expected[step] for step in (5, 6)}
+
+
+def test_what_finds_no_room_in_memory_goes_to_the_disk_and_is_whole(make: Make, tmp_path: Path) -> None:
+    """The weights fit into the slots, the optimizer's state does not."""
+    with small_tmpfs(tmp_path / "memory", 600 << 10) as memory:
+        world = make(snapshot_dirs=[str(memory)], snapshot_bytes=4096)
+        wide = ["--width", "6000"]
+        outcomes = good(world.run(*wide, "--save-every", "4", "--until", "6"))
+        for outcome in outcomes:
+            (end,) = [one for one in outcome.of_kind("save") if one["edge"] == "end"]
+            assert end["snapshot"]["slot"] is None
+            assert "bytes more to stage in" in end["snapshot"]["given_up"]
+        assert world.commit(1) == [world.checkpoints / "global_step4"]
+        assert world.node.holdings() == []
+        (manifest,) = scan(world.checkpoints).committed
+        assert (len(manifest.files), verify(world.checkpoints, manifest)) == (3, {})
+        world.lead(world.from_disk(), 2)
+        again = good(world.run(*wide, "--load", str(world.checkpoints), attempt=2))
+        for outcome, before in zip(again, outcomes, strict=True):
+            assert losses(outcome) == {step: losses(before)[step] for step in (5, 6)}
+        world.close()
+
+
+def test_the_third_save_waits_for_the_writer(make: Make) -> None:
+    world = make()
+    attempt = world.start("--save-every", "1", "--until", "4")
+    assert world.until(lambda: world.node._writer is not None)
+    writer = psutil.Process(world.node._writer.pid)  # type: ignore[union-attr]
+    writer.suspend()
+    try:
+        held = lambda: [m for m in attempt.messages[0] if m.get("phase") == "held"]  # noqa: E731
+        assert world.until(lambda: len(held()) >= 2), attempt.messages
+        saves = [one["step"] for one in attempt.messages[0] if one["kind"] == "save" and one["edge"] == "begin"]
+        assert saves[-1] == held()[-1]["step"] >= 3
+        assert attempt.statuses == [None, None]
+        assert [one["phase"] for one in attempt.messages[0] if one["kind"] == "heartbeat"][-1] == "held"
+    finally:
+        writer.resume()
+    outcomes = good(world.finish(attempt))
+    assert [list(losses(one)) for one in outcomes] == [[1, 2, 3, 4]] * 2
+    assert len(world.commit(4)) == 4
+
+
+def test_a_rank_that_is_killed_while_it_stages_leaves_the_generation_before(make: Make, uninterrupted: World) -> None:
+    world = make()
+    attempt = world.start(*SAVING, "--stop-in-save-of", "4")
+    log = Path(attempt.ranks[0].spec.log_path)
+    assert world.until(lambda: "in the middle" in log.read_text())
+    world.commit(1)
+    for rank in attempt.ranks:
+        os.kill(rank.pid, signal.SIGKILL)
+    assert {one.status for one in world.finish(attempt)} == {-signal.SIGKILL}
+    slots = [Slot.open(f"/proc/{os.getpid()}/fd/{fd}") for fd in world.node._slots[0]]
+    assert sorted(str((slot.header() or {})["state"]) for slot in slots) == ["staged", "staging"]
+    for slot in slots:
+        slot.close()
+    restore = world.from_memory()
+    assert (restore.step, restore.source) == (2, "memory")
+    world.lead(restore, 2)
+    outcomes = good(world.run("--load", str(world.checkpoints), "--save-every", "1", attempt=2))
+    for outcome, expected in zip(outcomes, uninterrupted.expected, strict=True):  # type: ignore[attr-defined]
+        assert losses(outcome) == {step: expected[step] for step in (3, 4, 5, 6)}
+    assert len(world.commit(4)) == 4
+
+
+def test_an_engine_that_the_config_chooses_stays_and_universal_checkpoints_are_not_led(
+    make: Make, uninterrupted: World
+) -> None:
+    world = make()
+    python = json.dumps({"checkpoint": {"writer": {"type": "python"}}})
+    for outcome in good(world.run(*SAVING, "--dir", "own", "--config", python)):
+        assert "engine FastCheckpointEngine" in outcome.output
+        assert all("snapshot" not in save for save in outcome.of_kind("save"))
+    assert (world.bench.folder / "own" / "latest").read_text() == "global_step4"
+    assert world.node.holdings() == []
+    uninterrupted.lead(uninterrupted.from_disk(), 2)
+    universal = json.dumps({"checkpoint": {"load_universal": True}})
+    asked = ["--load", str(uninterrupted.checkpoints), "--config", universal]
+    for outcome in uninterrupted.run(*asked, attempt=2):
+        (error,) = outcome.of_kind("error")
+        assert f"{uninterrupted.checkpoints}/latest_universal does not exist" in error["message"]
