@@ -245,6 +245,7 @@ class Fault(StrEnum):
     EXIT = "exit"  # a rank exited or was killed
     MEMORY = "memory"  # the host ran out of memory
     HANG = "hang"  # no progress
+    DISK = "disk"  # a rank found no space to write to
     NODE = "node"  # the node, its agent or its Ray is gone or does not answer
     LOSS = "loss"  # the loss is not one to go on from
     RESTORE = "restore"  # what was to be loaded was not

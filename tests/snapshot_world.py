@@ -10,8 +10,7 @@ from typing import Any
 
 from orchestrator.cluster.assignment import Assignment, base_environment
 from orchestrator.cluster.node_snapshots import NodeSnapshots
-from orchestrator.cluster.snapshots import Restore, Snapshots
-from orchestrator.events import CheckpointSaved
+from orchestrator.cluster.snapshots import Commit, Restore, Snapshots
 from orchestrator.rank import durable
 from orchestrator.rank.launcher import Launcher, RankProcess
 from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome, free_port
@@ -58,6 +57,7 @@ class World:
         self.bench = Bench(launcher, folder, base_environment(self.assignment))
         self.told: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _rank, told: told
         self._attempts: list[Attempt] = []
+        self._heard = 0
 
     def lead(self, restore: Restore | None, attempt: int) -> None:
         """As the driver before an attempt."""
@@ -120,18 +120,16 @@ class World:
 
     def commit(self, count: int) -> list[Path]:
         """Wait until so many checkpoints are durable, and give them their names as the driver does."""
-        commits, heard = [], 0
+        commits: list[Commit] = []
 
         def durable_ones() -> bool:
-            nonlocal heard
             parts = [part for attempt in self._attempts for part in attempt.parts if part["kind"] == "durable"]
-            for part in parts[heard:]:
-                if commit := self.driver.durable(part, 0.0):
-                    commits.append(commit)
-            heard = len(parts)
-            return len(commits) == count
+            found = [self.driver.durable(part, 0.0) for part in parts[self._heard :]]
+            commits.extend(one for one in found if one is not None)
+            self._heard = len(parts)
+            return len(commits) >= count
 
-        assert self.until(durable_ones), [attempt.parts for attempt in self._attempts]
+        assert self.until(durable_ones), commits
         return [durable.publish(Path(one.save_dir), one.manifest, one.save_latest) for one in commits]
 
     def close(self) -> None:
@@ -147,7 +145,3 @@ def losses(outcome: Outcome) -> dict[int, str]:
 
 def errors(outcomes: list[Outcome]) -> list[Mapping[str, Any]]:
     return [error for outcome in outcomes for error in outcome.of_kind("error")]
-
-
-def saved(step: int, attempt: int, folder: Path) -> CheckpointSaved:
-    return CheckpointSaved(attempt, step, f"global_step{step}", str(folder), 0.1, True)

@@ -50,6 +50,11 @@ ROWS = {
         Action.RESTART,
         "restart 1 of 3 from the beginning, after out of host memory: rank 0 on node-a (GPU 0) at step 7: killed by",
     ),
+    "a rank finds no space on the disk": Row(
+        (*AT_15, dies(1, 20, Fault.DISK, "OSError: [Errno 28] No space left on device")),
+        Action.RESTART,
+        "wait for space, then restart from the checkpoint of step 15, fault 1 of 5 without a new step, after full disk",
+    ),
     "a rank hangs": Row(
         (*AT_15, dies(1, 20, Fault.HANG, "no progress for 61 s")),
         Action.RESTART,

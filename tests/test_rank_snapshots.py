@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 
 from orchestrator.cluster.assignment import base_environment
 from orchestrator.rank.arena import Slot
-from orchestrator.rank.durable import Manifest, scan, verify
+from orchestrator.rank.durable import scan, verify
 from orchestrator.rank.launcher import ZygoteLauncher
 from orchestrator.rank.manifest import MANIFEST
 from tests.rank_harness import Outcome

@@ -1,17 +1,36 @@
-"""What an agent does with checkpoints on its node's disks, on the driver's word. Without state."""
+"""What an agent does on its node's disks, on the driver's word."""
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from orchestrator.cluster.assignment import Assignment
 from orchestrator.rank import durable
 from orchestrator.rank.manifest import Manifest
+
+# Ranks print and save: less than this is as good as none.
+_PROBE_BYTES = 1 << 20
 
 
 class CheckpointFiles:
     """The part of an agent that touches names and manifests; paths and manifests travel as text."""
+
+    assignment: Assignment
+
+    def lacks_space(self) -> str | None:
+        """Why nothing can be written to the run directory, None where something can."""
+        try:
+            with tempfile.TemporaryFile(dir=self.assignment.run_dir) as probe:
+                os.posix_fallocate(probe.fileno(), 0, _PROBE_BYTES)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return f"{error.strerror} in {self.assignment.run_dir}"
+        return None
 
     def publish(self, save_dir: str, manifest: str, save_latest: bool) -> str:
         """Commit a checkpoint of which all files are durable; its path."""

@@ -40,6 +40,7 @@ _SECONDARY = re.compile(
 )
 # What Python and torch say on the host; a GPU's memory is the job's own affair.
 _NO_MEMORY = ("MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp")
+_NO_SPACE = ("[Errno 28]", "[Errno 122]", "No space left on device", "Disk quota exceeded")
 OWN_FAULT, FELT_ANOTHER, STOPPED_BY_US = range(3)
 _NUMBERS = re.compile(r"\d+")
 
@@ -229,6 +230,8 @@ def _fault(part: dict[str, Any]) -> Fault:
         return Fault.NODE
     if part.get("out_of_memory") or (part["error"] or "").startswith(_NO_MEMORY):
         return Fault.MEMORY
+    if any(words in (part["error"] or "") for words in _NO_SPACE):
+        return Fault.DISK
     return Fault.RESTORE if (part["error"] or "").startswith("RestoreError") else Fault.EXIT
 
 

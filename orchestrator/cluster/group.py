@@ -81,6 +81,7 @@ class RayWorkerGroup:
     ) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
         self._nodes.replace_lost(attempt)
+        self._events += self._nodes.wait_for_space()
         restore = self._restore(attempt, restore_before)
         head = self._nodes.all[0]
         port = self._nodes.ask(head, "free_port")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,10 +21,11 @@ from orchestrator.cluster.answers import by_text, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.launching import WarmZygotes
 from orchestrator.cluster.on_node import unshared
-from orchestrator.errors import ClusterError, NodeLost, NodeMismatch
-from orchestrator.events import ResourcesGranted
+from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
+from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, SnapshotHeld
 
 _CLOSE_TIMEOUT_S = 10.0
+_SPACE_S = 1.0
 
 
 @dataclass
@@ -96,6 +98,22 @@ class Nodes:
             self.all[node.index] = self._new(node.index, f"successor of {node.name}", suffix)
         self._describe([self.all[node.index] for node in lost])
         return True
+
+    def wait_for_space(self) -> list[Event]:
+        """Until every node can write to its run directory; what there is to tell. Raises :class:`Cancelled`."""
+        told: list[Event] = []
+        for node in self.all:
+            began_s = time.monotonic()
+            while (full := self.ask(node, "lacks_space")) is not None:
+                if not told or told[-1] != SnapshotHeld(node.name, full):
+                    told.append(SnapshotHeld(node.name, full))
+                    self._notice(f"{node.name}: {full}; waiting for space")
+                if self._cancelled():
+                    raise Cancelled("stopped while waiting for space")
+                time.sleep(_SPACE_S)
+            if told and isinstance(told[-1], SnapshotHeld):
+                told.append(SnapshotFreed(node.name, round(time.monotonic() - began_s, 3)))
+        return told
 
     def quarantine(self, name: str) -> None:
         """Take no more of this node: the next attempt runs on others."""

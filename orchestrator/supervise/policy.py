@@ -25,7 +25,12 @@ _RANK_FAULTS = {Fault.EXIT, Fault.MEMORY, Fault.HANG}
 _REPEATABLE = {Fault.EXIT, Fault.HANG}
 # No process sends these to itself: a rank that ends of them was killed by somebody.
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM}
-_KINDS = {Fault.MEMORY: "out of host memory: ", Fault.HANG: "hang: ", Fault.NODE: "node fault: "}
+_KINDS = {
+    Fault.MEMORY: "out of host memory: ",
+    Fault.HANG: "hang: ",
+    Fault.DISK: "full disk: ",
+    Fault.NODE: "node fault: ",
+}
 
 
 class Action(StrEnum):
@@ -89,6 +94,8 @@ def decide(
     before = history.go_back_before  # decided, but a node or the driver was lost before an attempt began
     origin = _origin([step for step in steps if before is None or step < before])
     idle = f"fault {history.idle_faults} of {recovery.max_idle_faults} without a new step"
+    if failure.fault is Fault.DISK:
+        return Decision(Action.RESTART, f"wait for space, then restart from {origin}, {idle}, after {_where(failure)}")
     if failure.fault is Fault.DRIVER:
         return Decision(Action.RESTART, f"restart from {origin}, {idle}, after {_where(failure)}", before)
     if failure.fault is Fault.NODE:

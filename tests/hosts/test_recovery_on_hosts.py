@@ -5,32 +5,23 @@ Hosts have disks of their own; what a run loses no step of is the loss of every 
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.events import (
     AttemptStarted,
     CheckpointLoaded,
-    Decided,
-    Fault,
-    NodeQuarantined,
     RankLost,
     ResourcesGranted,
-    RunEnded,
     RunResumed,
     SnapshotCommitted,
     SnapshotQuarantined,
-    Status,
     StepDone,
 )
-from tests.hosts.hosts import WORK, Host, Network, new_token, wait_until
+from tests.hosts.hosts import Host, Network, new_token
 from tests.hosts.runs import COMMON, Run, start, take_up
 
 pytestmark = pytest.mark.real
@@ -109,6 +100,8 @@ def test_a_killed_driver_is_taken_up_from_the_disks_of_all_hosts(
     (resumed,) = again.of(RunResumed)
     assert "its driver was lost" in resumed.because
     *_, attempt = again.of(AttemptStarted)
-    assert attempt.restore_from == "disk", again.text + str(again.of(SnapshotQuarantined)) + str(again.of(ResourcesGranted))
+    assert attempt.restore_from == "disk", (
+        again.text + str(again.of(SnapshotQuarantined)) + str(again.of(ResourcesGranted))
+    )
     assert attempt.restore_step >= 15
     assert again.losses() == over_three
