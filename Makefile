@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit keys docs golden test-hosts build test-package picture bench clean help
+.PHONY: run test lint unit keys docs golden test-hosts test-faults build test-package picture bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff b
 
 test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespaces; needs root or user namespaces (5 minutes)
 	$(BIN)/python -m pytest tests/hosts $(ARGS)
+
+test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs (15 minutes on a machine at rest)
+	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 build: $(VENV)/.installed-dev  ## wheel and source archive, into dist/
 	$(BIN)/python -m build

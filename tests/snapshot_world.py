@@ -8,15 +8,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from orchestrator.cluster.assignment import Assignment, base_environment
 from orchestrator.cluster.node_snapshots import NodeSnapshots
 from orchestrator.cluster.snapshots import Commit, Restore, Snapshots
 from orchestrator.rank import durable
-from orchestrator.rank.launcher import Launcher, RankProcess
+from orchestrator.rank.arena import Slot
+from orchestrator.rank.launcher import Launcher, RankProcess, RankStartError
+from orchestrator.rank.spec import RankSpec
 from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome, free_port
 from tests.test_on_node import assignment
 
 MEMORY_DIR = "/dev/shm"
+WEIGHTS, OPTIMIZER = "mp_rank_00_model_states.pt", "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
 
 
@@ -145,3 +150,59 @@ def losses(outcome: Outcome) -> dict[int, str]:
 
 def errors(outcomes: list[Outcome]) -> list[Mapping[str, Any]]:
     return [error for outcome in outcomes for error in outcome.of_kind("error")]
+
+
+# --- without ranks
+
+
+class NoLauncher:
+    """A zygote that has ended."""
+
+    def start(self, spec: RankSpec) -> RankProcess:
+        raise RankStartError(f"no zygote to fork {spec.title} from")
+
+    def close(self) -> None:
+        pass
+
+
+def state_of(name: str, step: int) -> dict[str, Any]:
+    return {"name": name, "step": step, "w": torch.full((1000,), float(step))}
+
+
+def files_of(rank: int) -> list[str]:
+    return [OPTIMIZER.format(rank), *([WEIGHTS] if rank == 0 else [])]
+
+
+def stage(node: NodeSnapshots, folder: Path, step: int, attempt: int = 1, ranks: int = 2) -> list[dict[str, Any]]:
+    """What the node's ranks do in a save, each with one slot after the other; their messages."""
+    messages = []
+    for local in range(ranks):
+        slots = [Slot.open(path) for path in node.told(attempt, local)["slots"]]
+        steps = [(slot.header() or {"step": -1})["step"] for slot in slots]
+        index, rank = steps.index(min(steps)), node._first_rank + local
+        slots[index].begin(attempt, f"step-{step}", step, str(folder), True)
+        for name in files_of(rank):
+            slots[index].add(name, state_of(name, step), True)
+        slots[index].finish()
+        for slot in slots:
+            slot.close()
+        to = str(folder / ".attempts" / f"attempt-{attempt:04d}-step-{step:06d}" / f"step-{step}")
+        staged = {"slot": index, "files": [], "to": to, "given_up": "", "attempt": attempt, "save_latest": True}
+        messages.append({"dir": str(folder), "tag": f"step-{step}", "step": step, "rank": rank, "snapshot": staged})
+    return messages
+
+
+def restore_of(nodes: list[NodeSnapshots], step: int) -> dict[str, Any]:
+    """As the driver puts it together from all nodes' holdings."""
+    held = [one for node in nodes for one in node.holdings() if one["step"] == step]
+    files = {
+        name: {"rank": one["rank"], "bytes": extent["bytes"], "memory": {"path": one["path"], **extent}}
+        for one in held
+        for name, extent in one["entries"].items()
+    }
+    return {"save_dir": held[0]["dir"], "tag": held[0]["tag"], "step": step, "attempt": 1, "files": files}
+
+
+def disk_restore(folder: Path, step: int, ranks: int) -> dict[str, Any]:
+    files = {name: {"rank": rank, "bytes": 1} for rank in range(ranks) for name in files_of(rank)}
+    return {"save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files}

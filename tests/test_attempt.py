@@ -17,6 +17,7 @@ from orchestrator.cluster.merge import Gather, step_part
 from orchestrator.events import (
     AttemptEnded,
     CheckpointSaved,
+    NodeQuarantined,
     Outcome,
     PhaseEntered,
     RankLost,
@@ -100,6 +101,19 @@ def test_the_killed_rank_is_the_cause_not_those_that_felt_it() -> None:
     assert isinstance(lost, RankLost)
     assert (lost.rank, lost.reason, lost.alike, lost.gpu) == (1, "killed by SIGKILL", 1, "GPU 1")
     assert ended == AttemptEnded(1, Outcome.FAILED, 0)
+
+
+def test_a_rank_that_turns_out_not_to_die_condemns_its_node_once_after_the_cause_is_named() -> None:
+    attempt = attempt_on(nodes=2)
+    attempt.hear(0, exited(1, -9), 0.0)
+    (lost,) = attempt.settle(SETTLE_S)
+    assert isinstance(lost, RankLost)
+    attempt.hear(0, exited(0, -15), 1.0)
+    stuck = [{**exited(rank, -9, "outlived SIGKILL by 15 s"), "node_fault": True} for rank in (2, 3)]
+    told = [event for part in stuck for event in attempt.hear(1, part, 20.0)]
+    assert told == [NodeQuarantined("node-1", "rank 2 (GPU 2) outlived SIGKILL by 15 s")]
+    assert attempt.broken == ["node-1"]
+    assert attempt.settle(20.0) == [AttemptEnded(1, Outcome.FAILED, 0)]
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

@@ -116,7 +116,7 @@ def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone
     goes_on(4, f"{folder}:global_step4", 4)
 
 
-def test_a_script_that_does_not_load_is_not_trained_from_the_beginning(make: Make, uninterrupted: World) -> None:
+def test_a_script_that_does_not_load_is_not_trained_from_the_beginning(uninterrupted: World) -> None:
     uninterrupted.lead(uninterrupted.from_disk(), 2)
     outcomes = uninterrupted.run("--until", "2", attempt=2)
     assert_refused(outcomes, "was to go on from step 4, but the script took a step without having called load_check")
@@ -125,14 +125,13 @@ def test_a_script_that_does_not_load_is_not_trained_from_the_beginning(make: Mak
 
 
 @pytest.mark.parametrize("stage", ["1", "3"])
-def test_ranks_that_load_different_steps_do_not_train(make: Make, uninterrupted: World, stage: str) -> None:
+def test_ranks_that_load_different_steps_do_not_train(
+    uninterrupted: World, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
     """Rank 1 is told of nothing, and takes what `latest` names."""
     uninterrupted.lead(uninterrupted.from_disk(before=4), 2)
-    uninterrupted.told = lambda rank, told: {**told, "restore": None} if rank else told
-    try:
-        outcomes = uninterrupted.run("--load", str(uninterrupted.checkpoints), attempt=2)
-    finally:
-        del uninterrupted.told
+    monkeypatch.setattr(uninterrupted, "told", lambda rank, told: {**told, "restore": None} if rank else told)
+    outcomes = uninterrupted.run("--stage", stage, "--load", str(uninterrupted.checkpoints), attempt=2)
     assert_refused(outcomes, "ranks loaded different steps, 2 to 4 (-1 is nothing)")
 
 
@@ -235,8 +234,9 @@ def test_an_engine_that_the_config_chooses_stays_and_universal_checkpoints_are_n
     make: Make, uninterrupted: World
 ) -> None:
     world = make()
+    world.bench.env |= {"CROSS_RANK": "0", "CROSS_SIZE": "1"}  # DeepSpeed's own launcher sets them, for this engine
     python = json.dumps({"checkpoint": {"writer": {"type": "python"}}})
-    for outcome in good(world.run(*SAVING, "--dir", "own", "--config", python)):
+    for outcome in good(world.run("--stage", "3", *SAVING, "--dir", "own", "--config", python)):
         assert "engine FastCheckpointEngine" in outcome.output
         assert all("snapshot" not in save for save in outcome.of_kind("save"))
     assert (world.bench.folder / "own" / "latest").read_text() == "global_step4"

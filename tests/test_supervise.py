@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator import errors
 from orchestrator.config import RecoveryConfig
-from orchestrator.errors import NotEnoughResources
+from orchestrator.errors import NotEnoughResources, TrainingFailed
 from orchestrator.events import (
     AttemptStarted,
     BatchesSkipped,
@@ -26,6 +26,8 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
+    SnapshotCommitted,
+    SnapshotQuarantined,
     Status,
     StepDone,
 )
@@ -211,6 +213,29 @@ def test_a_run_that_is_taken_up_decides_what_the_driver_before_could_not() -> No
     started = next(e for e in told if isinstance(e, AttemptStarted))
     assert (started.attempt, started.restore_step) == (2, 5)
     assert [e.step for e in told if isinstance(e, StepDone)] == [6, 7, 8, 9, 10]
+
+
+def test_a_run_does_not_begin_anew_by_itself_once_a_checkpoint_was_committed() -> None:
+    past = Past()
+    for event in (STARTED, AttemptStarted(1, "127.0.0.1", 29500, 2), SnapshotCommitted(1, 5, "step-5", "/c", 10, 0.1)):
+        past.fold(event)
+    group = FakeGroup(steps=10)
+    told: list[Event] = []
+    with pytest.raises(TrainingFailed, match="checkpoint of step 5 was committed, and the nodes of this attempt"):
+        told.extend(supervise(RunResumed("run", "x"), group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    assert ended(told).status is Status.FAILED
+    assert group.calls[-1] == "close"
+
+
+def test_it_does_where_the_checkpoint_is_quarantined_on_the_way() -> None:
+    past = Past()
+    for event in (STARTED, AttemptStarted(1, "127.0.0.1", 29500, 2), SnapshotCommitted(1, 5, "step-5", "/c", 10, 0.1)):
+        past.fold(event)
+    group = FakeGroup(steps=10)
+    group._queue.append(SnapshotQuarantined(5, "step-5", "/c/.quarantine/step-5.1", "sha256 differs"))
+    resumed = RunResumed("run", "x")
+    told = list(supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    assert ended(told).status is Status.FINISHED
 
 
 def test_nodes_that_were_quarantined_before_are_so_for_the_next_driver_too() -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.merge import Gather, Part, mean_loss, slowest_phase
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
@@ -17,6 +18,7 @@ from orchestrator.events import (
     Event,
     Fault,
     MetricLogged,
+    NodeQuarantined,
     NodeSampled,
     Outcome,
     PhaseEntered,
@@ -75,6 +77,7 @@ class Attempt:
         self._blamed: RankLost | None = None
         self._named = False
         self._held: list[tuple[float, RankOutput]] = []
+        self.broken: list[str] = []  # nodes on which a rank outlived SIGKILL
 
     def hear(self, node_index: int, part: Part, now_s: float) -> list[Event]:
         """The events that follow from one node's part."""
@@ -94,6 +97,7 @@ class Attempt:
                 return self._phase(node_index, part["phases"])
             case "exit":
                 self._exit(node_index, part, now_s)
+                return self._outlived(node_index, part)
         return []
 
     def blame(self, cause: RankLost, now_s: float) -> None:
@@ -198,6 +202,14 @@ class Attempt:
         if part["status"] != 0 and not self.stopping:
             self.failing = True
             self._first_bad_s = now_s if self._first_bad_s is None else self._first_bad_s
+
+    def _outlived(self, node_index: int, part: Part) -> list[Event]:
+        """A rank is killed because something else went wrong: that has been named when it turns out not to die."""
+        node = self.nodes[node_index]
+        if OUTLIVED_SIGKILL not in (part["error"] or "") or not self._named or node in self.broken:
+            return []
+        self.broken.append(node)
+        return [NodeQuarantined(node, f"rank {part['rank']} ({part['gpu']}) {part['error']}")]
 
     def _cause(self, now_s: float) -> RankLost:
         if self._blamed is not None:

@@ -32,6 +32,7 @@ from orchestrator.rank.manifest import Manifest, ManifestError
 
 _CHUNK_BYTES = 32 << 20
 _AGAIN_S = 1.0
+_MISSING_S = 60.0
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Checkpoints:
         self._told: list[Event] = []
         self.snapshots = Snapshots(assignment.run, assignment.world_size, [assignment.checkpoint_dir])
         self._publishing: list[_Publishing] = []
+        # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes first.
+        self._disks: dict[tuple[str, int, str], dict[str, int]] = {}
 
     @property
     def _nodes(self) -> list[Node]:
@@ -106,7 +109,7 @@ class Checkpoints:
         except RayTaskError as error:  # a full disk, mostly: what is durable stays, only the name is missing
             first.answers, first.not_before_s = [], now_s + _AGAIN_S
             if first.held_since_s is not None:
-                return []
+                return self._perhaps_given_up(first, error, now_s)
             first.held_since_s = now_s
             return [SnapshotHeld(self._nodes[0].name, reason(error))]
         except RayActorError:
@@ -119,6 +122,16 @@ class Checkpoints:
         committed = SnapshotCommitted(one.attempt, one.step, one.tag, paths[0], one.total_bytes, first.commit.write_s)
         return [*held, committed]
 
+    def _perhaps_given_up(self, first: _Publishing, error: RayTaskError, now_s: float) -> list[Event]:
+        """Files that are missing may show up late, on a file system that caches; then never. Others wait behind."""
+        if not isinstance(getattr(error, "cause", None), ManifestError) or first.held_since_s is None:
+            return []
+        if now_s - first.held_since_s < _MISSING_S:
+            return []
+        self._publishing.remove(first)
+        tag = first.commit.manifest.tag
+        return [SnapshotHeld(self._nodes[0].name, f"checkpoint {tag} is given up: {reason(error)}")]
+
     def choose(self, before: int | None, wait_s: float, listen: Callable[[], list[Event]]) -> Restore | None:
         """What the next attempt goes on from: memory before disk, the newest first, and only what verifies.
 
@@ -129,9 +142,10 @@ class Checkpoints:
         if before is not None:
             self._told += self._reject(before)
         holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
-        memory = self.snapshots.from_memory(holdings, before)
         while True:
             committed = self._committed()
+            held_there, committed = self._in_main_folder(holdings, committed)
+            memory = self.snapshots.from_memory(held_there, before)
             disk = self.snapshots.from_disk(committed, before)
             if memory is not None and (disk is None or memory.step >= disk.step):
                 self.snapshots.adopt(memory, time.monotonic())
@@ -145,6 +159,15 @@ class Checkpoints:
                 return disk
             self._told.append(self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items())))
 
+    def _in_main_folder(
+        self, holdings: list[dict[str, Any]], committed: list[tuple[str, Manifest]]
+    ) -> tuple[list[dict[str, Any]], list[tuple[str, Manifest]]]:
+        """Without what a script keeps elsewhere, its best weights for instance: it loads from the folder that it was
+        given. All of it where that folder is not used."""
+        main = self.snapshots.save_dirs[0]
+        here = [held for held in holdings if held["dir"] == main], [one for one in committed if one[0] == main]
+        return here if any(here) else (holdings, committed)
+
     def lay_out(self, restore: Restore | None) -> None:
         """Have every node put in place what its ranks will read, and carry over what it lacks."""
         told = restore.told() if restore else None
@@ -156,7 +179,8 @@ class Checkpoints:
 
     def tidy(self, attempt: int) -> None:
         """Remove what older attempts left unfinished."""
-        on_its_way = [key.tag for key in self.snapshots.awaited()]
+        on_its_way = [key.tag for key in self.snapshots.on_their_way()]
+        on_its_way += [one.commit.manifest.tag for one in self._publishing]
         for node in self._owners():
             for folder in self.snapshots.save_dirs:
                 self._ask(node, "tidy", folder, attempt, on_its_way)
@@ -195,10 +219,14 @@ class Checkpoints:
     def _committed(self) -> list[tuple[str, Manifest]]:
         """Committed on every node that has a folder, whole."""
         found: dict[tuple[str, int, str], list[Manifest]] = {}
+        self._disks.clear()
         for node in self._owners():
             for folder in self.snapshots.save_dirs:
                 for one in map(Manifest.from_json, self._ask(node, "committed", folder)):
                     found.setdefault((folder, one.attempt, one.tag), []).append(one)
+                    self._disks.setdefault((folder, one.attempt, one.tag), {}).update(
+                        dict.fromkeys(one.files, node.index)
+                    )
         whole = []
         for (folder, _, _), parts in found.items():
             # A node may have died before it could give the same tag to a later step.
@@ -213,9 +241,7 @@ class Checkpoints:
         if self._held.shared_checkpoints:
             shares = [names[node.index :: len(self._nodes)] for node in self._nodes]
         else:
-            per_node = self._assignment.ranks_per_node
-            owner = {name: restore.files[name]["rank"] // per_node for name in names}
-            shares = [[name for name in names if owner[name] == node.index] for node in self._nodes]
+            shares = [[name for name in names if self._holder(restore, name) == node.index] for node in self._nodes]
         wrong: dict[str, str] = {}
         asked = [
             (node, node.agent.verify.remote(restore.save_dir, restore.tag, share))
@@ -228,6 +254,7 @@ class Checkpoints:
 
     def _reject(self, before: int) -> list[Event]:
         """Take what followed a rejected step out of memory and off the list."""
+        self.snapshots.rejected(before)
         self._publishing = [one for one in self._publishing if one.commit.manifest.step < before]
         for node in self._nodes:
             self._ask(node, "forget", before)
@@ -250,10 +277,16 @@ class Checkpoints:
             if any(isinstance(event, SnapshotCommitted) for event in heard):
                 return
 
+    def _holder(self, restore: Restore, name: str) -> int:
+        """The node that a file can be had from: its writer's, unless it lies on another one's disk."""
+        disks = self._disks.get((restore.save_dir, restore.attempt, restore.tag), {})
+        writer: int = restore.files[name]["rank"] // self._assignment.ranks_per_node
+        return disks.get(name, writer) if restore.source == DISK else writer
+
     def _carry(self, restore: Restore, name: str, to: Node) -> None:
-        """A file that other ranks than its writer read, from the writer's node to another; not by way of us."""
+        """A file that a node's ranks read, from the node that has it; not by way of us."""
         part = restore.files[name]
-        source = self._nodes[part["rank"] // self._assignment.ranks_per_node]
+        source = self._nodes[self._holder(restore, name)]
         memory = part.get("memory") if restore.source == MEMORY else None
         path = memory["path"] if memory else f"{restore.save_dir}/{restore.tag}/{name}"
         start, size = (memory["offset"], memory["bytes"]) if memory else (0, part["bytes"])

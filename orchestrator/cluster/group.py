@@ -80,6 +80,8 @@ class RayWorkerGroup:
         self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
     ) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
+        for broken in self._attempt.broken if self._attempt else ():
+            self._nodes.quarantine(broken)
         self._nodes.replace_lost(attempt)
         self._events += self._nodes.wait_for_space()
         restore = self._restore(attempt, restore_before)
@@ -151,12 +153,12 @@ class RayWorkerGroup:
         """Choose what to go on from and have it laid out."""
         if not self.assignment.snapshots:
             return None
-        self._checkpoints.tidy(self._tidy_below)
-        self._tidy_below = attempt + 1
         restore = self._checkpoints.choose(before, _FIRST_NAME_S, self._listen_between)
         self._events += self._checkpoints.told()
         self._checkpoints.lay_out(restore)
         self._checkpoints.snapshots.started(attempt, restore)
+        self._checkpoints.tidy(self._tidy_below)  # only now it is known which files are still on their way
+        self._tidy_below = attempt + 1
         return restore
 
     def _listen_between(self) -> list[Event]:

@@ -77,6 +77,7 @@ class NodeRanks:
         self._kill_due_s = self._killed_s = None
         self._overdue_told, self._inquiry = None, None
         self._watchdog.new_attempt()
+        self._memory_kills = MemoryKills()
         self._launcher = launcher
         self._ranks = []
         for spec in specs:

@@ -22,6 +22,7 @@ from orchestrator.rank import writeout
 from orchestrator.rank.arena import Slot, open_slot_file, room_bytes
 from orchestrator.rank.durable import attempt_dir
 from orchestrator.rank.launcher import Launcher, RankProcess, RankStartError
+from orchestrator.rank.snapshot import is_awaited
 from orchestrator.rank.spec import RankSpec
 
 DURABLE = "durable"
@@ -126,9 +127,7 @@ class NodeSnapshots:
         if self._writer is not None and self._writer.poll() is not None:
             self._end_writer()
         if self._writer is None and self._requests:
-            with contextlib.suppress(RankStartError):  # the zygote died too; the next attempt brings another
-                for number, request in dict(self._requests).items():
-                    self._send(number, request, launcher)
+            self._ask_again(launcher)
         return parts
 
     def _heed(self, answer: Mapping[str, Any]) -> list[Part]:
@@ -153,25 +152,23 @@ class NodeSnapshots:
     def holdings(self) -> list[dict[str, Any]]:
         """The generations in memory: header and entries of each, with rank, slot and path."""
         held = []
-        for local_rank, slots in enumerate(self._slots):
-            for fd in slots:
-                path = _elsewhere(fd)
-                slot = Slot.open(path)
-                try:
-                    header = slot.header()
-                    if header is not None and header["state"] == "staged":
-                        keys = ("attempt", "tag", "step", "dir", "save_latest")
-                        entries = {name: _extent_of(slot, name) for name in slot.entries()}
-                        about = {key: header[key] for key in keys}
-                        about |= {"rank": self._first_rank + local_rank, "written": _is_written(slot, header)}
-                        held.append({**about, "path": path, "entries": entries})
-                finally:
-                    slot.close()
+        for rank, fd in self._all_slots():
+            path = _elsewhere(fd)
+            slot = Slot.open(path)
+            try:
+                header = slot.header()
+                if header is not None and header["state"] == "staged":
+                    keys = ("attempt", "tag", "step", "dir", "save_latest")
+                    entries = {name: _extent_of(slot, name) for name in slot.entries()}
+                    about = {key: header[key] for key in keys} | {"rank": rank, "written": _is_written(slot, header)}
+                    held.append({**about, "path": path, "entries": entries})
+            finally:
+                slot.close()
         return held
 
     def forget(self, from_step: int) -> None:
         """Generations of this step and later are not to be gone on from."""
-        for fd in (fd for slots in self._slots for fd in slots):
+        for _, fd in self._all_slots():
             slot = Slot.open(_elsewhere(fd))
             try:
                 header = slot.header()
@@ -192,6 +189,7 @@ class NodeSnapshots:
             os.close(self._fetched.pop())
         self._restore = None
         if restore is None:
+            self._drop_what_nobody_writes()
             return []
         folder = self._view / restore["tag"]
         durable = Path(restore["save_dir"], restore["tag"])
@@ -201,14 +199,16 @@ class NodeSnapshots:
             seat = folder / name
             seat.parent.mkdir(parents=True, exist_ok=True)
             memory = part.get("memory")
-            places[name] = memory if memory is not None and self._is_ours(part["rank"]) else None
+            ours = self._is_ours(part["rank"])
+            places[name] = memory if ours else None
             if memory is None and (durable / name).is_file():
                 seat.symlink_to(durable / name)
                 continue
             seat.touch()  # DeepSpeed looks whether it is there before it asks for it
-            if not self._is_ours(part["rank"]) and is_for_every_rank(name):
+            if (ours or is_for_every_rank(name)) and places[name] is None:
                 lacking.append(name)
         self._write_what_is_held(restore, launcher)
+        self._drop_what_nobody_writes()
         keys = ("save_dir", "tag", "step")
         self._restore = {**{key: restore[key] for key in keys}, "view": str(self._view), "files": places}
         return lacking
@@ -226,6 +226,19 @@ class NodeSnapshots:
             number = self._ask({"op": "write", **about, "to": to, "slot": held["path"], "files": []}, launcher)
             self._writing.append(_Writing(about, {number}))
 
+    def _drop_what_nobody_writes(self) -> None:
+        """A rank died right after staging, and the others did not get that far: the next one in its place would
+        wait for ever until this generation is on the disk."""
+        asked = [(one.about["rank"], one.about["attempt"], one.about["tag"]) for one in self._writing]
+        for rank, fd in self._all_slots():
+            slot = Slot.open(_elsewhere(fd))
+            try:
+                header = slot.header()
+                if header and is_awaited(slot) and (rank, header["attempt"], header["tag"]) not in asked:
+                    slot.forget()
+            finally:
+                slot.close()
+
     def take(self, name: str, data: bytes, entry: Mapping[str, Any] | None, first: bool) -> None:
         """A stretch of a file of another node: into memory where ``entry`` describes it, else into the view."""
         assert self._restore is not None
@@ -238,30 +251,43 @@ class NodeSnapshots:
             self._fetched.append(open_slot_file(self._folder))
             path = _elsewhere(self._fetched[-1])
             self._restore["files"][name] = {"path": path, "offset": 0, "entry": dict(entry)}
-        os.write(self._fetched[-1], data)
+        with open(self._fetched[-1], "wb", closefd=False) as file:  # all of it, or an error: there may be no room
+            file.write(data)
 
     def close(self) -> None:
         """End the writer and let go of all memory."""
         self._end_writer()
-        for fd in [*self._fetched, *(fd for slots in self._slots for fd in slots)]:
+        for fd in [*self._fetched, *(fd for _, fd in self._all_slots())]:
             os.close(fd)
         self._slots, self._fetched = [[] for _ in self._slots], []
         shutil.rmtree(self._view, ignore_errors=True)
+
+    def _all_slots(self) -> list[tuple[int, int]]:
+        """Rank and descriptor of each."""
+        return [(self._first_rank + local, fd) for local, slots in enumerate(self._slots) for fd in slots]
 
     def _is_ours(self, rank: int) -> bool:
         return self._first_rank <= rank < self._first_rank + self._assignment.ranks_per_node
 
     def _ask(self, request: dict[str, Any], launcher: Launcher) -> int:
         self._next_id += 1
-        self._send(self._next_id, request, launcher)
+        self._requests[self._next_id] = request
+        if self._writer is None:
+            self._ask_again(launcher)
+        else:
+            self._send(self._next_id)
         return self._next_id
 
-    def _send(self, number: int, request: dict[str, Any], launcher: Launcher) -> None:
-        self._requests[number] = request
-        if self._writer is None:
+    def _ask_again(self, launcher: Launcher) -> None:
+        """Start a writer and ask it all that is open."""
+        with contextlib.suppress(RankStartError):  # the zygote died too; the next attempt brings another
             self._start_writer(launcher)
+            for number in self._requests:
+                self._send(number)
+
+    def _send(self, number: int) -> None:
         assert self._pipes is not None
-        os.write(self._pipes[0], json.dumps({"id": number, **request}).encode() + b"\n")
+        os.write(self._pipes[0], json.dumps({"id": number, **self._requests[number]}).encode() + b"\n")
 
     def _start_writer(self, launcher: Launcher) -> None:
         requests_read, requests_write = os.pipe2(os.O_CLOEXEC)
@@ -277,10 +303,14 @@ class NodeSnapshots:
             env=base_environment(self._assignment),
             log_path=str(self._log_path),
         )
-        self._writer = launcher.start(spec)
         os.set_blocking(answers_read, False)
         self._pipes, self._partial = (requests_write, answers_read), b""
         self._lent = (requests_read, answers_write)  # the writer opens them by our number, some time from now
+        try:
+            self._writer = launcher.start(spec)
+        except RankStartError:
+            self._end_writer()
+            raise
 
     def _end_writer(self) -> None:
         if self._writer is not None:
@@ -316,7 +346,8 @@ def _elsewhere(fd: int) -> str:
 
 def _is_written(slot: Slot, header: Mapping[str, Any]) -> bool:
     written = slot.written()
-    return written is not None and all(written[key] == header[key] for key in ("attempt", "tag", "dir"))
+    same = written is not None and all(written[key] == header[key] for key in ("attempt", "tag", "dir"))
+    return same and "given_up" not in (written or ())
 
 
 def _extent_of(slot: Slot, name: str) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Nodes:
         for node in lost:
             self.all[node.index] = self._new(node.index, f"successor of {node.name}", suffix)
         self._describe([self.all[node.index] for node in lost])
+        self._look_for_checkpoints()
         return True
 
     def wait_for_space(self) -> list[Event]:
@@ -173,6 +174,7 @@ class Nodes:
         self._placement = self._reserve(self._again)
         self.all[:] = [self._new(index, f"node {index}", suffix) for index in range(self._count)]
         self._describe(self.all)
+        self._look_for_checkpoints()
 
     def _new(self, index: int, name: str, suffix: str = "") -> Node:
         """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
@@ -204,16 +206,26 @@ class Nodes:
     def _warnings(self) -> list[str]:
         """What may be meant so, but costs the work of a run if it is not."""
         remarks = by_text([(node.name, remark) for node in self.all for remark in node.remarks])
+        blind = self._blind()
+        self.shared_checkpoints = not blind
+        warn = blind and not self._assignment.snapshots
+        return remarks + ([unshared(self._assignment.checkpoint_dir, self.all[0].name, blind)] if warn else [])
+
+    def _look_for_checkpoints(self) -> None:
+        """A node that came later has to see the folder that the others share: its part would be nobody else's."""
+        if self.shared_checkpoints and (blind := self._blind()):
+            raise NodeMismatch(unshared(self._assignment.checkpoint_dir, self.all[0].name, blind))
+
+    def _blind(self) -> list[str]:
+        """The nodes that can not see what the first one writes into the checkpoint directory."""
         first, *others = self.all
         if not others:
-            return remarks
+            return []
         mark = self.ask(first, "mark_checkpoints")
         answers = [(node, node.agent.sees_checkpoints.remote(mark)) for node in others]
         blind = [node.name for node, answer in answers if not self.ask(node, answer)]
         self.ask(first, "unmark_checkpoints", mark)
-        self.shared_checkpoints = not blind
-        warn = blind and not self._assignment.snapshots
-        return remarks + ([unshared(self._assignment.checkpoint_dir, first.name, blind)] if warn else [])
+        return blind
 
 
 def _kill(pid: int) -> None:

@@ -35,6 +35,7 @@ class _Pending:
 
     step: int
     staged_s: float | None = None
+    given_up: bool = False
     parts: dict[int, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -80,9 +81,11 @@ class Snapshots:
         self._pending: dict[Key, _Pending] = {}
         self._committed: set[Key] = set()
         self._went_on_from: dict[int, int] = {}
+        self._last_attempt = 0
 
     def started(self, attempt: int, restore: Restore | None) -> None:
         """An attempt goes on from here; what is stale by that is forgotten."""
+        self._last_attempt = attempt
         self._went_on_from[attempt] = restore.step if restore else 0
         self._pending = {
             key: one
@@ -102,6 +105,7 @@ class Snapshots:
         if restore.source == MEMORY and key not in self._committed:
             pending = self._pending_of(key, restore.step)
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
+            pending.given_up = False  # the nodes try again
 
     def durable(self, part: Part, now_s: float) -> Commit | None:
         """A rank's files are on the disk; the commit, if they were the last."""
@@ -126,12 +130,22 @@ class Snapshots:
         return Commit(key.save_dir, manifest, bool(part["save_latest"]), write_s)
 
     def given_up(self, part: Part) -> None:
-        """A rank's files can not be written: this checkpoint will not be."""
-        self._pending.pop(_key(part), None)
+        """A rank's files can not be written: nobody waits for this checkpoint, even if not all ranks have said yet
+        that they staged it."""
+        self._pending_of(_key(part), part["step"]).given_up = True
+
+    def rejected(self, before: int) -> None:
+        """Nothing that was saved from this step on is to be committed, whatever writers still bring."""
+        self._went_on_from[self._last_attempt + 1] = before - 1
+        self._pending = {key: one for key, one in self._pending.items() if self._in_history(key.attempt, one.step)}
+
+    def on_their_way(self) -> list[Key]:
+        """Checkpoints of which files may be on a disk, and that have no name yet."""
+        return list(self._pending)
 
     def awaited(self) -> list[Key]:
         """Checkpoints that all ranks have staged and that are not durable yet."""
-        return [key for key, one in self._pending.items() if one.staged_s is not None]
+        return [key for key, one in self._pending.items() if one.staged_s is not None and not one.given_up]
 
     def lost_node(self) -> None:
         """What a node had in memory is gone: nothing on its way will arrive."""

@@ -3,7 +3,7 @@
 A slot holds one generation: the checkpoint files that a rank wrote in one `save_checkpoint`.
 
     0     JSON, ended by NUL: state, attempt, tag, step, dir, save_latest, table_offset, table_bytes, staged_unix_s
-    2048  the same by the writer alone: attempt, tag, dir of the generation that was written out last
+    2048  the same by the writer alone: attempt, tag, dir of the generation that was written out last, or given_up
     4096  entries (see entries.py), then the table: a JSON list of them
 
 The state is `staging` from before the first byte of a generation until after its last, and only then
@@ -135,9 +135,9 @@ class Slot:
         self._about = None
         return self._end - HEADER_BYTES
 
-    def mark_written(self, attempt: int, tag: str, dir: str) -> None:
-        """For the writer: this generation is on the disk."""
-        self._write_json(_WRITTEN_AT, {"attempt": attempt, "tag": tag, "dir": dir})
+    def mark_written(self, attempt: int, tag: str, dir: str, **given_up: bool) -> None:
+        """For the writer: this generation is on the disk, or will not be; nobody is to wait for it."""
+        self._write_json(_WRITTEN_AT, {"attempt": attempt, "tag": tag, "dir": dir, **given_up})
 
     def forget(self) -> None:
         """Drop the generation; its memory stays for the next."""

@@ -185,10 +185,10 @@ class RankSnapshots:
         ages = [_age(slot) for slot in self._slots]
         index = ages.index(min(ages))
         slot = self._slots[index]
-        if _is_awaited(slot):
+        if is_awaited(slot):
             before = self._link.phase
             self._link.enter("held")
-            while _is_awaited(slot):
+            while is_awaited(slot):
                 time.sleep(_LOOK_S)
             self._link.enter(before)
         return slot, index
@@ -245,8 +245,8 @@ def _age(slot: Slot) -> tuple[int, int]:
     return (int(header["attempt"]), int(header["step"])) if header and header["state"] == "staged" else (-1, -1)
 
 
-def _is_awaited(slot: Slot) -> bool:
-    """Whether its generation is not on the disk yet."""
+def is_awaited(slot: Slot) -> bool:
+    """Whether its generation is on its way to the disk."""
     header, written = slot.header(), slot.written()
     if header is None or header["state"] != "staged":
         return False

@@ -99,6 +99,7 @@ class Writer:
             files = self._from_slot(request) if request["slot"] is not None else self._in_place(request)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the next can be written
             reason = str(error) if isinstance(error, NotWrittenError) else f"{type(error).__name__}: {error}"
+            _give_up(request)
             self._answer({"event": "failed", "id": request["id"], "reason": reason})
             return
         seconds = time.monotonic() - began
@@ -177,6 +178,18 @@ def _check_generation(slot: Slot, request: dict[str, Any]) -> None:
     if header["state"] != "staged" or any(header[key] != value for key, value in wanted.items()):
         held = {key: header.get(key) for key in ("state", *wanted)}
         raise NotWrittenError(f"the memory of {wanted} was reused: it holds {held}")
+
+
+def _give_up(request: dict[str, Any]) -> None:
+    """What will not be on the disk stays in memory, until its rank needs the slot: it must not wait for us."""
+    with contextlib.suppress(OSError, NotWrittenError):
+        if request["slot"] is not None:
+            slot = Slot.open(request["slot"])
+            try:
+                _check_generation(slot, request)
+                slot.mark_written(request["attempt"], request["tag"], request["dir"], given_up=True)
+            finally:
+                slot.close()
 
 
 def _free_bytes(path: Path) -> int:

@@ -60,6 +60,7 @@ class History:
     go_back_before: int | None = None
     _rejected: list[LossRejected] = field(default_factory=list)
     _checkpoints: dict[int, int] = field(default_factory=dict)  # step -> attempt that wrote it
+    _committed: set[int] = field(default_factory=set)
     _step: int = 0
     _failed_attempt: int = 0
     _stopping: bool = False
@@ -98,6 +99,11 @@ class History:
     def restorable(self) -> list[int]:
         """Steps of the checkpoints that were saved and not rejected, ascending; some may be pruned since."""
         return sorted(step for step, attempt in self._checkpoints.items() if self.may_restore(step, attempt))
+
+    @property
+    def committed(self) -> list[int]:
+        """The steps of those that have their name on the disk."""
+        return [step for step in self.restorable if step in self._committed]
 
     def may_restore(self, step: int, attempt: int) -> bool:
         """Whether a checkpoint of this step, written by this attempt, is free of every rejected loss."""
@@ -155,8 +161,11 @@ class History:
                 self.quarantined = [*self.quarantined, event.node]
             case CheckpointSaved() | SnapshotCommitted():
                 self._checkpoints[event.step] = event.attempt
+                if isinstance(event, SnapshotCommitted):
+                    self._committed.add(event.step)
             case CheckpointLoaded():
                 # Known already, unless it comes from an earlier run; the attempt is the reader's.
                 self._checkpoints.setdefault(event.step, 0)
             case SnapshotQuarantined():
                 self._checkpoints.pop(event.step, None)
+                self._committed.discard(event.step)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from orchestrator.cluster.contract import WorkerGroup
 from orchestrator.config import RecoveryConfig
-from orchestrator.errors import Cancelled, NodeLost, OrchestratorError
+from orchestrator.errors import Cancelled, NodeLost, OrchestratorError, TrainingFailed
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -187,9 +187,20 @@ class _Run:
             self._outcome = Outcome.FAILED
             return
         yield from self.tell(started)
-        yield from self._watch(number)
+        yield from self._watch(number, begins_anew=started.restore_step is None and self.manner.can_go_back)
 
-    def _watch(self, attempt: int) -> Iterator[Event]:
+    def _refuse_to_begin_anew(self) -> None:
+        """Raises :class:`TrainingFailed` where a checkpoint was committed and no node's disk has it whole any more."""
+        committed = self.past.history.committed
+        if committed:
+            raise TrainingFailed(
+                f"the checkpoint of step {committed[-1]} was committed, and the nodes of this attempt do not have it "
+                "whole: what a node had on a disk of its own is gone with it, or somebody removed it. The run does not "
+                "begin anew by itself: bring the node or the folder back and resume the run, or start one of another "
+                "name; with job.checkpoint_dir on a filesystem that all nodes share no node takes checkpoints along"
+            )
+
+    def _watch(self, attempt: int, begins_anew: bool = False) -> Iterator[Event]:
         """Pass on an attempt's events until its end, and pass stop requests down."""
         asked, rejected = 0, False
         while self._outcome is None:
@@ -207,6 +218,9 @@ class _Run:
                         rejected = True
                         yield from self.tell(bad)
                         self.workers.abort()
+            if begins_anew:  # what was put aside while the attempt was prepared is known by now
+                self._refuse_to_begin_anew()
+                begins_anew = False
             if not events:
                 self.clock.sleep(self.manner.poll_s)
 

@@ -38,7 +38,7 @@ PHASES = {
     "initialized": "imports, process group, engine",
     "loaded": "load",
     "first": "first step",
-    "new": f"{KILLED_AFTER % SAVE_EVERY} more steps, the last one new",
+    "new": "steps done again, and a new one",
 }
 
 
@@ -89,9 +89,8 @@ def restart(launcher: Launcher, here: Ground, task: Task) -> Restart:
         def went_on() -> bool:
             alive()
             notes = trail.read(place.folder)
-            again = trail.after(notes, killed_unix_s)
-            reached = trail.reached([note for note in notes if note not in set(again)])
-            one = Restart.between(killed_unix_s, again, task.ranks, reached)
+            reached = trail.reached(trail.before(notes, killed_unix_s))
+            one = Restart.between(killed_unix_s, trail.after(notes, killed_unix_s), task.ranks, reached)
             found.extend([one] if one else [])
             return bool(found)
 

@@ -1,4 +1,4 @@
-"""What the ranks of job/trains_on.py have noted: who did which step when, over all attempts."""
+"""What the ranks of job/trains_on.py and job/saves.py have noted: who did what when, over all attempts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Note:
-    """`step` and `seconds` are 0 where they say nothing."""
+    """`step`, `seconds` and `wrote` (bytes) are 0 where they say nothing."""
 
     rank: int
     pid: int
@@ -18,6 +18,7 @@ class Note:
     at_unix_s: float
     step: int = 0
     seconds: float = 0.0
+    wrote: int = 0
 
 
 def read(folder: Path) -> list[Note]:
@@ -30,13 +31,20 @@ def _read(folder: Path) -> Iterator[Note]:
         rank, pid = path.stem.removeprefix("rank-").split(".")
         *whole, _torn = path.read_text().split("\n")
         for line in map(json.loads, whole):
-            yield Note(int(rank), int(pid), line["what"], line["at"], line.get("step", 0), line.get("seconds", 0.0))
+            figures = {name: line[name] for name in ("step", "seconds", "wrote") if name in line}
+            yield Note(int(rank), int(pid), line["what"], line["at"], **figures)
 
 
 def after(notes: Sequence[Note], unix_s: float) -> list[Note]:
     """Those of the processes whose script began after that moment."""
-    pids = {(note.rank, note.pid) for note in notes if note.what == "script" and note.at_unix_s > unix_s}
-    return [note for note in notes if (note.rank, note.pid) in pids]
+    pids = {note.pid for note in notes if note.what == "script" and note.at_unix_s > unix_s}
+    return [note for note in notes if note.pid in pids]
+
+
+def before(notes: Sequence[Note], unix_s: float) -> list[Note]:
+    """Those of the others."""
+    pids = {note.pid for note in notes if note.what == "script" and note.at_unix_s <= unix_s}
+    return [note for note in notes if note.pid in pids]
 
 
 def last_s(notes: Sequence[Note], what: str, ranks: int, step: int = 0) -> float | None:
@@ -51,6 +59,11 @@ def last_s(notes: Sequence[Note], what: str, ranks: int, step: int = 0) -> float
 def reached(notes: Sequence[Note]) -> int:
     """The highest step that a rank has done."""
     return max((note.step for note in notes if note.what == "step"), default=0)
+
+
+def newest_pid(notes: Sequence[Note], rank: int) -> int:
+    """The process in which this rank's script began last."""
+    return max((note for note in notes if note.rank == rank and note.what == "script"), key=lambda n: n.at_unix_s).pid
 
 
 def rank_zero_steps(notes: Sequence[Note]) -> list[Note]:

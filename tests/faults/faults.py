@@ -21,7 +21,7 @@ import psutil
 
 from orchestrator.events import AttemptStarted, Decided, Event, PhaseEntered, Record, SnapshotCommitted, StepDone
 
-LOOK_S = 0.01
+LOOK_S = 0.002
 # Between the moment in the journal and the process being there under its name.
 FIND_S = 5.0
 TITLES = {
@@ -31,6 +31,7 @@ TITLES = {
     "agent": "ray::NodeAgent",
     "raylet": "/raylet/raylet",
     "gcs": "/gcs/gcs_server",
+    "sink": "orchestrator.ledger.mlflow_sink",
 }
 
 
@@ -48,6 +49,8 @@ class Victim(Protocol):
     def alive(self) -> bool: ...
 
     def records(self) -> list[Record]: ...
+
+    def news(self) -> list[Record]: ...
 
     def family(self) -> list[psutil.Process]: ...
 
@@ -72,8 +75,8 @@ class Moment:
 
 
 def told(says: str, true: Callable[[Sequence[Record]], bool]) -> Moment:
-    """A moment that the journal tells of."""
-    return Moment(says, lambda run: true(run.records()))
+    """A moment that the journal tells of, since the driver that is alive took the run up."""
+    return Moment(says, lambda run: true(run.news()))
 
 
 def the_step(step: int, attempt: int | None = None) -> Moment:
@@ -101,18 +104,21 @@ def recovery(of: int = 1) -> Moment:
     return told(f"during recovery {of}", lambda records: sum(isinstance(r.event, Decided) for r in records) >= of)
 
 
-def write_out(step: int) -> Moment:
-    """The writer has begun with files of that step's checkpoint, and they have no name yet."""
+def write_out(step: int | None = None) -> Moment:
+    """The writer has begun with files of a checkpoint, of that step or any, and they have no name yet."""
     return Moment(f"in the write-out of step {step}", lambda run: any(_on_its_way(run, step, "*.pt")))
 
 
-def commit(step: int) -> Moment:
+def commit(step: int | None = None) -> Moment:
     """All files of a checkpoint are there and it is about to get its name: its manifest is written."""
     return Moment(f"in the commit of step {step}", lambda run: any(_on_its_way(run, step, "*manifest.json*")))
 
 
-def _on_its_way(run: Victim, step: int, pattern: str) -> Iterator[Path]:
-    return (run.folder / "checkpoints" / ".attempts").glob(f"*-step-{step:06d}/*/{pattern}")
+def _on_its_way(run: Victim, step: int | None, pattern: str) -> Iterator[Path]:
+    if not any(isinstance(record.event, AttemptStarted) for record in run.news()):
+        return iter(())  # what an earlier driver left may still be there
+    of = "*" if step is None else f"{step:06d}"
+    return (run.folder / "checkpoints" / ".attempts").glob(f"*-step-{of}/*/{pattern}")
 
 
 def event(kind: type[Event], **fields: Any) -> Moment:
@@ -205,7 +211,7 @@ class Fault:
         if kind == "driver":
             return run.driver
         title = TITLES[kind].format(number=number)
-        of_all = kind in ("zygote", "agent", "raylet", "gcs")  # titles without the run's name: found by the family
+        of_all = kind not in ("rank", "writer")  # titles without the run's name: found by the family
         deadline_s = time.monotonic() + FIND_S
         while time.monotonic() < deadline_s:
             found = [p for p in run.family() if title in _title(p) and (of_all or _title(p).endswith(f" {run.name}"))]

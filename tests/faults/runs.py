@@ -28,7 +28,7 @@ COMMON = [
 ]  # fmt: skip
 UNTRACKED = "tracking.uri=http://127.0.0.1:9"
 STRUCK = Path(__file__).with_name("pretrain_struck.py")
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 WATCH_S = 0.1
 
 
@@ -94,6 +94,10 @@ class Run:
                 self._read = (size, list(replay(journal)))
             return self._read[1]
 
+    def news(self) -> list[Record]:
+        """What this driver has told."""
+        return self.records()[self.before :]
+
     def events(self) -> list[Event]:
         return [record.event for record in self.records()]
 
@@ -108,7 +112,7 @@ class Run:
         """Until this driver has told of such an event."""
         deadline_s = time.monotonic() + timeout_s
         while True:
-            new = [record.event for record in self.records()[self.before :]]
+            new = [one.event for one in self.news()]
             if any(isinstance(e, kind) and all(getattr(e, n) == v for n, v in fields.items()) for e in new):
                 return
             assert self.alive(), f"{self.name} ended before {kind.__name__}: {self._output.read_text()}"

@@ -162,6 +162,14 @@ class Host:
         """Nothing reaches the host any more, and nobody is told."""
         self._network.run(f"ip link set {self._cable} down")
 
+    def mend_cable(self) -> None:
+        """As it was before :meth:`cut_cable`."""
+        self._network.run(f"ip link set {self._cable} up")
+
+    @property
+    def alive(self) -> bool:
+        return self._init.is_running()
+
     def kill(self) -> None:
         """Power off: no process of the host has a last word, and no socket is closed for the others to see."""
         if self._init.is_running() and self._network.alive:

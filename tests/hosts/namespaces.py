@@ -49,7 +49,7 @@ def setup_of_a_host(name: str, shared: Path | None) -> str:
         ]
         lines += [f"exec {fd}<&-"] + ([] if target == SHARED else [f"mount -o remount,bind,ro {shlex.quote(target)}"])
     # A host's own name leads nowhere, as on many a Linux.
-    names = ["127.0.0.1 localhost", f"127.0.1.1 {name}", *(f"{address(n)} {host_name(n)}" for n in range(1, 10))]
+    names = ["127.0.0.1 localhost", f"127.0.1.1 {name}", *(f"{address(n)} {host_name(n)}" for n in range(1, 50))]
     lines += [f"mkdir -p {HOME} {WORK}", f"printf '%s\\n' {shlex.join(names)} > /run/hosts"]
     lines += ["mount --bind /run/hosts /etc/hosts", "mount -o remount,bind,ro /"]
     # Processes without a parent become children of the first one; ignoring their end buries them.

@@ -5,23 +5,33 @@ Hosts have disks of their own; what a run loses no step of is the loss of every 
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.events import (
     AttemptStarted,
     CheckpointLoaded,
+    Decided,
+    Fault,
+    NodeQuarantined,
     RankLost,
     ResourcesGranted,
+    RunEnded,
     RunResumed,
     SnapshotCommitted,
     SnapshotQuarantined,
+    Status,
     StepDone,
 )
-from tests.hosts.hosts import Host, Network, new_token
+from tests.hosts.hosts import WORK, Host, Network, new_token, wait_until
 from tests.hosts.runs import COMMON, Run, start, take_up
 
 pytestmark = pytest.mark.real
@@ -33,26 +43,37 @@ TRAINS = [
     "recovery.wait_for_node_s=60",
 ]  # fmt: skip
 
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
 
 @pytest.fixture(scope="module")
-def cluster(network: Network, shared: Path) -> Iterator[list[Host]]:
-    """Ray's head, which has the driver and no rank, and three hosts for ranks."""
-    hosts = [network.add_host(shared) for _ in range(4)]
-    token = new_token()
-    for host in hosts:
-        host.environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    desk, *others = hosts
-    desk.ray_start(num_cpus=0)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda host: host.ray_start(desk), others))
-    yield hosts
-    for host in hosts:
+def hosts(network: Network, shared: Path) -> Iterator[list[Host]]:
+    """Ray's head, which has the driver and no rank, and the hosts that ranks run on; some die on the way."""
+    made: list[Host] = [network.add_host(shared)]
+    made[0].environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": new_token()}
+    made[0].ray_start(num_cpus=0)
+    yield made
+    for host in made:
         host.kill()
 
 
-@pytest.fixture(scope="module")
-def desk(cluster: list[Host]) -> Host:
-    return cluster[0]
+@pytest.fixture
+def desk(hosts: list[Host]) -> Host:
+    return hosts[0]
+
+
+@pytest.fixture
+def workers(network: Network, shared: Path, hosts: list[Host]) -> list[Host]:
+    """Three hosts that are well; those that a test before left dead are made up for."""
+    desk, *others = hosts
+    well = [host for host in others if host.alive]
+    fresh = [network.add_host(shared) for _ in range(3 - len(well))]
+    for host in fresh:
+        host.environment |= desk.environment
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda host: host.ray_start(desk), fresh))
+    hosts += fresh
+    return [*well, *fresh]
 
 
 def train(desk: Host, name: str, nodes: int, *more: str) -> Run:
@@ -60,23 +81,45 @@ def train(desk: Host, name: str, nodes: int, *more: str) -> Run:
 
 
 @pytest.fixture(scope="module")
-def over_three(desk: Host) -> dict[int, float | None]:
-    """The losses of an uninterrupted run with two ranks on each of three hosts."""
-    run = train(desk, "three", 3).ended()
-    assert run.code == 0, run.text
-    assert list(run.losses()) == list(range(1, STEPS + 1))
-    return run.losses()
+def undisturbed() -> dict[int, dict[int, float | None]]:
+    """The losses of uninterrupted runs, by the number of hosts."""
+    return {}
 
 
-def host_of(cluster: list[Host], name: str) -> Host:
-    return next(host for host in cluster if host.name == name)
+@pytest.fixture
+def over_three(undisturbed: dict[int, Any], desk: Host, workers: list[Host]) -> dict[int, float | None]:
+    return _losses_of(undisturbed, desk, 3)
 
 
-def test_a_killed_rank_is_restored_from_memory(cluster: list[Host], desk: Host, over_three: dict) -> None:
+@pytest.fixture
+def over_two(undisturbed: dict[int, Any], desk: Host, workers: list[Host]) -> dict[int, float | None]:
+    return _losses_of(undisturbed, desk, 2)
+
+
+def _losses_of(undisturbed: dict[int, Any], desk: Host, nodes: int) -> dict[int, float | None]:
+    if nodes not in undisturbed:
+        run = train(desk, f"undisturbed-{nodes}", nodes).ended()
+        assert run.code == 0, run.text
+        assert list(run.losses()) == list(range(1, STEPS + 1))
+        undisturbed[nodes] = run.losses()
+    return undisturbed[nodes]
+
+
+def host_of(workers: list[Host], name: str) -> Host:
+    return next(host for host in workers if host.name == name)
+
+
+def had_ranks(host: Host, run: Run, attempt: int) -> list[int]:
+    """Ranks of an attempt that ran on this host."""
+    logs = host.seen_from_outside(f"{WORK}/runs/{run.name}/logs")
+    return sorted(int(path.stem.rpartition("-")[2]) for path in logs.glob(f"attempt-{attempt}.rank-*.log"))
+
+
+def test_a_killed_rank_is_restored_from_memory(workers: list[Host], desk: Host, over_three: dict[int, float]) -> None:
     run = train(desk, "rank-killed", 3)
     run.wait_for(StepDone, step=17)
     (granted,) = run.of(ResourcesGranted)
-    victim = host_of(cluster, granted.nodes[1])
+    victim = host_of(workers, granted.nodes[1])
     victim.run(["pkill", "--signal", "KILL", "--full", "orchestrator rank 3/6 rank-killed"], check=True)
     assert run.ended().code == 0, run.text
     (lost,) = run.of(RankLost)
@@ -89,19 +132,192 @@ def test_a_killed_rank_is_restored_from_memory(cluster: list[Host], desk: Host, 
 
 
 def test_a_killed_driver_is_taken_up_from_the_disks_of_all_hosts(
-    cluster: list[Host], desk: Host, over_three: dict
+    workers: list[Host], desk: Host, over_three: dict[int, float]
 ) -> None:
+    """Twice, since other nodes may come first in another driver's placement group."""
     run = train(desk, "driver-killed", 3)
+    run.wait_for(SnapshotCommitted, step=10)
+    for before in (10, 25):
+        desk.run(["pkill", "--signal", "KILL", "--full", "orchestrator .*driver-killed"], check=True)
+        assert run.ended().code != 0
+        run = take_up(desk, "driver-killed")
+        if before == 10:
+            run.wait_for(SnapshotCommitted, step=25)
+    assert run.ended().code == 0, run.text
+    assert ["its driver was lost" in event.because for event in run.of(RunResumed)] == [True, True]
+    _, *resumed = run.of(AttemptStarted)
+    assert [attempt.restore_from for attempt in resumed] == ["disk", "disk"]
+    assert [attempt.restore_step >= step for attempt, step in zip(resumed, (10, 25), strict=True)] == [True, True]
+    assert run.of(SnapshotQuarantined) == []
+    assert run.losses() == over_three
+
+
+def test_a_spare_takes_the_place_of_a_host_without_power(
+    workers: list[Host], desk: Host, over_two: dict[int, float]
+) -> None:
+    run = train(desk, "power-cut", 2, "job.checkpoint_dir=/tmp/shared/power-cut")
     run.wait_for(SnapshotCommitted, step=15)
-    desk.run(["pkill", "--signal", "KILL", "--full", "orchestrator run_name=driver-killed"], check=True)
-    assert run.ended().code != 0
-    again = take_up(desk, "driver-killed").ended()
-    assert again.code == 0, again.text
-    (resumed,) = again.of(RunResumed)
-    assert "its driver was lost" in resumed.because
-    *_, attempt = again.of(AttemptStarted)
-    assert attempt.restore_from == "disk", (
-        again.text + str(again.of(SnapshotQuarantined)) + str(again.of(ResourcesGranted))
-    )
-    assert attempt.restore_step >= 15
-    assert again.losses() == over_three
+    (granted,) = run.of(ResourcesGranted)
+    (spare,) = [host for host in workers if host.name not in granted.nodes]
+    host_of(workers, granted.nodes[0]).kill()
+    assert run.ended().code == 0, run.text
+    (lost,) = run.of(RankLost)
+    assert (lost.node, lost.gpu, lost.fault) == (granted.nodes[0], "the whole node", Fault.NODE)
+    assert [decided.action for decided in run.of(Decided)] == ["replace"]
+    _, again = run.of(AttemptStarted)
+    assert again.restore_from == "disk", "what the host had in memory is gone with it"
+    assert again.restore_step >= 15
+    assert had_ranks(spare, run, attempt=2) == [0, 1]
+    assert run.losses() == over_two
+
+
+def test_what_a_lost_host_had_on_its_own_disk_alone_ends_the_run_with_a_diagnosis(
+    workers: list[Host], desk: Host
+) -> None:
+    """Its part of every checkpoint is gone: the run must not begin anew by itself."""
+    run = train(desk, "part-gone", 2)
+    run.wait_for(SnapshotCommitted, step=15)
+    (granted,) = run.of(ResourcesGranted)
+    host_of(workers, granted.nodes[1]).kill()
+    assert run.ended().code == 6, run.text
+    assert re.search(r"the checkpoint of step \d+ was committed, and the nodes of this attempt do not have", run.text)
+    assert "Traceback" not in run.text
+    assert [event.attempt for event in run.of(StepDone) if event.attempt > 1] == []
+    *_, ended = run.events()
+    assert isinstance(ended, RunEnded)
+    assert ended.status is Status.FAILED
+    assert granted.nodes[1] in [lost.node for lost in run.of(RankLost)]
+
+
+def test_an_agent_that_does_not_answer_is_killed_and_replaced(
+    workers: list[Host], desk: Host, over_two: dict[int, float]
+) -> None:
+    run = train(desk, "agent-stopped", 2, "recovery.agent_silence_s=5")
+    run.wait_for(SnapshotCommitted, step=15)
+    (granted,) = run.of(ResourcesGranted)
+    victim = host_of(workers, granted.nodes[1])
+    (agent,) = processes_of(victim, "ray::NodeAgent")
+    agent.suspend()
+    assert run.ended().code == 0, run.text
+    (lost,) = run.of(RankLost)
+    assert (lost.node, lost.fault) == (victim.name, Fault.NODE)
+    assert "did not answer for 5 s" in str(lost.error)
+    assert not agent.is_running()
+    assert [decided.action for decided in run.of(Decided)] == ["replace"]
+    _, again = run.of(AttemptStarted)
+    assert again.restore_from == "disk"
+    assert again.restore_step >= 15
+    assert had_ranks(victim, run, attempt=2) == [2, 3]
+    assert run.losses() == over_two
+
+
+def test_a_rank_that_is_stopped_on_another_host_is_named(
+    workers: list[Host], desk: Host, over_two: dict[int, float]
+) -> None:
+    run = train(desk, "rank-stopped", 2, "recovery.hang_floor_s=4")
+    run.wait_for(StepDone, step=17)
+    (granted,) = run.of(ResourcesGranted)
+    victim = host_of(workers, granted.nodes[1])
+    (rank,) = processes_of(victim, "orchestrator rank 2/4 rank-stopped")
+    rank.suspend()
+    assert run.ended().code == 0, run.text
+    (lost,) = run.of(RankLost)
+    assert (lost.rank, lost.node, lost.fault) == (2, victim.name, Fault.HANG)
+    assert "rank 2 never entered the collective" in str(lost.error)
+    assert "rank 2 is stopped" in str(lost.error)
+    assert lost.detected_s is not None
+    assert 4 <= lost.detected_s < 40
+    for other in (0, 1, 3):
+        stacks = (run.folder / "logs" / f"attempt-1.rank-{other}.stacks").read_text()
+        assert "no progress; stacks of" in stacks
+        assert 'File "' in stacks
+    assert Path(desk.seen_from_outside(lost.log_path)).is_file()
+    _, again = run.of(AttemptStarted)
+    assert again.restore_from == "memory"
+    assert run.losses() == over_two
+
+
+@pytest.mark.skipif(not FREEZER.is_dir() or os.geteuid() != 0, reason="needs root and a freezer of cgroup v1")
+def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
+    workers: list[Host], desk: Host, over_two: dict[int, float]
+) -> None:
+    run = train(desk, "outlives", 2, "recovery.unkillable_s=3", "job.checkpoint_dir=/tmp/shared/outlives")
+    run.wait_for(SnapshotCommitted, step=15)
+    (granted,) = run.of(ResourcesGranted)
+    healthy, victim = (host_of(workers, name) for name in granted.nodes)
+    (spare,) = [host for host in workers if host.name not in granted.nodes]
+    (rank,) = processes_of(victim, "orchestrator rank 2/4 outlives")
+    (other,) = processes_of(healthy, "orchestrator rank 1/4 outlives")
+    with frozen(rank):
+        other.kill()
+        assert run.ended().code == 0, run.text
+        assert rank.status() == psutil.STATUS_DISK_SLEEP, "SIGKILL waits until it is thawed"
+    (lost,) = run.of(RankLost)
+    assert (lost.rank, lost.node, lost.fault) == (1, healthy.name, Fault.EXIT)
+    (quarantined,) = run.of(NodeQuarantined)
+    assert quarantined.node == victim.name
+    assert "rank 2 (CPU core 0) outlived SIGKILL by 3 s" in quarantined.reason
+    assert had_ranks(victim, run, attempt=2) == []
+    assert sorted(had_ranks(healthy, run, attempt=2) + had_ranks(spare, run, attempt=2)) == [0, 1, 2, 3]
+    _, again = run.of(AttemptStarted)
+    assert again.restore_step >= 15
+    assert run.losses() == over_two
+    wait_until(lambda: not rank.is_running(), 10, "thawed, it dies")
+
+
+def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
+    workers: list[Host], desk: Host, over_three: dict[int, float]
+) -> None:
+    run = train(desk, "cut-off", 3, "job.checkpoint_dir=/tmp/shared/cut-off")
+    run.wait_for(SnapshotCommitted, step=15)
+    (granted,) = run.of(ResourcesGranted)
+    victim = host_of(workers, granted.nodes[1])
+    before = processes_of(victim, "orchestrator rank")
+    assert len(before) == 2
+    victim.cut_cable()
+    run.wait_for(RankLost, node=victim.name)
+    victim.mend_cable()
+    wait_until(lambda: not processes_of(victim, "raylet"), 90, "Ray on the host hears that it was given up")
+    assert not any(process.is_running() for process in before), "no rank of an older attempt is left"
+    victim.ray_start(desk)
+    assert run.ended().code == 0, run.text
+    (lost,) = run.of(RankLost)
+    assert (lost.gpu, lost.fault) == ("the whole node", Fault.NODE)
+    assert [decided.action for decided in run.of(Decided)] == ["replace"]
+    _, again = run.of(AttemptStarted)
+    assert again.restore_step >= 15
+    assert run.losses() == over_three
+
+
+def processes_of(host: Host, words: str) -> list[psutil.Process]:
+    """Processes of a host by their command line."""
+    found = []
+    for process in host.processes():
+        with suppress(psutil.NoSuchProcess):
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@contextmanager
+def frozen(process: psutil.Process) -> Iterator[None]:
+    """What a driver that does not come back does to a process: no signal ends it."""
+    group = FREEZER / f"orchestrator-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        (group / "freezer.state").write_text("FROZEN")
+        wait_until(lambda: (group / "freezer.state").read_text().strip() == "FROZEN", 5, "frozen")
+        yield
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        wait_until(lambda: not (group / "cgroup.procs").read_text() or _moved_back(group), 10, "thawed")
+        group.rmdir()
+
+
+def _moved_back(group: Path) -> bool:
+    """A process that lives on after all must not keep the group."""
+    for pid in (group / "cgroup.procs").read_text().split():
+        with suppress(OSError):
+            (FREEZER / "cgroup.procs").write_text(pid)
+    return not (group / "cgroup.procs").read_text()

@@ -72,13 +72,18 @@ def test_the_main_job_trains_over_three_hosts_as_on_one(spread: Run, alone: Run,
     assert "Traceback" not in spread.text
 
 
-def test_checkpoints_that_the_nodes_do_not_share_are_warned_of_once(spread: Run, alone: Run) -> None:
-    (granted,) = spread.of(ResourcesGranted)
+def test_checkpoints_that_the_nodes_do_not_share_are_warned_of_once(head: Host, spread: Run, alone: Run) -> None:
+    """Where the script loads them by itself: snapshots are carried from node to node."""
+    assert spread.of(ResourcesGranted)[0].warnings == []
+    job = [*WHERE, "cluster.nodes=3", "snapshot.enabled=false", f"ray_address={head.gcs_address}"]
+    warned = start(head, "warned", *job).ended()
+    assert warned.code == 0, warned.text
+    (granted,) = warned.of(ResourcesGranted)
     (warning,) = granted.warnings
     first, *others = granted.nodes
-    assert warning.startswith(f"job.checkpoint_dir={WORK}/runs/spread/checkpoints: {', '.join(others)} can not see")
+    assert warning.startswith(f"job.checkpoint_dir={WORK}/runs/warned/checkpoints: {', '.join(others)} can not see")
     assert f"what {first} writes" in warning
-    assert spread.text.count("can not see what") == 1
+    assert warned.text.count("can not see what") == 1
     assert alone.of(ResourcesGranted)[0].warnings == []
 
 
@@ -197,6 +202,7 @@ def test_a_run_submitted_to_ray_as_a_job(head: Host, script: str, code: int) -> 
 def test_a_host_without_power_ends_the_run_with_its_name(head: Host, cluster: list[Host]) -> None:
     """The last one: the cluster has two hosts afterwards."""
     job = [*WHERE, f"ray_address={head.gcs_address}", "cluster.nodes=3", "launch.wait_for_resources_s=4"]
+    job.append("recovery.wait_for_node_s=4")
     run = start(head, "powerless", *job, "+job.args.until=/tmp/shared/never")
     run.wait_for(MetricLogged)
     cluster[2].kill()

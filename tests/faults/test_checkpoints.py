@@ -1,0 +1,210 @@
+"""Faults of what is saved: full disks, little memory, damage.
+
+==================================  =======================  =========================================================
+fault                               time                     expected
+==================================  =======================  =========================================================
+disk full                           in the training, then    told once, no restart; committed when there is space
+                                    freed
+disk full                           and a rank killed while  restart from memory, which the disk does not hold
+                                    it is
+arena too small                     from the start           said before the run; saved to the disk by the ranks
+the same, and rank SIGKILL          between two checkpoints  restart from the disk
+arena full                          at the second save       the same, by what is left of memory
+shard truncated                     while no driver is there quarantined with its name, the checkpoint before it is used
+shard with a flipped bit            the same                 the same
+shard missing                       the same                 the same
+manifest missing                    the same                 the checkpoint before it is used
+all checkpoints damaged             the same                 all quarantined, from the beginning
+`latest` missing, empty, wrong      the same                 repaired, nothing lost
+==================================  =======================  =========================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGKILL
+
+import pytest
+
+from orchestrator.events import (
+    AttemptStarted,
+    CheckpointSaved,
+    RankLost,
+    ResourcesGranted,
+    SnapshotCommitted,
+    SnapshotFreed,
+    SnapshotHeld,
+    SnapshotQuarantined,
+)
+from tests.faults.faults import event, fail
+from tests.faults.invariants import finished_like
+from tests.faults.runs import STEPS, Run, User
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+
+# One checkpoint of the job takes 26 MB on the disk, 13 MB of a rank's memory.
+MB = 1 << 20
+SHARD = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
+    """Folders with a limit of their own, in MB: file systems in memory."""
+    mounted: list[Path] = []
+
+    def make(name: str, size_mb: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={size_mb}m", "small", str(folder)]
+        done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"this machine lets us mount nothing: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_disk_full_and_freed(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:
+    disk = small("disk", 120)
+    run = keeper.start("disk-full", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=3")
+    run.wait_for(SnapshotCommitted, step=3)
+    fill(disk)
+    run.wait_for(SnapshotHeld)
+    run.wait_for(CheckpointSaved, step=12)
+    (disk / "filler").unlink()
+    run.ended()
+    assert run.code == 0, run.text
+    assert run.losses() == whole.losses()
+    assert len(run.of(SnapshotHeld)) >= 1
+    assert len(run.of(SnapshotFreed)) == len(run.of(SnapshotHeld)), "told once each"
+    assert not run.of(RankLost)
+    assert run.of(SnapshotCommitted)[-1].step == STEPS
+    assert (disk / "latest").read_text() == f"step-{STEPS:06d}"
+    assert list((disk / ".attempts").glob("*")) == []
+
+
+def test_disk_full_and_a_rank_killed(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:
+    disk = small("disk", 120)
+    fault = fail(rank=1).at(step=14).by(SIGKILL)
+    run = keeper.start("disk-full-killed", fault, f"job.checkpoint_dir={disk}")
+    run.wait_for(SnapshotCommitted, step=6)
+    fill(disk)
+    run.wait_for(SnapshotHeld)
+    run.wait_for(RankLost)
+    run.wait_for(AttemptStarted, attempt=2)
+    (disk / "filler").unlink()
+    run.ended()
+    assert run.code == 0, run.text
+    assert run.losses() == whole.losses()
+    _, second = run.of(AttemptStarted)
+    assert (second.restore_step, second.restore_from) == (12, "memory")
+    assert [e.step for e in run.of(SnapshotCommitted)][-1] == STEPS
+
+
+def fill(disk: Path) -> None:
+    """To the last byte, as somebody else's file."""
+    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(MB)):
+            pass
+
+
+def test_arena_too_small(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:
+    memory = small("memory", 8)
+    fault = fail(rank=1).at(step=9).by(SIGKILL)
+    run = keeper.start("no-arena", fault, f"snapshot.dirs=[{memory},durable]").ended()
+    finished_like(run, whole)
+    (remark,) = run.of(ResourcesGranted)[0].warnings
+    assert f"{memory} has room for" in remark
+    assert "training waits for every save" in remark
+    assert remark in " ".join(run.text.split()), "said on the screen"
+    _, second = run.of(AttemptStarted)
+    assert (second.restore_step, second.restore_from) == (6, "disk")
+
+
+def test_arena_that_fills_up(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:
+    """Room for two generations when it was chosen; somebody else takes it after the first."""
+    memory = small("memory", 100)
+    run = keeper.start("arena-full", f"snapshot.dirs=[{memory},durable]", "job.args.checkpoint_every=4")
+    run.wait_for(CheckpointSaved, step=4)
+    fill(memory)
+    run.ended()
+    finished_like(run, whole)
+    assert [e.step for e in run.of(SnapshotCommitted)][-1] == STEPS
+    assert not run.of(RankLost)
+
+
+def truncated(folder: Path) -> None:
+    os.truncate(folder / SHARD, (folder / SHARD).stat().st_size - 100)
+
+
+def flipped(folder: Path) -> None:
+    with (folder / SHARD).open("r+b") as file:
+        file.seek((folder / SHARD).stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 4]))
+
+
+def missing(folder: Path) -> None:
+    (folder / SHARD).unlink()
+
+
+def without_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def interrupted(keeper: User, name: str) -> Path:
+    """A run whose driver was killed when steps 6 and 12 were committed; its checkpoints."""
+    run = keeper.start(name, fail(driver=True).during(event(SnapshotCommitted, step=12)).later(0.1).by(SIGKILL)).ended()
+    assert run.code == -SIGKILL
+    return run.folder / "checkpoints"
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped, missing])
+def test_a_damaged_shard(damage: Callable[[Path], None], keeper: User, whole: Run) -> None:
+    name = f"shard-{damage.__name__}"
+    checkpoints = interrupted(keeper, name)
+    damage(checkpoints / "step-000012")
+    run = keeper.resume(name).ended()
+    finished_like(run, whole)
+    (put_aside,) = run.of(SnapshotQuarantined)
+    assert (put_aside.step, put_aside.tag) == (12, "step-000012")
+    assert SHARD in put_aside.reason
+    assert SHARD in Path(put_aside.path, "reason.txt").read_text()
+    assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 6]
+
+
+def test_a_checkpoint_without_its_manifest(keeper: User, whole: Run) -> None:
+    checkpoints = interrupted(keeper, "manifest-missing")
+    without_manifest(checkpoints / "step-000012")
+    run = keeper.resume("manifest-missing").ended()
+    finished_like(run, whole)
+    assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 6]
+
+
+def test_all_checkpoints_damaged(keeper: User, whole: Run) -> None:
+    checkpoints = interrupted(keeper, "all-damaged")
+    truncated(checkpoints / "step-000012")
+    flipped(checkpoints / "step-000006")
+    run = keeper.resume("all-damaged").ended()
+    finished_like(run, whole)
+    assert [e.step for e in run.of(SnapshotQuarantined)] == [12, 6]
+    assert [e.restore_step for e in run.of(AttemptStarted)] == [None, None]
+
+
+@pytest.mark.parametrize("text", [None, "", "step-000099"])
+def test_latest_is_not_what_it_should_be(text: str | None, keeper: User, whole: Run) -> None:
+    name = f"latest-{'missing' if text is None else text or 'empty'}"
+    latest = interrupted(keeper, name) / "latest"
+    latest.unlink() if text is None else latest.write_text(text)
+    run = keeper.resume(name).ended()
+    finished_like(run, whole)
+    assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 12]
+    assert not run.of(SnapshotQuarantined)

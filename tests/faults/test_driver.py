@@ -1,0 +1,146 @@
+"""Faults of the run's own process, and what people do to it. Here `resume` is half of every row.
+
+==================================  =======================  =========================================================
+fault                               time                     expected
+==================================  =======================  =========================================================
+driver SIGKILL                      between two checkpoints  ranks gone within 30 s; resume: the same journal and
+                                                             MLflow run, losses as if nothing had happened
+driver SIGKILL                      around saves, write-outs the same, however often
+                                    and commits
+driver SIGKILL                      while attempt 2 starts   the same
+driver SIGTERM                      in the training          saved, exit code 143; resume goes on at the next step
+Ctrl-C                              in the training          the same with 130
+Ctrl-C twice                        while the job saves      killed at once, 130; resume from the last commit
+second driver                       on a live run            refused, exit code 4; the run does not notice
+resume of a live run                                         the same
+resume of a run that has finished                            refused, exit code 4
+==================================  =======================  =========================================================
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from signal import SIGINT, SIGKILL, SIGTERM
+
+import pytest
+
+from orchestrator.events import (
+    AttemptStarted,
+    Decided,
+    RankLost,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    SnapshotCommitted,
+    Status,
+    StepDone,
+    StopRequested,
+)
+from tests.faults.faults import Fault, Moment, commit, event, fail, the_phase, the_step, write_out
+from tests.faults.invariants import GONE_S, finished_like, holds, mlflow_agrees, nothing_left, wait_until
+from tests.faults.runs import STEPS, Run, User
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+
+
+def killed(run: Run) -> Run:
+    """Its driver was; within 30 s nothing else of it is there either."""
+    assert run.ended().code == -SIGKILL, run.text
+    died_s = run.faults[0].struck[0].monotonic_s
+    assert wait_until(lambda: not run.left(), GONE_S - (time.monotonic() - died_s)), run.left()
+    return run
+
+
+def test_driver_sigkill(user: User, whole: Run) -> None:
+    run = killed(user.start("driver-killed", fail(driver=True).at(step=9).by(SIGKILL), tracked=True))
+    nothing_left(run)
+    again = user.resume("driver-killed").ended()
+    finished_like(again, whole)
+    assert len(again.of(RunStarted)) == len(again.of(RunResumed)) == 1, "the same journal"
+    assert [e.restore_step for e in again.of(AttemptStarted)] == [None, 6]
+    assert [e.restore_from for e in again.of(AttemptStarted)] == [None, "disk"]
+    mlflow_agrees(again, f"sqlite:///{user.folder}/runs/mlflow.db")
+
+
+def test_driver_sigkill_again_and_again_around_saves(keeper: User, whole: Run) -> None:
+    """Each driver is killed at another moment of a checkpoint's way to the disk; then one may finish."""
+    chance = random.Random(4)
+    moments: list[Moment] = [write_out(), commit(), event(SnapshotCommitted), the_step(12), the_step(18)]
+    name = "driver-killed-often"
+    run = killed(keeper.start(name, around(moments[0], chance), "job.args.checkpoint_every=3"))
+    for moment in moments[1:]:
+        run = killed(keeper.resume(name, around(moment, chance)))
+        folder = run.folder / "checkpoints"
+        assert all((tag / "manifest.json").is_file() for tag in folder.glob("step-*")), "whole or not there"
+    last = keeper.resume(name).ended()
+    finished_like(last, whole)
+    assert len(last.of(RunResumed)) == len(moments)
+
+
+def around(moment: Moment, chance: random.Random) -> Fault:
+    return fail(driver=True).during(moment).later(chance.uniform(0, 0.05)).by(SIGKILL)
+
+
+def test_driver_sigkill_in_a_recovery(keeper: User, whole: Run) -> None:
+    rank = fail(rank=0).at(step=9).by(SIGKILL)
+    run = keeper.start("driver-in-recovery", fail(driver=True).during(the_phase("import", 2)).by(SIGKILL), rank)
+    killed(run)
+    again = keeper.resume("driver-in-recovery").ended()
+    finished_like(again, whole)
+    assert len(again.of(RankLost)) == 1
+    assert [e.restore_step for e in again.of(AttemptStarted)] == [None, 6, 6]
+
+
+@pytest.mark.parametrize(("how", "code"), [(SIGTERM, 143), (SIGINT, 130)])
+def test_a_stop_saves_and_is_gone_on_from(how: int, code: int, keeper: User, whole: Run) -> None:
+    name = f"stopped-{code}"
+    run = keeper.start(name, fail(driver=True).at(step=9).by(how)).ended()
+    assert run.code == code, run.text
+    holds(run)
+    ended = run.events()[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status is Status.INTERRUPTED
+    last = max(run.losses())
+    assert 9 <= last < STEPS
+    assert (run.folder / "checkpoints" / "latest").read_text() == f"step-{last:06d}", "where it stopped"
+    assert list((run.folder / "checkpoints" / ".attempts").glob("*")) == []
+    again = keeper.resume(name).ended()
+    finished_like(again, whole)
+    assert [e.restore_step for e in again.of(AttemptStarted)] == [None, last]
+    assert not again.of(RankLost)
+    assert not again.of(Decided), "nothing failed"
+    assert len(again.of(StepDone)) == STEPS, "no step twice"
+
+
+def test_ctrl_c_twice(keeper: User, whole: Run) -> None:
+    first, second = fail(driver=True).at(step=9).by(SIGINT), fail(driver=True).during(event(StopRequested)).by(SIGINT)
+    run = keeper.start("impatient", first, second, "recovery.stop_grace_s=120").ended()
+    assert run.code == 130, run.text
+    holds(run)
+    assert time.monotonic() - second.struck[0].monotonic_s < 60, "far less than the grace period"
+    ended = run.events()[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status is Status.INTERRUPTED
+    again = keeper.resume("impatient").ended()
+    finished_like(again, whole)
+
+
+def test_a_second_driver_and_a_resume_of_a_live_run_are_refused(keeper: User, whole: Run) -> None:
+    name = "held"
+    run = keeper.start(name)
+    run.wait_for(StepDone)
+    before = len(run.records())
+    for second in (keeper.start(name), keeper.resume(name), keeper.start(name, "job.resume=auto")):
+        assert second.ended().code == 4, second.text
+        assert "held by another live run" in second.text
+        assert f"process {run.process.pid}" in second.text
+        assert "Traceback" not in second.text
+    assert len(run.records()) > before
+    run.ended()
+    finished_like(run, whole)
+    assert len(run.of(RunStarted)) == 1
+    assert not run.of(RunResumed)
+    late = keeper.resume(name).ended()
+    assert late.code == 4, late.text
+    assert "its run has finished" in late.text

@@ -1,0 +1,174 @@
+"""Faults of what is beside the run: MLflow and the wall clock.
+
+==================================  =======================  =========================================================
+fault                               time                     expected
+==================================  =======================  =========================================================
+MLflow down                         at the start             said; the run goes on; `sync` tells MLflow all of it
+MLflow SIGKILL, started again       in the middle            nothing is missing in the end
+MLflow SIGKILL                      until after the end      said; exit code 0; `sync` adds the rest, once
+MLflow SIGSTOP                      in the middle            no step waits for it
+its process SIGKILL                 in the middle            said; `sync` adds the rest
+wall clock set back by an hour      between two checkpoints  no time is counted twice or lost; MLflow has the last bill
+==================================  =======================  =========================================================
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+
+import pytest
+
+from orchestrator.events import RankLost, StepDone
+from tests.faults.faults import event, fail
+from tests.faults.invariants import finished_like, mlflow_agrees, wait_until
+from tests.faults.runs import Run, User
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+
+START_S = 120.0
+CLOCK = Path(__file__).with_name("clock")
+
+
+class Server:
+    """A real MLflow server, in a session of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """And wait until it answers."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
+        command += [f"--backend-store-uri=sqlite:///{self._folder}/server.db"]
+        command += [f"--artifacts-destination={self._folder / 'artifacts'}"]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._process = subprocess.Popen(
+            command, cwd=self._folder, env=os.environ | quiet, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert wait_until(self.answers, START_S), "the MLflow server did not start"
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.read() == b"OK")
+        except OSError:
+            return False
+
+    def tell(self, number: signal.Signals) -> None:
+        """To the server and its workers."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+        if number is SIGKILL:
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.tell(SIGKILL)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    one = Server(tmp_path)
+    yield one
+    one.close()
+
+
+def tracked(server: Server) -> list[str]:
+    return [f"tracking.uri={server.uri}", "tracking.required=false", "tracking.flush_s=0.5"]
+
+
+def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> None:
+    run = keeper.start("mlflow-late", *tracked(server), tracked=True).ended()
+    finished_like(run, whole)
+    assert "going on without it, the journal keeps everything" in " ".join(run.text.split())
+    server.start()
+    synced = keeper.command("sync", "mlflow-late")
+    assert synced.returncode == 0, synced.stdout + synced.stderr
+    mlflow_agrees(run, server.uri)
+
+
+def test_mlflow_down_in_the_middle(keeper: User, whole: Run, server: Server) -> None:
+    server.start()
+    run = keeper.start("mlflow-away", *tracked(server), "job.micro_batch=4", tracked=True)
+    run.wait_for(StepDone, step=4)
+    server.tell(SIGKILL)
+    run.wait_for(StepDone, step=9)
+    server.start()
+    run.ended()
+    assert run.code == 0, run.text
+    mlflow_agrees(run, server.uri)
+
+
+def test_mlflow_down_until_after_the_end(keeper: User, whole: Run, server: Server) -> None:
+    server.start()
+    run = keeper.start("mlflow-gone", *tracked(server), "tracking.finish_timeout_s=3", tracked=True)
+    run.wait_for(StepDone, step=9)
+    server.tell(SIGKILL)
+    run.ended()
+    finished_like(run, whole)
+    assert "MLflow could not be brought up to date" in run.text
+    server.start()
+    for said in ("new records", "up to date"):
+        synced = keeper.command("sync", "mlflow-gone")
+        assert synced.returncode == 0, synced.stdout + synced.stderr
+        assert said in synced.stdout
+        mlflow_agrees(run, server.uri)
+
+
+def test_mlflow_hangs_in_the_middle(keeper: User, whole: Run, server: Server) -> None:
+    server.start()
+    run = keeper.start("mlflow-hangs", *tracked(server), tracked=True)
+    run.wait_for(StepDone, step=4)
+    server.tell(SIGSTOP)
+    try:
+        run.wait_for(StepDone, step=20)
+    finally:
+        server.tell(SIGCONT)
+    run.ended()
+    finished_like(run, whole)
+    mlflow_agrees(run, server.uri)
+
+
+def test_the_process_that_tells_mlflow_sigkill(keeper: User, whole: Run) -> None:
+    run = keeper.start("sink-killed", fail(sink=0).at(step=9).by(SIGKILL), tracked=True).ended()
+    finished_like(run, whole)
+    assert "MLflow could not be brought up to date" in run.text
+    assert keeper.command("sync", "sink-killed").returncode == 0
+    mlflow_agrees(run, f"sqlite:///{keeper.folder}/runs/mlflow.db")
+
+
+def test_wall_clock_set_back(tmp_path: Path, whole: Run) -> None:
+    """The rank is killed after it, so that the order in which ranks end is told by that clock, too."""
+    switch = tmp_path / "set-back"
+    user = User(tmp_path, {"PYTHONPATH": str(CLOCK), "CLOCK_SET_BACK": str(switch)})
+    try:
+        run = user.start("clock", fail(rank=1).during(event(StepDone, step=10)).by(SIGKILL), tracked=True)
+        run.wait_for(StepDone, step=8)
+        switch.touch()
+        run.ended()
+        finished_like(run, whole)
+        times = [record.time_unix_s for record in run.records()]
+        assert min(after - before for before, after in itertools.pairwise(times)) < -3000, "it was set back"
+        elapsed = [record.elapsed_s for record in run.records()]
+        assert elapsed == sorted(elapsed)
+        assert elapsed[-1] < 600
+        (lost,) = run.of(RankLost)
+        assert (lost.rank, lost.reason) == (1, "killed by SIGKILL")
+        mlflow_agrees(run, f"sqlite:///{user.folder}/runs/mlflow.db")
+    finally:
+        user.close()

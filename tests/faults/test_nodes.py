@@ -1,0 +1,150 @@
+"""Faults of what stands between the driver and its ranks, each in a cluster of the run's own.
+
+==================================  =======================  =========================================================
+fault                               time                     expected
+==================================  =======================  =========================================================
+agent SIGKILL                       after a commit           a new agent on the node, restart from the disk
+agent SIGSTOP                       after a commit           given up after its silence, then the same
+agent SIGKILL                       in a commit              the checkpoint is whole or not there; the same
+agent SIGKILL                       while attempt 2 starts   the same, twice
+rank and agent SIGKILL              at once                  one restart
+zygote SIGKILL                      between two checkpoints  another zygote, restart from memory
+writer SIGKILL                      in a write-out           another writer writes it; no restart
+writer and rank SIGKILL             in a write-out           the same, and a restart from memory
+raylet SIGKILL                      after a commit           the run ends with a diagnosis, exit code 3; resume goes on
+GCS SIGKILL                         after a commit           the same
+==================================  =======================  =========================================================
+"""
+
+from __future__ import annotations
+
+from signal import SIGKILL, SIGSTOP
+
+import pytest
+
+from orchestrator.events import (
+    AttemptStarted,
+    Decided,
+    Fault,
+    RankLost,
+    RunEnded,
+    RunResumed,
+    SnapshotCommitted,
+    SnapshotHeld,
+    Status,
+)
+from tests.faults.faults import commit, committed_after, event, fail, recovery, the_phase, write_out
+from tests.faults.invariants import finished_like, holds
+from tests.faults.runs import Run, User
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+
+COMMITTED = event(SnapshotCommitted, step=6)
+
+
+def replaced(run: Run) -> RankLost:
+    """The node was lost and there again, and the run went on from the disk; the fault as it was told."""
+    (lost,) = run.of(RankLost)
+    assert (lost.fault, lost.gpu) == (Fault.NODE, "the whole node")
+    assert [e.action for e in run.of(Decided)] == ["replace"]
+    _, second = run.of(AttemptStarted)
+    assert (second.restore_step, second.restore_from) == (6, "disk")
+    return lost
+
+
+def test_agent_sigkill(user: User, whole: Run) -> None:
+    run = user.start("agent-killed", fail(agent=0).during(COMMITTED).by(SIGKILL)).ended()
+    finished_like(run, whole)
+    replaced(run)
+
+
+def test_agent_sigstop(user: User, whole: Run) -> None:
+    fault = fail(agent=0).during(COMMITTED).by(SIGSTOP)
+    run = user.start("agent-stopped", fault, "recovery.agent_silence_s=4").ended()
+    finished_like(run, whole)
+    assert replaced(run).error == "its agent did not answer for 4 s"
+
+
+def test_agent_sigkill_in_a_commit(user: User, whole: Run) -> None:
+    fault = fail(agent=0).during(commit()).by(SIGKILL)
+    run = user.start("agent-killed-in-commit", fault, "job.args.checkpoint_every=3").ended()
+    finished_like(run, whole)
+    (lost,) = run.of(RankLost)
+    assert lost.fault is Fault.NODE
+    committed = [e.step for e in run.of(SnapshotCommitted) if e.attempt == 1]
+    _, second = run.of(AttemptStarted)
+    on_disk = second.restore_step or 0
+    assert on_disk in (max(committed, default=0), max(committed, default=0) + 3), "the one before, or it was done"
+
+
+def test_agent_sigkill_while_the_next_attempt_starts(user: User, whole: Run) -> None:
+    first = fail(agent=0).during(COMMITTED).by(SIGKILL)
+    second = fail(agent=0).during(the_phase("import", attempt=2)).by(SIGKILL)
+    run = user.start("agent-killed-again", first, second).ended()
+    finished_like(run, whole)
+    assert [lost.fault for lost in run.of(RankLost)] == [Fault.NODE, Fault.NODE]
+    assert [e.restore_step for e in run.of(AttemptStarted)][1:] == [6, 6]
+
+
+def test_agent_sigkill_while_it_is_decided(user: User, whole: Run) -> None:
+    """Between two attempts, when no rank is there to be missed."""
+    first = fail(rank=0).during(COMMITTED).by(SIGKILL)
+    run = user.start("agent-killed-between", first, fail(agent=0).during(recovery()).by(SIGKILL)).ended()
+    finished_like(run, whole)
+    assert [lost.fault for lost in run.of(RankLost)] == [Fault.EXIT, Fault.NODE]
+
+
+def test_rank_and_agent_sigkill_at_once(user: User, whole: Run) -> None:
+    run = user.start("rank-and-agent", fail(rank=1).and_(agent=0).during(COMMITTED).by(SIGKILL)).ended()
+    finished_like(run, whole)
+    assert len(run.faults[0].struck) == 2
+    assert len(run.of(RankLost)) == len(run.of(Decided)) == 1
+
+
+def test_zygote_sigkill(user: User, whole: Run) -> None:
+    run = user.start("zygote-killed", fail(zygote=0).at(step=9).by(SIGKILL)).ended()
+    finished_like(run, whole)
+    (lost,) = run.of(RankLost)
+    assert lost.fault is Fault.EXIT
+    assert "zygote" in (lost.error or "")
+    _, second = run.of(AttemptStarted)
+    assert (second.restore_step, second.restore_from) == (6, "memory")
+
+
+def test_writer_sigkill_in_a_write_out(user: User, whole: Run) -> None:
+    fault = fail(writer=0).during(write_out(6)).by(SIGKILL)
+    run = user.start("writer-killed", fault).ended()
+    assert committed_after(run, fault, 6), "it struck in time"
+    finished_like(run, whole)
+    assert {e.step for e in run.of(SnapshotCommitted)} >= {6, 24}, "another writer wrote it"
+    assert not run.of(RankLost)
+    assert not run.of(SnapshotHeld)
+
+
+def test_writer_and_rank_sigkill_in_a_write_out(user: User, whole: Run) -> None:
+    fault = fail(writer=0).and_(rank=0).during(write_out(6)).by(SIGKILL)
+    run = user.start("writer-and-rank", fault).ended()
+    assert committed_after(run, fault, 6), "it struck in time"
+    finished_like(run, whole)
+    assert len(fault.struck) == 2
+    _, second = run.of(AttemptStarted)
+    assert (second.restore_step, second.restore_from) == (6, "memory")
+    assert [e.attempt for e in run.of(SnapshotCommitted) if e.step == 6] == [1], "written all the same"
+
+
+@pytest.mark.parametrize("what", ["raylet", "gcs"])
+def test_the_runs_own_ray(what: str, user: User, whole: Run) -> None:
+    name = f"{what}-killed"
+    run = user.start(name, fail(**{what: 0}).during(COMMITTED).by(SIGKILL)).ended()
+    assert run.code == 3, run.text
+    holds(run)
+    ended = run.events()[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status is Status.FAILED
+    assert "error: " in run.text
+    assert "Traceback" not in run.text
+    again = user.resume(name).ended()
+    finished_like(again, whole)
+    (resumed,) = again.of(RunResumed)
+    assert "failed" in resumed.because
+    assert again.of(AttemptStarted)[-1].restore_step >= 6
