@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.benchmarks import steady
+from tests.benchmarks import steady, tick, trail
 from tests.benchmarks.figures import median_interval, percentile, spread, table
+from tests.benchmarks.goodput import Outcome
 from tests.benchmarks.phases import PHASES, RANK_PHASES, Launch, phase_rows, slowest, total_s, typical
 from tests.benchmarks.picture import GROUPS, grouped
 from tests.benchmarks.report import REPORT, SECTIONS, write_section
+from tests.benchmarks.restart import Restart
 from tests.benchmarks.scaling import growth, sizes
+from tests.benchmarks.snapshot_stall import SAVES, Saves
 
 RANK = {"process": 11.0, "script": 11.1, "imported": 14.0, "process_group": 14.2, "first_step": 18.0}
 seconds = st.floats(min_value=0, max_value=100)
@@ -148,6 +151,66 @@ def test_growth_is_told_for_each_further_rank():
     assert sizes(6) == [1, 2, 4]
     launches = {"one": {1: [Launch({"tool": 1.0})], 5: [Launch({"tool": 3.0})]}}
     assert growth(launches) == "one +0.50 s"
+
+
+def noted(rank: int, pid: int, begin_s: float, loaded: int, steps: list[int]) -> list[trail.Note]:
+    """A process of job/trains_on.py: a second for its start, the load and each step."""
+    notes = [trail.Note(rank, pid, what, begin_s) for what in ("script", "imported", "process_group")]
+    notes.append(trail.Note(rank, pid, "initialized", begin_s + 1))
+    if loaded:
+        notes.append(trail.Note(rank, pid, "loaded", begin_s + 2, loaded, 1.0))
+    return notes + [trail.Note(rank, pid, "step", begin_s + 3 + place, step, 0.5) for place, step in enumerate(steps)]
+
+
+def test_a_restart_ends_with_a_step_that_none_had_done():
+    first = [*noted(0, 1, 0.0, 0, [1, 2, 3, 4]), *noted(1, 2, 0.0, 0, [1, 2, 3, 4, 5])]
+    again = [*noted(0, 3, 20.0, 2, [3, 4, 5, 6]), *noted(1, 4, 21.0, 2, [3, 4, 5])]
+    notes = first + again
+    assert trail.reached(trail.before(notes, 10.0)) == 5
+    assert trail.after(notes, 10.0) == again
+    assert Restart.between(10.0, again, 2, reached=5) is None
+    again.append(trail.Note(1, 4, "step", 30.0, 6, 0.5))
+    one = Restart.between(10.0, again, 2, reached=5)
+    assert one is not None
+    assert one.phases == {"script": 11.0, "initialized": 1.0, "loaded": 1.0, "first": 1.0, "new": 6.0}
+    assert one.total_s == 20.0
+
+
+def test_goodput_counts_a_step_once():
+    notes = [*noted(0, 1, 0.0, 0, [1, 2, 3]), *noted(0, 2, 20.0, 1, [2, 3, 4])]
+    one = Outcome.of(notes, ranks=1, steps=4, early=0)
+    assert (one.wall_s, one.new_s, one.redone) == (pytest.approx(25.0 - 2.5), 2.0, 2)
+    with pytest.raises(RuntimeError, match="of 5 steps 4 are new"):
+        Outcome.of(notes, ranks=1, steps=5, early=0)
+
+
+def test_notes_of_a_killed_rank_are_read_without_its_torn_last_line(tmp_path: Path):
+    line = json.dumps({"what": "step", "at": 5.0, "step": 7, "seconds": 0.5})
+    (tmp_path / "rank-1.42.jsonl").write_text(f'{line}\n{{"what": "st')
+    assert trail.read(tmp_path) == [trail.Note(1, 42, "step", 5.0, 7, 0.5)]
+
+
+def test_a_save_counts_by_its_slowest_rank_and_the_way_it_went():
+    saved = [
+        trail.Note(rank, rank, "saved", 0.0, step, step + rank / 10, wrote=10)
+        for step in range(1, SAVES + 1)
+        for rank in (0, 1)
+    ]
+    committed = [trail.Note(0, 0, "committed", 0.0, step, 10.0 + step, wrote=10_000) for step in range(1, SAVES + 1)]
+    one = Saves.of([*saved, *committed], staged=True)
+    assert one == Saves(first_s=1.1, warm_s=4.1, durable_s=14.0, size=10_000)
+    with pytest.raises(RuntimeError, match="ranks wrote 20 by themselves"):
+        Saves.of([*saved, *(trail.Note(0, 0, "synced", 0.0, n.step, n.seconds, n.wrote) for n in committed)], False)
+
+
+def test_a_tick_is_measured_for_steps_samples_and_the_end(tmp_path: Path):
+    ticks = tick.measured(3, 4, tmp_path)
+    assert len(ticks.usual_s) == 3
+    assert min(*ticks.usual_s, ticks.samples_s, ticks.ends_s) > 0
+    text = (tmp_path / "journal.jsonl").read_text()
+    assert text.count("StepDone") == 5
+    assert text.count("NodeSampled") == 3 + 1  # all nodes once, and node 0 at its usual turn
+    assert '"finished"' in text
 
 
 def test_a_section_is_replaced_in_its_place(tmp_path: Path):

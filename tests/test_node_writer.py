@@ -16,7 +16,7 @@ from orchestrator.cluster.node_snapshots import NodeSnapshots
 from orchestrator.rank.arena import Slot
 from orchestrator.rank.launcher import Launcher, ZygoteLauncher
 from orchestrator.rank.manifest import sha256_of
-from orchestrator.rank.snapshot import is_awaited
+from orchestrator.rank.staging import is_awaited
 from tests.rank_harness import is_gone, wait_until
 from tests.snapshot_world import OPTIMIZER, WEIGHTS, NoLauncher, restore_of, small_assignment, stage
 
@@ -85,15 +85,15 @@ def test_a_writer_that_is_killed_is_started_again_and_does_what_it_was_asked(
     node = make()
     for message in stage(node, tmp_path, 2):
         node.saved(message["rank"], message, zygote)
-    first = node._writer
+    first = node._writer.process
     assert first is not None
     os.kill(first.pid, signal.SIGSTOP)
     assert awaited(node) == [True, False] * 2
     assert node.poll(zygote) == []
     os.kill(first.pid, signal.SIGKILL)
     assert_durable(poll_until(node, zygote, 2), tmp_path, 2)
-    assert node._writer is not None
-    assert node._writer.pid != first.pid
+    assert node._writer.process is not None
+    assert node._writer.process.pid != first.pid
     assert awaited(node) == [False] * 4
     assert all(one["written"] for one in node.holdings())
 
@@ -152,7 +152,7 @@ def test_close_leaves_no_process_no_descriptor_and_no_folder(zygote: ZygoteLaunc
     node.lay_out(restore, zygote)
     extent = restore["files"][WEIGHTS]["memory"]
     node.take(WEIGHTS, CheckpointFiles().give(extent["path"], extent["offset"], extent["bytes"]), extent["entry"], True)
-    writer = node._writer
+    writer = node._writer.process
     assert writer is not None
     node.close()
     assert wait_until(lambda: is_gone(writer.pid))

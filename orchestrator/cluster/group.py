@@ -166,6 +166,8 @@ class RayWorkerGroup:
         events: list[Event] = []
         for node in self._nodes.all:
             for part in self._nodes.ask(node, "poll"):
+                if part["kind"] == "log":
+                    self._logs.keep(part)
                 events += self._checkpoints.hear(node, part, time.monotonic())
         time.sleep(_TICK_S)
         return events + self._checkpoints.poll(time.monotonic())

@@ -167,7 +167,7 @@ class NodeRanks:
                 "rank": rank,
                 "gpu": self._gpu_name(ranks[rank].local_rank),
                 "stack": [str(frame) for frame in main_thread(texts[rank])][:_STACK_LINES],
-                "path": str(paths[rank]),
+                "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
                 **asdict(seen),
             }
             for rank, seen in inquiry.judge().items()

@@ -7,74 +7,23 @@ only when the driver says so.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.assignment import Assignment, base_environment
 from orchestrator.cluster.merge import Part
-from orchestrator.rank import writeout
-from orchestrator.rank.arena import Slot, open_slot_file, room_bytes
+from orchestrator.cluster.node_writer import NodeWriter, elsewhere
+from orchestrator.cluster.places import choose_place
+from orchestrator.rank.arena import Slot, open_slot_file
 from orchestrator.rank.durable import attempt_dir
-from orchestrator.rank.launcher import Launcher, RankProcess, RankStartError
-from orchestrator.rank.snapshot import is_awaited
-from orchestrator.rank.spec import RankSpec
+from orchestrator.rank.launcher import Launcher
+from orchestrator.rank.staging import is_awaited
 
-DURABLE = "durable"
 SLOTS = 2
-# A folder with less room than this is not worth staging in where the job's needs are not known.
-_LEAST_BYTES = 64 << 20
 _SHARED_BETWEEN_RANKS = "zero_pp_rank_"
-
-
-@dataclass
-class Place:
-    """Where the node stages; ``folder`` None makes the training wait for the disk. ``remark`` says why it is not
-    the first choice."""
-
-    folder: Path | None
-    remark: str | None = None
-
-
-def choose_place(dirs: Sequence[str], needed_bytes: int | None) -> Place:
-    """The first folder with room for ``needed_bytes`` (two generations of this node; None is not known)."""
-    refused: list[str] = []
-    for name in dirs:
-        if name == DURABLE:
-            break
-        folder = Path(name)
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            refused.append(f"{name} is no folder that can be written")
-            continue
-        room = room_bytes(folder)
-        if room >= (needed_bytes or _LEAST_BYTES):
-            return Place(folder, _remark(refused, name))
-        needs = f"two generations need {gigabytes(needed_bytes)}" if needed_bytes else "hardly anything"
-        refused.append(f"{name} has room for {gigabytes(room)}, {needs}")
-    return Place(None, _remark(refused, "the disk only: training waits for every save"))
-
-
-def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
-def _remark(refused: Sequence[str], taken: str) -> str | None:
-    return f"snapshot.dirs: {'; '.join(refused)}; taking {taken}" if refused else None
-
-
-@dataclass
-class _Writing:
-    """A rank's part of a checkpoint that the writer has been asked for; ``waiting`` are the requests open."""
-
-    about: dict[str, Any]
-    waiting: set[int]
-    files: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class NodeSnapshots:
@@ -83,7 +32,6 @@ class NodeSnapshots:
     def __init__(self, assignment: Assignment, node_index: int) -> None:
         self._assignment = assignment
         self._first_rank = node_index * assignment.ranks_per_node
-        self._log_path = Path(assignment.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._view = Path(assignment.run_dir) / "restore" / f"node-{node_index}"
         place = choose_place(assignment.snapshot_dirs, assignment.snapshot_bytes)
         self.remark = place.remark
@@ -92,16 +40,12 @@ class NodeSnapshots:
         self._slots = [[open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks]
         self._fetched: list[int] = []
         self._restore: dict[str, Any] | None = None
-        self._writer: RankProcess | None = None
-        self._pipes: tuple[int, int] | None = None
-        self._partial = b""
-        self._requests: dict[int, dict[str, Any]] = {}
-        self._writing: list[_Writing] = []
-        self._next_id = 0
+        log_path = Path(assignment.run_dir) / "logs" / f"writer.node-{node_index}.log"
+        self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
 
     def told(self, attempt: int, local_rank: int) -> dict[str, Any]:
         """What a rank of the attempt must know: see :class:`~orchestrator.rank.snapshot.RankSnapshots`."""
-        slots = [_elsewhere(fd) for fd in self._slots[local_rank]]
+        slots = [elsewhere(fd) for fd in self._slots[local_rank]]
         trusted = list(self._assignment.snapshot_trusted)
         return {"attempt": attempt, "slots": slots, "restore": self._restore, "trusted": trusted}
 
@@ -114,46 +58,20 @@ class NodeSnapshots:
         wanted = []
         if staged["slot"] is not None:
             fd = self._slots[rank - self._first_rank][staged["slot"]]
-            wanted.append({**request, "slot": _elsewhere(fd), "files": []})
+            wanted.append({**request, "slot": elsewhere(fd), "files": []})
         if staged["files"] or not wanted:
             wanted.append(request)
-        self._writing.append(_Writing(about, {self._ask(one, launcher) for one in wanted}))
+        self._writer.write(about, wanted, launcher)
 
     def poll(self, launcher: Launcher) -> list[Part]:
         """What the writer said since the last call; one that died is started again and asked again."""
-        parts: list[Part] = []
-        for answer in self._answers():
-            parts += self._heed(answer)
-        if self._writer is not None and self._writer.poll() is not None:
-            self._end_writer()
-        if self._writer is None and self._requests:
-            self._ask_again(launcher)
-        return parts
-
-    def _heed(self, answer: Mapping[str, Any]) -> list[Part]:
-        number = int(answer["id"])
-        if answer["event"] in ("held", "freed"):
-            return [{"kind": "snapshot_" + str(answer["event"]), **answer}]
-        request = self._requests.pop(number, None)
-        writing = next((one for one in self._writing if number in one.waiting), None)
-        if request is None or writing is None:
-            return []
-        if answer["event"] == "failed":
-            self._writing.remove(writing)
-            return [{"kind": "unwritten", **writing.about, "reason": answer["reason"]}]
-        writing.waiting.discard(number)
-        writing.files |= {name: {**part, "rank": writing.about["rank"]} for name, part in answer["files"].items()}
-        writing.seconds += answer["seconds"]
-        if writing.waiting:
-            return []
-        self._writing.remove(writing)
-        return [{"kind": "durable", **writing.about, "files": writing.files, "seconds": writing.seconds}]
+        return self._writer.poll(launcher)
 
     def holdings(self) -> list[dict[str, Any]]:
         """The generations in memory: header and entries of each, with rank, slot and path."""
         held = []
         for rank, fd in self._all_slots():
-            path = _elsewhere(fd)
+            path = elsewhere(fd)
             slot = Slot.open(path)
             try:
                 header = slot.header()
@@ -169,7 +87,7 @@ class NodeSnapshots:
     def forget(self, from_step: int) -> None:
         """Generations of this step and later are not to be gone on from."""
         for _, fd in self._all_slots():
-            slot = Slot.open(_elsewhere(fd))
+            slot = Slot.open(elsewhere(fd))
             try:
                 header = slot.header()
                 if header is not None and int(header["step"]) >= from_step:
@@ -220,21 +138,21 @@ class NodeSnapshots:
             if not same or held["written"] or held["attempt"] != restore["attempt"]:
                 continue
             about = {key: held[key] for key in ("attempt", "step", "dir", "tag", "rank", "save_latest")}
-            if any(one.about == about for one in self._writing):
+            if self._writer.writes(about):
                 continue
             to = str(attempt_dir(Path(held["dir"]), held["attempt"], held["step"], held["tag"]))
-            number = self._ask({"op": "write", **about, "to": to, "slot": held["path"], "files": []}, launcher)
-            self._writing.append(_Writing(about, {number}))
+            request = {"op": "write", **about, "to": to, "slot": held["path"], "files": []}
+            self._writer.write(about, [request], launcher)
 
     def _drop_what_nobody_writes(self) -> None:
         """A rank died right after staging, and the others did not get that far: the next one in its place would
         wait for ever until this generation is on the disk."""
-        asked = [(one.about["rank"], one.about["attempt"], one.about["tag"]) for one in self._writing]
         for rank, fd in self._all_slots():
-            slot = Slot.open(_elsewhere(fd))
+            slot = Slot.open(elsewhere(fd))
             try:
                 header = slot.header()
-                if header and is_awaited(slot) and (rank, header["attempt"], header["tag"]) not in asked:
+                about = {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
+                if header and is_awaited(slot) and not self._writer.writes(about):
                     slot.forget()
             finally:
                 slot.close()
@@ -249,14 +167,14 @@ class NodeSnapshots:
         if first:
             assert self._folder is not None
             self._fetched.append(open_slot_file(self._folder))
-            path = _elsewhere(self._fetched[-1])
+            path = elsewhere(self._fetched[-1])
             self._restore["files"][name] = {"path": path, "offset": 0, "entry": dict(entry)}
         with open(self._fetched[-1], "wb", closefd=False) as file:  # all of it, or an error: there may be no room
             file.write(data)
 
     def close(self) -> None:
         """End the writer and let go of all memory."""
-        self._end_writer()
+        self._writer.close()
         for fd in [*self._fetched, *(fd for _, fd in self._all_slots())]:
             os.close(fd)
         self._slots, self._fetched = [[] for _ in self._slots], []
@@ -269,79 +187,10 @@ class NodeSnapshots:
     def _is_ours(self, rank: int) -> bool:
         return self._first_rank <= rank < self._first_rank + self._assignment.ranks_per_node
 
-    def _ask(self, request: dict[str, Any], launcher: Launcher) -> int:
-        self._next_id += 1
-        self._requests[self._next_id] = request
-        if self._writer is None:
-            self._ask_again(launcher)
-        else:
-            self._send(self._next_id)
-        return self._next_id
-
-    def _ask_again(self, launcher: Launcher) -> None:
-        """Start a writer and ask it all that is open."""
-        with contextlib.suppress(RankStartError):  # the zygote died too; the next attempt brings another
-            self._start_writer(launcher)
-            for number in self._requests:
-                self._send(number)
-
-    def _send(self, number: int) -> None:
-        assert self._pipes is not None
-        os.write(self._pipes[0], json.dumps({"id": number, **self._requests[number]}).encode() + b"\n")
-
-    def _start_writer(self, launcher: Launcher) -> None:
-        requests_read, requests_write = os.pipe2(os.O_CLOEXEC)
-        answers_read, answers_write = os.pipe2(os.O_CLOEXEC)
-        spec = RankSpec(
-            rank=0,
-            local_rank=0,
-            world_size=1,
-            title=f"orchestrator writer {self._assignment.run}",
-            script=str(Path(writeout.__file__).resolve()),
-            args=[_elsewhere(requests_read), _elsewhere(answers_write)],
-            cwd="/",
-            env=base_environment(self._assignment),
-            log_path=str(self._log_path),
-        )
-        os.set_blocking(answers_read, False)
-        self._pipes, self._partial = (requests_write, answers_read), b""
-        self._lent = (requests_read, answers_write)  # the writer opens them by our number, some time from now
-        try:
-            self._writer = launcher.start(spec)
-        except RankStartError:
-            self._end_writer()
-            raise
-
-    def _end_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.kill()
-            self._writer.close()
-            self._writer = None
-        if self._pipes is not None:
-            for fd in (*self._pipes, *self._lent):
-                os.close(fd)
-            self._pipes = None
-
-    def _answers(self) -> list[dict[str, Any]]:
-        lines: list[bytes] = []
-        while self._pipes is not None:
-            try:
-                read = os.read(self._pipes[1], 1 << 16)
-            except BlockingIOError:
-                break
-            *whole, self._partial = (self._partial + read).split(b"\n")
-            lines += whole
-        return [json.loads(line) for line in lines]
-
 
 def is_for_every_rank(name: str) -> bool:
     """Whether ranks other than its writer read the file too, as DeepSpeed names its files."""
     return _SHARED_BETWEEN_RANKS not in name
-
-
-def _elsewhere(fd: int) -> str:
-    """A path by which other processes of this node open what we hold."""
-    return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def _is_written(slot: Slot, header: Mapping[str, Any]) -> bool:

@@ -238,14 +238,18 @@ class Probes:
                 if not self._snapshots.adopted(engine):
                     result = original(engine, save_dir, tag, state, save_latest, **kwargs)
                 else:
-                    saving = self._snapshots.begin(engine, where["dir"], where["tag"], save_latest)
+                    saving = self._snapshots.staging.begin(engine, where["dir"], where["tag"], save_latest)
                     result = False
                     try:
                         result = original(engine, str(saving.folder.parent), where["tag"], state, False, **kwargs)
                     finally:
-                        self._snapshots.end(bool(result))
+                        self._snapshots.staging.end(bool(result))
                     end["dir"] = os.path.abspath(where["dir"])
-                    end["snapshot"] = {**saving.told(), "attempt": self._snapshots.attempt, "save_latest": save_latest}
+                    end["snapshot"] = {
+                        **saving.told(),
+                        "attempt": self._snapshots.staging.attempt,
+                        "save_latest": save_latest,
+                    }
                 end["ok"] = bool(result)
             return result
 
@@ -257,6 +261,8 @@ class Probes:
             with _Stretch(self, "load", {"dir": folder, "tag": tag, "step": None}) as end:
                 ours = self._snapshots.adopted(engine) and not engine.load_universal_checkpoint()
                 lead_to, led_tag, wanted = self._snapshots.lead(folder, tag) if ours else (folder, tag, None)
+                if ours:
+                    self._snapshots.depart(engine, lead_to, led_tag, wanted)
                 result = original(engine, lead_to, led_tag, *args, **kwargs)
                 path = result[0]
                 if ours:

@@ -120,6 +120,7 @@ def section(
                 f"{median(one.durable_s for one in ours):.2f}",
             ]
         )
+    sizes_said = " ".join(map(str, sizes))
     missing = [f"Not measured for want of memory: {', '.join(map(str, left_out))} million.", ""] if left_out else []
     lines = [
         "## How long a save holds up the training",
@@ -148,7 +149,7 @@ def section(
         f"The first save takes its slot's memory and touches it (*staged first*), the second that of the other slot; "
         f"both slots stay for the {SAVES - COLD} after.",
         "",
-        *conditions(f"python -m tests.benchmarks.snapshot_stall --rounds {rounds}", load),
+        *conditions(f"python -m tests.benchmarks.snapshot_stall --rounds {rounds} --millions {sizes_said}", load),
     ]
     return "\n".join(lines)
 

@@ -29,8 +29,8 @@ TITLES = {
     "writer": "orchestrator writer ",
     "zygote": "orchestrator zygote",
     "agent": "ray::NodeAgent",
-    "raylet": "/raylet/raylet",
-    "gcs": "/gcs/gcs_server",
+    "raylet": "/raylet/raylet ",
+    "gcs": "/gcs/gcs_server ",
     "sink": "orchestrator.ledger.mlflow_sink",
 }
 
@@ -197,10 +197,10 @@ class Fault:
                 return
             time.sleep(LOOK_S)
         time.sleep(self.delay_s)
-        for process, title in [(self._find(run, *target), TITLES.get(target[0], "")) for target in self.targets]:
+        for process in [self._find(run, *target) for target in self.targets]:
             if process is None:
                 continue
-            at = Struck(title, process.pid, time.time(), time.monotonic(), len(run.records()))
+            at = Struck(_title(process), process.pid, time.time(), time.monotonic(), len(run.records()))
             try:
                 os.kill(process.pid, self.means)
             except ProcessLookupError:

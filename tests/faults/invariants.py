@@ -23,9 +23,18 @@ def finished_like(run: Run, whole: Run) -> None:
     """It went to its end; its losses are the uninterrupted run's, bit for bit; and all else that holds."""
     assert run.code == 0, run.text
     assert run.losses() == whole.losses(), "to the last digit"
+    redone_alike(run)
     assert list((run.folder / "checkpoints" / ".attempts").glob("*")) == [], "nothing unfinished is left"
     assert (run.folder / "checkpoints" / "latest").read_text() == f"step-{STEPS:06d}"
     holds(run)
+
+
+def redone_alike(run: Run) -> None:
+    """A step that was done again had the same loss again, bit for bit."""
+    losses: dict[int, set[float | None]] = {}
+    for event in run.of(StepDone):
+        losses.setdefault(event.step, set()).add(event.loss)
+    assert {step: seen for step, seen in losses.items() if len(seen) > 1} == {}
 
 
 def holds(run: Run) -> None:

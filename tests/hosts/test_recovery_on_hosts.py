@@ -34,13 +34,13 @@ from orchestrator.events import (
 from tests.hosts.hosts import WORK, Host, Network, new_token, wait_until
 from tests.hosts.runs import COMMON, Run, start, take_up
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]  # with cluster and undisturbed run on a busy machine
 
 STEPS, EVERY = 40, 5
 TRAINS = [
     *COMMON, "job=tiny_gpt", f"job.steps={STEPS}", "job.global_batch=12", "job.micro_batch=1",
     f"job.args.checkpoint_every={EVERY}", "job.args.val_every=0", "job.args.sample_tokens=0",
-    "recovery.wait_for_node_s=60",
+    "recovery.wait_for_node_s=60", "model.layers=2", "model.seq_len=128",
 ]  # fmt: skip
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
@@ -77,7 +77,9 @@ def workers(network: Network, shared: Path, hosts: list[Host]) -> list[Host]:
 
 
 def train(desk: Host, name: str, nodes: int, *more: str) -> Run:
-    return start(desk, name, *TRAINS, f"cluster.nodes={nodes}", f"ray_address={desk.gcs_address}", *more)
+    """A rank on each of two hosts, or two on each of three."""
+    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}"]
+    return start(desk, name, *TRAINS, *size, f"ray_address={desk.gcs_address}", *more)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +169,7 @@ def test_a_spare_takes_the_place_of_a_host_without_power(
     _, again = run.of(AttemptStarted)
     assert again.restore_from == "disk", "what the host had in memory is gone with it"
     assert again.restore_step >= 15
-    assert had_ranks(spare, run, attempt=2) == [0, 1]
+    assert had_ranks(spare, run, attempt=2) == [0]
     assert run.losses() == over_two
 
 
@@ -207,7 +209,7 @@ def test_an_agent_that_does_not_answer_is_killed_and_replaced(
     _, again = run.of(AttemptStarted)
     assert again.restore_from == "disk"
     assert again.restore_step >= 15
-    assert had_ranks(victim, run, attempt=2) == [2, 3]
+    assert had_ranks(victim, run, attempt=2) == [1]
     assert run.losses() == over_two
 
 
@@ -218,21 +220,21 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
     run.wait_for(StepDone, step=17)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
-    (rank,) = processes_of(victim, "orchestrator rank 2/4 rank-stopped")
+    (rank,) = processes_of(victim, "orchestrator rank 1/2 rank-stopped")
     rank.suspend()
     assert run.ended().code == 0, run.text
-    (lost,) = run.of(RankLost)
-    assert (lost.rank, lost.node, lost.fault) == (2, victim.name, Fault.HANG)
-    assert "rank 2 never entered the collective" in str(lost.error)
-    assert "rank 2 is stopped" in str(lost.error)
+    # So short a floor may also strike ranks of the second attempt that end slowly.
+    (lost,) = [lost for lost in run.of(RankLost) if lost.attempt == 1]
+    assert (lost.rank, lost.node, lost.fault) == (1, victim.name, Fault.HANG)
+    assert "rank 1 never entered the collective" in str(lost.error)
+    assert "rank 1 is stopped" in str(lost.error)
     assert lost.detected_s is not None
     assert 4 <= lost.detected_s < 40
-    for other in (0, 1, 3):
-        stacks = (run.folder / "logs" / f"attempt-1.rank-{other}.stacks").read_text()
-        assert "no progress; stacks of" in stacks
-        assert 'File "' in stacks
-    assert Path(desk.seen_from_outside(lost.log_path)).is_file()
-    _, again = run.of(AttemptStarted)
+    stacks = (run.folder / "logs" / "attempt-1.rank-0.stacks").read_text()
+    assert "no progress; stacks of" in stacks
+    assert 'File "' in stacks, "where the other rank waits; one that is stopped can not say"
+    assert desk.seen_from_outside(lost.log_path).is_file(), "the path that is named leads somewhere on the driver"
+    _, again, *_ = run.of(AttemptStarted)
     assert again.restore_from == "memory"
     assert run.losses() == over_two
 
@@ -246,19 +248,19 @@ def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
     (granted,) = run.of(ResourcesGranted)
     healthy, victim = (host_of(workers, name) for name in granted.nodes)
     (spare,) = [host for host in workers if host.name not in granted.nodes]
-    (rank,) = processes_of(victim, "orchestrator rank 2/4 outlives")
-    (other,) = processes_of(healthy, "orchestrator rank 1/4 outlives")
+    (rank,) = processes_of(victim, "orchestrator rank 1/2 outlives")
+    (other,) = processes_of(healthy, "orchestrator rank 0/2 outlives")
     with frozen(rank):
         other.kill()
         assert run.ended().code == 0, run.text
         assert rank.status() == psutil.STATUS_DISK_SLEEP, "SIGKILL waits until it is thawed"
     (lost,) = run.of(RankLost)
-    assert (lost.rank, lost.node, lost.fault) == (1, healthy.name, Fault.EXIT)
+    assert (lost.rank, lost.node, lost.fault) == (0, healthy.name, Fault.EXIT)
     (quarantined,) = run.of(NodeQuarantined)
     assert quarantined.node == victim.name
-    assert "rank 2 (CPU core 0) outlived SIGKILL by 3 s" in quarantined.reason
+    assert "rank 1 (CPU core 0) outlived SIGKILL by 3 s" in quarantined.reason
     assert had_ranks(victim, run, attempt=2) == []
-    assert sorted(had_ranks(healthy, run, attempt=2) + had_ranks(spare, run, attempt=2)) == [0, 1, 2, 3]
+    assert sorted(had_ranks(healthy, run, attempt=2) + had_ranks(spare, run, attempt=2)) == [0, 1]
     _, again = run.of(AttemptStarted)
     assert again.restore_step >= 15
     assert run.losses() == over_two
@@ -268,7 +270,7 @@ def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
 def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
     workers: list[Host], desk: Host, over_three: dict[int, float]
 ) -> None:
-    run = train(desk, "cut-off", 3, "job.checkpoint_dir=/tmp/shared/cut-off")
+    run = train(desk, "cut-off", 3, "job.checkpoint_dir=/tmp/shared/cut-off", "recovery.wait_for_node_s=200")
     run.wait_for(SnapshotCommitted, step=15)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
