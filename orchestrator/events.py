@@ -194,6 +194,15 @@ class SnapshotHeld(Event):
 
 
 @dataclass(frozen=True)
+class SnapshotUnstaged(Event):
+    """A rank found no room in memory, so that its checkpoints go to the disk while the training waits."""
+
+    node: str
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class SnapshotFreed(Event):
     """The node could write again after ``held_s``."""
 

@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from orchestrator.cluster import checkpoints as module
-from orchestrator.events import SnapshotCommitted, SnapshotFreed, SnapshotHeld
+from orchestrator.events import SnapshotCommitted, SnapshotFreed, SnapshotHeld, SnapshotUnstaged
 from tests.checkpoint_driver import Driver, FakeRay
 from tests.crashes import good, named
 from tests.fakes import names
@@ -118,6 +118,8 @@ def test_what_a_writer_says_is_passed_on(make: Make) -> None:
     node, say = driver.all[1], driver.checkpoints.hear
     assert say(node, {"kind": "snapshot_held", "reason": "full"}, 1.0) == [SnapshotHeld("node-b", "full")]
     assert say(node, {"kind": "snapshot_freed", "held_s": 3.0}, 1.0) == [SnapshotFreed("node-b", 3.0)]
+    unstaged = {"kind": "snapshot_unstaged", "rank": 3, "reason": "No space left on device"}
+    assert say(node, unstaged, 1.0) == [SnapshotUnstaged("node-b", 3, "No space left on device")]
     part = {"kind": "unwritten", "attempt": 1, "step": 2, "dir": "/checkpoints", "tag": "step-2", "rank": 1}
     (told,) = say(node, {**part, "reason": "EIO"}, 1.0)
     assert told == SnapshotHeld("node-b", "checkpoint step-2 is given up: EIO")

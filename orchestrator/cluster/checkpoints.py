@@ -27,6 +27,7 @@ from orchestrator.events import (
     SnapshotFreed,
     SnapshotHeld,
     SnapshotQuarantined,
+    SnapshotUnstaged,
 )
 from orchestrator.rank.manifest import Manifest, ManifestError
 
@@ -82,6 +83,8 @@ class Checkpoints:
                 return [SnapshotHeld(node.name, f"checkpoint {part['tag']} is given up: {part['reason']}")]
             case "snapshot_held":
                 return [SnapshotHeld(node.name, part["reason"])]
+            case "snapshot_unstaged":
+                return [SnapshotUnstaged(node.name, part["rank"], part["reason"])]
             case "snapshot_freed":
                 return [SnapshotFreed(node.name, part["held_s"])]
         return []

@@ -226,7 +226,7 @@ class RayWorkerGroup:
                     case "stacks":
                         if self._inquiry is not None:
                             self._inquiry.hear(node, part)
-                    case "durable" | "unwritten" | "snapshot_held" | "snapshot_freed":
+                    case "durable" | "unwritten" | "snapshot_held" | "snapshot_freed" | "snapshot_unstaged":
                         events += self._checkpoints.hear(node, part, now_s)
                     case _:
                         events += attempt.hear(node.index, part, now_s)

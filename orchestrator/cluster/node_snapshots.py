@@ -39,6 +39,8 @@ class NodeSnapshots:
         ranks = range(assignment.ranks_per_node)
         self._slots = [[open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks]
         self._fetched: list[int] = []
+        self._unstaged: set[int] = set()  # ranks of which it has been said
+        self._told: list[Part] = []
         self._restore: dict[str, Any] | None = None
         log_path = Path(assignment.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
@@ -52,6 +54,9 @@ class NodeSnapshots:
     def saved(self, rank: int, message: Mapping[str, Any], launcher: Launcher) -> None:
         """A rank has saved: have it written out."""
         staged = message["snapshot"]
+        if staged["given_up"] and rank not in self._unstaged:
+            self._unstaged.add(rank)
+            self._told.append({"kind": "snapshot_unstaged", "rank": rank, "reason": staged["given_up"]})
         about = {key: message[key] for key in ("step", "dir", "tag")}
         about |= {"attempt": staged["attempt"], "rank": rank, "save_latest": staged["save_latest"]}
         request = {"op": "write", **about, "to": staged["to"], "slot": None, "files": staged["files"]}
@@ -65,7 +70,8 @@ class NodeSnapshots:
 
     def poll(self, launcher: Launcher) -> list[Part]:
         """What the writer said since the last call; one that died is started again and asked again."""
-        return self._writer.poll(launcher)
+        told, self._told = self._told, []
+        return told + self._writer.poll(launcher)
 
     def holdings(self) -> list[dict[str, Any]]:
         """The generations in memory: header and entries of each, with rank, slot and path."""

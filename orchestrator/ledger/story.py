@@ -33,6 +33,7 @@ from orchestrator.events import (
     SnapshotFreed,
     SnapshotHeld,
     SnapshotQuarantined,
+    SnapshotUnstaged,
     Status,
     StepDone,
     StopRequested,
@@ -225,6 +226,9 @@ def _warning(event: Event) -> Line | None:
             text = f"checkpoint {event.tag} quarantined, it is not loaded any more: {clean(event.reason)}"
         case SnapshotHeld():
             text = f"node {event.node} can not write its checkpoint: {clean(event.reason)}"
+        case SnapshotUnstaged():
+            where = f"rank {event.rank} on node {event.node}"
+            text = f"{where}: no room to stage its checkpoints, training waits for the disk: {clean(event.reason)}"
         case StragglerNamed():
             who = f"rank {event.rank} on node {event.node}, {event.gpu}"
             text = f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step {event.step})"

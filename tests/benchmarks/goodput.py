@@ -70,7 +70,7 @@ def outcome(launcher: Launcher, here: Ground, task: Task) -> Outcome:
 
         def at_work() -> bool:
             if process.poll() is not None:
-                raise RuntimeError(f"it ended with {process.returncode}: {here.said()}")
+                raise RuntimeError(f"it ended with {process.returncode} before the last fault: {here.said()}")
             return trail.last_s(trail.read(place.folder), "step", task.ranks, 1) is not None
 
         wait_for(at_work, "the first step")
