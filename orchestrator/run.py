@@ -33,6 +33,8 @@ from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
 from orchestrator.tracking import command, finish_sink, start_sink, tracking_places, tracking_problem, write_papers
 
 _SPACE_S = 1.0
+# The one node of a cluster that we started does not come back.
+_OWN_NODE_S = 5.0
 
 
 def run(config: Config, console: Console, takes_up: Unfinished | None = None) -> int:
@@ -123,7 +125,7 @@ def _supervised(
             config.launch.start_timeout_s,
             terminal.notice,
             lent,
-            config.recovery.wait_for_node_s,
+            min(config.recovery.wait_for_node_s, _OWN_NODE_S) if session.local else config.recovery.wait_for_node_s,
             f" after attempt {past.attempts}" if takes_up else "",
         )
         stack.callback(workers.close)

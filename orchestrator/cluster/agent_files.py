@@ -24,12 +24,13 @@ class CheckpointFiles:
 
     def lacks_space(self) -> str | None:
         """Why nothing can be written to the run directory, None where something can."""
+        folder = self.assignment.run_dir
         try:
-            with tempfile.TemporaryFile(dir=self.assignment.run_dir) as probe:
+            with tempfile.TemporaryFile(dir=folder) as probe:
                 os.posix_fallocate(probe.fileno(), 0, _PROBE_BYTES)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return f"{error.strerror} in {self.assignment.run_dir}"
+                return f"{error.strerror} in {folder}"
         return None
 
     def publish(self, save_dir: str, manifest: str, save_latest: bool) -> str:

@@ -10,13 +10,14 @@ missing it goes on at step 0 without a word.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from orchestrator.rank.arena import load_extent
 from orchestrator.rank.link import Link
 from orchestrator.rank.manifest import MANIFEST, Manifest, sha256_of
-from orchestrator.rank.staging import Staging, below
+from orchestrator.rank.staging import NO_ROOM, Staging, below
 
 _NOTHING, _OWN_CHOICE = -1, -2  # in place of a step
 
@@ -51,6 +52,8 @@ class RankSnapshots:
         if engine.load_universal_checkpoint():  # converted by hand, for another layout: not what was told
             self._restore = None
         engine.checkpoint_engine = _staging_engine(self, engine.checkpoint_engine)
+        if hasattr(engine, "_copy_recovery_script"):  # a full disk holds the writer, not the training
+            engine._copy_recovery_script = _unless_full(engine._copy_recovery_script)
         self.staging.prepare(engine)
 
     def adopted(self, engine: Any) -> bool:
@@ -135,6 +138,19 @@ def _lowest_and_highest(engine: Any, number: int) -> tuple[int, int]:
     return -int(ends[1]), int(ends[0])
 
 
+def _unless_full(action: Callable[..., Any]) -> Callable[..., Any]:
+    """What DeepSpeed itself puts into the folder while saving: done, or left out where there is no space."""
+
+    def tried(*args: Any, **kwargs: Any) -> None:
+        try:
+            action(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+
+    return tried
+
+
 def _staging_engine(snapshots: RankSnapshots, plain: Any) -> Any:
     from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
@@ -150,6 +166,9 @@ def _staging_engine(snapshots: RankSnapshots, plain: Any) -> Any:
 
         def create(self, info: Any) -> None:
             pass
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            _unless_full(os.makedirs)(path, exist_ok=exist_ok)
 
         def save(self, state_dict: Any, path: str) -> None:
             snapshots.staging.stage(self.inner, state_dict, path)

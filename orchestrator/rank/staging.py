@@ -17,7 +17,7 @@ from orchestrator.rank.link import Link
 
 _LOOK_S = 0.005
 _TABLE_BYTES = 1 << 20
-_NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT)
 
 
 class Staging:
@@ -66,7 +66,7 @@ class Staging:
                 saving.slot.add(name, state, saving.zipfile)
                 return
             except OSError as error:
-                if error.errno not in _NO_ROOM:
+                if error.errno not in NO_ROOM:
                     raise
                 saving.give_up(inner, str(error))
         from deepspeed.checkpoint.utils import clone_tensors_for_torch_save
