@@ -21,13 +21,14 @@ COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
 
 
 def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> dict[str, str]:
-    """Facts by name: ``python``, ``package <name>``, ``script sha256`` and ``corpus fingerprint``.
+    """Facts by name: ``python``, ``package <name>``, ``orchestrator sha256``, ``script sha256`` and ``corpus fingerprint``.
 
     Raises :class:`ConfigError` when the script or the corpus is not there.
     """
     facts = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
     for name in COMPARED_PACKAGES:
         facts[f"package {name}"] = package_version(name)
+    facts["orchestrator sha256"] = own_sha256()
     facts["script sha256"] = script_sha256(script)
     if sources:
         facts["corpus fingerprint"] = corpus_survey.survey(sources, cwd, least_bytes).fingerprint
@@ -40,6 +41,14 @@ def package_version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def own_sha256() -> str:
+    """Hash of our own source: ranks of different ones would not understand each other, and hang."""
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def script_sha256(script: Path) -> str:

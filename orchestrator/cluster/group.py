@@ -192,6 +192,8 @@ class RayWorkerGroup:
             return
         if self._inquiry is None and hangs.all_overdue(self._overdue, self._node_count):
             self._inquiry = hangs.begin(attempt.number, attempt.step, self._overdue.values(), self._nodes, now_s)
+        if self._inquiry is not None and self._inquiry.moot:
+            self._inquiry = None
         cause = self._inquiry.verdict(now_s) if self._inquiry is not None else None
         if cause is not None:
             self._inquiry = None

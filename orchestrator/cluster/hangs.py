@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.nodes import Node, Nodes
-from orchestrator.cluster.stacks import Seen, name_culprits
+from orchestrator.cluster.stacks import GONE, Seen, name_culprits
 from orchestrator.events import Fault, RankLost
 
 # Nodes answer within two seconds; one that does not is left out of the verdict.
@@ -35,6 +35,11 @@ class Inquiry:
     def hear(self, node: Node, part: Part) -> None:
         """A node says where its ranks are."""
         self.answers[node.index] = node, part
+
+    @property
+    def moot(self) -> bool:
+        """Whether a rank has ended meanwhile: that is told by itself."""
+        return any(one["state"] == GONE for _, part in self.answers.values() for one in part["ranks"])
 
     def verdict(self, now_s: float) -> RankLost | None:
         """The rank to blame, once the nodes have told where their ranks are."""
