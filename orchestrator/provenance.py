@@ -21,7 +21,8 @@ COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
 
 
 def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> dict[str, str]:
-    """Facts by name: ``python``, ``package <name>``, ``orchestrator sha256``, ``script sha256``, ``corpus fingerprint``.
+    """Facts by name: ``python``, ``package <name>``, ``orchestrator sha256``, ``script sha256`` and, if any, ``corpus
+    fingerprint``.
 
     Raises :class:`ConfigError` when the script or the corpus is not there.
     """
