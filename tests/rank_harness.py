@@ -60,6 +60,7 @@ def shared_owner(path: Path, preload: Sequence[str], **env: str) -> ZygoteLaunch
 
 def _hear_signals() -> None:
     """As from a terminal: a shell that starts the tests in the background has them ignore these."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 

@@ -75,7 +75,7 @@ def test_a_wall_clock_set_back_does_not_make_an_old_bill_the_latest() -> None:
     projection = Projection(1.0)
     projection.fold(Record(0, 0.0, 1e9, RUN))
     points = projection.fold(Record(1, 5.0, 1e9 - 3600, StepDone(1, 1, 1.0)))
-    assert {p.timestamp_ms for p in points} == {10**12}
+    assert {p.timestamp_ms for p in points} == {10**12 + 1}, "later than all before"
 
 
 def test_a_month_has_thousands_of_bills_and_not_a_million() -> None:

@@ -65,8 +65,9 @@ class Projection:
     def fold(self, record: Record) -> list[Point]:
         """The points of one record: its own, and a bill when one is due."""
         self._incidents.fold(record)
-        # A wall clock set back must not let an older bill look like the latest.
-        self.last_ms = max(self.last_ms, int(record.time_unix_s * 1000))
+        # A wall clock set back must not let an older bill look like the latest, nor two points like one.
+        now_ms = int(record.time_unix_s * 1000)
+        self.last_ms = now_ms if now_ms >= self.last_ms else self.last_ms + 1
         self.first_ms = self.last_ms if self.first_ms is None else self.first_ms
         self._last_seq = record.seq
         self.ended = None

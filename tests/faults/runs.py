@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault
 
+MARKS = [
+    pytest.mark.real,
+    pytest.mark.timeout(900, method="signal"),  # the other method ends pytest itself and leaves clusters behind
+    # MLflow's own models, on import: nothing to do with what is tested.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
+]
 STEPS, EVERY = 24, 6
 # The embedded default's job on two processor cores whatever the machine has, short, and without what is not looked at.
 COMMON = [

@@ -43,9 +43,9 @@ from orchestrator.events import (
 )
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, holds
-from tests.faults.runs import STEPS, Run, User
+from tests.faults.runs import MARKS, STEPS, Run, User
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+pytestmark = MARKS
 
 # One checkpoint of the job takes 26 MB on the disk, 13 MB of a rank's memory.
 MB = 1 << 20
@@ -83,10 +83,6 @@ def test_disk_full_and_freed(keeper: User, whole: Run, small: Callable[[str, int
     assert not run.of(RankLost)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="DeepSpeed copies zero_to_fp32.py to the disk in the save; only the run directory's space is waited for",
-)
 def test_disk_full_to_the_last_byte(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:
     disk = small("disk", 120)
     run = keeper.start("disk-quite-full", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=3")

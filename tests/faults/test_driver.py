@@ -38,29 +38,29 @@ from orchestrator.events import (
     StopRequested,
 )
 from tests.faults.faults import Fault, Moment, commit, event, fail, the_phase, the_step, write_out
-from tests.faults.invariants import GONE_S, finished_like, holds, mlflow_agrees, nothing_left, wait_until
-from tests.faults.runs import STEPS, Run, User
+from tests.faults.invariants import GONE_S, finished_like, gone, holds, mlflow_agrees, nothing_left
+from tests.faults.runs import MARKS, STEPS, Run, User
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+pytestmark = MARKS
 
 
 def killed(run: Run) -> Run:
     """Its driver was; within 30 s nothing else of it is there either."""
     assert run.ended().code == -SIGKILL, run.text
     died_s = run.faults[0].struck[0].monotonic_s
-    assert wait_until(lambda: not run.left(), GONE_S - (time.monotonic() - died_s)), run.left()
+    gone(run, GONE_S - (time.monotonic() - died_s))
     return run
 
 
 def test_driver_sigkill(user: User, whole: Run) -> None:
     run = killed(user.start("driver-killed", fail(driver=True).at(step=9).by(SIGKILL), tracked=True))
-    nothing_left(run)
     again = user.resume("driver-killed").ended()
     finished_like(again, whole)
     assert len(again.of(RunStarted)) == len(again.of(RunResumed)) == 1, "the same journal"
     assert [e.restore_step for e in again.of(AttemptStarted)] == [None, 6]
     assert [e.restore_from for e in again.of(AttemptStarted)] == [None, "disk"]
     mlflow_agrees(again, f"sqlite:///{user.folder}/runs/mlflow.db")
+    nothing_left(run)
 
 
 def test_driver_sigkill_again_and_again_around_saves(keeper: User, whole: Run) -> None:

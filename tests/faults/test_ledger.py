@@ -30,9 +30,9 @@ import pytest
 from orchestrator.events import RankLost, StepDone
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, mlflow_agrees, wait_until
-from tests.faults.runs import Run, User
+from tests.faults.runs import MARKS, Run, User
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+pytestmark = MARKS
 
 START_S = 120.0
 CLOCK = Path(__file__).with_name("clock")

@@ -37,9 +37,9 @@ from orchestrator.events import (
 )
 from tests.faults.faults import commit, committed_after, event, fail, recovery, the_phase, write_out
 from tests.faults.invariants import finished_like, holds, nothing_left, redone_alike
-from tests.faults.runs import Run, User
+from tests.faults.runs import MARKS, Run, User
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+pytestmark = MARKS
 
 COMMITTED = event(SnapshotCommitted, step=6)
 
@@ -137,8 +137,7 @@ def test_writer_and_rank_sigkill_in_a_write_out(user: User, whole: Run) -> None:
 @pytest.fixture(scope="module")
 def without_raylet(user: User) -> Run:
     fault = fail(raylet=0).during(COMMITTED).by(SIGKILL)
-    settings = ["recovery.wait_for_node_s=40", "job.steps=300"]  # Ray itself takes half a minute to notice
-    return user.start("raylet-killed", fault, *settings).ended()
+    return user.start("raylet-killed", fault, "job.steps=300").ended()  # Ray takes half a minute to notice
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +157,6 @@ def test_raylet_sigkill(without_raylet: Run) -> None:
     assert "Traceback" not in without_raylet.text
 
 
-@pytest.mark.xfail(strict=True, reason="recovery.wait_for_node_s is waited for a node that can not come back")
 def test_a_cluster_of_the_runs_own_that_is_gone_is_not_waited_for(without_raylet: Run) -> None:
     times = {type(record.event): record.elapsed_s for record in without_raylet.records()}
     assert times[RunEnded] - times[RankLost] < 20

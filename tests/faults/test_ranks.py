@@ -50,9 +50,9 @@ from orchestrator.events import (
 )
 from tests.faults.faults import event, fail, recovery
 from tests.faults.invariants import finished_like, holds
-from tests.faults.runs import STEPS, Run, User
+from tests.faults.runs import MARKS, STEPS, Run, User
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900, method="signal")]  # the other method leaves clusters behind
+pytestmark = MARKS
 
 
 def test_rank_sigkill(keeper: User, whole: Run) -> None:

@@ -86,7 +86,9 @@ def test_unchanged_it_goes_on_under_the_orchestrator(
     stopped_at: int, folder: Path, environment: dict[str, str]
 ) -> None:
     steps = stopped_at + 20
-    chosen = ["--config-dir", "conf", "job=sine", f"job.steps={steps}", f"job.checkpoint_dir={folder / 'checkpoints'}"]
+    earlier = str(folder / "checkpoints")  # of torchrun: no manifest names its files
+    chosen = ["--config-dir", "conf", "job=sine", f"job.steps={steps}", f"job.checkpoint_dir={earlier}"]
+    chosen += [f"snapshot.trusted=[{earlier}]"]
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", *chosen, *CPU, "run_name=on", "launch.dashboard=false"],
         cwd=folder,
