@@ -88,8 +88,7 @@ def show_status(seen: dict[str, Any], console: Console) -> None:
     by = "started by 'up'" if seen["started_by_up"] else "joined by 'up'" if seen["kept"] else "not kept by 'up'"
     console.print(f"[bold]Cluster[/]  [bold cyan]{seen['address']}[/]  {by}{since}", highlight=False)
     if seen["dashboard_url"]:
-        asks = f"it asks for the token that '{command('ray')} get-auth-token' prints"
-        console.print(f"Ray dashboard  {seen['dashboard_url']}  ({asks})", highlight=False, soft_wrap=True)
+        show_dashboard(seen["dashboard_url"], console)
     console.print(_nodes(seen))
     runs = [*seen["ended_runs"][-_MOST_ENDED:], *seen["runs"]]
     if runs:
@@ -138,3 +137,9 @@ def _runs(runs: list[dict[str, Any]], seen: dict[str, Any]) -> Table:
         held, step = duration(run["held_s"]), f"{run['step']:,}" if run["step"] else UNKNOWN
         table.add_row(run["name"], run["status"], str(run["ranks"]), step, held, usd(run["cost_usd"]))
     return table
+
+
+def show_dashboard(url: str, console: Console) -> None:
+    """Where it is, and how to be let in."""
+    asks = f"it asks for the token that '{command('ray')} get-auth-token' prints"
+    console.print(f"Ray dashboard  {url}  ({asks})", highlight=False, soft_wrap=True)

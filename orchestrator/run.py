@@ -20,6 +20,7 @@ from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
+from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
@@ -30,7 +31,7 @@ from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
-from orchestrator.tracking import command, finish_sink, start_sink, tracking_places, tracking_problem, write_papers
+from orchestrator.tracking import finish_sink, start_sink, tracking_places, tracking_problem, write_papers
 
 _SPACE_S = 1.0
 # The one node of a cluster that we started does not come back.
@@ -116,8 +117,7 @@ def _supervised(
         if session.dashboard_url:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
-            asks = f"it asks for the token that '{command('ray')} get-auth-token' prints"
-            console.print(f"Ray dashboard  {session.dashboard_url}  ({asks})", highlight=False, soft_wrap=True)
+            show_dashboard(session.dashboard_url, console)
         workers = RayWorkerGroup(
             assignment,
             plan.layout.nodes,
@@ -130,8 +130,8 @@ def _supervised(
         )
         stack.callback(workers.close)
         gauges = Gauges(name, plan.cluster)
-        began = run_started(plan, name, None if session.local else session.address)
-        started = takes_up.resumed if takes_up else began
+        address = None if session.local else session.address
+        started = takes_up.resumed if takes_up else run_started(plan, name, address)
         can_skip = any("{skip_batches}" in arg for arg in plan.args)
         manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
+from orchestrator.cluster import checkpoints as module
 from orchestrator.cluster.agent_files import CheckpointFiles
 from orchestrator.cluster.checkpoints import Checkpoints
 from orchestrator.cluster.node_snapshots import NodeSnapshots
@@ -15,7 +18,11 @@ from orchestrator.cluster.nodes import Node
 from orchestrator.events import CheckpointSaved, Event
 from orchestrator.rank.manifest import Manifest
 from tests.crashes import written
+from tests.fakes import names
 from tests.snapshot_world import NoLauncher, small_assignment
+
+SHARED = "mp_rank_00_model_states.pt"  # of what `written` writes: rank 0's
+OWN = "zero_pp_rank_1_mp_rank_00_optim_states.pt"  # rank 1's
 
 
 class Answer:
@@ -34,6 +41,13 @@ class FakeRay:
     """Everything that was called has ended, but for what is `slow`."""
 
     slow = False
+
+    @classmethod
+    def in_place(cls, monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+        """What the driver calls instead of Ray from now on."""
+        fake = cls()
+        monkeypatch.setattr(module, "ray", fake)
+        return fake
 
     def wait(self, answers: list[Answer], num_returns: int, timeout: float) -> tuple[list[Answer], list[Answer]]:
         return ([], answers) if self.slow else (answers, [])
@@ -123,3 +137,24 @@ class Driver:
     def close(self) -> None:
         for node in self.nodes:
             node.close()
+
+
+Make = Callable[..., Driver]
+
+
+@contextlib.contextmanager
+def drivers(folder: Path) -> Iterator[Make]:
+    """Makes drivers that are closed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def new(shared: bool = True) -> Driver:
+            return stack.enter_context(contextlib.closing(Driver(folder, shared)))
+
+        yield new
+
+
+def commit(driver: Driver, *steps: int) -> None:
+    """Write these steps, each to its name."""
+    for step in steps:
+        driver.write(step)
+        assert names(driver.checkpoints.poll(5.0)) == ["SnapshotCommitted"]

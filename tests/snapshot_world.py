@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,15 @@ def restore_of(nodes: list[NodeSnapshots], step: int) -> dict[str, Any]:
 def disk_restore(folder: Path, step: int, ranks: int) -> dict[str, Any]:
     files = {name: {"rank": rank, "bytes": 1} for rank in range(ranks) for name in files_of(rank)}
     return {"save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files}
+
+
+@contextlib.contextmanager
+def nodes_in(folder: Path) -> Iterator[Callable[..., NodeSnapshots]]:
+    """Makes nodes, by index, of a world of four ranks; they are closed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def new(index: int = 0, **changes: Any) -> NodeSnapshots:
+            node = NodeSnapshots(small_assignment(folder, **{"world_size": 4, **changes}), index)
+            return stack.enter_context(contextlib.closing(node))
+
+        yield new

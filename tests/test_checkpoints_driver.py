@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray.exceptions import RayActorError
 
-from orchestrator.cluster import checkpoints as module
 from orchestrator.events import SnapshotCommitted, SnapshotFreed, SnapshotHeld, SnapshotUnstaged
-from tests.checkpoint_driver import Driver, FakeRay
+from tests.checkpoint_driver import SHARED, FakeRay, Make, commit, drivers
 from tests.crashes import good, named
 from tests.fakes import names
-
-Make = Callable[..., Driver]
-SHARED = "mp_rank_00_model_states.pt"  # of what `written` writes: rank 0's
-OWN = "zero_pp_rank_1_mp_rank_00_optim_states.pt"  # rank 1's
 
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    fake = FakeRay()
-    monkeypatch.setattr(module, "ray", fake)
-    return fake
+    return FakeRay.in_place(monkeypatch)
 
 
 @pytest.fixture
 def make(ray: FakeRay, tmp_path: Path) -> Iterator[Make]:
-    made: list[Driver] = []
-
-    def new(shared: bool = True) -> Driver:
-        made.append(Driver(tmp_path, shared))
-        return made[-1]
-
-    yield new
-    for driver in made:
-        driver.close()
-
-
-def commit(driver: Driver, *steps: int) -> None:
-    for step in steps:
-        driver.write(step)
-        assert names(driver.checkpoints.poll(5.0)) == ["SnapshotCommitted"]
+    with drivers(tmp_path) as new:
+        yield new
 
 
 def test_a_checkpoint_gets_its_name_when_the_last_part_is_durable_and_old_ones_go(make: Make, ray: FakeRay) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,8 +19,8 @@ from tests.snapshot_world import (
     NoLauncher,
     disk_restore,
     files_of,
+    nodes_in,
     restore_of,
-    small_assignment,
     stage,
 )
 
@@ -30,15 +29,8 @@ Make = Callable[..., NodeSnapshots]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[NodeSnapshots] = []
-
-    def new(index: int = 0, **changes: Any) -> NodeSnapshots:
-        made.append(NodeSnapshots(small_assignment(tmp_path, **{"world_size": 4, **changes}), index))
-        return made[-1]
-
-    yield new
-    for node in made:
-        node.close()
+    with nodes_in(tmp_path) as new:
+        yield new
 
 
 # --- where to stage

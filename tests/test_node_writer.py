@@ -18,7 +18,7 @@ from orchestrator.rank.launcher import Launcher, ZygoteLauncher
 from orchestrator.rank.manifest import sha256_of
 from orchestrator.rank.staging import is_awaited
 from tests.rank_harness import is_gone, wait_until
-from tests.snapshot_world import OPTIMIZER, WEIGHTS, NoLauncher, restore_of, small_assignment, stage
+from tests.snapshot_world import OPTIMIZER, WEIGHTS, NoLauncher, nodes_in, restore_of, small_assignment, stage
 
 pytestmark = pytest.mark.real
 Make = Callable[..., NodeSnapshots]
@@ -26,15 +26,8 @@ Make = Callable[..., NodeSnapshots]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[NodeSnapshots] = []
-
-    def new(index: int = 0, **changes: Any) -> NodeSnapshots:
-        made.append(NodeSnapshots(small_assignment(tmp_path, **{"world_size": 4, **changes}), index))
-        return made[-1]
-
-    yield new
-    for node in made:
-        node.close()
+    with nodes_in(tmp_path) as new:
+        yield new
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,10 @@ class Assignment:
     straggler_factor: float = 1.5
     straggler_steps: int = 20
 
+    def gpu_name(self, local_rank: int) -> str:
+        """What people call a rank's device."""
+        return f"GPU {local_rank}" if self.device == "cuda" else f"CPU core {local_rank}"
+
 
 def base_environment(assignment: Assignment) -> dict[str, str]:
     """The node's own environment without what Ray put there, and the plan's on top."""

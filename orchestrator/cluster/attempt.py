@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
@@ -55,7 +55,7 @@ class Attempt:
         number: int,
         nodes: Sequence[str],
         ranks_per_node: int,
-        gpu_name: str = "GPU",
+        gpu_name: Callable[[int], str] = "GPU {}".format,
         stragglers: StragglerWatch | None = None,
     ) -> None:
         self.number = number
@@ -178,7 +178,7 @@ class Attempt:
             return []
         rank, ratio = named
         node, local = divmod(rank, self.ranks_per_node)
-        gpu = f"{self._gpu_name} {local}"
+        gpu = self._gpu_name(local)
         return [StragglerNamed(self.number, rank, self.nodes[node], gpu, part["step"], ratio)]
 
     def _phase(self, node_index: int, phases: list[str]) -> list[Event]:

@@ -31,6 +31,8 @@ from orchestrator.events import (
 )
 from orchestrator.rank.manifest import Manifest, ManifestError
 
+# Attempts of another run may have left something in a checkpoint directory, with any number.
+ALL_ATTEMPTS = 1 << 30
 _CHUNK_BYTES = 32 << 20
 _AGAIN_S = 1.0
 _MISSING_S = 60.0
@@ -192,7 +194,7 @@ class Checkpoints:
         """At the end: leave nothing unfinished; not waited for."""
         for node in self._owners():
             for folder in self.snapshots.save_dirs:
-                node.agent.tidy.remote(folder, 1 << 30, [])
+                node.agent.tidy.remote(folder, ALL_ATTEMPTS, [])
 
     def _owners(self) -> Sequence[Node]:
         """The nodes that touch names: one where all see the same folder."""

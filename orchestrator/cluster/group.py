@@ -14,7 +14,7 @@ from orchestrator.cluster import hangs
 from orchestrator.cluster.answers import death, error_of, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.attempt import Attempt
-from orchestrator.cluster.checkpoints import Checkpoints
+from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
 from orchestrator.cluster.gather_logs import LogKeeper
 from orchestrator.cluster.launching import WarmZygotes
 from orchestrator.cluster.merge import Part
@@ -34,8 +34,6 @@ from orchestrator.events import (
 _TICK_S = 0.2
 # So long a restart waits for a first checkpoint to get its name.
 _FIRST_NAME_S = 120.0
-# Attempts of another run may have left something in its checkpoint directory, with any number.
-_ALL_ATTEMPTS = 1 << 30
 
 
 class RayWorkerGroup:
@@ -70,7 +68,7 @@ class RayWorkerGroup:
         self._overdue: dict[int, Part] = {}
         self._ended: AttemptEnded | None = None
         self._events: list[Event] = []
-        self._tidy_below = _ALL_ATTEMPTS
+        self._tidy_below = ALL_ATTEMPTS
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         """Hold all nodes, start an agent on each and compare it with the plan."""
@@ -91,9 +89,8 @@ class RayWorkerGroup:
         address = "127.0.0.1" if self._node_count == 1 else head.address
         names = [node.name for node in self._nodes.all]
         told = self.assignment
-        gpu_name = "GPU" if told.device == "cuda" else "CPU core"
         stragglers = StragglerWatch(told.straggler_factor, told.straggler_steps)
-        self._attempt = Attempt(attempt, names, told.ranks_per_node, gpu_name, stragglers)
+        self._attempt = Attempt(attempt, names, told.ranks_per_node, told.gpu_name, stragglers)
         self._overdue = {}
         self._generation_stopped, self._inquiry, self._ended = False, None, None
         self._starting = self._nodes.tell("start", attempt, address, port, list(skip_batches))

@@ -165,7 +165,7 @@ class NodeRanks:
         told = [
             {
                 "rank": rank,
-                "gpu": self._gpu_name(ranks[rank].local_rank),
+                "gpu": self.assignment.gpu_name(ranks[rank].local_rank),
                 "stack": [str(frame) for frame in main_thread(texts[rank])][:_STACK_LINES],
                 "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
                 **asdict(seen),
@@ -220,7 +220,7 @@ class NodeRanks:
         return {
             "kind": "exit",
             "rank": spec.rank,
-            "gpu": self._gpu_name(spec.local_rank),
+            "gpu": self.assignment.gpu_name(spec.local_rank),
             "status": status,
             "step": rank.step,
             "time": time.time(),
@@ -229,9 +229,6 @@ class NodeRanks:
             "log_tail": tail(Path(spec.log_path), _TAIL_LINES) if status else [],
             "log_path": spec.log_path,
         }
-
-    def _gpu_name(self, local_rank: int) -> str:
-        return f"GPU {local_rank}" if self.assignment.device == "cuda" else f"CPU core {local_rank}"
 
 
 def _one_line(error: dict[str, Any]) -> str | None:

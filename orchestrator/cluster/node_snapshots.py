@@ -7,9 +7,10 @@ only when the driver says so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from orchestrator.cluster.places import choose_place
 from orchestrator.rank.arena import Slot, open_slot_file
 from orchestrator.rank.durable import attempt_dir
 from orchestrator.rank.launcher import Launcher
-from orchestrator.rank.staging import is_awaited
+from orchestrator.rank.staging import is_awaited, writer_is_done
 
 SLOTS = 2
 _SHARED_BETWEEN_RANKS = "zero_pp_rank_"
@@ -76,30 +77,21 @@ class NodeSnapshots:
     def holdings(self) -> list[dict[str, Any]]:
         """The generations in memory: header and entries of each, with rank, slot and path."""
         held = []
-        for rank, fd in self._all_slots():
-            path = elsewhere(fd)
-            slot = Slot.open(path)
-            try:
-                header = slot.header()
-                if header is not None and header["state"] == "staged":
-                    keys = ("attempt", "tag", "step", "dir", "save_latest")
-                    entries = {name: _extent_of(slot, name) for name in slot.entries()}
-                    about = {key: header[key] for key in keys} | {"rank": rank, "written": _is_written(slot, header)}
-                    held.append({**about, "path": path, "entries": entries})
-            finally:
-                slot.close()
+        for rank, path, slot in self._opened():
+            header = slot.header()
+            if header is not None and header["state"] == "staged":
+                keys = ("attempt", "tag", "step", "dir", "save_latest")
+                entries = {name: _extent_of(slot, name) for name in slot.entries()}
+                about = {key: header[key] for key in keys} | {"rank": rank, "written": _is_written(slot, header)}
+                held.append({**about, "path": path, "entries": entries})
         return held
 
     def forget(self, from_step: int) -> None:
         """Generations of this step and later are not to be gone on from."""
-        for _, fd in self._all_slots():
-            slot = Slot.open(elsewhere(fd))
-            try:
-                header = slot.header()
-                if header is not None and int(header["step"]) >= from_step:
-                    slot.forget()
-            finally:
-                slot.close()
+        for _, _, slot in self._opened():
+            header = slot.header()
+            if header is not None and int(header["step"]) >= from_step:
+                slot.forget()
 
     def lay_out(self, restore: Mapping[str, Any] | None, launcher: Launcher) -> list[str]:
         """Make the folder that ranks are led to, with a name for every file of the checkpoint.
@@ -153,15 +145,11 @@ class NodeSnapshots:
     def _drop_what_nobody_writes(self) -> None:
         """A rank died right after staging, and the others did not get that far: the next one in its place would
         wait for ever until this generation is on the disk."""
-        for rank, fd in self._all_slots():
-            slot = Slot.open(elsewhere(fd))
-            try:
-                header = slot.header()
-                about = {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
-                if header and is_awaited(slot) and not self._writer.writes(about):
-                    slot.forget()
-            finally:
-                slot.close()
+        for rank, _, slot in self._opened():
+            header = slot.header()
+            about = {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
+            if header and is_awaited(slot) and not self._writer.writes(about):
+                slot.forget()
 
     def take(self, name: str, data: bytes, entry: Mapping[str, Any] | None, first: bool) -> None:
         """A stretch of a file of another node: into memory where ``entry`` describes it, else into the view."""
@@ -190,6 +178,13 @@ class NodeSnapshots:
         """Rank and descriptor of each."""
         return [(self._first_rank + local, fd) for local, slots in enumerate(self._slots) for fd in slots]
 
+    def _opened(self) -> Iterator[tuple[int, str, Slot]]:
+        """Rank, path and slot of each, closed afterwards."""
+        for rank, fd in self._all_slots():
+            path = elsewhere(fd)
+            with contextlib.closing(Slot.open(path)) as slot:
+                yield rank, path, slot
+
     def _is_ours(self, rank: int) -> bool:
         return self._first_rank <= rank < self._first_rank + self._assignment.ranks_per_node
 
@@ -200,9 +195,7 @@ def is_for_every_rank(name: str) -> bool:
 
 
 def _is_written(slot: Slot, header: Mapping[str, Any]) -> bool:
-    written = slot.written()
-    same = written is not None and all(written[key] == header[key] for key in ("attempt", "tag", "dir"))
-    return same and "given_up" not in (written or ())
+    return writer_is_done(slot, header) and "given_up" not in (slot.written() or ())
 
 
 def _extent_of(slot: Slot, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +154,14 @@ def _age(slot: Slot) -> tuple[int, int]:
 
 def is_awaited(slot: Slot) -> bool:
     """Whether its generation is on its way to the disk."""
-    header, written = slot.header(), slot.written()
-    if header is None or header["state"] != "staged":
-        return False
-    return written is None or any(written[key] != header[key] for key in ("attempt", "tag", "dir"))
+    header = slot.header()
+    return header is not None and header["state"] == "staged" and not writer_is_done(slot, header)
+
+
+def writer_is_done(slot: Slot, header: Mapping[str, Any]) -> bool:
+    """Whether it has marked this generation, as written or given up."""
+    written = slot.written()
+    return written is not None and all(written[key] == header[key] for key in ("attempt", "tag", "dir"))
 
 
 def _zipfile(inner: Any) -> bool:
