@@ -29,19 +29,28 @@ class Resume(Enum):
 
 
 class PriceKind(Enum):
-    """Rented at a list price, or owned and written off."""
+    """How the accelerators are paid for; ``list`` is on demand."""
 
     list = "list"
+    reserved = "reserved"
+    spot = "spot"
     owned = "owned"
 
 
 @dataclass
 class PriceConfig:
     """What one accelerator-hour costs. ``list``: ``usd_per_gpu_hour`` as published. ``owned``: capex
-    spread over the lifetime at the given occupancy, plus power drawn x PUE x electricity price."""
+    spread over the lifetime at the given occupancy, plus power drawn x PUE x electricity price. A plan names
+    the cost by every kind whose figures are there; ``kind`` is the one that a run is billed by."""
 
-    kind: PriceKind = PriceKind.list  # list: a rented hour's price; owned: hardware written off
+    kind: PriceKind = PriceKind.list  # list: on demand; reserved, spot: rented too; owned: hardware written off
     usd_per_gpu_hour: float | None = None  # of kind list; per accelerator, not per node
+    reserved_usd_per_gpu_hour: float | None = None  # of kind reserved
+    reserved_source: str = ""  # with the term that it is for
+    spot_usd_per_gpu_hour: float | None = None  # of kind spot
+    spot_source: str = ""
+    # hours between two reclaims of one spot node; null is not known: a plan then counts faults alone
+    spot_node_hours_per_interruption: float | None = None
     capex_usd_per_gpu: float | None = None  # with its share of node and network
     lifetime_years: float | None = None  # over which the capex is written off
     occupancy: float = 1.0  # share of the lifetime that is sold or used, above 0 to 1
@@ -55,7 +64,7 @@ class PriceConfig:
 @dataclass
 class GpuConfig:
     """One accelerator. Rates are dense peaks in FLOP/s by precision; bandwidths are one direction.
-    ``utilisation`` is the hardware's: FLOPs that recomputation repeats count in it."""
+    ``matmul_efficiency`` is fitted to published training runs, see ``docs/planner.md``."""
 
     name: str = MISSING  # as printed
     device: Device = Device.cuda
@@ -64,9 +73,12 @@ class GpuConfig:
     memory_bandwidth_bytes_per_s: float | None = None  # to its own memory
     peak_flops: dict[str, float] = field(default_factory=dict)  # dense FLOP/s by precision: bf16, fp16, tf32, fp32, fp8
     nvlink_bytes_per_s: float | None = None  # to the other GPUs of the node
+    architecture: str = ""  # ampere, hopper, …: key of planner.matmul_efficiency
+    multiprocessors: int = 1  # that tiles of a matrix product are spread over
     tdp_w: float | None = None  # thermal design power, the power of an owned GPU
-    utilisation: float | None = None
-    utilisation_source: str = ""  # where the utilisation was measured or published
+    # share of the dense peak that a large matrix product sustains in training, by precision; a precision without
+    # one has no predicted step time. The files here take planner.matmul_efficiency of their architecture
+    matmul_efficiency: dict[str, float] = field(default_factory=dict)
     # parts of NVML's product name; a node with other GPUs is refused
     product_names: list[str] = field(default_factory=list)
     reference_price: PriceConfig = field(default_factory=PriceConfig)  # for a cluster without a price of its own
@@ -91,6 +103,9 @@ class FabricConfig:
     environment: dict[str, SettingConfig] = field(default_factory=dict)
     # variables that harm on this fabric, and why; setting one is warned of
     leave_unset: dict[str, str] = field(default_factory=dict)
+    efficiency: float = 0.85  # share of the NICs' line rate that a large collective reaches
+    efficiency_source: str = ""  # where it was measured; empty is the schema's guess
+    latency_s: float = 15.0e-6  # of one step of a collective between nodes
 
 
 @dataclass
@@ -105,6 +120,10 @@ class ClusterConfig:
     nics_per_node: int = 0  # of the compute network
     nic_bits_per_s: float = 0.0
     host_memory_bytes: int | None = None  # of a node, for offload; null is not checked
+    host_link_bytes_per_s: float = 25.0e9  # of one accelerator to its node's memory, for offload
+    node_power_w: float | None = None  # of one node at most; null is estimated from gpu.tdp_w
+    pue: float = 1.0  # power usage effectiveness of the building, 1 or more, for energy and the site's limit
+    power_limit_w: float | None = None  # of the site, for all nodes with PUE; a plan above it is refused
     source: str = ""  # where node type and network are described
     price: PriceConfig = field(default_factory=PriceConfig)
 
@@ -140,12 +159,15 @@ class ModelConfig:
 
 @dataclass
 class LayoutConfig:
-    """Degrees of parallelism; data parallel follows from the ranks."""
+    """Degrees of parallelism; data parallel follows from the ranks. With ``auto`` the planner chooses them, the
+    micro-batch, recomputation and DeepSpeed's ``zero_optimization``: the cheapest that fits."""
 
+    auto: bool = False  # layout=auto sets it
     tp: int = 1  # tensor parallel ranks
     pp: int = 1  # pipeline stages
     sp: int = 1  # sequence parallel ranks
     ep: int = 1  # expert parallel ranks, which divide dp
+    vp: int = 1  # interleaved pipeline stages of one rank; DeepSpeed's own pipeline engine has 1
     recompute: bool = False  # activations in backward instead of keeping them
 
 
@@ -215,6 +237,35 @@ class SnapshotConfig:
 
 
 @dataclass
+class PlannerConfig:
+    """Constants of the step-time and memory model, each with a meaning, fitted to published training runs by
+    ``tests/benchmarks/planner_fit.py``. See ``docs/planner.md``."""
+
+    fitted: str = MISSING  # when, and to what
+    # mean of |predicted / measured - 1| of step times over tables of published runs, each left out of the fit
+    step_time_error: float = MISSING
+    # share of the dense peak that a large matrix product sustains in training, by architecture and precision
+    matmul_efficiency: dict[str, dict[str, float]] = field(default_factory=dict)
+    wave_tail: float = MISSING  # waves of tiles whose time the end of a matrix product loses
+    ramp_depth: float = MISSING  # inner dimension that takes as long as a tile's prologue and epilogue
+    attention_efficiency: float = MISSING  # of fused attention, relative to a large matrix product
+    attention_before_hopper: float = MISSING  # on Hopper, of fused attention that does without its instructions
+    score_efficiency: float = MISSING  # the same of the batched products of unfused attention
+    misaligned_factor: float = MISSING  # how much slower, for each halving of what divides a head's width, below 8
+    hbm_efficiency: float = MISSING  # share of the memory bandwidth that memory-bound kernels reach
+    stream_passes: float = MISSING  # reads and writes of the residual stream in one layer's forward pass, eager
+    fp8_passes: float = MISSING  # reads and writes more with fp8: scales, casts and transposes
+    host_s_per_layer: float = MISSING  # that the host needs to start one pass of one layer, eager
+    host_share_of_tp: float = MISSING  # more of it for each doubling of the tensor parallel ranks
+    host_s_per_step: float = MISSING  # between steps: optimizer, logging, the next batch
+    link_efficiency: float = MISSING  # of NVLink's rate that a large collective reaches
+    link_latency_s: float = MISSING  # of one step of a collective inside a node
+    tp_hidden_share: float = MISSING  # of tensor parallel communication, in software that overlaps it
+    dp_hidden_share: float = MISSING  # of the compute beside it, in which data parallel communication can hide
+    contention: float = MISSING  # by which hidden communication slows the compute beside it, share of its time
+
+
+@dataclass
 class TrackingConfig:
     """Where MLflow records runs. Nothing here is on the path of a step."""
 
@@ -255,6 +306,7 @@ class Config:
     deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own configuration; misspelt keys are refused
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's
@@ -262,5 +314,8 @@ class Config:
     # starts and ends with the run on this machine; local is always the latter
     ray_address: str | None = None
     run_root: str = "runs"  # folder of the runs
+    calibration: str | None = None  # file that `calibrate` wrote; null is calibration.yaml in run_root, if it is there
+    budget_usd: float | None = None  # 'plan' then answers what can be trained for so much
+    deadline_days: float | None = None  # 'plan' then answers what can be trained in that time
     run_name: str | None = None  # null is job, time and four random characters
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path

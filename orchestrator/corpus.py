@@ -22,6 +22,15 @@ _SAMPLED_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
+class TextFile:
+    """One file of the corpus; ``name`` is relative to its source, and the same on every node."""
+
+    path: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Corpus:
     """What was found. ``fingerprint`` covers every file's name, size, first and last 64 KiB."""
 
@@ -31,33 +40,39 @@ class Corpus:
 
 
 def survey(sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> Corpus:
-    """Look at the sources, relative ones from ``cwd``.
+    """Find the files and read a sample of each. Raises :class:`ConfigError` as :func:`find` does."""
+    files, digest = find(sources, cwd, least_bytes), hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.size_bytes}\0".encode())
+        digest.update(_sample(file))
+    return Corpus(len(files), sum(file.size_bytes for file in files), digest.hexdigest())
+
+
+def find(sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> list[TextFile]:
+    """The files of the sources, relative ones from ``cwd``; none is opened.
 
     Raises :class:`ConfigError` when a source names no file, or all of them together hold fewer than
     ``least_bytes`` (one sequence and the token after it).
     """
-    digest, files, size_bytes = hashlib.sha256(), 0, 0
+    files: list[TextFile] = []
     for source in sources:
-        root, found = _find(source, cwd)
-        if not found:
+        root, paths = _paths(source, cwd)
+        if not paths:
             raise ConfigError(
                 f"job.corpus: '{source}' names no file (looked in {cwd}); "
                 f"give an existing file, directory or glob, or '{STDLIB}'"
             )
-        for path in found:
-            bytes_of_file = path.stat().st_size
-            digest.update(f"{path.relative_to(root).as_posix()}\0{bytes_of_file}\0".encode())
-            digest.update(_sample(path, bytes_of_file))
-            files, size_bytes = files + 1, size_bytes + bytes_of_file
+        files += [TextFile(path, path.removeprefix(f"{root}{os.sep}"), os.stat(path).st_size) for path in paths]
+    size_bytes = sum(file.size_bytes for file in files)
     if size_bytes < least_bytes:
         raise ConfigError(
-            f"job.corpus: {','.join(sources)} holds {size_bytes} bytes in {files} files, but one sequence "
+            f"job.corpus: {','.join(sources)} holds {size_bytes} bytes in {len(files)} files, but one sequence "
             f"needs {least_bytes}; give more text or a smaller model.seq_len"
         )
-    return Corpus(files, size_bytes, digest.hexdigest())
+    return files
 
 
-def _find(source: str, cwd: Path) -> tuple[Path, list[Path]]:
+def _paths(source: str, cwd: Path) -> tuple[Path, list[str]]:
     """The folder that names are relative to, and the files in a fixed order."""
     if source == STDLIB:
         root = Path(sysconfig.get_paths()["stdlib"])
@@ -66,22 +81,25 @@ def _find(source: str, cwd: Path) -> tuple[Path, list[Path]]:
     if root.is_dir():
         return root, _walk(root)
     if root.is_file():
-        return root.parent, [root]
-    found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if os.path.isfile(name))
-    return (Path(os.path.commonpath([p.parent for p in found])) if found else root), found
+        return root.parent, [str(root)]
+    found = sorted(name for name in glob.glob(str(root), recursive=True) if os.path.isfile(name))
+    return (Path(os.path.commonpath([os.path.dirname(path) for path in found])) if found else root), found
 
 
-def _walk(root: Path, suffix: str = "", beside: frozenset[str] = frozenset()) -> list[Path]:
-    """Files below a folder, without hidden ones, caches and the folders named in ``beside``."""
-    found = []
+def _walk(root: Path, suffix: str = "", beside: frozenset[str] = frozenset()) -> list[str]:
+    """Files below a folder, without hidden ones, caches and the folders named in ``beside``.
+
+    As text: a ``Path`` for each of thousands of files takes longer than all the rest of a plan.
+    """
+    found: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__" and f not in beside]
-        found += [Path(folder, name) for name in names if name.endswith(suffix) and not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+        found += [f"{folder}{os.sep}{name}" for name in names if name.endswith(suffix) and not name.startswith(".")]
+    return sorted(path for path in found if os.path.isfile(path))
 
 
-def _sample(path: Path, size_bytes: int) -> bytes:
-    with path.open("rb") as stream:
+def _sample(file: TextFile) -> bytes:
+    with open(file.path, "rb") as stream:
         head = stream.read(_SAMPLED_BYTES)
-        stream.seek(max(len(head), size_bytes - _SAMPLED_BYTES))
+        stream.seek(max(len(head), file.size_bytes - _SAMPLED_BYTES))
         return head + stream.read(_SAMPLED_BYTES)

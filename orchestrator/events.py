@@ -43,7 +43,8 @@ class Event:
 @dataclass(frozen=True)
 class RunStarted(Event):
     """A user's run began; nothing is allocated yet. Carries all that the meter needs, so that the
-    journal can be read without the config: what is None is not known (a script without a model)."""
+    journal can be read without the config: what is None is not known (a script without a model). What is
+    ``predicted`` is the plan's: memory of the fullest rank, and the cost of a whole run shared among its steps."""
 
     run: str
     job: str
@@ -57,6 +58,9 @@ class RunStarted(Event):
     model_flops_per_token: float | None = None
     peak_flops_per_gpu: float | None = None
     ray_address: str | None = None  # of a cluster that was there already
+    predicted_step_time_s: float | None = None
+    predicted_memory_bytes: int | None = None
+    predicted_cost_usd_per_step: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,16 @@ class StepDone(Event):
     loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class MemoryPeaked(Event):
+    """The most memory that a rank of the attempt has taken up to this step, of all its ranks: bytes of its GPU or, of a
+    rank on a processor, of the node. Measured after steps 1, 2, 4, 8, … of an attempt."""
+
+    attempt: int
+    step: int
+    peak_bytes: int
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ import functools
 import os
 from dataclasses import dataclass
 
-import pynvml
-
 
 @dataclass(frozen=True)
 class LocalGpu:
@@ -25,12 +23,23 @@ class LocalGpu:
 @functools.cache
 def all_gpus() -> tuple[LocalGpu, ...]:
     """Every NVIDIA GPU of the machine; empty without a driver."""
+    import pynvml  # here, as a plan for another cluster never asks
+
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
     try:
-        return tuple(_describe(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(
+            LocalGpu(
+                index=index,
+                uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+                product=str(pynvml.nvmlDeviceGetName(handle)),
+                memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+            )
+            for index, handle in enumerate(handles)
+        )
     finally:
         pynvml.nvmlShutdown()
 
@@ -57,13 +66,3 @@ def threads_per_gpu() -> int:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def _describe(index: int) -> LocalGpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    return LocalGpu(
-        index=index,
-        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-        product=str(pynvml.nvmlDeviceGetName(handle)),
-        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-    )

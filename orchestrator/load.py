@@ -5,16 +5,20 @@ OmegaConf is used here, in the schema and in ``cli.py`` only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from orchestrator import hardware
-from orchestrator.config import Config, Device, TrackingConfig
+from orchestrator.config import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.errors import ConfigError
 
 CPU_RANKS = 2
@@ -32,6 +36,28 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     for resolver in (local_gpu, local_ranks, local_cpu_threads, local_gpu_memory):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def compose_once(overrides: Sequence[str]) -> DictConfig | None:
+    """What Hydra composes from KEY=VALUE words; None where that is left to ``hydra.main``.
+
+    ``hydra.main`` composes everything twice, the first time to learn whether the configuration itself asks for
+    a sweep. It is still needed for its flags, for whatever of Hydra a configuration makes use of, and to say
+    what is wrong.
+    """
+    if any(word.startswith("-") or "hydra" in word for word in overrides):
+        return None
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, KeyError):
+        return None  # hydra.main meets it again, and there it is told
+    with open_dict(composed):
+        hydra = composed.pop("hydra")
+    asks = hydra.mode is RunMode.MULTIRUN or hydra.callbacks or hydra.output_subdir or hydra.job.env_set
+    if asks or hydra.job.chdir or "${hydra:" in str(OmegaConf.to_container(composed, resolve=False)):
+        return None
+    return cast(DictConfig, composed)
 
 
 def local_ranks(device: Device) -> int:
@@ -70,12 +96,11 @@ def load(composed: DictConfig) -> Config:
     for path in _keys(OmegaConf.to_container(composed, resolve=False)):
         if path.rsplit(".", 1)[-1] == "_target_":
             raise ConfigError(f"{path}: a config is data here and '_target_' would run code; remove the key")
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…")
     try:
         return cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
+        if missing := sorted(OmegaConf.missing_keys(composed)):
+            raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
         key = getattr(error, "full_key", None) or "config"
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
 
@@ -83,6 +108,11 @@ def load(composed: DictConfig) -> Config:
 def load_tracking(composed: DictConfig) -> TrackingConfig:
     """The tracking part alone, for verbs that need no job."""
     return cast(TrackingConfig, OmegaConf.to_object(composed.tracking))
+
+
+def load_planner(composed: DictConfig) -> PlannerConfig:
+    """The planner's constants alone."""
+    return cast(PlannerConfig, OmegaConf.to_object(composed.planner))
 
 
 def to_container(config: Config) -> dict[str, Any]:

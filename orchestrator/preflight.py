@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from orchestrator import hardware, provenance
-from orchestrator.cluster import kept
-from orchestrator.cluster.kept import KeptCluster
+from orchestrator import corpus, hardware
+from orchestrator.calibration_file import calibrations_of
 from orchestrator.config import Config, Device
 from orchestrator.deepspeed_check import check_deepspeed
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.load import conf_dir
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.rank.manifest import refuse_object_store
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.kept import KeptCluster
 
 CONNECT_TIMEOUT_S = 5.0
 # The address that always means a cluster which starts and ends with the run.
@@ -46,6 +47,8 @@ def find_target(config: Config) -> Target:
 
     Raises :class:`ConfigError` and :class:`ClusterUnreachable`.
     """
+    from orchestrator.cluster import kept
+
     known, remark = kept.find(), None
     if known is not None and not known.answers():
         remark = (
@@ -68,17 +71,25 @@ def find_target(config: Config) -> Target:
     return Target(None, remark=remark)
 
 
-def plan_of(config: Config) -> Plan:
+def plan_of(config: Config, observed: bool = True) -> Plan:
     """The plan of a configuration, with script, corpus and versions as this machine has them.
 
-    Raises :class:`ConfigError`.
+    Without ``observed`` the plan has no facts: the same is refused, but nothing is hashed. Enough to read,
+    not to launch. Raises :class:`ConfigError`.
     """
     check_deepspeed(config.deepspeed)
     check_local_gpus(config)
     cwd = Path(config.job.cwd or os.getcwd()).resolve()
     script = find_script(config.job.script, cwd)
-    facts = provenance.observe(script, config.job.corpus, cwd, least_corpus_bytes(config))
-    return make_plan(config, str(script), str(cwd), facts)
+    sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
+    facts = {}
+    if observed:
+        from orchestrator import provenance
+
+        facts = provenance.observe(script, sources, cwd, least_bytes)
+    elif sources:
+        corpus.find(sources, cwd, least_bytes)
+    return make_plan(config, str(script), str(cwd), facts, calibrations_of(config))
 
 
 def find_script(script: str, cwd: Path) -> Path:
@@ -123,6 +134,8 @@ def check_script_builds(config: Config) -> None:
 
 def check_checkpoint_dir(config: Config) -> None:
     """Checkpoints need renames and fsync. Raises :class:`ConfigError` for an object store."""
+    from orchestrator.rank.manifest import refuse_object_store
+
     refused = refuse_object_store(config.job.checkpoint_dir or "") or refuse_object_store(config.run_root)
     if refused:
         raise ConfigError(refused)
@@ -143,6 +156,8 @@ def check_ray_address(address: str | None) -> None:
     if address in (None, "auto", LOCAL):
         return
     assert address is not None
+    import socket
+
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not host or not port.isdigit():
         raise ClusterUnreachable(

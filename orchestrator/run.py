@@ -163,7 +163,20 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         model_flops_per_token=plan.model.training_flops_per_token if plan.model else None,
         peak_flops_per_gpu=plan.peak_flops_per_gpu,
         ray_address=ray_address,
+        predicted_step_time_s=plan.prediction.step_time_s,
+        predicted_memory_bytes=plan.memory.total_bytes if plan.memory else None,
+        predicted_cost_usd_per_step=_cost_usd_per_step(plan),
     )
+
+
+def _cost_usd_per_step(plan: Plan) -> float | None:
+    """Of a run of known length its share of the whole, faults and checkpoints included; else of a step alone."""
+    predicted = plan.prediction
+    if predicted.cost_usd is not None and predicted.steps:
+        return predicted.cost_usd / predicted.steps
+    if predicted.step_time_s is None:
+        return None
+    return predicted.step_time_s * plan.layout.ranks * plan.price.usd_per_gpu_hour / 3600
 
 
 def _on_record(journal: Journal, event: Event, terminal: Terminal, stop: StopRequest) -> Record:

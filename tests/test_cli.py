@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from orchestrator import cli
+from orchestrator import cli, load
 from orchestrator.events import Record, RunEnded, Status
 from orchestrator.rundir import RunDirectory
 from tests.golden_text import assert_golden
@@ -87,10 +88,13 @@ REFUSED: list[tuple[str, list[str], str]] = [
     (
         "model that can not fit",
         ["job=llama3_70b", "cluster=dgx_h100", "gpu=h100_sxm", "cluster.gpus_per_node=8", "cluster.nodes=1"],
-        "H100 SXM 80GB has 80.0 GB: 113.7 GB too much; would fit: deepspeed=zero3_offload",
+        "H100 SXM 80GB has 84.9 GB: 110.4 GB too much; would fit: deepspeed=zero3_offload",
     ),
     ("missing script", ["job.script=absent.py"], "job.script=absent.py: no such file"),
     ("missing corpus", ["job.corpus=[absent]"], "job.corpus: 'absent' names no file"),
+    ("missing corpus of a plan", ["plan", *CPU, "job.corpus=[absent]"], "job.corpus: 'absent' names no file"),
+    ("short corpus of a plan", ["plan", *CPU, "job.corpus=[short.txt]"], "holds 5 bytes in 1 files, but one sequence"),
+    ("missing value of a plan", ["plan", "job=script"], "job.script: no value given; set it, e.g. job.script=…"),
     ("empty corpus", ["job.corpus=[empty.txt]"], "job.corpus: empty.txt holds 0 bytes"),
     ("short corpus", ["job.corpus=[short.txt]"], "holds 5 bytes in 1 files, but one sequence needs 257"),
     ("negative price", ["cluster.price.usd_per_gpu_hour=-1"], "cluster.price.usd_per_gpu_hour=-1 is out of range"),
@@ -260,11 +264,11 @@ def test_info_and_completion_are_hydras(tmp_path: Path) -> None:
         assert expected in done.stdout
 
 
-def test_a_sweep_plans_each(call: Call) -> None:
-    code, out, _err = call("plan", "--multirun", *CPU, "job.steps=5,6")
-    assert code == 0
-    assert "5 steps" in out
-    assert "6 steps" in out
+@pytest.mark.parametrize("flags", [["--multirun", *CPU], [*CPU, "--multirun"], [*CPU[:1], "-m", *CPU[1:]]])
+def test_a_sweep_is_planned_wherever_its_flag_stands(call: Call, flags: list[str]) -> None:
+    code, out, err = call("plan", "--json", *flags, "job.steps=5,6")
+    assert (code, err) == (0, "")
+    assert [point["plan"]["prediction"]["steps"] for point in json.loads(out)] == [5, 6]
 
 
 def test_plan_json_is_for_programs(call: Call) -> None:
@@ -280,10 +284,29 @@ def test_plan_json_is_for_programs(call: Call) -> None:
     assert "hf_secret" not in out
 
 
+LEFT_TO_HYDRA = [
+    ["--info", "defaults"], ["hydra.mode=MULTIRUN"], ["job.steps=5,6"], ["job.steps=range(5,7)"], ["job.stepz=5"],
+    ["model=null"], ["+job.args.where='${hydra:runtime.cwd}'"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LEFT_TO_HYDRA, ids=" ".join)
+def test_what_is_more_than_a_configuration_is_left_to_hydra(words: list[str]) -> None:
+    load.register()
+    assert load.compose_once([*CPU, *words]) is None
+
+
+@pytest.mark.parametrize("choice", [CPU, ["job=llama3_70b", "cluster=azure_nd_h100_v5", "+env.A=b"], ["job=script"]])
+def test_what_is_composed_once_is_what_hydra_composes(call: Call, choice: list[str]) -> None:
+    load.register()
+    _code, out, _err = call("--cfg", "job", *choice)
+    assert OmegaConf.to_yaml(load.compose_once(choice)).strip() == out.strip()
+
+
 def test_plan_imports_nothing_heavy_and_starts_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; from orchestrator.cli import main; main(['plan', *sys.argv[1:]])\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'deepspeed', 'numpy', 'pandas'} & set(sys.modules)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'deepspeed', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run(

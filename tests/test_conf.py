@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -9,9 +10,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from orchestrator import load as schema
-from orchestrator.config import Config, Device, FabricConfig, GpuConfig, ModelConfig, RecoveryConfig
+from orchestrator.config import (
+    Config,
+    Device,
+    FabricConfig,
+    GpuConfig,
+    ModelConfig,
+    PlannerConfig,
+    PriceKind,
+    RecoveryConfig,
+)
 from orchestrator.hardware import LocalGpu
-from orchestrator.plan.price import price_usd_per_gpu_hour
+from orchestrator.plan.energy import NODE_SHARE
+from orchestrator.plan.price import offers, price_usd_per_gpu_hour
 from orchestrator.plan.transformer import parameters
 
 CONF = schema.conf_dir()
@@ -24,10 +35,11 @@ def options(group: str) -> list[str]:
 
 
 def loaded(group: str, option: str, kind: type[Any]) -> Any:
-    """One file of a group as its dataclass, without Hydra."""
+    """One file of a group as its dataclass, beside the planner's constants, without Hydra."""
     schema.register()
-    merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(CONF / group / f"{option}.yaml"))
-    return OmegaConf.to_object(merged)
+    root = OmegaConf.create({"planner": OmegaConf.load(CONF / "planner" / "default.yaml")})
+    root[group] = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(CONF / group / f"{option}.yaml"))
+    return OmegaConf.to_object(root[group])
 
 
 def composed(*overrides: str) -> Config:
@@ -40,7 +52,6 @@ def composed(*overrides: str) -> Config:
 def test_gpu_has_sources_dense_peaks_and_a_price(option: str) -> None:
     gpu = loaded("gpu", option, GpuConfig)
     assert gpu.source
-    assert (gpu.utilisation is None) == (not gpu.utilisation_source)
     assert gpu.reference_price.source
     assert gpu.reference_price.as_of
     if option != "other_nvidia":
@@ -53,6 +64,36 @@ def test_gpu_has_sources_dense_peaks_and_a_price(option: str) -> None:
         assert peaks["bf16"] == pytest.approx(2 * peaks["tf32"], rel=0.01)
         assert peaks.get("fp8", 2 * peaks["bf16"]) == pytest.approx(2 * peaks["bf16"], rel=0.01)
         assert gpu.product_names
+
+
+@pytest.mark.parametrize("option", options("gpu"))
+def test_a_gpu_on_record_has_all_that_a_step_time_needs(option: str) -> None:
+    """Others have no efficiency, so that no time is predicted for them before a calibration."""
+    gpu, planner = loaded("gpu", option, GpuConfig), loaded("planner", "default", PlannerConfig)
+    if option in ("cpu", "other_nvidia"):
+        assert gpu.matmul_efficiency == {}
+        return
+    assert gpu.matmul_efficiency == planner.matmul_efficiency[gpu.architecture]
+    assert {"bf16", "fp16", "fp32"} <= gpu.matmul_efficiency.keys() & gpu.peak_flops.keys()
+    assert gpu.matmul_efficiency.keys() <= {*gpu.peak_flops, "fp8"}
+    assert 80 <= gpu.multiprocessors <= 304
+    assert 1e12 < gpu.memory_bandwidth_bytes_per_s < 1e13
+    assert 1e11 < gpu.nvlink_bytes_per_s < 2e12
+
+
+@pytest.mark.parametrize("option", options("planner"))
+def test_the_planners_constants_are_positive_and_shares_below_one(option: str) -> None:
+    planner = loaded("planner", option, PlannerConfig)
+    assert planner.fitted
+    values = {name: value for name, value in vars(planner).items() if isinstance(value, int | float)}
+    assert values.keys() == {field.name for field in dataclasses.fields(PlannerConfig) if field.type == "float"}
+    assert all(value > 0 for value in values.values())
+    shares = [name for name in values if "efficiency" in name or "hidden_share" in name or name == "step_time_error"]
+    assert len(shares) == 7
+    shares += ["attention_before_hopper", "contention"]
+    assert [name for name in shares if values[name] >= 1] == []
+    for efficiencies in planner.matmul_efficiency.values():
+        assert all(0.3 < share < 0.95 for share in efficiencies.values())
 
 
 def test_no_product_name_belongs_to_two_gpus() -> None:
@@ -77,6 +118,36 @@ def test_fabric_values_are_usable_and_sourced(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", options("fabric"))
+def test_a_fabric_has_a_measured_efficiency_or_the_default(option: str) -> None:
+    fabric = loaded("fabric", option, FabricConfig)
+    if fabric.efficiency_source:
+        assert 0 < fabric.efficiency <= 0.95
+    else:
+        assert fabric.efficiency == FabricConfig.efficiency
+
+
+@pytest.mark.parametrize("option", options("cluster"))
+def test_prices_of_a_cluster_are_sourced_and_in_order_and_its_power_is_one(option: str) -> None:
+    config = composed(f"cluster={option}")
+    usd = {}
+    for offer in offers(config.cluster.price, config.gpu):
+        assert "no source given" not in offer.source
+        usd[offer.kind] = offer.usd_per_gpu_hour
+    # Google sells these nodes on spot alone: the other price is another provider's.
+    if PriceKind.spot in usd and option != "gcp_a4":
+        assert usd[PriceKind.spot] < usd.get(PriceKind.reserved, usd[PriceKind.list]) < 20
+        assert usd.get(PriceKind.reserved, 0) < usd[PriceKind.list]
+    cluster, price = config.cluster, config.cluster.price
+    assert (price.kind is PriceKind.owned) == (cluster.node_power_w is not None)
+    if cluster.node_power_w is not None:
+        assert price.power_w_per_gpu == cluster.node_power_w / cluster.gpus_per_node
+        assert price.pue == cluster.pue
+        assert config.gpu.tdp_w is not None
+        estimate_w = NODE_SHARE * cluster.gpus_per_node * config.gpu.tdp_w
+        assert cluster.node_power_w == pytest.approx(estimate_w, rel=0.12)
+
+
+@pytest.mark.parametrize("option", options("fabric"))
 def test_gloo_uses_the_interface_that_nccl_uses(option: str) -> None:
     """gloo takes one exact name, NCCL prefixes or, after '=', an exact name: it must be good for both."""
     environment = loaded("fabric", option, FabricConfig).environment
@@ -91,7 +162,8 @@ def test_model_has_a_source_and_divisible_heads(option: str) -> None:
     assert model.source
     assert model.head_dim or model.hidden % (2 * model.heads) == 0
     assert model.heads % model.kv_heads == 0
-    assert f"{parameters(model).total:,} parameters" in model.source or option in ("gpt3_175b", "tiny_gpt")
+    unprinted = ("gpt3_175b", "grok1_314b", "tiny_gpt")
+    assert f"{parameters(model).total:,} parameters" in model.source or option in unprinted
 
 
 def test_local_cluster_takes_the_price_of_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import GpuConfig, PriceConfig, PriceKind
 from orchestrator.errors import ConfigError
-from orchestrator.plan.price import price_usd_per_gpu_hour
+from orchestrator.plan.price import offers, price_usd_per_gpu_hour
 
 GPU = GpuConfig(name="H100", tdp_w=700)
 LISTED = PriceConfig(kind=PriceKind.list, usd_per_gpu_hour=6.88, source="catalog", as_of="2026-01")
@@ -26,6 +26,14 @@ OWNED = PriceConfig(
     source="estimate",
     as_of="2024",
 )
+RENTED = replace(
+    LISTED,
+    reserved_usd_per_gpu_hour=4.0,
+    reserved_source="one year",
+    spot_usd_per_gpu_hour=2.5,
+    spot_source="us-east-1",
+)
+EVERY = replace(RENTED, capex_usd_per_gpu=35064.0, lifetime_years=4.0, pue=1.5, electricity_usd_per_kwh=0.1)
 
 
 def test_list_price_is_taken_as_it_is_and_keeps_its_source() -> None:
@@ -59,6 +67,12 @@ def test_owned_price_falls_back_on_the_gpus_power() -> None:
         (OWNED, {"capex_usd_per_gpu": -1.0}, r"capex_usd_per_gpu=-1"),
         (OWNED, {"electricity_usd_per_kwh": None}, r"electricity_usd_per_kwh is not set"),
         (OWNED, {"lifetime_years": 1e-6}, r"above 1000"),
+        (RENTED, {"spot_usd_per_gpu_hour": -1.0}, r"cluster\.price\.spot_usd_per_gpu_hour=-1 .*above 0"),
+        (RENTED, {"spot_usd_per_gpu_hour": 0.0}, r"spot_usd_per_gpu_hour=0 .*above 0"),
+        (RENTED, {"reserved_usd_per_gpu_hour": 1001.0}, r"\(reserved\) comes to 1001 USD"),
+        (RENTED, {"kind": PriceKind.owned}, r"capex_usd_per_gpu is not set: .*figures here: list, reserved, spot\)"),
+        (OWNED, {"kind": PriceKind.spot}, r"spot_usd_per_gpu_hour is not set: .*kind=spot .*figures here: owned\)"),
+        (PriceConfig(source="", as_of=""), {}, r"cluster\.price\.usd_per_gpu_hour is not set: .*none has its figures"),
     ],
 )
 def test_absurd_figures_are_refused_in_one_line(price: PriceConfig, change: dict[str, float], message: str) -> None:
@@ -93,3 +107,45 @@ def test_owned_price_is_positive_and_idle_hours_make_it_dearer(price: PriceConfi
     assert 0 < full <= price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
     longer = replace(price, lifetime_years=price.lifetime_years * 2)  # type: ignore[operator]
     assert price_usd_per_gpu_hour(longer, GPU).usd_per_gpu_hour < price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
+
+
+# --- offers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", list(PriceKind))
+def test_the_chosen_kind_comes_first_and_is_the_price(kind: PriceKind) -> None:
+    price = replace(EVERY, kind=kind)
+    named = offers(price, GPU)
+    assert named[0].kind is kind
+    assert [offer.kind for offer in named[1:]] == [other for other in PriceKind if other is not kind]
+    assert price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour == named[0].usd_per_gpu_hour
+    assert price_usd_per_gpu_hour(price, GPU).source == named[0].source
+
+
+def test_every_offer_has_its_own_figure_and_source() -> None:
+    by_kind = {offer.kind: offer for offer in offers(EVERY, GPU)}
+    assert by_kind[PriceKind.list].usd_per_gpu_hour == 6.88
+    assert (by_kind[PriceKind.reserved].usd_per_gpu_hour, by_kind[PriceKind.reserved].source) == (
+        4.0,
+        "reserved: one year",
+    )
+    assert (by_kind[PriceKind.spot].usd_per_gpu_hour, by_kind[PriceKind.spot].source) == (2.5, "spot: us-east-1")
+    assert by_kind[PriceKind.owned].usd_per_gpu_hour == pytest.approx(1 + 0.7 * 1.5 * 0.1)
+
+
+@pytest.mark.parametrize(
+    "key", ["capex_usd_per_gpu", "lifetime_years", "pue", "electricity_usd_per_kwh", "spot_usd_per_gpu_hour"]
+)
+def test_a_kind_that_lacks_a_figure_is_left_out(key: str) -> None:
+    kinds = {offer.kind for offer in offers(replace(EVERY, **{key: None}), GPU)}  # type: ignore[arg-type]
+    assert set(PriceKind) - kinds == {PriceKind.spot if key.startswith("spot") else PriceKind.owned}
+
+
+def test_owned_needs_a_power_from_somewhere() -> None:
+    unknown = replace(GPU, tdp_w=None)
+    assert PriceKind.owned not in {offer.kind for offer in offers(EVERY, unknown)}
+    assert PriceKind.owned in {offer.kind for offer in offers(replace(EVERY, power_w_per_gpu=1000.0), unknown)}
+
+
+def test_a_listed_price_of_zero_is_an_offer() -> None:
+    assert offers(replace(LISTED, usd_per_gpu_hour=0.0), GPU)[0].usd_per_gpu_hour == 0

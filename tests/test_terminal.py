@@ -16,6 +16,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    MemoryPeaked,
     MetricLogged,
     NodeQuarantined,
     NodeSampled,
@@ -44,7 +45,12 @@ from orchestrator.ledger.terminal import Terminal
 from orchestrator.ledger.wording import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
 from tests.golden_text import assert_golden
 
-RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 40, 1_000_000, 1e9, 1e15)
+RUN = RunStarted(
+    *("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 40, 1_000_000, 1e9, 1e15),
+    predicted_step_time_s=0.8,
+    predicted_memory_bytes=61_400_000_000,
+    predicted_cost_usd_per_step=0.0025,
+)
 LOST = RankLost(
     attempt=1,
     rank=3,
@@ -64,6 +70,7 @@ STORY: list[tuple[float, Event]] = [
     (3, AttemptStarted(1, "10.0.0.1", 29500, 4)),
     (4, PhaseEntered(1, "first_step")),
     *[(6.0 + i, StepDone(1, i + 1, 1.0, 5 / (i + 1), 1e-3, 1.0)) for i in range(21)],
+    (26.4, MemoryPeaked(1, 16, 58_900_000_000)),
     (26.5, NodeSampled("n0", {"cpu_utilization_percentage": 5.0})),
     (27, CheckpointSaved(1, 21, "global_step21", "/c", 0.4)),
     (27.1, MetricLogged(1, 21, {"val_loss": 3.25})),

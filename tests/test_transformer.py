@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from orchestrator.config import GpuConfig, ModelConfig
+from orchestrator.config import ClusterConfig, FabricConfig, GpuConfig, ModelConfig
 from orchestrator.errors import ConfigError
 from orchestrator.load import conf_dir
-from orchestrator.plan.step import model_flops_utilisation, peak_flops, step_time_s
+from orchestrator.plan.machine import Machine, peak_flops
 from orchestrator.plan.transformer import (
     forward_flops_per_token,
     parameters,
     recompute_flops_per_token,
     training_flops_per_token,
 )
+from orchestrator.plan.utilisation import hardware_flops_utilisation, model_flops_utilisation
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 gpt = importlib.import_module("gpt")
@@ -81,6 +82,13 @@ def test_gpt3_count_is_the_published_one() -> None:
     assert round(count.total / 1e8) == 1746
     h = 12288
     assert count.layer == 12 * h * h + 13 * h  # Narayanan et al. 2021: 12 l h^2 (1 + 13 / 12h)
+
+
+def test_grok_count_is_the_published_one() -> None:
+    """xai.com: "314 billion parameters", of which "25% of the weights" are active on a token."""
+    count = parameters(model_named("grok1_314b"))
+    assert count.total == pytest.approx(314e9, rel=0.01)
+    assert count.active / count.total == pytest.approx(0.25, abs=0.02)
 
 
 @settings(deadline=None)  # the first module initialises torch
@@ -157,27 +165,31 @@ def test_indivisible_heads_are_refused(heads: int, kv_heads: int, key: str) -> N
         parameters(model)
 
 
-GPU = GpuConfig(name="GPU", peak_flops={"bf16": 1e15}, utilisation=0.4)
+def machine_of(gpu: GpuConfig) -> Machine:
+    return Machine.of(ClusterConfig(gpus_per_node=8), gpu, FabricConfig())
 
 
-@given(models(), st.integers(1, 4096), st.integers(1, 10**7))
-def test_step_at_the_predicted_time_has_the_assumed_utilisation(model: ModelConfig, ranks: int, tokens: int) -> None:
-    seconds = step_time_s(model, GPU, "bf16", ranks, tokens, recompute=False)
-    assert seconds is not None
-    assert model_flops_utilisation(model, GPU, "bf16", ranks, tokens / seconds) == pytest.approx(0.4)
-    slower = step_time_s(model, GPU, "bf16", ranks, tokens, recompute=True)
-    assert slower is not None
-    assert seconds < slower < 1.34 * seconds
+MACHINE = machine_of(GpuConfig(name="GPU", peak_flops={"bf16": 1e15}))
 
 
-def test_step_time_is_unknown_without_a_utilisation() -> None:
-    gpu = GpuConfig(name="GPU", peak_flops={"bf16": 1e15})
-    assert step_time_s(model_named("llama3_8b"), gpu, "bf16", 8, 8192, False) is None
+@given(models(), st.integers(1, 4096), st.floats(1, 1e9))
+def test_mfu_is_the_needed_flops_over_the_peak_and_hfu_what_is_recomputed_more(
+    model: ModelConfig, ranks: int, tokens_per_s: float
+) -> None:
+    mfu = model_flops_utilisation(model, MACHINE, "bf16", ranks, tokens_per_s)
+    assert mfu * ranks * 1e15 == pytest.approx(tokens_per_s * training_flops_per_token(model))
+    assert model_flops_utilisation(model, MACHINE, "bf16", 2 * ranks, 2 * tokens_per_s) == pytest.approx(mfu)
+    kept = hardware_flops_utilisation(model, MACHINE, "bf16", ranks, tokens_per_s, recompute=False)
+    again = hardware_flops_utilisation(model, MACHINE, "bf16", ranks, tokens_per_s, recompute=True)
+    assert kept == mfu
+    assert mfu < again < 1.34 * mfu  # a forward pass more on three, less the head
 
 
 def test_missing_peak_names_the_precision_and_those_known() -> None:
     with pytest.raises(ConfigError, match=r"job.precision=fp8.*known: bf16"):
-        peak_flops(GPU, "fp8")
+        peak_flops("GPU", {"bf16": 1e15}, "fp8")
+    with pytest.raises(ConfigError, match=r"gpu.peak_flops.bf16"):
+        model_flops_utilisation(model_named("llama3_8b"), machine_of(GpuConfig(name="bare")), "bf16", 8, 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -189,5 +201,7 @@ def test_missing_peak_names_the_precision_and_those_known() -> None:
     ],
 )
 def test_mfu_agrees_with_published_rows(model: ModelConfig, tokens_per_s_per_gpu: float, published: float) -> None:
-    gpu = GpuConfig(name="H100", peak_flops={"bf16": 989e12})
-    assert model_flops_utilisation(model, gpu, "bf16", 1, tokens_per_s_per_gpu) == pytest.approx(published, rel=0.02)
+    machine = machine_of(GpuConfig(name="H100", peak_flops={"bf16": 989e12}))
+    assert model_flops_utilisation(model, machine, "bf16", 1, tokens_per_s_per_gpu) == pytest.approx(
+        published, rel=0.02
+    )

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from orchestrator.config import GpuConfig, ModelConfig
 from orchestrator.plan.layout import Layout
-from orchestrator.plan.memory import Zero, memory_of
+from orchestrator.plan.memory import memory_of
 from orchestrator.plan.what_fits import what_fits
+from orchestrator.plan.zero import Zero
 from tests.test_memory import H100, LLAMA_8B, LLAMA_70B, ONE_NODE, cases
 
 

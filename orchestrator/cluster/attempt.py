@@ -17,6 +17,7 @@ from orchestrator.events import (
     CheckpointSaved,
     Event,
     Fault,
+    MemoryPeaked,
     MetricLogged,
     NodeQuarantined,
     NodeSampled,
@@ -85,6 +86,10 @@ class Attempt:
             case "step" | "saved" | "loaded":
                 whole = self._gather.add(part)
                 return [self._whole(whole), *self._straggler(whole)] if whole else []
+            case "memory":
+                whole = self._gather.add(part)
+                told = whole is not None and whole["peak_bytes"] is not None
+                return [MemoryPeaked(self.number, whole["step"], whole["peak_bytes"])] if whole and told else []
             case "metric":
                 return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
             case "output":

@@ -71,6 +71,11 @@ def checkpoint_part(message: Mapping[str, Any]) -> Part:
     }
 
 
+def memory_part(message: Mapping[str, Any]) -> Part:
+    """A rank's word on its memory, as a part of one rank; ``peak_bytes`` is None where it could not tell."""
+    return {"kind": "memory", "step": message["step"], "ranks": 1, "peak_bytes": message["peak_bytes"]}
+
+
 def fold_steps(parts: Sequence[Part]) -> Part:
     """Losses are summed exactly (``fsum``), so their order does not matter; the slowest rank counts."""
     losses = [loss for part in parts for loss in part["losses"]]
@@ -81,8 +86,8 @@ def fold_steps(parts: Sequence[Part]) -> Part:
         "step": parts[0]["step"],
         "ranks": sum(p["ranks"] for p in parts),
         "losses": sorted(losses),
-        "lr": _last(p["lr"] for p in parts),
-        "grad_norm": _last(p["grad_norm"] for p in parts),
+        "lr": _greatest(p["lr"] for p in parts),
+        "grad_norm": _greatest(p["grad_norm"] for p in parts),
         "step_time_s": max(p["step_time_s"] for p in parts),
         "slowest": max(slowest, key=lambda one: (one["own_s"], one["rank"])) if known else None,
         "own_sum_s": math.fsum(p["own_sum_s"] for p in parts) if known else None,
@@ -102,10 +107,19 @@ def fold_checkpoints(parts: Sequence[Part]) -> Part:
     return folded
 
 
+def fold_memory(parts: Sequence[Part]) -> Part:
+    """The fullest rank counts: it is the one that does not fit."""
+    folded = dict(parts[0])
+    folded["ranks"] = sum(p["ranks"] for p in parts)
+    folded["peak_bytes"] = _greatest(p["peak_bytes"] for p in parts)
+    return folded
+
+
 FOLDS: dict[str, Callable[[Sequence[Part]], Part]] = {
     "step": fold_steps,
     "saved": fold_checkpoints,
     "loaded": fold_checkpoints,
+    "memory": fold_memory,
 }
 
 
@@ -115,5 +129,5 @@ def slowest_phase(phases: Iterable[str], order: Sequence[str]) -> str | None:
     return min(phases, key=lambda phase: known.get(phase, len(order)), default=None)
 
 
-def _last(values: Iterable[Any]) -> Any:
+def _greatest(values: Iterable[Any]) -> Any:
     return max((v for v in values if v is not None), default=None)

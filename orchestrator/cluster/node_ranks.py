@@ -16,7 +16,7 @@ from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.gather_logs import LogSender
 from orchestrator.cluster.logs import LogReader, line_part, tail
-from orchestrator.cluster.merge import Gather, Part, checkpoint_part, step_part
+from orchestrator.cluster.merge import Gather, Part, checkpoint_part, memory_part, step_part
 from orchestrator.cluster.node_snapshots import NodeSnapshots
 from orchestrator.cluster.oom import MemoryKills
 from orchestrator.cluster.stacks import Inquiry, keep, main_thread
@@ -204,6 +204,8 @@ class NodeRanks:
             case {"kind": "step", "step": int(step)}:
                 rank.step, rank.phase = step, "step"
                 return self._gather.add(step_part(message))
+            case {"kind": "memory"}:
+                return self._gather.add(memory_part(message))
             case {"kind": "save" | "load", "edge": "end", "ok": True, "step": int(step)}:
                 rank.step = step
                 if "snapshot" in message and self.snapshots is not None and self._launcher is not None:

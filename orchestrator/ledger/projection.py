@@ -24,6 +24,7 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
+from orchestrator.ledger.accuracy import Accuracy
 from orchestrator.ledger.incidents import Incident, Incidents
 from orchestrator.ledger.meter import Bill, Meter
 from orchestrator.ledger.wording import hours, hours_name, usd
@@ -53,6 +54,7 @@ class Projection:
     def __init__(self, flush_s: float) -> None:
         self._incidents = Incidents()
         self.meter = self._incidents.meter
+        self._accuracy = Accuracy()
         self.tags: dict[str, str] = {}
         self.ended: RunEnded | None = None
         self.first_ms: int | None = None
@@ -65,6 +67,7 @@ class Projection:
     def fold(self, record: Record) -> list[Point]:
         """The points of one record: its own, and a bill when one is due."""
         self._incidents.fold(record)
+        self._accuracy.fold(record)
         # A wall clock set back must not let an older bill look like the latest, nor two points like one.
         now_ms = int(record.time_unix_s * 1000)
         self.last_ms = now_ms if now_ms >= self.last_ms else self.last_ms + 1
@@ -94,7 +97,7 @@ class Projection:
         return self._incidents.so_far()
 
     def final_points(self, status: str, reason: str) -> list[Point]:
-        """The last bill; sets the tags that say how the run ended.
+        """The last bill, and what the plan had predicted; sets the tags that say how the run ended.
 
         The run's own throughput is the last point of the per-step series too, so that MLflow's table
         of runs, which shows last values, shows the run and not its last step.
@@ -102,7 +105,7 @@ class Projection:
         bill = self.meter.bill()
         self.tags |= {"status": status, "status_reason": reason}
         self._tag_incidents()
-        metrics = self._bill_metrics()
+        metrics = self._bill_metrics() | self._accuracy.comparison(bill).metrics()
         for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
             metrics[name] = metrics.get(f"mean_{name}")
         if bill.final_loss is not None:
@@ -188,7 +191,8 @@ def incidents_in_words(incidents: Sequence[Incident], unit: str) -> str:
 
 
 # A job may print metrics of these names too; they get a name of their own beside ours.
-_OWN_NAMES = frozenset([*STEP_METRICS, *bill_metrics(Meter().bill()), *incident_metrics(0, 0.0), "final_loss"])
+_AT_THE_END = ("final_loss", *Accuracy().comparison(Meter().bill()).metrics())
+_OWN_NAMES = frozenset([*STEP_METRICS, *bill_metrics(Meter().bill()), *incident_metrics(0, 0.0), *_AT_THE_END])
 
 
 def clean_key(key: str) -> str:

@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.events import PhaseEntered, Record, RunEnded, StepDone
+from orchestrator.ledger.accuracy import Accuracy, Comparison
+from orchestrator.ledger.accuracy_words import COMPARED, compared_rows, measured_rows
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Bill, Bucket
 from orchestrator.ledger.story import Kind, Line, Story
@@ -60,6 +62,7 @@ class Terminal:
         self._story = Story(total_steps)
         self._every_s, self._next_step_line_s = step_lines_every_s, 0.0
         self._incidents = Incidents()
+        self._accuracy = Accuracy()
         self._bill: Bill | None = None
         self._bill_at_s = clock()
         self._phase = ""
@@ -83,6 +86,7 @@ class Terminal:
         """Say what there is to say about a record, and show the bill."""
         self._bill, self._bill_at_s = bill, self._clock()
         self._incidents.fold(record)
+        self._accuracy.fold(record)
         event = record.event
         if isinstance(event, PhaseEntered):
             self._phase = event.phase.replace("_", " ")
@@ -95,6 +99,7 @@ class Terminal:
         """Know what an earlier driver of the run has shown, and show nothing of it."""
         for record in records:
             self._incidents.fold(record)
+            self._accuracy.fold(record)
             self._story.lines(record)
 
     def notice(self, text: str) -> None:
@@ -116,6 +121,9 @@ class Terminal:
             (f"{self._story.run or 'run'} {status}", style), self._safe(f": {reason}" if reason else "")
         )
         parts = [Text(), title, Text(), self._table(self._figures(bill)), Text(), self._buckets(bill)]
+        compared = self._accuracy.comparison(bill)
+        if compared.predicted:
+            parts += [Text(), self._compared(compared)]
         if where:
             parts += [Text(), self._table(where)]
         for part in parts:
@@ -193,18 +201,32 @@ class Terminal:
         unit = self._story.unit
         per_million = usd(bill.cost_usd_per_million_tokens)
         validation = [self._story.metrics[n] for n in VALIDATION_NAMES if n in self._story.metrics]
-        return {
-            "steps": f"{bill.step} of {total}" if total else str(bill.step),
-            "tokens": count(bill.tokens),
-            "final loss": number(bill.final_loss),
-            "validation loss": number(validation[0] if validation else None),
-            "tokens/s": f"{count(bill.tokens_per_s)}  ({count(bill.tokens_per_s_per_gpu)} per {unit})",
-            "MFU": percent(bill.mfu),
-            hours_name(unit): hours(bill.gpu_hours),
-            "cost": f"{usd(bill.cost_usd)}  ({per_million} per million tokens)",
-            "goodput": percent(bill.goodput),
-            "restarts": str(bill.restarts),
-        } | self._incident_figures()
+        return (
+            {
+                "steps": f"{bill.step} of {total}" if total else str(bill.step),
+                "tokens": count(bill.tokens),
+                "final loss": number(bill.final_loss),
+                "validation loss": number(validation[0] if validation else None),
+                "tokens/s": f"{count(bill.tokens_per_s)}  ({count(bill.tokens_per_s_per_gpu)} per {unit})",
+                "MFU": percent(bill.mfu),
+                hours_name(unit): hours(bill.gpu_hours),
+                "cost": f"{usd(bill.cost_usd)}  ({per_million} per million tokens)",
+                "goodput": percent(bill.goodput),
+                "restarts": str(bill.restarts),
+            }
+            | measured_rows(self._accuracy.comparison(bill), self._story.unit)
+            | self._incident_figures()
+        )
+
+    def _compared(self, compared: Comparison) -> RenderableType:
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(style="dim", no_wrap=True)
+        for _ in COMPARED:
+            grid.add_column(justify="right", no_wrap=True)
+        grid.add_row("", *(Text(heading, style="dim") for heading in COMPARED))
+        for label, *figures in compared_rows(compared, self._story.unit):
+            grid.add_row(label, *(Text(self._safe(figure)) for figure in figures))
+        return Padding(grid, (0, 0, 0, 2), expand=False)
 
     def _incident_figures(self) -> dict[str, str]:
         incidents = self._incidents.so_far()

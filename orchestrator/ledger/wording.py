@@ -79,6 +79,13 @@ def bytes_in_words(amount: float) -> str:
     return f"{amount:.0f} B"
 
 
+def seconds_in_words(seconds: float | None) -> str:
+    """412 ms, 1.25 s, 184 s: of a step."""
+    if seconds is None or math.isnan(seconds):
+        return UNKNOWN
+    return f"{1000 * seconds:.3g} ms" if 0 < seconds < 0.9995 else f"{number(seconds, 3)} s"
+
+
 def clean(text: str) -> str:
     """Without escapes and control characters; of a line that overwrote itself, what was left standing."""
     lines = (part.rstrip("\r").rpartition("\r")[2] for part in text.rstrip("\n").split("\n"))

@@ -33,6 +33,8 @@ class Layout:
     micro_batch: int
     accumulation: int
     global_batch: int
+    vp: int = 1
+    selective: bool = False
 
 
 def derive_layout(config: Config) -> Layout:
@@ -61,6 +63,7 @@ def derive_layout(config: Config) -> Layout:
         micro_batch=micro,
         accumulation=accumulation,
         global_batch=global_batch,
+        vp=config.layout.vp,
     )
 
 
@@ -80,6 +83,7 @@ def check_values(config: Config) -> None:
         "layout.pp": config.layout.pp,
         "layout.sp": config.layout.sp,
         "layout.ep": config.layout.ep,
+        "layout.vp": config.layout.vp,
         "launch.poll_s": config.launch.poll_s,
         "recovery.hang_factor": config.recovery.hang_factor,
         "recovery.hang_floor_s": config.recovery.hang_floor_s,
@@ -149,7 +153,7 @@ def _placement(config: Config) -> tuple[int, int]:
 def _data_parallel(config: Config, ranks: int) -> int:
     degrees = {"tp": config.layout.tp, "pp": config.layout.pp, "sp": config.layout.sp}
     supported = config.job.supports
-    for name, degree in {**degrees, "ep": config.layout.ep}.items():
+    for name, degree in {**degrees, "ep": config.layout.ep, "vp": config.layout.vp}.items():
         if degree > 1 and supported is not None and name not in supported:
             raise ConfigError(
                 f"layout.{name}={degree}: job '{config.job.name}' can not do it "
@@ -199,6 +203,7 @@ def _check_model(model: ModelConfig, config: Config) -> None:
         ("model.heads", model.heads, "layout.tp", layout.tp),
         ("model.kv_heads", model.kv_heads, "layout.tp", layout.tp),
         ("model.layers", model.layers, "layout.pp", layout.pp),
+        ("model.layers / layout.pp", model.layers // layout.pp, "layout.vp", layout.vp),
         ("model.seq_len", model.seq_len, "layout.sp", layout.sp),
         ("model.heads", model.heads, "layout.sp", layout.sp),
     ]

@@ -3,7 +3,7 @@
 Experts are taken to get equally many tokens, and none to drop any; what expert parallel ranks send
 each other is not buffered here.
 
-Left out: allocator fragmentation, dropout masks, frozen weights, ZeRO++ and hpZ, the uneven split of
+Left out: allocator fragmentation, dropout masks, frozen weights, ZeRO++'s quantised copies, the uneven split of
 layers that a pipeline may choose, norms replicated under tensor parallelism, and what unfused kernels
 save on top: a composite RMSNorm, as on CPU, keeps up to two more float32 copies of its input.
 """
@@ -11,53 +11,24 @@ save on top: a composite RMSNorm, as on CPU, keeps up to two more float32 copies
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from orchestrator.config import Device, GpuConfig, ModelConfig
 from orchestrator.plan.layout import Layout
+from orchestrator.plan.software import DEEPSPEED, Software
 from orchestrator.plan.transformer import kv_width, parameters, query_width
+from orchestrator.plan.zero import Zero
 
 GIB = 2**30
 # Allowances, not measurements: they grow with the driver, the kernels loaded and the communicators.
 CUDA_CONTEXT_BYTES = 1 * GIB
-NCCL_BYTES = 1 * GIB
+NCCL_BYTES = GIB // 2  # for all ranks, and again for each dimension of parallelism
+# Of what comes and goes during a step, lost between the allocator's blocks.
+FRAGMENTATION = 0.06
 CPU_PROCESS_BYTES = GIB // 4  # what a forked rank does not share with the process it came from
+SCORE_BYTES = 5  # of unfused attention for each pair of positions and head (Korthikanti et al. 2022)
+SELECTIVE_KEEPS = 0.42  # of what a layer saves, when every other product is computed again
 ADAM_BYTES = 8  # two float32 moments per parameter
-
-
-@dataclass(frozen=True)
-class Zero:
-    """What ZeRO shards and offloads. Buckets and live parameters are elements, with DeepSpeed's defaults."""
-
-    stage: int = 0
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    reduce_bucket: int = 500_000_000
-    overlap_comm: bool = False
-    live_parameters: int = 1_000_000_000
-
-    @classmethod
-    def of_layout(cls, layout: Layout) -> Zero:
-        """What a layout says, with default buckets."""
-        stage, offload = layout.zero_stage, layout.offload
-        return cls(stage, offload and stage > 0, offload and stage == 3, overlap_comm=stage > 0)
-
-    @classmethod
-    def from_config(cls, deepspeed: Mapping[str, Any]) -> Zero:
-        """Read the `zero_optimization` section of a DeepSpeed configuration."""
-        section = deepspeed.get("zero_optimization") or {}
-        stage = int(section.get("stage", 0))
-        overlap = section.get("overlap_comm")
-        return cls(
-            stage=stage,
-            offload_optimizer=_offloads(section.get("offload_optimizer")) or bool(section.get("cpu_offload")),
-            offload_parameters=_offloads(section.get("offload_param")),
-            reduce_bucket=int(section.get("reduce_bucket_size", cls.reduce_bucket)),
-            overlap_comm=stage == 3 if overlap is None else bool(overlap),
-            live_parameters=int(section.get("stage3_max_live_parameters", cls.live_parameters)),
-        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +39,7 @@ class States:
     gradients: int
     optimizer: int
     host: int
+    share: int  # parameters whose optimizer states it holds
 
 
 @dataclass(frozen=True)
@@ -80,15 +52,19 @@ class Memory:
     activations: int
     logits: int
     framework: int
+    fragmentation: int = 0
     host_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """Bytes on the accelerator."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.framework
+        states = self.weights + self.gradients + self.optimizer
+        return states + self.activations + self.logits + self.framework + self.fragmentation
 
 
-def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None) -> Memory:
+def memory_of(
+    model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None, software: Software = DEEPSPEED
+) -> Memory:
     """Memory of the fullest rank: the first or the last of each pipeline.
 
     Without `zero`, DeepSpeed's default buckets are assumed and `layout.offload` means all that its stage
@@ -107,6 +83,8 @@ def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
         in_experts = layers * size.experts
         experts = math.ceil(in_experts / (layout.tp * layout.ep))
         held = math.ceil((count - in_experts) / layout.tp) + experts
+        if not software.half_copy and zero.stage == 3:
+            zero = replace(zero, live_parameters=(3 * size.layer + size.embedding) // layout.tp, reduce_bucket=0)
         states = model_states(
             held,
             _largest_matrix(model) // layout.tp,
@@ -115,15 +93,19 @@ def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
             layout.precision,
             experts=experts,
             expert_shards=layout.dp * layout.sp // layout.ep,
+            half_copy=software.half_copy,
         )
+        activations = activation_bytes(model, layout, layers, in_flight, software)
+        logits = logit_bytes(model, layout, software) if has_head else 0
         candidates.append(
             Memory(
                 weights=states.weights,
                 gradients=states.gradients,
                 optimizer=states.optimizer,
-                activations=activation_bytes(model, layout, layers, in_flight),
-                logits=logit_bytes(model, layout) if has_head else 0,
-                framework=_framework_bytes(gpu, zero, held, layout),
+                activations=activations,
+                logits=logits,
+                framework=_framework_bytes(gpu, zero, held, states.share, layout),
+                fragmentation=int(FRAGMENTATION * (activations + logits)) if gpu.device is Device.cuda else 0,
                 host_bytes=states.host,
             )
         )
@@ -131,8 +113,9 @@ def memory_of(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
 
 
 def model_states(
-    count: int, largest: int, zero: Zero, shards: int, precision: str, *, experts: int = 0, expert_shards: int = 1
-) -> States:
+    count: int, largest: int, zero: Zero, shards: int, precision: str, *, experts: int = 0, expert_shards: int = 1,
+    half_copy: bool = True,
+) -> States:  # fmt: skip
     """Bytes of the model states of one rank that holds `count` parameters, the biggest tensor of `largest`.
 
     ZeRO shards them over `shards` ranks, but `experts` of them over the `expert_shards` that hold the same
@@ -149,14 +132,14 @@ def model_states(
     half = precision != "fp32"
     optimizer = ADAM_BYTES + (4 if half or zero.stage else 0)
     if zero.stage == 0:
-        return States(width * count, (6 if half else 4) * count, optimizer * count, 0)
+        return States(width * count, (6 if half else 4) * count, optimizer * count, 0, count)
     weights, staged = width * count, 4 * share
     gradients = width * (count if zero.stage == 1 else share)
     if zero.stage == 3:
         sharded = count - (experts if expert_shards == 1 else 0)
         live = min(sharded, zero.live_parameters)
         gathered = 0 if shards == 1 and not zero.offload_parameters else max(2 * largest, live) * width
-        weights, gradients = width * share + gathered, 0
+        weights, gradients = (width * share if half_copy or not half else 0) + gathered, 0
     host = 0
     if zero.offload_optimizer:
         host += optimizer * share + staged
@@ -165,10 +148,14 @@ def model_states(
     if zero.offload_parameters and zero.stage == 3:
         host += width * share
         weights -= width * share
-    return States(weights, gradients + staged, optimizer * share, host)
+    if zero.stage == 3 and zero.hpz > 1:  # the node's own copy of the weights
+        weights += width * math.ceil(count / zero.hpz)
+    return States(weights, gradients + staged, optimizer * share, host, share)
 
 
-def activation_bytes(model: ModelConfig, layout: Layout, layers: int, in_flight: int) -> int:
+def activation_bytes(
+    model: ModelConfig, layout: Layout, layers: int, in_flight: int, software: Software = DEEPSPEED
+) -> int:
     """Bytes that `layers` layers save for the backward pass, of `in_flight` micro-batches.
 
     Per token and layer, flash attention: inputs and outputs of two norms (4 x hidden), queries and
@@ -184,30 +171,44 @@ def activation_bytes(model: ModelConfig, layout: Layout, layers: int, in_flight:
     whole = 4 * model.hidden + 2 * routed * model.hidden
     sharded = 2 * query_width(model) + 2 * kv_width(model)
     sharded += query_width(model) + kv_width(model) if model.qk_norms else 0
-    sharded += (routed or 1) * model.ffn * (4 if model.gated_mlp else 2)
-    elements = whole + math.ceil(sharded / layout.tp)
+    sharded += (routed or 1) * model.ffn * (2 if not model.gated_mlp else 3 if software.elementwise_share < 1 else 4)
+    stream_ranks = layout.tp if software.sequence_parallel else 1
+    elements = math.ceil(whole / stream_ranks) + math.ceil(sharded / layout.tp)
     log_sum_exp = 4 * math.ceil(model.heads / layout.tp)  # float32, one per head, whatever the precision
     probabilities = 4 * model.experts if routed else 0
     layer = tokens * (width * elements + log_sum_exp + probabilities)
-    if not layout.recompute:
-        return layer * layers * in_flight
-    return tokens * model.hidden * width * layers * in_flight + layer
+    if not software.fused_attention and not layout.selective:  # scores, their softmax, and the dropout's mask
+        layer += tokens * math.ceil(SCORE_BYTES * model.heads * model.seq_len / layout.tp)
+    boundary = tokens * model.hidden * width
+    handed_on = in_flight * boundary if layout.pp > 1 else 0  # outputs wait for their gradients, beside the inputs
+    if layout.recompute:
+        return boundary // stream_ranks * layers * in_flight + handed_on + layer
+    kept = SELECTIVE_KEEPS if layout.selective and software.selective_share is not None else 1.0
+    return int(kept * layer * layers * in_flight) + handed_on
 
 
-def logit_bytes(model: ModelConfig, layout: Layout) -> int:
+def logit_bytes(model: ModelConfig, layout: Layout, software: Software = DEEPSPEED) -> int:
     """Bytes of the logits at the loss: in 16-bit training as computed (2) and as float32 (4), their
     log-softmax (4) and its gradient (4); without the copy in float32 training."""
-    copies = 12 if layout.precision == "fp32" else 14
+    copies = (12 if layout.precision == "fp32" else 14) if software.copies_loss else 4
     return _tokens(model, layout) * math.ceil(model.vocab / layout.tp) * copies
 
 
-def _framework_bytes(gpu: GpuConfig, zero: Zero, count: int, layout: Layout) -> int:
+def _framework_bytes(gpu: GpuConfig, zero: Zero, count: int, share: int, layout: Layout) -> int:
+    """Process or context, communicators, buckets, and in stages 1 and 2 the shard's averaged gradients, which
+    DeepSpeed flattens before it makes float32 of them (stage_1_and_2.py, `step`)."""
     if gpu.device is Device.cpu:  # pages of a bucket that nothing was written to take no memory
         bucket, base = min(zero.reduce_bucket, count), CPU_PROCESS_BYTES
     else:
-        bucket, base = zero.reduce_bucket, CUDA_CONTEXT_BYTES + (NCCL_BYTES if layout.ranks > 1 else 0)
+        bucket, base = zero.reduce_bucket, CUDA_CONTEXT_BYTES + NCCL_BYTES * _communicators(layout)
     buffers = {0: 0, 3: 1}.get(zero.stage, 2 if zero.overlap_comm else 1)
-    return base + buffers * bucket * _width(layout.precision)
+    flattened = 0 if zero.offload_optimizer or zero.stage not in (1, 2) else share
+    return base + (buffers * bucket + flattened) * _width(layout.precision)
+
+
+def _communicators(layout: Layout) -> int:
+    """Dimensions of parallelism, and one for all ranks where there are several."""
+    return (layout.ranks > 1) + sum(degree > 1 for degree in (layout.dp, layout.tp, layout.pp, layout.sp, layout.ep))
 
 
 def _tokens(model: ModelConfig, layout: Layout) -> int:
@@ -217,10 +218,6 @@ def _tokens(model: ModelConfig, layout: Layout) -> int:
 
 def _largest_matrix(model: ModelConfig) -> int:
     return model.hidden * max(model.vocab, model.ffn, query_width(model))
-
-
-def _offloads(section: Any) -> bool:
-    return isinstance(section, Mapping) and section.get("device", "none") not in ("none", None)
 
 
 def _width(precision: str) -> int:

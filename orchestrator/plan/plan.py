@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from orchestrator.config import Config, Device
 from orchestrator.errors import ConfigError
+from orchestrator.plan.calibration import Calibration, Group
 from orchestrator.plan.fabric import Setting, interconnect_environment
 from orchestrator.plan.layout import Layout, derive_layout
-from orchestrator.plan.memory import Memory, Zero, memory_of
+from orchestrator.plan.memory import Memory
+from orchestrator.plan.prediction import Prediction, memory_and_calibration, predict
 from orchestrator.plan.price import Price, price_usd_per_gpu_hour
-from orchestrator.plan.step import step_time_s
 from orchestrator.plan.transformer import parameters, training_flops_per_token
 from orchestrator.plan.what_fits import what_fits
+from orchestrator.plan.zero import Zero
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
 OFFLOAD_BUFFER_FACTOR = 1.5
@@ -32,20 +36,6 @@ class ModelFacts:
     active_parameters: int
     training_flops_per_token: float
     tokens_per_step: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the whole run will take; None where nothing on record allows a prediction."""
-
-    steps: int | None
-    tokens: int | None
-    step_time_s: float | None
-    tokens_per_s: float | None
-    hours: float | None
-    gpu_hours: float | None
-    cost_usd: float | None
-    basis: str
 
 
 @dataclass(frozen=True)
@@ -84,12 +74,26 @@ class Plan:
         body = dataclasses.asdict(self)
         body["command"] = self.command()
         if self.memory is not None:
+            body["memory"] = _in_bytes(body["memory"])
             body["memory"]["total_bytes"] = self.memory.total_bytes
+        run = self.prediction.forecast
+        if run is not None:
+            derived = ("wall_hours", "goodput", "gpu_hours", "gpu_hours_low", "gpu_hours_high")
+            body["prediction"]["forecast"] |= {name: getattr(run, name) for name in derived}
+            if math.isinf(run.hours_between_interruptions):  # which JSON has no word for
+                body["prediction"]["forecast"]["hours_between_interruptions"] = None
         return body
 
 
-def make_plan(config: Config, script: str, cwd: str, facts: Mapping[str, str]) -> Plan:
-    """Derive the plan. ``script`` and ``cwd`` are absolute; ``facts`` is what nodes must share.
+def make_plan(
+    config: Config,
+    script: str,
+    cwd: str,
+    facts: Mapping[str, str],
+    calibrations: Mapping[Group, Calibration] = MappingProxyType({}),
+) -> Plan:
+    """Derive the plan. ``script`` and ``cwd`` are absolute; ``facts`` is what nodes must share; of
+    ``calibrations`` the one for this cluster, GPU and precision is applied.
 
     Raises :class:`ConfigError` for numbers that contradict each other and for a model that can not fit.
     """
@@ -97,7 +101,9 @@ def make_plan(config: Config, script: str, cwd: str, facts: Mapping[str, str]) -
     price = price_usd_per_gpu_hour(config.cluster.price, config.gpu)
     deepspeed = resolved_deepspeed(config, layout)
     model = _model_facts(config, layout)
-    memory = _memory(config, layout)
+    memory, step, calibration = memory_and_calibration(config, layout, calibrations)
+    if memory is not None:
+        _check_memory(config, layout, memory)
     return Plan(
         job=config.job.name,
         script=script,
@@ -116,7 +122,7 @@ def make_plan(config: Config, script: str, cwd: str, facts: Mapping[str, str]) -
         model=model,
         memory=memory,
         price=price,
-        prediction=_predict(config, layout, model, price),
+        prediction=predict(config, layout, step, calibration),
         environment=environment_of(config, layout.nodes),
         deepspeed=deepspeed,
         corpus=tuple(config.job.corpus),
@@ -183,14 +189,11 @@ def _model_facts(config: Config, layout: Layout) -> ModelFacts | None:
     )
 
 
-def _memory(config: Config, layout: Layout) -> Memory | None:
+def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
     """Refuses what can not fit, on the accelerator or, with offload, in the node's own memory."""
-    if config.model is None:
-        return None
-    zero = Zero.from_config(config.deepspeed)
-    needed = memory_of(config.model, config.gpu, layout, zero)
+    assert config.model is not None
     if needed.total_bytes > config.gpu.memory_bytes:
-        fits = what_fits(config.model, config.gpu, layout, zero)
+        fits = what_fits(config.model, config.gpu, layout, Zero.from_config(config.deepspeed))
         remedy = f"would fit: {'; or '.join(fits)}" if fits else "no layout of this job fits; use larger GPUs or more"
         short = needed.total_bytes - config.gpu.memory_bytes
         raise ConfigError(
@@ -204,32 +207,11 @@ def _memory(config: Config, layout: Layout) -> Memory | None:
             f"model={config.model.name}: offload needs {_gb(host_bytes)} of each node's memory, "
             f"cluster.host_memory_bytes={available} is {_gb(available)}; raise cluster.nodes or offload less"
         )
-    return needed
 
 
-def _predict(config: Config, layout: Layout, model: ModelFacts | None, price: Price) -> Prediction:
-    steps = config.job.steps
-    tokens = steps * model.tokens_per_step if steps and model else None
-    seconds = None
-    if config.model is not None and model is not None and layout.precision in config.gpu.peak_flops:
-        seconds = step_time_s(
-            config.model, config.gpu, layout.precision, layout.ranks, model.tokens_per_step, layout.recompute
-        )
-    if seconds is None:
-        return Prediction(steps, tokens, None, None, None, None, None, "no utilisation on record")
-    assert model is not None
-    hours = seconds * steps / 3600 if steps else None
-    gpu_hours = None if hours is None else hours * layout.ranks
-    return Prediction(
-        steps=steps,
-        tokens=tokens,
-        step_time_s=seconds,
-        tokens_per_s=model.tokens_per_step / seconds,
-        hours=hours,
-        gpu_hours=gpu_hours,
-        cost_usd=None if gpu_hours is None else gpu_hours * price.usd_per_gpu_hour,
-        basis=f"constant utilisation of {config.gpu.utilisation}: {config.gpu.utilisation_source}",
-    )
+def _in_bytes(parts: Mapping[str, int]) -> dict[str, int]:
+    """Every key with its unit."""
+    return {name if name.endswith("_bytes") else f"{name}_bytes": value for name, value in parts.items()}
 
 
 def _gb(size_bytes: float) -> str:

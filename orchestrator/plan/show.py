@@ -5,22 +5,27 @@ from __future__ import annotations
 import dataclasses
 import io
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plan.plan import Plan
+from orchestrator.plan.show_run import count, money_rows, parts_of, si, size
 from orchestrator.redact import HIDDEN, is_secret, redact
-
-_UNKNOWN = "not predicted"
 
 
 def show_plan(plan: Plan, console: Console, brief: bool = False) -> None:
     """Print the plan; ``brief`` leaves out what only an engineer asks for, command and environment."""
     console.print(_title(plan))
-    console.print(_facts(plan, brief))
+    console.print(_table(_rows(plan, brief)))
+    if not brief and (plan.memory is not None or plan.prediction.step is not None):
+        console.print(Padding(parts_of(plan), (1, 0)))
+    console.print(_table(money_rows(plan, brief)))
     if not brief:
+        console.print(Padding(_table([("command", plan.command())]), (0, 0, 1, 0)))
         console.print(_environment(plan))
+    console.print()
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
@@ -46,16 +51,16 @@ def _title(plan: Plan) -> Text:
     )
 
 
-def _facts(plan: Plan, brief: bool) -> RenderableType:
+def _table(rows: list[tuple[str, str]]) -> RenderableType:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=10)
     table.add_column(overflow="fold")
-    for label, value in _rows(plan) + ([] if brief else [("command", plan.command())]):
+    for label, value in rows:
         table.add_row(f"  {label}", Text(value))
-    return Group(table, Text(""))
+    return table
 
 
-def _rows(plan: Plan) -> list[tuple[str, str]]:
+def _rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
     layout, unit = plan.layout, plan.unit
     rows = []
     if plan.model is not None:
@@ -77,30 +82,9 @@ def _rows(plan: Plan) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if plan.memory is not None:
         share = plan.memory.total_bytes / plan.gpu_memory_bytes
+        parts = f": {memory_parts(plan)}" if brief else ""
         rows.append(("memory", f"{size(plan.memory.total_bytes)} of {size(plan.gpu_memory_bytes)} per {unit} "
-                     f"({share:.0%}) predicted: {memory_parts(plan)}"))  # fmt: skip
-    return rows + _money_rows(plan)
-
-
-def _money_rows(plan: Plan) -> list[tuple[str, str]]:
-    predicted, unit = plan.prediction, plan.unit
-    each, all_ranks = plan.price.usd_per_gpu_hour, plan.price.usd_per_gpu_hour * plan.layout.ranks
-    price = (
-        f"${each:.3f} per {unit}-hour, ${all_ranks:,.{3 if all_ranks < 10 else 2}f} per hour for {plan.layout.ranks}"
-    )
-    rows = [("price", f"{price}; {plan.price.source}")]
-    length = [f"{predicted.steps:,} steps"] if predicted.steps else ["as long as the script runs"]
-    if predicted.tokens:
-        length.append(f"{count(predicted.tokens)} tokens")
-    rows.append(("length", ", ".join(length)))
-    if predicted.step_time_s is None:
-        rows.append(("time, cost", f"{_UNKNOWN}: {predicted.basis} for a {plan.gpu_type}"))
-        return rows
-    rows.append(("step", f"{predicted.step_time_s:.3g} s, {predicted.tokens_per_s:,.0f} tokens/s"))
-    if predicted.hours is not None:
-        rows.append(("run", f"{hours(predicted.hours)}, {predicted.gpu_hours:,.1f} {unit}-hours, "
-                     f"${predicted.cost_usd:,.0f}"))  # fmt: skip
-    rows.append(("basis", predicted.basis))
+                     f"({share:.0%}) predicted{parts}"))  # fmt: skip
     return rows
 
 
@@ -126,36 +110,10 @@ def memory_parts(plan: Plan) -> str:
 def degrees(plan: Plan) -> str:
     """``dp 8 × tp 2``: the degrees above 1."""
     named = {"dp": plan.layout.dp, "tp": plan.layout.tp, "pp": plan.layout.pp, "sp": plan.layout.sp}
-    named["ep"] = plan.layout.ep
+    named |= {"ep": plan.layout.ep, "vp": plan.layout.vp}
     return " × ".join(f"{k} {v}" for k, v in named.items() if v > 1 or k == "dp")
 
 
 def zero(plan: Plan) -> str:
     """ZeRO stage in words."""
     return f"ZeRO-{plan.layout.zero_stage}" + (" with offload" if plan.layout.offload else "")
-
-
-def size(size_bytes: float) -> str:
-    """Decimal bytes: ``81.2 GB``."""
-    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
-
-
-def count(value: float) -> str:
-    """``1.87M``, ``70.6B``, ``15.0T``."""
-    for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= limit:
-            return f"{value / limit:.3g}{letter}"
-    return f"{value:g}"
-
-
-def si(value: float) -> str:
-    """A figure with its SI prefix and a space: ``11.2 M``."""
-    for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= limit:
-            return f"{value / limit:.3g} {letter}"
-    return f"{value:g} "
-
-
-def hours(value: float) -> str:
-    """Hours, or days where there are many."""
-    return f"{value:.2f} hours" if value < 48 else f"{value / 24:.1f} days"

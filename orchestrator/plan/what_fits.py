@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from orchestrator.config import Device, GpuConfig, ModelConfig
 from orchestrator.plan.layout import Layout
-from orchestrator.plan.memory import Zero, memory_of
+from orchestrator.plan.memory import memory_of
+from orchestrator.plan.zero import Zero
 
 MOST_NODES_FACTOR = 64
 

@@ -10,6 +10,7 @@ Messages, beside the heartbeats of the link (all carry `kind`, `rank` and `time`
 - `phase`: `phase` is import, initialize, first_step or exit; `edge` is begin or end; `seconds` at the end
 - `step`: `step` counts completed global steps; `loss` (mean over the micro-batches, unscaled), `lr`
   (that the step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown
+- `memory`: `step`, and `peak_bytes` up to it, see :mod:`~orchestrator.rank.peak_memory`; null where unknown
 - `save`, `load`: `edge`, `dir`, `tag`, `step`; at the end `seconds` and `ok`
 - `error`: `type`, `message`, `traceback_tail`, `step`
 - `probe_failed`: `where`, `message`
@@ -37,6 +38,7 @@ from typing import Any
 from orchestrator.rank.late import when_imported
 from orchestrator.rank.link import Link
 from orchestrator.rank.own_time import OwnTime
+from orchestrator.rank.peak_memory import PeakMemory
 from orchestrator.rank.readout import Readout, number
 from orchestrator.rank.snapshot import RankSnapshots
 from orchestrator.rank.validation import Validation
@@ -60,6 +62,9 @@ class Probes:
         self._own_time = OwnTime()
         self._had_step = False
         self._validation = Validation(link, self._own_time)
+        self._peak_memory = PeakMemory(
+            lambda step, peak_bytes: link.send({"kind": "memory", "step": step, "peak_bytes": peak_bytes})
+        )
 
     def attach_when_imported(self) -> None:
         """Attach to DeepSpeed now if it is there, or as soon as the script has imported it."""
@@ -220,6 +225,7 @@ class Probes:
             )
 
         self._readout.read(losses, self._loss_scale, engine.get_global_grad_norm(), emit)
+        self._peak_memory.step_done(step, getattr(engine, "device", None))
 
     def _around_save(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def save_checkpoint(

@@ -1,0 +1,120 @@
+"""``calibrate``: fits the planner to the runs that a cluster has done, and says what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from orchestrator.calibrate_show import show_group
+from orchestrator.calibration_file import read_calibrations, write_calibrations
+from orchestrator.config import PlannerConfig
+from orchestrator.errors import ConfigError
+from orchestrator.ledger.wording import plural
+from orchestrator.measured_run import MeasuredRun, Unusable, measured_run
+from orchestrator.plan.calibration import Calibration, Group, fit_memory, fit_steps, memory_sample, step_sample
+from orchestrator.plan.fit import Fit
+from orchestrator.rundir import find_run
+
+SIGNIFICANT_DIGITS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """One group's runs and what came of them; ``left_out`` are names of runs whose figure no law explains."""
+
+    group: Group
+    runs: tuple[MeasuredRun, ...]
+    calibration: Calibration
+    steps_left_out: tuple[str, ...] = ()
+    memory_left_out: tuple[str, ...] = ()
+
+
+def calibrate(refs: Sequence[str], run_root: str, path: Path, constants: PlannerConfig, console: Console) -> None:
+    """Fit one calibration for each cluster, GPU, precision and one or several nodes, and write them to ``path``.
+
+    ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished. Entries
+    of the file for which there is no run are kept. Raises :class:`ConfigError` for a run that is not there, a file
+    that is not a calibration, and where no run can be used.
+    """
+    known = read_calibrations(path)
+    runs, skipped = _read(refs, run_root, constants)
+    for name, reason in skipped:
+        console.print(f"{name}: skipped, {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    if not runs:
+        looked = "none of the runs named" if refs else f"no run in {run_root}"
+        raise ConfigError(
+            f"calibrate: {looked} can be used; a run with a model needs some steps more than the first few, and to "
+            "have finished unless it is named"
+        )
+    fitted = [fit_group(group, of_group) for group, of_group in _by_group(runs).items()]
+    write_calibrations(path, known | {one.group: one.calibration for one in fitted})
+    for one in fitted:
+        show_group(one.calibration, one.group, one.runs, {*one.steps_left_out, *one.memory_left_out}, console)
+    used = f"{plural(len(fitted), 'calibration')} from {plural(len(runs), 'run')}"
+    console.print(f"{used} written to {path}; plans and runs there use it from now on", highlight=False, soft_wrap=True)
+
+
+def fit_group(group: Group, runs: Sequence[MeasuredRun]) -> Fitted:
+    """The calibration of runs of one group, whatever their order."""
+    runs = tuple(sorted(runs, key=lambda run: (run.ended_on, run.name)))
+    timed = [run for run in runs if run.step is not None and run.step_time_s is not None]
+    weighed = [run for run in runs if run.memory_bytes is not None]
+    steps, memory = Fit((1.0, 0.0, 1.0)), Fit((1.0, 0.0))
+    if timed:
+        steps = fit_steps([step_sample(run.step, run.step_time_s) for run in timed if run.step and run.step_time_s])
+    if weighed:
+        samples = [memory_sample(run.memory, run.memory_bytes) for run in weighed if run.memory_bytes]
+        memory = fit_memory(samples, min(run.memory.framework for run in weighed))
+    compute_factor, overhead_s, communication_factor = steps.values
+    where = (
+        f"{group.cluster} with {group.gpu} in {group.precision}{' over several nodes' if group.several_nodes else ''}"
+    )
+    used = len(runs)
+    calibration = Calibration(
+        compute_factor=_rounded(compute_factor),
+        overhead_s=_rounded(overhead_s),
+        communication_factor=_rounded(communication_factor),
+        memory_factor=_rounded(memory.values[0]),
+        memory_offset_bytes=round(memory.values[1]),
+        runs=used,
+        fitted=f"{plural(used, 'run')} of {where}, the last on {runs[-1].ended_on}",
+    )
+    return Fitted(
+        group,
+        runs,
+        calibration,
+        tuple(timed[place].name for place in steps.left_out),
+        tuple(weighed[place].name for place in memory.left_out),
+    )
+
+
+def _read(
+    refs: Sequence[str], run_root: str, constants: PlannerConfig
+) -> tuple[list[MeasuredRun], list[tuple[str, str]]]:
+    """The runs that can be used, and why the others can not."""
+    if refs:
+        paths = [find_run(ref, run_root) for ref in dict.fromkeys(refs)]
+    else:
+        paths = sorted(path.parent.resolve() for path in Path(run_root).glob("*/journal.jsonl"))
+    runs: list[MeasuredRun] = []
+    skipped: list[tuple[str, str]] = []
+    for path in dict.fromkeys(paths):
+        try:
+            runs.append(measured_run(path, constants, unfinished=bool(refs)))
+        except Unusable as reason:
+            skipped.append((path.name, str(reason)))
+    return runs, skipped
+
+
+def _by_group(runs: Sequence[MeasuredRun]) -> dict[Group, list[MeasuredRun]]:
+    groups: dict[Group, list[MeasuredRun]] = {}
+    for run in sorted(runs, key=lambda run: (run.group, run.name)):
+        groups.setdefault(run.group, []).append(run)
+    return groups
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")

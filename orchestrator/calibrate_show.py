@@ -1,0 +1,70 @@
+"""A calibration and the runs that it was fitted to, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.ledger.wording import UNKNOWN, bytes_in_words, number, plural, seconds_in_words
+from orchestrator.measured_run import MeasuredRun
+from orchestrator.plan.calibration import Calibration, Group
+
+
+def show_group(
+    calibration: Calibration, group: Group, runs: Sequence[MeasuredRun], left_out: Collection[str], console: Console
+) -> None:
+    """Each run's step time and memory: what its plan had said, what it took, what would be said now."""
+    nodes = "several nodes" if group.several_nodes else "one node"
+    title = f"{group.cluster}, {group.gpu}, {group.precision}, {nodes}: {plural(len(runs), 'run')}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table.add_column("run", overflow="fold")
+    for what in ("step time", "memory"):
+        for heading in ("predicted\nbefore", "actual\n", "predicted\nafter", "error\n"):
+            first = heading.startswith("predicted\nb")
+            table.add_column(f"{what if first else ''}\n{heading}", justify="right", no_wrap=True)
+    for run in runs:
+        name = Text(run.name, style="yellow" if run.name in left_out else "")
+        table.add_row(name, *_step_cells(calibration, run), *_memory_cells(calibration, run))
+    console.print(table)
+    for line in in_words(calibration):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, style="dim")
+    if left_out:
+        console.print(
+            f"  left out, nothing like the others: {', '.join(sorted(left_out))}", style="yellow", soft_wrap=True
+        )
+    console.print()
+
+
+def in_words(calibration: Calibration) -> list[str]:
+    """What the figures mean, a line each for time and memory."""
+    time = f"compute takes {number(calibration.compute_factor, 3)} times what it would nominally"
+    time += f" ({number(100 * calibration.compute_efficiency, 3)}% of that speed)"
+    if calibration.overhead_s:
+        time += f", and {seconds_in_words(calibration.overhead_s)} more per step"
+    if calibration.communication_factor != 1:
+        time += f"; communication {number(calibration.communication_factor, 3)} times"
+    sign = "-" if calibration.memory_offset_bytes < 0 else "+"
+    memory = f"memory: framework {sign}{bytes_in_words(abs(calibration.memory_offset_bytes))}"
+    if calibration.memory_factor != 1:
+        memory += f", activations and logits {number(calibration.memory_factor, 3)} times as planned"
+    return [time, memory]
+
+
+def _step_cells(calibration: Calibration, run: MeasuredRun) -> list[str]:
+    after_s = calibration.apply(run.step).total_s if run.step else None
+    told = [seconds_in_words(value) for value in (run.planned_step_time_s, run.step_time_s, after_s)]
+    return [*told, _error(after_s, run.step_time_s)]
+
+
+def _memory_cells(calibration: Calibration, run: MeasuredRun) -> list[str]:
+    after_bytes = calibration.apply_memory(run.memory).total_bytes
+    figures = (run.planned_memory_bytes, run.memory_bytes, after_bytes)
+    told = [UNKNOWN if value is None else bytes_in_words(value) for value in figures]
+    return [*told, _error(after_bytes, run.memory_bytes)]
+
+
+def _error(predicted: float | None, actual: float | None) -> str:
+    return f"{predicted / actual - 1:+.1%}" if predicted and actual else UNKNOWN

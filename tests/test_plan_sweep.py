@@ -1,0 +1,417 @@
+"""A sweep of plans: the Pareto front, the table, the picture, and the command line around them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import random
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from orchestrator import cli
+from orchestrator.compare import plans_picture, plans_show
+from orchestrator.compare.plans import (
+    PlannedPoint,
+    PlanRow,
+    cheapest_first,
+    label,
+    pareto_front,
+    row_of,
+    rows_of,
+    short,
+    short_names,
+    values_of,
+    varying_keys,
+)
+
+# Few values, so that ties are common.
+FIGURES = st.lists(st.tuples(st.integers(0, 12).map(float), st.integers(0, 12).map(float)), max_size=40)
+
+
+def a_plan(days: float | None, cost_usd: float | None, kind: str = "list", **changed: Any) -> Any:
+    """Stands in for a plan on 64 GPUs: what a row is made of, and JSON."""
+    hours = None if days is None else days * 24
+    prediction = SimpleNamespace(
+        hours=hours,
+        gpu_hours=None if hours is None else hours * 64,
+        cost_usd=cost_usd,
+        costs=() if cost_usd is None else (SimpleNamespace(kind=kind),),
+        tokens_per_s_per_gpu=None if hours is None else 10_000.0,
+        mfu=None if hours is None else 0.41,
+        forecast=None if hours is None else SimpleNamespace(goodput=0.8),
+        bound_by=None if hours is None else "matrix products, 55% of a step",
+    )
+    layout = SimpleNamespace(dp=64, tp=1, pp=1, sp=1, ep=1, vp=1)
+    plan = SimpleNamespace(
+        prediction=prediction,
+        layout=layout,
+        memory=SimpleNamespace(total_bytes=40e9),
+        gpu_memory_bytes=80e9,
+        unit="GPU",
+    )
+    return SimpleNamespace(**{**vars(plan), **changed})
+
+
+def points_of(figures: dict[str, tuple[float | None, float | None]]) -> list[PlannedPoint]:
+    """Points by their overrides, separated by spaces, from days and USD."""
+    return [PlannedPoint(tuple(words.split()), a_plan(*of_it)) for words, of_it in figures.items()]
+
+
+def table(points: list[PlannedPoint], path: Path, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    plans_show.show_plans(points, path, console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+# ---- the Pareto front ---------------------------------------------------------------------------
+
+
+def no_worse(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] <= other[0] and one[1] <= other[1]
+
+
+@given(FIGURES)
+def test_no_point_of_the_front_is_undercut_and_every_other_point_is(figures: list[tuple[float, float]]) -> None:
+    front = pareto_front(figures)
+    for place in front:
+        assert not any(no_worse(other, figures[place]) for other in figures if other != figures[place])
+    for place in set(range(len(figures))) - front:
+        assert any(no_worse(figures[best], figures[place]) for best in front)
+    on_front = [figures[place] for place in front]
+    assert len(set(on_front)) == len(on_front), "of equal points one is kept"
+
+
+@given(FIGURES.filter(len), st.randoms())
+def test_the_front_does_not_depend_on_the_order(figures: list[tuple[float, float]], shuffler: random.Random) -> None:
+    shuffled = figures.copy()
+    shuffler.shuffle(shuffled)
+    assert {figures[place] for place in pareto_front(figures)} == {shuffled[p] for p in pareto_front(shuffled)}
+
+
+@given(FIGURES)
+def test_points_without_a_figure_are_not_on_the_front(figures: list[tuple[float, float]]) -> None:
+    unknown: list[tuple[float | None, float | None]] = [(None, 0.0), (0.0, None), (None, None)]
+    assert pareto_front([*figures, *unknown]) == pareto_front(figures)
+
+
+# ---- rows and their names -----------------------------------------------------------------------
+
+
+def test_a_row_is_what_the_plan_predicts_of_the_whole_run() -> None:
+    row = row_of(["cluster=a"], a_plan(10.0, 1e5))
+    assert (row.days, row.cost_usd, row.goodput) == (10.0, 1e5, 0.8)
+    assert (row.tokens_per_s_per_gpu, row.memory_share, row.bill) == (10_000.0, 0.5, "on demand")
+    assert row.bound_by == "matrix products, 55%"
+    assert row.predicted
+
+
+def test_a_plan_without_a_prediction_or_a_model_has_a_row() -> None:
+    row = row_of([], a_plan(None, None, memory=None))
+    assert not row.predicted
+    assert {row.days, row.tokens_per_s_per_gpu, row.memory_share, row.goodput} == {None}
+
+
+def test_rows_keep_the_order_of_the_sweep_and_sort_by_cost() -> None:
+    points = points_of({"n=1": (5, 300), "n=2": (None, None), "n=3": (9, 100), "n=4": (4, 300)})
+    rows = rows_of([*points, PlannedPoint(("n=5",), None, "too much")])
+    assert [row.overrides["n"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row.overrides["n"] for row in rows if row.pareto] == ["3", "4"]
+    assert [row.overrides["n"] for row in cheapest_first(rows)] == ["3", "4", "1", "2"]
+
+
+def test_what_varies_is_what_is_shown() -> None:
+    values = [values_of(words.split()) for words in ("cluster=a nodes=8 job=x", "cluster=b nodes=8 job=x")]
+    assert varying_keys(values) == ["cluster"]
+    assert varying_keys(values[:1]) == ["cluster", "nodes", "job"]
+    assert varying_keys([]) == []
+
+
+def test_names_are_as_short_as_they_can_be_told_apart() -> None:
+    keys = ["cluster.nodes", "layout.tp", "job.args.tp"]
+    names = short_names(keys)
+    assert names == {"cluster.nodes": "nodes", "layout.tp": "layout.tp", "job.args.tp": "job.args.tp"}
+    values = {"cluster": "aws_p5", "cluster.nodes": "8", "layout.recompute": "true"}
+    assert label(values, list(values), short_names(list(values))) == "aws_p5, nodes=8, recompute=true"
+    assert len(short("/" + "x" * 80)) == len(short("y" * 33)) == 32
+
+
+def test_secrets_are_hidden_in_rows_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans_show, "plan_json", lambda _plan: {})
+    overrides = ("+env.HF_TOKEN=hf_secret", "+env.A=b=c")
+    assert values_of(overrides) == {"env.HF_TOKEN": "***", "env.A": "b=c"}
+    told = plans_show.plans_json([PlannedPoint(overrides, a_plan(1, 1))])
+    assert json.loads(told)[0]["overrides"] == ["+env.HF_TOKEN=***", "+env.A=b=c"]
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+def test_the_table_marks_the_front_and_says_what_is_refused(tmp_path: Path) -> None:
+    points = points_of({"cluster=a n=8": (20, 5e5), "cluster=b n=8": (10, 6e5), "cluster=a n=4": (21, 7e5)})
+    points += [PlannedPoint((f"cluster={name}", "n=4"), None, "model=x:\nneeds more") for name in "cd"]
+    text = table(points, tmp_path / "at" / "plans.png")
+    lines = text.splitlines()
+    assert [line[0] for line in lines[:4]] == [" ", "*", "*", " "]
+    assert [line.split()[:3] for line in lines[1:3]] == [["*", "a", "8"], ["*", "b", "8"]]
+    assert "$500,000" in lines[1]
+    assert "USD, on demand" in lines[0]
+    assert "Refused: 2 of 5" in lines
+    assert "  c, n=4; d, n=4: model=x: needs more" in lines, "the same reason is given once, in one line"
+    assert f"picture: {tmp_path / 'at' / 'plans.png'}" in text
+
+
+def test_bills_of_different_kinds_are_told_apart(tmp_path: Path) -> None:
+    owned = PlannedPoint(("cluster=b",), a_plan(1, 200, "owned"))
+    text = table([*points_of({"cluster=a": (1, 100)}), owned], tmp_path / "plans.png")
+    assert "$100 on demand" in text
+    assert "$200 owned" in text
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_says_so(tmp_path: Path) -> None:
+    points = points_of({"cluster=azure_nd_a100_v4": (20, 5e5), "cluster=aws_p5": (10, 6e5)})
+    text = table(points, tmp_path / "plans.png", width=60)
+    assert all(len(line) <= 60 for line in text.splitlines()[:3])
+    assert "azure_nd_a100_v4" in text
+    assert "not shown for lack of width:" in text
+    assert "goodput" in text.split("not shown for lack of width:")[1]
+
+
+def test_layouts_are_shown_where_they_differ_by_themselves(tmp_path: Path) -> None:
+    points = points_of({"cluster=a": (1, 1), "cluster=b": (1, 1)})
+    assert "layout" not in table(points, tmp_path / "plans.png", 180).splitlines()[0]
+    assert points[0].plan is not None
+    points[0].plan.layout.dp = 32  # type: ignore[misc]
+    assert "layout" not in table(points, tmp_path / "plans.png", 180).splitlines()[0]
+    points[1].plan.layout.tp = 8  # type: ignore[misc,union-attr]
+    assert "dp 64 × tp 8" in table(points, tmp_path / "plans.png", 180)
+
+
+def test_a_picture_that_can_not_be_written_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    points = points_of({"n=1": (1, 2), "n=2": (2, 1)})
+    assert f"no picture: {tmp_path / 'file' / 'plans.png'}: " in table(points, tmp_path / "file" / "plans.png")
+
+
+# ---- the picture --------------------------------------------------------------------------------
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of a PNG that ends as it should."""
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *args: Any, **kwargs: Any) -> None:
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def drawn(rows: list[PlanRow], path: Path) -> str:
+    return plans_picture.draw([row for row in rows if row.predicted], path)
+
+
+def labels(figure: Figure) -> list[Any]:
+    return [text for text in figure.axes[0].texts if text.get_text()]
+
+
+def random_rows(count: int, seed: int) -> list[PlanRow]:
+    chance = random.Random(seed)
+    words = itertools.product(("aws_p5", "azure_nd_h100_v5"), range(math.ceil(count / 2)))
+    return rows_of(points_of({
+        f"cluster={cluster} cluster.nodes={nodes}": (chance.lognormvariate(3, 1), chance.lognormvariate(12, 1))
+        for cluster, nodes in itertools.islice(words, count)
+    }))  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_cover_neither_each_other_nor_a_point(tmp_path: Path, figures: list[Figure], seed: int) -> None:
+    rows = random_rows(24, seed)
+    assert drawn(rows, tmp_path / "plans.png") == ""
+    axes = figures[0].axes[0]
+    boxes = [text.get_window_extent() for text in labels(figures[0])]
+    assert len(boxes) == 24
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    spots = axes.transData.transform([(row.days, row.cost_usd) for row in rows])
+    for box in boxes:
+        assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0 < box.y1 <= axes.bbox.y1
+        assert not any(box.contains(x, y) for x, y in spots)
+
+
+def test_the_picture_is_a_png_with_the_points_the_front_and_log_axes(tmp_path: Path, figures: list[Figure]) -> None:
+    rows = rows_of(points_of({"n=1": (100, 1e5), "n=2": (10, 1.2e5), "n=3": (None, None), "n=4": (11, 1.3e5)}))
+    assert drawn(rows, tmp_path / "new" / "plans.png") == ""
+    width, height = png_size(tmp_path / "new" / "plans.png")
+    assert 1000 <= width <= 2000
+    assert 600 <= height <= 1200
+    axes = figures[0].axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert [tuple(point) for point in axes.lines[0].get_xydata()] == [(10.0, 1.2e5), (100.0, 1e5)]
+    assert axes.get_ylabel() == "cost, USD on demand"
+    assert {text.get_text() for text in labels(figures[0])} == {"n=1", "n=2", "n=4"}
+
+
+def test_the_title_says_what_does_not_vary(tmp_path: Path, figures: list[Figure]) -> None:
+    points = points_of({"job=x cluster=a n=1": (1, 1), "job=x cluster=a n=2": (2, 1)})
+    refused = PlannedPoint(("job=x", "cluster=b", "n=1"), None, "too much")
+    table([*points, refused], tmp_path / "plans.png")
+    assert figures[0].legends[0].get_title().get_text() == "Cost against time: x, a"
+
+
+def test_of_many_points_the_front_is_labelled_and_that_is_said(tmp_path: Path, figures: list[Figure]) -> None:
+    rows = random_rows(100, seed=0)
+    note = drawn(rows, tmp_path / "plans.png")
+    assert note == "only the Pareto front is labelled"
+    assert len(labels(figures[0])) == sum(row.pareto for row in rows)
+    assert note in {figures[0].axes[0].get_title(loc="right")}
+
+
+def test_labels_that_find_no_room_are_counted(tmp_path: Path, figures: list[Figure]) -> None:
+    points = points_of({f"layout={'x' * 30}{n} n={n}": (10 + n / 1e4, 1e5 + n) for n in range(30)})
+    note = drawn(rows_of(points), tmp_path / "plans.png")
+    assert note.endswith("left out for lack of room")
+    assert int(note.split()[0]) + len(labels(figures[0])) == 30
+
+
+def test_the_picture_takes_short_runs_free_ones_and_odd_names(tmp_path: Path, figures: list[Figure]) -> None:
+    points = points_of({"n=$1 x=_a": (0.001, 0.0), "n=$2 x=b$": (0.02, 0.0), "n=3 x=": (0.02, 0.0)})
+    drawn(rows_of(points), tmp_path / "plans.png")
+    assert figures[0].axes[0].get_xlabel() == "time, hours"
+    png_size(tmp_path / "plans.png")
+
+
+def test_colour_stands_for_the_override_that_would_make_labels_longest() -> None:
+    rows = random_rows(6, seed=1)
+    assert plans_picture.series_key(rows, ["cluster.nodes", "cluster"]) == "cluster"
+    assert plans_picture.series_key(rows, ["cluster"]) is None
+    assert plans_picture.series_key(random_rows(40, 1), ["cluster.nodes"]) is None
+
+
+@given(st.floats(0.001, 1e12))
+def test_ticks_say_their_value(value: float) -> None:
+    said = plans_picture.tick(value)
+    size = {"k": 1e3, "M": 1e6, "B": 1e9}.get(said[-1], 1.0)
+    assert float(said.rstrip("kMB")) * size == pytest.approx(value, rel=1e-3)
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+Call = Callable[..., tuple[int, str, str]]
+SWEEP = ["-m", "job=llama3_8b", "cluster=aws_p5,azure_nd_a100_v4", "cluster.nodes=8"]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """``plan`` in this process, from an empty directory; nothing of a sweep stays in the temporary folder."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", ["orchestrator"])
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = cli.main(["plan", *args])
+        told = capsys.readouterr()
+        assert not list((tmp_path / "temporary").iterdir())
+        return code, told.out, told.err
+
+    return run
+
+
+def files() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def test_a_sweep_of_plans_is_one_table_and_a_picture(call: Call) -> None:
+    code, out, err = call(*SWEEP, "job.global_batch=128,100")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split()[:3] == ["cluster", "global_batch", "days"]
+    assert "Refused: 2 of 4" in out
+    assert "job.global_batch=100: not a multiple" in out
+    (picture,) = files()
+    assert picture.startswith("runs/sweeps/")
+    assert f"picture: {picture}" in out
+    assert png_size(Path(picture))[0] > 1000
+    assert [path.name for path in Path(picture).parent.iterdir()] == ["plans.png"]
+
+
+def test_a_sweep_as_json_is_a_list_in_its_order(call: Call) -> None:
+    code, out, err = call(*SWEEP, "job.global_batch=128,100", "--json")
+    assert (code, err) == (0, "")
+    points = json.loads(out)
+    assert [point["overrides"] for point in points] == [
+        ["job=llama3_8b", f"cluster={cluster}", "cluster.nodes=8", f"job.global_batch={batch}"]
+        for cluster in ("aws_p5", "azure_nd_a100_v4")
+        for batch in (128, 100)
+    ]
+    for point in points[::2]:
+        assert set(point) == {"overrides", "plan", "pareto"}
+        assert point["plan"]["layout"]["global_batch"] == 128
+    assert any(point["pareto"] for point in points[::2])
+    assert all(set(point) == {"overrides", "refused"} for point in points[1::2])
+    assert files() == []
+
+
+def test_a_sweep_has_the_plans_that_its_points_have_alone(call: Call) -> None:
+    swept = json.loads(call(*SWEEP, "--json")[1])[1]
+    alone = json.loads(call(*swept["overrides"], "--json")[1])
+    assert swept["plan"] == alone
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_sweep_without_a_possible_plan_is_refused(call: Call, flags: list[str]) -> None:
+    code, out, err = call("-m", "job=llama3_8b", "cluster=aws_p5", "job.global_batch=7,9", *flags)
+    assert code == 2
+    assert err == "error: no plan of the sweep's 2 points is possible; each has its reason\n"
+    assert out.count("not a multiple") == 2
+    assert files() == []
+
+
+def test_a_sweep_that_hydra_refuses_leaves_nothing_behind(call: Call) -> None:
+    code, out, err = call("-m", "cluster=aws_p5,aws_p55")
+    assert (code, out) == (2, "")
+    assert "cluster=aws_p55: no such option; did you mean 'aws_p5'?" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_points_without_a_prediction_have_rows_and_no_picture(call: Call) -> None:
+    code, out, err = call("gpu=cpu", "cluster.gpus_per_node=2", "--multirun", "job.steps=5,6")
+    assert (code, err) == (0, "")
+    assert out.count("not predicted") == 2
+    assert "picture" not in out
+    assert list(Path().iterdir()) == []
+
+
+def test_the_picture_goes_where_hydra_is_told_to_sweep(call: Call) -> None:
+    code, out, _err = call(*SWEEP, "hydra.sweep.dir=mine")
+    assert code == 0
+    assert "picture: mine/plans.png" in out
+    assert png_size(Path("mine/plans.png"))[0] > 1000
