@@ -164,7 +164,7 @@ def test_parts_add_up_and_the_range_holds_the_expectation(
     assert 0 < run.goodput <= 1
     assert run.wall_hours == pytest.approx(run.work_hours / run.goodput)
     assert min(run.stalled_hours, run.restarting_hours, run.redone_hours) >= 0
-    assert run.interruptions_low <= run.interruptions <= run.interruptions_high
+    assert run.interruptions_low <= run.interruptions_high
     assert hours <= run.wall_hours_low * (1 + 1e-9)
     assert run.wall_hours_low <= run.wall_hours * (1 + 1e-9)
     assert run.wall_hours <= run.wall_hours_high * (1 + 1e-9)
@@ -217,8 +217,9 @@ def at_most(count: int, mean: float) -> float:
 @given(mean=st.floats(0.01, 2000))
 def test_four_of_five_runs_lie_in_the_range(mean: float) -> None:
     low, high = poisson_range(mean)
-    assert low <= mean <= high
+    assert 0 <= low <= high
     assert at_most(high, mean) > 0.89
+    assert high == 0 or at_most(high - 1, mean) < 0.91
     assert low == 0 or at_most(low - 1, mean) < 0.11
 
 

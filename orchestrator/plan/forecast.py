@@ -114,18 +114,17 @@ def forecast(
         stalled_hours=stalled_s / 3600.0,
         restarting_hours=restarting_s / 3600.0,
         redone_hours=(lost_s - restarting_s) / 3600.0,
-        wall_hours_low=(wall_s - (mean - low) * each_s) / 3600.0,
-        wall_hours_high=(wall_s + (high - mean) * each_s) / 3600.0,
+        wall_hours_low=(wall_s - max(0.0, mean - low) * each_s) / 3600.0,
+        wall_hours_high=(wall_s + max(0.0, high - mean) * each_s) / 3600.0,
     )
 
 
 def poisson_range(mean: float) -> tuple[int, int]:
-    """The 10 % and 90 % quantiles of a Poisson distribution, spread to the whole numbers around its mean.
+    """The 10 % and 90 % quantiles of a Poisson distribution: both are 0 where the mean is next to nothing.
 
     Above `MOST_SUMMED` by the Cornish-Fisher expansion to the skewness (Abramowitz and Stegun 26.2.49).
     """
-    low, high = _poisson_quantile(LOW, mean), _poisson_quantile(HIGH, mean)
-    return min(low, math.floor(mean)), max(high, math.ceil(mean))
+    return _poisson_quantile(LOW, mean), _poisson_quantile(HIGH, mean)
 
 
 def cost_range(run: Forecast, usd_per_gpu_hour: float, step_time_error: float) -> CostRange:

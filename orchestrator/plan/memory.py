@@ -77,7 +77,7 @@ def memory_of(
     layers = math.ceil(model.layers / layout.pp)
     first = layers * size.layer + size.embedding
     last = layers * size.layer + size.final_norm + (size.head or size.embedding)
-    stages = [(first, layout.pp, False), (last, 1, True)] if layout.pp > 1 else [(size.total, 1, True)]
+    stages = [(first, _in_flight(layout), False), (last, 1, True)] if layout.pp > 1 else [(size.total, 1, True)]
     candidates = []
     for count, in_flight, has_head in stages:
         in_experts = layers * size.experts
@@ -204,6 +204,12 @@ def _framework_bytes(gpu: GpuConfig, zero: Zero, count: int, share: int, layout:
     buffers = {0: 0, 3: 1}.get(zero.stage, 2 if zero.overlap_comm else 1)
     flattened = 0 if zero.offload_optimizer or zero.stage not in (1, 2) else share
     return base + (buffers * bucket + flattened) * _width(layout.precision)
+
+
+def _in_flight(layout: Layout) -> int:
+    """Micro-batches that a pipeline's first stage keeps at once; interleaving adds to them (Korthikanti et al. 2022)."""
+    interleaved = 1 + (layout.pp - 1) / (layout.pp * layout.vp) if layout.vp > 1 else 1.0
+    return math.ceil(min(layout.pp * interleaved, layout.accumulation))
 
 
 def _communicators(layout: Layout) -> int:

@@ -133,7 +133,9 @@ def usd(value: float) -> str:
         return f"${value:.2g}"
     if value < 1e4:
         return f"${value:,.2f}"
-    return f"${value / 1e3:,.0f}K" if value < 1e6 else f"${value / 1e6:,.3g}M"
+    if value < 1e6:
+        return f"${value / 1e3:,.{1 if value < 1e5 else 0}f}K"
+    return f"${value / 1e6:,.3g}M"
 
 
 def seconds(value: float) -> str:

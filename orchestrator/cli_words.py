@@ -1,0 +1,116 @@
+"""The command line taken apart: verb, RUN, our own few flags, and the words that are Hydra's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from orchestrator.errors import ConfigError, near_miss
+
+VERBS = ("run", "resume", "sync", "incidents", "plan", "compare", "calibrate", "up", "status", "down")
+TAKE_A_RUN = ("resume", "sync", "incidents")
+TAKE_RUNS = ("calibrate",)
+HYDRA_FLAGS = (
+    "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
+    "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+TAKE_A_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--sort", "--limit",
+)  # fmt: skip
+MAY_TAKE_A_VALUE = ("--info", "-i")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}; see --help")
+
+
+def take_verb(args: list[str]) -> str:
+    """The verb, which flags such as ``--config-dir DIR`` may precede; it is taken out of ``args``.
+
+    Raises :class:`ConfigError` for a bare word that is none, as only a verb can be.
+    """
+    for place, word in enumerate(args):
+        if word.isidentifier() and not (place and args[place - 1] in (*TAKE_A_VALUE, *MAY_TAKE_A_VALUE)):
+            if word not in VERBS:
+                raise ConfigError(f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help")
+            return args.pop(place)
+    return "run"
+
+
+def take_run(verb: str, args: list[str]) -> str:
+    """The RUN of a verb that takes one: the first word that is neither flag nor KEY=VALUE; "" for other verbs.
+
+    It is taken out of ``args``. Raises :class:`ConfigError` where it is missing.
+    """
+    if verb not in TAKE_A_RUN or {"--help", "-h", "--version"} & set(args):
+        return ""
+    for place in _bare(args):
+        return args.pop(place)
+    raise ConfigError(f"{verb}: which run? python -m orchestrator {verb} RUN, a name below run_root or a path")
+
+
+def take_runs(verb: str, args: list[str]) -> list[str]:
+    """The RUNs of a verb that takes any number of them; they are taken out of ``args``."""
+    places = _bare(args) if verb in TAKE_RUNS else []
+    return [args.pop(place) for place in reversed(places)][::-1]
+
+
+def _bare(args: Sequence[str]) -> list[int]:
+    """Where the words are that are neither flag, nor a flag's value, nor KEY=VALUE."""
+    return [
+        place
+        for place, word in enumerate(args)
+        if not (place and args[place - 1] in (*TAKE_A_VALUE, *MAY_TAKE_A_VALUE))
+        and not (word.startswith("-") or "=" in word)
+    ]
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
+
+
+def check_flags(verb: str, overrides: Sequence[str]) -> None:
+    """Hydra would print its whole usage for a flag that it does not know, or that lacks its value."""
+    for place, word in enumerate(overrides):
+        flag = word.split("=", 1)[0]
+        if flag.startswith("-") and flag not in HYDRA_FLAGS:
+            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version", "--force"]
+            raise ConfigError(f"{flag}: no such flag of '{verb}'{near_miss(flag, known)}; see --help")
+        if word in TAKE_A_VALUE and all(value.startswith("-") for value in overrides[place + 1 : place + 2]):
+            raise ConfigError(f"{word}: needs a value after it; see --help")
+
+
+def own_flags(verb: str) -> argparse.ArgumentParser:
+    """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
+    parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--version", action="store_true")
+    if verb in ("plan", "compare", "status", "incidents"):
+        output = parser.add_mutually_exclusive_group()
+        output.add_argument("--json", action="store_true")
+    if verb == "down":
+        parser.add_argument("--force", action="store_true")
+    if verb == "compare":
+        output.add_argument("--csv", action="store_true")
+        parser.add_argument("--sort")
+        parser.add_argument("--limit", type=_count, default=100)
+    return parser
+
+
+def flags_last(words: Sequence[str]) -> list[str]:
+    """The same command line with every KEY=VALUE before the flags: Hydra refuses those that flags separate."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    for place, word in enumerate(words):
+        value = place and (
+            words[place - 1] in TAKE_A_VALUE or (words[place - 1] in MAY_TAKE_A_VALUE and "=" not in word)
+        )
+        (flags if value or word.startswith("-") else overrides).append(word)
+    return overrides + flags
