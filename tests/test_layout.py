@@ -87,7 +87,7 @@ def test_fewer_ranks_take_fewer_nodes() -> None:
     [
         ({"layout__tp": 3}, "layout: tp × pp × sp = 3 does not divide the 8 ranks"),
         ({"layout__tp": 8}, "model.kv_heads=4: not divisible by layout.tp=8"),
-        ({"layout__pp": 8}, "model.layers=4: not divisible by layout.pp=8"),
+        ({"layout__pp": 8}, "model.layers=4: fewer than the layout.pp=8 stages; use layout.pp=4 or less"),
         ({"model__heads": 6}, "not divisible by model.heads=6; use a model.heads that divides 64: 4 or 8"),
         ({"model__kv_heads": 3}, "model.heads=8: not divisible by model.kv_heads=3"),
         ({"layout__ep": 3}, "layout.ep=3: does not divide the 8 data-parallel ranks"),

@@ -66,7 +66,7 @@ def everything(where: Space, what: Subject) -> list[tuple[Layout, Zero]]:
     powers = [2**power for power in range(20)]
     for tp, pp, sp, ep in itertools.product(range(1, 17), range(1, 13), range(1, 17), range(1, 17)):
         whole = not any(
-            (model.heads % tp, model.kv_heads % tp, where.ranks_per_node % tp, model.layers % pp, model.kv_heads % sp)
+            (model.heads % tp, model.kv_heads % tp, where.ranks_per_node % tp, pp > model.layers, model.kv_heads % sp)
         )
         if not whole or model.experts % ep or where.ranks % (tp * pp * sp):
             continue

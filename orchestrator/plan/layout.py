@@ -202,11 +202,12 @@ def _check_model(model: ModelConfig, config: Config) -> None:
         ("model.heads", model.heads, "model.kv_heads", model.kv_heads),
         ("model.heads", model.heads, "layout.tp", layout.tp),
         ("model.kv_heads", model.kv_heads, "layout.tp", layout.tp),
-        ("model.layers", model.layers, "layout.pp", layout.pp),
-        ("model.layers / layout.pp", model.layers // layout.pp, "layout.vp", layout.vp),
         ("model.seq_len", model.seq_len, "layout.sp", layout.sp),
         ("model.heads", model.heads, "layout.sp", layout.sp),
     ]
+    if layout.vp > 1:  # interleaved stages are equally long; others may differ by a layer
+        rules.append(("model.layers", model.layers, "layout.pp", layout.pp))
+        rules.append(("model.layers / layout.pp", model.layers // layout.pp, "layout.vp", layout.vp))
     if model.head_dim is None:
         rules.insert(0, ("model.hidden", model.hidden, "model.heads", model.heads))
     if model.experts > 1:
@@ -217,6 +218,11 @@ def _check_model(model: ModelConfig, config: Config) -> None:
         if value is not None and value <= 0:
             raise ConfigError(f"model.{key}={value}: must be greater than 0")
     _check_experts(model, layout.ep)
+    if model.layers < layout.pp:
+        raise ConfigError(
+            f"model.layers={model.layers}: fewer than the layout.pp={layout.pp} stages; "
+            f"use layout.pp={model.layers} or less"
+        )
     for whole, amount, part, degree in rules:
         if amount % degree:
             raise ConfigError(

@@ -207,16 +207,14 @@ class Market:
 
 
 def climb(loss: Callable[[int], float], count: int, start: int, stride: int = STRIDE) -> int:
-    """Where `loss` of 0 … `count` - 1 is least: a coarse look around `start`, then the neighbours of the best.
+    """Where `loss` of 0 … `count` - 1 is least: every `stride`-th place and `start`, then around the best of them.
 
-    `loss` falls and rises once but for small steps; what is infinite does not fit, and smaller places may.
+    `loss` mostly falls and rises once, with steps where another layout begins to fit; what does not fit is infinite.
     """
-    coarse = [place for place in (start - stride, start, start + stride) if 0 <= place < count]
-    while all(math.isinf(loss(place)) for place in coarse) and min(coarse) > 0:
-        coarse = [max(0, min(coarse) - stride)]
+    coarse: list[int] = sorted({*range(0, count, stride), start})
     best = min(coarse, key=loss)
     while True:
-        near = [place for place in (best - 2, best - 1, best, best + 1, best + 2) if 0 <= place < count]
+        near = [place for place in range(best - stride + 1, best + stride) if 0 <= place < count]
         better = min(near, key=lambda place: (loss(place), abs(place - best)))
         if loss(better) >= loss(best):
             return best

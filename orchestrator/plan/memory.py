@@ -104,7 +104,7 @@ def memory_of(
                 optimizer=states.optimizer,
                 activations=activations,
                 logits=logits,
-                framework=_framework_bytes(gpu, zero, held, states.share, layout),
+                framework=_framework_bytes(gpu, zero, states.share, layout),
                 fragmentation=int(FRAGMENTATION * (activations + logits)) if gpu.device is Device.cuda else 0,
                 host_bytes=states.host,
             )
@@ -194,20 +194,19 @@ def logit_bytes(model: ModelConfig, layout: Layout, software: Software = DEEPSPE
     return _tokens(model, layout) * math.ceil(model.vocab / layout.tp) * copies
 
 
-def _framework_bytes(gpu: GpuConfig, zero: Zero, count: int, share: int, layout: Layout) -> int:
+def _framework_bytes(gpu: GpuConfig, zero: Zero, share: int, layout: Layout) -> int:
     """Process or context, communicators, buckets, and in stages 1 and 2 the shard's averaged gradients, which
     DeepSpeed flattens before it makes float32 of them (stage_1_and_2.py, `step`)."""
-    if gpu.device is Device.cpu:  # pages of a bucket that nothing was written to take no memory
-        bucket, base = min(zero.reduce_bucket, count), CPU_PROCESS_BYTES
-    else:
-        bucket, base = zero.reduce_bucket, CUDA_CONTEXT_BYTES + NCCL_BYTES * _communicators(layout)
+    if gpu.device is Device.cpu:  # gradients lie in the bucket; pages that nothing was written to take no memory
+        return CPU_PROCESS_BYTES
+    bucket, base = zero.reduce_bucket, CUDA_CONTEXT_BYTES + NCCL_BYTES * _communicators(layout)
     buffers = {0: 0, 3: 1}.get(zero.stage, 2 if zero.overlap_comm else 1)
     flattened = 0 if zero.offload_optimizer or zero.stage not in (1, 2) else share
     return base + (buffers * bucket + flattened) * _width(layout.precision)
 
 
 def _in_flight(layout: Layout) -> int:
-    """Micro-batches that a pipeline's first stage keeps at once; interleaving adds to them (Korthikanti et al. 2022)."""
+    """Micro-batches that a pipeline's first stage keeps; interleaving adds to them (Korthikanti et al. 2022)."""
     interleaved = 1 + (layout.pp - 1) / (layout.pp * layout.vp) if layout.vp > 1 else 1.0
     return math.ceil(min(layout.pp * interleaved, layout.accumulation))
 

@@ -3,7 +3,8 @@
 Bandwidth terms are those of ring algorithms (Thakur et al. 2005; NCCL's "bus bandwidth"): an all-gather or
 a reduce-scatter of `size_bytes` in all moves (n-1)/n of it through each rank, an all-reduce twice that.
 A group over several nodes is bounded by the slower of the node's links and its share of the node's NICs,
-as NCCL's rings keep all NICs busy. Latency grows with the logarithm of the ranks (trees, PAT).
+as NCCL's rings keep all NICs busy. A ring over many nodes waits for as many steps as it has ranks: what makes flat
+ZeRO-3 over thousands of GPUs slow (Narayanan et al. 2021, table 2; Wang et al. 2023, ZeRO++).
 """
 
 from __future__ import annotations
@@ -50,18 +51,26 @@ class Network:
         return fabric if group.per_node == 1 else min(self._link, fabric)
 
     def latency_s(self, group: Group) -> float:
-        inside = math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
-        return inside + (math.log2(group.nodes) * self._machine.fabric_latency_s if group.nodes > 1 else 0.0)
+        """Of a gathering or scattering ring: over several nodes its ranks go on in lock step, each step as long as
+        that between nodes. Within a node all ranks reach each other at once."""
+        if group.nodes > 1:
+            return (group.ranks - 1) * self._machine.fabric_latency_s
+        return math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
 
-    def gather_s(self, size_bytes: float, group: Group) -> float:
-        """All-gather to, or reduce-scatter of, `size_bytes` on each rank."""
+    def gather_s(self, size_bytes: float, group: Group, calls: int = 1) -> float:
+        """All-gather to, or reduce-scatter of, `size_bytes` on each rank, in so many calls."""
         if group.ranks == 1:
             return 0.0
         moved = size_bytes * (group.ranks - 1) / group.ranks
-        return moved / self.bandwidth_bytes_per_s(group) + self.latency_s(group)
+        return moved / self.bandwidth_bytes_per_s(group) + calls * self.latency_s(group)
 
     def all_reduce_s(self, size_bytes: float, group: Group) -> float:
-        return 2 * self.gather_s(size_bytes, group)
+        """Twice as much as a gathering; between nodes a double binary tree (Sanders et al. 2009) is faster than a
+        ring where there are many."""
+        inside = 2 * self.latency_s(Group(group.per_node, group.per_node))
+        ring = 2 * self.latency_s(group)
+        tree = inside + 2 * math.log2(group.nodes) * self._machine.fabric_latency_s if group.nodes > 1 else ring
+        return 2 * (self.gather_s(size_bytes, group) - self.latency_s(group) * (group.ranks > 1)) + min(ring, tree)
 
     def all_to_all_s(self, size_bytes: float, group: Group) -> float:
         """Each rank sends `size_bytes` in equal parts to all; what leaves the node is bounded by its own NIC."""
@@ -70,7 +79,8 @@ class Network:
         outside = (group.ranks - group.per_node) / group.ranks
         inside = (group.per_node - 1) / group.ranks
         fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
-        return size_bytes * (inside / self._link + outside / fabric) + self.latency_s(group)
+        latency = self._link_latency_s if group.nodes == 1 else self._machine.fabric_latency_s
+        return size_bytes * (inside / self._link + outside / fabric) + math.log2(2 * group.ranks) * latency
 
     def send_s(self, size_bytes: float, crosses_nodes: bool) -> float:
         """From one rank to another, every rank of a node sending at once."""

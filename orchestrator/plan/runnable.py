@@ -54,8 +54,8 @@ def tensor_degrees(model: ModelConfig, ranks_per_node: int) -> list[int]:
 
 
 def pipeline_degrees(model: ModelConfig) -> list[int]:
-    """Stages of equally many layers."""
-    return divisors(model.layers)
+    """A layer in each stage at least; ``runtime/utils.py``, partition_uniform gives some one more than others."""
+    return list(range(1, model.layers + 1))
 
 
 def sequence_degrees(model: ModelConfig) -> list[int]:

@@ -16,6 +16,7 @@ from orchestrator.plan.zero import Zero
 HOST_ADAM_BYTES = 28  # per parameter, as on the accelerator, through the host's memory
 # A server's memory bandwidth of about 200 GB/s, shared by eight accelerators.
 HOST_MEMORY_BYTES_PER_S = 25.0e9
+MATRICES_PER_LAYER = 6  # queries, keys and values, output, and two or three of the MLP
 
 
 class ModelStates:
@@ -70,20 +71,26 @@ class ModelStates:
         pass; stage 2 at each micro-batch; stage 3 also gathers weights for forward and backward. Stages 1 and 2
         gather the new weights after the optimizer, with nothing beside it.
         """
-        size = held * self._kernels.element_bytes
-        once = self._network.gather_s(size, group)
-        each = layout.accumulation
+        size, each = held * self._kernels.element_bytes, layout.accumulation
+        buckets = max(1, math.ceil(held / zero.reduce_bucket))
+        reduce_s = self._network.gather_s(size, group, buckets)
         if zero.stage == 0:
-            return [(2 * once, backward_s, 1)]
+            return [(self._network.all_reduce_s(size, group), backward_s, 1)]
         if zero.stage < 3:
-            return [(once, backward_s, 1 if zero.stage == 1 else each), (once, 0.0, 1)]
-        latency = self._network.latency_s(group) * max(0, math.ceil(self.model.layers / layout.pp) - 1)
+            once = self._network.gather_s(size, group)
+            return [(reduce_s, backward_s, 1 if zero.stage == 1 else each), (once, 0.0, 1)]
+        gather_s = self._network.gather_s(size, group, self._gathers(layout, held, zero))
         near = group_of(zero.hpz, layout.tp, self.machine.gpus_per_node)
-        secondary = self._network.gather_s(size, near) if zero.hpz > 1 else once
-        return [
-            (once + latency, forward_s, each),
-            (secondary + once + 2 * latency, backward_s, each),
-        ]
+        again_s = self._network.gather_s(size, near) if zero.hpz > 1 else gather_s
+        return [(gather_s, forward_s, each), (again_s + reduce_s, backward_s, each)]
+
+    def _gathers(self, layout: Layout, held: float, zero: Zero) -> int:
+        """Calls to gather all layers once: by layer where software shards whole layers, else DeepSpeed prefetches
+        matrices, as many together as fit into its bucket."""
+        layers = math.ceil(self.model.layers / layout.pp)
+        if not self._kernels.software.half_copy:
+            return layers
+        return layers * min(MATRICES_PER_LAYER, max(1, math.ceil(held / layers / zero.prefetch_bucket)))
 
     def _shard(self, layout: Layout, zero: Zero) -> float:
         """Parameters whose optimizer states one rank holds."""

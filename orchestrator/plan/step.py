@@ -152,9 +152,9 @@ class StepModel:
 
     def _stages(self, layout: Layout) -> tuple[_Micro, float]:
         """The slowest stage, which sets the pace, and seconds of one micro-batch in all others, for which it waits
-        once while the pipeline fills and empties. The last stage has the head, and the layers that are left."""
+        once while the pipeline fills and empties. The last stage has the head; others may have a layer more."""
         layers = math.ceil(self.model.layers / layout.pp)
-        last = self._micro(layout, self.model.layers - layers * (layout.pp - 1), True)
+        last = self._micro(layout, self.model.layers // layout.pp, True)
         if layout.pp == 1:
             return last, 0.0
         first = self._micro(layout, layers, False)

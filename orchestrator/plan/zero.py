@@ -19,6 +19,7 @@ class Zero:
     reduce_bucket: int = 500_000_000
     overlap_comm: bool = False
     live_parameters: int = 1_000_000_000
+    prefetch_bucket: int = 50_000_000
     hpz: int = 1  # ranks of a node that keep a second copy of the weights among them (ZeRO++)
 
     @property
@@ -46,6 +47,7 @@ class Zero:
             # at stage 0 DeepSpeed's engine reduces after the backward pass, whatever it is told
             overlap_comm=stage == 3 if overlap is None else stage > 0 and bool(overlap),
             live_parameters=int(section.get("stage3_max_live_parameters", cls.live_parameters)),
+            prefetch_bucket=int(section.get("stage3_prefetch_bucket_size", cls.prefetch_bucket)),
             hpz=int(section.get("zero_hpz_partition_size", 1)),
         )
 

@@ -156,7 +156,7 @@ def software_of(row: Mapping[str, str]) -> Software:
     if any(word in name for word in ("jax", "maxtext", "paxml")):
         return Software(
             hopper_attention=True, elementwise_share=0.4, sequence_parallel=True, tp_overlap=True, host_factor=0.1,
-            selective_share=0.45, copies_loss=False, ring_attention=True,
+            selective_share=0.45, copies_loss=False, ring_attention=True, half_copy=False,
         )  # fmt: skip
     if "torchtitan" in name:
         compiled = (
