@@ -64,12 +64,17 @@ class Stop:
     """SIGTERM reaches the ranks at different moments; they have to save after the same step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.vote = torch.zeros(1, device=device)
-        signal.signal(signal.SIGTERM, lambda *_: self.vote.fill_(1))
+        self.device, self.asked = device, False
+        signal.signal(signal.SIGTERM, self.ask)
+
+    def ask(self, *_: object) -> None:
+        self.asked = True
 
     def agreed(self) -> bool:
-        dist.all_reduce(self.vote, dist.ReduceOp.MAX)
-        return bool(self.vote.item())
+        # A tensor of its own: a signal during the reduction must not change what one rank alone reads of it.
+        vote = torch.tensor([float(self.asked)], device=self.device)
+        dist.all_reduce(vote, dist.ReduceOp.MAX)
+        return bool(vote.item())
 
 
 def main() -> None:
