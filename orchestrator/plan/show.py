@@ -53,7 +53,7 @@ def _title(plan: Plan) -> Text:
 
 def _table(rows: list[tuple[str, str]]) -> RenderableType:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True, min_width=10)
+    table.add_column(style="dim", no_wrap=True, min_width=12)
     table.add_column(overflow="fold")
     for label, value in rows:
         table.add_row(f"  {label}", Text(value))
