@@ -105,7 +105,7 @@ class FabricConfig:
     leave_unset: dict[str, str] = field(default_factory=dict)
     efficiency: float = 0.85  # share of the NICs' line rate that a large collective reaches
     efficiency_source: str = ""  # where it was measured; empty is the schema's guess
-    latency_s: float = 15.0e-6  # of one step of a collective between nodes
+    latency_s: float = 6.0e-6  # of one step of a collective between nodes
 
 
 @dataclass
