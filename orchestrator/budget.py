@@ -6,18 +6,20 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from orchestrator import load
 from orchestrator.calibration_file import calibrations_of
+from orchestrator.choose import can_recompute, zero_section
 from orchestrator.cluster_files import THIS_MACHINE, read_all
 from orchestrator.config import Config, ModelConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.budget import Freedom, Limits, Option
 from orchestrator.plan.layout import check_values, precision_of
+from orchestrator.plan.machine import unrecorded
 from orchestrator.plan.market import LEAST_HOURS, Market
 from orchestrator.plan.scaling import CHINCHILLA, ScalingLaw
 from orchestrator.plan.shapes import LLAMA_SEQ_LEN, LLAMA_VOCAB, ladder
@@ -156,12 +158,7 @@ def _asked(composed: DictConfig, words: Sequence[str]) -> Asked:
 
 def _check_predictable(config: Config, precision: str) -> None:
     gpu = config.gpu
-    recorded = {
-        f"gpu.peak_flops.{precision}": gpu.peak_flops.get(precision),
-        f"gpu.matmul_efficiency.{precision}": gpu.matmul_efficiency.get(precision),
-        "gpu.memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s,
-    }
-    if missing := [key for key, value in recorded.items() if not value]:
+    if missing := unrecorded(gpu, precision):
         raise ConfigError(
             f"cluster={config.cluster.name}: no step time can be predicted for {gpu.name}, as it has no "
             f"{' and no '.join(missing)}; set that, choose another cluster, or leave cluster out"
@@ -172,8 +169,7 @@ def _freedom(composed: DictConfig, base: Config, asked: Asked) -> Freedom:
     job, values = base.job, asked.values
     zero_given = any(key == "deepspeed" or key.startswith("deepspeed.zero_optimization") for key in values)
     recompute = (False, True)
-    refers = "layout.recompute}" in str(OmegaConf.to_container(composed.job.args, resolve=False))
-    if "layout.recompute" in values or (job.supports is not None and not refers):
+    if "layout.recompute" in values or not can_recompute(composed):
         recompute = (base.layout.recompute,)  # type: ignore[assignment]
     able = {"tp", "pp"} & set(DEGREES if job.supports is None else job.supports)
     return Freedom(
@@ -189,8 +185,7 @@ def _freedom(composed: DictConfig, base: Config, asked: Asked) -> Freedom:
 def _shardings() -> tuple[Sharding, ...]:
     found = []
     for name in _FILES:
-        body = OmegaConf.to_container(OmegaConf.load(load.conf_dir() / "deepspeed" / f"{name}.yaml"), resolve=False)
-        zero = Zero.from_config({"zero_optimization": cast(dict[str, Any], body)["zero_optimization"]})
+        zero = Zero.from_config({"zero_optimization": zero_section(name)})
         found.append(Sharding(zero, (f"deepspeed={name}",)))
     return tuple(found)
 

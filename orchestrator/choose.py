@@ -20,7 +20,7 @@ from orchestrator.calibration_file import calibrations_of
 from orchestrator.config import Config, LayoutConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout import Layout, check_values, derive_layout, precision_of
-from orchestrator.plan.machine import Machine
+from orchestrator.plan.machine import Machine, unrecorded
 from orchestrator.plan.nominal import group_of
 from orchestrator.plan.runnable import expert_degrees, pipeline_degrees, sequence_degrees, tensor_degrees
 from orchestrator.plan.search import Search, search
@@ -112,6 +112,19 @@ def _base(config: Config, kept: Mapping[str, object]) -> Layout:
     return dataclasses.replace(derived, precision=precision_of(config))
 
 
+def can_recompute(composed: DictConfig) -> bool:
+    """Whether the job's script can be told to: its arguments refer to the key, or it knows every kind."""
+    return composed.job.supports is None or "layout.recompute}" in str(OmegaConf.to_container(composed.job.args))
+
+
+def zero_section(name: str) -> dict[str, Any]:
+    """``zero_optimization`` of a file of ``conf/deepspeed``."""
+    body = OmegaConf.to_container(OmegaConf.load(load.conf_dir() / "deepspeed" / f"{name}.yaml"), resolve=False)
+    assert isinstance(body, dict)
+    section: dict[str, Any] = body["zero_optimization"]
+    return section
+
+
 def _shardings(base: Layout) -> dict[Sharding, dict[str, Any] | None]:
     """Every ZeRO configuration of ``conf/deepspeed``, those with the optimizer alone offloaded, and ZeRO-3 with a
     second copy of the weights within each node; with the section that each is."""
@@ -119,9 +132,7 @@ def _shardings(base: Layout) -> dict[Sharding, dict[str, Any] | None]:
     hpz = {"zero_hpz_partition_size": base.ranks_per_node}
     offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
     for name in _FILES:
-        body = OmegaConf.to_container(OmegaConf.load(load.conf_dir() / "deepspeed" / f"{name}.yaml"), resolve=False)
-        assert isinstance(body, dict)
-        plain: dict[str, Any] = body["zero_optimization"]
+        plain = zero_section(name)
         several = base.nodes > 1 and base.ranks_per_node > 1
         if name == "zero3_offload" or plain["stage"] == 0:
             additions: list[dict[str, Any]] = [{}]
@@ -158,7 +169,7 @@ def _space(
         name: tuple(choices) if name in able and name not in kept else (getattr(base, name),)
         for name, choices in free.items()
     }
-    recomputes = job.supports is None or "layout.recompute}" in str(OmegaConf.to_container(composed.job.args))
+    recomputes = can_recompute(composed)
     micro_batch = config.deepspeed.get("train_micro_batch_size_per_gpu") or job.micro_batch
     accumulation = config.deepspeed.get("gradient_accumulation_steps") or job.gradient_accumulation
     total = config.deepspeed.get("train_batch_size") or job.global_batch
@@ -177,13 +188,7 @@ def _space(
 
 def _subject(config: Config, base: Layout) -> Subject:
     gpu, precision = config.gpu, base.precision
-    recorded = {
-        f"gpu.peak_flops.{precision}": gpu.peak_flops.get(precision),
-        f"gpu.matmul_efficiency.{precision}": gpu.matmul_efficiency.get(precision),
-        "gpu.memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s,
-        "gpu.multiprocessors": gpu.multiprocessors,
-    }
-    missing = [key for key, value in recorded.items() if not value]
+    missing = unrecorded(gpu, precision)
     if missing:
         raise ConfigError(
             f"layout=auto: no step time can be predicted for {gpu.name}, as it has no {' and no '.join(missing)}; "

@@ -30,8 +30,7 @@ ADAM_BYTES_PER_PARAMETER = 30  # read gradient, weight and two moments, write th
 
 @dataclass(frozen=True)
 class Passes:
-    """Seconds of one micro-batch in one layer (or head): forward, backward, and how much of a backward pass's
-    recomputation of the forward one is needed: 1 for all of it."""
+    """Seconds of one micro-batch forward and backward, in one layer, in the head, or in a whole stage."""
 
     matmul_forward_s: float
     matmul_backward_s: float
@@ -64,7 +63,7 @@ class Kernels:
         self._wide_flops = machine.sustained_flops(self._wide)
         self._bytes_per_s = machine.hbm_bytes_per_s * constants.hbm_efficiency
         self._layers: dict[tuple[int, int, int, int], Passes] = {}
-        self._heads: dict[tuple[int, int], Passes] = {}
+        self._heads: dict[tuple[int, int, int], Passes] = {}
 
     def matmul_s(self, rows: int, columns: int, depth: int, flops_per_s: float, count: int = 1) -> float:
         """Seconds of `count` products of (rows x depth) and (depth x columns)."""
@@ -93,7 +92,7 @@ class Kernels:
 
     def head(self, sequences: int, tp: int, sp: int = 1) -> Passes:
         """The output matrix and the loss on one rank of the last pipeline stage."""
-        key = (sequences * 65536 + sp, tp)
+        key = (sequences, tp, sp)
         if key not in self._heads:
             self._heads[key] = self._head(sequences, tp, sp)
         return self._heads[key]
@@ -147,7 +146,7 @@ class Kernels:
         residual stream (not divided by tensor parallelism unless its sequences are) and of the inner width."""
         model, passes = self.model, self.constants.stream_passes * self.software.elementwise_share
         routed = model.experts_per_token if model.experts > 1 else 1
-        stream = model.hidden * (1 if self.software.sequence_parallel is False else 1 / tp)
+        stream = model.hidden * (1 / tp if self.software.sequence_parallel else 1)
         inner = (routed * model.ffn * (3 if model.gated_mlp else 2) + query_width(model) + kv_width(model)) / tp
         if model.experts > 1:
             stream += ROUTING_PASSES / passes * routed * model.hidden / tp

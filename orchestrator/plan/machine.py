@@ -63,3 +63,14 @@ def peak_flops(name: str, peaks: Mapping[str, float], precision: str) -> float:
             f"job.precision={precision}: {name} has no peak recorded for it (known: {known}); choose one "
             f"of those, or add gpu.peak_flops.{precision}"
         ) from None
+
+
+def unrecorded(gpu: GpuConfig, precision: str) -> list[str]:
+    """The keys without whose values no step time can be predicted."""
+    recorded = {
+        f"gpu.peak_flops.{precision}": gpu.peak_flops.get(precision),
+        f"gpu.matmul_efficiency.{precision}": gpu.matmul_efficiency.get(precision),
+        "gpu.memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s,
+        "gpu.multiprocessors": gpu.multiprocessors,
+    }
+    return [key for key, value in recorded.items() if not value]

@@ -165,7 +165,7 @@ class StepModel:
     def _micro(self, layout: Layout, layers: int, head: bool) -> _Micro:
         key = (layout.tp, layout.sp, layout.ep, layout.micro_batch, layout.recompute, layout.selective, layers, head)
         if key not in self._micros:
-            self._micros[key] = self._compute_micro(layout, max(0, layers), head)
+            self._micros[key] = self._compute_micro(layout, layers, head)
         return self._micros[key]
 
     def _compute_micro(self, layout: Layout, layers: int, head: bool) -> _Micro:
@@ -181,7 +181,7 @@ class StepModel:
             share = self.software.selective_share
             again = layer.attention_forward_s if share is None else share * layer.forward_s
             recompute_s = layers * again
-        tp_s, tp_hidden_s = self._tensor_parallel_s(layout, layers * (2 + repeats), layer)
+        tp_s, tp_hidden_s = self._tensor_parallel_s(layout, layers * (2 + repeats))
         calls = layers * (2 + repeats) * (1 + constants.host_share_of_tp * math.log2(layout.tp))
         host = calls * constants.host_s_per_layer * self.software.host_factor
         busy = layers * (layer.forward_s + layer.backward_s) + recompute_s + tp_s  # at the head, the host waits
@@ -212,7 +212,7 @@ class StepModel:
         heads = 2 * query_width(self.model) / layout.tp
         return self._network.all_to_all_s(token_bytes * (heads + keys), group)
 
-    def _tensor_parallel_s(self, layout: Layout, layer_passes: float, layer: Passes) -> tuple[float, float]:
+    def _tensor_parallel_s(self, layout: Layout, layer_passes: float) -> tuple[float, float]:
         """Two all-reduces per layer and pass (Shoeybi et al. 2019), or as much as all-gather and reduce-scatter."""
         if layout.tp == 1:
             return 0.0, 0.0
