@@ -24,8 +24,8 @@ def check_run_name(name: str) -> None:
 
 
 def new_run_name(job: str) -> str:
-    """Readable, sorted by time and unique: ``tiny_gpt-20261122-030405-9f3a``."""
-    return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    """Readable, sorted by time, unique also among a sweep's many: ``tiny_gpt-20261122-030405-9f3a17c2``."""
+    return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
 def find_run(run: str, run_root: str | Path) -> Path:

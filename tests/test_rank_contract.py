@@ -155,8 +155,8 @@ def test_signals_reach_the_script(bench: Bench, number: int, status: int) -> Non
     script = bench.write(
         """
         import sys, time
-        print("up")
         try:
+            print("up")
             time.sleep(300)
         except KeyboardInterrupt:
             sys.exit(9)

@@ -95,7 +95,7 @@ def test_secrets_are_hidden_and_training_words_are_not() -> None:
 
 
 def test_run_names_are_unique() -> None:
-    assert len({new_run_name("job") for _ in range(50)}) == 50
+    assert len({new_run_name("job") for _ in range(500)}) == 500
 
 
 def test_a_run_directory_is_held_by_one_live_process(tmp_path: Path) -> None:
