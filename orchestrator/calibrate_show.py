@@ -49,7 +49,7 @@ def in_words(calibration: Calibration) -> list[str]:
     sign = "-" if calibration.memory_offset_bytes < 0 else "+"
     memory = f"memory: framework {sign}{bytes_in_words(abs(calibration.memory_offset_bytes))}"
     if calibration.memory_factor != 1:
-        memory += f", activations and logits {number(calibration.memory_factor, 3)} times as planned"
+        memory += f", activations, logits and fragmentation {number(calibration.memory_factor, 3)} times as planned"
     return [time, memory]
 
 

@@ -20,7 +20,7 @@ HEAD = """\
 # Written by 'python -m orchestrator calibrate' from this folder's runs; it writes entries of other clusters back as
 # they are. A plan takes the entry of its own cluster, GPU and precision, and none of another one's.
 # compute_factor: of the time that ranks compute; overhead_s: added to every step; communication_factor: of what nothing
-# hides; memory_factor: of activations and logits; memory_offset_bytes: added to the framework's own.
+# hides; memory_factor: of activations, logits and fragmentation; memory_offset_bytes: added to the framework's own.
 """
 _KEYS = "calibrations"
 

@@ -7,8 +7,8 @@ Five figures, each with a meaning, and each but the first of either kind only wh
 - seconds of every step that do not shrink with the model: Python, hooks, the start of kernels, the optimizer's calls;
 - a factor on communication that nothing hides: what fabric and library make of the line rate;
 - bytes of the framework itself: process, device context, communicators;
-- a factor on what layers and loss keep for the backward pass, which depends on the kernels. Weights, gradients and
-  optimizer states follow from ZeRO and are exact.
+- a factor on what layers and loss keep for the backward pass, which depends on the kernels, and on what is lost between
+  the allocator's blocks. Weights, gradients and optimizer states follow from ZeRO and are exact.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orchestrator.plan.step import StepTime
 # A bubble is idle time while other stages compute: it grows with what they take.
 COMPUTE = ("matmul_s", "attention_s", "memory_bound_s", "recompute_s", "host_s", "optimizer_s", "bubble_s")
 COMMUNICATION = ("tp_s", "sp_s", "ep_s", "pp_s", "dp_s")
-KEPT = ("activations", "logits")
+KEPT = ("activations", "logits", "fragmentation")
 FACTORS, COMMUNICATION_FACTORS, KEPT_FACTORS = (0.01, 100.0), (0.1, 20.0), (0.25, 4.0)
 # Two figures are told apart where what one of them scales is so many times as much in one run as in another, and so
 # large a share of one run's whole.

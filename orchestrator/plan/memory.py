@@ -3,7 +3,7 @@
 Experts are taken to get equally many tokens, and none to drop any; what expert parallel ranks send
 each other is not buffered here.
 
-Left out: allocator fragmentation, dropout masks, frozen weights, ZeRO++'s quantised copies, the uneven split of
+Left out: dropout masks, frozen weights, ZeRO++'s quantised copies, the uneven split of
 layers that a pipeline may choose, norms replicated under tensor parallelism, and what unfused kernels
 save on top: a composite RMSNorm, as on CPU, keeps up to two more float32 copies of its input.
 """
@@ -23,9 +23,11 @@ GIB = 2**30
 # Allowances, not measurements: they grow with the driver, the kernels loaded and the communicators.
 CUDA_CONTEXT_BYTES = 1 * GIB
 NCCL_BYTES = GIB // 2  # for all ranks, and again for each dimension of parallelism
-# Of what comes and goes during a step, lost between the allocator's blocks.
+# Of what comes and goes during a step, lost between the blocks of torch's allocator.
 FRAGMENTATION = 0.06
-CPU_PROCESS_BYTES = GIB // 4  # what a forked rank does not share with the process it came from
+# Of all that a rank on processor cores allocates: the C library's heap gives little of what was freed back.
+HEAP_FRAGMENTATION = 0.5
+CPU_PROCESS_BYTES = GIB // 8  # what a forked rank does not share with the process it came from
 SCORE_BYTES = 5  # of unfused attention for each pair of positions and head (Korthikanti et al. 2022)
 SELECTIVE_KEEPS = 0.42  # of what a layer saves, when every other product is computed again
 ADAM_BYTES = 8  # two float32 moments per parameter
@@ -71,7 +73,8 @@ def memory_of(
     can offload.
     """
     zero = zero or Zero.of_layout(layout)
-    if gpu.device is Device.cpu:  # host memory is all there is: offload moves nothing away
+    on_heap = gpu.device is Device.cpu
+    if on_heap:  # host memory is all there is: offload moves nothing away
         zero = replace(zero, offload_optimizer=False, offload_parameters=False)
     size = parameters(model)
     layers = math.ceil(model.layers / layout.pp)
@@ -97,15 +100,17 @@ def memory_of(
         )
         activations = activation_bytes(model, layout, layers, in_flight, software)
         logits = logit_bytes(model, layout, software) if has_head else 0
+        gradients = states.gradients + (_beside_the_bucket(zero, layout, held) if on_heap else 0)
+        scattered = activations + logits + (states.weights + gradients + states.optimizer if on_heap else 0)
         candidates.append(
             Memory(
                 weights=states.weights,
-                gradients=states.gradients,
+                gradients=gradients,
                 optimizer=states.optimizer,
                 activations=activations,
                 logits=logits,
                 framework=_framework_bytes(gpu, zero, states.share, layout),
-                fragmentation=int(FRAGMENTATION * (activations + logits)) if gpu.device is Device.cuda else 0,
+                fragmentation=int((HEAP_FRAGMENTATION if on_heap else FRAGMENTATION) * scattered),
                 host_bytes=states.host,
             )
         )
@@ -203,6 +208,12 @@ def _framework_bytes(gpu: GpuConfig, zero: Zero, share: int, layout: Layout) -> 
     buffers = {0: 0, 3: 1}.get(zero.stage, 2 if zero.overlap_comm else 1)
     flattened = 0 if zero.offload_optimizer or zero.stage not in (1, 2) else share
     return base + (buffers * bucket + flattened) * _width(layout.precision)
+
+
+def _beside_the_bucket(zero: Zero, layout: Layout, held: int) -> int:
+    """Gradients of ZeRO-1 that micro-batches add to, on a heap that keeps their pages when the last one has moved them
+    into the bucket. A GPU's bucket is counted in full."""
+    return held * _width(layout.precision) if zero.stage == 1 and layout.accumulation > 1 else 0
 
 
 def _in_flight(layout: Layout) -> int:
