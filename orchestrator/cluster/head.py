@@ -24,6 +24,7 @@ _STARTED = "Ray runtime started"
 START_TIMEOUT_S = 60.0
 # Ray drains a node for up to 30 s when it gets SIGTERM.
 STOP_TIMEOUT_S = 40.0
+KILL_TIMEOUT_S = 10.0  # of processes that do not die of SIGKILL at once
 _LAST_LINES = 5
 
 
@@ -118,11 +119,24 @@ def stop_head(cluster: KeptCluster) -> None:
 
 
 def stop_session(session: int) -> None:
-    """SIGKILL every process of a session; a session's number is not reused while one of it lives."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) == session:
+    """SIGKILL every process of a session, until a look finds none: one may be forked between the look and the signal.
+    A session's number is not reused while one of it lives."""
+    deadline_s = time.monotonic() + KILL_TIMEOUT_S
+    while (alive := _alive_in(session)) and time.monotonic() < deadline_s:
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.kill()
+        time.sleep(0.02)
+
+
+def _alive_in(session: int) -> list[psutil.Process]:
+    """Zombies left out: whoever is to bury them may be busy."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _forget_current(folder: Path, address: str) -> None:
