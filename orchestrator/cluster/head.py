@@ -119,24 +119,24 @@ def stop_head(cluster: KeptCluster) -> None:
 
 
 def stop_session(session: int) -> None:
-    """SIGKILL every process of a session, until a look finds none: one may be forked between the look and the signal.
-    A session's number is not reused while one of it lives."""
+    """SIGKILL every process of a session, group by group, until a look finds none: one may be forked between a look
+    and a signal. A session's number is not reused while one of it lives."""
     deadline_s = time.monotonic() + KILL_TIMEOUT_S
-    while (alive := _alive_in(session)) and time.monotonic() < deadline_s:
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                process.kill()
+    while (groups := _groups_alive(session)) and time.monotonic() < deadline_s:
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
         time.sleep(0.02)
 
 
-def _alive_in(session: int) -> list[psutil.Process]:
-    """Zombies left out: whoever is to bury them may be busy."""
-    found = []
+def _groups_alive(session: int) -> set[int]:
+    """A group's processes are all of one session. Zombies are left out: whoever is to bury them may be busy."""
+    groups = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
             if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                groups.add(os.getpgid(process.pid))
+    return groups
 
 
 def _forget_current(folder: Path, address: str) -> None:
