@@ -28,8 +28,14 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 run: $(VENV)/.installed  ## environment, then the main job on this machine (more: make run ARGS="job.steps=50")
 	$(BIN)/python -m orchestrator job=tiny_gpt $(ARGS)
 
-test: lint  ## environment, then every check and test
+# Tests that start nothing share the cores; those with clusters and servers of their own run one after the other.
+test: lint  ## environment, then every check and test (some of them: make test ARGS="-k journal")
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest -m "not real" -n auto
+	$(BIN)/python -m pytest -m real
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 lint: $(VENV)/.installed-dev  ## style, types and layers
 	$(BIN)/ruff check .
@@ -38,7 +44,7 @@ lint: $(VENV)/.installed-dev  ## style, types and layers
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev  ## the fast tests only: no Ray, no servers
-	$(BIN)/python -m pytest -m "not real" $(ARGS)
+	$(BIN)/python -m pytest -m "not real" -n auto $(ARGS)
 
 keys: $(VENV)/.installed  ## generate the list of DeepSpeed's keys again (after an upgrade of DeepSpeed)
 	$(BIN)/python infra/generate_deepspeed_keys.py
