@@ -3,50 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.budget import LOSS_DIGITS, Answer
 from orchestrator.budget_command import command
+from orchestrator.ledger.columns import GAP, Column, fitting, table_of
 from orchestrator.ledger.wording import plural
 from orchestrator.plan.budget import Option
 from orchestrator.plan.runners_up import in_words
 from orchestrator.plan.show_run import count, usd
 
-MOST_ROWS, MOST_SOONER, GAP = 10, 3, 2
+MOST_ROWS, MOST_SOONER = 10, 3
 UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
 _PAID = {"list": "on demand"}
 
 
-@dataclass(frozen=True)
-class _Column:
-    """When not all columns fit, those with the lowest ``rank`` do; those of rank 0 always do."""
-
-    title: str
-    show: Callable[[Option], str]
-    rank: int
-    text: bool = False
-
-
-_COLUMNS = (
-    _Column("cluster", lambda o: o.config.cluster.name, 0, text=True),
-    _Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 0),
-    _Column("parameters", lambda o: count(o.parameters), 0),
-    _Column("tokens", lambda o: count(o.tokens), 1),
-    _Column("loss", lambda o: f"{o.loss:.{LOSS_DIGITS}f}", 0),
-    _Column("days", lambda o: _days(o), 0),
-    _Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 4),
-    _Column("USD", lambda o: _usd(o.prediction.costs[0].usd), 0),
-    _Column("from", lambda o: _usd(o.prediction.costs[0].low_usd), 3),
-    _Column("to", lambda o: _usd(o.prediction.costs[0].high_usd), 3),
-    _Column("paid", lambda o: _paid(o), 5, text=True),
-    _Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 6),
-    _Column("layout", lambda o: in_words(o.candidate), 7, text=True),
+_COLUMNS: tuple[Column[Option], ...] = (
+    Column("cluster", lambda o: o.config.cluster.name, 0, text=True),
+    Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 0),
+    Column("parameters", lambda o: count(o.parameters), 0),
+    Column("tokens", lambda o: count(o.tokens), 1),
+    Column("loss", lambda o: f"{o.loss:.{LOSS_DIGITS}f}", 0),
+    Column("days", lambda o: _days(o), 0),
+    Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 4),
+    Column("USD", lambda o: _usd(o.prediction.costs[0].usd), 0),
+    Column("from", lambda o: _usd(o.prediction.costs[0].low_usd), 3),
+    Column("to", lambda o: _usd(o.prediction.costs[0].high_usd), 3),
+    Column("paid", lambda o: _paid(o), 5, text=True),
+    Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 6),
+    Column("layout", lambda o: in_words(o.candidate), 7, text=True),
 )
 
 
@@ -63,7 +51,8 @@ def show_answer(found: Answer, console: Console) -> None:
     console.print(Text(f"  {command(found, found.options[0])}"), soft_wrap=True, highlight=False)
     if len(found.options) > 1:
         console.print(Text("\nBest of each cluster", style="bold"))
-        console.print(_table(found.options[:MOST_ROWS], console.width))
+        best = found.options[:MOST_ROWS]
+        console.print(table_of(fitting(_COLUMNS, best, console.width), best))
     for note in _notes(found):
         console.print(Text(note, style="dim"))
 
@@ -164,23 +153,6 @@ def _notes(found: Answer) -> list[str]:
             by_reason.setdefault(why.partition(": ")[0], []).append(name)
         notes += [f"Left out, as {why}: {', '.join(names)}" for why, names in by_reason.items()]
     return notes
-
-
-def _table(options: Sequence[Option], width: int) -> Table:
-    room = width + GAP
-    chosen: list[_Column] = []
-    for column in sorted(_COLUMNS, key=lambda column: column.rank):
-        needed = GAP + max(cell_len(text) for text in [column.title, *map(column.show, options)])
-        if column.rank == 0 or needed <= room:
-            chosen.append(column)
-            room -= needed
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    shown = [column for column in _COLUMNS if column in chosen]
-    for column in shown:
-        table.add_column(column.title, justify="left" if column.text else "right", no_wrap=True, overflow="ellipsis")
-    for option in options:
-        table.add_row(*[Text(column.show(option)) for column in shown])
-    return table
 
 
 def _days(option: Option) -> str:

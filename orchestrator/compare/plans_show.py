@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.compare import plans_picture
@@ -25,22 +22,12 @@ from orchestrator.compare.plans import (
     varying_keys,
 )
 from orchestrator.errors import ConfigError
+from orchestrator.ledger.columns import Column, fitting, table_of
 from orchestrator.ledger.wording import UNKNOWN, count, hours, hours_name, percent, plural, usd
 from orchestrator.plan.show import plan_json
 
-GAP = 2
 NOT_PREDICTED = "not predicted"
 PARETO = "Pareto front: no other plan is cheaper without taking longer"
-
-
-@dataclass(frozen=True)
-class Column:
-    """When not all columns fit, those with the lowest ``rank`` do; those of rank 0 always do."""
-
-    title: str
-    show: Callable[[PlanRow], str]
-    rank: int
-    text: bool = False
 
 
 def show_plans(points: Sequence[PlannedPoint], picture: Path, console: Console) -> None:
@@ -77,10 +64,10 @@ def refuse_if_none(points: Sequence[PlannedPoint]) -> None:
         raise ConfigError(f"no plan of the sweep's {plural(len(points), 'point')} is possible; each has its reason")
 
 
-def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column]:
+def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column[PlanRow]]:
     names = short_names(keys)
     bills = sorted({row.bill for row in rows if row.predicted})
-    columns = [Column("", lambda row: "*" if row.pareto else "", 0, text=True)]
+    columns: list[Column[PlanRow]] = [Column("", lambda row: "*" if row.pareto else "", 0, text=True)]
     columns += [
         Column(names[key], lambda row, key=key: row.overrides.get(key, UNKNOWN), 0, text=True)  # type: ignore[misc]
         for key in keys
@@ -113,30 +100,13 @@ def _usd(row: PlanRow, with_bill: bool) -> str:
 
 def _show_rows(rows: Sequence[PlanRow], keys: Sequence[str], console: Console) -> None:
     columns = _columns(rows, keys)
-    shown = _fitting(columns, rows, console.width)
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    for column in shown:
-        table.add_column(column.title, justify="left" if column.text else "right", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*[Text(column.show(row)) for column in shown], style="bold" if row.pareto else "")
-    console.print(table)
+    shown = fitting(columns, rows, console.width)
+    console.print(table_of(shown, rows, lambda row: "bold" if row.pareto else ""))
     note = f"* {PARETO}" if any(row.pareto for row in rows) else ""
     if hidden := [column.title for column in columns if column not in shown]:
         note += ("; " if note else "") + f"not shown for lack of width: {', '.join(hidden)}"
     if note:
         console.print(Text(note, style="dim"), soft_wrap=True)
-
-
-def _fitting(columns: Sequence[Column], rows: Sequence[PlanRow], width: int) -> list[Column]:
-    """The columns that fit, in the table's order; chosen from the most important one down."""
-    room = width + GAP
-    chosen: list[Column] = []
-    for column in sorted(columns, key=lambda column: column.rank):
-        needed = GAP + max(cell_len(text) for text in [column.title, *map(column.show, rows)])
-        if column.rank == 0 or needed <= room:
-            chosen.append(column)
-            room -= needed
-    return [column for column in columns if column in chosen]
 
 
 def _show_refused(points: Sequence[PlannedPoint], keys: Sequence[str], console: Console) -> None:
