@@ -12,6 +12,8 @@ from orchestrator.ledger.wording import UNKNOWN, bytes_in_words, number, plural,
 from orchestrator.measured_run import MeasuredRun
 from orchestrator.plan.calibration import Calibration, Group
 
+GAP, LEAST_NAME = 2, 8
+
 
 def show_group(
     calibration: Calibration, group: Group, runs: Sequence[MeasuredRun], left_out: Collection[str], console: Console
@@ -19,16 +21,7 @@ def show_group(
     """Each run's step time and memory: what its plan had said, what it took, what would be said now."""
     nodes = "several nodes" if group.several_nodes else "one node"
     title = f"{group.cluster}, {group.gpu}, {group.precision}, {nodes}: {plural(len(runs), 'run')}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    table.add_column("run", overflow="fold")
-    for what in ("step time", "memory"):
-        for heading in ("predicted\nbefore", "actual\n", "predicted\nafter", "error\n"):
-            first = heading.startswith("predicted\nb")
-            table.add_column(f"{what if first else ''}\n{heading}", justify="right", no_wrap=True)
-    for run in runs:
-        name = Text(run.name, style="yellow" if run.name in left_out else "")
-        table.add_row(name, *_step_cells(calibration, run), *_memory_cells(calibration, run))
-    console.print(table)
+    console.print(_table(title, calibration, runs, left_out, console.width))
     for line in in_words(calibration):
         console.print(f"  {line}", highlight=False, soft_wrap=True, style="dim")
     if left_out:
@@ -36,6 +29,42 @@ def show_group(
             f"  left out, nothing like the others: {', '.join(sorted(left_out))}", style="yellow", soft_wrap=True
         )
     console.print()
+
+
+def _table(
+    title: str, calibration: Calibration, runs: Sequence[MeasuredRun], left_out: Collection[str], width: int
+) -> Table:
+    """Where it is narrow, what had been predicted before is left out, and of a run's name its beginning."""
+    columns = _columns(calibration, runs, before=True)
+    if _room(columns, width) < max(len(run.name) for run in runs):
+        columns = _columns(calibration, runs, before=False)
+    room = max(LEAST_NAME, _room(columns, width))
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table.padding = (0, GAP, 0, 0)
+    table.add_column("\n\nrun", no_wrap=True)
+    for heading, *_ in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for place, run in enumerate(runs, 1):
+        name = run.name if len(run.name) <= room else "…" + run.name[1 - room :]
+        table.add_row(
+            Text(name, style="yellow" if run.name in left_out else ""), *(column[place] for column in columns)
+        )
+    return table
+
+
+def _columns(calibration: Calibration, runs: Sequence[MeasuredRun], before: bool) -> list[list[str]]:
+    """Heading and cells of each."""
+    figures = ["predicted\nbefore", "actual\n", "predicted\nafter", "error\n"][not before :]
+    headings = [f"{'' if place else what}\n{f}" for what in ("step time", "memory") for place, f in enumerate(figures)]
+    cells = [
+        [*_step_cells(calibration, run)[not before :], *_memory_cells(calibration, run)[not before :]] for run in runs
+    ]
+    return [[heading, *column] for heading, *column in zip(headings, *cells, strict=True)]
+
+
+def _room(columns: Sequence[Sequence[str]], width: int) -> int:
+    """For names."""
+    return width - sum(GAP + max(len(line) for text in column for line in text.splitlines()) for column in columns)
 
 
 def in_words(calibration: Calibration) -> list[str]:

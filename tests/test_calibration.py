@@ -372,6 +372,19 @@ def test_a_run_that_took_far_longer_than_the_others_is_left_out_and_named(tmp_pa
     assert found.compute_factor == pytest.approx(TRUTH.compute_factor, rel=1e-3)
 
 
+@pytest.mark.parametrize(("width", "before"), [(76, False), (120, True)])
+def test_a_run_has_one_line_however_long_its_name(tmp_path: Path, width: int, before: bool) -> None:
+    names = [f"tiny_gpt-20261122-183134-0455e5{number:02}" for number in range(len(SHAPES))]
+    for name, shape in zip(names, SHAPES, strict=True):
+        ran(tmp_path / name, configuration(**shape))
+    out = io.StringIO()
+    calibrate([], str(tmp_path), tmp_path / "calibration.yaml", constants(), Console(file=out, width=width))
+    lines = [line for line in out.getvalue().splitlines() if "0455e5" in line]
+    assert [name[-9:] in line for name, line in zip(names, lines, strict=True)] == [True] * len(names)
+    assert ("before" in out.getvalue()) == before
+    assert max(map(len, lines)) <= width
+
+
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["orchestrator"])
