@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.ledger.wording import UNKNOWN, bytes_in_words, number, plural, seconds_in_words
+from orchestrator.ledger.wording import UNKNOWN, bytes_in_words, ending, number, plural, seconds_in_words
 from orchestrator.measured_run import MeasuredRun
 from orchestrator.plan.calibration import Calibration, Group
 
@@ -45,10 +45,8 @@ def _table(
     for heading, *_ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for place, run in enumerate(runs, 1):
-        name = run.name if len(run.name) <= room else "…" + run.name[1 - room :]
-        table.add_row(
-            Text(name, style="yellow" if run.name in left_out else ""), *(column[place] for column in columns)
-        )
+        named = Text(ending(run.name, room), style="yellow" if run.name in left_out else "")
+        table.add_row(named, *(column[place] for column in columns))
     return table
 
 

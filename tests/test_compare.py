@@ -188,6 +188,13 @@ def test_narrow_terminals_drop_columns_instead_of_wrapping(width: int) -> None:
     assert ("not shown for lack of width" in " ".join(notes)) == (width < 160)
 
 
+def test_runs_of_one_day_are_told_apart_where_their_names_do_not_fit() -> None:
+    console = Console(file=(file := io.StringIO()), width=80)
+    print_table([row(f"llama3_70b-20261122-18313{second}-0455e52c") for second in (4, 5)], console)
+    assert "4-0455e52c" in file.getvalue()
+    assert "5-0455e52c" in file.getvalue()
+
+
 def test_the_most_important_columns_stay_in_the_tables_order() -> None:
     widths = {column.key: 10 for column in COLUMNS}
     assert [column.key for column in fitting(widths, 60)] == [

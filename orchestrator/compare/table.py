@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, OverflowMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.compare.runs import RunRow
-from orchestrator.ledger.wording import UNKNOWN, count, hours, hours_name, number, percent, usd
+from orchestrator.ledger.wording import UNKNOWN, count, ending, hours, hours_name, number, percent, usd
 
 STATUS_STYLES = {"finished": "green", "failed": "red", "running": "cyan", "unknown": "yellow"}
 GAP = 2
@@ -62,16 +62,16 @@ def print_table(rows: Sequence[RunRow], console: Console) -> None:
         column.key: max(cell_len(text) for text in [titles[column.key], *cells[column.key]]) for column in COLUMNS
     }
     widths["name"] = min(widths["name"], max(MIN_NAME_WIDTH, console.width // 4))
+    cells["name"] = [ending(name, widths["name"]) for name in cells["name"]]
     shown = fitting(widths, console.width)
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     for column in shown:
         left = column.key in TEXT_COLUMNS
-        overflow: OverflowMethod = "crop" if column.rank or console.options.ascii_only else "ellipsis"
         table.add_column(
             titles[column.key],
             justify="left" if left else "right",
             no_wrap=True,
-            overflow=overflow,
+            overflow="crop",
             max_width=widths[column.key],
         )
     for index, row in enumerate(rows):

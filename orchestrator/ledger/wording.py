@@ -71,6 +71,11 @@ def plural(amount: int, noun: str) -> str:
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
+def ending(text: str, width: int) -> str:
+    """As much of its end as fits: the end tells names of runs apart."""
+    return text if len(text) <= width else "..." + text[len(text) - width + 3 :]
+
+
 def bytes_in_words(amount: float) -> str:
     """950 B, 12 MB, 1.5 GB: decimal, as disks are sold."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
