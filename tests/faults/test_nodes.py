@@ -134,16 +134,20 @@ def test_writer_and_rank_sigkill_in_a_write_out(user: User, whole: Run) -> None:
     assert [e.attempt for e in run.of(SnapshotCommitted) if e.step == 6] == [1], "written all the same"
 
 
+# Ray takes half a minute to notice, or a whole one; the job is not to be done before.
+LONG = "job.steps=3000"
+
+
 @pytest.fixture(scope="module")
 def without_raylet(user: User) -> Run:
     fault = fail(raylet=0).during(COMMITTED).by(SIGKILL)
-    return user.start("raylet-killed", fault, "job.steps=300").ended()  # Ray takes half a minute to notice
+    return user.start("raylet-killed", fault, LONG).ended()
 
 
 @pytest.fixture(scope="module")
 def without_gcs(user: User) -> Run:
     fault = fail(gcs=0).during(COMMITTED).by(SIGKILL)
-    return user.start("gcs-killed", fault, "job.steps=300").ended()
+    return user.start("gcs-killed", fault, LONG).ended()
 
 
 def test_raylet_sigkill(without_raylet: Run) -> None:

@@ -187,7 +187,7 @@ def test_both_ranks_sigkill(keeper: User, whole: Run) -> None:
 
 def test_rank_sigkill_again_while_the_next_attempt_initialises(keeper: User, whole: Run) -> None:
     first = fail(rank=1).at(step=9).by(SIGKILL)
-    second = fail(rank=0).during(event(PhaseEntered, attempt=2, phase="import")).later(0.5).by(SIGKILL)
+    second = fail(rank=0).during(event(PhaseEntered, attempt=2, phase="import")).by(SIGKILL)
     run = keeper.start("killed-again", first, second).ended()
     finished_like(run, whole)
     assert [lost.rank for lost in run.of(RankLost)] == [1, 0]
