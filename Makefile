@@ -55,10 +55,10 @@ docs: $(VENV)/.installed  ## generate docs/configuration.md again (after a chang
 golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q
 
-test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespaces; needs root or user namespaces (5 minutes)
+test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespaces; needs root or user namespaces (13 minutes)
 	$(BIN)/python -m pytest tests/hosts $(ARGS)
 
-test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs (15 minutes on a machine at rest)
+test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs (20 minutes on a machine at rest)
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 build: $(VENV)/.installed-dev  ## wheel and source archive, into dist/
