@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.plan.machine import PCIE_BYTES_PER_S, Machine
@@ -81,6 +81,7 @@ def test_more_bytes_take_longer_and_nothing_less_than_the_latency(
             assert collective(size_bytes, group) < collective(size_bytes + more_bytes + size_bytes * 1e-6, group)
 
 
+@example(Group(2, 2), 0.0, 2)
 @given(groups, sizes, st.integers(2, 16))
 def test_a_rank_moves_more_in_a_larger_group(group: Group, size_bytes: float, times_larger: int) -> None:
     times, larger = network(), Group(times_larger * group.ranks, group.per_node)

@@ -53,9 +53,8 @@ class Network:
     def latency_s(self, group: Group) -> float:
         """Of a gathering or scattering ring: over several nodes its ranks go on in lock step, each step as long as
         that between nodes. Within a node all ranks reach each other at once."""
-        if group.nodes > 1:
-            return (group.ranks - 1) * self._machine.fabric_latency_s
-        return math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
+        inside = math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
+        return max(inside, (group.ranks - 1) * self._machine.fabric_latency_s) if group.nodes > 1 else inside
 
     def gather_s(self, size_bytes: float, group: Group, calls: int = 1) -> float:
         """All-gather to, or reduce-scatter of, `size_bytes` on each rank, in so many calls."""
@@ -79,8 +78,10 @@ class Network:
         outside = (group.ranks - group.per_node) / group.ranks
         inside = (group.per_node - 1) / group.ranks
         fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
-        latency = self._link_latency_s if group.nodes == 1 else self._machine.fabric_latency_s
-        return size_bytes * (inside / self._link + outside / fabric) + math.log2(2 * group.ranks) * latency
+        latency = math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
+        if group.nodes > 1:
+            latency = max(latency, math.log2(2 * group.ranks) * self._machine.fabric_latency_s)
+        return size_bytes * (inside / self._link + outside / fabric) + latency
 
     def send_s(self, size_bytes: float, crosses_nodes: bool) -> float:
         """From one rank to another, every rank of a node sending at once."""
