@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.ledger.columns import GAP
 from orchestrator.ledger.wording import UNKNOWN, bytes_in_words, ending, number, plural, seconds_in_words
 from orchestrator.measured_run import MeasuredRun
 from orchestrator.plan.calibration import Calibration, Group
 
-GAP, LEAST_NAME = 2, 8
+LEAST_NAME = 8
 
 
 def show_group(

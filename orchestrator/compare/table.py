@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.compare.runs import RunRow
+from orchestrator.ledger.columns import GAP
 from orchestrator.ledger.wording import UNKNOWN, count, ending, hours, hours_name, number, percent, usd
 
 STATUS_STYLES = {"finished": "green", "failed": "red", "running": "cyan", "unknown": "yellow"}
-GAP = 2
 MIN_NAME_WIDTH = 16
 
 

@@ -52,9 +52,13 @@ class Network:
 
     def latency_s(self, group: Group) -> float:
         """Of a gathering or scattering ring: over several nodes its ranks go on in lock step, each step as long as
-        that between nodes. Within a node all ranks reach each other at once."""
-        inside = math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
+        that between nodes, and never less in all than the part within a node."""
+        inside = self._inside_latency_s(group)
         return max(inside, (group.ranks - 1) * self._machine.fabric_latency_s) if group.nodes > 1 else inside
+
+    def _inside_latency_s(self, group: Group) -> float:
+        """Of the part within a node, where all ranks reach each other at once."""
+        return math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
 
     def gather_s(self, size_bytes: float, group: Group, calls: int = 1) -> float:
         """All-gather to, or reduce-scatter of, `size_bytes` on each rank, in so many calls."""
@@ -66,7 +70,7 @@ class Network:
     def all_reduce_s(self, size_bytes: float, group: Group) -> float:
         """Twice as much as a gathering; between nodes a double binary tree (Sanders et al. 2009) is faster than a
         ring where there are many."""
-        inside = 2 * self.latency_s(Group(group.per_node, group.per_node))
+        inside = 2 * self._inside_latency_s(group)
         ring = 2 * self.latency_s(group)
         tree = inside + 2 * math.log2(group.nodes) * self._machine.fabric_latency_s if group.nodes > 1 else ring
         return 2 * (self.gather_s(size_bytes, group) - self.latency_s(group) * (group.ranks > 1)) + min(ring, tree)
@@ -78,7 +82,7 @@ class Network:
         outside = (group.ranks - group.per_node) / group.ranks
         inside = (group.per_node - 1) / group.ranks
         fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
-        latency = math.log2(2 * group.per_node) * self._link_latency_s if group.per_node > 1 else 0.0
+        latency = self._inside_latency_s(group)
         if group.nodes > 1:
             latency = max(latency, math.log2(2 * group.ranks) * self._machine.fabric_latency_s)
         return size_bytes * (inside / self._link + outside / fabric) + latency
