@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit keys docs golden test-hosts test-faults build test-package picture bench clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults build test-package picture bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -20,22 +20,22 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
-	@echo "installing what the tests need into $(VENV) (once)"
+# With all that `make run` needs, so that pip looks at it once.
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing the environment and what the tests need into $(VENV) (once; a few minutes)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev,tokenizers]'
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 run: $(VENV)/.installed  ## environment, then the main job on this machine (more: make run ARGS="job.steps=50")
 	$(BIN)/python -m orchestrator job=tiny_gpt $(ARGS)
 
-# Tests that start nothing share the cores; those with clusters and servers of their own run one after the other.
-test: lint  ## environment, then every check and test (some of them: make test ARGS="-k journal")
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest -m "not real" -n auto
-	$(BIN)/python -m pytest -m real
+test: lint unit test-real
 else
+test: lint
 	$(BIN)/python -m pytest $(ARGS)
 endif
+test:  ## environment, then every check and test (some of them: make test ARGS="-k journal")
 
 lint: $(VENV)/.installed-dev  ## style, types and layers
 	$(BIN)/ruff check .
@@ -43,8 +43,12 @@ lint: $(VENV)/.installed-dev  ## style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# They share the cores, so each of them has one thread for its arithmetic.
 unit: $(VENV)/.installed-dev  ## the fast tests only: no Ray, no servers
-	$(BIN)/python -m pytest -m "not real" -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not real" -n auto $(ARGS)
+
+test-real: $(VENV)/.installed-dev  ## the tests with real ranks, clusters and servers, one after the other
+	$(BIN)/python -m pytest -m real $(ARGS)
 
 keys: $(VENV)/.installed  ## generate the list of DeepSpeed's keys again (after an upgrade of DeepSpeed)
 	$(BIN)/python infra/generate_deepspeed_keys.py

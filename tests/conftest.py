@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from orchestrator.ledger.tracking_check import prepare_sqlite
 
 # How fast an example runs says something about the machine; benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)
@@ -22,3 +25,14 @@ def _no_cluster_of_the_developer() -> Iterator[None]:
         os.environ["XDG_STATE_HOME"] = folder
         yield
         os.environ.pop("XDG_STATE_HOME") if before is None else os.environ.update(XDG_STATE_HOME=before)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with tables and no rows: making them takes longer than all that most tests do with them."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    prepare_sqlite(f"sqlite:///{path}")
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path

@@ -16,6 +16,7 @@ from typing import Any
 
 from orchestrator.rank.launcher import Launcher, RankProcess, ZygoteLauncher
 from orchestrator.rank.spec import RankSpec
+from tests.ports import free_port
 
 TIMEOUT_S = 60.0
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -25,12 +26,6 @@ def environment(**more: str) -> dict[str, str]:
     """A small complete environment: nothing of the developer's shell can make a test pass."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return {**kept, "LANG": "C.UTF-8", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2", **more}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:

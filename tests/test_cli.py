@@ -20,6 +20,7 @@ from orchestrator import cli, load
 from orchestrator.events import Record, RunEnded, Status
 from orchestrator.rundir import RunDirectory
 from tests.golden_text import assert_golden
+from tests.ports import free_port
 
 PROJECT = Path(__file__).parents[1]
 # Whatever this machine has, the tests speak of two processor cores.
@@ -145,12 +146,6 @@ def test_a_run_directory_that_a_live_run_holds(call: Call, tmp_path: Path) -> No
     finally:
         held.release()
     assert f"held by another live run (process {os.getpid()})" in message
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_ray_address_where_nothing_answers(call: Call) -> None:

@@ -151,17 +151,20 @@ def bench(zygote: ZygoteLauncher, tmp_path: Path) -> Iterator[Bench]:
 def asked(pids: dict[int, int]) -> Inquiry:
     """An inquiry that has been answered by all that can: its own patience never ends."""
     inquiry = Inquiry(pids, now_s=0.0)
-    assert wait_until(lambda: inquiry.poll(now_s=0.0) is not None)
+    assert wait_until(lambda: inquiry.poll(now_s=0.0) is not None, TIMEOUT_S)
     return inquiry
 
 
-def seen_when(pids: dict[int, int], expected: dict[int, tuple[bool | None, str]]) -> dict[int, Seen]:
-    """What is seen of the ranks, once they have got to where their script makes them go."""
+def seen_when(pids: dict[int, int], **expected: Seen) -> dict[int, Seen]:
+    """What is seen of the ranks, once they have got to where their script makes them go.
+
+    On the way there one may wait for another as well, and in an import, say, and not in the script.
+    """
     last: dict[int, Seen] = {}
 
     def is_there() -> bool:
         last.update(asked(pids).judge())
-        return {rank: (one.entered, one.state) for rank, one in last.items()} == expected
+        return {f"rank{rank}": one for rank, one in last.items()} == expected
 
     assert wait_until(is_there, TIMEOUT_S), last
     return last
@@ -193,8 +196,8 @@ MEETING = """
 def test_the_rank_is_named_that_others_wait_for_in_a_collective(bench: Bench) -> None:
     script = bench.write(MEETING.format(meet="dist.all_reduce(torch.zeros(1))", absent="step == 3"))
     pids = {one.spec.rank: one.pid for one in bench.start_world(script)}
-    seen = seen_when(pids, {0: (True, "sleeping"), 1: (False, "sleeping")})
-    assert (seen[0].where, seen[1].where) == ("script.py:12 in meet", "script.py:9 in think")
+    waits = Seen(True, "script.py:12 in meet", "sleeping")
+    seen = seen_when(pids, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
     assert name_culprits(list(seen.items())) == [1]
 
 
@@ -204,7 +207,8 @@ def test_a_rank_that_waits_for_a_collective_begun_earlier_is_not_taken_for_the_c
     pids = {
         one.spec.rank: one.pid for one in bench.start_world(bench.write(MEETING.format(meet=meet, absent="step == 3")))
     }
-    seen = seen_when(pids, {0: (None, "sleeping"), 1: (False, "sleeping")})
+    waits = Seen(None, "script.py:12 in meet", "sleeping")
+    seen = seen_when(pids, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
     assert name_culprits(list(seen.items())) == [1]
 
 
@@ -215,7 +219,7 @@ def test_a_stopped_rank_is_named_and_not_waited_for(bench: Bench) -> None:
     assert all(bench.shows("up", rank.spec.rank) for rank in ranks)
     os.kill(ranks[1].pid, signal.SIGSTOP)
     pids = {one.spec.rank: one.pid for one in ranks}
-    seen = seen_when(pids, {0: (True, "sleeping"), 1: (None, "stopped")})
+    seen = seen_when(pids, rank0=Seen(True, "script.py:12 in meet", "sleeping"), rank1=Seen(None, "", "stopped"))
     assert name_culprits(list(seen.items())) == [1]
     os.kill(ranks[1].pid, signal.SIGCONT)  # it answers what it was asked meanwhile, and goes on
     assert wait_until(lambda: process_state(ranks[1].pid) != "stopped")
@@ -306,6 +310,7 @@ def test_a_process_that_does_not_answer_is_not_killed_by_the_question() -> None:
 def test_an_answer_that_does_not_come_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A rank in a driver call is there, and its signal is never delivered."""
     monkeypatch.setattr(rank_stacks, "answers_of", lambda pid: str(tmp_path / "answers"))
+    monkeypatch.setattr(stacks_module, "_catches", lambda pid: True)
     monkeypatch.setattr(stacks_module, "ask", lambda pids: None)
     (tmp_path / "answers").write_text("an older answer\n")
     inquiry = Inquiry({0: os.getpid()}, now_s=10.0)

@@ -67,7 +67,9 @@ class Inquiry:
 
     def __init__(self, pids: Mapping[int, int], now_s: float) -> None:
         self._pids = dict(pids)
-        self._files = {rank: path for rank, pid in pids.items() if (path := stacks.answers_of(pid)) is not None}
+        # A rank that is starting has a place for answers before it hears the question: it is not waited for.
+        hears = {rank: pid for rank, pid in pids.items() if _catches(pid)}
+        self._files = {rank: path for rank, pid in hears.items() if (path := stacks.answers_of(pid)) is not None}
         self._since = {rank: _size(path) for rank, path in self._files.items()}
         self._until_s = now_s + ANSWER_S
         self._texts = dict.fromkeys(pids, "")

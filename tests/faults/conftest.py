@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,17 +12,17 @@ from tests.faults.runs import COMMON, Run, User
 
 
 @pytest.fixture(scope="session")
-def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+def user(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[User]:
     """Each run starts and ends its own Ray."""
-    one = User(tmp_path_factory.mktemp("user"))
+    one = User(tmp_path_factory.mktemp("user"), empty_database)
     yield one
     one.close()
 
 
 @pytest.fixture(scope="session")
-def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+def keeper(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[User]:
     """Runs attach to the cluster that `up` keeps: for faults that do not touch it, in half of the time."""
-    one = User(tmp_path_factory.mktemp("keeper"))
+    one = User(tmp_path_factory.mktemp("keeper"), empty_database)
     up = one.command("up", *COMMON)
     try:
         assert up.returncode == 0, up.stdout + up.stderr
@@ -39,6 +40,6 @@ def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
 @pytest.fixture(scope="session")
 def whole(keeper: User) -> Run:
     """The job itself, uninterrupted."""
-    run = keeper.start("whole").ended()
+    run = keeper.start("whole", pace_s=0).ended()
     assert run.code == 0, run.text
     return run

@@ -3,7 +3,7 @@
 A fault waits for its moment by following the journal of its run, finds its process by title below the run's driver
 (or below the head of the cluster that these tests keep) and strikes. What it struck is on record, and a run whose
 fault did not strike fails its test. Signals come from outside; what only the rank itself can do to itself
-(``by("exception")``) is done by tests/faults/pretrain_struck.py.
+(``by("exception")``) is done by tests/scripts/pretrain_struck.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, Protocol
@@ -20,8 +21,11 @@ from typing import Any, Protocol
 import psutil
 
 from orchestrator.events import AttemptStarted, Decided, Event, PhaseEntered, Record, SnapshotCommitted, StepDone
+from tests.processes import title
 
-LOOK_S = 0.002
+LOOK_S = 0.01
+# Between two files of a checkpoint there are milliseconds.
+LOOK_CLOSELY_S = 0.002
 # Between the moment in the journal and the process being there under its name.
 FIND_S = 5.0
 TITLES = {
@@ -72,6 +76,7 @@ class Moment:
 
     says: str
     come: Callable[[Victim], bool]
+    look_s: float = LOOK_S
 
 
 def told(says: str, true: Callable[[Sequence[Record]], bool]) -> Moment:
@@ -106,19 +111,28 @@ def recovery(of: int = 1) -> Moment:
 
 def write_out(step: int | None = None) -> Moment:
     """The writer has begun with files of a checkpoint, of that step or any, and they have no name yet."""
-    return Moment(f"in the write-out of step {step}", lambda run: any(_on_its_way(run, step, "*.pt")))
+    return Moment(f"in the write-out of step {step}", partial(_on_its_way, step, "*.pt"), LOOK_CLOSELY_S)
 
 
 def commit(step: int | None = None) -> Moment:
-    """All files of a checkpoint are there and it is about to get its name: its manifest is written."""
-    return Moment(f"in the commit of step {step}", lambda run: any(_on_its_way(run, step, "*manifest.json*")))
+    """All files of a checkpoint are there and it is about to get its name: its manifest is written.
+
+    That takes milliseconds. Whoever does not see it in time, on a busy machine, strikes just after it.
+    """
+
+    def come(run: Victim) -> bool:
+        news = [record.event for record in run.news()]
+        done = any(isinstance(one, SnapshotCommitted) and step in (None, one.step) for one in news)
+        return done or _on_its_way(step, "*manifest.json*", run)
+
+    return Moment(f"in the commit of step {step}", come, LOOK_CLOSELY_S)
 
 
-def _on_its_way(run: Victim, step: int | None, pattern: str) -> Iterator[Path]:
+def _on_its_way(step: int | None, pattern: str, run: Victim) -> bool:
     if not any(isinstance(record.event, AttemptStarted) for record in run.news()):
-        return iter(())  # what an earlier driver left may still be there
+        return False  # what an earlier driver left may still be there
     of = "*" if step is None else f"{step:06d}"
-    return (run.folder / "checkpoints" / ".attempts").glob(f"*-step-{of}/*/{pattern}")
+    return any((run.folder / "checkpoints" / ".attempts").glob(f"*-step-{of}/*/{pattern}"))
 
 
 def event(kind: type[Event], **fields: Any) -> Moment:
@@ -195,12 +209,12 @@ class Fault:
         while not self.moment.come(run):
             if not run.alive():
                 return
-            time.sleep(LOOK_S)
+            time.sleep(self.moment.look_s)
         time.sleep(self.delay_s)
         for process in [self._find(run, *target) for target in self.targets]:
             if process is None:
                 continue
-            at = Struck(_title(process), process.pid, time.time(), time.monotonic(), len(run.records()))
+            at = Struck(title(process), process.pid, time.time(), time.monotonic(), len(run.records()))
             try:
                 os.kill(process.pid, self.means)
             except ProcessLookupError:
@@ -210,11 +224,11 @@ class Fault:
     def _find(self, run: Victim, kind: str, number: int) -> psutil.Process | None:
         if kind == "driver":
             return run.driver
-        title = TITLES[kind].format(number=number)
+        called = TITLES[kind].format(number=number)
         of_all = kind not in ("rank", "writer")  # titles without the run's name: found by the family
         deadline_s = time.monotonic() + FIND_S
         while time.monotonic() < deadline_s:
-            found = [p for p in run.family() if title in _title(p) and (of_all or _title(p).endswith(f" {run.name}"))]
+            found = [p for p in run.family() if called in title(p) and (of_all or title(p).endswith(f" {run.name}"))]
             if found:
                 assert len(found) == 1, f"{kind} {number}: {found}"
                 return found[0]
@@ -232,10 +246,3 @@ def committed_after(run: Victim, fault: Fault, step: int) -> bool:
     (first, *_) = fault.struck
     at = [n for n, r in enumerate(run.records()) if isinstance(r.event, SnapshotCommitted) and r.event.step == step]
     return not at or at[0] >= first.records
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()).strip()
-    except psutil.Error:
-        return ""

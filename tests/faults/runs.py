@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from orchestrator.cluster.kept import KeptCluster
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault
+from tests.paced import PACE_S, STRUCK, paced
+from tests.processes import below, title
 
 MARKS = [
     pytest.mark.real,
@@ -29,14 +32,14 @@ MARKS = [
 ]
 STEPS, EVERY = 24, 6
 # The embedded default's job on two processor cores whatever the machine has, short, and without what is not looked at.
+# The model is the main job's, since it is its files that are written; the tokens are few.
 COMMON = [
     "gpu=cpu", "cluster=local", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1", "launch.dashboard=false",
-    f"job.steps={STEPS}", "job.micro_batch=2", "job.args.val_every=0", "job.args.sample_tokens=0",
+    f"job.steps={STEPS}", "job.micro_batch=1", "model.seq_len=64", "job.args.val_every=0", "job.args.sample_tokens=0",
 ]  # fmt: skip
 UNTRACKED = "tracking.uri=http://127.0.0.1:9"
-STRUCK = Path(__file__).with_name("pretrain_struck.py")
 TIMEOUT_S = 300
-WATCH_S = 0.1
+WATCH_S = 0.2
 
 
 class Run:
@@ -45,6 +48,8 @@ class Run:
     def __init__(self, user: User, name: str, words: list[str], faults: list[Fault], kept: KeptCluster | None) -> None:
         self.name, self.faults = name, faults
         self.folder = user.folder / "runs" / name
+        self._hurry = _hurry(user, name)
+        self._hurry.unlink(missing_ok=True)
         self.segments = set(os.listdir("/dev/shm"))
         self.most_ranks = 0
         self.code, self.text = -1, ""
@@ -61,8 +66,8 @@ class Run:
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.driver = psutil.Process(self.process.pid)
-        outside = [fault for fault in faults if not fault.within]
-        self._threads = [threading.Thread(target=fault.strike, args=(self,), daemon=True) for fault in outside]
+        self._outside = [fault for fault in faults if not fault.within]
+        self._threads = [threading.Thread(target=self._strike, args=(fault,), daemon=True) for fault in self._outside]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
         for thread in self._threads:
             thread.start()
@@ -82,6 +87,10 @@ class Run:
             assert fault.struck or fault.within, f"did not strike: {fault}\n{self.text}"
             assert not fault.within or self.marks(), f"did not strike: {fault}\n{self.text}"
         return self
+
+    def hurry(self) -> None:
+        """From here on steps take the time that they take: nothing waits for one any more."""
+        self._hurry.touch()
 
     def marks(self) -> list[Path]:
         """One for every strike of a fault from within."""
@@ -132,15 +141,15 @@ class Run:
 
     def family(self) -> list[psutil.Process]:
         """What runs below the driver, and of the run below the head of a kept cluster."""
-        found = _below(self.driver)
         head = self._kept.head() if self._kept else None
-        return found + [process for process in (_below(head) if head else []) if self._is_ours(process)]
+        own, kept = below(self.driver, head)
+        return own + [process for process in kept if self._is_ours(process)]
 
     def left(self) -> list[str]:
         """Its processes that are still there, by what they were called when they were seen last."""
         return [
-            f"{process.pid} {title}"
-            for process, title in self._seen.items()
+            f"{process.pid} {called}"
+            for process, called in self._seen.items()
             if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         ]
 
@@ -153,55 +162,74 @@ class Run:
                 process.kill()
         self.process.wait()
 
+    def _strike(self, fault: Fault) -> None:
+        fault.strike(self)
+        if all(one.struck for one in self._outside):
+            self.hurry()
+
     def _watch(self) -> None:
         while self.alive():
             self._look()
             time.sleep(WATCH_S)
 
     def _look(self) -> None:
-        titles = {process: _title(process) for process in self.family()}
-        self._seen |= {process: title for process, title in titles.items() if title}
-        ranks = [title for title in titles.values() if title.startswith("orchestrator rank ")]
+        titles = {process: title(process) for process in self.family()}
+        self._seen |= {process: called for process, called in titles.items() if called}
+        ranks = [called for called in titles.values() if called.startswith("orchestrator rank ")]
         self.most_ranks = max([self.most_ranks, *map(ranks.count, ranks)])
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        title = _title(process)
-        return title.startswith("ray::NodeAgent") or title.endswith(f" {self.name}")
+        called = title(process)
+        return called.startswith("ray::NodeAgent") or called.endswith(f" {self.name}")
 
 
 @dataclass
 class User:
-    """A home directory, a working directory and an environment in which nothing is set up."""
+    """A home directory, a working directory and an environment in which nothing is set up but an MLflow database.
+
+    Who strikes while the first run makes that strikes something else than was meant.
+    """
 
     folder: Path
+    database: Path
     environment: dict[str, str] = field(default_factory=dict)
     kept: KeptCluster | None = None
     runs: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        (self.folder / "home").mkdir(exist_ok=True)
+        for name in ("home", "runs"):
+            (self.folder / name).mkdir()
+        shutil.copy(self.database, self.folder / "runs" / "mlflow.db")
         ours = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "RAY_", "MLFLOW", "XDG_"))}
         own = {"HOME": str(self.folder / "home"), "XDG_STATE_HOME": str(self.folder / "state"), "COLUMNS": "140"}
         self.environment = {**ours, **own, **self.environment}
 
-    def start(self, name: str, *about: str | Fault, tracked: bool = False) -> Run:
-        """A run with these overrides and faults; on the kept cluster where there is one."""
+    def start(self, name: str, *about: str | Fault, tracked: bool = False, pace_s: float = PACE_S) -> Run:
+        """A run with these overrides and faults; on the kept cluster where there is one.
+
+        Steps take ``pace_s`` until all faults from outside have struck, or :meth:`Run.hurry` is called.
+        """
         faults = [one for one in about if isinstance(one, Fault)]
         words = [f"run_name={name}", *COMMON, f"job.args.checkpoint_every={EVERY}"]
+        words += (
+            [f"job.script={STRUCK}"] if any(fault.within for fault in faults) else paced(_hurry(self, name), pace_s)
+        )
         words += [one for one in about if isinstance(one, str)]
         words += [] if tracked else [UNTRACKED]
         words += [] if self.kept else ["ray_address=local"]
         for fault in faults:
             if fault.within:
                 told = self.folder / "runs" / f"{name}.fault.json"
-                told.parent.mkdir(exist_ok=True)
                 fault.write(told)
-                words += [f"job.script={STRUCK}", f"+job.args.fault={told}"]
+                words += [f"+job.args.fault={told}"]
         return self._begin(name, words, faults)
 
     def resume(self, name: str, *faults: Fault) -> Run:
-        """Take a run up again."""
-        return self._begin(name, ["resume", name], list(faults))
+        """Take a run up again; where nothing strikes it any more its steps are not held back."""
+        run = self._begin(name, ["resume", name], list(faults))
+        if not faults:
+            run.hurry()
+        return run
 
     def command(self, *words: str, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
         """Any verb, to its end."""
@@ -221,15 +249,6 @@ class User:
         return self.runs[-1]
 
 
-def _below(root: psutil.Process) -> list[psutil.Process]:
-    try:
-        return root.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()).strip()
-    except psutil.Error:
-        return ""
+def _hurry(user: User, name: str) -> Path:
+    """Once this file is there, the run's steps are not held back any more."""
+    return user.folder / "runs" / f"{name}.hurry"

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ from orchestrator.events import (
     SnapshotQuarantined,
 )
 from tests.faults.faults import event, fail
-from tests.faults.invariants import finished_like, holds
+from tests.faults.invariants import finished_like, holds, nothing_left
 from tests.faults.runs import MARKS, STEPS, Run, User
 
 pytestmark = MARKS
@@ -177,19 +178,28 @@ def without_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
-def interrupted(keeper: User, name: str) -> Path:
-    """A run whose driver was killed when steps 6 and 12 were committed; its checkpoints."""
-    run = keeper.start(name, fail(driver=True).during(event(SnapshotCommitted, step=12)).later(0.1).by(SIGKILL)).ended()
+@pytest.fixture(scope="module")
+def as_it_was(keeper: User, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a run whose driver was killed when steps 6 and 12 were committed."""
+    fault = fail(driver=True).during(event(SnapshotCommitted, step=12)).later(0.1).by(SIGKILL)
+    run = keeper.start("interrupted", fault).ended()
     assert run.code == -SIGKILL
-    return run.folder / "checkpoints"
+    nothing_left(run)
+    return Path(shutil.copytree(run.folder, tmp_path_factory.mktemp("as-it-was") / run.name))
+
+
+@pytest.fixture
+def interrupted(keeper: User, as_it_was: Path) -> Path:
+    """That run, to be damaged and resumed."""
+    folder = keeper.folder / "runs" / as_it_was.name
+    shutil.rmtree(folder)
+    return Path(shutil.copytree(as_it_was, folder))
 
 
 @pytest.mark.parametrize("damage", [truncated, flipped, missing])
-def test_a_damaged_shard(damage: Callable[[Path], None], keeper: User, whole: Run) -> None:
-    name = f"shard-{damage.__name__}"
-    checkpoints = interrupted(keeper, name)
-    damage(checkpoints / "step-000012")
-    run = keeper.resume(name).ended()
+def test_a_damaged_shard(damage: Callable[[Path], None], interrupted: Path, keeper: User, whole: Run) -> None:
+    damage(interrupted / "checkpoints" / "step-000012")
+    run = keeper.resume(interrupted.name).ended()
     finished_like(run, whole)
     (put_aside,) = run.of(SnapshotQuarantined)
     assert (put_aside.step, put_aside.tag) == (12, "step-000012")
@@ -198,30 +208,27 @@ def test_a_damaged_shard(damage: Callable[[Path], None], keeper: User, whole: Ru
     assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 6]
 
 
-def test_a_checkpoint_without_its_manifest(keeper: User, whole: Run) -> None:
-    checkpoints = interrupted(keeper, "manifest-missing")
-    without_manifest(checkpoints / "step-000012")
-    run = keeper.resume("manifest-missing").ended()
+def test_a_checkpoint_without_its_manifest(interrupted: Path, keeper: User, whole: Run) -> None:
+    without_manifest(interrupted / "checkpoints" / "step-000012")
+    run = keeper.resume(interrupted.name).ended()
     finished_like(run, whole)
     assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 6]
 
 
-def test_all_checkpoints_damaged(keeper: User, whole: Run) -> None:
-    checkpoints = interrupted(keeper, "all-damaged")
-    truncated(checkpoints / "step-000012")
-    flipped(checkpoints / "step-000006")
-    run = keeper.resume("all-damaged").ended()
+def test_all_checkpoints_damaged(interrupted: Path, keeper: User, whole: Run) -> None:
+    truncated(interrupted / "checkpoints" / "step-000012")
+    flipped(interrupted / "checkpoints" / "step-000006")
+    run = keeper.resume(interrupted.name).ended()
     finished_like(run, whole)
     assert [e.step for e in run.of(SnapshotQuarantined)] == [12, 6]
     assert [e.restore_step for e in run.of(AttemptStarted)] == [None, None]
 
 
 @pytest.mark.parametrize("text", [None, "", "step-000099"])
-def test_latest_is_not_what_it_should_be(text: str | None, keeper: User, whole: Run) -> None:
-    name = f"latest-{'missing' if text is None else text or 'empty'}"
-    latest = interrupted(keeper, name) / "latest"
+def test_latest_is_not_what_it_should_be(text: str | None, interrupted: Path, keeper: User, whole: Run) -> None:
+    latest = interrupted / "checkpoints" / "latest"
     latest.unlink() if text is None else latest.write_text(text)
-    run = keeper.resume(name).ended()
+    run = keeper.resume(interrupted.name).ended()
     finished_like(run, whole)
     assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 12]
     assert not run.of(SnapshotQuarantined)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -31,6 +30,7 @@ from orchestrator.events import RankLost, StepDone
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, mlflow_agrees, wait_until
 from tests.faults.runs import MARKS, Run, User
+from tests.ports import free_port
 
 pytestmark = MARKS
 
@@ -42,15 +42,15 @@ class Server:
     """A real MLflow server, in a session of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """And wait until it answers."""
+        """And wait until it answers; one that runs goes on."""
+        if self._process is not None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
         command += [f"--backend-store-uri=sqlite:///{self._folder}/server.db"]
         command += [f"--artifacts-destination={self._folder / 'artifacts'}"]
@@ -81,9 +81,10 @@ class Server:
             self.tell(SIGKILL)
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Down at first. It takes many seconds to start, so what one test has started serves the next."""
+    one = Server(tmp_path_factory.mktemp("server"))
     yield one
     one.close()
 
@@ -104,13 +105,14 @@ def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> N
 
 def test_mlflow_down_in_the_middle(keeper: User, whole: Run, server: Server) -> None:
     server.start()
-    run = keeper.start("mlflow-away", *tracked(server), "job.micro_batch=4", tracked=True)
+    run = keeper.start("mlflow-away", *tracked(server), tracked=True)
     run.wait_for(StepDone, step=4)
     server.tell(SIGKILL)
     run.wait_for(StepDone, step=9)
     server.start()
+    run.hurry()
     run.ended()
-    assert run.code == 0, run.text
+    finished_like(run, whole)
     mlflow_agrees(run, server.uri)
 
 
@@ -119,6 +121,7 @@ def test_mlflow_down_until_after_the_end(keeper: User, whole: Run, server: Serve
     run = keeper.start("mlflow-gone", *tracked(server), "tracking.finish_timeout_s=3", tracked=True)
     run.wait_for(StepDone, step=9)
     server.tell(SIGKILL)
+    run.hurry()
     run.ended()
     finished_like(run, whole)
     assert "MLflow could not be brought up to date" in run.text
@@ -152,10 +155,10 @@ def test_the_process_that_tells_mlflow_sigkill(keeper: User, whole: Run) -> None
     mlflow_agrees(run, f"sqlite:///{keeper.folder}/runs/mlflow.db")
 
 
-def test_wall_clock_set_back(tmp_path: Path, whole: Run) -> None:
+def test_wall_clock_set_back(tmp_path: Path, whole: Run, empty_database: Path) -> None:
     """The rank is killed after it, so that the order in which ranks end is told by that clock, too."""
     switch = tmp_path / "set-back"
-    user = User(tmp_path, {"PYTHONPATH": str(CLOCK), "CLOCK_SET_BACK": str(switch)})
+    user = User(tmp_path, empty_database, {"PYTHONPATH": str(CLOCK), "CLOCK_SET_BACK": str(switch)})
     try:
         run = user.start("clock", fail(rank=1).during(event(StepDone, step=10)).by(SIGKILL), tracked=True)
         run.wait_for(StepDone, step=8)

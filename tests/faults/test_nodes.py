@@ -1,4 +1,4 @@
-"""Faults of what stands between the driver and its ranks, each in a cluster of the run's own.
+"""Faults of what stands between the driver and its ranks; of Ray and of what a run owns in a cluster of the run's own.
 
 ==================================  =======================  =========================================================
 fault                               time                     expected
@@ -60,16 +60,16 @@ def test_agent_sigkill(user: User, whole: Run) -> None:
     replaced(run)
 
 
-def test_agent_sigstop(user: User, whole: Run) -> None:
+def test_agent_sigstop(keeper: User, whole: Run) -> None:
     fault = fail(agent=0).during(COMMITTED).by(SIGSTOP)
-    run = user.start("agent-stopped", fault, "recovery.agent_silence_s=4").ended()
+    run = keeper.start("agent-stopped", fault, "recovery.agent_silence_s=4").ended()
     finished_like(run, whole)
     assert replaced(run).error == "its agent did not answer for 4 s"
 
 
-def test_agent_sigkill_in_a_commit(user: User, whole: Run) -> None:
+def test_agent_sigkill_in_a_commit(keeper: User, whole: Run) -> None:
     fault = fail(agent=0).during(commit()).by(SIGKILL)
-    run = user.start("agent-killed-in-commit", fault, "job.args.checkpoint_every=3").ended()
+    run = keeper.start("agent-killed-in-commit", fault, "job.args.checkpoint_every=3").ended()
     finished_like(run, whole)
     (lost,) = run.of(RankLost)
     assert lost.fault is Fault.NODE
@@ -79,25 +79,25 @@ def test_agent_sigkill_in_a_commit(user: User, whole: Run) -> None:
     assert on_disk in (max(committed, default=0), max(committed, default=0) + 3), "the one before, or it was done"
 
 
-def test_agent_sigkill_while_the_next_attempt_starts(user: User, whole: Run) -> None:
+def test_agent_sigkill_while_the_next_attempt_starts(keeper: User, whole: Run) -> None:
     first = fail(agent=0).during(COMMITTED).by(SIGKILL)
     second = fail(agent=0).during(the_phase("import", attempt=2)).by(SIGKILL)
-    run = user.start("agent-killed-again", first, second).ended()
+    run = keeper.start("agent-killed-again", first, second).ended()
     finished_like(run, whole)
     assert [lost.fault for lost in run.of(RankLost)] == [Fault.NODE, Fault.NODE]
     assert [e.restore_step for e in run.of(AttemptStarted)][1:] == [6, 6]
 
 
-def test_agent_sigkill_while_it_is_decided(user: User, whole: Run) -> None:
+def test_agent_sigkill_while_it_is_decided(keeper: User, whole: Run) -> None:
     """Between two attempts, when no rank is there to be missed."""
     first = fail(rank=0).during(COMMITTED).by(SIGKILL)
-    run = user.start("agent-killed-between", first, fail(agent=0).during(recovery()).by(SIGKILL)).ended()
+    run = keeper.start("agent-killed-between", first, fail(agent=0).during(recovery()).by(SIGKILL)).ended()
     finished_like(run, whole)
     assert [lost.fault for lost in run.of(RankLost)] == [Fault.EXIT, Fault.NODE]
 
 
-def test_rank_and_agent_sigkill_at_once(user: User, whole: Run) -> None:
-    run = user.start("rank-and-agent", fail(rank=1).and_(agent=0).during(COMMITTED).by(SIGKILL)).ended()
+def test_rank_and_agent_sigkill_at_once(keeper: User, whole: Run) -> None:
+    run = keeper.start("rank-and-agent", fail(rank=1).and_(agent=0).during(COMMITTED).by(SIGKILL)).ended()
     finished_like(run, whole)
     assert len(run.faults[0].struck) == 2
     assert len(run.of(RankLost)) == len(run.of(Decided)) == 1
@@ -113,9 +113,9 @@ def test_zygote_sigkill(user: User, whole: Run) -> None:
     assert (second.restore_step, second.restore_from) == (6, "memory")
 
 
-def test_writer_sigkill_in_a_write_out(user: User, whole: Run) -> None:
+def test_writer_sigkill_in_a_write_out(keeper: User, whole: Run) -> None:
     fault = fail(writer=0).during(write_out(6)).by(SIGKILL)
-    run = user.start("writer-killed", fault).ended()
+    run = keeper.start("writer-killed", fault).ended()
     assert committed_after(run, fault, 6), "it struck in time"
     finished_like(run, whole)
     assert {e.step for e in run.of(SnapshotCommitted)} >= {6, 24}, "another writer wrote it"
@@ -123,9 +123,9 @@ def test_writer_sigkill_in_a_write_out(user: User, whole: Run) -> None:
     assert not run.of(SnapshotHeld)
 
 
-def test_writer_and_rank_sigkill_in_a_write_out(user: User, whole: Run) -> None:
+def test_writer_and_rank_sigkill_in_a_write_out(keeper: User, whole: Run) -> None:
     fault = fail(writer=0).and_(rank=0).during(write_out(6)).by(SIGKILL)
-    run = user.start("writer-and-rank", fault).ended()
+    run = keeper.start("writer-and-rank", fault).ended()
     assert committed_after(run, fault, 6), "it struck in time"
     finished_like(run, whole)
     assert len(fault.struck) == 2

@@ -149,6 +149,7 @@ class Host:
         """``ray start`` as the head of a cluster, or joining ``head``'s; with the host's own token, if any."""
         command = ["ray", "start", f"--node-ip-address={self.address}", f"--num-cpus={num_cpus}"]
         command += [f"--object-store-memory={object_store_bytes}", "--disable-usage-stats"]
+        command += ["--include-log-monitor=false"]  # it brings drivers what Ray's workers print, which ours leave out
         if head is None:
             command += ["--head", f"--port={GCS_PORT}", f"--include-dashboard={str(dashboard).lower()}"]
         else:

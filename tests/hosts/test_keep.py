@@ -19,13 +19,16 @@ import pytest
 from orchestrator.cluster import kept
 from orchestrator.events import AttemptStarted, CheckpointSaved, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.journal import replay
+from tests.paced import paced
 
 pytestmark = pytest.mark.real
 
 TIMEOUT_S = 120
 CPU = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
-SHORT = [*CPU, "job.steps=6", "job.args.val_every=0", "job.args.sample_tokens=0", "job.args.checkpoint_every=0"]
-ENDLESS = [*SHORT, "job.steps=100000"]
+SHORT = [
+    *CPU, "job.steps=6", "model.seq_len=64", "job.args.val_every=0", "job.args.sample_tokens=0",
+    "job.args.checkpoint_every=0",
+]  # fmt: skip
 
 
 @dataclass
@@ -162,18 +165,21 @@ def test_a_job_that_does_not_fit_gets_another_zygote_and_is_told_why(desk: Desk,
 
 
 def test_a_rank_that_dies_is_forked_again_from_the_warm_zygote(desk: Desk, up: str) -> None:
-    process = desk.start("run_name=hurt", *SHORT, "job.steps=40", "job.args.checkpoint_every=5")
+    hurry = desk.folder / "hurry"
+    process = desk.start("run_name=hurt", *SHORT, *paced(hurry), "job.steps=40", "job.args.checkpoint_every=5")
     assert eventually(lambda: any(isinstance(event, CheckpointSaved) for event in desk.events("hurt")))
     title = "orchestrator rank 1/2 hurt"
     (rank,) = [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(title)]
     os.kill(rank.pid, signal.SIGKILL)
+    hurry.touch()
     text, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, text
     assert [event.attempt for event in desk.events("hurt") if isinstance(event, AttemptStarted)] == [1, 2]
 
 
 def test_down_waits_for_runs_unless_forced_and_leaves_nothing(desk: Desk, up: str) -> None:
-    process = desk.start("run_name=endless", *ENDLESS, "recovery.max_restarts=0")
+    endless = [*SHORT, *paced(desk.folder / "never"), "job.steps=100000"]
+    process = desk.start("run_name=endless", *endless, "recovery.max_restarts=0")
     try:
         assert eventually(lambda: any(isinstance(event, StepDone) for event in desk.events("endless")))
         (live,) = desk.status()["runs"]

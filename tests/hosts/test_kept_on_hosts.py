@@ -18,7 +18,7 @@ pytestmark = pytest.mark.real
 UP = ["python", "-m", "orchestrator", "up", *COMMON]
 TRAINS = [
     *COMMON, "job=tiny_gpt", "job.steps=6", "job.args.checkpoint_every=0", "job.args.val_every=0",
-    "job.args.sample_tokens=0", "cluster.nodes=3",
+    "job.args.sample_tokens=0", "model.seq_len=64", "cluster.nodes=3",
 ]  # fmt: skip
 RECORD = f"{HOME}/.local/state/orchestrator/cluster.json"
 TOKEN = f"{HOME}/.ray/auth_token"

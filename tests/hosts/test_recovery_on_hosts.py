@@ -31,8 +31,9 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from tests.hosts.hosts import WORK, Host, Network, new_token, wait_until
+from tests.hosts.hosts import SHARED, WORK, Host, Network, new_token, wait_until
 from tests.hosts.runs import COMMON, Run, start, take_up
+from tests.paced import paced
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]  # with cluster and undisturbed run on a busy machine
 
@@ -40,7 +41,7 @@ STEPS, EVERY = 40, 5
 TRAINS = [
     *COMMON, "job=tiny_gpt", f"job.steps={STEPS}", "job.global_batch=12", "job.micro_batch=1",
     f"job.args.checkpoint_every={EVERY}", "job.args.val_every=0", "job.args.sample_tokens=0",
-    "recovery.wait_for_node_s=60", "model.layers=2", "model.seq_len=128",
+    "recovery.wait_for_node_s=60", "model.layers=2", "model.seq_len=32",
 ]  # fmt: skip
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
@@ -73,13 +74,21 @@ def workers(network: Network, shared: Path, hosts: list[Host]) -> list[Host]:
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda host: host.ray_start(desk), fresh))
     hosts += fresh
+    if fresh:  # torch and DeepSpeed are imported once on each, and not once for every run
+        warm = ["python", "-m", "orchestrator", "up", *COMMON, f"ray_address={desk.gcs_address}"]
+        desk.run(warm, timeout_s=180, check=True)
     return [*well, *fresh]
 
 
 def train(desk: Host, name: str, nodes: int, *more: str) -> Run:
     """A rank on each of two hosts, or two on each of three."""
-    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}"]
+    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}", *paced(f"{SHARED}/{name}.hurry")]
     return start(desk, name, *TRAINS, *size, f"ray_address={desk.gcs_address}", *more)
+
+
+def hurry(desk: Host, run: Run) -> None:
+    """From here on its steps take the time that they take."""
+    desk.write(f"{SHARED}/{run.name}.hurry", "")
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +109,9 @@ def over_two(undisturbed: dict[int, Any], desk: Host, workers: list[Host]) -> di
 
 def _losses_of(undisturbed: dict[int, Any], desk: Host, nodes: int) -> dict[int, float | None]:
     if nodes not in undisturbed:
-        run = train(desk, f"undisturbed-{nodes}", nodes).ended()
+        run = train(desk, f"undisturbed-{nodes}", nodes)
+        hurry(desk, run)
+        run.ended()
         assert run.code == 0, run.text
         assert list(run.losses()) == list(range(1, STEPS + 1))
         undisturbed[nodes] = run.losses()
@@ -123,6 +134,7 @@ def test_a_killed_rank_is_restored_from_memory(workers: list[Host], desk: Host, 
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
     victim.run(["pkill", "--signal", "KILL", "--full", "orchestrator rank 3/6 rank-killed"], check=True)
+    hurry(desk, run)
     assert run.ended().code == 0, run.text
     (lost,) = run.of(RankLost)
     assert (lost.rank, lost.node, lost.reason) == (3, victim.name, "killed by SIGKILL")
@@ -145,6 +157,7 @@ def test_a_killed_driver_is_taken_up_from_the_disks_of_all_hosts(
         run = take_up(desk, "driver-killed")
         if before == 10:
             run.wait_for(SnapshotCommitted, step=25)
+    hurry(desk, run)
     assert run.ended().code == 0, run.text
     assert ["its driver was lost" in event.because for event in run.of(RunResumed)] == [True, True]
     _, *resumed = run.of(AttemptStarted)
@@ -162,6 +175,7 @@ def test_a_spare_takes_the_place_of_a_host_without_power(
     (granted,) = run.of(ResourcesGranted)
     (spare,) = [host for host in workers if host.name not in granted.nodes]
     host_of(workers, granted.nodes[0]).kill()
+    hurry(desk, run)
     assert run.ended().code == 0, run.text
     (lost,) = run.of(RankLost)
     assert (lost.node, lost.gpu, lost.fault) == (granted.nodes[0], "the whole node", Fault.NODE)
@@ -181,6 +195,7 @@ def test_what_a_lost_host_had_on_its_own_disk_alone_ends_the_run_with_a_diagnosi
     run.wait_for(SnapshotCommitted, step=15)
     (granted,) = run.of(ResourcesGranted)
     host_of(workers, granted.nodes[1]).kill()
+    hurry(desk, run)
     assert run.ended().code == 6, run.text
     assert re.search(r"the checkpoint of step \d+ was committed, and the nodes of this attempt do not have", run.text)
     assert "Traceback" not in run.text
@@ -200,6 +215,7 @@ def test_an_agent_that_does_not_answer_is_killed_and_replaced(
     victim = host_of(workers, granted.nodes[1])
     (agent,) = processes_of(victim, "ray::NodeAgent")
     agent.suspend()
+    hurry(desk, run)
     assert run.ended().code == 0, run.text
     (lost,) = run.of(RankLost)
     assert (lost.node, lost.fault) == (victim.name, Fault.NODE)
@@ -222,6 +238,7 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
     victim = host_of(workers, granted.nodes[1])
     (rank,) = processes_of(victim, "orchestrator rank 1/2 rank-stopped")
     rank.suspend()
+    hurry(desk, run)
     assert run.ended().code == 0, run.text
     # So short a floor may also strike ranks of the second attempt that end slowly.
     (lost,) = [lost for lost in run.of(RankLost) if lost.attempt == 1]
@@ -252,6 +269,7 @@ def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
     (other,) = processes_of(healthy, "orchestrator rank 0/2 outlives")
     with frozen(rank):
         other.kill()
+        hurry(desk, run)
         assert run.ended().code == 0, run.text
         assert rank.status() == psutil.STATUS_DISK_SLEEP, "SIGKILL waits until it is thawed"
     (lost,) = run.of(RankLost)
@@ -277,6 +295,7 @@ def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
     before = processes_of(victim, "orchestrator rank")
     assert len(before) == 2
     victim.cut_cable()
+    hurry(desk, run)
     run.wait_for(RankLost, node=victim.name)
     victim.mend_cable()
     wait_until(lambda: not processes_of(victim, "raylet"), 90, "Ray on the host hears that it was given up")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 
 TRAINS = [
     *COMMON, "job=tiny_gpt", "job.steps=12", "job.global_batch=12", "job.micro_batch=1",
-    "job.args.checkpoint_every=4", "job.args.val_every=12", "job.args.sample_tokens=20",
+    "model.seq_len=64", "job.args.checkpoint_every=4", "job.args.val_every=12", "job.args.sample_tokens=20",
 ]  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Runs pretrain.py with one or more ranks, forked from a process that has imported it already.
 
-Reads one JSON request per line: {"argv": [...], "ranks": 2, "log": "PATH", "timeout_s": 60}, and "script" for one
-whose main() runs in place of pretrain.py's. RANK in a flag stands for the rank's number. Each rank's output goes to
-PATH.<rank>.out and PATH.<rank>.err; the answer is {"codes": [...]}. Importing torch and DeepSpeed takes longer than
-all that the tests do afterwards.
+Reads one JSON request per line: {"argv": [...], "ranks": 2, "port": 29500, "log": "PATH", "timeout_s": 60}, and
+"script" for one whose main() runs in place of pretrain.py's. RANK in a flag stands for the rank's number. Each rank's
+output goes to PATH.<rank>.out and PATH.<rank>.err; the answer is {"codes": [...]}. Importing torch and DeepSpeed takes
+longer than all that the tests do afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -21,20 +20,14 @@ from pathlib import Path
 from typing import Any
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def run_rank(pretrain: Any, request: dict[str, Any], rank: int, port: int) -> int:
+def run_rank(pretrain: Any, request: dict[str, Any], rank: int) -> int:
     for stream, name in ((1, "out"), (2, "err")):
         target = os.open(f"{request['log']}.{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, stream)
     if request["ranks"] > 1:
         world = str(request["ranks"])
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world, LOCAL_WORLD_SIZE=world)
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(request["port"]))
     sys.argv = ["pretrain.py", *(flag.replace("RANK", str(rank)) for flag in request["argv"])]
     try:
         main = runpy.run_path(request["script"])["main"] if request.get("script") else pretrain.main
@@ -50,12 +43,12 @@ def run_rank(pretrain: Any, request: dict[str, Any], rank: int, port: int) -> in
 
 
 def serve(pretrain: Any, request: dict[str, Any]) -> list[int]:
-    port, children = free_port(), []
+    children = []
     for rank in range(request["ranks"]):
         child = os.fork()
         if child == 0:
             signal.alarm(int(request["timeout_s"]))
-            os._exit(run_rank(pretrain, request, rank, port))
+            os._exit(run_rank(pretrain, request, rank))
         children.append(child)
     codes: dict[int, int] = {}
     while len(codes) < len(children):

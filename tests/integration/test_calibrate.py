@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,10 @@ from orchestrator.calibration_file import read_calibrations
 from orchestrator.events import MemoryPeaked, RunStarted
 from orchestrator.ledger.accuracy import Accuracy
 from orchestrator.ledger.journal import replay
+from tests.integration.conftest import CPU
 
 pytestmark = pytest.mark.real
 
-CPU = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
 QUIET = [f"job.args.{name}=0" for name in ("val_every", "checkpoint_every", "sample_tokens")]
 SHORT = [*CPU, *QUIET, "job.steps=10", "launch.dashboard=false"]
 TIMEOUT_S = 150
@@ -30,40 +30,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("user")
 
 
-def orchestrator(folder: Path, *words: str) -> str:
-    (folder / "home").mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", *words],
-        cwd=folder,
-        env={**kept, "HOME": str(folder / "home"), "COLUMNS": "140"},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+Orchestrator = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def orchestrator(folder: Path, kept: dict[str, str]) -> Orchestrator:
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator", *words],
+            cwd=folder,
+            env=kept,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
 def measured(folder: Path, name: str) -> Accuracy:
     return Accuracy().fold_all(replay(folder / "runs" / name / "journal.jsonl"))
 
 
-def test_two_runs_predict_a_third(folder: Path) -> None:
-    small = orchestrator(folder, *SHORT, "run_name=small", "job.micro_batch=1")
+def test_two_runs_predict_a_third(orchestrator: Orchestrator, folder: Path) -> None:
+    small = orchestrator(*SHORT, "run_name=small", "job.micro_batch=1")
     assert "step time" in small
     assert "memory per CPU core" in small
-    orchestrator(folder, *SHORT, "run_name=large", "job.micro_batch=6")
-    told = orchestrator(folder, "calibrate")
+    orchestrator(*SHORT, "run_name=large", "job.micro_batch=6")
+    told = orchestrator("calibrate")
     assert "1 calibration from 2 runs written to runs/calibration.yaml" in " ".join(told.split())
     (calibration,) = read_calibrations(folder / "runs" / "calibration.yaml").values()
     assert calibration.runs == 2
 
     third = [*SHORT, "run_name=third", "job.micro_batch=3"]
-    plan = json.loads(orchestrator(folder, "plan", "--json", *third))
+    plan = json.loads(orchestrator("plan", "--json", *third))
     assert plan["prediction"]["basis"].startswith("calibrated on 2 runs of local with CPU core in fp32")
-    shown = orchestrator(folder, *third)
+    shown = orchestrator(*third)
     assert "predicted" in shown
     found = measured(folder, "third")
     assert isinstance(found.facts, RunStarted)

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,12 +20,13 @@ import pytest
 
 from orchestrator.events import CheckpointLoaded, MetricLogged, StepDone
 from orchestrator.ledger.journal import replay
+from tests.integration.conftest import CPU
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PAGE = EXAMPLES.parent / "writing_a_job.md"
-CPU = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
 TIMEOUT_S = 120
 
 
@@ -40,12 +40,6 @@ def environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))}
     settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "110"}
     return {**kept, **settings, "HOME": str(folder)}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def told(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -82,9 +76,7 @@ def test_told_to_stop_it_saves_where_it_is(stopped_at: int, folder: Path) -> Non
     assert len(shards) == 2, "both ranks saved the same step"
 
 
-def test_unchanged_it_goes_on_under_the_orchestrator(
-    stopped_at: int, folder: Path, environment: dict[str, str]
-) -> None:
+def test_unchanged_it_goes_on_under_the_orchestrator(stopped_at: int, folder: Path, kept: dict[str, str]) -> None:
     steps = stopped_at + 20
     earlier = str(folder / "checkpoints")  # of torchrun: no manifest names its files
     chosen = ["--config-dir", "conf", "job=sine", f"job.steps={steps}", f"job.checkpoint_dir={earlier}"]
@@ -92,7 +84,7 @@ def test_unchanged_it_goes_on_under_the_orchestrator(
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", *chosen, *CPU, "run_name=on", "launch.dashboard=false"],
         cwd=folder,
-        env=environment,
+        env=kept,
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -44,8 +43,9 @@ from orchestrator.events import (
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.journal import Journal, Tail, replay
 from orchestrator.ledger.meter import Bill, Bucket, Meter
-from orchestrator.ledger.tracking_check import check_tracking, prepare_sqlite
+from orchestrator.ledger.tracking_check import check_tracking
 from orchestrator.sync import sync
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.real,
@@ -53,6 +53,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
 ]
 
+# Importing MLflow alone takes half a minute on a busy machine.
+UNTIL_S = 120.0
 RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 400, 1000, 1e9, 1e12)
 
 
@@ -140,7 +142,7 @@ class Sinks:
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[str]] = []
 
-    def __call__(self, run_dir: Path, timeout_s: float = 30, **changes: Any) -> subprocess.Popen[str]:
+    def __call__(self, run_dir: Path, timeout_s: float = UNTIL_S, **changes: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(run_dir)]
         command += [f"--finish-timeout-s={timeout_s}"]
         if "parent_pid" in changes:
@@ -177,9 +179,7 @@ class Server:
     """A real MLflow server. It takes many seconds to start, so it does so beside the first tests."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.directory = directory
         self.process: subprocess.Popen[bytes] | None = None
@@ -210,7 +210,7 @@ class Server:
             except OSError:
                 return False
 
-        until(healthy, 60)
+        until(healthy)
 
     def stop(self) -> None:
         if self.process is not None:
@@ -226,23 +226,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     instance.stop()
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tables without rows: making them takes longer than all that most tests do with them."""
-    from mlflow.tracking import MlflowClient
-
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    prepare_sqlite(f"sqlite:///{path}")
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
-
-
 def copy_of(database: Path, directory: Path) -> str:
     shutil.copy(database, directory / "mlflow.db")
     return f"sqlite:///{directory}/mlflow.db"
 
 
-def until(condition: Callable[[], bool], timeout_s: float) -> None:
+def until(condition: Callable[[], bool], timeout_s: float = UNTIL_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "timed out"
@@ -250,7 +239,7 @@ def until(condition: Callable[[], bool], timeout_s: float) -> None:
 
 
 def ended(sink: subprocess.Popen[str], exit_code: int = 0) -> str:
-    stdout, stderr = sink.communicate(timeout=60)
+    stdout, stderr = sink.communicate(timeout=UNTIL_S)
     assert (sink.returncode, stdout) == (exit_code, ""), stderr
     return stderr
 
@@ -388,11 +377,11 @@ def test_a_driver_that_dies_and_comes_back(run_dir: Path, tmp_path: Path, sinks:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     driver = subprocess.Popen([sys.executable, "-c", LOSE_DRIVER, str(run_dir)], env=environment)
     try:
-        until(lambda: cursor(run_dir) == 29, 40)
+        until(lambda: cursor(run_dir) == 29)
     finally:
         driver.kill()
         driver.wait()
-    until(lambda: the_run(uri)[1].info.status == "KILLED", 30)
+    until(lambda: the_run(uri)[1].info.status == "KILLED")
     _, run = the_run(uri)
     assert (run.data.tags["status"], run.data.tags["status_reason"]) == ("unknown", "driver lost")
     so_far = Meter().fold_all(replay(run_dir / "journal.jsonl")).bill()
@@ -420,10 +409,10 @@ def test_a_stopped_run_that_is_taken_up_again_is_followed_to_its_new_end(
 
     earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
     sink = sinks(run_dir, earlier_bytes=earlier_bytes)
-    until(lambda: the_run(uri)[1].info.status == "RUNNING", 40)
+    until(lambda: the_run(uri)[1].info.status == "RUNNING")
     assert sink.poll() is None, "the end on record is not its driver's, which is still connecting to Ray"
     writer.write([(6, RunResumed("night-1", "it had ended as interrupted")), (0, events[1][1])])
-    until(lambda: the_run(uri)[1].data.tags["status"] == "running", 30)
+    until(lambda: the_run(uri)[1].data.tags["status"] == "running")
     writer.write([*events[30:], *END])
     assert ended(sink) == ""
     _, run = the_run(uri)
@@ -443,7 +432,7 @@ def test_the_sink_of_a_dead_driver_leaves_the_end_to_that_of_the_next_one(
         events = list(story(60))
         writer.write(events[:30])
         orphan = sinks(run_dir, parent_pid=0)
-        until(lambda: "not written" in log_of(run_dir), 40)
+        until(lambda: "not written" in log_of(run_dir))
         monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
         earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
         heir = sinks(run_dir, earlier_bytes=earlier_bytes)
@@ -528,7 +517,7 @@ def test_sigterm_flushes_and_leaves_the_run_as_it_is_but_stays_for_a_stop(
     events = list(story(60))
     writer.write(events[:20])
     sink = sinks(run_dir)
-    until(lambda: cursor(run_dir) == 19, 40)
+    until(lambda: cursor(run_dir) == 19)
     writer.write(events[20:30])
     sink.send_signal(signal.SIGTERM)
     assert ended(sink) == ""
@@ -536,7 +525,7 @@ def test_sigterm_flushes_and_leaves_the_run_as_it_is_but_stays_for_a_stop(
     assert the_run(uri)[1].info.status == "RUNNING"
 
     sink = sinks(run_dir)
-    until(lambda: log_of(run_dir).count("following") == 2, 40)
+    until(lambda: log_of(run_dir).count("following") == 2)
     sink.send_signal(signal.SIGINT)  # Ctrl-C reaches the whole process group; it is the driver's
     sink.send_signal(signal.SIGTERM)
     writer.write([(0, StopRequested("SIGTERM", 30))])
@@ -574,15 +563,15 @@ def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
     events = list(story(400))
     writer.write(events[:100])
     sink = sinks(run_dir)
-    until(lambda: "not written" in log_of(run_dir), 30)
+    until(lambda: "not written" in log_of(run_dir))
     assert check_tracking(server.uri, 0.2) is not None
     server.signal(signal.SIGCONT)
-    until(lambda: cursor(run_dir) >= 99, 30)
+    until(lambda: cursor(run_dir) >= 99)
     assert check_tracking(server.uri, 5) is None
     for start in range(100, 400, 20):
         writer.write(events[start : start + 20])
         time.sleep(0.02)
-    until(lambda: cursor(run_dir) > 150, 30)
+    until(lambda: cursor(run_dir) > 150)
     sink.kill()
     sink.communicate()
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")  # a second is not enough for the rest on a busy machine

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.real
 
@@ -74,12 +75,6 @@ def losses(output: str) -> dict[int, tuple[float, float]]:
 
 
 # --- real launchers -----------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -184,7 +179,7 @@ def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
     def run_once(flags: list[str], ranks: int = 2, script: str = "") -> Result:
         log = logs / str(time.monotonic_ns())
-        request = {"argv": flags, "ranks": ranks, "log": str(log), "timeout_s": 60}
+        request = {"argv": flags, "ranks": ranks, "port": free_port(), "log": str(log), "timeout_s": 60}
         if script:
             request["script"] = str(OTHER_SCRIPTS / script)
         server.stdin.write(json.dumps(request) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,12 +34,15 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.meter import Bucket, Meter
+from tests.integration.conftest import CPU
+from tests.paced import paced
 
 pytestmark = pytest.mark.real
 
-# Whatever this machine has, two processor cores train.
-CPU = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
-SHORT = [*CPU, "job.steps=24", "job.args.checkpoint_every=8", "job.args.val_every=12", "job.args.sample_tokens=20"]
+SHORT = [
+    *CPU, "model.seq_len=64", "job.steps=24", "job.args.checkpoint_every=8", "job.args.val_every=12",
+    "job.args.sample_tokens=20",
+]  # fmt: skip
 TIMEOUT_S = 150
 
 
@@ -64,8 +68,11 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("user")
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "runs").mkdir()
+    shutil.copy(empty_database, folder / "runs" / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +92,16 @@ def launch(folder: Path, environment: dict[str, str]) -> Iterator[Launch]:
     """Runs the command line; ``meanwhile(process, journal)`` may do harm while it runs."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(name: str, *overrides: str, meanwhile: Callable[[int, Path], None] | None = None) -> Done:
+    def run(
+        name: str,
+        *overrides: str,
+        meanwhile: Callable[[int, Path], None] | None = None,
+        env: dict[str, str] = environment,
+    ) -> Done:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", f"run_name={name}", *overrides],
             cwd=folder,
-            env=environment,
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -133,7 +145,7 @@ def whole(launch: Launch) -> Done:
 
 
 @pytest.fixture(scope="module")
-def killed(launch: Launch) -> Done:
+def killed(launch: Launch, folder: Path) -> Done:
     """A run whose rank 1 is killed between two checkpoints, its ranks forked from a zygote."""
 
     def kill(pid: int, journal: Path) -> None:
@@ -143,9 +155,11 @@ def killed(launch: Launch) -> Done:
         seen["zygotes"] = [zygote.ppid() == pid for zygote in zygotes]
         seen["niceness"] = os.getpriority(os.PRIO_PROCESS, rank_pid("killed", 1)) - os.getpriority(os.PRIO_PROCESS, 0)
         os.kill(rank_pid("killed", 1), signal.SIGKILL)
+        hurry.touch()
 
     seen: dict[str, Any] = {}
-    done = launch("killed", *SHORT, "launch.dashboard=false", meanwhile=kill)
+    hurry = folder / "hurry"
+    done = launch("killed", *SHORT, *paced(hurry), "launch.dashboard=false", meanwhile=kill)
     done.seen = seen
     return done
 
@@ -221,7 +235,7 @@ def test_buckets_sum_to_the_time_and_the_bill_follows(which: str, request: pytes
         assert bill.seconds[Bucket.REDONE] > 0
         assert bill.seconds[Bucket.RECOVERING] > 0
         assert bill.restarts == 1
-        assert bill.tokens == 24 * 2048, "redone steps count once"
+        assert bill.tokens == 24 * 512, "redone steps count once"
 
 
 def test_compare_shows_the_runs_by_cost(whole: Done, killed: Done, folder: Path, environment: dict[str, str]) -> None:
@@ -329,7 +343,7 @@ def test_sigterm_is_a_stop_too_and_a_deaf_job_is_killed(launch: Launch, deaf: Pa
     assert "stopped by SIGTERM" in done.text
 
 
-def test_a_second_ctrl_c_does_not_wait(launch: Launch, deaf: Path) -> None:
+def test_a_second_ctrl_c_does_not_wait(launch: Launch, deaf: Path, kept: dict[str, str]) -> None:
     asked_s: list[float] = []
 
     def interrupt_twice(pid: int, journal: Path) -> None:
@@ -339,9 +353,8 @@ def test_a_second_ctrl_c_does_not_wait(launch: Launch, deaf: Path) -> None:
         os.kill(pid, signal.SIGINT)
         asked_s.append(time.monotonic())
 
-    done = launch(
-        "impatient", *OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=120", meanwhile=interrupt_twice
-    )
+    words = [*OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=120"]
+    done = launch("impatient", *words, meanwhile=interrupt_twice, env=kept)
     assert done.code == 130, done.text
     assert time.monotonic() - asked_s[0] < 60, "far less than the grace period"
     assert done.events()[-1] == RunEnded(Status.INTERRUPTED, "stopped by Ctrl-C; no checkpoint")
@@ -365,10 +378,10 @@ def test_a_killed_driver_takes_everything_along(launch: Launch, deaf: Path, envi
 OWN_SCRIPT = [*CPU, "job=script", "launch.zygote=false", "launch.dashboard=false", "tracking.uri=http://127.0.0.1:9"]
 
 
-def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(launch: Launch, folder: Path) -> None:
+def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(launch: Launch, folder: Path, kept: dict[str, str]) -> None:
     script = folder / "broken.py"
     script.write_text("import os\nraise KeyError(f\"no column 'text' for rank {os.environ['RANK']}\")\n")
-    done = launch("broken", *OWN_SCRIPT, f"job.script={script}")
+    done = launch("broken", *OWN_SCRIPT, f"job.script={script}", env=kept)
     assert done.code == 6, done.text
     assert "MLflow: " in done.text
     assert "going on without it" in done.text
@@ -381,7 +394,7 @@ def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(launch: Launch, fold
     assert "KeyError" in done.text
 
 
-def test_whatever_a_rank_prints_the_run_goes_on(launch: Launch, folder: Path) -> None:
+def test_whatever_a_rank_prints_the_run_goes_on(launch: Launch, folder: Path, kept: dict[str, str]) -> None:
     script = folder / "noisy.py"
     script.write_text(
         "import sys\n"
@@ -393,7 +406,7 @@ def test_whatever_a_rank_prints_the_run_goes_on(launch: Launch, folder: Path) ->
         "for n in range(200_000): print('line', n)\n"
         'print(\'{"step": 7, "answer": 42}\')\n'
     )
-    done = launch("noisy", *OWN_SCRIPT, f"job.script={script}")
+    done = launch("noisy", *OWN_SCRIPT, f"job.script={script}", env=kept)
     assert done.code == 0, done.text[-3000:]
     assert "lines left out here; all are in" in done.text
     assert len(done.text) < 300_000

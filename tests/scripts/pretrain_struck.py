@@ -1,7 +1,11 @@
-"""jobs/pretrain.py, struck from within: `--fault=FILE` says what happens, where and how often; no option, no fault.
+"""jobs/pretrain.py, slowed down or struck from within, as options say that it does not know.
 
-FILE is JSON: `means`, `rank`, `step` (of the step that is being done; from 1) or `batch`, and `times`. Every strike
-leaves `FILE.struck-N`, so that an attempt later knows that it has had its fault. Means:
+`--pace_s=S --hurry=FILE`: a step takes S seconds until that file is there. Waiting costs nobody processor time, and
+what is done to the run from outside after a step comes before the next one however busy the machine is.
+
+`--fault=FILE` says what happens, where and how often. FILE is JSON: `means`, `rank`, `step` (of the step that is being
+done; from 1) or `batch`, and `times`. Every strike leaves `FILE.struck-N`, so that an attempt later knows that it has
+had its fault. Means:
 
 - exception: raise one, with the same words every time
 - leave: end with status 0 in the middle of the training
@@ -21,11 +25,13 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 JOBS = Path(__file__).resolve().parents[2] / "jobs"
 ROOM_BYTES = 256 << 20
+TrainStep = Callable[[Any], Any]
 
 
 class Injected:
@@ -105,21 +111,46 @@ def own_bytes() -> int:
     return pages * resource.getpagesize()
 
 
+def paced(train_step: TrainStep, pace_s: float, hurry: Path) -> TrainStep:
+    """Steps that take that long, waiting included."""
+
+    def step(run: Any) -> Any:
+        begun_s = time.monotonic()
+        loss = train_step(run)
+        while time.monotonic() - begun_s < pace_s and not hurry.exists():
+            time.sleep(0.01)
+        return loss
+
+    return step
+
+
+def struck(train_step: TrainStep, injected: Injected) -> TrainStep:
+    def step(run: Any) -> Any:
+        run.skip()
+        injected.before_step(run)
+        return train_step(run)
+
+    return step
+
+
+def take_options() -> dict[str, str]:
+    """Those of this script, by name; jobs/pretrain.py does not get to see them."""
+    words = [word for word in sys.argv if word.startswith(("--pace_s=", "--hurry=", "--fault="))]
+    sys.argv = [str(JOBS / "pretrain.py"), *(word for word in sys.argv[1:] if word not in words)]
+    return {name.lstrip("-"): value for name, _, value in (word.partition("=") for word in words)}
+
+
 def main() -> None:
-    paths = [word.partition("=")[2] for word in sys.argv if word.startswith("--fault=")]
-    sys.argv = [str(JOBS / "pretrain.py"), *(word for word in sys.argv[1:] if not word.startswith("--fault="))]
+    options = take_options()
     sys.path.insert(0, str(JOBS))
-    if paths:
-        import training
+    import training
 
-        injected, train_step = Injected(paths[0]), training.Run.train_step
-
-        def struck_step(run: Any) -> Any:
-            run.skip()
-            injected.before_step(run)
-            return train_step(run)
-
-        training.Run.train_step = struck_step  # type: ignore[method-assign]
+    train_step = training.Run.train_step
+    if "pace_s" in options:
+        train_step = paced(train_step, float(options["pace_s"]), Path(options["hurry"]))
+    if "fault" in options:
+        train_step = struck(train_step, Injected(options["fault"]))
+    training.Run.train_step = train_step  # type: ignore[method-assign]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

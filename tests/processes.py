@@ -1,0 +1,63 @@
+"""Processes by what they are below and what they are called, cheaply enough to look all the time."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+
+import psutil
+
+_known: dict[tuple[int, int], psutil.Process] = {}
+
+
+def below(*roots: psutil.Process | None) -> list[list[psutil.Process]]:
+    """The descendants of each root, by one look at /proc; psutil would take one, and a longer one, for each."""
+    children: dict[int, list[int]] = defaultdict(list)
+    started: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (seen := _parent_and_start(int(name))) is not None:
+            children[seen[0]].append(int(name))
+            started[int(name)] = seen[1]
+    return [[] if root is None else _descendants(root.pid, children, started) for root in roots]
+
+
+def _descendants(root: int, children: Mapping[int, list[int]], started: Mapping[int, int]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    left = [root]
+    while left:
+        for pid in children.get(left.pop(), ()):
+            left.append(pid)
+            if (process := _process(pid, started[pid])) is not None:
+                found.append(process)
+    return found
+
+
+def title(process: psutil.Process) -> str:
+    """Its command line; empty when it has ended."""
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def _parent_and_start(pid: int) -> tuple[int, int] | None:
+    """Fields 4 and 22 of /proc/PID/stat; the name before them may hold spaces and parentheses."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(1024)
+    except OSError:
+        return None
+    fields = text[text.rindex(b")") + 2 :].split(None, 20)
+    return int(fields[1]), int(fields[19])
+
+
+def _process(pid: int, started: int) -> psutil.Process | None:
+    """The same object every time: making one reads /proc again."""
+    known = _known.get((pid, started))
+    if known is None:
+        try:
+            known = _known[pid, started] = psutil.Process(pid)
+        except psutil.Error:
+            return None
+    return known
