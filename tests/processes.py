@@ -19,7 +19,12 @@ def below(*roots: psutil.Process | None) -> list[list[psutil.Process]]:
         if name.isdigit() and (seen := _parent_and_start(int(name))) is not None:
             children[seen[0]].append(int(name))
             started[int(name)] = seen[1]
-    return [[] if root is None else _descendants(root.pid, children, started) for root in roots]
+    # The number of a process that has ended may be somebody else's by now.
+    there = [root is not None and root.is_running() for root in roots]
+    return [
+        _descendants(root.pid, children, started) if root and is_ else []
+        for root, is_ in zip(roots, there, strict=True)
+    ]
 
 
 def _descendants(root: int, children: Mapping[int, list[int]], started: Mapping[int, int]) -> list[psutil.Process]:

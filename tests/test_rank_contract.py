@@ -183,14 +183,14 @@ def test_killing_a_rank_takes_its_children(bench: Bench) -> None:
     os.kill(rank.pid, signal.SIGSTOP)
     rank.kill()
     assert bench.finish(rank).status == -signal.SIGKILL
-    assert wait_until(lambda: all(is_gone(pid) for pid in pids), 2)
+    assert wait_until(lambda: all(is_gone(pid) for pid in pids))
 
 
 def test_what_a_rank_leaves_behind_ends_with_it(bench: Bench) -> None:
     rank = bench.start(str(SCRIPTS / "family.py"), "leave")
     pids = family(bench)
     assert bench.finish(rank).status == 0
-    assert wait_until(lambda: all(is_gone(pid) for pid in pids), 2)
+    assert wait_until(lambda: all(is_gone(pid) for pid in pids))
 
 
 def test_letting_go_of_the_lifeline_kills_even_a_stopped_rank(bench: Bench) -> None:
@@ -198,7 +198,7 @@ def test_letting_go_of_the_lifeline_kills_even_a_stopped_rank(bench: Bench) -> N
     pids = family(bench)
     os.kill(rank.pid, signal.SIGSTOP)
     rank.close()
-    assert wait_until(lambda: all(is_gone(pid) for pid in pids), 5)
+    assert wait_until(lambda: all(is_gone(pid) for pid in pids))
     assert rank.wait(5) == -signal.SIGKILL
 
 

@@ -28,7 +28,7 @@ def test_nothing_outlives_a_killed_agent(kind: str, tmp_path: Path) -> None:
         assert len(pids) == (8 if kind == "exec" else 9)
         assert not any(is_gone(pid) for pid in pids)
         agent.kill()
-    assert wait_until(lambda: all(is_gone(pid) for pid in pids), 5)
+    assert wait_until(lambda: all(is_gone(pid) for pid in pids))
 
 
 @pytest.mark.real

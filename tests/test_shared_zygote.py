@@ -48,7 +48,7 @@ def test_a_launcher_may_connect_while_the_zygote_imports_and_is_counted(
     rank.kill()
     assert rank.wait(5) == -signal.SIGKILL
     benches[0].launcher.close()
-    assert wait_until(lambda: owner.usage() == (1, 0), 5)
+    assert wait_until(lambda: owner.usage() == (1, 0))
 
 
 def test_ranks_end_with_their_own_launcher_only(benches: list[Bench]) -> None:
@@ -56,7 +56,7 @@ def test_ranks_end_with_their_own_launcher_only(benches: list[Bench]) -> None:
     assert all(bench.shows("waiting") for bench in benches)
     family = [int(word) for word in benches[0].log().splitlines()[0].split()[1:]]
     benches[0].launcher.close()
-    assert wait_until(lambda: all(is_gone(pid) for pid in [ranks[0].pid, *family]), 5)
+    assert wait_until(lambda: all(is_gone(pid) for pid in [ranks[0].pid, *family]))
     assert ranks[1].poll() is None
     assert benches[1].run(benches[1].write("print('still here')", "more.py"), rank=0).output.endswith("still here\n")
 
@@ -69,7 +69,7 @@ def test_a_launcher_that_vanishes_in_the_middle_of_a_message_harms_nobody(
     rude.connect(str(tmp_path / "socket"))
     rude.sendall(b"\0\0")
     rude.close()
-    assert wait_until(lambda: owner.usage() == (2, 0), 5)
+    assert wait_until(lambda: owner.usage() == (2, 0))
     assert benches[0].run(benches[0].write("print('fine')")).output == "fine\n"
 
 

@@ -125,7 +125,7 @@ def test_the_process_outlives_signals_and_ends_with_the_requests(bench: Bench, t
             os.write(requests_write, json.dumps(request(slot, tmp_path / "t", id=number)).encode() + b"\n")
         os.close(requests_write)
         assert [json.loads(answers.readline())["id"] for _ in range(2)] == [6, 7]
-        assert wait_until(lambda: process.poll() is not None, 20)
+        assert wait_until(lambda: process.poll() is not None)
         assert process.poll() == 0, bench.log()
         os.close(requests_read)
         os.close(answers_write)

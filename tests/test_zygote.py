@@ -190,12 +190,12 @@ def test_a_killed_zygote_takes_its_ranks_along_and_is_noticed(start: Start) -> N
     pids = [int(word) for rank in range(2) for word in bench.log(rank).splitlines()[0].split()[1:]]
     assert zygote(bench).alive()
     os.kill(zygote(bench).pid, signal.SIGKILL)
-    assert wait_until(lambda: all(is_gone(rank.pid) for rank in ranks), 5)
+    assert wait_until(lambda: all(is_gone(rank.pid) for rank in ranks))
     assert [rank.wait(5) for rank in ranks] == [-signal.SIGKILL, -signal.SIGKILL]
     assert ranks[0].loss is not None
     assert "ended with status -9" in ranks[0].loss
     assert not zygote(bench).alive()
-    assert wait_until(lambda: all(is_gone(pid) for pid in pids), 5)
+    assert wait_until(lambda: all(is_gone(pid) for pid in pids))
     with pytest.raises(RankStartError, match="ended with status -9"):
         bench.start("a.py")
 
@@ -211,7 +211,7 @@ def test_an_ended_zygote_leaves_nobody(start: Start, end: str) -> None:
         zygote(bench).close()
     else:
         os.kill(pids[0], signal.SIGTERM)
-    assert wait_until(lambda: all(is_gone(pid) for pid in pids), 5)
+    assert wait_until(lambda: all(is_gone(pid) for pid in pids))
     assert rank.wait(5) == -signal.SIGKILL
 
 

@@ -222,7 +222,7 @@ def test_an_up_that_is_stopped_leaves_nothing(desk: Desk, number: signal.Signals
 
 def test_idle_zygotes_go_and_the_next_run_warms_one_again(desk: Desk) -> None:
     desk.type("up", *CPU, "launch.idle_timeout_s=2", "launch.dashboard=false")
-    assert eventually(lambda: desk.status()["nodes"][0]["zygotes"] is None, 30)
+    assert eventually(lambda: desk.status()["nodes"][0]["zygotes"] is None)
     events = desk.run("rewarmed", *SHORT)
     assert first(events, ResourcesGranted).warnings == []
     assert not (desk.folder / "runs" / "rewarmed" / "logs" / "zygote.node-0.log").exists()

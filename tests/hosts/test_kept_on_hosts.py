@@ -85,7 +85,7 @@ def test_down_leaves_nothing_and_names_the_hosts_that_had_joined(hosts: list[Hos
     assert f"Ray on {others[0].name}, {others[1].name} was started there" in done.stdout
     for host in others:
         host.run("ray stop", check=True)
-        wait_until(lambda host=host: not ours(host), 30, f"Ray to end on {host.name}")
+        wait_until(lambda host=host: not ours(host), 90, f"Ray to end on {host.name}")
 
 
 def ours(host: Host) -> list[str]:

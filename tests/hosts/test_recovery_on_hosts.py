@@ -246,7 +246,7 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
     assert "rank 1 never entered the collective" in str(lost.error)
     assert "rank 1 is stopped" in str(lost.error)
     assert lost.detected_s is not None
-    assert 4 <= lost.detected_s < 40
+    assert 4 <= lost.detected_s < 60
     stacks = (run.folder / "logs" / "attempt-1.rank-0.stacks").read_text()
     assert "no progress; stacks of" in stacks
     assert 'File "' in stacks, "where the other rank waits; one that is stopped can not say"
@@ -282,7 +282,7 @@ def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
     _, again = run.of(AttemptStarted)
     assert again.restore_step >= 15
     assert run.losses() == over_two
-    wait_until(lambda: ended(rank), 10, "thawed, it dies")
+    wait_until(lambda: ended(rank), 60, "thawed, it dies")
 
 
 def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
@@ -337,11 +337,11 @@ def frozen(process: psutil.Process) -> Iterator[None]:
     try:
         (group / "cgroup.procs").write_text(str(process.pid))
         (group / "freezer.state").write_text("FROZEN")
-        wait_until(lambda: (group / "freezer.state").read_text().strip() == "FROZEN", 5, "frozen")
+        wait_until(lambda: (group / "freezer.state").read_text().strip() == "FROZEN", 60, "frozen")
         yield
     finally:
         (group / "freezer.state").write_text("THAWED")
-        wait_until(lambda: not (group / "cgroup.procs").read_text() or _moved_back(group), 10, "thawed")
+        wait_until(lambda: not (group / "cgroup.procs").read_text() or _moved_back(group), 60, "thawed")
         group.rmdir()
 
 

@@ -27,6 +27,7 @@ from tests.fakes import FakeGroup, fail
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "group_job.py"
 Make = Callable[[str], WorkerGroup]
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,18 @@ def begin(group: WorkerGroup, attempt: int = 1) -> AttemptStarted:
     return started
 
 
-def until_ended(group: WorkerGroup, timeout_s: float = 60) -> list[Event]:
+def until_up(group: WorkerGroup, run_dir: Path) -> None:
+    """Until all ranks hear what they are told; they say so."""
+    logs = [run_dir / "logs" / f"attempt-1.rank-{rank}.log" for rank in range(2)]
+    deadline = time.monotonic() + TIMEOUT_S
+    while not isinstance(group, FakeGroup) and not all(log.exists() and "hello" in log.read_text() for log in logs):
+        assert time.monotonic() < deadline, "the ranks did not start"
+        group.poll()
+        time.sleep(0.02)
+    group.poll()
+
+
+def until_ended(group: WorkerGroup, timeout_s: float = TIMEOUT_S) -> list[Event]:
     events: list[Event] = []
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -147,26 +159,26 @@ def test_a_failing_attempt_names_its_cause_first_and_can_be_followed_by_another(
             assert causes[0].error == "ValueError: bad luck on rank 1"
 
 
-def test_stop_gives_the_ranks_their_time(make: Make) -> None:
+def test_stop_gives_the_ranks_their_time(make: Make, tmp_path: Path) -> None:
     group = make("wait")
     begin(group)
-    time.sleep(0.5)
-    group.poll()
-    group.stop(grace_s=30)
-    assert outcome(until_ended(group, 20)) is Outcome.STOPPED
+    until_up(group, tmp_path / "run")
+    asked_s = time.monotonic()
+    group.stop(grace_s=60)
+    assert outcome(until_ended(group)) is Outcome.STOPPED
+    assert time.monotonic() - asked_s < 60, "they were not killed"
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_ranks_that_do_not_listen_are_killed(make: Make, how: str) -> None:
+def test_ranks_that_do_not_listen_are_killed(make: Make, how: str, tmp_path: Path) -> None:
     group = make("deaf")
     begin(group)
-    time.sleep(0.5)
-    group.poll()
+    until_up(group, tmp_path / "run")
     if how == "kill" or isinstance(group, FakeGroup):
         group.kill()
     else:
         group.stop(grace_s=1.0)
-    assert outcome(until_ended(group, 20)) is Outcome.STOPPED
+    assert outcome(until_ended(group)) is Outcome.STOPPED
 
 
 def test_close_may_be_called_at_any_time_and_more_than_once(make: Make) -> None:
@@ -214,17 +226,17 @@ def test_a_stop_is_for_the_rank_and_not_for_its_data_loaders(
 ) -> None:
     group = ray_group("worker")
     begin(group)
-    deadline = time.monotonic() + 20
-    while len(ranks_of(group)) < 4 and time.monotonic() < deadline:
-        group.poll()
+    until_up(group, tmp_path / "run")
     assert len(ranks_of(group)) == 4, "two ranks, each with a child"
-    time.sleep(2)  # for the scripts to set their handlers, on a busy machine too
-    group.stop(grace_s=20)
+    group.stop(grace_s=60)
     assert outcome(until_ended(group)) is Outcome.STOPPED
     log = (tmp_path / "run/logs/attempt-1.rank-0.log").read_text()
     assert "stopping as asked" in log
     assert "the worker was told" not in log
-    assert not ranks_of(group), "the children went with their ranks"
+    psutil.wait_procs(
+        ranks_of(group), TIMEOUT_S / 4
+    )  # the children were killed with their ranks, and a kill takes a moment
+    assert not ranks_of(group)
 
 
 @pytest.mark.real
@@ -238,12 +250,12 @@ def test_identical_errors_are_counted_as_one(ray_group: Callable[..., WorkerGrou
 
 
 @pytest.mark.real
-def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(ray_group: Callable[..., WorkerGroup]) -> None:
+def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(
+    ray_group: Callable[..., WorkerGroup], tmp_path: Path
+) -> None:
     group = ray_group("wait")
     begin(group)
-    deadline = time.monotonic() + 20
-    while len(ranks_of(group)) < 2 and time.monotonic() < deadline:
-        group.poll()
+    until_up(group, tmp_path / "run")
     assert len(ranks_of(group)) == 2
     import ray
 
@@ -253,9 +265,7 @@ def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(ray_group: Callable[
     assert outcome(events) is Outcome.FAILED
     cause = next(e for e in events if isinstance(e, RankLost))
     assert "agent died" in str(cause.error)
-    deadline = time.monotonic() + 5
-    while ranks_of(group) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    psutil.wait_procs(ranks_of(group), TIMEOUT_S / 4)
     assert not ranks_of(group)
     begin(group, 2)
     group.stop(10)

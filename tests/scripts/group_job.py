@@ -16,8 +16,6 @@ parser.add_argument("--seconds", type=float, default=0.3)
 args = parser.parse_args()
 
 rank = int(os.environ["RANK"])
-print(f"hello from rank {rank} of {os.environ['WORLD_SIZE']}", flush=True)
-print('{"step": 3, "answer": 42.5}', flush=True)
 
 
 def finish(_signum: int, _frame: object) -> None:
@@ -30,10 +28,18 @@ if args.then == "deaf":
 else:
     signal.signal(signal.SIGTERM, finish)
 
-if args.then == "worker" and os.fork() == 0:
-    signal.signal(signal.SIGTERM, lambda *_: print("the worker was told", flush=True))
-    time.sleep(60)
-    sys.exit(0)
+if args.then == "worker":
+    ready, child_is_ready = os.pipe()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, lambda *_: print("the worker was told", flush=True))
+        os.write(child_is_ready, b".")
+        time.sleep(60)
+        sys.exit(0)
+    os.read(ready, 1)
+
+# From here on it hears what it is told.
+print(f"hello from rank {rank} of {os.environ['WORLD_SIZE']}", flush=True)
+print('{"step": 3, "answer": 42.5}', flush=True)
 
 if args.then in ("raise", "raise_all") and (rank == args.who or args.then == "raise_all"):
     time.sleep(0.2)
