@@ -33,6 +33,8 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow.tracking import MlflowClient
 
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    prepare_sqlite(f"sqlite:///{path}")
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "")  # set below, and nothing for the processes of the tests
+        prepare_sqlite(f"sqlite:///{path}")
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path

@@ -15,11 +15,6 @@ wall clock set back by an hour      between two checkpoints  no time is counted 
 from __future__ import annotations
 
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
@@ -28,63 +23,19 @@ import pytest
 
 from orchestrator.events import RankLost, StepDone
 from tests.faults.faults import event, fail
-from tests.faults.invariants import finished_like, mlflow_agrees, wait_until
+from tests.faults.invariants import finished_like, mlflow_agrees
 from tests.faults.runs import MARKS, Run, User
-from tests.ports import free_port
+from tests.mlflow_server import Server
 
 pytestmark = MARKS
 
-START_S = 120.0
 CLOCK = Path(__file__).with_name("clock")
 
 
-class Server:
-    """A real MLflow server, in a session of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """And wait until it answers; one that runs goes on."""
-        if self._process is not None:
-            return
-        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
-        command += [f"--backend-store-uri=sqlite:///{self._folder}/server.db"]
-        command += [f"--artifacts-destination={self._folder / 'artifacts'}"]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self._process = subprocess.Popen(
-            command, cwd=self._folder, env=os.environ | quiet, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert wait_until(self.answers, START_S), "the MLflow server did not start"
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                return bool(answer.read() == b"OK")
-        except OSError:
-            return False
-
-    def tell(self, number: signal.Signals) -> None:
-        """To the server and its workers."""
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-        if number is SIGKILL:
-            self._process.wait()
-            self._process = None
-
-    def close(self) -> None:
-        if self._process is not None:
-            self.tell(SIGKILL)
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Down at first. It takes many seconds to start, so what one test has started serves the next."""
-    one = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    """Down at first; what one test has started serves the next."""
+    one = Server(tmp_path_factory.mktemp("server"), empty_database)
     yield one
     one.close()
 
@@ -98,6 +49,7 @@ def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> N
     finished_like(run, whole)
     assert "going on without it, the journal keeps everything" in " ".join(run.text.split())
     server.start()
+    server.wait()
     synced = keeper.command("sync", "mlflow-late")
     assert synced.returncode == 0, synced.stdout + synced.stderr
     mlflow_agrees(run, server.uri)
@@ -105,11 +57,13 @@ def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> N
 
 def test_mlflow_down_in_the_middle(keeper: User, whole: Run, server: Server) -> None:
     server.start()
+    server.wait()
     run = keeper.start("mlflow-away", *tracked(server), tracked=True)
     run.wait_for(StepDone, step=4)
     server.tell(SIGKILL)
     run.wait_for(StepDone, step=9)
     server.start()
+    server.wait()
     run.hurry()
     run.ended()
     finished_like(run, whole)
@@ -118,6 +72,7 @@ def test_mlflow_down_in_the_middle(keeper: User, whole: Run, server: Server) -> 
 
 def test_mlflow_down_until_after_the_end(keeper: User, whole: Run, server: Server) -> None:
     server.start()
+    server.wait()
     run = keeper.start("mlflow-gone", *tracked(server), "tracking.finish_timeout_s=3", tracked=True)
     run.wait_for(StepDone, step=9)
     server.tell(SIGKILL)
@@ -126,6 +81,7 @@ def test_mlflow_down_until_after_the_end(keeper: User, whole: Run, server: Serve
     finished_like(run, whole)
     assert "MLflow could not be brought up to date" in run.text
     server.start()
+    server.wait()
     for said in ("new records", "up to date"):
         synced = keeper.command("sync", "mlflow-gone")
         assert synced.returncode == 0, synced.stdout + synced.stderr
@@ -135,6 +91,7 @@ def test_mlflow_down_until_after_the_end(keeper: User, whole: Run, server: Serve
 
 def test_mlflow_hangs_in_the_middle(keeper: User, whole: Run, server: Server) -> None:
     server.start()
+    server.wait()
     run = keeper.start("mlflow-hangs", *tracked(server), tracked=True)
     run.wait_for(StepDone, step=4)
     server.tell(SIGSTOP)

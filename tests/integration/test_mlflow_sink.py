@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import io
 import json
@@ -12,40 +11,34 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from orchestrator.compare.runs import load_runs
 from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
-from orchestrator.events import (
-    AttemptEnded,
-    AttemptStarted,
-    CheckpointSaved,
-    Event,
-    MetricLogged,
-    NodeSampled,
-    Outcome,
-    RankLost,
-    ResourcesGranted,
-    ResourcesReleased,
-    RunEnded,
-    RunResumed,
-    RunStarted,
-    Status,
-    StepDone,
-    StopRequested,
-)
-from orchestrator.ledger.incidents import Incidents
-from orchestrator.ledger.journal import Journal, Tail, replay
-from orchestrator.ledger.meter import Bill, Bucket, Meter
+from orchestrator.events import ResourcesReleased, RunEnded, RunResumed, Status, StopRequested
+from orchestrator.ledger.journal import Tail, replay
+from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.tracking_check import check_tracking
 from orchestrator.sync import sync
-from tests.ports import free_port
+from tests.mlflow_server import Server
+from tests.sink_harness import (
+    END,
+    Sinks,
+    Writer,
+    assert_faithful,
+    cursor,
+    ended,
+    log_of,
+    new_run_dir,
+    story,
+    the_run,
+    track,
+    until,
+)
 
 pytestmark = [
     pytest.mark.real,
@@ -53,119 +46,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
 ]
 
-# Importing MLflow alone takes half a minute on a busy machine.
-UNTIL_S = 120.0
-RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 400, 1000, 1e9, 1e12)
-
-
-class Clock:
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def story(steps: int) -> Iterator[tuple[float, Event]]:
-    """(seconds since the event before, event) of a run with one lost rank in the middle."""
-    yield 0, RUN
-    yield 1, ResourcesGranted(["n0", "n1"], 4)
-    yield 1, AttemptStarted(1, "10.0.0.1", 29500, 4)
-    for attempt, first in ((1, 1), (2, steps // 2 - 4)):
-        last = steps // 2 if attempt == 1 else steps
-        for number in range(first, last + 1):
-            yield (
-                0.5,
-                StepDone(attempt, number, 0.5, 5.0 / number, 1e-3, float("nan") if number == 7 else 1.0),
-            )
-            if number % 20 == 0:
-                yield 0.2, CheckpointSaved(attempt, number, f"step{number}", "/c", 0.2)
-                yield (
-                    0,
-                    MetricLogged(attempt, number, {"val_loss": 6.0 / number, "loss": 1.0, "odd, name!": 2.0}),
-                )
-                yield (
-                    0,
-                    NodeSampled("n0", {"cpu_utilization_percentage": 50.0, "gpu_0_power_usage_watts": 600.0}),
-                )
-        if attempt == 1:
-            yield 9, RankLost(1, 3, "n1", "1", -9, last, "killed by SIGKILL", "boom")
-            yield 0.1, AttemptEnded(1, Outcome.FAILED, last)
-            yield 3, AttemptStarted(2, "10.0.0.1", 29501, 4)
-
-
-END: list[tuple[float, Event]] = [
-    (0.2, ResourcesReleased()),
-    (0, RunEnded(Status.FINISHED, "all steps done")),
-]
-
-
-class Writer:
-    """A driver's journal with clocks that the test turns."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self.clock, self.wall = Clock(0.0), Clock(1.7e9)
-        self.journal = Journal(run_dir / "journal.jsonl", self.clock, self.wall)
-
-    def write(self, events: list[tuple[float, Event]]) -> None:
-        for gap_s, event in events:
-            self.clock.now += gap_s
-            self.wall.now += gap_s
-            self.journal.append(event)
-
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    path = tmp_path / "runs" / "night-1"
-    (path / "logs").mkdir(parents=True)
-    (path / "config.yaml").write_text("job: gpt\n")
-    (path / "logs" / "rank-0.log").write_text("hello\n" * 60_000)
-    return path
-
-
-def track(run_dir: Path, uri: str, **changes: object) -> None:
-    body: dict[str, Any] = {
-        "uri": uri,
-        "experiment": "exp",
-        "run_name": "night-1",
-        "flush_s": 0.3,
-        "params": {"job.steps": 400, "job.args": "x" * 7000, "bad key!": None},
-        "tags": {"owner": "ada"},
-        "artifacts": ["config.yaml", "plan.json"],
-    }
-    (run_dir / "tracking.json").write_text(json.dumps(body | changes))
-
-
-class Sinks:
-    """Starts sinks as children of this process and never leaves one behind."""
-
-    def __init__(self) -> None:
-        self.started: list[subprocess.Popen[str]] = []
-
-    def __call__(self, run_dir: Path, timeout_s: float = UNTIL_S, **changes: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(run_dir)]
-        command += [f"--finish-timeout-s={timeout_s}"]
-        if "parent_pid" in changes:
-            command += [f"--parent-pid={changes['parent_pid']}"]
-        if "earlier_bytes" in changes:
-            command += [f"--earlier-bytes={changes['earlier_bytes']}"]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        sink = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=run_dir,
-            env=environment,
-        )
-        self.started.append(sink)
-        return sink
-
-    def kill(self) -> None:
-        for sink in self.started:
-            if sink.poll() is None:
-                sink.kill()
-            sink.communicate()
+    return new_run_dir(tmp_path)
 
 
 @pytest.fixture
@@ -175,124 +59,18 @@ def sinks() -> Iterator[Sinks]:
     starter.kill()
 
 
-class Server:
-    """A real MLflow server. It takes many seconds to start, so it does so beside the first tests."""
-
-    def __init__(self, directory: Path) -> None:
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.directory = directory
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory}/server.db"]
-        command += ["--artifacts-destination", str(self.directory / "artifacts")]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=self.directory,
-            env=os.environ | quiet,
-            start_new_session=True,
-        )
-
-    def signal(self, signum: int) -> None:
-        """To the server and its workers, which have a session of their own."""
-        assert self.process is not None
-        os.killpg(self.process.pid, signum)
-
-    def wait(self) -> None:
-        def healthy() -> bool:
-            try:
-                return bool(urllib.request.urlopen(self.uri + "/health", timeout=1).read() == b"OK")
-            except OSError:
-                return False
-
-        until(healthy)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.signal(signal.SIGKILL)
-            self.process.wait()
-
-
 @pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    instance = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    """It starts beside the first tests."""
+    instance = Server(tmp_path_factory.mktemp("server"), empty_database)
     instance.start()
     yield instance
-    instance.stop()
+    instance.close()
 
 
 def copy_of(database: Path, directory: Path) -> str:
     shutil.copy(database, directory / "mlflow.db")
     return f"sqlite:///{directory}/mlflow.db"
-
-
-def until(condition: Callable[[], bool], timeout_s: float = UNTIL_S) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "timed out"
-        time.sleep(0.05)
-
-
-def ended(sink: subprocess.Popen[str], exit_code: int = 0) -> str:
-    stdout, stderr = sink.communicate(timeout=UNTIL_S)
-    assert (sink.returncode, stdout) == (exit_code, ""), stderr
-    return stderr
-
-
-def the_run(uri: str, name: str = "exp") -> Any:
-    """The only MLflow run, with its client."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(name)
-    (run,) = client.search_runs([experiment.experiment_id])
-    return client, run
-
-
-def assert_faithful(uri: str, run_dir: Path, steps: int, experiment: str = "exp") -> None:
-    """MLflow has the journal's bill, and each step and sample as often as it happened."""
-    records = list(replay(run_dir / "journal.jsonl"))
-    bill = Meter().fold_all(records).bill()
-    client, run = the_run(uri, experiment)
-    metrics = run.data.metrics
-    for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "tokens"):
-        assert metrics[name] == pytest.approx(getattr(bill, name)), name
-    for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
-        assert metrics[name] == metrics[f"mean_{name}"] == pytest.approx(getattr(bill, name)), name
-    for bucket, value in bill.seconds.items():
-        assert metrics[f"seconds_{bucket}"] == pytest.approx(value)
-    incidents = Incidents().fold_all(records).so_far()
-    assert metrics["incidents"] == len(incidents) > 0
-    wasted_gpu_s = bill.gpu_seconds[Bucket.RECOVERING] + bill.gpu_seconds[Bucket.REDONE]
-    assert metrics["incident_cost_usd"] == pytest.approx(wasted_gpu_s * RUN.price_usd_per_gpu_hour / 3600)
-    assert run.data.tags["incidents"].endswith(f"last: {incidents[-1].what}")
-    kept = json.loads((run_dir / "incidents.json").read_text())
-    assert kept == [dataclasses.asdict(incident) for incident in incidents]
-    assert metrics["final_loss"] == pytest.approx(5.0 / steps)
-    done = [record for record in records if isinstance(record.event, StepDone)]
-    history = client.get_metric_history(run.info.run_id, "loss")
-    assert [(m.step, m.timestamp) for m in sorted(history, key=lambda m: m.timestamp)] == [
-        (record.event.step, int(record.time_unix_s * 1000)) for record in done
-    ]
-    for event, key in ((NodeSampled, "system/n0/cpu_utilization_percentage"), (MetricLogged, "val_loss")):
-        count = sum(isinstance(record.event, event) for record in records)
-        assert len(client.get_metric_history(run.info.run_id, key)) == count > 0
-    assert_no_bill_twice(client, run, bill)
-    (row,) = load_runs(uri, experiment, 5)
-    assert (row.run_id, row.cluster, row.gpus, row.job) == (run.info.run_id, "lab", 4, "gpt")
-    assert (row.cost_usd, row.mfu, row.tokens) == pytest.approx((bill.cost_usd, bill.mfu, bill.tokens))
-
-
-def assert_no_bill_twice(client: Any, run: Any, bill: Bill) -> None:
-    history = client.get_metric_history(run.info.run_id, "cost_usd")
-    values = [(m.timestamp, m.value) for m in history]
-    assert len(set(values)) == len(values) > 5
-    assert max(value for _, value in values) == pytest.approx(bill.cost_usd)
 
 
 def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
@@ -335,16 +113,6 @@ def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
     shutil.copy(empty_database, database)
     assert ended(sinks(run_dir, parent_pid=0)) == ""
     assert_faithful(uri, run_dir, 60)
-
-
-def log_of(run_dir: Path) -> str:
-    path = run_dir / "logs" / "mlflow_sink.log"
-    return path.read_text() if path.exists() else ""
-
-
-def cursor(run_dir: Path) -> int:
-    path = run_dir / "mlflow_sink.json"
-    return int(json.loads(path.read_text())["written_seq"]) if path.exists() else -1
 
 
 def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sinks: Sinks) -> None:
@@ -425,7 +193,7 @@ def test_the_sink_of_a_dead_driver_leaves_the_end_to_that_of_the_next_one(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server.wait()
-    server.signal(signal.SIGSTOP)
+    server.tell(signal.SIGSTOP)
     try:
         track(run_dir, server.uri, experiment="taken-over")
         writer = Writer(run_dir)
@@ -439,7 +207,7 @@ def test_the_sink_of_a_dead_driver_leaves_the_end_to_that_of_the_next_one(
         writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1])])
         assert ended(orphan) == "", "it does not wait for a server to say what is no longer true"
     finally:
-        server.signal(signal.SIGCONT)
+        server.tell(signal.SIGCONT)
     writer.write([*events[30:], *END])
     assert ended(heir) == ""
     assert_faithful(server.uri, run_dir, 60, "taken-over")
@@ -557,7 +325,7 @@ def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     server.wait()
-    server.signal(signal.SIGSTOP)
+    server.tell(signal.SIGSTOP)
     track(run_dir, server.uri)
     writer = Writer(run_dir)
     events = list(story(400))
@@ -565,7 +333,7 @@ def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
     sink = sinks(run_dir)
     until(lambda: "not written" in log_of(run_dir))
     assert check_tracking(server.uri, 0.2) is not None
-    server.signal(signal.SIGCONT)
+    server.tell(signal.SIGCONT)
     until(lambda: cursor(run_dir) >= 99)
     assert check_tracking(server.uri, 5) is None
     for start in range(100, 400, 20):
