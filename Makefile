@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults build test-package picture bench clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults test-services build test-package picture bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -64,6 +64,13 @@ test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespace
 
 test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs (20 minutes on a machine at rest)
 	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+$(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[services]'
+	@touch $@
+
+test-services: $(VENV)/.installed-services  ## with PostgreSQL, Prometheus, Chromium and Slurm, those of Debian's packages that are there (10 minutes)
+	$(BIN)/python -m pytest tests/services $(ARGS)
 
 build: $(VENV)/.installed-dev  ## wheel and source archive, into dist/
 	$(BIN)/python -m build
