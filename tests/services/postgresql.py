@@ -40,7 +40,9 @@ class Postgres:
             [*unprivileged(OWNER), initdb, *words],
             cwd=self.folder, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        if done.returncode != 0:
+            shutil.rmtree(self.folder)
+            raise AssertionError(done.stdout + done.stderr)
 
     def uri(self, database: str) -> str:
         return f"postgresql://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"

@@ -149,6 +149,8 @@ def test_a_signal_to_the_batch_script_interrupts_the_run(submit: Submitter, slur
     """As `sbatch --signal=B:TERM@120` sends it before the time is over."""
     job = submit("told", "job.steps=100000")
     job.wait_for_a_step()
+    there = [Path(process.exe()).name for process in left_of(job)]
+    assert "raylet" in there, "what is looked for in the end is found while it runs"
     slurm.command("scancel", "--batch", "--signal=TERM", job.number)
     assert job.ended()["ExitCode"] == "143:0", job.text()
     assert_interrupted(job)
