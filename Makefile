@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults test-services build test-package picture bench clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults test-services test-scripts build test-package picture bench clean help
 
 help:  ## show what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,23 +59,32 @@ docs: $(VENV)/.installed  ## generate docs/configuration.md again (after a chang
 golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q
 
-test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespaces; needs root or user namespaces (13 minutes)
+test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespaces; needs root or user namespaces
 	$(BIN)/python -m pytest tests/hosts $(ARGS)
 
-test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs (20 minutes on a machine at rest)
+test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 $(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev
+	@echo "installing what the tests of services need into $(VENV) (once)"
 	$(BIN)/python -m pip install --quiet --editable '.[services]'
 	@touch $@
 
-test-services: $(VENV)/.installed-services  ## with PostgreSQL, Prometheus, Chromium and Slurm, those of Debian's packages that are there (10 minutes)
+test-services: $(VENV)/.installed-services  ## with Debian's PostgreSQL, Prometheus, Chromium and Slurm, those that are there
 	$(BIN)/python -m pytest tests/services $(ARGS)
+
+$(VENV)/.installed-scripts: pyproject.toml $(VENV)/.installed-dev
+	@echo "installing the libraries that other people's scripts use into $(VENV) (once)"
+	$(BIN)/python -m pip install --quiet --editable '.[scripts]'
+	@touch $@
+
+test-scripts: $(VENV)/.installed-scripts  ## scripts of transformers, accelerate, lightning and trl as they are
+	$(BIN)/python -m pytest tests/user_scripts $(ARGS)
 
 build: $(VENV)/.installed-dev  ## wheel and source archive, into dist/
 	$(BIN)/python -m build
 
-test-package: $(VENV)/.installed-dev  ## install the wheel into an environment of its own and use it there (minutes)
+test-package: $(VENV)/.installed-dev  ## install the wheel into an environment of its own and use it there
 	$(BIN)/python -m pytest tests/package $(ARGS)
 
 picture: $(VENV)/.installed-dev  ## record a run on this machine into docs/images/run.svg (about 2 minutes)

@@ -1,0 +1,41 @@
+"""One user who keeps a cluster, for all scripts: Ray starts once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.cluster import kept as kept_clusters
+from tests.user_scripts.runs import CPU, Job, ScriptUser
+
+
+@pytest.fixture(scope="session")
+def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptUser]:
+    """Runs attach to the cluster that `up` keeps."""
+    one = ScriptUser(tmp_path_factory.mktemp("scripts"))
+    up = one.command("up", *CPU)
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_STATE_HOME", one.environment["XDG_STATE_HOME"])
+            one.kept = kept_clusters.find()
+        assert one.kept is not None
+        yield one
+    finally:
+        one.close()
+        down = one.command("down", "--force")
+        assert down.returncode == 0, down.stdout + down.stderr
+
+
+@pytest.fixture
+def user(job: Job, request: pytest.FixtureRequest) -> ScriptUser:
+    """Skips where the library is not installed; ORCHESTRATOR_REQUIRE_SCRIPTS=1 fails instead."""
+    missing = job.missing()
+    if missing and os.environ.get("ORCHESTRATOR_REQUIRE_SCRIPTS") == "1":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    keeper: ScriptUser = request.getfixturevalue("keeper")
+    return keeper
