@@ -14,7 +14,7 @@ from tests.faults.runs import COMMON, Run, User
 @pytest.fixture(scope="session")
 def user(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[User]:
     """Each run starts and ends its own Ray."""
-    one = User(tmp_path_factory.mktemp("user"), empty_database)
+    one = User(tmp_path_factory.mktemp("user"), database=empty_database)
     yield one
     one.close()
 
@@ -22,7 +22,7 @@ def user(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iter
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[User]:
     """Runs attach to the cluster that `up` keeps: for faults that do not touch it, in half of the time."""
-    one = User(tmp_path_factory.mktemp("keeper"), empty_database)
+    one = User(tmp_path_factory.mktemp("keeper"), database=empty_database)
     up = one.command("up", *COMMON)
     try:
         assert up.returncode == 0, up.stdout + up.stderr

@@ -185,21 +185,23 @@ class Run:
 
 @dataclass
 class User:
-    """A home directory, a working directory and an environment in which nothing is set up but an MLflow database.
+    """A home directory, a working directory and an environment in which nothing is set up.
 
-    Who strikes while the first run makes that strikes something else than was meant.
+    But for a copy of an MLflow ``database``: who strikes while the first run makes one strikes something else than was
+    meant.
     """
 
     folder: Path
-    database: Path
     environment: dict[str, str] = field(default_factory=dict)
+    database: Path | None = None
     kept: KeptCluster | None = None
     runs: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("home", "runs"):
-            (self.folder / name).mkdir()
-        shutil.copy(self.database, self.folder / "runs" / "mlflow.db")
+            (self.folder / name).mkdir(exist_ok=True)
+        if self.database is not None:
+            shutil.copy(self.database, self.folder / "runs" / "mlflow.db")
         ours = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "RAY_", "MLFLOW", "XDG_"))}
         own = {"HOME": str(self.folder / "home"), "XDG_STATE_HOME": str(self.folder / "state"), "COLUMNS": "140"}
         self.environment = {**ours, **own, **self.environment}

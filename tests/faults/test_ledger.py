@@ -115,7 +115,7 @@ def test_the_process_that_tells_mlflow_sigkill(keeper: User, whole: Run) -> None
 def test_wall_clock_set_back(tmp_path: Path, whole: Run, empty_database: Path) -> None:
     """The rank is killed after it, so that the order in which ranks end is told by that clock, too."""
     switch = tmp_path / "set-back"
-    user = User(tmp_path, empty_database, {"PYTHONPATH": str(CLOCK), "CLOCK_SET_BACK": str(switch)})
+    user = User(tmp_path, {"PYTHONPATH": str(CLOCK), "CLOCK_SET_BACK": str(switch)}, empty_database)
     try:
         run = user.start("clock", fail(rank=1).during(event(StepDone, step=10)).by(SIGKILL), tracked=True)
         run.wait_for(StepDone, step=8)

@@ -18,8 +18,9 @@ from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.tracking_check import check_tracking
 from tests.faults.invariants import mlflow_agrees
 from tests.faults.runs import MARKS, Run, User
+from tests.ports import free_port
 from tests.services.postgresql import AT_ONCE, IN_ORDER, Postgres
-from tests.services.processes import START_S, free_port
+from tests.services.processes import START_S
 from tests.services.runs import SHORT
 from tests.sink_harness import (
     END,

@@ -18,8 +18,9 @@ import pytest
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.metrics import DESCRIPTIONS
 from tests.faults.runs import MARKS, Run, User
+from tests.ports import free_port
 from tests.services.needs import program
-from tests.services.processes import Service, free_port
+from tests.services.processes import Service
 
 pytestmark = MARKS
 

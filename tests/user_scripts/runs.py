@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 
 from tests.faults.faults import Fault, fail
 from tests.faults.runs import UNTRACKED, Run, User
+from tests.ports import free_port
 
 HERE = Path(__file__).parent
 # Steps take so long that a kill which is asked for in the middle strikes there.
@@ -135,9 +135,3 @@ class ScriptUser(User):
         if (job.library, what) not in self.made:
             self.made[job.library, what] = make()
         return self.made[job.library, what]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
