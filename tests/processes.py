@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
@@ -66,3 +68,16 @@ def _process(pid: int, started: int) -> psutil.Process | None:
         except psutil.Error:
             return None
     return known
+
+
+def open_segments() -> set[str]:
+    """Names in /dev/shm that a process has open or mapped."""
+    paths: set[str] = set()
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended
+            maps = Path(f"/proc/{process}/maps").read_text().splitlines()
+            paths |= {line[line.index("/dev/shm/") :] for line in maps if "/dev/shm/" in line}
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                with contextlib.suppress(OSError):  # it was closed
+                    paths.add(os.readlink(f"/proc/{process}/fd/{descriptor}"))
+    return {Path(path).name for path in paths if path.startswith("/dev/shm/")}

@@ -153,6 +153,7 @@ class Fault:
     means: Signals | str = Signals.SIGKILL
     about: dict[str, Any] = field(default_factory=dict)
     delay_s: float = 0.0
+    keeps_pace: bool = False
     struck: list[Struck] = field(default_factory=list)
 
     def at(self, step: int | None = None, phase: str | None = None, attempt: int | None = None) -> Fault:
@@ -173,6 +174,11 @@ class Fault:
     def later(self, delay_s: float) -> Fault:
         """So long after the moment."""
         self.delay_s = delay_s
+        return self
+
+    def keeping_pace(self) -> Fault:
+        """The steps of the run are held back after it as well: it has to last until somebody notices."""
+        self.keeps_pace = True
         return self
 
     def by(self, means: Signals | str, times: int = 1, **about: Any) -> Fault:

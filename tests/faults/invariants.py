@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.events import AttemptEnded, AttemptStarted, RunEnded, RunResumed, RunStarted, StepDone
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Bill, Bucket, Meter
 from tests.faults.runs import STEPS, Run
+from tests.processes import open_segments
 
 # What is left of a run has to be gone by then.
 GONE_S = 30.0
@@ -87,9 +86,12 @@ def nothing_left(run: Run) -> None:
     gone(run, GONE_S)
     assert wait_until(lambda: not run.left(), RAY_GONE_S), f"still there after {RAY_GONE_S:g} s: {run.left()}"
     new = set(os.listdir("/dev/shm")) - run.segments
-    wait_until(lambda: not new & set(os.listdir("/dev/shm")) - _open_segments(), GONE_S)
-    orphans = new & set(os.listdir("/dev/shm")) - _open_segments()
-    assert not orphans, f"in /dev/shm, open nowhere: {orphans}"
+
+    def orphans() -> set[str]:
+        left = new & set(os.listdir("/dev/shm"))
+        return left - open_segments() if left else left
+
+    assert wait_until(lambda: not orphans(), GONE_S), f"in /dev/shm, open nowhere: {orphans()}"
 
 
 def gone(run: Run, within_s: float) -> None:
@@ -132,15 +134,3 @@ def wait_until(true: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(0.1)
     return True
-
-
-def _open_segments() -> set[str]:
-    """Names in /dev/shm that a process has open or mapped: somebody else's, while ours are gone."""
-    names = set()
-    for process in psutil.process_iter():
-        try:
-            paths = [mapped.path for mapped in process.memory_maps()] + [file.path for file in process.open_files()]
-        except (psutil.Error, OSError):
-            continue
-        names |= {Path(path).name for path in paths if path.startswith("/dev/shm/")}
-    return names

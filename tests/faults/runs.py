@@ -164,7 +164,7 @@ class Run:
 
     def _strike(self, fault: Fault) -> None:
         fault.strike(self)
-        if all(one.struck for one in self._outside):
+        if all(one.struck and not one.keeps_pace for one in self._outside):
             self.hurry()
 
     def _watch(self) -> None:
@@ -213,9 +213,8 @@ class User:
         """
         faults = [one for one in about if isinstance(one, Fault)]
         words = [f"run_name={name}", *COMMON, f"job.args.checkpoint_every={EVERY}"]
-        words += (
-            [f"job.script={STRUCK}"] if any(fault.within for fault in faults) else paced(_hurry(self, name), pace_s)
-        )
+        struck_from_within = any(fault.within for fault in faults)
+        words += [f"job.script={STRUCK}"] if struck_from_within else paced(_hurry(self, name), pace_s)
         words += [one for one in about if isinstance(one, str)]
         words += [] if tracked else [UNTRACKED]
         words += [] if self.kept else ["ray_address=local"]

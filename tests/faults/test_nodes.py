@@ -139,15 +139,25 @@ LONG = "job.steps=3000"
 
 
 @pytest.fixture(scope="module")
-def without_raylet(user: User) -> Run:
-    fault = fail(raylet=0).during(COMMITTED).by(SIGKILL)
-    return user.start("raylet-killed", fault, LONG).ended()
+def without_ray(user: User) -> dict[str, Run]:
+    """Two runs beside each other, of which one lost its raylet and one the GCS: most of their time is Ray's waiting."""
+
+    def begin(**part: int) -> Run:
+        (name,) = part
+        return user.start(f"{name}-killed", fail(**part).during(COMMITTED).by(SIGKILL).keeping_pace(), LONG)
+
+    raylet, gcs = begin(raylet=0), begin(gcs=0)
+    return {"raylet": raylet.ended(), "gcs": gcs.ended()}
 
 
 @pytest.fixture(scope="module")
-def without_gcs(user: User) -> Run:
-    fault = fail(gcs=0).during(COMMITTED).by(SIGKILL)
-    return user.start("gcs-killed", fault, LONG).ended()
+def without_raylet(without_ray: dict[str, Run]) -> Run:
+    return without_ray["raylet"]
+
+
+@pytest.fixture(scope="module")
+def without_gcs(without_ray: dict[str, Run]) -> Run:
+    return without_ray["gcs"]
 
 
 def test_raylet_sigkill(without_raylet: Run) -> None:
