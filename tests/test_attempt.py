@@ -261,6 +261,7 @@ def test_a_traceback_is_told_once_with_the_exit() -> None:
 
 def test_the_rest_of_a_log_is_read_to_its_end(tmp_path) -> None:
     path = tmp_path / "rank.log"
-    path.write_bytes(b"a\n" * (3 * READ_BYTES) + b"the end")
-    assert LogReader(path).rest()[-2:] == ["a", "the end"]
+    line = "a" * 63
+    path.write_text(f"{line}\n" * (3 * READ_BYTES // 64 + 1) + "the end")
+    assert LogReader(path).rest()[-2:] == [line, "the end"]
     assert LogReader(tmp_path / "absent.log").rest() == []
