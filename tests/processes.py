@@ -48,6 +48,17 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+def end(*processes: psutil.Process) -> None:
+    """SIGKILL those that are still there.
+
+    psutil's own kill() strikes whoever has the number now, if the process was once found to have ended.
+    """
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running():
+                process.kill()
+
+
 def _parent_and_start(pid: int) -> tuple[int, int] | None:
     """Fields 4 and 22 of /proc/PID/stat; the name before them may hold spaces and parentheses."""
     try:

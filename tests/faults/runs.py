@@ -22,7 +22,7 @@ from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault
 from tests.paced import PACE_S, STRUCK, paced
-from tests.processes import below, title
+from tests.processes import below, end, title
 
 MARKS = [
     pytest.mark.real,
@@ -154,12 +154,10 @@ class Run:
         ]
 
     def kill(self) -> None:
-        """End it and all that it started, by number."""
+        """End it and all that it started."""
         with contextlib.suppress(psutil.Error):
             self._look()
-        for process in [self.driver, *self._seen]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        end(self.driver, *self._seen)
         self.process.wait()
 
     def _strike(self, fault: Fault) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -22,6 +21,7 @@ from orchestrator.events import CheckpointLoaded, MetricLogged, StepDone
 from orchestrator.ledger.journal import replay
 from tests.integration.conftest import CPU
 from tests.ports import free_port
+from tests.processes import end
 
 pytestmark = pytest.mark.real
 
@@ -62,9 +62,9 @@ def stopped_at(folder: Path, environment: dict[str, str]) -> int:
             process.send_signal(signal.SIGTERM)
             *_, last = [first, *told(process.communicate(timeout=TIMEOUT_S)[0].splitlines())]
         finally:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for member in [*psutil.Process(process.pid).children(recursive=True), process]:
-                    member.kill()
+            if process.poll() is None:  # or its number may be somebody else's
+                launcher = psutil.Process(process.pid)
+                end(*launcher.children(recursive=True), launcher)
     return int(last["step"])
 
 

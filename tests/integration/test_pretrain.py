@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.ports import free_port
+from tests.processes import end
 
 pytestmark = pytest.mark.real
 
@@ -85,11 +86,9 @@ def started(command: list[str], environment: dict[str, str], cwd: Path) -> Itera
     try:
         yield process
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-            for member in family:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    member.kill()
+        if process.poll() is None:  # or its number may be somebody else's
+            launcher = psutil.Process(process.pid)
+            end(*launcher.children(recursive=True), launcher)
         process.communicate()
 
 
@@ -192,9 +191,8 @@ def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     children = psutil.Process(server.pid).children(recursive=True)
     server.stdin.close()
     server.stdout.close()
-    for child in children:
-        child.kill()
-    server.wait(timeout=10)
+    end(*children)
+    server.wait(timeout=60)
 
 
 def loss_curve(result: Result) -> list[float]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import end
+
 START_S = 120.0
 STOP_S = 30.0
 
@@ -45,7 +47,7 @@ class Service:
             time.sleep(0.1)
 
     def close(self, by: signal.Signals = signal.SIGTERM) -> None:
-        """Ask it to end; what is left of it and of its children after a while is killed, by number."""
+        """Ask it to end; what is left of it and of its children after a while is killed."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
             server = psutil.Process(self.process.pid)  # not another of that number: nobody has waited for it yet
@@ -55,9 +57,7 @@ class Service:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_S)
         _, left = psutil.wait_procs(family, timeout=5)
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        end(*left)
         self.process.wait()
 
 

@@ -16,6 +16,7 @@ import pytest
 from orchestrator.events import Event, RunEnded, Status, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.runs import COMMON, MARKS, TIMEOUT_S, UNTRACKED, User
+from tests.processes import end
 from tests.services.runs import SHORT
 from tests.services.slurm import Slurm
 
@@ -93,9 +94,7 @@ def submit(slurm: Slurm, tmp_path: Path) -> Iterator[Submitter]:
     for job in one.jobs:
         slurm.command("scancel", "--quiet", job.number, check=False)
         job.ended()
-        for process in left_of(job):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        end(*left_of(job))
 
 
 def left_of(job: Job) -> list[psutil.Process]:
