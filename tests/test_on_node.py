@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +14,10 @@ from hypothesis import strategies as st
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.on_node import (
     differences,
+    identity,
     interface_of,
     interfaces,
+    kill_process,
     leave_mark,
     moved,
     on_node,
@@ -100,3 +105,14 @@ def test_a_working_directory_that_is_missing_on_the_node_is_a_difference(tmp_pat
     script.touch()
     problems = differences(assignment(script=str(script), cwd=str(tmp_path / "gone"), corpus=[]))
     assert problems == [f"job.cwd: no folder {tmp_path}/gone; make it there, or ship it with launch.working_dir"]
+
+
+def test_a_process_is_killed_and_not_whoever_has_its_number_now() -> None:
+    assert identity() == {"pid": os.getpid(), "started_unix_s": psutil.Process().create_time()}
+    with subprocess.Popen(["sleep", "100"]) as process:
+        started_unix_s = psutil.Process(process.pid).create_time()
+        kill_process(process.pid, started_unix_s - 60)
+        assert process.poll() is None
+        kill_process(process.pid, started_unix_s)
+        assert process.wait() == -9
+    kill_process(process.pid, started_unix_s)

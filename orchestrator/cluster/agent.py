@@ -21,7 +21,15 @@ from orchestrator.cluster.launching import WarmZygotes, as_important_as_others, 
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.node_ranks import NodeRanks
 from orchestrator.cluster.node_snapshots import NodeSnapshots
-from orchestrator.cluster.on_node import differences, interfaces, leave_mark, on_node, remove_mark, sees_mark
+from orchestrator.cluster.on_node import (
+    differences,
+    identity,
+    interfaces,
+    leave_mark,
+    on_node,
+    remove_mark,
+    sees_mark,
+)
 from orchestrator.cluster.oom import monitor_remark
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.hardware import local_gpus
@@ -47,7 +55,7 @@ class NodeAgent(CheckpointFiles):
 
     def describe(self) -> dict[str, Any]:
         """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
-        told: dict[str, Any] = {"host": socket.gethostname(), "address": _address(), "pid": os.getpid(), **_ray_id()}
+        told: dict[str, Any] = {"host": socket.gethostname(), "address": _address(), **identity(), **_ray_id()}
         try:
             self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
         except ValueError as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from orchestrator.cluster.agent import AGENT, NodeAgent
 from orchestrator.cluster.answers import by_text, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.launching import WarmZygotes
-from orchestrator.cluster.on_node import unshared
+from orchestrator.cluster.on_node import kill_process, unshared
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
 from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, SnapshotHeld
 
@@ -37,6 +35,7 @@ class Node:
     name: str
     address: str = ""
     pid: int = 0
+    started_unix_s: float = 0.0
     ray_id: str = ""
     remarks: list[str] = field(default_factory=list)
     polling: Any = None
@@ -145,7 +144,7 @@ class Nodes:
     def end(self, node: Node) -> None:
         """Kill an agent that does not answer: a stopped process does not hear Ray either."""
         strategy = NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
-        ray.remote(num_cpus=0)(_kill).options(scheduling_strategy=strategy).remote(node.pid)
+        ray.remote(num_cpus=0)(kill_process).options(scheduling_strategy=strategy).remote(node.pid, node.started_unix_s)
         ray.kill(node.agent)
 
     def close(self) -> None:
@@ -193,9 +192,8 @@ class Nodes:
         problems: list[str] = []
         for node, answer in [(node, node.agent.describe.remote()) for node in nodes]:
             facts = self.ask(node, answer)
-            node.name, node.address, node.pid, node.ray_id = (
-                facts["host"], facts["address"], facts["pid"], facts["ray_id"]
-            )  # fmt: skip
+            node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
+            node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]
             problems += [f"node {node.name}: {problem}" for problem in facts["problems"]]
             node.remarks = facts.get("remarks", [])
         if problems:
@@ -226,7 +224,3 @@ class Nodes:
         blind = [node.name for node, answer in answers if not self.ask(node, answer)]
         self.ask(first, "unmark_checkpoints", mark)
         return blind
-
-
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

@@ -1,11 +1,14 @@
-"""What an assignment becomes on the node that carries it out, and which folders nodes have in common."""
+"""What an assignment becomes on the node that carries it out, which folders nodes have in common, who is who there."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -14,6 +17,8 @@ from orchestrator.cluster.assignment import Assignment
 from orchestrator.plan.fabric import INTERFACE
 
 Interfaces = Mapping[str, Iterable[str]]
+# A start is told by the time since the machine's, which every process reads anew: it moves with the clock a little.
+_SAME_START_S = 2.0
 
 
 def on_node(assignment: Assignment, unpacked: str, there: Interfaces, address: str) -> Assignment:
@@ -107,3 +112,16 @@ def unshared(checkpoint_dir: str, writer: str, blind: Iterable[str]) -> str:
 def remove_mark(folder: Path, mark: str) -> None:
     """Take the mark away again."""
     (folder / mark).unlink(missing_ok=True)
+
+
+def identity() -> dict[str, Any]:
+    """This process's number and when it started, by which :func:`kill_process` knows it again."""
+    return {"pid": os.getpid(), "started_unix_s": psutil.Process().create_time()}
+
+
+def kill_process(pid: int, started_unix_s: float) -> None:
+    """SIGKILL to a process of this node; to nobody where it has ended, whoever has its number now."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if abs(process.create_time() - started_unix_s) < _SAME_START_S:
+            process.kill()
