@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import kept as kept_clusters
 from tests.faults.runs import COMMON, Run, User
 
 
@@ -22,19 +21,8 @@ def user(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iter
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[User]:
     """Runs attach to the cluster that `up` keeps: for faults that do not touch it, in half of the time."""
-    one = User(tmp_path_factory.mktemp("keeper"), database=empty_database)
-    up = one.command("up", *COMMON)
-    try:
-        assert up.returncode == 0, up.stdout + up.stderr
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XDG_STATE_HOME", one.environment["XDG_STATE_HOME"])
-            one.kept = kept_clusters.find()
-        assert one.kept is not None
+    with User(tmp_path_factory.mktemp("keeper"), database=empty_database).keeping(*COMMON) as one:
         yield one
-    finally:
-        one.close()
-        down = one.command("down", "--force")
-        assert down.returncode == 0, down.stdout + down.stderr
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -237,6 +239,20 @@ class User:
             cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=timeout_s, check=False,
         )  # fmt: skip
+
+    @contextlib.contextmanager
+    def keeping(self, *settings: str) -> Iterator[Self]:
+        """With a cluster that `up` keeps meanwhile, to which its runs attach by themselves."""
+        up = self.command("up", *settings)
+        try:
+            assert up.returncode == 0, up.stdout + up.stderr
+            record = Path(self.environment["XDG_STATE_HOME"], "orchestrator", "cluster.json")
+            self.kept = KeptCluster(**json.loads(record.read_text()))
+            yield self
+        finally:
+            self.close()
+            down = self.command("down", "--force")
+            assert down.returncode == 0, down.stdout + down.stderr
 
     def close(self) -> None:
         """Nothing that was started outlives the tests, also when they fail."""

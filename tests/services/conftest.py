@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.cluster import kept as kept_clusters
 from tests.faults.runs import COMMON, User
 
 # Ray's own default is 10 s, longer than a test's run takes.
@@ -16,16 +15,5 @@ OFTEN = {"RAY_metrics_report_interval_ms": "1000"}
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     """Runs attach to the cluster that `up` keeps."""
-    one = User(tmp_path_factory.mktemp("keeper"), OFTEN)
-    try:
-        up = one.command("up", *COMMON, "launch.dashboard=true")
-        assert up.returncode == 0, up.stdout + up.stderr
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XDG_STATE_HOME", one.environment["XDG_STATE_HOME"])
-            one.kept = kept_clusters.find()
-        assert one.kept is not None
+    with User(tmp_path_factory.mktemp("keeper"), OFTEN).keeping(*COMMON, "launch.dashboard=true") as one:
         yield one
-    finally:
-        one.close()
-        down = one.command("down", "--force")
-        assert down.returncode == 0, down.stdout + down.stderr

@@ -7,26 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.cluster import kept as kept_clusters
 from tests.user_scripts.runs import CPU, Job, ScriptUser
 
 
 @pytest.fixture(scope="session")
 def keeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScriptUser]:
     """Runs attach to the cluster that `up` keeps."""
-    one = ScriptUser(tmp_path_factory.mktemp("scripts"))
-    up = one.command("up", *CPU)
-    try:
-        assert up.returncode == 0, up.stdout + up.stderr
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XDG_STATE_HOME", one.environment["XDG_STATE_HOME"])
-            one.kept = kept_clusters.find()
-        assert one.kept is not None
+    with ScriptUser(tmp_path_factory.mktemp("scripts")).keeping(*CPU) as one:
         yield one
-    finally:
-        one.close()
-        down = one.command("down", "--force")
-        assert down.returncode == 0, down.stdout + down.stderr
 
 
 @pytest.fixture
