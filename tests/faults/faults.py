@@ -144,6 +144,15 @@ def event(kind: type[Event], **fields: Any) -> Moment:
     return told(f"at {kind.__name__} {fields or ''}", lambda records: any(is_it(r.event) for r in records))
 
 
+def both(one: Moment, other: Moment) -> Moment:
+    """When both have come: a checkpoint is written behind the training, and on a busy machine steps later."""
+
+    def come(run: Victim) -> bool:
+        return one.come(run) and other.come(run)
+
+    return Moment(f"{one.says} and {other.says}", come, min(one.look_s, other.look_s))
+
+
 @dataclass
 class Fault:
     """Of several targets all are struck at once."""

@@ -37,11 +37,13 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
-from tests.faults.faults import Fault, Moment, commit, event, fail, the_phase, the_step, write_out
+from tests.faults.faults import Fault, Moment, both, commit, event, fail, the_phase, the_step, write_out
 from tests.faults.invariants import GONE_S, finished_like, gone, holds, mlflow_agrees, nothing_left
 from tests.faults.runs import MARKS, STEPS, Run, User
 
 pytestmark = MARKS
+
+COMMITTED = event(SnapshotCommitted, step=6)
 
 
 def killed(run: Run) -> Run:
@@ -54,7 +56,8 @@ def killed(run: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def without_driver(user: User) -> Run:
-    return killed(user.start("driver-killed", fail(driver=True).at(step=9).by(SIGKILL), tracked=True))
+    fault = fail(driver=True).during(both(the_step(9), COMMITTED)).by(SIGKILL)
+    return killed(user.start("driver-killed", fault, tracked=True))
 
 
 def test_driver_sigkill(without_driver: Run, user: User, whole: Run) -> None:
@@ -87,8 +90,8 @@ def around(moment: Moment, chance: random.Random) -> Fault:
 
 def test_driver_sigkill_in_a_recovery(keeper: User, whole: Run) -> None:
     rank = fail(rank=0).at(step=9).by(SIGKILL)
-    run = keeper.start("driver-in-recovery", fail(driver=True).during(the_phase("import", 2)).by(SIGKILL), rank)
-    killed(run)
+    driver = fail(driver=True).during(both(the_phase("import", 2), COMMITTED)).by(SIGKILL)
+    killed(keeper.start("driver-in-recovery", driver, rank))
     again = keeper.resume("driver-in-recovery").ended()
     finished_like(again, whole)
     assert len(again.of(RankLost)) == 1
