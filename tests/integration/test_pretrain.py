@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).parents[2] / "jobs" / "pretrain.py"
 OTHER_SCRIPTS = Path(__file__).parents[1] / "scripts"
 SHAPE = ["--layers=2", "--hidden=32", "--heads=4", "--kv_heads=2", "--ffn=64", "--vocab=264", "--seq_len=32"]
 COMMON = [*SHAPE, "--log_every=1", "--warmup_steps=2", "--lr=0.01", "--val_fraction=0.1", "--val_batches=1"]
-DEADLINE_S = 100
+DEADLINE_S = 400
 
 
 @pytest.fixture(scope="module")
