@@ -18,7 +18,8 @@ from orchestrator.rank import durable
 from orchestrator.rank.arena import Slot
 from orchestrator.rank.launcher import Launcher, RankProcess, RankStartError
 from orchestrator.rank.spec import RankSpec
-from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome, free_port
+from tests.ports import free_port
+from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome
 from tests.test_on_node import assignment
 
 MEMORY_DIR = "/dev/shm"

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from tests.benchmarks.ground import BIN, Ground, wait_for
-from tests.benchmarks.launchers import ORCHESTRATOR_COMMAND, Task, free_port, orchestrator_cluster
+from tests.benchmarks.launchers import ORCHESTRATOR_COMMAND, Task, orchestrator_cluster
+from tests.ports import free_port
 
 START_TIMEOUT_S = 60.0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from orchestrator.events import AttemptStarted, Record, RunStarted
 from orchestrator.ledger.journal import replay
 from tests.benchmarks.ground import BIN, Ground
 from tests.benchmarks.phases import Launch, slowest
+from tests.ports import free_port
 
 JOB = Path(__file__).parent / "job"
 SCRIPT = str(JOB / "first_step.py")
@@ -90,12 +90,6 @@ def check_alike(ranks: Sequence[Mapping[str, Any]], task: Task, ground: Ground) 
     seen = [(rank["world_size"], rank["device"], rank["threads"]) for rank in ranks]
     if seen != [wanted] * task.ranks:
         raise RuntimeError(f"{task.ranks} ranks with (world size, device, threads) {wanted} were wanted, {seen} came")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def script_options(task: Task, place: Place) -> dict[str, str]:

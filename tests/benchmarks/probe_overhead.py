@@ -30,7 +30,8 @@ from orchestrator.rank.launcher import ExecLauncher, RankProcess, ZygoteLauncher
 from orchestrator.rank.process import kill_group
 from tests.benchmarks.direct_cost import calls_s, in_a_rank_s
 from tests.benchmarks.report import REPORT, conditions, write_section
-from tests.rank_harness import Bench, environment, free_port
+from tests.ports import free_port
+from tests.rank_harness import Bench, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 RANKS, WARM_UP_STEPS, STEPS, STEPS_PER_LINE = 2, 10, 60, 5

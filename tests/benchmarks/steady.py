@@ -19,8 +19,9 @@ from typing import Any
 from tests.benchmarks.figures import interleaved_rounds, median_interval, spread, table
 from tests.benchmarks.ground import BIN, Ground, ground
 from tests.benchmarks.launch import arguments, chosen_device
-from tests.benchmarks.launchers import ORCHESTRATOR_COMMAND, Task, free_port, orchestrator_cluster
+from tests.benchmarks.launchers import ORCHESTRATOR_COMMAND, Task, orchestrator_cluster
 from tests.benchmarks.report import REPORT, conditions, write_section
+from tests.ports import free_port
 
 WARM_UP_STEPS, STEPS_PER_LINE = 20, 5
 GOAL, LEAST_SURE = 0.01, 0.8
