@@ -143,11 +143,11 @@ def test_a_rank_that_waits_for_the_disk_excuses_all(node: Node) -> None:
 def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[int, int]] = []
+    asked: list[dict[int, Rank]] = []
 
     class Inquiry:
-        def __init__(self, pids: dict[int, int], now_s: float) -> None:
-            asked.append(pids)
+        def __init__(self, ranks: dict[int, Rank], now_s: float) -> None:
+            asked.append(ranks)
             self.due_s = now_s + 1.0
 
         def poll(self, now_s: float) -> dict[int, str] | None:
@@ -160,7 +160,7 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     monkeypatch.setattr(node_ranks, "Inquiry", Inquiry)
     node.later(1.0)
     node.node.ask_stacks()
-    assert asked == [{0: node.ranks[0].pid, 1: node.ranks[1].pid}]
+    assert asked == [{0: node.ranks[0], 1: node.ranks[1]}]
     assert node.later(0.5) == []
     (part,) = node.later(0.5)
     logs = [Path(rank.spec.log_path) for rank in node.ranks]

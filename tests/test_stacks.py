@@ -7,16 +7,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cluster import stacks as stacks_module
-from orchestrator.cluster.stacks import Inquiry, Seen, ask, judge, keep, main_thread, name_culprits, process_state
+from orchestrator.cluster.stacks import (
+    SIGNAL_AFTER_S,
+    Inquiry,
+    Seen,
+    _catches,
+    ask_by_signal,
+    judge,
+    keep,
+    main_thread,
+    name_culprits,
+    process_state,
+)
 from orchestrator.rank import stacks as rank_stacks
 from orchestrator.rank.launcher import ExecLauncher, ZygoteLauncher
 from orchestrator.rank.link import HEARTBEAT_S
+from orchestrator.rank.process import RankProcess
 from tests.rank_harness import TIMEOUT_S, Bench, environment, wait_until
 
 PACKAGES = "/venv/lib/python3.11/site-packages"
@@ -148,14 +161,25 @@ def bench(zygote: ZygoteLauncher, tmp_path: Path) -> Iterator[Bench]:
     made.clear()
 
 
-def asked(pids: dict[int, int]) -> Inquiry:
-    """An inquiry that has been answered by all that can: its own patience never ends."""
-    inquiry = Inquiry(pids, now_s=0.0)
-    assert wait_until(lambda: inquiry.poll(now_s=0.0) is not None, TIMEOUT_S)
+@dataclass
+class Other:
+    """A process that is none of our ranks, or one that is asked only on paper."""
+
+    pid: int
+    asked: int = 0
+
+    def ask_stacks(self) -> None:
+        self.asked += 1
+
+
+def asked(ranks: Iterable[RankProcess], waited_s: float = 0.0) -> Inquiry:
+    """An inquiry that has been answered by all that can: it thinks that so much time has gone by, and no more."""
+    inquiry = Inquiry({one.spec.rank: one for one in ranks}, now_s=0.0)
+    assert wait_until(lambda: inquiry.poll(now_s=waited_s) is not None, TIMEOUT_S)
     return inquiry
 
 
-def seen_when(pids: dict[int, int], **expected: Seen) -> dict[int, Seen]:
+def seen_when(ranks: Sequence[RankProcess], **expected: Seen) -> dict[int, Seen]:
     """What is seen of the ranks, once they have got to where their script makes them go.
 
     On the way there one may wait for another as well, and in an import, say, and not in the script.
@@ -163,7 +187,7 @@ def seen_when(pids: dict[int, int], **expected: Seen) -> dict[int, Seen]:
     last: dict[int, Seen] = {}
 
     def is_there() -> bool:
-        last.update(asked(pids).judge())
+        last.update(asked(ranks).judge())
         return {f"rank{rank}": one for rank, one in last.items()} == expected
 
     assert wait_until(is_there, TIMEOUT_S), last
@@ -195,20 +219,18 @@ MEETING = """
 @pytest.mark.real
 def test_the_rank_is_named_that_others_wait_for_in_a_collective(bench: Bench) -> None:
     script = bench.write(MEETING.format(meet="dist.all_reduce(torch.zeros(1))", absent="step == 3"))
-    pids = {one.spec.rank: one.pid for one in bench.start_world(script)}
+    ranks = bench.start_world(script)
     waits = Seen(True, "script.py:12 in meet", "sleeping")
-    seen = seen_when(pids, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
+    seen = seen_when(ranks, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
     assert name_culprits(list(seen.items())) == [1]
 
 
 @pytest.mark.real
 def test_a_rank_that_waits_for_a_collective_begun_earlier_is_not_taken_for_the_cause(bench: Bench) -> None:
     meet = "dist.all_reduce(torch.zeros(1), async_op=True).wait()"
-    pids = {
-        one.spec.rank: one.pid for one in bench.start_world(bench.write(MEETING.format(meet=meet, absent="step == 3")))
-    }
+    ranks = bench.start_world(bench.write(MEETING.format(meet=meet, absent="step == 3")))
     waits = Seen(None, "script.py:12 in meet", "sleeping")
-    seen = seen_when(pids, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
+    seen = seen_when(ranks, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
     assert name_culprits(list(seen.items())) == [1]
 
 
@@ -218,12 +240,11 @@ def test_a_stopped_rank_is_named_and_not_waited_for(bench: Bench) -> None:
     ranks = bench.start_world(script)
     assert all(bench.shows("up", rank.spec.rank) for rank in ranks)
     os.kill(ranks[1].pid, signal.SIGSTOP)
-    pids = {one.spec.rank: one.pid for one in ranks}
-    seen = seen_when(pids, rank0=Seen(True, "script.py:12 in meet", "sleeping"), rank1=Seen(None, "", "stopped"))
+    seen = seen_when(ranks, rank0=Seen(True, "script.py:12 in meet", "sleeping"), rank1=Seen(None, "", "stopped"))
     assert name_culprits(list(seen.items())) == [1]
     os.kill(ranks[1].pid, signal.SIGCONT)  # it answers what it was asked meanwhile, and goes on
     assert wait_until(lambda: process_state(ranks[1].pid) != "stopped")
-    assert asked(pids).judge()[1].state != "stopped"
+    assert asked(ranks).judge()[1].state != "stopped"
     assert [rank.poll() for rank in ranks] == [None, None]
 
 
@@ -241,7 +262,9 @@ def test_a_rank_answers_from_native_code_that_keeps_the_interpreter_to_itself(be
     )
     rank = bench.start(script)
     assert bench.shows("up")
-    assert wait_until(lambda: "sleep" in asked({0: rank.pid}).judge()[0].where)
+    inquiry = Inquiry({0: rank}, now_s=0.0)
+    assert not wait_until(lambda: inquiry.poll(now_s=0.0) is not None, timeout_s=1.0)
+    assert wait_until(lambda: "sleep" in asked([rank], waited_s=SIGNAL_AFTER_S).judge()[0].where)
     rank.messages()
     time.sleep(1.5 * HEARTBEAT_S)
     assert rank.messages() == []
@@ -271,7 +294,7 @@ def test_asking_disturbs_neither_the_script_nor_its_data_loaders(bench: Bench) -
     assert bench.shows("up")
     answers = 0
     while rank.poll() is None:
-        inquiry = Inquiry({0: rank.pid}, now_s=0.0)
+        inquiry = Inquiry({0: rank}, now_s=0.0)
         wait_until(lambda inquiry=inquiry: inquiry.poll(0.0) is not None or rank.poll() is not None)
         answers += bool(main_thread((inquiry.poll(99.0) or {}).get(0, "")))
     assert rank.poll() == 0, bench.log()
@@ -281,11 +304,61 @@ def test_asking_disturbs_neither_the_script_nor_its_data_loaders(bench: Bench) -
 
 
 @pytest.mark.real
+def test_a_question_strikes_nobody_beside_a_thread_that_runs(bench: Bench) -> None:
+    """Threads that run are not to be walked through from outside: one answer in nine was a crash."""
+    script = bench.write(
+        """
+        import json, threading, time
+        def work():
+            while True:
+                json.loads(json.dumps([[number] for number in range(20)]))
+        threading.Thread(target=work, daemon=True).start()
+        print("up", flush=True)
+        time.sleep(300)
+        """
+    )
+    rank = bench.start(script)
+    assert bench.shows("up")
+    for _ in range(100):
+        assert main_thread(asked([rank]).poll(0.0)[0])  # type: ignore[index]
+    assert rank.poll() is None
+
+
+@pytest.mark.real
+def test_asking_a_rank_that_ends_does_not_change_how_it_ends(bench: Bench) -> None:
+    """An interpreter that is being taken apart has no stacks to show, and the question must not kill it."""
+    script = bench.write(
+        """
+        import sys, time
+
+        class Late:
+            def __init__(self):
+                self.sleep, self.write = time.sleep, sys.stdout.write
+
+            def __del__(self):
+                self.write("late\\n")
+                self.sleep(1)
+
+        sys.late = Late()  # taken apart with the interpreter, after all functions of atexit
+        sys.exit(7)
+        """
+    )
+    rank = bench.start(script)
+    assert bench.shows("late")
+    assert not _catches(rank.pid)
+    while rank.poll() is None:
+        rank.ask_stacks()
+        os.kill(rank.pid, rank_stacks.SIGNAL)  # as from somebody who had looked a moment before
+        time.sleep(0.01)
+    assert rank.poll() == 7, bench.log()
+
+
+@pytest.mark.real
 def test_an_execd_rank_answers_too(tmp_path: Path) -> None:
     bench = Bench(ExecLauncher(), tmp_path, environment())
     try:
         rank = bench.start(bench.write("import time; time.sleep(300)"))
-        assert wait_until(lambda: asked({0: rank.pid}).judge()[0].where == "script.py:1 in <module>")
+        assert wait_until(lambda: asked([rank]).judge()[0].where == "script.py:1 in <module>")
     finally:
         bench.clear()
 
@@ -294,8 +367,8 @@ def test_an_execd_rank_answers_too(tmp_path: Path) -> None:
 def test_a_process_that_does_not_answer_is_not_killed_by_the_question() -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     try:
-        ask([other.pid])
-        inquiry = Inquiry({0: other.pid}, now_s=0.0)
+        ask_by_signal([other.pid])
+        inquiry = Inquiry({0: Other(other.pid)}, now_s=0.0)
         inquiry.poll(0.0)
         assert inquiry.poll(0.0) == {0: ""}
         assert process_state(other.pid) in ("sleeping", "running")
@@ -303,16 +376,21 @@ def test_a_process_that_does_not_answer_is_not_killed_by_the_question() -> None:
         other.kill()
         other.wait()
     assert process_state(other.pid) == "gone"
-    ask([other.pid])
-    assert Inquiry({0: other.pid}, now_s=0.0).poll(0.0) == {0: ""}
+    ask_by_signal([other.pid])
+    assert Inquiry({0: Other(other.pid)}, now_s=0.0).poll(0.0) == {0: ""}
 
 
 def test_an_answer_that_does_not_come_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A rank in a driver call is there, and its signal is never delivered."""
     monkeypatch.setattr(rank_stacks, "answers_of", lambda pid: str(tmp_path / "answers"))
     monkeypatch.setattr(stacks_module, "_catches", lambda pid: True)
-    monkeypatch.setattr(stacks_module, "ask", lambda pids: None)
+    signalled: list[int] = []
+    monkeypatch.setattr(stacks_module, "ask_by_signal", signalled.extend)
     (tmp_path / "answers").write_text("an older answer\n")
-    inquiry = Inquiry({0: os.getpid()}, now_s=10.0)
-    assert inquiry.poll(10.1) is inquiry.poll(11.9) is None
-    assert inquiry.poll(12.0) == {0: ""}
+    rank = Other(os.getpid())
+    inquiry = Inquiry({0: rank}, now_s=10.0)
+    assert inquiry.poll(10.1) is inquiry.poll(14.9) is None
+    assert (rank.asked, signalled) == (1, [])
+    assert inquiry.poll(15.0) is inquiry.poll(16.9) is None
+    assert (rank.asked, signalled) == (1, [os.getpid()])
+    assert inquiry.poll(17.0) == {0: ""}

@@ -8,11 +8,11 @@ from typing import Any
 
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.nodes import Node, Nodes
-from orchestrator.cluster.stacks import GONE, Seen, name_culprits
+from orchestrator.cluster.stacks import ANSWER_S, GONE, Seen, name_culprits
 from orchestrator.events import Fault, RankLost
 
-# Nodes answer within two seconds; one that does not is left out of the verdict.
-_ANSWER_S = 10.0
+# Nodes answer within seconds; one that does not is left out of the verdict.
+_NODE_ANSWER_S = ANSWER_S + 5.0
 _MOST_NAMED = 8
 
 
@@ -43,7 +43,7 @@ class Inquiry:
 
     def verdict(self, now_s: float) -> RankLost | None:
         """The rank to blame, once the nodes have told where their ranks are."""
-        if len(self.answers) < self.nodes and now_s - self.begun_s < _ANSWER_S:
+        if len(self.answers) < self.nodes and now_s - self.begun_s < _NODE_ANSWER_S:
             return None
         told = {one["rank"]: (node, one) for node, part in self.answers.values() for one in part["ranks"]}
         seen = {rank: Seen(one["entered"], one["where"], one["state"]) for rank, (_, one) in told.items()}

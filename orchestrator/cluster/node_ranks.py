@@ -123,8 +123,8 @@ class NodeRanks:
 
     def ask_stacks(self) -> None:
         """Have every rank write down where it is; a later poll has the answers."""
-        pids = {rank.process.spec.rank: rank.process.pid for rank in self._alive()}
-        self._inquiry = Inquiry(pids, time.monotonic())
+        ranks = {rank.process.spec.rank: rank.process for rank in self._alive()}
+        self._inquiry = Inquiry(ranks, time.monotonic())
 
     def _alive(self) -> list[_Watched]:
         return [rank for rank in self._ranks if rank.status is None]

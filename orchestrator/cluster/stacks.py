@@ -13,11 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from orchestrator.rank import stacks
 
-# A rank answers in milliseconds, unless the kernel does not let it.
-ANSWER_S = 2.0
+# A rank answers in milliseconds, unless native code keeps the interpreter to itself: then a signal makes it answer,
+# unless the kernel does not let it.
+SIGNAL_AFTER_S = 5.0
+ANSWER_S = SIGNAL_AFTER_S + 2.0
 STOPPED, GONE, UNINTERRUPTIBLE = "stopped", "gone", "uninterruptible"
 _STATES = {"R": "running", "S": "sleeping", "I": "sleeping", "T": STOPPED, "t": STOPPED, "D": UNINTERRUPTIBLE}
 
@@ -62,18 +65,28 @@ class Seen:
     state: str
 
 
-class Inquiry:
-    """Asks the ranks of a node for their stacks, by rank and process id, without waiting for them."""
+class Asked(Protocol):
+    """A rank that can be asked, as its launcher knows it."""
 
-    def __init__(self, pids: Mapping[int, int], now_s: float) -> None:
-        self._pids = dict(pids)
+    pid: int
+
+    def ask_stacks(self) -> None: ...
+
+
+class Inquiry:
+    """Asks the ranks of a node for their stacks, by rank, without waiting for them."""
+
+    def __init__(self, ranks: Mapping[int, Asked], now_s: float) -> None:
+        self._pids = {rank: one.pid for rank, one in ranks.items()}
         # A rank that is starting has a place for answers before it hears the question: it is not waited for.
-        hears = {rank: pid for rank, pid in pids.items() if _catches(pid)}
-        self._files = {rank: path for rank, pid in hears.items() if (path := stacks.answers_of(pid)) is not None}
+        hears = [rank for rank, pid in self._pids.items() if _catches(pid)]
+        self._files = {rank: path for rank in hears if (path := stacks.answers_of(self._pids[rank])) is not None}
         self._since = {rank: _size(path) for rank, path in self._files.items()}
+        self._signal_due_s: float | None = now_s + SIGNAL_AFTER_S
         self._until_s = now_s + ANSWER_S
-        self._texts = dict.fromkeys(pids, "")
-        ask(pids[rank] for rank in self._files)
+        self._texts = dict.fromkeys(ranks, "")
+        for rank in self._files:
+            ranks[rank].ask_stacks()
 
     def poll(self, now_s: float) -> dict[int, str] | None:
         """The stacks by rank once all that can answer have, "" for the others; None as long as some may come."""
@@ -81,6 +94,9 @@ class Inquiry:
         awaited = [rank for rank in self._files if process_state(self._pids[rank]) not in (STOPPED, GONE)]
         complete = all(self._texts[rank].endswith("\n") for rank in awaited)
         settled = complete and self._texts == before
+        if self._signal_due_s is not None and now_s >= self._signal_due_s:
+            self._signal_due_s = None
+            ask_by_signal(self._pids[rank] for rank in awaited if not self._texts[rank])
         return dict(self._texts) if settled or now_s >= self._until_s else None
 
     def judge(self) -> dict[int, Seen]:
@@ -88,7 +104,7 @@ class Inquiry:
         return {rank: judge(self._texts[rank], process_state(pid)) for rank, pid in self._pids.items()}
 
 
-def ask(pids: Iterable[int]) -> None:
+def ask_by_signal(pids: Iterable[int]) -> None:
     """Have ranks write down their stacks. The signal would kill a process that does not answer: it gets none."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):

@@ -1,7 +1,8 @@
 """A rank's tie to its agent: it carries messages, and when the agent is gone it kills the rank.
 
 Two descriptors hold it. A socket carries messages to the agent as JSON lines; a thread blocks
-reading it, and at the end of the stream kills the rank's process group. A pipe that nobody ever
+reading it: what comes is the question for the rank's stacks, and at the end of the stream it
+kills the rank's process group. A pipe that nobody ever
 writes to makes the kernel do the same on its own, so that a rank which is stopped, or stuck in
 native code with the interpreter lock held, goes too. The agent holds the only other ends.
 
@@ -20,6 +21,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 HEARTBEAT_S = 1.0
@@ -31,6 +33,7 @@ class Link:
     """The rank's end. `send` never blocks and may be called from any thread of the rank.
 
     `phase`, `step` and `progress` are what a heartbeat tells: whoever works sets them.
+    `answer` is called when the agent asks for the rank's stacks.
     """
 
     def __init__(self, rank: int, messages: socket.socket, lifeline_fd: int) -> None:
@@ -39,6 +42,7 @@ class Link:
         self.phase_since = time.monotonic()
         self.step: int | None = None
         self.progress = 0
+        self.answer: Callable[[], None] | None = None
         self._socket = messages
         self._lifeline_fd = lifeline_fd
         self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -85,7 +89,8 @@ class Link:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             while self._socket.recv(4096):
-                pass
+                if self.answer is not None:
+                    self.answer()
         except OSError:
             pass
         os.killpg(0, signal.SIGKILL)

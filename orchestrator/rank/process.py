@@ -71,6 +71,10 @@ class RankProcess(abc.ABC):
         if self.poll() is None:
             kill_group(self.pid, signum)
 
+    def ask_stacks(self) -> None:
+        """Have the rank write down its Python stacks, as soon as a thread of it can: `rank.stacks` tells where."""
+        self._agent_end.ask()
+
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
 
@@ -121,6 +125,10 @@ class AgentEnd:
             *whole, self._partial = (self._partial + read).split(b"\n")
             lines += whole
         return [json.loads(line) for line in lines]
+
+    def ask(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended, or is still to read earlier questions
+            self._socket.send(b"?")
 
     def close_lifeline(self) -> None:
         if self._lifeline_fd >= 0:

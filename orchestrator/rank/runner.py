@@ -46,6 +46,7 @@ class Origin:
 
 def main() -> None:
     """Entry of an exec'd rank: `sys.argv` holds two descriptors and the specification."""
+    stacks.stop_answering_at_exit()
     messages_fd, lifeline_fd, text = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     os.set_inheritable(messages_fd, False)
     os.set_inheritable(lifeline_fd, False)
@@ -69,8 +70,8 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
     _set_path(script, spec, origin)
 
     link = Link(spec.rank, messages, lifeline_fd)
-    link.start()
     _answer_when_asked(link)
+    link.start()
     probes = Probes(link, spec.snapshot)
     atexit.register(_finish, probes, link)
     probes.attach_when_imported()
@@ -80,7 +81,7 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
 
 def _answer_when_asked(link: Link) -> None:
     try:
-        stacks.answer_when_asked()
+        link.answer = stacks.Answers().write
     except OSError as error:  # at a hang its stacks will be missing
         link.send({"kind": "probe_failed", "where": "stacks", "message": str(error)})
 

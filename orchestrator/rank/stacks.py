@@ -1,13 +1,18 @@
-"""A rank's Python stacks, for whoever asks by a signal, whatever the rank is doing.
+"""A rank's Python stacks, for whoever asks, whatever the rank is doing.
 
-`faulthandler` answers from native code without the interpreter's lock, so a main thread that waits in a
-collective answers as well. It writes into memory of the rank's own: a file without a name, so that there is
-nothing to tidy up after ranks that were never asked, and a full disk loses no answer. The agent reads it
-through the rank's descriptors, as long as the rank lives.
+`faulthandler` writes them, and it walks through threads that must not move meanwhile. So a thread of the rank that
+holds the interpreter's lock answers the question, which comes through the rank's link. Where that thread cannot get
+the lock, because native code keeps it, nobody else runs Python either, and a signal is answered without the lock.
+(Without it, and beside a thread that does run, one answer in nine was a crash.)
+
+The answer goes into memory of the rank's own: a file without a name, so that there is nothing to tidy up after ranks
+that were never asked, and a full disk loses no answer. The agent reads it through the rank's descriptors, as long as
+the rank lives.
 """
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import signal
@@ -18,13 +23,28 @@ FILE_NAME = "orchestrator-stacks"
 _NOEXEC_SEAL = 8  # MFD_NOEXEC_SEAL; the os module does not name it
 
 
-def answer_when_asked() -> None:
-    """Answer from now on. Raises OSError where the kernel gives no such file."""
-    try:
-        descriptor = os.memfd_create(FILE_NAME, os.MFD_CLOEXEC)
-    except PermissionError:  # vm.memfd_noexec=2 refuses one that could be executed; older kernels do not know the flag
-        descriptor = os.memfd_create(FILE_NAME, os.MFD_CLOEXEC | _NOEXEC_SEAL)
-    faulthandler.register(SIGNAL, file=descriptor, all_threads=True, chain=False)
+class Answers:
+    """The rank's end: `write` answers a question that came through the link."""
+
+    def __init__(self) -> None:
+        """Answer signals from now on. Raises OSError where the kernel gives no such file."""
+        try:
+            self._descriptor = os.memfd_create(FILE_NAME, os.MFD_CLOEXEC)
+        except PermissionError:
+            # vm.memfd_noexec=2 refuses one that could be executed; older kernels do not know the flag
+            self._descriptor = os.memfd_create(FILE_NAME, os.MFD_CLOEXEC | _NOEXEC_SEAL)
+        # What `unregister` leaves behind: a question that was on its way must not kill, as the default does.
+        signal.signal(SIGNAL, signal.SIG_IGN)
+        faulthandler.register(SIGNAL, file=self._descriptor, all_threads=True, chain=False)
+
+    def write(self) -> None:
+        faulthandler.dump_traceback(file=self._descriptor, all_threads=True)
+
+
+def stop_answering_at_exit() -> None:
+    """Called before anything else registers with `atexit`, and so the last to run: an interpreter that is taken
+    apart then has no threads to walk through, and an answer of `faulthandler` would be a crash."""
+    atexit.register(faulthandler.unregister, SIGNAL)
 
 
 def answers_of(pid: int) -> str | None:

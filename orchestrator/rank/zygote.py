@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import setproctitle
 
-from orchestrator.rank import control, runner
+from orchestrator.rank import control, runner, stacks
 from orchestrator.rank.zygote_server import Server
 
 TITLE = "orchestrator zygote"
@@ -37,6 +37,7 @@ class _PreloadFailedError(Exception):
 def main() -> None:
     """Entry: `sys.argv` holds the owner's channel, a listening socket or -1, and the modules to import."""
     setproctitle.setproctitle(TITLE)
+    stacks.stop_answering_at_exit()  # in the ranks: before the preloaded modules register theirs
     owner, listener = _socket(sys.argv[1]), _socket(sys.argv[2])
     assert owner is not None, "a zygote without an owner would never end"
     modules = sys.argv[3:]
