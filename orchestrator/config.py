@@ -209,9 +209,13 @@ class RecoveryConfig:
     kill_after_s: float = 2.0  # the same for the other ranks after one was lost
     unkillable_s: float = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
     wait_for_node_s: float = 600.0  # for a lost node to come back or another to take its place
-    hang_factor: float = 10.0  # no progress for so many medians of the current phase is a hang
+    hang_factor: float = 3.0  # no progress for so many medians of the current phase is looked into
     hang_floor_s: float = 60.0  # but never earlier than this
-    hang_unknown_s: float = 1800.0  # the same for a phase without history: import, initialize, first step, load
+    hang_unknown_s: float = 90.0  # the same for a phase without history: import, initialize, first step, load
+    # an attempt is ended when ranks wait for others, and these have done nothing at all for so long
+    hang_evidence_s: float = 120.0
+    # no progress for so long ends it too, whatever an idle rank waits for (a timer, a child, a connection); null: never
+    hang_after_s: float | None = None
     agent_silence_s: float = 30.0  # an agent that does not answer for so long is lost
     straggler_factor: float = 1.5  # a rank whose own work takes so many times that of the others is named
     straggler_steps: int = 20  # over so many steps

@@ -237,6 +237,25 @@ class StragglerNamed(Event):
 
 
 @dataclass(frozen=True)
+class StallNamed(Event):
+    """No rank has made progress for ``silent_s``; nothing is ended for that alone. The rank that the others wait
+    for, or one of all: ``doing`` and ``awaited`` complete the sentence "rank 3 …" ("" where nothing is known)."""
+
+    attempt: int
+    rank: int
+    node: str
+    gpu: str
+    step: int
+    phase: str
+    silent_s: float
+    doing: str
+    where: str = ""
+    awaited: str = ""
+    stack: list[str] = field(default_factory=list)
+    log_path: str = ""
+
+
+@dataclass(frozen=True)
 class LossRejected(Event):
     """A step's loss is not one to go on from: NaN, infinite, or far above those before it."""
 

@@ -37,6 +37,7 @@ from orchestrator.events import (
     Status,
     StepDone,
     StopRequested,
+    StallNamed,
     StragglerNamed,
 )
 from orchestrator.ledger.meter import Bill, Bucket, Meter
@@ -81,6 +82,7 @@ TURN_NOTHING: list[Event] = [
     SnapshotHeld("n0", "full"),
     SnapshotFreed("n0", 1.0),
     StragglerNamed(1, 0, "n0", "0", 1, 2.0),
+    StallNamed(1, 0, "n0", "0", 1, "step", 95.0, "sleeps"),
 ]
 
 

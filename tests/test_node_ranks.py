@@ -12,7 +12,6 @@ import pytest
 from orchestrator.cluster import node_ranks, oom
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.node_ranks import NodeRanks
-from orchestrator.cluster.stacks import Seen
 from orchestrator.cluster.watchdog import LEAST_SAMPLES
 from orchestrator.errors import NodeMismatch
 from orchestrator.rank.spec import RankSpec
@@ -141,32 +140,36 @@ def test_a_rank_that_waits_for_the_disk_excuses_all(node: Node) -> None:
 
 
 def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node,
 ) -> None:
-    asked: list[dict[int, Rank]] = []
+    looked_at: list[dict[int, Rank]] = []
+    where = {0: ("train.py:7 in wait", "waits for a lock"), 1: ("", "is stopped by a signal")}
+    text = 'Thread 0x1 (most recent call first):\n  File "/job/train.py", line 7 in wait\n'
 
-    class Inquiry:
-        def __init__(self, ranks: dict[int, Rank], now_s: float) -> None:
-            asked.append(ranks)
-            self.due_s = now_s + 1.0
+    class Looks:
+        due_s = float("inf")
 
-        def poll(self, now_s: float) -> dict[int, str] | None:
-            text = 'Thread 0x1 (most recent call first):\n  File "/job/train.py", line 7 in wait\n'
-            return {0: text, 1: ""} if now_s >= self.due_s else None
+        def begin(self, ranks: dict[int, Rank]) -> None:
+            looked_at.append(ranks)
+            self.due_s = node.now_s + 1.0
 
-        def judge(self) -> dict[int, Seen]:
-            return {0: Seen(False, "train.py:7 in wait", "sleeping"), 1: Seen(None, "", "stopped")}
+        def poll(self, now_s: float) -> tuple[dict[int, str], list[dict[str, Any]]] | None:
+            if now_s < self.due_s:
+                return None
+            self.due_s = float("inf")
+            seen = [{"rank": rank, "where": place, "wait": wait} for rank, (place, wait) in where.items()]
+            return {0: text, 1: ""}, seen
 
-    monkeypatch.setattr(node_ranks, "Inquiry", Inquiry)
+    node.node._looks = Looks()  # type: ignore[assignment]
     node.later(1.0)
     node.node.ask_stacks()
-    assert asked == [{0: node.ranks[0], 1: node.ranks[1]}]
+    assert looked_at == [{0: node.ranks[0], 1: node.ranks[1]}]
     assert node.later(0.5) == []
     (part,) = node.later(0.5)
     logs = [Path(rank.spec.log_path) for rank in node.ranks]
     assert part["kind"] == "stacks"
-    assert [(one["rank"], one["gpu"], one["stack"], one["entered"], one["state"]) for one in part["ranks"]] == [
-        (0, "CPU core 0", ["train.py:7 in wait"], False, "sleeping"), (1, "CPU core 1", [], None, "stopped")
+    assert [(one["rank"], one["gpu"], one["stack"], one["where"], one["wait"]) for one in part["ranks"]] == [
+        (0, "CPU core 0", ["train.py:7 in wait"], *where[0]), (1, "CPU core 1", [], *where[1])
     ]  # fmt: skip
     assert part["ranks"][0]["path"] == str(logs[0].with_suffix(".stacks"))
     kept = logs[0].with_suffix(".stacks").read_text()
@@ -174,6 +177,23 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     assert 'File "/job/train.py", line 7' in kept
     assert not logs[1].with_suffix(".stacks").exists()
     assert node.later(5.0) == []
+    node.node.ask_stacks()
+    assert [part["kind"] for part in node.later(1.0)] == ["stacks"]
+    assert logs[0].with_suffix(".stacks").read_text() == kept  # the same stack is kept once
+    text = text.replace("line 7", "line 8")
+    node.node.ask_stacks()
+    node.later(1.0)
+    assert logs[0].with_suffix(".stacks").read_text().count("--- no progress") == 2
+
+
+def test_what_a_rank_prints_is_progress(node: Node) -> None:
+    node.train(LEAST_SAMPLES + 2)
+    log = Path(node.ranks[0].spec.log_path)
+    for _ in range(5):
+        with log.open("a") as stream:
+            stream.write("\r 5%")  # as progress bars do, without an end of the line
+        assert overdue(node.later(FLOOR_S / 2)) in ([], [(False, [1])])
+    assert overdue(node.later(FLOOR_S + 1)) == [(True, [0, 1])]
 
 
 def test_after_sigterm_comes_sigkill_and_who_outlives_that_makes_its_node_a_bad_one(node: Node) -> None:

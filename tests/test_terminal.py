@@ -37,6 +37,7 @@ from orchestrator.events import (
     Status,
     StepDone,
     StopRequested,
+    StallNamed,
     StragglerNamed,
     exit_in_words,
 )
@@ -104,6 +105,7 @@ FAULTS: list[tuple[float, Event]] = [
     (5, StepDone(1, 20, 1.0, 5.0)),
     *[(float(at), committed(at)) for at in range(6, 19)],
     (19, StragglerNamed(1, 3, "n1", "GPU 1", 20, 2.1)),
+    (20, StallNamed(1, 3, "n1", "GPU 1", 20, "step", 95.2, "sleeps", "data.py:7 in read", "rank 3 never entered it")),
     (20, SnapshotHeld("n1", "step-20: No space left on device")),
     (26, SnapshotFreed("n1", 6.04)),
     (27, LossRejected(1, 21, float("nan"), "it is NaN")),

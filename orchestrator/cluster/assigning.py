@@ -55,6 +55,8 @@ def assignment_of(
         hang_factor=config.recovery.hang_factor,
         hang_floor_s=config.recovery.hang_floor_s,
         hang_unknown_s=config.recovery.hang_unknown_s,
+        hang_evidence_s=config.recovery.hang_evidence_s,
+        hang_after_s=config.recovery.hang_after_s,
         unkillable_s=config.recovery.unkillable_s,
         agent_silence_s=config.recovery.agent_silence_s,
         straggler_factor=config.recovery.straggler_factor,

@@ -56,9 +56,11 @@ class Assignment:
     snapshot_keep_hours: float | None = None
     snapshot_trusted: list[str] = field(default_factory=list)
     last_step: int | None = None
-    hang_factor: float = 10.0
+    hang_factor: float = 3.0
     hang_floor_s: float = 60.0
-    hang_unknown_s: float = 1800.0
+    hang_unknown_s: float = 90.0
+    hang_evidence_s: float = 120.0
+    hang_after_s: float | None = None
     unkillable_s: float = 15.0
     agent_silence_s: float = 30.0
     straggler_factor: float = 1.5

@@ -10,12 +10,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.cluster import hangs
 from orchestrator.cluster.answers import death, error_of, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
 from orchestrator.cluster.gather_logs import LogKeeper
+from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.launching import WarmZygotes
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.nodes import Node, Nodes
@@ -28,6 +28,7 @@ from orchestrator.events import (
     CheckpointSaved,
     Event,
     Outcome,
+    RankLost,
     ResourcesGranted,
 )
 
@@ -64,7 +65,7 @@ class RayWorkerGroup:
         self._starting: list[Any] = []
         self._start_deadline_s = 0.0
         self._generation_stopped = False
-        self._inquiry: hangs.Inquiry | None = None
+        self._hangs: HangWatch | None = None
         self._overdue: dict[int, Part] = {}
         self._ended: AttemptEnded | None = None
         self._events: list[Event] = []
@@ -92,7 +93,10 @@ class RayWorkerGroup:
         stragglers = StragglerWatch(told.straggler_factor, told.straggler_steps)
         self._attempt = Attempt(attempt, names, told.ranks_per_node, told.gpu_name, stragglers)
         self._overdue = {}
-        self._generation_stopped, self._inquiry, self._ended = False, None, None
+        self._hangs = HangWatch(
+            attempt, names, told.hang_evidence_s, told.hang_after_s, lambda: self._nodes.tell("ask_stacks")
+        )
+        self._generation_stopped, self._ended = False, None
         self._starting = self._nodes.tell("start", attempt, address, port, list(skip_batches))
         self._start_deadline_s = time.monotonic() + self._start_timeout_s
         origin = (restore.step, restore.source) if restore else (None, None)
@@ -108,7 +112,7 @@ class RayWorkerGroup:
             return events + self._settled(attempt)
         events += self._hear(attempt)
         now_s = time.monotonic()
-        self._look_into_hang(attempt, now_s)
+        events += self._look_into_hang(attempt, now_s)
         if not self._generation_stopped and attempt.must_stop(now_s):
             self._generation_stopped = True
             self._nodes.tell("stop", self.assignment.kill_after_s)
@@ -183,20 +187,17 @@ class RayWorkerGroup:
             self._ended = None
         return events
 
-    def _look_into_hang(self, attempt: Attempt, now_s: float) -> None:
-        """Ranks wait for each other: the attempt hangs when all that are left are silent for too long."""
-        if attempt.failing or attempt.stopping:
-            return
-        if self._inquiry is None and hangs.all_overdue(self._overdue, self._node_count):
-            self._inquiry = hangs.begin(attempt.number, attempt.step, self._overdue.values(), self._nodes, now_s)
-        if self._inquiry is not None and self._inquiry.moot:
-            self._inquiry = None
-        cause = self._inquiry.verdict(now_s) if self._inquiry is not None else None
-        if cause is not None:
-            self._inquiry = None
-            attempt.blame(cause, now_s)
-            self._generation_stopped = True
-            self._nodes.tell("kill")
+    def _look_into_hang(self, attempt: Attempt, now_s: float) -> list[Event]:
+        """Ranks wait for each other: it is looked into when all that are left make no progress."""
+        if attempt.failing or attempt.stopping or self._hangs is None:
+            return []
+        events = self._hangs.poll(self._overdue, attempt.step, now_s)
+        for cause in events:
+            if isinstance(cause, RankLost):
+                attempt.blame(cause, now_s)
+                self._generation_stopped = True
+                self._nodes.tell("kill")
+        return [event for event in events if not isinstance(event, RankLost)]
 
     def _all_started(self, attempt: Attempt) -> bool:
         if not self._starting:
@@ -223,8 +224,8 @@ class RayWorkerGroup:
                     case "overdue":
                         self._overdue[node.index] = part
                     case "stacks":
-                        if self._inquiry is not None:
-                            self._inquiry.hear(node, part)
+                        if self._hangs is not None:
+                            self._hangs.hear(node.index, part)
                     case "durable" | "unwritten" | "snapshot_held" | "snapshot_freed" | "snapshot_unstaged":
                         events += self._checkpoints.hear(node, part, now_s)
                     case _:

@@ -28,6 +28,11 @@ class LogReader:
         self._rest = b""
         self._cut = False
 
+    @property
+    def read_bytes(self) -> int:
+        """How much of it has been read: grows with all that is printed, whole lines or not."""
+        return self._offset
+
     def rest(self) -> list[str]:
         """All that is left of a file that grows no more (of a huge rest, the end), an unfinished line too."""
         with contextlib.suppress(FileNotFoundError):

@@ -16,10 +16,11 @@ from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.gather_logs import LogSender
 from orchestrator.cluster.logs import LogReader, line_part, tail
+from orchestrator.cluster.look import Looks
 from orchestrator.cluster.merge import Gather, Part, checkpoint_part, memory_part, step_part
 from orchestrator.cluster.node_snapshots import NodeSnapshots
 from orchestrator.cluster.oom import MemoryKills
-from orchestrator.cluster.stacks import Inquiry, keep, main_thread
+from orchestrator.cluster.stacks import Frame, keep, main_thread
 from orchestrator.cluster.watchdog import Watchdog
 from orchestrator.errors import NodeMismatch
 from orchestrator.rank.launcher import Launcher, RankProcess
@@ -60,7 +61,8 @@ class NodeRanks:
         self._kill_due_s: float | None = None
         self._killed_s: float | None = None
         self._overdue_told: tuple[list[int], bool] | None = None
-        self._inquiry: Inquiry | None = None
+        self._looks = Looks()
+        self._kept_stacks: dict[int, list[Frame]] = {}
 
     @property
     def step(self) -> int:
@@ -75,7 +77,7 @@ class NodeRanks:
         """Start the ranks of an attempt."""
         self._gather = Gather(self.assignment.ranks_per_node)
         self._kill_due_s = self._killed_s = None
-        self._overdue_told, self._inquiry = None, None
+        self._overdue_told, self._looks, self._kept_stacks = None, Looks(), {}
         self._watchdog.new_attempt()
         self._memory_kills = MemoryKills()
         self._launcher = launcher
@@ -123,8 +125,7 @@ class NodeRanks:
 
     def ask_stacks(self) -> None:
         """Have every rank write down where it is; a later poll has the answers."""
-        ranks = {rank.process.spec.rank: rank.process for rank in self._alive()}
-        self._inquiry = Inquiry(ranks, time.monotonic())
+        self._looks.begin({rank.process.spec.rank: rank.process for rank in self._alive()})
 
     def _alive(self) -> list[_Watched]:
         return [rank for rank in self._ranks if rank.status is None]
@@ -151,26 +152,27 @@ class NodeRanks:
 
     def _stacks(self, now_s: float) -> list[Part]:
         """What the ranks answered, once they have, kept beside their logs."""
-        inquiry = self._inquiry
-        texts = inquiry.poll(now_s) if inquiry is not None else None
-        if inquiry is None or texts is None:
+        found = self._looks.poll(now_s)
+        if found is None:
             return []
-        self._inquiry = None
+        texts, seen = found
         ranks = {rank.process.spec.rank: rank.process.spec for rank in self._ranks}
         paths = {rank: Path(spec.log_path).with_suffix(".stacks") for rank, spec in ranks.items()}
         if self.sender is not None:
             for path in paths.values():
                 self.sender.follow(path.name)
-        keep(texts, paths, f"--- no progress; stacks of {time.strftime('%Y-%m-%d %H:%M:%S')} ---")
+        news = {rank: text for rank, text in texts.items() if self._kept_stacks.get(rank) != main_thread(text)}
+        self._kept_stacks |= {rank: main_thread(text) for rank, text in news.items()}
+        keep(news, paths, f"--- no progress; stacks of {time.strftime('%Y-%m-%d %H:%M:%S')} ---")
         told = [
             {
-                "rank": rank,
+                **one,
                 "gpu": self.assignment.gpu_name(ranks[rank].local_rank),
                 "stack": [str(frame) for frame in main_thread(texts[rank])][:_STACK_LINES],
                 "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
-                **asdict(seen),
             }
-            for rank, seen in inquiry.judge().items()
+            for one in seen
+            for rank in (one["rank"],)
         ]
         return [{"kind": "stacks", "ranks": told}]
 
@@ -184,7 +186,10 @@ class NodeRanks:
             self._watchdog.heard(rank.process.spec.rank, message, now_s)
             if part := self._hear(rank, message):
                 parts.append(part)
+        read_bytes = rank.log.read_bytes
         lines = rank.log.lines() if status is None else rank.log.rest()
+        if rank.log.read_bytes != read_bytes:
+            self._watchdog.printed(rank.process.spec.rank, now_s)
         if len(lines) > MOST_LINES:
             on_host = f" on {socket.gethostname()}" if self.sender is not None else ""
             left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}{on_host}"

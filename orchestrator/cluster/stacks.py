@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import linecache
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from orchestrator.rank import stacks
 
@@ -92,7 +93,7 @@ class Inquiry:
         """The stacks by rank once all that can answer have, "" for the others; None as long as some may come."""
         before, self._texts = self._texts, self._texts | collect(self._files, self._since)
         awaited = [rank for rank in self._files if process_state(self._pids[rank]) not in (STOPPED, GONE)]
-        complete = all(self._texts[rank].endswith("\n") for rank in awaited)
+        complete = all(_complete(self._texts[rank], self._signal_due_s is None) for rank in awaited)
         settled = complete and self._texts == before
         if self._signal_due_s is not None and now_s >= self._signal_due_s:
             self._signal_due_s = None
@@ -182,9 +183,28 @@ def _blame(one: Seen) -> int:
     return _UNKNOWN if one.entered is None else _NOT_ENTERED
 
 
+def groups_of(answer: str) -> dict[str, dict[str, Any]]:
+    """What a rank told of its process groups, see :func:`orchestrator.rank.collectives.groups`; empty where it was
+    asked by a signal."""
+    line = next((line for line in answer.splitlines() if line.startswith(stacks.GROUPS_MARK)), None)
+    return json.loads(line.removeprefix(stacks.GROUPS_MARK)) if line is not None else {}
+
+
 def main_thread(stack_text: str) -> list[Frame]:
     """Of one answer; innermost frame first, none where the rank did not answer."""
     return _main_of(_threads(stack_text))
+
+
+def other_threads(stack_text: str) -> list[list[Frame]]:
+    """All but the main one, innermost frame first."""
+    threads = _threads(stack_text)
+    main = _main_of(threads)
+    return [frames for frames in threads if frames is not main]
+
+
+def _complete(answer: str, signalled: bool) -> bool:
+    """A thread's answer ends with the process groups, that on a signal with the oldest thread."""
+    return answer.endswith("\n") and (signalled or stacks.GROUPS_MARK in answer)
 
 
 def _threads(text: str) -> list[list[Frame]]:

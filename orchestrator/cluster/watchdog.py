@@ -123,8 +123,11 @@ class Watchdog:
                 elif phase == "initialize":
                     clock.enter("first_step")
             case {"kind": "step", "step": int(step)}:
-                # It may come late, when its numbers have arrived from the device; the rank works all the same.
-                clock.moved(now_s)
+                # It may come late, when its numbers have arrived from the device; the rank works all the same,
+                # and how long it was silent in what it does by now is not known from that.
+                if clock.phase in ("step", "first_step"):
+                    clock.moved(now_s)
+                clock.since_s = now_s
                 self._reach(clock, max(step, clock.step or 0))
                 if clock.phase == "first_step":  # not at its end's own message, which comes before
                     clock.enter("step")
@@ -136,6 +139,10 @@ class Watchdog:
                 self._reach(clock, message.get("step"))
                 clock.enter(clock.before)
                 clock.loaded = clock.loaded or kind == "load"
+
+    def printed(self, rank: int, now_s: float) -> None:
+        """A rank has written into its log: whatever it does, it goes on."""
+        self._clock(rank, now_s).moved(now_s)
 
     def excuse(self, now_s: float) -> None:
         """Set all clocks back: the ranks wait for what is known, the disk of another node for instance."""

@@ -34,6 +34,7 @@ from orchestrator.events import (
     SnapshotHeld,
     SnapshotQuarantined,
     SnapshotUnstaged,
+    StallNamed,
     Status,
     StepDone,
     StopRequested,
@@ -232,6 +233,8 @@ def _warning(event: Event) -> Line | None:
         case StragglerNamed():
             who = f"rank {event.rank} on node {event.node}, {event.gpu}"
             text = f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step {event.step})"
+        case StallNamed():
+            text = _stall(event)
         case LossRejected():
             loss = f"loss {number(event.loss)}" if known(event.loss) else "loss"
             text = f"{loss} of step {event.step} rejected: {clean(event.reason)}"
@@ -240,6 +243,13 @@ def _warning(event: Event) -> Line | None:
         case _:
             return None
     return Line(Kind.WARNING, text)
+
+
+def _stall(event: StallNamed) -> str:
+    who = f"rank {event.rank} on node {event.node}, {event.gpu}, {clean(event.doing)}"
+    where = f" at {clean(event.where)}" if event.where else ""
+    awaited = f"; {clean(event.awaited)}" if event.awaited else ""
+    return f"no progress for {event.silent_s:.0f} s: {who}{where}{awaited} (it is left to run)"
 
 
 def _restored(started: AttemptStarted) -> str:

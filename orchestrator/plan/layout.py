@@ -88,6 +88,8 @@ def check_values(config: Config) -> None:
         "recovery.hang_factor": config.recovery.hang_factor,
         "recovery.hang_floor_s": config.recovery.hang_floor_s,
         "recovery.hang_unknown_s": config.recovery.hang_unknown_s,
+        "recovery.hang_evidence_s": config.recovery.hang_evidence_s,
+        "recovery.hang_after_s": config.recovery.hang_after_s,
         "recovery.agent_silence_s": config.recovery.agent_silence_s,
         "recovery.straggler_factor": config.recovery.straggler_factor,
         "recovery.straggler_steps": config.recovery.straggler_steps,

@@ -13,13 +13,19 @@ the rank lives.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
+import json
 import os
 import signal
+from typing import Any
+
+from orchestrator.rank import collectives
 
 # Real-time: scripts and libraries use SIGUSR1 and SIGUSR2 for purposes of their own.
 SIGNAL = signal.SIGRTMIN + 13
 FILE_NAME = "orchestrator-stacks"
+GROUPS_MARK = "Process groups: "  # before a line of JSON, after the stacks of a thread's answer
 _NOEXEC_SEAL = 8  # MFD_NOEXEC_SEAL; the os module does not name it
 
 
@@ -39,6 +45,10 @@ class Answers:
 
     def write(self) -> None:
         faulthandler.dump_traceback(file=self._descriptor, all_threads=True)
+        told: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # the stacks are worth more than what torch can tell beside them
+            told = collectives.groups()
+        os.write(self._descriptor, f"{GROUPS_MARK}{json.dumps(told, separators=(',', ':'))}\n".encode())
 
 
 def stop_answering_at_exit() -> None:

@@ -75,7 +75,9 @@ def test_rank_sigkill_in_a_save(keeper: User, whole: Run) -> None:
 
 
 def test_rank_sigstop(keeper: User, whole: Run) -> None:
-    run = keeper.start("rank-stopped", fail(rank=1).at(step=9).by(SIGSTOP), "recovery.hang_floor_s=5").ended()
+    run = keeper.start(
+        "rank-stopped", fail(rank=1).at(step=9).by(SIGSTOP), "recovery.hang_floor_s=5", "recovery.hang_evidence_s=3"
+    ).ended()
     finished_like(run, whole)
     (lost,) = run.of(RankLost)
     assert (lost.fault, lost.rank) == (Fault.HANG, 1), lost

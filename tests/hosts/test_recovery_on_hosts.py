@@ -232,7 +232,7 @@ def test_an_agent_that_does_not_answer_is_killed_and_replaced(
 def test_a_rank_that_is_stopped_on_another_host_is_named(
     workers: list[Host], desk: Host, over_two: dict[int, float]
 ) -> None:
-    run = train(desk, "rank-stopped", 2, "recovery.hang_floor_s=4")
+    run = train(desk, "rank-stopped", 2, "recovery.hang_floor_s=4", "recovery.hang_evidence_s=3")
     run.wait_for(StepDone, step=17)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
@@ -243,7 +243,7 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
     # So short a floor may also strike ranks of the second attempt that end slowly.
     (lost,) = [lost for lost in run.of(RankLost) if lost.attempt == 1]
     assert (lost.rank, lost.node, lost.fault) == (1, victim.name, Fault.HANG)
-    assert "rank 1 never entered the collective" in str(lost.error)
+    assert "rank 1 has not come to where the others wait" in str(lost.error)
     assert "rank 1 is stopped" in str(lost.error)
     assert lost.detected_s is not None
     assert 4 <= lost.detected_s < 60
