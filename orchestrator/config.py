@@ -219,6 +219,7 @@ class RecoveryConfig:
     agent_silence_s: float = 30.0  # an agent that does not answer for so long is lost
     straggler_factor: float = 1.5  # a rank whose own work takes so many times that of the others is named
     straggler_steps: int = 20  # over so many steps
+    straggler_after_s: float = 300.0  # nothing is said of it in the first so many seconds of steps of an attempt
     loss_spike: float | None = 3.0  # a loss above so many medians, and scatters, of those before is rejected like NaN
     max_skips: int = 3  # rejected losses of one run after which it goes back and skips the batch
     skip_batches: int = 1  # how many batches, the rejected one first

@@ -34,10 +34,10 @@ from orchestrator.events import (
     SnapshotFreed,
     SnapshotHeld,
     SnapshotQuarantined,
+    StallNamed,
     Status,
     StepDone,
     StopRequested,
-    StallNamed,
     StragglerNamed,
 )
 from orchestrator.ledger.meter import Bill, Bucket, Meter

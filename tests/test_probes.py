@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.rank import own_time
 from orchestrator.rank.late import when_imported
 from orchestrator.rank.probes import Probes
 
@@ -249,6 +250,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
+        monkeypatch.setattr(own_time, "_open_schedstat", lambda: None)
 
     def pass_by(self, seconds: float) -> None:
         self.now_s += seconds

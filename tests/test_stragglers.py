@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -105,3 +107,33 @@ def test_a_part_is_as_large_for_many_ranks_as_for_few() -> None:
         return {key: whole[key] for key in ("slowest", "own_sum_s")}
 
     assert len(repr(about_stragglers(4096))) <= len(repr(about_stragglers(2))) + len("4096") + len("512.0")
+
+
+def test_nothing_is_said_in_the_first_minutes() -> None:
+    observer = StragglerWatch(1.5, STEPS, after_s=300.0)
+    slow = step_of(0.1, 0.1, 2.0, step_time_s=4.0)
+    said = [observer.observe(slow) for _ in range(200)]
+    (first,) = [number for number, one in enumerate(said) if one is not None]
+    assert first == 300 / 4.0 + STEPS - 2
+
+
+def test_nothing_is_said_of_short_steps() -> None:
+    assert watch(*[step_of(0.01, 0.01, 0.09, step_time_s=0.1)] * 3 * STEPS) == [None] * 3 * STEPS
+
+
+@pytest.mark.parametrize("seconds", [0.3])
+def test_waiting_for_a_processor_is_not_a_ranks_own_time(seconds: float) -> None:
+    """Two threads of two processes on one processor: each computes for half of the time."""
+    script = (
+        "import os, time; from orchestrator.rank.own_time import OwnTime; os.sched_setaffinity(0, {0})\n"
+        "if os.fork() == 0:\n    end_s = time.process_time() + 5\n    while time.process_time() < end_s: pass\n"
+        f"own = OwnTime(); begun_s = time.perf_counter(); end_s = time.process_time() + {seconds}\n"
+        "while time.process_time() < end_s: pass\n"
+        "print(own.take(), time.perf_counter() - begun_s, flush=True); os.killpg(0, 9)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60
+    )
+    own_s, wall_s = map(float, run.stdout.split())
+    assert own_s < 0.8 * wall_s
+    assert own_s >= 0.9 * seconds

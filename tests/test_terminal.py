@@ -34,10 +34,10 @@ from orchestrator.events import (
     SnapshotFreed,
     SnapshotHeld,
     SnapshotQuarantined,
+    StallNamed,
     Status,
     StepDone,
     StopRequested,
-    StallNamed,
     StragglerNamed,
     exit_in_words,
 )

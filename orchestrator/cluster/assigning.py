@@ -61,6 +61,7 @@ def assignment_of(
         agent_silence_s=config.recovery.agent_silence_s,
         straggler_factor=config.recovery.straggler_factor,
         straggler_steps=config.recovery.straggler_steps,
+        straggler_after_s=config.recovery.straggler_after_s,
     )
 
 

@@ -65,6 +65,7 @@ class Assignment:
     agent_silence_s: float = 30.0
     straggler_factor: float = 1.5
     straggler_steps: int = 20
+    straggler_after_s: float = 300.0
 
     def gpu_name(self, local_rank: int) -> str:
         """What people call a rank's device."""

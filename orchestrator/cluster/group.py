@@ -90,7 +90,7 @@ class RayWorkerGroup:
         address = "127.0.0.1" if self._node_count == 1 else head.address
         names = [node.name for node in self._nodes.all]
         told = self.assignment
-        stragglers = StragglerWatch(told.straggler_factor, told.straggler_steps)
+        stragglers = StragglerWatch(told.straggler_factor, told.straggler_steps, told.straggler_after_s)
         self._attempt = Attempt(attempt, names, told.ranks_per_node, told.gpu_name, stragglers)
         self._overdue = {}
         self._hangs = HangWatch(

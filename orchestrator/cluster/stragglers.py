@@ -16,6 +16,7 @@ from typing import Any
 SHARE = 0.75
 # What is gained by mending less than this share of a step is not worth a word.
 LEAST_SHARE_OF_STEP = 0.05
+LEAST_EXTRA_S = 0.1  # of each step: of shorter ones the noise of any machine makes stragglers
 _LEAST_S = 1e-6  # the others' own work, where it is next to nothing
 
 
@@ -28,14 +29,17 @@ class _Step:
 
 
 class StragglerWatch:
-    """Looks at the last ``steps`` steps of one attempt.
+    """Looks at the last ``steps`` steps of one attempt, once it has trained for ``after_s``: in the first minutes
+    files are read for the first time and kernels are compiled.
 
     A straggler was the slowest in three quarters of them, its median is at least ``factor`` times the median
-    of the others' mean, and the difference is at least a twentieth of the step.
+    of the others' mean, and the difference is at least a twentieth of the step and
+    :data:`LEAST_EXTRA_S`.
     """
 
-    def __init__(self, factor: float, steps: int) -> None:
+    def __init__(self, factor: float, steps: int, after_s: float = 0.0) -> None:
         self._factor = factor
+        self._after_s, self._trained_s = after_s, 0.0
         self._window: deque[_Step] = deque(maxlen=steps)
         self._named: int | None = None
         self._clear_steps = 0
@@ -45,7 +49,8 @@ class StragglerWatch:
         a straggler, once: it is named again after it was none for a whole window, or when another was named
         in between."""
         slowest, others = part["slowest"], part["ranks"] - 1
-        if slowest is None or others < 1:
+        self._trained_s += part["step_time_s"]
+        if slowest is None or others < 1 or self._trained_s < self._after_s:
             return None
         others_s = max(_LEAST_S, (part["own_sum_s"] - slowest["own_s"]) / others)
         self._window.append(_Step(slowest["rank"], slowest["own_s"], others_s, part["step_time_s"]))
@@ -66,6 +71,6 @@ class StragglerWatch:
         own_s = statistics.median(step.own_s for step in self._window if step.rank == rank)
         others_s = statistics.median(step.others_s for step in self._window)
         step_time_s = statistics.median(step.step_time_s for step in self._window)
-        if own_s < self._factor * others_s or own_s - others_s < LEAST_SHARE_OF_STEP * step_time_s:
+        if own_s < self._factor * others_s or own_s - others_s < max(LEAST_EXTRA_S, LEAST_SHARE_OF_STEP * step_time_s):
             return None
         return rank, round(own_s / others_s, 2)

@@ -105,6 +105,7 @@ def check_values(config: Config) -> None:
         "recovery.kill_after_s": config.recovery.kill_after_s,
         "recovery.max_idle_faults": config.recovery.max_idle_faults,
         "recovery.max_skips": config.recovery.max_skips,
+        "recovery.straggler_after_s": config.recovery.straggler_after_s,
         "recovery.unkillable_s": config.recovery.unkillable_s,
         "recovery.wait_for_node_s": config.recovery.wait_for_node_s,
         "snapshot.keep": config.snapshot.keep,

@@ -170,7 +170,7 @@ def test_nan_loss(keeper: User, whole: Run) -> None:
 
 
 def test_slow_rank(keeper: User, whole: Run) -> None:
-    settings = ["recovery.straggler_steps=6"]
+    settings = ["recovery.straggler_steps=6", "recovery.straggler_after_s=0"]
     run = keeper.start("slow", fail(rank=1).at(step=3).by("slow", times=STEPS, seconds=0.3), *settings).ended()
     finished_like(run, whole)
     (named,) = run.of(StragglerNamed)
