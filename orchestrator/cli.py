@@ -14,7 +14,7 @@ from rich.console import Console
 
 from orchestrator import __version__
 from orchestrator.cli_words import check_flags, flags_last, own_flags, take_run, take_runs, take_verb
-from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, OrchestratorError
+from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
 from orchestrator.verbs import VERBS, show_swept
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def task(composed: DictConfig) -> None:
         called.append(composed)
         codes.append(_guard(lambda: VERBS[verb](composed, own)))
-        if codes[-1] in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        if codes[-1] > SIGNALLED:
             raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
 
     own.swept, scratch = [], _scratch(verb, overrides)

@@ -206,6 +206,9 @@ class RecoveryConfig:
     max_restarts: int = 3  # after faults of ranks, of one run; 0 ends it at the first. Faults of nodes do not count
     max_idle_faults: int = 5  # faults in a row, of whatever kind, without a new step between them
     stop_grace_s: float = 30.0  # from SIGTERM to SIGKILL at a stop: time to save
+    # what asks the run to stop, beside Ctrl-C: SIGTERM by most job managers, SIGHUP by a terminal that is closed,
+    # SIGUSR1 by Slurm's --signal=USR1@120. A second one stops at once
+    stop_signals: list[str] = field(default_factory=lambda: ["TERM", "HUP", "USR1"])
     kill_after_s: float = 2.0  # the same for the other ranks after one was lost
     unkillable_s: float = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
     wait_for_node_s: float = 600.0  # for a lost node to come back or another to take its place

@@ -24,6 +24,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SIGNALLED = 128  # and the number of the signal that asked for it
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 

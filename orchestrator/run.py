@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -18,7 +15,7 @@ from orchestrator.cluster.assignment import base_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
-from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, RunDirectoryError, TrainingFailed
+from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
 from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
@@ -28,6 +25,8 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
 from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
+from orchestrator.signals import stop_numbers
+from orchestrator.stopping import asked_by_signals, exit_code, take
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
@@ -50,6 +49,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
     check_checkpoint_dir(config)
     target = find_target(config)
     working_dir(config)
+    signals = stop_numbers(config.recovery.stop_signals)
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
@@ -69,7 +69,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
             write_papers(config, plan, name, directory)
             remember(config, directory)
         stop = StopRequest()
-        stack.enter_context(_signals(stop))
+        stack.enter_context(asked_by_signals(stop, signals))
         return _supervised(config, plan, name, directory, target, stop, problem is None, console, takes_up)
 
 
@@ -113,7 +113,7 @@ def _supervised(
             session = stack.enter_context(
                 connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root)
             )
-        _take_signals(stop)
+        take(stop, stop.signals)
         if session.dashboard_url:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
@@ -194,28 +194,6 @@ def _on_record(journal: Journal, event: Event, terminal: Terminal, stop: StopReq
             time.sleep(_SPACE_S)
 
 
-@contextmanager
-def _signals(stop: StopRequest) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask to stop; the second time, at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    _take_signals(stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _take_signals(stop: StopRequest) -> None:
-    """Ray sets handlers of its own when it connects."""
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        stop.ask("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-
-
 def _local_cpus(plan: Plan) -> int:
     """Logical CPUs of a cluster that we start: at least one per rank, so that placement never fails."""
     return max(os.cpu_count() or 1, plan.layout.ranks)
@@ -228,6 +206,6 @@ def _exit_code(last: Record | None, stop: StopRequest) -> int:
         case Status.FINISHED:
             return 0
         case Status.INTERRUPTED:
-            return EXIT_TERMINATED if stop.by == "SIGTERM" else EXIT_INTERRUPTED
+            return exit_code(stop)
         case _:
             return TrainingFailed.exit_code

@@ -85,7 +85,15 @@ class Bench:
         path.write_text(textwrap.dedent(text))
         return str(path)
 
-    def spec(self, script: str, *args: str, rank: int = 0, world_size: int = 1, **env: str) -> RankSpec:
+    def spec(
+        self,
+        script: str,
+        *args: str,
+        rank: int = 0,
+        world_size: int = 1,
+        stop_signals: Sequence[int] = (),
+        **env: str,
+    ) -> RankSpec:
         return RankSpec(
             rank=rank,
             local_rank=rank,
@@ -96,6 +104,7 @@ class Bench:
             cwd=str(self.folder),
             env={**self.env, **env},
             log_path=str(self.folder / f"rank{rank}.log"),
+            stop_signals=list(stop_signals),
         )
 
     def start(self, script: str, *args: str, **about: Any) -> RankProcess:

@@ -201,18 +201,25 @@ def test_a_killed_zygote_takes_its_ranks_along_and_is_noticed(start: Start) -> N
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("end", ["close", "terminate"])
-def test_an_ended_zygote_leaves_nobody(start: Start, end: str) -> None:
+def test_an_ended_zygote_leaves_nobody(start: Start) -> None:
     bench = start("multiprocessing")
     rank = bench.start(str(SCRIPTS / "family.py"))
     assert bench.shows("waiting")
     pids = [zygote(bench).pid, *(int(word) for word in bench.log().splitlines()[0].split()[1:])]
-    if end == "close":
-        zygote(bench).close()
-    else:
-        os.kill(pids[0], signal.SIGTERM)
+    zygote(bench).close()
     assert wait_until(lambda: all(is_gone(pid) for pid in pids))
     assert rank.wait(5) == -signal.SIGKILL
+
+
+@pytest.mark.real
+def test_what_is_meant_for_the_whole_run_does_not_end_a_zygote(start: Start) -> None:
+    bench = start()
+    rank = bench.start(bench.write("import time; print('up', flush=True); time.sleep(300)"))
+    assert bench.shows("up")
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT):
+        os.kill(zygote(bench).pid, number)
+    assert bench.run(bench.write("print('another')", "b.py")).status == 0
+    assert (rank.poll(), zygote(bench).alive()) == (None, True)
 
 
 @pytest.mark.real

@@ -7,6 +7,7 @@ Nothing here blocks: the driver polls, and what is due (SIGKILL after SIGTERM) h
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -41,7 +42,11 @@ AGENT = "orchestrator agent"
 class NodeAgent(CheckpointFiles):
     """One per node of the run."""
 
-    def __init__(self, assignment: Assignment, node_index: int, warm: WarmZygotes | None = None) -> None:
+    def __init__(
+        self, assignment: Assignment, node_index: int, warm: WarmZygotes | None = None, *, own_process: bool = False
+    ) -> None:
+        if own_process:
+            _leave_stopping_to_the_driver(assignment.stop_signals)
         as_important_as_others()
         self.assignment = assignment
         self.node_index = node_index
@@ -203,3 +208,9 @@ def _address() -> str:
     import ray
 
     return str(ray.util.get_node_ip_address()) if ray.is_initialized() else "127.0.0.1"
+
+
+def _leave_stopping_to_the_driver(numbers: Sequence[int]) -> None:
+    """What a job manager sends to every process would end the agent, and its ranks with it, before they have saved."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -8,6 +8,7 @@ from orchestrator.cluster.assignment import Assignment
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
+from orchestrator.signals import stop_numbers
 
 # Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
 _OPTIMIZER_BYTES = 12
@@ -57,6 +58,7 @@ def assignment_of(
         hang_unknown_s=config.recovery.hang_unknown_s,
         hang_evidence_s=config.recovery.hang_evidence_s,
         hang_after_s=config.recovery.hang_after_s,
+        stop_signals=stop_numbers(config.recovery.stop_signals),
         unkillable_s=config.recovery.unkillable_s,
         agent_silence_s=config.recovery.agent_silence_s,
         straggler_factor=config.recovery.straggler_factor,

@@ -61,6 +61,7 @@ class Assignment:
     hang_unknown_s: float = 90.0
     hang_evidence_s: float = 120.0
     hang_after_s: float | None = None
+    stop_signals: list[int] = field(default_factory=list)
     unkillable_s: float = 15.0
     agent_silence_s: float = 30.0
     straggler_factor: float = 1.5
@@ -135,6 +136,7 @@ def rank_specs(
                 cwd=assignment.cwd,
                 env=base | environment,
                 log_path=str(run_dir / "logs" / f"attempt-{attempt}.rank-{rank}.log"),
+                stop_signals=list(assignment.stop_signals),
             )
         )
     return specs

@@ -185,7 +185,7 @@ class Nodes:
             max_restarts=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
         )
-        return Node(index, actor.remote(self._assignment, index, self._warm), name)
+        return Node(index, actor.remote(self._assignment, index, self._warm, own_process=True), name)
 
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.config import Config, Device, ModelConfig
 from orchestrator.errors import ConfigError, near_miss
+from orchestrator.signals import stop_numbers
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
@@ -114,6 +115,7 @@ def check_values(config: Config) -> None:
     for key, value in not_negative.items():
         if value < 0:
             raise ConfigError(f"{key}={value}: must be 0 or more")
+    stop_numbers(config.recovery.stop_signals)
     spike = config.recovery.loss_spike
     if spike is not None and spike <= 1:
         raise ConfigError(f"recovery.loss_spike={spike}: must be greater than 1, or null to reject only NaN")

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import setproctitle
 
-from orchestrator.rank import stacks
+from orchestrator.rank import stacks, stop_signals
 from orchestrator.rank.link import Link
 from orchestrator.rank.probes import Probes
 from orchestrator.rank.spec import RankSpec
@@ -60,6 +60,7 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
         # A session of its own: a process group to kill, no terminal to be signalled from.
         os.setsid()
     reset_signals()
+    stop_signals.prepare(spec.stop_signals)
     _redirect_output(spec.log_path)
     setproctitle.setproctitle(spec.title)
     _replace_environment(spec.env)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -16,6 +16,7 @@ class RankSpec:
     given to the rank as written (`sys.argv[0]`); a relative one is looked up from `cwd`. Standard
     output and standard error are appended to `log_path`. `snapshot` is for
     :class:`~orchestrator.rank.snapshot.RankSnapshots`; None leaves checkpoints to DeepSpeed.
+    `stop_signals` are those that ask the whole run to stop, see :mod:`~orchestrator.rank.stop_signals`.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class RankSpec:
     env: dict[str, str]
     log_path: str
     snapshot: dict[str, Any] | None = None
+    stop_signals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:

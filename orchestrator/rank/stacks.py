@@ -21,6 +21,7 @@ import signal
 from typing import Any
 
 from orchestrator.rank import collectives
+from orchestrator.rank.stop_signals import ignore
 
 # Real-time: scripts and libraries use SIGUSR1 and SIGUSR2 for purposes of their own.
 SIGNAL = signal.SIGRTMIN + 13
@@ -40,7 +41,7 @@ class Answers:
             # vm.memfd_noexec=2 refuses one that could be executed; older kernels do not know the flag
             self._descriptor = os.memfd_create(FILE_NAME, os.MFD_CLOEXEC | _NOEXEC_SEAL)
         # What `unregister` leaves behind: a question that was on its way must not kill, as the default does.
-        signal.signal(SIGNAL, signal.SIG_IGN)
+        ignore(SIGNAL)
         faulthandler.register(SIGNAL, file=self._descriptor, all_threads=True, chain=False)
 
     def write(self) -> None:

@@ -224,7 +224,8 @@ def _sync_folders(lowest: Path, highest: Path) -> None:
 
 def main() -> None:
     requests_path, answers_path = sys.argv[1:3]
-    for number in (signal.SIGTERM, signal.SIGINT):  # what stops ranks; we go on until their files are written
+    # What stops ranks; we go on until their files are written.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()

@@ -22,7 +22,8 @@ from orchestrator.rank.process import kill_group
 from orchestrator.rank.spec import RankSpec
 
 _PR_SET_PDEATHSIG = 1
-_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
+# What is meant for the whole run, or typed at a terminal, must not take the ranks away: a zygote ends with its owner.
+_NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _BURY_TIMEOUT_S = 1.0
 # A launcher that stops in the middle of a message must not stop the others.
 _MESSAGE_TIMEOUT_S = 10.0
@@ -68,14 +69,15 @@ class Server:
     def serve(self) -> Forked | None:
         """Serve until the owner is gone. Returns in a child as well: with what it has to run."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, *_STOP):
-            signal.signal(number, _wake_only)
+        signal.signal(signal.SIGCHLD, _wake_only)
+        for number in _NOT_OURS:
+            signal.signal(number, signal.SIG_IGN)
         if not self._greet(self._owner):
             return None
         while self._owner in self._launchers:
             ready = select.select(list(self._watched()), [], [])[0]
-            if self._wake_read in ready and not _STOP.isdisjoint(os.read(self._wake_read, 4096)):
-                break
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
             self._report_ended()
             if self._listener in ready:
                 self._admit()

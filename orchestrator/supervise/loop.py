@@ -54,6 +54,7 @@ class StopRequest:
 
     level: int = 0
     by: str = ""
+    signals: tuple[int, ...] = ()  # that ask, as long as the run has them
 
     def ask(self, by: str) -> None:
         """Raise the level; the first asker is remembered."""

@@ -1,0 +1,42 @@
+"""How a run is asked to stop from outside: which signals, what they do in its own process, and its exit code."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from orchestrator.supervise.loop import StopRequest
+
+_CTRL_C = "Ctrl-C"
+
+
+@contextmanager
+def asked_by_signals(stop: StopRequest, numbers: Sequence[int]) -> Iterator[None]:
+    """Ctrl-C and these signals ask to stop; the second time, at once. What is ignored when we start (`nohup`) stays
+    so."""
+    taken = [number for number in (signal.SIGINT, *numbers) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in taken}
+    take(stop, taken)
+    stop.signals = tuple(taken)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def take(stop: StopRequest, numbers: Sequence[int]) -> None:
+    """Set the handlers; once more when Ray, which sets handlers of its own, has connected."""
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        stop.ask(_CTRL_C if number == signal.SIGINT else signal.Signals(number).name)
+
+    for number in numbers:
+        signal.signal(number, ask)
+
+
+def exit_code(stop: StopRequest) -> int:
+    """As a shell tells it of a process that a signal ended: 128 and the number of the first."""
+    return 128 + (signal.SIGINT if stop.by in ("", _CTRL_C) else signal.Signals[stop.by])
