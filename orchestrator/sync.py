@@ -85,10 +85,11 @@ def _run_sink(directory: Path, total: int, console: Console) -> None:
     finally:
         _end(sink)
     assert sink.stderr is not None
-    said = sink.stderr.read().strip()
+    said = sink.stderr.read().strip().splitlines()
     sink.stderr.close()
     if sink.returncode:
-        raise TrackingError(said.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}")
+        why = said[-1] if said else ""
+        raise TrackingError(why.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}")
 
 
 def _end(sink: subprocess.Popen[str]) -> None:
