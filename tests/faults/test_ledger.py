@@ -59,7 +59,7 @@ def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> N
 
 
 def test_mlflow_comes_after_the_start(keeper: User, whole: Run, server: Server) -> None:
-    server.tell(SIGKILL)
+    server.close()
     run = keeper.start("mlflow-cold", *tracked(server), tracked=True)
     run.wait_for(StepDone, step=4)
     server.start()
