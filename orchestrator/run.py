@@ -30,7 +30,7 @@ from orchestrator.stopping import asked_by_signals, exit_code, take
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
-from orchestrator.tracking import finish_sink, start_sink, tracking_places, tracking_problem, write_papers
+from orchestrator.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
 
 _SPACE_S = 1.0
 # The one node of a cluster that we started does not come back.
@@ -62,15 +62,18 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
             console.print(target.remark, style="yellow", highlight=False, soft_wrap=True)
         if problem:
             console.print(
-                f"MLflow: {problem}; going on without it, the journal keeps everything",
+                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again meanwhile",
                 style="yellow",
+                soft_wrap=True,
             )
         if takes_up is None:
             write_papers(config, plan, name, directory)
             remember(config, directory)
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
-        return _supervised(config, plan, name, directory, target, stop, problem is None, console, takes_up)
+        sink = MlflowSink(config, directory, problem)
+        stack.callback(sink.close)
+        return _supervised(config, plan, name, directory, target, stop, sink, console, takes_up)
 
 
 def _supervised(
@@ -80,7 +83,7 @@ def _supervised(
     directory: RunDirectory,
     target: Target,
     stop: StopRequest,
-    tracked: bool,
+    sink: MlflowSink,
     console: Console,
     takes_up: Unfinished | None,
 ) -> int:
@@ -103,7 +106,7 @@ def _supervised(
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
             lent = stack.enter_context(early_zygote(base_environment(assignment), log_path))
-        sink = start_sink(config, directory) if tracked else None
+        sink.begin(terminal.notice)
         from orchestrator.cluster.group import RayWorkerGroup
         from orchestrator.cluster.session import connect
         from orchestrator.ledger.metrics import Gauges
@@ -138,13 +141,14 @@ def _supervised(
         with terminal:
             for event in events:
                 last = _on_record(journal, event, terminal, stop)
+                if isinstance(event, RunEnded):
+                    sink.run_ended()
                 meter.fold(last)
                 bill = meter.bill()
                 terminal.observe(last, bill)
                 gauges.observe(last, bill)
-    terminal.summary(last, meter.bill(), where | tracking_places(config, tracked))
-    if sink is not None:
-        finish_sink(sink, config, directory, stop, console)
+    terminal.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
+    sink.finish(stop, console)
     return _exit_code(last, stop)
 
 

@@ -43,15 +43,17 @@ def sync(run: str, run_root: str, console: Console) -> None:
     uri = _tracking_uri(directory)
     if reason := check_tracking(uri, CONNECT_TIMEOUT_S):
         raise TrackingError(f"tracking.uri: {reason}; start it and sync again, the journal keeps everything")
-    records = list(replay(directory / "journal.jsonl"))
-    if not any(isinstance(record.event, RunStarted) for record in records):
+    began, last = False, None
+    for record in replay(directory / "journal.jsonl"):
+        began, last = began or isinstance(record.event, RunStarted), record
+    if not began or last is None:
         console.print(f"{directory.name} never began: there is nothing to tell MLflow", highlight=False)
         return
-    before, total = _written(directory), len(records)
+    before, total = _written(directory), last.seq + 1
     _run_sink(directory, total, console)
     console.print(_told(directory, before, total), highlight=False, soft_wrap=True)
     console.print(f"MLflow: {redact(uri)}", highlight=False, soft_wrap=True)
-    if not isinstance(records[-1].event, RunEnded):
+    if not isinstance(last.event, RunEnded):
         console.print("the run has no end on record: its driver is gone, its status is unknown", style="yellow")
 
 
@@ -85,10 +87,11 @@ def _run_sink(directory: Path, total: int, console: Console) -> None:
     finally:
         _end(sink)
     assert sink.stderr is not None
-    said = sink.stderr.read().strip()
+    said = sink.stderr.read().strip().splitlines()
     sink.stderr.close()
     if sink.returncode:
-        raise TrackingError(said.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}")
+        why = said[-1] if said else ""
+        raise TrackingError(why.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}")
 
 
 def _end(sink: subprocess.Popen[str]) -> None:

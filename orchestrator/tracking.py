@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator import load, provenance
 from orchestrator.config import Config
-from orchestrator.errors import TrackingError
+from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.ledger.sink_keeper import SinkKeeper, pass_on
 from orchestrator.ledger.tracking_check import absolute_uri, check_tracking
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import plan_json, plan_text
@@ -24,6 +27,9 @@ from orchestrator.supervise.loop import StopRequest
 
 # What the MLflow process may take beyond its own deadline before it is killed.
 SINK_EXIT_S = 15.0
+LAST_WORDS_S = 2.0
+# For a slow server to answer once the run goes on: as long as the process that tells it waits for an answer.
+ANSWER_S = 10.0
 
 
 def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory) -> None:
@@ -63,7 +69,10 @@ def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory)
 
 
 def tracking_problem(config: Config) -> str | None:
-    """Why MLflow can not be written to; the journal has everything all the same."""
+    """Why MLflow cannot be written to now; the journal has everything all the same.
+
+    Raises :class:`TrackingError` where MLflow is required, :class:`ConfigError` where it can never be at this address.
+    """
     problem = check_tracking(config.tracking.uri, config.tracking.connect_timeout_s)
     if problem and config.tracking.required:
         raise TrackingError(f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without")
@@ -84,48 +93,85 @@ def command(name: str) -> str:
     return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
 
 
-def start_sink(config: Config, directory: RunDirectory) -> subprocess.Popen[bytes]:
-    """The process that tells MLflow; in a session of its own, so that Ctrl-C does not reach it.
+class MlflowSink:
+    """The process that tells MLflow, kept going while the run lasts; see :class:`SinkKeeper`.
 
-    It sees for itself when the run ends and when this process dies, and ends with either. An end that is in the
-    journal by now is an earlier driver's.
+    An end that is in the journal by now is an earlier driver's, so make this before the run's first word.
     """
-    journal = directory.path / "journal.jsonl"
-    earlier_bytes = journal.stat().st_size if journal.exists() else 0
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "orchestrator.ledger.mlflow_sink",
-            str(directory.path),
-            f"--finish-timeout-s={config.tracking.finish_timeout_s}",
-            f"--parent-pid={os.getpid()}",
-            f"--earlier-bytes={earlier_bytes}",
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
+    def __init__(self, config: Config, directory: RunDirectory, problem: str | None) -> None:
+        journal = directory.path / "journal.jsonl"
+        self._earlier_bytes = journal.stat().st_size if journal.exists() else 0
+        self._config, self._directory = config, directory
+        self._say: Callable[[str], None] = lambda text: None
+        self._listener: threading.Thread | None = None
+        self._keeper = SinkKeeper(self._start, self._check, problem)
 
-def finish_sink(
-    sink: subprocess.Popen[bytes], config: Config, directory: RunDirectory, stop: StopRequest, console: Console
-) -> None:
-    """Wait until MLflow has everything; a Ctrl-C meanwhile leaves the process to go on by itself."""
-    asked = stop.level
-    deadline_s = time.monotonic() + config.tracking.finish_timeout_s + SINK_EXIT_S
-    with console.status("MLflow is being brought up to date"):
-        while sink.poll() is None and stop.level == asked and time.monotonic() < deadline_s:
-            time.sleep(0.1)
-    if sink.poll() is None and stop.level > asked:
-        console.print(f"MLflow is brought up to date in the background (process {sink.pid})", style="yellow")
-        return
-    if sink.poll() is None:
-        sink.kill()
-    if sink.wait() != 0:
-        again = f"{sys.executable} -m orchestrator sync {directory.path}"
+    @property
+    def recorded(self) -> bool:
+        """Whether anybody has told MLflow of the run."""
+        return self._keeper.ever_started
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """From here on; ``say`` puts a line before the user."""
+        self._say = say
+        self._keeper.begin(say)
+
+    def run_ended(self) -> None:
+        """The run's end is on record."""
+        self._keeper.run_ended()
+
+    def close(self) -> None:
+        """Look after it no more; it sees for itself when the driver is gone."""
+        self._keeper.close()
+
+    def finish(self, stop: StopRequest, console: Console) -> None:
+        """Wait until MLflow has everything; a Ctrl-C meanwhile leaves the process to go on by itself."""
+        asked = stop.level
+        deadline_s = time.monotonic() + self._config.tracking.finish_timeout_s + SINK_EXIT_S
+        with console.status("MLflow is being brought up to date"):
+            done = self._keeper.wait(lambda: stop.level > asked or time.monotonic() > deadline_s)
+        left = self._keeper.close()
+        if done:
+            return
+        if left is not None and left.poll() is None:
+            if stop.level > asked:
+                console.print(f"MLflow is brought up to date in the background (process {left.pid})", style="yellow")
+                return
+            left.kill()
+        if self._listener is not None:
+            self._listener.join(LAST_WORDS_S)
+        again = f"{sys.executable} -m orchestrator sync {self._directory.path}"
         console.print(
             f"MLflow could not be brought up to date; the journal has everything. Later: {again}",
             style="yellow",
             soft_wrap=True,
         )
+
+    def _check(self) -> str | None:
+        try:
+            return check_tracking(self._config.tracking.uri, ANSWER_S)
+        except ConfigError as error:  # a driver that was there when the run began
+            return str(error)
+
+    def _start(self) -> subprocess.Popen[str]:
+        """In a session of its own, so that Ctrl-C does not reach it."""
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "orchestrator.ledger.mlflow_sink",
+                str(self._directory.path),
+                f"--finish-timeout-s={self._config.tracking.finish_timeout_s}",
+                f"--parent-pid={os.getpid()}",
+                f"--earlier-bytes={self._earlier_bytes}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._listener = pass_on(process, self._say)
+        return process

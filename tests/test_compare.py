@@ -263,7 +263,7 @@ def test_a_dead_server_is_one_line_and_quick() -> None:
 
 def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database, however long one looks at it\n" * 100)
-    with pytest.raises(TrackingError, match="MLflow can not be read") as caught:
+    with pytest.raises(TrackingError, match="is not a SQLite file") as caught:
         load_runs(f"sqlite:///{tmp_path}/mlflow.db", "exp", 10)
     assert "\n" not in str(caught.value)
 

@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from orchestrator.errors import ConfigError
 from orchestrator.ledger.tracking_check import absolute_uri, check_tracking, prepare_sqlite, sqlite_path
 
 
@@ -90,7 +92,8 @@ def test_what_is_wrong_with_a_server_is_said(
     assert "\n" not in said
 
 
-def test_a_closed_port_and_a_silent_server_are_found_quickly() -> None:
+def test_a_closed_port_and_a_silent_server_are_found_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", ModuleType("pymysql"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         began_s = time.monotonic()
@@ -100,7 +103,7 @@ def test_a_closed_port_and_a_silent_server_are_found_quickly() -> None:
     reason = check_tracking(f"http://127.0.0.1:{port}", 0.3)
     assert reason is not None
     assert reason.endswith("Connection refused")
-    reason = check_tracking(f"postgresql://u:secret@127.0.0.1:{port}/db", 0.3)
+    reason = check_tracking(f"mysql+pymysql://u:secret@127.0.0.1:{port}/db", 0.3)
     assert reason is not None
     assert "secret" not in reason
 
@@ -113,22 +116,52 @@ def test_sqlite_needs_a_writable_place(tmp_path: Path) -> None:
         said = check_tracking(f"sqlite:///{tmp_path}/{name}", 1)
         assert said is not None
         assert reason in said
-    assert check_tracking("sqlite://", 1) is not None
-    assert check_tracking("sqlite:///:memory:", 1) is not None
+    for uri in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(ConfigError, match="names no file"):
+            check_tracking(uri, 1)
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "./mlruns", "mlruns", "", "/abs/mlruns"])
 def test_the_file_store_is_refused_with_a_remedy(uri: str) -> None:
-    reason = check_tracking(uri, 1)
-    assert reason is not None
-    assert "file store" in reason
-    assert "sqlite:////" in reason
+    with pytest.raises(ConfigError, match=r"file store.*sqlite:////"):
+        check_tracking(uri, 1)
 
 
 def test_unknown_schemes_are_refused_and_databricks_is_trusted() -> None:
-    assert "unknown scheme 'ftp'" in (check_tracking("ftp://x", 1) or "")
+    with pytest.raises(ConfigError, match="unknown scheme 'ftp'"):
+        check_tracking("ftp://x", 1)
     assert check_tracking("databricks", 1) is None
     assert check_tracking("databricks://profile", 1) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "module", "remedy"),
+    [
+        ("postgresql://ada:secret@h/db", "psycopg", "pip install 'psycopg[binary]', or name another driver"),
+        ("postgresql+psycopg2://ada:secret@h/db", "psycopg2", "pip install 'psycopg2-binary'"),
+        ("mysql://ada:secret@h/db", "MySQLdb", "pip install 'mysqlclient'"),
+        ("mysql+pymysql://ada:secret@h/db", "pymysql", "pip install 'pymysql'"),
+    ],
+)
+def test_a_database_whose_driver_is_missing_is_bad_input(
+    uri: str, module: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as raised:
+        check_tracking(uri, 1)
+    said = str(raised.value)
+    assert said.startswith(
+        f"tracking.uri {uri.partition(':')[0]}://…: the database's driver {module} is not installed; "
+    )
+    assert remedy in said
+    assert "secret" not in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("uri", ["postgresql+nosuch://h/db", "mysql://h:port/db"])
+def test_what_is_no_address_of_a_database_is_bad_input(uri: str) -> None:
+    with pytest.raises(ConfigError, match="is not a database's address"):
+        check_tracking(uri, 1)
 
 
 def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

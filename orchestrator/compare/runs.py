@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.errors import ConfigError, TrackingError, near_miss
-from orchestrator.ledger.tracking_check import check_tracking, prepare_sqlite, sqlite_path
+from orchestrator.ledger.tracking_check import check_tracking, sqlite_path
 
 CHECK_TIMEOUT_S = 5.0
 PAGE_RUNS = 1000
@@ -85,9 +86,11 @@ def _client(uri: str) -> tuple[Any, tuple[type[Exception], ...]]:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    prepare_sqlite(uri)
-    failures = (MlflowException, SQLAlchemyError, OSError)
+    from orchestrator.ledger.mlflow_database import DatabaseUnusable, make_ready
+
+    failures = (MlflowException, SQLAlchemyError, sqlite3.Error, DatabaseUnusable, OSError)
     try:
+        make_ready(uri)
         return MlflowClient(tracking_uri=uri), failures
     except failures as error:
         raise TrackingError(f"MLflow can not be read: {' '.join(str(error).split())[:300]}") from error

@@ -124,6 +124,11 @@ class Meter:
             final_loss=self._loss,
         )
 
+    @property
+    def gpus_held(self) -> int:
+        """Without a bill, which costs ten times as much as all else that is done for a step."""
+        return self._gpus
+
     def closed_gpu_us(self, bucket: Bucket) -> int:
         """GPU-microseconds of a bucket up to the last turning point."""
         return self._gpu_us[bucket]

@@ -25,13 +25,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from orchestrator.ledger.incidents import Incident
+from orchestrator.ledger.mlflow_database import make_ready
 from orchestrator.ledger.projection import Point, clean_key, clip
-from orchestrator.ledger.tracking_check import prepare_sqlite
+from orchestrator.ledger.tracking_check import check_database, is_database
 
 METRICS_PER_BATCH = 1000
 ENTITIES_PER_BATCH = 100
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
+CONNECT_TIMEOUT_S = 3.0
 LOG_TAIL_BYTES = 256 * 1024
 MAX_LOGS = 256
 KEY_TAG = "orchestrator.key"
@@ -60,8 +62,8 @@ class Tracking:
 
 
 class MlflowRun:
-    """``written_seq``: every point of the records up to this one is in MLflow. Methods raise
-    ``MlflowException``, ``OSError`` or SQLAlchemy's errors while the server is away."""
+    """``written_seq``: every point of the records up to this one is in MLflow. While the server is away methods raise
+    whatever MLflow and what it is made of raise: there is no list of that."""
 
     def __init__(self, run_dir: Path, tracking: Tracking) -> None:
         self.run_id: str | None = None
@@ -84,8 +86,11 @@ class MlflowRun:
         """Find or make the MLflow run; does nothing once that has worked."""
         if self.run_id is not None:
             return
-        artifacts = prepare_sqlite(self._tracking.uri)
-        self._client = client = MlflowClient(tracking_uri=self._tracking.uri)
+        uri = self._tracking.uri
+        if is_database(uri) and (reason := check_database(uri, CONNECT_TIMEOUT_S)):
+            raise ConnectionError(reason)  # MLflow would ask it for two minutes, and not hear that it has to stop
+        artifacts = make_ready(uri)
+        self._client = client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, self._tracking.experiment, artifacts)
         tags = {clean_key(k): clip(str(v), MAX_TAG_CHARACTERS) for k, v in self._tracking.tags.items()}
         query = f"tags.`{KEY_TAG}` = '{self._state['key']}'"

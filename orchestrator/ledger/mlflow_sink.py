@@ -8,25 +8,31 @@ whatever was not sent is still in the journal.
 
 It ends when
 
-- the run has ended and all is written: exit 0. Not written within ``--finish-timeout-s``: exit 1 and
-  one line on stderr;
+- the run has ended and all is written: exit 0. Not written within ``--finish-timeout-s``, or not before a person has
+  done something: exit 1 and one line on stderr, also while MLflow does not come back from a call;
 - the driver died without a last word. The run is then marked KILLED with the tag ``status=unknown``,
   for nobody is left who would ever end it, and a run that seems to go on for ever hides GPUs that are
   gone. A driver that takes the run up again starts a sink that sets it to RUNNING again;
 - another driver has taken the run up meanwhile: its own sink goes on from here, once this one is gone;
 - SIGTERM: it writes what there is and leaves the run as it is. When a stop is under way (a job manager
   signals a whole process tree at once) it stays for the run's end.
+
+Whatever MLflow raises meanwhile is tried again, later and later; what lasts is said in one line on stderr, and that it
+is over in another.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,21 +46,25 @@ for _name, _value in {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "PGCONNECT_TIMEOUT": "10",
 }.items():
     os.environ.setdefault(_name, _value)
-
-from mlflow.exceptions import MlflowException  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from orchestrator.errors import OrchestratorError  # noqa: E402
 from orchestrator.events import RunResumed, StopRequested  # noqa: E402
 from orchestrator.ledger.journal import Tail  # noqa: E402
+from orchestrator.ledger.mlflow_database import DatabaseUnusable  # noqa: E402
 from orchestrator.ledger.mlflow_run import MlflowRun, Tracking, only_writer  # noqa: E402
+from orchestrator.ledger.outage import Outage  # noqa: E402
 from orchestrator.ledger.projection import MLFLOW_STATUS, Point, Projection  # noqa: E402
 
 POLL_S = 0.1
 MAX_BACKOFF_S = 5.0
 MAX_BACKOFF_AT_END_S = 1.0
+# What a person has to mend is not mended by waiting; they, or whoever makes a database just then, have this long.
+UNUSABLE_AT_END_S = 3.0
+# Beyond the deadline, for a call to MLflow that is under way.
+STUCK_S = 2.0
 SIGTERM_GRACE_S = 1.0
 FLUSH_AT_POINTS = 5_000
 MAX_PENDING_POINTS = 200_000
@@ -79,7 +89,8 @@ class Sink:
         self._next_try_s = self._next_flush_s = time.monotonic()
         self._backoff_s = 0.0
         self._told_s: float | None = None
-        self.last_error = ""
+        self.outage = Outage(say)
+        self._unusable = False
         self._tail = Tail(self._journal)
         self._projection = Projection(tracking.flush_s)
         self._pending: list[Point] = []
@@ -109,8 +120,9 @@ class Sink:
 
     def finish(self, ending: Ending, timeout_s: float) -> bool:
         """Write all that is left and end the MLflow run; False when the server did not take it in time,
-        or when told to stop meanwhile."""
-        deadline_s = time.monotonic() + timeout_s
+        or will not before a person has done something, or when told to stop meanwhile."""
+        began_s = time.monotonic()
+        deadline_s = began_s + timeout_s
         self._next_try_s = time.monotonic()
         told_s, ended_seq = self._told_s, self._done_seq
         while time.monotonic() < deadline_s and self._told_s == told_s:
@@ -120,6 +132,8 @@ class Sink:
                 return True
             if self._flush(MAX_BACKOFF_AT_END_S) and self._end(ending):
                 return True
+            if self._unusable and time.monotonic() - began_s > UNUSABLE_AT_END_S:
+                return False
             time.sleep(POLL_S)
         return False
 
@@ -192,14 +206,20 @@ class Sink:
             return False
         try:
             done = action() is not False
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            self.last_error = " ".join(str(error).split())[:300]
-            self._backoff_s = min(max_backoff_s, max(0.25, 2 * self._backoff_s))
-            self._next_try_s = time.monotonic() + self._backoff_s
-            _log.warning("not written, next try in %.1f s: %s", self._backoff_s, self.last_error)
+        except Exception as error:  # noqa: BLE001 - an end of this process would cost the run all that is still to come
+            self._failed(error, max_backoff_s)
             return False
-        self._backoff_s = 0.0
+        self._backoff_s, self._unusable = 0.0, False
+        self.outage.over()
         return done
+
+    def _failed(self, error: Exception, max_backoff_s: float) -> None:
+        self._unusable = isinstance(error, DatabaseUnusable)
+        self.outage.failed(error, at_once=self._unusable)
+        self._backoff_s = min(max_backoff_s, max(0.25, 2 * self._backoff_s))
+        self._next_try_s = time.monotonic() + self._backoff_s
+        _log.warning("not written, next try in %.1f s: %s", self._backoff_s, self.outage.last_error)
+        _log.debug("", exc_info=error)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -228,16 +248,40 @@ def _follow(options: argparse.Namespace) -> int:
         _log.info("following %s", run_dir)
         ending = sink.follow(timeout_s)
         began_s = time.monotonic()
-        if sink.finish(ending, timeout_s):
-            return 0
-    waited = f"within {time.monotonic() - began_s:.0f} s"
-    return _fail(f"MLflow did not take everything {waited} ({sink.last_error}); the journal has it all", 1)
+
+        def too_late() -> str:
+            waited = f"within {time.monotonic() - began_s:.0f} s"
+            error = sink.outage.last_error or "no answer"
+            return f"MLflow did not take everything {waited} ({error}); the journal has it all"
+
+        with _ended_when_stuck(timeout_s + STUCK_S, too_late):
+            if sink.finish(ending, timeout_s):
+                return 0
+    return _fail(too_late(), 1)
+
+
+@contextmanager
+def _ended_when_stuck(after_s: float, message: Callable[[], str]) -> Iterator[None]:
+    """A call to MLflow cannot be told to come back. What is on the disk is always right, so this process may go."""
+    timer = threading.Timer(after_s, lambda: os._exit(_fail(message(), 1)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _fail(message: str, exit_code: int) -> int:
     _log.error(message)
-    print(f"mlflow_sink: {message}", file=sys.stderr)
+    say(message)
     return exit_code
+
+
+def say(message: str) -> None:
+    """To the driver, which may be gone."""
+    with contextlib.suppress(OSError):
+        print(f"mlflow_sink: {message}", file=sys.stderr, flush=True)
 
 
 def _quiet(path: Path) -> None:

@@ -27,12 +27,15 @@ from orchestrator.events import (
 from orchestrator.ledger.accuracy import Accuracy
 from orchestrator.ledger.incidents import Incident, Incidents
 from orchestrator.ledger.meter import Bill, Meter
+from orchestrator.ledger.thinning import Done, Thinning
 from orchestrator.ledger.wording import hours, hours_name, usd
 
 MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
 MAX_KEY_CHARACTERS = 250
 # A bill is never older than this share of the run: a month then has thousands of bills, not a million.
 BILL_SPACING = 0.002
+# Nor are the samples of a node further apart than this share, once that is longer than they are apart anyway.
+SAMPLE_SPACING = 0.001
 STEP_METRICS = ("loss", "lr", "grad_norm", "step_time_s", "tokens_per_s", "tokens_per_s_per_gpu", "mfu")
 _BAD_KEY = re.compile(r"[^\w\-. :/]")
 
@@ -63,6 +66,8 @@ class Projection:
         self._flush_s = flush_s
         self._next_bill_s = flush_s
         self._samples: Counter[str] = Counter()
+        self._next_sample_s: dict[str, float] = {}
+        self._steps = Thinning()
 
     def fold(self, record: Record) -> list[Point]:
         """The points of one record: its own, and a bill when one is due."""
@@ -86,7 +91,9 @@ class Projection:
             case RunEnded() as ended:
                 self.ended = ended
                 return self.final_points(ended.status.value, ended.reason)
-        points = self._own_points(record)
+        # Steps that are done again are a stretch of their own.
+        points = self._step_points(self._steps.rest()) if isinstance(record.event, AttemptStarted) else []
+        points += self._own_points(record)
         if record.elapsed_s >= self._next_bill_s:
             self._next_bill_s = record.elapsed_s + max(self._flush_s, record.elapsed_s * BILL_SPACING)
             points += self._points(self._bill_metrics(), self.meter.bill().step)
@@ -111,7 +118,7 @@ class Projection:
         if bill.final_loss is not None:
             self.tags["final_loss"] = f"{bill.final_loss:.6g}"
             metrics["final_loss"] = bill.final_loss
-        return self._points(metrics, bill.step)
+        return self._step_points(self._steps.rest()) + self._points(metrics, bill.step)
 
     def _bill_metrics(self) -> dict[str, float | None]:
         return bill_metrics(self.meter.bill()) | incident_metrics(*self._incidents.totals())
@@ -125,7 +132,8 @@ class Projection:
     def _own_points(self, record: Record) -> list[Point]:
         match record.event:
             case StepDone() as step:
-                return self._points(self._step_metrics(step), step.step)
+                done = Done(step, record.seq, self.last_ms, self.meter.gpus_held)
+                return self._step_points(self._steps.add(done))
             case MetricLogged(step=step_number, metrics=metrics):
                 number = self.meter.bill().step if step_number is None else step_number
                 named = {f"job/{name}" if name in _OWN_NAMES else name: v for name, v in metrics.items()}
@@ -133,17 +141,29 @@ class Projection:
             case NodeSampled(node=node, metrics=metrics):
                 number = self._samples[node]
                 self._samples[node] += 1
+                if record.elapsed_s < self._next_sample_s.get(node, 0.0):
+                    return []
+                self._next_sample_s[node] = record.elapsed_s * (1 + SAMPLE_SPACING)
                 return self._points({f"system/{node}/{name}": v for name, v in metrics.items()}, number)
         return []
 
-    def _step_metrics(self, step: StepDone) -> dict[str, float | None]:
+    def _step_points(self, steps: Sequence[Done]) -> list[Point]:
+        return [
+            Point(done.seq, key, float(value), done.time_ms, done.step.step)
+            for done in steps
+            for key, value in self._step_metrics(done).items()
+            if value is not None
+        ]
+
+    def _step_metrics(self, done: Done) -> dict[str, float | None]:
+        step, gpus = done.step, done.gpus
         metrics: dict[str, float | None] = {
             "loss": step.loss,
             "lr": step.lr,
             "grad_norm": step.grad_norm,
             "step_time_s": step.step_time_s,
         }
-        facts, gpus = self.meter.facts, self.meter.bill().gpus_held
+        facts = self.meter.facts
         if facts and facts.tokens_per_step and step.step_time_s > 0:
             tokens_per_s = facts.tokens_per_step / step.step_time_s
             metrics["tokens_per_s"] = tokens_per_s

@@ -1,39 +1,90 @@
-"""Is a tracking URI usable? Answered in ``timeout_s`` and without importing MLflow, which takes seconds."""
+"""Is a tracking URI usable? Answered in ``timeout_s`` and without importing MLflow, which takes seconds.
+
+What no waiting mends (a scheme that MLflow does not take, a database's driver that is not installed) is bad input and
+raises :class:`ConfigError`; what may be mended meanwhile is a reason to try again.
+"""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import os
 import socket
+import sqlite3
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+from orchestrator.errors import ConfigError
 
 REMEDY = "use sqlite:////absolute/path/mlflow.db or the http address of an MLflow server"
+_DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What pip calls the drivers that SQLAlchemy takes by default, where that is another name than the module's.
+_PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]"}
+# Whoever holds a SQLite file for longer than this is at work on it, which is for the sink to wait for.
+_SQLITE_BUSY_S = 0.5
 
 
 def check_tracking(uri: str, timeout_s: float) -> str | None:
     """None when runs can be recorded at ``uri``, else one line with the reason and the remedy.
 
     An http address must be healthy and list an experiment (``/health`` answers even to whom the API
-    refuses); a SQLite file must be writable; any other database must accept a TCP connection.
-    MLflow's file store is refused.
+    refuses); a SQLite file must be writable and whole, or not be there yet; any other database must accept
+    a TCP connection. Raises :class:`ConfigError` for what :func:`refuse_unusable` refuses.
     """
-    scheme = urlsplit(uri).scheme.split("+")[0]
+    refuse_unusable(uri)
+    scheme = _scheme(uri)
     if scheme in ("http", "https"):
         return _check_server(uri, timeout_s)
     if scheme == "sqlite":
         return _check_sqlite(uri)
-    if scheme in ("postgresql", "mysql", "mssql"):
-        return _check_database(uri, timeout_s)
-    if scheme == "databricks" or uri == "databricks":
-        return None
-    if scheme in ("", "file"):
-        return f"tracking.uri {uri!r} is MLflow's file store, which is not supported; {REMEDY}"
-    return f"tracking.uri {uri!r} has the unknown scheme {scheme!r}; {REMEDY}"
+    if scheme in _DATABASES:
+        return check_database(uri, timeout_s)
+    return None
+
+
+def refuse_unusable(uri: str) -> None:
+    """Raise :class:`ConfigError` for a URI at which MLflow can never be: whatever answers there, and whenever."""
+    scheme = _scheme(uri)
+    if uri == "databricks" or scheme in ("http", "https", "databricks"):
+        return
+    if scheme == "sqlite":
+        if sqlite_path(uri) is None:
+            raise ConfigError(f"tracking.uri {uri!r} names no file; {REMEDY}")
+    elif scheme in _DATABASES:
+        _refuse_missing_driver(uri)
+    elif scheme in ("", "file"):
+        raise ConfigError(f"tracking.uri {uri!r} is MLflow's file store, which is not supported; {REMEDY}")
+    else:
+        raise ConfigError(f"tracking.uri {uri!r} has the unknown scheme {scheme!r}; {REMEDY}")
+
+
+def _scheme(uri: str) -> str:
+    return urlsplit(uri).scheme.split("+")[0]
+
+
+def _refuse_missing_driver(uri: str) -> None:
+    """SQLAlchemy knows which module it would import; it is not imported for any other URI, since that takes a while."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    kind = urlsplit(uri).scheme
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        package = _PACKAGES.get(str(error.name), error.name)
+        raise ConfigError(
+            f"tracking.uri {kind}://…: the database's driver {error.name} is not installed; "
+            f"{sys.executable} -m pip install '{package}', or name another driver as {kind.split('+')[0]}+DRIVER://…"
+        ) from None
+    except ImportError as error:
+        raise ConfigError(f"tracking.uri {kind}://…: the database's driver cannot be loaded: {error}") from None
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise ConfigError(f"tracking.uri {kind}://… is not a database's address: {error}; {REMEDY}") from None
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -73,27 +124,74 @@ def prepare_sqlite(uri: str) -> str | None:
 
 def _check_sqlite(uri: str) -> str | None:
     path = sqlite_path(uri)
-    if path is None:
-        return f"tracking.uri {uri!r} names no file; {REMEDY}"
+    assert path is not None, "refused before"
     if path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
         return f"tracking database {path} is not a writable file"
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        return f"tracking database {path} can not be made: {parent} is not a writable directory"
-    return None
+        return f"tracking database {path} cannot be made: {parent} is not a writable directory"
+    return sqlite_problem(path)
 
 
-def _check_database(uri: str, timeout_s: float) -> str | None:
+def sqlite_problem(path: Path) -> str | None:
+    """Why a file can never become MLflow's database as it is, with the remedy; None for one that is not there.
+
+    MLflow makes tables one after the other, and the first experiment after the last of them. Where that was cut short,
+    no later MLflow can go on: it begins again and finds tables that it did not expect.
+    """
+    tables, experiments = sqlite_contents(path)
+    if tables is None:
+        return f"tracking database {path} is not a SQLite file; move it away, or name another file with tracking.uri"
+    if not tables or experiments:
+        return None
+    if any(name == "experiments" or name.startswith("_alembic_tmp_") for name in tables):
+        return (
+            f"tracking database {path} is half made: whoever made it was stopped in between, or is still at it. "
+            f"It has no runs: mv {path} {path}.half-made, and a new one is made"
+        )
+    return f"tracking database {path} has tables that are not MLflow's; name another file with tracking.uri"
+
+
+def sqlite_contents(path: Path) -> tuple[frozenset[str] | None, int]:
+    """The tables of a database and the rows of its table of experiments; no tables for a file that is not there.
+
+    None for the tables of what is no database. What is locked for longer than a moment is taken for whole.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return frozenset(), 0
+    try:
+        # Not read-only: what a killed process left is then rolled back.
+        address = f"file:{quote(str(path.absolute()))}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_SQLITE_BUSY_S)) as database:
+            found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = frozenset(name for (name,) in found)
+            if "experiments" not in tables:
+                return tables, 0
+            (rows,) = database.execute("SELECT count(*) FROM experiments").fetchone()
+            return tables, int(rows)
+    except sqlite3.OperationalError:
+        return frozenset({"experiments"}), 1
+    except sqlite3.DatabaseError:
+        return None, 0
+
+
+def check_database(uri: str, timeout_s: float) -> str | None:
+    """Whether a database's server accepts a connection, for MLflow asks one that does not for minutes."""
     parts = urlsplit(uri)
-    default = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}[parts.scheme.split("+")[0]]
+    default = _DATABASES[parts.scheme.split("+")[0]]
     host, port = parts.hostname or "localhost", parts.port or default
     try:
         socket.create_connection((host, port), timeout_s).close()
     except OSError as error:
         return f"tracking database at {host}:{port} does not answer: {_reason(error)}"
     return None
+
+
+def is_database(uri: str) -> bool:
+    """A database that is reached over the network."""
+    return _scheme(uri) in _DATABASES
 
 
 def _check_server(uri: str, timeout_s: float) -> str | None:

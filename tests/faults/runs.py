@@ -187,8 +187,7 @@ class Run:
 class User:
     """A home directory, a working directory and an environment in which nothing is set up.
 
-    But for a copy of an MLflow ``database``: who strikes while the first run makes one strikes something else than was
-    meant.
+    But for a copy of an MLflow ``database``, which takes less than making one.
     """
 
     folder: Path

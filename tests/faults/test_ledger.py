@@ -3,11 +3,12 @@
 ==================================  =======================  =========================================================
 fault                               time                     expected
 ==================================  =======================  =========================================================
-MLflow down                         at the start             said; the run goes on; `sync` tells MLflow all of it
+MLflow down                         until after the end      said; the run goes on; `sync` tells MLflow all of it
+MLflow down                         at the start             said; it is recorded once MLflow is there, from its start
 MLflow SIGKILL, started again       in the middle            nothing is missing in the end
 MLflow SIGKILL                      until after the end      said; exit code 0; `sync` adds the rest, once
 MLflow SIGSTOP                      in the middle            no step waits for it
-its process SIGKILL                 in the middle            said; `sync` adds the rest
+its process SIGKILL                 in the middle            said; another goes on from there, nothing is missing
 wall clock set back by an hour      between two checkpoints  no time is counted twice or lost; MLflow has the last bill
 ==================================  =======================  =========================================================
 """
@@ -15,6 +16,7 @@ wall clock set back by an hour      between two checkpoints  no time is counted 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
@@ -48,10 +50,25 @@ def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> N
     run = keeper.start("mlflow-late", *tracked(server), tracked=True).ended()
     finished_like(run, whole)
     assert "going on without it, the journal keeps everything" in " ".join(run.text.split())
+    assert f"Later: {sys.executable} -m orchestrator sync {run.folder}" in run.text
     server.start()
     server.wait()
     synced = keeper.command("sync", "mlflow-late")
     assert synced.returncode == 0, synced.stdout + synced.stderr
+    mlflow_agrees(run, server.uri)
+
+
+def test_mlflow_comes_after_the_start(keeper: User, whole: Run, server: Server) -> None:
+    server.close()
+    run = keeper.start("mlflow-cold", *tracked(server), tracked=True)
+    run.wait_for(StepDone, step=4)
+    server.start()
+    server.wait()
+    run.hurry()
+    run.ended()
+    finished_like(run, whole)
+    assert "MLflow answers now: the run is recorded, from its start" in run.text
+    assert "MLflow could not be brought up to date" not in run.text
     mlflow_agrees(run, server.uri)
 
 
@@ -107,8 +124,8 @@ def test_mlflow_hangs_in_the_middle(keeper: User, whole: Run, server: Server) ->
 def test_the_process_that_tells_mlflow_sigkill(keeper: User, whole: Run) -> None:
     run = keeper.start("sink-killed", fail(sink=0).at(step=9).by(SIGKILL), tracked=True).ended()
     finished_like(run, whole)
-    assert "MLflow could not be brought up to date" in run.text
-    assert keeper.command("sync", "sink-killed").returncode == 0
+    assert "the process that tells it was killed by SIGKILL; another is started in 1 s" in run.text
+    assert "MLflow could not be brought up to date" not in run.text
     mlflow_agrees(run, f"sqlite:///{keeper.folder}/runs/mlflow.db")
 
 
