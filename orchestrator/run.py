@@ -117,7 +117,7 @@ def _supervised(
         if session.dashboard_url:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
-            show_dashboard(session.dashboard_url, console)
+            show_dashboard(session.dashboard_url, console, session.token_path)
         workers = RayWorkerGroup(
             assignment,
             plan.layout.nodes,
