@@ -13,8 +13,8 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.cluster import client
-from orchestrator.cluster.assigning import assignment_of, working_dir
-from orchestrator.cluster.assignment import base_environment
+from orchestrator.cluster.assigning import assignment_of, check_forward, working_dir
+from orchestrator.cluster.assignment import zygote_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
@@ -30,7 +30,7 @@ from orchestrator.preflight import Target, check_checkpoint_dir, check_script_bu
 from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
-from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
+from orchestrator.taking_up import Unfinished, missing_names, remember, resume, to_take_up
 from orchestrator.tracking import finish_sink, start_sink, tracking_places, tracking_problem, write_papers
 
 _SPACE_S = 1.0
@@ -50,6 +50,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
     check_checkpoint_dir(config)
     target = find_target(config)
     working_dir(config)
+    check_forward(config)
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
@@ -65,6 +66,8 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
                 f"MLflow: {problem}; going on without it, the journal keeps everything",
                 style="yellow",
             )
+        if missing := missing_names(config, takes_up):
+            console.print(missing, style="yellow", highlight=False, soft_wrap=True)
         if takes_up is None:
             write_papers(config, plan, name, directory)
             remember(config, directory)
@@ -102,7 +105,7 @@ def _supervised(
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
-            lent = stack.enter_context(early_zygote(base_environment(assignment), log_path))
+            lent = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
         sink = start_sink(config, directory) if tracked else None
         from orchestrator.cluster.group import RayWorkerGroup
         from orchestrator.cluster.session import connect

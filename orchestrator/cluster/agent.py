@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.cluster.assignment import Assignment, base_environment, rank_specs
+from orchestrator.cluster.assignment import Assignment, rank_specs, zygote_environment
 from orchestrator.cluster.gather_logs import sender_of
 from orchestrator.cluster.launching import WarmZygotes, as_important_as_others, forking_launcher, standing_in
 from orchestrator.cluster.merge import Part
@@ -53,8 +53,12 @@ class NodeAgent(CheckpointFiles):
         self._snapshots: NodeSnapshots | None = None
         self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
 
-    def describe(self) -> dict[str, Any]:
-        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
+    def describe(self, shell: Mapping[str, str]) -> dict[str, Any]:
+        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile.
+
+        ``shell`` is what its ranks have from the shell that started the run.
+        """
+        self.assignment = replace(self.assignment, shell=dict(shell))
         told: dict[str, Any] = {"host": socket.gethostname(), "address": _address(), **identity(), **_ray_id()}
         try:
             self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
@@ -176,7 +180,7 @@ class NodeAgent(CheckpointFiles):
         return Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
 
     def _standing(self, launcher: Launcher) -> Launcher:
-        return standing_in(launcher, base_environment(self.assignment), str(self._zygote_log()))
+        return standing_in(launcher, zygote_environment(self.assignment), str(self._zygote_log()))
 
     def _ready_launcher(self) -> Launcher:
         """The launcher of this node; a zygote that died is replaced."""
@@ -185,7 +189,7 @@ class NodeAgent(CheckpointFiles):
             self._launcher = None
         if self._launcher is None:
             if self.assignment.zygote:
-                environment, log_path = base_environment(self.assignment), str(self._zygote_log())
+                environment, log_path = zygote_environment(self.assignment), str(self._zygote_log())
                 self._launcher, self._zygote_remark = forking_launcher(environment, self._warm, log_path)
             else:
                 self._launcher = ExecLauncher()

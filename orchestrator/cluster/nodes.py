@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,8 @@ class Nodes:
     ) -> None:
         self.all: list[Node] = []
         self.shared_checkpoints = True
-        self._assignment = assignment
+        # What came from the shell may be secret: it is told to agents directly, and not to Ray's record of actors.
+        self._assignment, self._shell = replace(assignment, shell={}), assignment.shell
         self._count = count
         self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
@@ -190,7 +191,7 @@ class Nodes:
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
         problems: list[str] = []
-        for node, answer in [(node, node.agent.describe.remote()) for node in nodes]:
+        for node, answer in [(node, node.agent.describe.remote(self._shell)) for node in nodes]:
             facts = self.ask(node, answer)
             node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
             node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]
