@@ -24,6 +24,7 @@ from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
+from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
@@ -71,6 +72,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
         if takes_up is None:
             write_papers(config, plan, name, directory)
             remember(config, directory)
+        outlive_full_disks()
         stop = StopRequest()
         stack.enter_context(_signals(stop))
         return _supervised(config, plan, name, directory, target, stop, problem is None, console, takes_up)
