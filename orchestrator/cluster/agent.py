@@ -31,6 +31,7 @@ from orchestrator.cluster.on_node import (
     sees_mark,
 )
 from orchestrator.cluster.oom import monitor_remark
+from orchestrator.cluster.port import HeldPort
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.hardware import local_gpus
 from orchestrator.rank.launcher import ExecLauncher, ForkingLauncher, Launcher
@@ -51,6 +52,7 @@ class NodeAgent(CheckpointFiles):
         self._launcher: Launcher | None = None
         self._ranks = NodeRanks(assignment)
         self._snapshots: NodeSnapshots | None = None
+        self._port: HeldPort | None = None
         self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
 
     def describe(self, shell: Mapping[str, str]) -> dict[str, Any]:
@@ -104,10 +106,11 @@ class NodeAgent(CheckpointFiles):
         remove_mark(Path(self.assignment.checkpoint_dir), mark)
 
     def free_port(self) -> int:
-        """A TCP port that was free a moment ago, for rank 0's rendezvous."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return int(probe.getsockname()[1])
+        """A TCP port for rank 0's rendezvous, held until the next one is asked for."""
+        if self._port is not None:
+            self._port.close()
+        self._port = HeldPort()
+        return self._port.number
 
     def holdings(self) -> list[dict[str, Any]]:
         """What this node's ranks have in memory."""
@@ -170,6 +173,9 @@ class NodeAgent(CheckpointFiles):
         if self._launcher is not None:
             self._launcher.close()
             self._launcher = None
+        if self._port is not None:
+            self._port.close()
+            self._port = None
 
     def _remarks(self) -> list[str]:
         """What differs from the best that could be, without being wrong."""
