@@ -73,11 +73,15 @@ class NodeAgent(CheckpointFiles):
         self._ready_launcher()
         if self.assignment.snapshots:
             self._snapshots = self._ranks.snapshots = NodeSnapshots(self.assignment, self.node_index)
+        return {**told, "problems": self.compare(self.assignment.expected), "remarks": self._remarks()}
+
+    def compare(self, expected: Mapping[str, str]) -> list[str]:
+        """What about this node differs from facts that are newer than the plan's."""
+        self.assignment = replace(self.assignment, expected=dict(expected))
         try:
-            problems = differences(self.assignment)
+            return differences(self.assignment)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said by name on the driver
-            problems = [str(error)]
-        return {**told, "problems": problems, "remarks": self._remarks()}
+            return [str(error)]
 
     def report(self) -> dict[str, Any]:
         """The run, for those who look at the cluster; the fields of :class:`~orchestrator.cluster.overview.LiveRun`."""
