@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestrator import __version__, output
+from orchestrator import __version__, output, surroundings
 from orchestrator.cli_words import check_flags, flags_last, own_flags, take_run, take_runs, take_verb
 from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, OrchestratorError
 from orchestrator.verbs import VERBS, show_swept
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (see :mod:`orchestrator.errors`)."""
     if argv is None:
         output.take_over()
+        surroundings.settle()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         verb = take_verb(args)

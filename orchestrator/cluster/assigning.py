@@ -9,7 +9,7 @@ from orchestrator.cluster.assignment import Assignment
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
-from orchestrator.rank.environment import reaching_ranks
+from orchestrator.rank.environment import left_to_the_node, reaching_ranks
 from orchestrator.rank.key import is_read_at_import
 
 # Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
@@ -91,6 +91,17 @@ def check_forward(config: Config) -> None:
                 f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks for "
                 f"another zygote; set it with +env.{name}=… instead"
             )
+
+
+def not_taken_along(plan: Plan) -> str | None:
+    """What this shell has set and ranks on a cluster that is there do not get, though it may be meant for them."""
+    names = left_to_the_node(os.environ, plan.environment)
+    if not names:
+        return None
+    return (
+        f"read when torch or DeepSpeed are imported, so the ranks have the node's and not this shell's: "
+        f"{', '.join(names)}; to set it for them write +env.{names[0]}=…"
+    )
 
 
 def working_dir(config: Config) -> Path | None:

@@ -39,6 +39,12 @@ def reaching_ranks(shell: Mapping[str, str], forward: Iterable[str] = ()) -> dic
     }
 
 
+def left_to_the_node(shell: Mapping[str, str], planned: Iterable[str]) -> list[str]:
+    """What is set for ranks, perhaps, and does not travel as it is read at import, nor does the plan set it."""
+    wanted = (name for name in shell if is_read_at_import(name) and not _is_one_of(name, OWNED))
+    return sorted(set(wanted) - set(planned))
+
+
 def without_leftovers(environment: Mapping[str, str]) -> dict[str, str]:
     """A node's environment without what launchers left there."""
     return {name: value for name, value in environment.items() if not _is_one_of(name, LEFT_BY_LAUNCHERS)}
