@@ -13,7 +13,7 @@ from types import FrameType
 from rich.console import Console
 
 from orchestrator.cluster import client
-from orchestrator.cluster.assigning import assignment_of, check_forward, not_taken_along, working_dir
+from orchestrator.cluster.assigning import assignment_of, check_forward, working_dir
 from orchestrator.cluster.assignment import zygote_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
@@ -67,9 +67,8 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
                 f"MLflow: {problem}; going on without it, the journal keeps everything",
                 style="yellow",
             )
-        for remark in (missing_names(config, takes_up), None if target.address is None else not_taken_along(plan)):
-            if remark:
-                console.print(remark, style="yellow", highlight=False, soft_wrap=True)
+        if missing := missing_names(config, takes_up):
+            console.print(missing, style="yellow", highlight=False, soft_wrap=True)
         if takes_up is None:
             write_papers(config, plan, name, directory)
             remember(config, directory)

@@ -15,7 +15,7 @@ from orchestrator.cluster.assignment import base_environment, rank_specs, zygote
 from orchestrator.config import Config, LaunchConfig
 from orchestrator.errors import ConfigError
 from orchestrator.rank import key
-from orchestrator.rank.environment import LEFT_BY_LAUNCHERS, OWNED, left_to_the_node, reaching_ranks
+from orchestrator.rank.environment import LEFT_BY_LAUNCHERS, OWNED, held_back, held_back_remark, reaching_ranks
 from tests.test_on_node import assignment
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "environment.md").read_text()
@@ -52,7 +52,12 @@ def test_what_the_shell_sets_travels_and_what_node_plan_or_launchers_own_does_no
 
 def test_what_stays_behind_though_somebody_set_it_for_ranks_is_named() -> None:
     shell = {"TORCH_LOGS": "all", "OMP_NUM_THREADS": "4", "LC_ALL": "C", "PYTHONPATH": "x", "HF_TOKEN": "1"}
-    assert left_to_the_node(shell, {"OMP_NUM_THREADS": "1"}) == ["TORCH_LOGS"]
+    held = held_back(shell, {"OMP_NUM_THREADS": "1"})
+    assert held == {"TORCH_LOGS": "all"}
+    assert "do not have this shell's TORCH_LOGS; to set it for them write +env.TORCH_LOGS=…" in str(
+        held_back_remark(held, {})
+    )
+    assert held_back_remark(held, {"TORCH_LOGS": "all"}) is None
 
 
 def test_a_rank_has_node_shell_and_plan_one_over_the_other_and_nothing_of_launchers(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.cluster.assignment import Assignment, rank_specs, zygote_environment
+from orchestrator.cluster.assignment import Assignment, own_environment, rank_specs, zygote_environment
 from orchestrator.cluster.gather_logs import sender_of
 from orchestrator.cluster.launching import WarmZygotes, as_important_as_others, forking_launcher, standing_in
 from orchestrator.cluster.merge import Part
@@ -34,6 +34,7 @@ from orchestrator.cluster.oom import monitor_remark
 from orchestrator.cluster.port import HeldPort
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.hardware import local_gpus
+from orchestrator.rank.environment import held_back_remark
 from orchestrator.rank.launcher import ExecLauncher, ForkingLauncher, Launcher
 
 AGENT = "orchestrator agent"
@@ -55,12 +56,12 @@ class NodeAgent(CheckpointFiles):
         self._port: HeldPort | None = None
         self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
 
-    def describe(self, shell: Mapping[str, str]) -> dict[str, Any]:
+    def describe(self, shell: Mapping[str, str], held_back: Mapping[str, str]) -> dict[str, Any]:
         """Who this node is, and what about it differs from the plan; the zygote imports meanwhile.
 
-        ``shell`` is what its ranks have from the shell that started the run.
+        ``shell`` is what its ranks have from the shell that started the run, ``held_back`` what they have not.
         """
-        self.assignment = replace(self.assignment, shell=dict(shell))
+        self.assignment = replace(self.assignment, shell=dict(shell), held_back=dict(held_back))
         told: dict[str, Any] = {"host": socket.gethostname(), "address": _address(), **identity(), **_ray_id()}
         try:
             self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
@@ -184,7 +185,8 @@ class NodeAgent(CheckpointFiles):
     def _remarks(self) -> list[str]:
         """What differs from the best that could be, without being wrong."""
         staging = self._snapshots.remark if self._snapshots else None
-        return [remark for remark in (self._zygote_remark, staging, monitor_remark()) if remark]
+        held_back = held_back_remark(self.assignment.held_back, own_environment())
+        return [remark for remark in (self._zygote_remark, staging, monitor_remark(), held_back) if remark]
 
     def _zygote_log(self) -> Path:
         return Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"

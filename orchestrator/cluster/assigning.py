@@ -9,7 +9,7 @@ from orchestrator.cluster.assignment import Assignment
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
-from orchestrator.rank.environment import left_to_the_node, reaching_ranks
+from orchestrator.rank.environment import held_back, reaching_ranks
 from orchestrator.rank.key import is_read_at_import
 
 # Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
@@ -56,6 +56,7 @@ def assignment_of(
         snapshot_trusted=[str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted],
         last_step=config.job.steps,
         shell=reaching_ranks(os.environ, config.launch.forward),
+        held_back=held_back(os.environ, plan.environment),
         hang_factor=config.recovery.hang_factor,
         hang_floor_s=config.recovery.hang_floor_s,
         hang_unknown_s=config.recovery.hang_unknown_s,
@@ -91,17 +92,6 @@ def check_forward(config: Config) -> None:
                 f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks for "
                 f"another zygote; set it with +env.{name}=… instead"
             )
-
-
-def not_taken_along(plan: Plan) -> str | None:
-    """What this shell has set and ranks on a cluster that is there do not get, though it may be meant for them."""
-    names = left_to_the_node(os.environ, plan.environment)
-    if not names:
-        return None
-    return (
-        f"read when torch or DeepSpeed are imported, so the ranks have the node's and not this shell's: "
-        f"{', '.join(names)}; to set it for them write +env.{names[0]}=…"
-    )
 
 
 def working_dir(config: Config) -> Path | None:

@@ -22,6 +22,7 @@ class Assignment:
     """What the plan says to a node. Paths are the same on every node, save those below ``working_dir``,
     which Ray unpacks on each; ``environment`` is all that the plan sets, on top of ``shell``, which is what came
     from the shell that started the run, and of the node's own. ``shell`` may hold secrets: it is told to agents only.
+    So is ``held_back``, what does not travel though it may be meant to.
     ``run_dir_mark`` is the file by which a node knows that it shares the driver's run directory; where
     it does not, it sends its logs."""
 
@@ -59,6 +60,7 @@ class Assignment:
     snapshot_trusted: list[str] = field(default_factory=list)
     last_step: int | None = None
     shell: dict[str, str] = field(default_factory=dict, repr=False)
+    held_back: dict[str, str] = field(default_factory=dict, repr=False)
     hang_factor: float = 10.0
     hang_floor_s: float = 60.0
     hang_unknown_s: float = 1800.0

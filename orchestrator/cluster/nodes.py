@@ -65,7 +65,8 @@ class Nodes:
         self.all: list[Node] = []
         self.shared_checkpoints = True
         # What came from the shell may be secret: it is told to agents directly, and not to Ray's record of actors.
-        self._assignment, self._shell = replace(assignment, shell={}), assignment.shell
+        self._assignment = replace(assignment, shell={}, held_back={})
+        self._shell = assignment.shell, assignment.held_back
         self._count = count
         self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
@@ -195,7 +196,7 @@ class Nodes:
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
         problems: dict[str, list[str]] = {}
-        for node, answer in [(node, node.agent.describe.remote(self._shell)) for node in nodes]:
+        for node, answer in [(node, node.agent.describe.remote(*self._shell)) for node in nodes]:
             facts = self.ask(node, answer)
             node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
             node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]

@@ -39,10 +39,21 @@ def reaching_ranks(shell: Mapping[str, str], forward: Iterable[str] = ()) -> dic
     }
 
 
-def left_to_the_node(shell: Mapping[str, str], planned: Iterable[str]) -> list[str]:
+def held_back(shell: Mapping[str, str], planned: Iterable[str]) -> dict[str, str]:
     """What is set for ranks, perhaps, and does not travel as it is read at import, nor does the plan set it."""
-    wanted = (name for name in shell if is_read_at_import(name) and not _is_one_of(name, OWNED))
-    return sorted(set(wanted) - set(planned))
+    own = {name: value for name, value in shell.items() if is_read_at_import(name) and not _is_one_of(name, OWNED)}
+    return {name: value for name, value in own.items() if name not in set(planned)}
+
+
+def held_back_remark(shell: Mapping[str, str], node: Mapping[str, str]) -> str | None:
+    """Which of what was held back the node has not the same by itself; None where it has."""
+    names = sorted(name for name, value in shell.items() if node.get(name) != value)
+    if not names:
+        return None
+    return (
+        f"read when torch or DeepSpeed are imported, so the ranks do not have this shell's {', '.join(names)}; to set "
+        f"it for them write +env.{names[0]}=…"
+    )
 
 
 def without_leftovers(environment: Mapping[str, str]) -> dict[str, str]:

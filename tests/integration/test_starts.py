@@ -19,8 +19,8 @@ SCRIPT = """
 import json, os
 import deepspeed, torch
 model = torch.nn.Linear(4, 1)
-config = {"train_micro_batch_size_per_gpu": 1, "optimizer": {"type": "Adam", "params": {"lr": 1e-3}}}
-engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)  # DeepSpeed's own would be compiled first
+engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config={"train_micro_batch_size_per_gpu": 1})
 engine.backward(engine(torch.ones(1, 4)).sum())
 engine.step()
 print("TRAINED", json.dumps({"uid": os.getuid(), **os.environ}), flush=True)
