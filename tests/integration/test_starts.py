@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,15 +37,20 @@ def as_nobody() -> list[str]:
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *may_read]
 
 
-def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(tmp_path: Path) -> None:
+@pytest.fixture
+def odd() -> Iterator[Path]:
+    """A folder that nobody owns, not below pytest's, which is for its user alone."""
+    with tempfile.TemporaryDirectory(prefix="orchestrator-odd-", dir="/tmp") as folder:
+        if as_nobody():
+            os.chown(folder, NOBODY, NOBODY)
+        yield Path(folder)
+
+
+def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(odd: Path) -> None:
     """One start for all of them: it costs a Ray."""
-    odd = tmp_path / "odd"
-    long = odd / ("d" * 100)
-    long.mkdir(parents=True)
-    nobody = as_nobody()
-    for folder in (odd, long) if nobody else ():
-        os.chown(folder, NOBODY, NOBODY)
-    (tmp_path / "train.py").write_text(SCRIPT)
+    nobody, long = as_nobody(), odd / ("d" * 100)
+    long.mkdir(mode=0o777)
+    (odd / "train.py").write_text(SCRIPT)
     left = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "RANK": "7"}
     environment = {
         "PATH": os.environ["PATH"],
@@ -54,7 +61,7 @@ def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(tmp_path: Path
     }
     done = subprocess.run(
         [
-            *nobody, sys.executable, "-m", "orchestrator", "job=script", f"job.script={tmp_path}/train.py",
+            *nobody, sys.executable, "-m", "orchestrator", "job=script", f"job.script={odd}/train.py",
             "job.ranks=2", f"run_root={odd}/runs", f"tracking.uri=sqlite:///{odd}/mlflow.db", "run_name=odd",
             "ray_address=local", "launch.dashboard=false", f"job.cwd={odd}",
         ],
@@ -65,6 +72,7 @@ def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(tmp_path: Path
     assert said.isascii()
     assert b"too long for sockets; /tmp is used instead" in done.stderr
     assert b"MLflow could not" not in said
+    assert b"going on without it" not in said, said.decode()
     assert (odd / "mlflow.db").is_file()
     log = (odd / "runs" / "odd" / "logs" / "attempt-1.rank-1.log").read_text()
     rank = json.loads(log.split("TRAINED ")[1].splitlines()[0])
