@@ -44,7 +44,7 @@ def calibrations_of(config: Config) -> dict[Group, Calibration]:
 def read_calibrations(path: Path) -> dict[Group, Calibration]:
     """The entries by what they hold for; empty where there is no file. Raises :class:`ConfigError`."""
     try:
-        body = yaml.safe_load(path.read_text())
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -65,7 +65,7 @@ def write_calibrations(path: Path, calibrations: Mapping[Group, Calibration]) ->
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w") as stream:
+        with beside.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestrator import __version__
+from orchestrator import __version__, output, surroundings
 from orchestrator.cli_words import check_flags, flags_last, own_flags, take_run, take_runs, take_verb
 from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
 from orchestrator.verbs import VERBS, show_swept
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (see :mod:`orchestrator.errors`)."""
+    if argv is None:
+        output.take_over()
+        surroundings.settle()
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         verb = take_verb(args)

@@ -297,6 +297,8 @@ class LaunchConfig:
     dashboard: bool = True  # of a cluster started here, on loopback
     node_address: str | None = None  # by which other nodes reach the Ray that `up` starts here; null is Ray's guess
     idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
+    # variables of the shell that starts the run which its ranks get though docs/environment.md leaves them out
+    forward: list[str] = field(default_factory=list)
     # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
     working_dir: str | None = None
 

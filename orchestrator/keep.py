@@ -84,6 +84,9 @@ def status(config: Config, console: Console | None) -> int:
 
 def down(console: Console, force: bool) -> int:
     """End the zygotes, and Ray where ``up`` started it; leave nothing. Refused while runs are on it."""
+    if kept.find() is None:
+        console.print("no cluster is up")
+        return 0
     with _alone():
         cluster = kept.find()
         if cluster is None:
@@ -131,8 +134,7 @@ def _start(config: Config, plan: Plan, undo: ExitStack) -> tuple[int, str]:
     """A head of our own, ended again unless all goes well."""
     head.make_token()
     cpus = max(os.cpu_count() or 1, plan.layout.ranks_per_node)
-    pid, port = head.start_head(cpus, config.launch.dashboard, config.launch.node_address)
-    undo.callback(head.stop_session, pid)
+    pid, port = head.start_head(cpus, config.launch.dashboard, config.launch.node_address, undo)
     return pid, f"{config.launch.node_address or '127.0.0.1'}:{port}"
 
 
@@ -164,10 +166,18 @@ def _say_how_to_join(cluster: KeptCluster, console: Console) -> None:
         text += "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'."
     else:
         text += (
-            "Another machine joins with a copy of this user's\n~/.ray/auth_token and "
+            f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "
             f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
         )
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def _token_named() -> str:
+    path = kept.token_path()
+    home = kept.home()
+    return (
+        f"~/{path.relative_to(home)}" if path and home and path.is_relative_to(home) else str(path or "RAY_AUTH_TOKEN")
+    )
 
 
 def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:
@@ -197,8 +207,7 @@ def connect(address: str) -> Iterator[Session]:
 @contextmanager
 def _alone() -> Iterator[None]:
     """One ``up`` or ``down`` at a time."""
-    kept.state_dir().mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (kept.state_dir() / "lock").open("a") as lock:
+    with (kept.make_state_dir() / "lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -139,7 +139,9 @@ def _runs(runs: list[dict[str, Any]], seen: dict[str, Any]) -> Table:
     return table
 
 
-def show_dashboard(url: str, console: Console) -> None:
-    """Where it is, and how to be let in."""
+def show_dashboard(url: str, console: Console, token_path: Path | None = None) -> None:
+    """Where it is, and how to be let in: with the user's token, or the cluster's own."""
     asks = f"it asks for the token that '{command('ray')} get-auth-token' prints"
+    if token_path is not None:
+        asks = f"it asks for the token in {token_path}"
     console.print(f"Ray dashboard  {url}  ({asks})", highlight=False, soft_wrap=True)

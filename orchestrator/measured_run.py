@@ -113,7 +113,7 @@ def _container(path: Path) -> dict[str, Any]:
     try:
         container: dict[str, Any] = json.loads((path / CONFIG).read_text())["config"]
     except (FileNotFoundError, PermissionError):
-        container = yaml.safe_load((path / "config.yaml").read_text())
+        container = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     return container
 
 

@@ -17,6 +17,7 @@ from orchestrator import corpus as corpus_survey
 from orchestrator.errors import ConfigError
 from orchestrator.hardware import local_gpus
 
+_SCRIPT = "script sha256"
 COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
 
 
@@ -30,7 +31,7 @@ def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 
     for name in COMPARED_PACKAGES:
         facts[f"package {name}"] = package_version(name)
     facts["orchestrator sha256"] = own_sha256()
-    facts["script sha256"] = script_sha256(script)
+    facts[_SCRIPT] = script_sha256(script)
     if sources:
         facts["corpus fingerprint"] = corpus_survey.survey(sources, cwd, least_bytes).fingerprint
     return facts
@@ -60,6 +61,14 @@ def script_sha256(script: Path) -> str:
     for path in sorted({script, *script.parent.glob("*.py")}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def with_script(facts: Mapping[str, str], script: Path) -> dict[str, str]:
+    """The same facts with the script as it is now; as they were where it is gone."""
+    try:
+        return {**facts, _SCRIPT: script_sha256(script)} if _SCRIPT in facts else dict(facts)
+    except (ConfigError, OSError):
+        return dict(facts)
 
 
 def differences(expected: Mapping[str, str], seen: Mapping[str, str]) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.cluster import client
-from orchestrator.cluster.assigning import assignment_of, working_dir
-from orchestrator.cluster.assignment import base_environment
+from orchestrator.cluster.assigning import assignment_of, check_forward, working_dir
+from orchestrator.cluster.assignment import zygote_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
@@ -21,6 +21,7 @@ from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
+from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
@@ -29,7 +30,7 @@ from orchestrator.signals import stop_numbers
 from orchestrator.stopping import asked_by_signals, exit_code, take
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
-from orchestrator.taking_up import Unfinished, remember, resume, to_take_up
+from orchestrator.taking_up import Unfinished, missing_names, remember, resume, to_take_up
 from orchestrator.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
 
 _SPACE_S = 1.0
@@ -50,6 +51,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
     target = find_target(config)
     working_dir(config)
     signals = stop_numbers(config.recovery.stop_signals)
+    check_forward(config)
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
@@ -66,9 +68,12 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
                 style="yellow",
                 soft_wrap=True,
             )
+        if missing := missing_names(config, takes_up):
+            console.print(missing, style="yellow", highlight=False, soft_wrap=True)
         if takes_up is None:
             write_papers(config, plan, name, directory)
             remember(config, directory)
+        outlive_full_disks()
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
         sink = MlflowSink(config, directory, problem)
@@ -105,7 +110,7 @@ def _supervised(
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
-            lent = stack.enter_context(early_zygote(base_environment(assignment), log_path))
+            lent = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
         sink.begin(terminal.notice)
         from orchestrator.cluster.group import RayWorkerGroup
         from orchestrator.cluster.session import connect
@@ -120,7 +125,7 @@ def _supervised(
         if session.dashboard_url:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
-            show_dashboard(session.dashboard_url, console)
+            show_dashboard(session.dashboard_url, console, session.token_path)
         workers = RayWorkerGroup(
             assignment,
             plan.layout.nodes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import load
@@ -15,10 +15,12 @@ from orchestrator.events import Record, RunEnded, RunResumed, RunStarted, Status
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.terminal import Terminal
+from orchestrator.rank.environment import reaching_ranks
 from orchestrator.rundir import RunDirectory
 from orchestrator.supervise.loop import Past
 
 CONFIG = "resume.json"
+_MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Unfinished:
     name: str
     records: tuple[Record, ...]
     because: str
+    forwarded: tuple[str, ...] = ()  # names of the variables that its ranks had from the shell that started it
 
     @property
     def resumed(self) -> RunResumed:
@@ -46,8 +49,9 @@ class Unfinished:
 
 
 def remember(config: Config, directory: RunDirectory) -> None:
-    """Keep the whole configuration, secrets included, for our user alone."""
-    kept = {"cwd": os.getcwd(), "config": load.to_container(config)}
+    """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names only."""
+    names = sorted(reaching_ranks(os.environ, config.launch.forward))
+    kept = {"cwd": os.getcwd(), "config": load.to_container(config), "forwarded": names}
     directory.write(CONFIG, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
@@ -97,4 +101,16 @@ def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
         os.chdir(kept["cwd"])  # paths of the configuration were meant from there
     config = load.from_container(kept["config"])
     config.run_dir = str(path)
-    return start(config, found)
+    return start(config, replace(found, forwarded=tuple(kept.get("forwarded", ()))))
+
+
+def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:
+    """Which variables ranks are to have, or had when the run was started, that this shell does not have."""
+    asked = {*config.launch.forward, *(takes_up.forwarded if takes_up else ())}
+    missing = sorted(asked - set(os.environ))
+    if not missing:
+        return None
+    named = ", ".join(missing[:_MOST_NAMED]) + (
+        f" and {len(missing) - _MOST_NAMED} more" if missing[_MOST_NAMED:] else ""
+    )
+    return f"not set in this shell, so the ranks do not get it from here: {named}"

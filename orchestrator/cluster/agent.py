@@ -10,13 +10,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.cluster.assignment import Assignment, base_environment, rank_specs
+from orchestrator.cluster.assignment import Assignment, own_environment, rank_specs, zygote_environment
 from orchestrator.cluster.gather_logs import sender_of
 from orchestrator.cluster.launching import WarmZygotes, as_important_as_others, forking_launcher, standing_in
 from orchestrator.cluster.merge import Part
@@ -32,8 +32,10 @@ from orchestrator.cluster.on_node import (
     sees_mark,
 )
 from orchestrator.cluster.oom import monitor_remark
+from orchestrator.cluster.port import HeldPort
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.hardware import local_gpus
+from orchestrator.rank.environment import held_back_remark
 from orchestrator.rank.launcher import ExecLauncher, ForkingLauncher, Launcher
 
 AGENT = "orchestrator agent"
@@ -56,10 +58,15 @@ class NodeAgent(CheckpointFiles):
         self._launcher: Launcher | None = None
         self._ranks = NodeRanks(assignment)
         self._snapshots: NodeSnapshots | None = None
+        self._port: HeldPort | None = None
         self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
 
-    def describe(self) -> dict[str, Any]:
-        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
+    def describe(self, shell: Mapping[str, str], held_back: Mapping[str, str]) -> dict[str, Any]:
+        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile.
+
+        ``shell`` is what its ranks have from the shell that started the run, ``held_back`` what they have not.
+        """
+        self.assignment = replace(self.assignment, shell=dict(shell), held_back=dict(held_back))
         told: dict[str, Any] = {"host": socket.gethostname(), "address": _address(), **identity(), **_ray_id()}
         try:
             self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
@@ -72,11 +79,15 @@ class NodeAgent(CheckpointFiles):
         self._ready_launcher()
         if self.assignment.snapshots:
             self._snapshots = self._ranks.snapshots = NodeSnapshots(self.assignment, self.node_index)
+        return {**told, "problems": self.compare(self.assignment.expected), "remarks": self._remarks()}
+
+    def compare(self, expected: Mapping[str, str]) -> list[str]:
+        """What about this node differs from facts that are newer than the plan's."""
+        self.assignment = replace(self.assignment, expected=dict(expected))
         try:
-            problems = differences(self.assignment)
+            return differences(self.assignment)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said by name on the driver
-            problems = [str(error)]
-        return {**told, "problems": problems, "remarks": self._remarks()}
+            return [str(error)]
 
     def report(self) -> dict[str, Any]:
         """The run, for those who look at the cluster; the fields of :class:`~orchestrator.cluster.overview.LiveRun`."""
@@ -105,10 +116,11 @@ class NodeAgent(CheckpointFiles):
         remove_mark(Path(self.assignment.checkpoint_dir), mark)
 
     def free_port(self) -> int:
-        """A TCP port that was free a moment ago, for rank 0's rendezvous."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return int(probe.getsockname()[1])
+        """A TCP port for rank 0's rendezvous, held until the next one is asked for."""
+        if self._port is not None:
+            self._port.close()
+        self._port = HeldPort()
+        return self._port.number
 
     def holdings(self) -> list[dict[str, Any]]:
         """What this node's ranks have in memory."""
@@ -171,17 +183,21 @@ class NodeAgent(CheckpointFiles):
         if self._launcher is not None:
             self._launcher.close()
             self._launcher = None
+        if self._port is not None:
+            self._port.close()
+            self._port = None
 
     def _remarks(self) -> list[str]:
         """What differs from the best that could be, without being wrong."""
         staging = self._snapshots.remark if self._snapshots else None
-        return [remark for remark in (self._zygote_remark, staging, monitor_remark()) if remark]
+        held_back = held_back_remark(self.assignment.held_back, own_environment())
+        return [remark for remark in (self._zygote_remark, staging, monitor_remark(), held_back) if remark]
 
     def _zygote_log(self) -> Path:
         return Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
 
     def _standing(self, launcher: Launcher) -> Launcher:
-        return standing_in(launcher, base_environment(self.assignment), str(self._zygote_log()))
+        return standing_in(launcher, zygote_environment(self.assignment), str(self._zygote_log()))
 
     def _ready_launcher(self) -> Launcher:
         """The launcher of this node; a zygote that died is replaced."""
@@ -190,7 +206,7 @@ class NodeAgent(CheckpointFiles):
             self._launcher = None
         if self._launcher is None:
             if self.assignment.zygote:
-                environment, log_path = base_environment(self.assignment), str(self._zygote_log())
+                environment, log_path = zygote_environment(self.assignment), str(self._zygote_log())
                 self._launcher, self._zygote_remark = forking_launcher(environment, self._warm, log_path)
             else:
                 self._launcher = ExecLauncher()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
+from orchestrator.rank.environment import held_back, reaching_ranks
+from orchestrator.rank.key import is_read_at_import
 from orchestrator.signals import stop_numbers
 
 # Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
@@ -53,6 +56,8 @@ def assignment_of(
         snapshot_keep_hours=config.snapshot.keep_hours,
         snapshot_trusted=[str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted],
         last_step=config.job.steps,
+        shell=reaching_ranks(os.environ, config.launch.forward),
+        held_back=held_back(os.environ, plan.environment),
         hang_factor=config.recovery.hang_factor,
         hang_floor_s=config.recovery.hang_floor_s,
         hang_unknown_s=config.recovery.hang_unknown_s,
@@ -80,6 +85,18 @@ def snapshot_bytes_per_node(plan: Plan) -> int | None:
     shared = weights / plan.layout.nodes if stage == 3 else weights
     optimizer = _OPTIMIZER_BYTES / (plan.layout.nodes if stage else 1)
     return int(_GENERATIONS * plan.model.parameters * (shared + optimizer))
+
+
+def check_forward(config: Config) -> None:
+    """Names to forward are names of variables that may travel. Raises :class:`ConfigError`."""
+    for name in config.launch.forward:
+        if not name or "=" in name or "*" in name:
+            raise ConfigError(f"launch.forward: {name!r} is not the name of a variable; set values with +env.NAME=…")
+        if is_read_at_import(name):
+            raise ConfigError(
+                f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks for "
+                f"another zygote; set it with +env.{name}=… instead"
+            )
 
 
 def working_dir(config: Config) -> Path | None:

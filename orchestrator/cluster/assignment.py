@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.rank.environment import without_leftovers
 from orchestrator.rank.spec import RankSpec
 
-# Set by Ray for its own workers; a rank is not one.
-_RAY_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS")
+# Set by Ray for its own workers, and by our command line for Hydra; a rank is neither.
+_NOT_ITS_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")
 _SHIPPED = f"{os.sep}runtime_resources{os.sep}"
 
 
 @dataclass(frozen=True)
 class Assignment:
     """What the plan says to a node. Paths are the same on every node, save those below ``working_dir``,
-    which Ray unpacks on each; ``environment`` is all that the plan sets, on top of the node's own.
+    which Ray unpacks on each; ``environment`` is all that the plan sets, on top of ``shell``, which is what came
+    from the shell that started the run, and of the node's own. ``shell`` may hold secrets: it is told to agents only.
+    So is ``held_back``, what does not travel though it may be meant to.
     ``run_dir_mark`` is the file by which a node knows that it shares the driver's run directory; where
     it does not, it sends its logs."""
 
@@ -56,6 +59,8 @@ class Assignment:
     snapshot_keep_hours: float | None = None
     snapshot_trusted: list[str] = field(default_factory=list)
     last_step: int | None = None
+    shell: dict[str, str] = field(default_factory=dict, repr=False)
+    held_back: dict[str, str] = field(default_factory=dict, repr=False)
     hang_factor: float = 3.0
     hang_floor_s: float = 60.0
     hang_unknown_s: float = 90.0
@@ -74,17 +79,22 @@ class Assignment:
 
 
 def base_environment(assignment: Assignment) -> dict[str, str]:
-    """The node's own environment without what Ray put there, and the plan's on top."""
+    """A rank's: the node's own without what Ray put there, what came from the run's shell, and the plan's on top."""
+    return own_environment() | assignment.shell | assignment.environment
+
+
+def zygote_environment(assignment: Assignment) -> dict[str, str]:
+    """A zygote's: it may outlive the run, so it has nothing of the shell, and imports the same without."""
     return own_environment() | assignment.environment
 
 
 def own_environment() -> dict[str, str]:
-    """This process's environment as it was before Ray: a rank is not one of its workers.
+    """This process's environment as it was before Ray and before launchers: a rank is none of their workers.
 
     Ray puts the folder that it shipped on PYTHONPATH. A script finds its own folder without that, and
     with it every change of a file would ask for another zygote.
     """
-    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _RAY_OWN}
+    own = {k: v for k, v in without_leftovers(os.environ).items() if not k.startswith("RAY_") and k not in _NOT_ITS_OWN}
     path = [entry for entry in own.pop("PYTHONPATH", "").split(os.pathsep) if entry and _SHIPPED not in entry]
     return own | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
 

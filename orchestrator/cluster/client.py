@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from orchestrator.cluster import kept
 
 # Read by Ray's own processes where we start them. The memory monitor would kill the agent, not the rank that
 # grew. Token authentication is not here: a local ray.init turns it on by itself and writes the token, but
@@ -14,6 +18,8 @@ HEAD_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED"
 _SETTINGS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # So long Ray tries to be let in; by default 20 s, while somebody listens already and a refusal is final.
 _CONNECT_S = "5"
+# By which a user says which token is meant; Ray looks at the first, then at the second, then into the home.
+TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def prepare_to_attach() -> None:
@@ -25,6 +31,8 @@ def prepare_to_attach() -> None:
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _CONNECT_S)
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if not any(os.environ.get(name) for name in TOKEN_VARIABLES) and (path := kept.token_path()) is not None:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
 def prepare() -> None:
@@ -34,5 +42,14 @@ def prepare() -> None:
 
 def has_token() -> bool:
     """Whether there is a token where Ray looks for one."""
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
+    return any(os.environ.get(name) for name in TOKEN_VARIABLES) or kept.token_path() is not None
+
+
+@contextlib.contextmanager
+def token_from(path: Path) -> Iterator[None]:
+    """Ray finds its token there meanwhile."""
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN_PATH"]

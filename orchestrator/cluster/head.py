@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ import psutil
 from orchestrator.cluster import kept
 from orchestrator.cluster.client import HEAD_SETTINGS
 from orchestrator.cluster.kept import KeptCluster
+from orchestrator.cluster.ray_folder import folder_of, make_ray_folder, remove
 from orchestrator.errors import ClusterError
 
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
@@ -38,35 +41,57 @@ def ray_program() -> str:
 
 
 def make_token() -> None:
-    """A token there must be: the environment's, the user's, or a new one in ``~/.ray/auth_token``."""
+    """A token there must be: the environment's, the user's, or a new one for the user's eyes alone.
+
+    Ray's own command would leave it readable by everybody, who could then run anything on the cluster; what it
+    left so is closed. Raises :class:`ClusterError`.
+    """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
-    command = [ray_program(), "get-auth-token", "--generate"]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode != 0:
-        last = (made.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise ClusterError(f"'ray get-auth-token --generate' failed: {last}; write a token to ~/.ray/auth_token")
-    # Ray leaves it readable by everybody, who could then run anything on the cluster.
-    with contextlib.suppress(OSError):
-        Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").chmod(0o600)
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else kept.token_path()
+    if path is not None and path.is_file():
+        with contextlib.suppress(OSError):
+            path.chmod(0o600)
+        return
+    home = kept.home()
+    places = [path] if path else [home / ".ray" / kept.TOKEN] if home else []
+    for place in [*places, kept.make_state_dir() / kept.TOKEN]:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        except OSError as error:
+            reason = f"{place}: {error.strerror}"
+            continue
+        return
+    raise ClusterError(f"no token can be written ({reason}); set RAY_AUTH_TOKEN_PATH to a file that has one")
 
 
-def start_head(cpus: int, dashboard: bool, node_address: str | None) -> tuple[int, int]:
+def start_head(cpus: int, dashboard: bool, node_address: str | None, undo: ExitStack) -> tuple[int, int]:
     """``ray start --head`` in a session of its own, with token authentication and the dashboard on loopback.
 
-    Returns its process id and the port of its control store, once Ray says that it runs. Raises :class:`ClusterError`.
+    Returns its process id and the port of its control store, once Ray says that it runs; ``undo`` ends it again
+    with all that it left. Raises :class:`ClusterError`.
     """
     options = [f"--num-cpus={cpus}", f"--include-dashboard={'true' if dashboard else 'false'}"]
     options += [f"--node-ip-address={node_address}"] if node_address else []
+    folder = make_ray_folder()
+    undo.callback(remove, folder.parent)
+    options += [f"--temp-dir={folder.path}"]
     try:
-        return _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options)
-    except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
-        return _try_head(_free_port(), _free_port(), options)
+        try:
+            pid, port = _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options, folder.lock_fd)
+        except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
+            pid, port = _try_head(_free_port(), _free_port(), options, folder.lock_fd)
+    finally:
+        folder.let_go()
+    undo.callback(stop_session, pid)
+    return pid, port
 
 
-def _try_head(port: int, dashboard_port: int, options: list[str]) -> tuple[int, int]:
-    log_path = kept.state_dir() / "ray-head.log"
-    log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+def _try_head(port: int, dashboard_port: int, options: list[str], lock_fd: int) -> tuple[int, int]:
+    log_path = kept.make_state_dir() / "ray-head.log"
     command = [ray_program(), "start", "--head", "--block", f"--port={port}", *options]
     # With Ray's own default ports a second head on a machine dies.
     command += [
@@ -75,15 +100,18 @@ def _try_head(port: int, dashboard_port: int, options: list[str]) -> tuple[int, 
         f"--ray-client-server-port={_free_port()}",
     ]
     command += ["--log-style=record", "--log-color=false"]
+    token = kept.token_path()
+    where = {"RAY_AUTH_TOKEN_PATH": str(token)} if token else {}
     with log_path.open("wb") as log:
         head = subprocess.Popen(
             command,
-            env={**HEAD_SETTINGS, **os.environ, "RAY_AUTH_MODE": "token"},
+            env={**HEAD_SETTINGS, **where, **os.environ, "RAY_AUTH_MODE": "token"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
+            pass_fds=(lock_fd,),  # the folder is the head's from here on
         )
     try:
         _await_start(head, log_path, port)
@@ -114,8 +142,12 @@ def stop_head(cluster: KeptCluster) -> None:
     if cluster.head_pid is not None:
         stop_session(cluster.head_pid)
     if cluster.session_dir:
-        shutil.rmtree(cluster.session_dir, ignore_errors=True)
-        _forget_current(Path(cluster.session_dir).parent, cluster.address)
+        ours = folder_of(cluster.session_dir)
+        if ours is not None:
+            remove(ours)
+        else:  # of an earlier version's
+            shutil.rmtree(cluster.session_dir, ignore_errors=True)
+            _forget_current(Path(cluster.session_dir).parent, cluster.address)
 
 
 def stop_session(session: int) -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator.errors import ClusterError
+
+TOKEN = "auth_token"
 _PROBE_TIMEOUT_S = 2.0
 
 
@@ -52,24 +55,65 @@ class KeptCluster:
         return True
 
 
-def state_dir() -> Path:
-    """``orchestrator`` below the user's state directory (XDG Base Directory Specification)."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "orchestrator"
+def home() -> Path | None:
+    """The user's home; None where nothing says which: no HOME, and a user id that has no entry in passwd."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def state_dir() -> Path | None:
+    """``orchestrator`` below the user's state directory (XDG Base Directory Specification), None without a home."""
+    named = os.environ.get("XDG_STATE_HOME")
+    if named:
+        return Path(named) / "orchestrator"
+    here = home()
+    return here / ".local" / "state" / "orchestrator" if here is not None else None
+
+
+def make_state_dir() -> Path:
+    """The same, there and writable. Raises :class:`ClusterError`."""
+    folder, why = state_dir(), "HOME is not set, and this user has no entry in passwd"
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+            why = f"{folder} can not be written"
+        except OSError as error:
+            why = f"{folder} can not be made ({error.strerror})"
+    raise ClusterError(
+        f"no place to keep a cluster on record: {why}; set XDG_STATE_HOME to a folder that you may write, "
+        "for later commands too"
+    )
+
+
+def token_path() -> Path | None:
+    """The file with the user's token: in Ray's place, or in ours where the home could not be written."""
+    here, ours = home(), state_dir()
+    places = [here / ".ray" / TOKEN] if here is not None else []
+    places += [ours / TOKEN] if ours is not None else []
+    for path in places:
+        if os.access(path, os.R_OK):
+            return path
+    return None
 
 
 def find() -> KeptCluster | None:
     """The cluster on record, whether or not it still answers; an unreadable record is none."""
+    folder = state_dir()
+    if folder is None:
+        return None
     try:
-        return KeptCluster(**json.loads((state_dir() / "cluster.json").read_text()))
+        return KeptCluster(**json.loads((folder / "cluster.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def record(kept: KeptCluster) -> None:
     """Write the record whole or not at all."""
-    folder = state_dir()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = make_state_dir()
     beside = folder / f".cluster.{os.getpid()}.tmp"
     beside.write_text(json.dumps(asdict(kept), indent=2) + "\n")
     beside.replace(folder / "cluster.json")
@@ -77,4 +121,5 @@ def record(kept: KeptCluster) -> None:
 
 def forget() -> None:
     """Remove the record."""
-    (state_dir() / "cluster.json").unlink(missing_ok=True)
+    if (folder := state_dir()) is not None:
+        (folder / "cluster.json").unlink(missing_ok=True)

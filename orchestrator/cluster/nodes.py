@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from orchestrator import provenance
 from orchestrator.cluster import placement, warm
 from orchestrator.cluster.agent import AGENT, NodeAgent
 from orchestrator.cluster.answers import by_text, reason
@@ -24,6 +26,8 @@ from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, Snapshot
 
 _CLOSE_TIMEOUT_S = 10.0
 _SPACE_S = 1.0
+_LOOKS = 3
+_EDITED = "job.script or a file beside it was edited after the plan was made: the ranks run it as it is now"
 
 
 @dataclass
@@ -60,7 +64,9 @@ class Nodes:
     ) -> None:
         self.all: list[Node] = []
         self.shared_checkpoints = True
-        self._assignment = assignment
+        # What came from the shell may be secret: it is told to agents directly, and not to Ray's record of actors.
+        self._assignment = replace(assignment, shell={}, held_back={})
+        self._shell = assignment.shell, assignment.held_back
         self._count = count
         self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
@@ -189,17 +195,35 @@ class Nodes:
 
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
-        problems: list[str] = []
-        for node, answer in [(node, node.agent.describe.remote()) for node in nodes]:
+        problems: dict[str, list[str]] = {}
+        for node, answer in [(node, node.agent.describe.remote(*self._shell)) for node in nodes]:
             facts = self.ask(node, answer)
             node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
             node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]
-            problems += [f"node {node.name}: {problem}" for problem in facts["problems"]]
+            problems[node.name] = facts["problems"]
             node.remarks = facts.get("remarks", [])
-        if problems:
-            raise NodeMismatch(
-                "nodes differ from the plan: " + "; ".join(problems) + "; make them alike, then run again"
-            )
+        if any(problems.values()):
+            problems = self._look_again(nodes)
+        told = [f"node {name}: {problem}" for name, each in problems.items() for problem in each]
+        if told:
+            raise NodeMismatch("nodes differ from the plan: " + "; ".join(told) + "; make them alike, then run again")
+
+    def _look_again(self, nodes: Sequence[Node]) -> dict[str, list[str]]:
+        """A script that was edited since it was planned differs from the plan and not from what is here now.
+
+        Ranks read it when they start: as it is then, everywhere alike. What differs all the same, by node.
+        """
+        problems: dict[str, list[str]] = {}
+        for _ in range(_LOOKS):  # somebody may be editing still
+            expected = provenance.with_script(self._assignment.expected, Path(self._assignment.script))
+            answers = [(node, node.agent.compare.remote(expected)) for node in nodes]
+            problems = {node.name: self.ask(node, answer) for node, answer in answers}
+            if not any(problems.values()):
+                if expected != self._assignment.expected:
+                    self._notice(_EDITED)
+                self._assignment = replace(self._assignment, expected=expected)
+                break
+        return problems
 
     def _warnings(self) -> list[str]:
         """What may be meant so, but costs the work of a run if it is not."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,48 +16,67 @@ from typing import IO, Any
 import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
-from orchestrator.cluster.client import HEAD_SETTINGS, has_token
+from orchestrator.cluster.client import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
+from orchestrator.cluster.ray_folder import ray_folder
 from orchestrator.errors import ClusterUnreachable, ConfigError
 
 NAMESPACE = "orchestrator"
+LOOPBACK = "127.0.0.1"
 
 _SHIP_LESS = "name what need not travel in its .rayignore or .gitignore, or give the nodes a shared folder"
 
 
 @dataclass(frozen=True)
 class Session:
-    """A connection to Ray. ``local`` means that the cluster is ours and ends with us."""
+    """A connection to Ray. ``local`` means that the cluster is ours and ends with us; ``token_path`` is where its
+    token is, if that was made for it."""
 
     address: str
     dashboard_url: str | None
     local: bool
     session_dir: str
+    token_path: Path | None = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def connect(
     address: str | None, cpus: int, dashboard: bool, working_dir: Path | None = None, run_root: Path | None = None
 ) -> Iterator[Session]:
     """Join the cluster at ``address`` (``host:port`` or ``auto``), or start one with ``cpus`` logical CPUs.
 
-    A cluster started here has token authentication on and its dashboard on loopback. Ray ships
+    A cluster started here has token authentication on, is on loopback as a whole, and lives in a folder of
+    its own, which needs no home and is gone when this ends. Ray ships
     ``working_dir``, without the runs below it, to every node that an actor of ours starts on.
     What ``client.py`` prepares must have been prepared before Ray was imported.
     Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for a folder that can not be shipped.
     """
-    if address is None:
-        os.environ.update({k: v for k, v in HEAD_SETTINGS.items() if k not in os.environ})
-        with _sessions_of_their_own():
-            local = {"num_cpus": cpus, "include_dashboard": dashboard, "dashboard_host": "127.0.0.1"}
-            context = _init(None, working_dir, run_root, **local)
-    else:
-        context = _init(address, working_dir, run_root)
-    try:
-        url = context.dashboard_url
-        info = context.address_info
-        yield Session(info["address"], f"http://{url}" if url else None, address is None, info["session_dir"])
-    finally:
-        ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        token_path = None
+        if address is None:
+            os.environ.update({k: v for k, v in HEAD_SETTINGS.items() if k not in os.environ})
+            folder = stack.enter_context(ray_folder())
+            if not any(os.environ.get(name) for name in TOKEN_VARIABLES):
+                folder.write_token()
+                token_path = folder.token_path
+                stack.enter_context(token_from(token_path))
+            local = {
+                "num_cpus": cpus,
+                "include_dashboard": dashboard,
+                "dashboard_host": LOOPBACK,
+                # Whatever this machine's names, networks and address families are.
+                "_node_ip_address": LOOPBACK,
+                "_temp_dir": str(folder.path),
+            }
+            stack.callback(ray.shutdown)
+            with _sessions_of_their_own():
+                context = _init(None, working_dir, run_root, **local)
+        else:
+            stack.callback(ray.shutdown)
+            context = _init(address, working_dir, run_root)
+        url, info = context.dashboard_url, context.address_info
+        yield Session(
+            info["address"], f"http://{url}" if url else None, address is None, info["session_dir"], token_path
+        )
 
 
 def _init(address: str | None, working_dir: Path | None, run_root: Path | None, **settings: Any) -> Any:
@@ -107,7 +126,7 @@ def _one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-@contextmanager
+@contextlib.contextmanager
 def _standard_error_in(file: IO[bytes]) -> Iterator[None]:
     """Ray's native code writes there once a second why it is not let in, past Python, and raises without the why."""
     sys.stderr.flush()
@@ -121,7 +140,7 @@ def _standard_error_in(file: IO[bytes]) -> Iterator[None]:
         os.close(kept)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sessions_of_their_own() -> Iterator[None]:
     """Processes that start meanwhile lead a session each.
 

@@ -127,7 +127,7 @@ def keep(texts: Mapping[int, str], paths: Mapping[int, Path], heading: str) -> N
     """Append stacks to the ranks' files. One that can not be written is left out: a full disk is no reason to fail."""
     for rank, text in texts.items():
         if text:
-            with contextlib.suppress(OSError), paths[rank].open("a") as stream:
+            with contextlib.suppress(OSError), paths[rank].open("a", encoding="utf-8") as stream:
                 stream.write(f"{heading}\n{text}\n")
 
 

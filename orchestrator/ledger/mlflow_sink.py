@@ -287,7 +287,7 @@ def say(message: str) -> None:
 def _quiet(path: Path) -> None:
     """Everything that MLflow says goes to the log file; stdout and stderr belong to the driver."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
@@ -296,7 +296,7 @@ def _quiet(path: Path) -> None:
         logger.setLevel(logging.WARNING)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     sys.stdout.flush()
-    sys.stdout = path.open("a")
+    sys.stdout = path.open("a", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -211,8 +212,9 @@ def ray_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., Worke
 
     made = []
 
-    def build(behaviour: str = "wait", nodes: int = 1, wait_s: float = 2.0, **changes: object) -> WorkerGroup:
-        made.append(RayWorkerGroup(assignment(tmp_path, behaviour, **changes), nodes, wait_s, 60.0))
+    def build(behaviour: str = "wait", nodes: int = 1, wait_s: float = 2.0, **changes: Any) -> WorkerGroup:
+        notice = changes.pop("notice", lambda _text: None)
+        made.append(RayWorkerGroup(assignment(tmp_path, behaviour, **changes), nodes, wait_s, 60.0, notice))
         return made[-1]
 
     yield build
@@ -274,9 +276,30 @@ def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(
 
 @pytest.mark.real
 def test_nodes_that_differ_are_refused_by_name(ray_group: Callable[..., WorkerGroup]) -> None:
-    group = ray_group(expected={"package torch": "1.0", "script sha256": "f" * 64})
-    with pytest.raises(NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*script"):
+    group = ray_group(expected={"package torch": "1.0", "package numpy": "0.1"})
+    with pytest.raises(NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*numpy"):
         group.acquire(lambda: False)
+
+
+@pytest.mark.real
+def test_a_script_that_is_edited_during_the_start_is_no_difference_between_nodes(
+    ray_group: Callable[..., WorkerGroup], tmp_path: Path
+) -> None:
+    from orchestrator import provenance
+
+    script, beside = tmp_path / "train.py", tmp_path / "helper.py"
+    script.write_text("import helper\n")
+    beside.write_text("a = 1\n")
+    planned = provenance.observe(script, [], tmp_path)
+    beside.write_text("a = 2\n")
+    told: list[str] = []
+    edited = ray_group(script=str(script), expected=planned, notice=told.append)
+    edited.acquire(lambda: False)
+    edited.close()
+    assert [text for text in told if "was edited after the plan was made" in text]
+    other = {**planned, "package torch": "1.0"}
+    with pytest.raises(NodeMismatch, match=r"differ from the plan: node [^;]*: package torch: [^;]*; make them alike"):
+        ray_group(script=str(script), expected=other).acquire(lambda: False)
 
 
 @pytest.mark.real
