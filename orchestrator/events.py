@@ -375,7 +375,11 @@ class Record:
     @staticmethod
     def from_json(line: str) -> Record:
         """Inverse of :meth:`to_json`; raises ``ValueError`` or ``KeyError`` on anything else."""
-        body = json.loads(line)
+        return Record.from_body(json.loads(line))
+
+    @staticmethod
+    def from_body(body: dict[str, Any]) -> Record:
+        """Like :meth:`from_json`, of the line's JSON, which is taken apart."""
         seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("elapsed_s"), body.pop("time_unix_s")
         kind = EVENT_TYPES[body.pop("type")]
         for name, enum in (("outcome", Outcome), ("status", Status), ("fault", Fault)):

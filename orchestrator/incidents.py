@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.ledger.incidents import Incident, Incidents
-from orchestrator.ledger.journal import replay
+from orchestrator.journal_fold import JournalFold
+from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.wording import UNKNOWN, duration, hours, hours_name, number, percent, plural, usd
 from orchestrator.rundir import find_run
 
@@ -21,7 +21,9 @@ def incidents(run: str, run_root: str, as_json: bool, console: Console) -> None:
     Raises :class:`~orchestrator.errors.ConfigError` for a run that is not there.
     """
     directory = find_run(run, run_root)
-    folded = Incidents().fold_all(replay(directory / "journal.jsonl"))
+    fold = JournalFold(directory)
+    folded = fold.catch_up().incidents
+    fold.keep_if_worth_it()
     found = folded.so_far()
     if as_json:
         rows = [dataclasses.asdict(incident) for incident in found]

@@ -12,27 +12,34 @@ from rich.table import Table
 
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.errors import JournalError
-from orchestrator.events import Record, RunEnded, RunStarted
-from orchestrator.ledger.journal import replay
-from orchestrator.ledger.meter import Meter
+from orchestrator.events import Record, RunEnded, RunStarted, Status
+from orchestrator.folded import Folded
+from orchestrator.journal_fold import JournalFold
 from orchestrator.ledger.wording import UNKNOWN, duration, plural, usd
+from orchestrator.rundir import holder
 from orchestrator.tracking import command
 
 if TYPE_CHECKING:
     from orchestrator.cluster.session import Session
 
+LOST = "lost"
+ENDED = frozenset([LOST, *Status])
 _MOST_ENDED = 10
+_FIRST_LINE_BYTES = 1 << 20
 
 
 def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> dict[str, Any]:
-    """The cluster as JSON values; ``ray`` is initialised. Runs that ended are those with a journal in ``run_root``."""
+    """The cluster as JSON values; ``ray`` is initialised. Runs that ended, or hold nothing at this moment, are those
+    with a journal in ``run_root``."""
     from orchestrator.cluster import overview
 
     kept_here = cluster if cluster is not None and cluster.address == session.address else None
     seen, now_s = overview.look(), time.time()
     runs = [_live(dataclasses.asdict(run), now_s) for run in seen.runs]
     since_s = kept_here.since_unix_s if kept_here else 0.0
-    ended = ended_runs(Path(run_root), session.address, since_s, {run["name"] for run in runs})
+    others = other_runs(Path(run_root), session.address, since_s, {run["name"] for run in runs})
+    runs += [run for run in others if run["status"] not in ENDED]
+    ended = [run for run in others if run["status"] in ENDED]
     return {
         "address": session.address,
         "dashboard_url": session.dashboard_url,
@@ -47,38 +54,60 @@ def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> dic
     }
 
 
-def ended_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[dict[str, Any]]:
-    """What the journals below ``run_root`` say of runs on a cluster since a moment, oldest first."""
-    ended = []
+def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[dict[str, Any]]:
+    """What the journals below ``run_root`` say of runs on a cluster since a moment but for the ``live`` ones, oldest
+    first. Of a finished one nothing is read but its first line and its fold, however long it was."""
+    found = []
     for path in run_root.glob("*/journal.jsonl"):
-        if path.parent.name in live or path.stat().st_mtime < since_s:
+        if path.parent.name in live:
             continue
         try:
-            records = list(replay(path))
-        except JournalError:
+            first = _first(path) if path.stat().st_mtime >= since_s else None
+            here = first is not None and first.time_unix_s >= since_s
+            if first is None or not here or getattr(first.event, "ray_address", None) != address:
+                continue
+            fold = JournalFold(path.parent, stamp_is_enough=True)
+            told = _told(path.parent, fold.catch_up())
+            fold.keep_if_worth_it()
+        except (JournalError, OSError):
             continue
-        first = records[0].event if records else None
-        here = isinstance(first, RunStarted) and first.ray_address == address
-        if isinstance(first, RunStarted) and here and records[0].time_unix_s >= since_s:
-            ended.append(_ended(first, records))
-    return sorted(ended, key=lambda run: float(run["since_unix_s"]))
+        found.append(told)
+    return sorted(found, key=lambda run: float(run["since_unix_s"]))
 
 
-def _ended(first: RunStarted, records: list[Record]) -> dict[str, Any]:
-    """A run by its journal; one whose last record is not its end lost its driver."""
-    meter, last = Meter(), records[-1].event
-    for record in records:
-        meter.fold(record)
-    bill = meter.bill()
+def _first(path: Path) -> Record | None:
+    """The first record of a journal, None where it is no beginning of a run."""
+    with path.open("rb") as file:
+        line = file.readline(_FIRST_LINE_BYTES)
+    try:
+        first = Record.from_json(line.decode()) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return first if first is not None and isinstance(first.event, RunStarted) else None
+
+
+def _told(run_dir: Path, folded: Folded) -> dict[str, Any]:
+    """A run by its journal. One whose last record is not its end waits or starts while a driver holds its directory,
+    and has lost its driver where none does."""
+    run, started, last = folded.run, folded.started, folded.last
+    assert run is not None
+    assert started is not None
+    assert last is not None
+    bill = folded.meter.bill()
+    if isinstance(last.event, RunEnded):
+        status = last.event.status.value
+    else:
+        status = bill.bucket.value if holder(run_dir) is not None else LOST
     return {
-        "name": first.run,
-        "ranks": first.gpus,
-        "unit": first.unit,
-        "since_unix_s": records[0].time_unix_s,
-        "held_s": sum(bill.gpu_seconds.values()) / first.gpus,
-        "status": str(last.status) if isinstance(last, RunEnded) else "lost",
+        "name": run.run,
+        "ranks": run.gpus,
+        "unit": run.unit,
+        "since_unix_s": started.time_unix_s,
+        "held_s": sum(bill.gpu_seconds.values()) / run.gpus,
+        "status": status,
         "step": bill.step,
         "cost_usd": bill.cost_usd,
+        "run_dir": str(run_dir.resolve()),
     }
 
 

@@ -17,6 +17,7 @@ from orchestrator.cluster.on_node import leave_mark, remove_mark
 from orchestrator.config import Config
 from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
+from orchestrator.journal_fold import JournalFold
 from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
@@ -98,10 +99,12 @@ def _supervised(
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
-        journal = stack.enter_context(Journal(directory.path / "journal.jsonl"))
-        past = Past()
+        fold, past = takes_up.fold if takes_up else JournalFold(directory.path), Past()
         if takes_up is not None:
-            past = takes_up.past(meter, terminal)
+            folded = takes_up.past()
+            past, meter = folded.past, fold.copy().meter
+            terminal.remember(folded.incidents, folded.accuracy, folded.story)
+        journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
         idle_timeout_s = target.kept.idle_timeout_s if target.kept else None
@@ -148,10 +151,12 @@ def _supervised(
                 last = _on_record(journal, event, terminal, stop)
                 if isinstance(event, RunEnded):
                     sink.run_ended()
+                fold.appended(last)
                 meter.fold(last)
                 bill = meter.bill()
                 terminal.observe(last, bill)
                 gauges.observe(last, bill)
+    fold.finish()
     terminal.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
     sink.finish(stop, console)
     return _exit_code(last, stop)

@@ -11,13 +11,11 @@ from pathlib import Path
 from orchestrator import load
 from orchestrator.config import Config, Resume
 from orchestrator.errors import ConfigError, RunDirectoryError
-from orchestrator.events import Record, RunEnded, RunResumed, RunStarted, Status, StepDone
-from orchestrator.ledger.journal import replay
-from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.terminal import Terminal
+from orchestrator.events import RunEnded, RunResumed, Status
+from orchestrator.folded import Folded
+from orchestrator.journal_fold import JournalFold
 from orchestrator.rank.environment import reaching_ranks
 from orchestrator.rundir import RunDirectory
-from orchestrator.supervise.loop import Past
 
 CONFIG = "resume.json"
 _MOST_NAMED = 12
@@ -29,23 +27,26 @@ class Unfinished:
 
     path: Path
     name: str
-    records: tuple[Record, ...]
-    because: str
+    fold: JournalFold
     forwarded: tuple[str, ...] = ()  # names of the variables that its ranks had from the shell that started it
 
     @property
     def resumed(self) -> RunResumed:
         """The first event of the driver that takes it up."""
-        return RunResumed(self.name, self.because)
+        folded = self.fold.folded
+        step = folded.past.history.highest_step
+        if isinstance(folded.driver, RunEnded):
+            return RunResumed(self.name, f"it had ended as {folded.driver.status.value} at step {step}")
+        return RunResumed(self.name, f"its driver was lost after step {step}")
 
-    def past(self, meter: Meter, terminal: Terminal) -> Past:
-        """What the supervisor must know of it; the bill goes on where it was."""
-        past = Past()
-        for record in self.records:
-            meter.fold(record)
-            past.fold(record.event)
-        terminal.remember(self.records)
-        return past
+    def past(self) -> Folded:
+        """What its next driver must know of it; to be asked once its directory is held.
+
+        Raises :class:`RunDirectoryError` where another driver has finished it meanwhile.
+        """
+        if _has_finished(self.fold.catch_up()):
+            raise RunDirectoryError(f"{self.path}: its run has finished meanwhile; there is nothing to resume")
+        return self.fold.copy()
 
 
 def remember(config: Config, directory: RunDirectory) -> None:
@@ -60,17 +61,16 @@ def unfinished(path: Path) -> Unfinished | None:
 
     Raises :class:`~orchestrator.errors.JournalError` for a journal that is damaged.
     """
-    records = tuple(replay(path / "journal.jsonl"))
-    started = next((record.event for record in records if isinstance(record.event, RunStarted)), None)
-    if started is None:
+    fold = JournalFold(path)
+    folded = fold.catch_up()
+    fold.keep_if_worth_it()
+    if folded.run is None or _has_finished(folded):
         return None
-    last = next((r.event for r in reversed(records) if isinstance(r.event, RunEnded | RunResumed)), None)
-    step = max((r.event.step for r in records if isinstance(r.event, StepDone)), default=0)
-    if isinstance(last, RunEnded):
-        if last.status is Status.FINISHED:
-            return None
-        return Unfinished(path, started.run, records, f"it had ended as {last.status.value} at step {step}")
-    return Unfinished(path, started.run, records, f"its driver was lost after step {step}")
+    return Unfinished(path, folded.run.run, fold)
+
+
+def _has_finished(folded: Folded) -> bool:
+    return isinstance(folded.driver, RunEnded) and folded.driver.status is Status.FINISHED
 
 
 def to_take_up(config: Config) -> Unfinished | None:

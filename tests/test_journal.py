@@ -22,6 +22,8 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.journal import Journal, Tail, replay, tail
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.record_lines import line_of, record_of, time_after
 
 
 class FakeClock:
@@ -150,23 +152,35 @@ def _line(**changes: object) -> Callable[[dict[str, object]], bytes]:
     return lambda body: json.dumps(body | changes).encode()
 
 
+ANY_LINE = [
+    (lambda _body: b"{broken", "is not JSON"),
+    (lambda _body: b"[1]", "is not a JSON object"),
+    (_line(seq=5), "has seq 5 where 1 was expected"),
+    (_line(seq=0), "has seq 0 where 1 was expected"),
+    (_line(surprise=1), "is not a record (TypeError"),
+]
+IN_FULL = [
+    *ANY_LINE,
+    (_line(elapsed_s=-1.0), "has elapsed_s -1.0, less than"),
+    (_line(type="AttemptEnd"), "is not a record (KeyError: 'AttemptEnd')"),
+]
+A_STEP = [
+    *ANY_LINE,
+    (_line(t=-1.0), "has elapsed_s -1.0, less than"),
+    (_line(t="1"), "is not a record (TypeError"),
+    (lambda body: json.dumps({key: body[key] for key in ("seq", "t", "try", "step")}).encode(), "KeyError: 's'"),
+]
+
+
 @pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda body: b"{broken", "is not JSON"),
-        (lambda body: b"[1]", "is not a JSON object"),
-        (_line(seq=5), "has seq 5 where 1 was expected"),
-        (_line(seq=0), "has seq 0 where 1 was expected"),
-        (_line(elapsed_s=-1.0), "has elapsed_s -1.0, less than"),
-        (_line(type="StepDnoe"), "is not a record (KeyError: 'StepDnoe')"),
-        (_line(surprise=1), "is not a record (TypeError"),
-    ],
+    ("event", "damage", "reason"),
+    [(AttemptEnded(1, Outcome.FAILED, 1), *one) for one in IN_FULL] + [(step(2), *one) for one in A_STEP],
 )
 def test_any_other_damage_names_line_and_reason(
-    tmp_path: Path, damage: Callable[[dict[str, object]], bytes], reason: str
+    tmp_path: Path, event: Event, damage: Callable[[dict[str, object]], bytes], reason: str
 ) -> None:
     path = tmp_path / "journal.jsonl"
-    write(path, step(1), step(2), step(3))
+    write(path, step(1), event, step(3))
     lines = path.read_bytes().splitlines()
     lines[1] = damage(json.loads(lines[1]))
     path.write_bytes(b"\n".join(lines) + b"\n")
@@ -175,6 +189,65 @@ def test_any_other_damage_names_line_and_reason(
     assert reason in str(caught.value)
     with pytest.raises(JournalError, match="line 2"):
         Journal(path)
+
+
+def test_a_step_takes_less_than_120_bytes_and_is_read_as_it_was(tmp_path: Path) -> None:
+    path, clock, wall = tmp_path / "journal.jsonl", FakeClock(), FakeClock(1.7e9)
+    events = [StepDone(9, 1_000_000 + n, 0.98765, 2.345678, 0.00029988, 0.81235) for n in range(3)]
+    with Journal(path, clock, wall) as journal:
+        clock.now += 9_000_000.123
+        records = [journal.append(event) for event in [AttemptEnded(1, Outcome.FAILED, 1), *events]]
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert all(len(line) < 120 for line in lines[1:])
+    assert list(replay(path)) == records
+    assert json.loads(lines[1])["loss"] == 2.345678, "jq finds it by its name"
+
+
+def test_a_wall_clock_that_was_set_is_told_and_one_that_drifts_is_followed(tmp_path: Path) -> None:
+    path, clock, wall = tmp_path / "journal.jsonl", FakeClock(), FakeClock(1.7e9)
+    with Journal(path, clock, wall) as journal:
+        records = []
+        for number, passed_s in enumerate([1.0, 1.0, 3600.0, 1.0, *[1.0004] * 1000], 1):
+            clock.now, wall.now = clock.now + 1.0, wall.now + passed_s
+            records.append(journal.append(step(number)))
+            assert abs(records[-1].time_unix_s - wall.now) <= 0.0515
+    assert list(replay(path)) == records
+    told = [index for index, line in enumerate(path.read_text().splitlines()) if '"at":' in line]
+    assert told[:2] == [0, 2]
+    assert len(told) < 15
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    values=st.lists(st.one_of(st.none(), st.floats(allow_nan=False)), min_size=3, max_size=3),
+    seconds=st.floats(allow_nan=False),
+    elapsed=st.lists(st.floats(0, 1e7), min_size=2, max_size=2),
+    unix=st.floats(0, 4e9),
+)
+def test_any_step_is_read_as_it_was_written(
+    values: list[float | None], seconds: float, elapsed: list[float], unix: float
+) -> None:
+    before = Record(0, min(elapsed), unix, AttemptEnded(1, Outcome.FAILED, 1))
+    event = StepDone(3, 7, seconds, values[0], values[1], values[2])
+    for time_unix_s in (unix, time_after(before, max(elapsed))):
+        record = Record(1, max(elapsed), time_unix_s, event)
+        assert record_of(json.loads(line_of(record, before)), before) == record
+        assert record_of(json.loads(line_of(record, None)), None) == record
+
+
+def test_an_older_journal_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    """Written before steps had a short form: nulls, types and both clocks in every line, to the microsecond."""
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes((Path(__file__).parent / "golden" / "journal_with_steps_in_full.jsonl").read_bytes())
+    records = list(replay(path))
+    assert [record.seq for record in records] == list(range(23))
+    assert [e.step for r in records if isinstance(e := r.event, StepDone)] == [1, 2, 3, 4, 5, 5, 6]
+    assert records[4].event == StepDone(1, 1, 0.123456789012, 3.5, 0.0003, 0.987654321)
+    bill = Meter().fold_all(records).bill()
+    assert (bill.step, bill.restarts, bill.final_loss) == (6, 1, 2.59)
+    assert sum(bill.seconds.values()) == pytest.approx(bill.elapsed_s) == pytest.approx(17.25003)
+    new = write(path, step(7), step(8))
+    assert list(replay(path)) == [*records, *new]
 
 
 def test_two_writers_are_refused(tmp_path: Path) -> None:

@@ -15,14 +15,18 @@ from typing import Any
 import psutil
 import pytest
 
+from orchestrator import journal_fold
 from orchestrator.cluster import kept
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.config import ClusterConfig, Config
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.events import ResourcesGranted, ResourcesReleased, RunEnded, RunStarted, Status
-from orchestrator.keep_show import ended_runs
+from orchestrator.folded import Folded
+from orchestrator.journal_fold import JournalFold
+from orchestrator.keep_show import other_runs
 from orchestrator.ledger.journal import Journal
 from orchestrator.preflight import find_target
+from orchestrator.rundir import RunDirectory
 
 
 @pytest.fixture(autouse=True)
@@ -140,8 +144,41 @@ def test_runs_that_ended_are_those_of_this_cluster_and_time(tmp_path: Path) -> N
         run_of(tmp_path, name, address, ended)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "journal.jsonl").write_text("not a record\nnor this\n")
-    found = {run["name"]: run for run in ended_runs(tmp_path, "a:1", began_s, {"live"})}
+    found = {run["name"]: run for run in other_runs(tmp_path, "a:1", began_s, {"live"})}
     assert {name: run["status"] for name, run in found.items()} == {"whole": "finished", "cut": "lost"}
     whole = found["whole"]
     assert whole["cost_usd"] == pytest.approx(whole["held_s"] / 3600 * 2 * 36.0)
-    assert ended_runs(tmp_path, "a:1", time.time() + 60, set()) == []
+    assert other_runs(tmp_path, "a:1", time.time() + 60, set()) == []
+
+
+def test_a_run_that_a_driver_holds_waits_or_starts_and_is_not_lost(tmp_path: Path) -> None:
+    """Between the agents that answer and the journals that have an end: no GPU is held, or not yet, or not any more."""
+    directory = RunDirectory(tmp_path / "held")
+    directory.hold()
+    with Journal(tmp_path / "held" / "journal.jsonl") as journal:
+        journal.append(RunStarted("held", "tiny", "local", "CPU", 2, 36.0, "CPU core", ray_address="a:1"))
+
+        def status() -> str:
+            (run,) = other_runs(tmp_path, "a:1", 0.0, set())
+            return str(run["status"])
+
+        assert status() == "waiting"
+        journal.append(ResourcesGranted(["a"], 2))
+        assert status() == "starting"
+        directory.release()
+        assert status() == "lost"
+        journal.append(RunEnded(Status.INTERRUPTED, "stopped"))
+        assert status() == "interrupted"
+
+
+def test_a_finished_run_is_looked_at_without_reading_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of(tmp_path, "whole", "a:1")
+    fold = JournalFold(tmp_path / "whole")
+    fold.catch_up()
+    fold.keep()
+    before = other_runs(tmp_path, "a:1", 0.0, set())
+    read: list[str] = []
+    monkeypatch.setattr(Folded, "fold", lambda _self, record: read.append(str(record)))
+    monkeypatch.setattr(journal_fold, "_digest_of", lambda path, _count: read.append(str(path)))
+    assert other_runs(tmp_path, "a:1", 0.0, set()) == before
+    assert read == []

@@ -41,7 +41,10 @@ from orchestrator.events import (
     StragglerNamed,
     exit_in_words,
 )
+from orchestrator.ledger.accuracy import Accuracy
+from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.story import Story
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.ledger.wording import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
 from tests.golden_text import assert_golden
@@ -158,12 +161,19 @@ def test_a_commit_is_said_now_and_then() -> None:
     assert [line.split()[2] for line in told] == ["step-6", "step-16"]
 
 
+def _folded(records: list[Record]) -> tuple[Incidents, Accuracy, Story]:
+    incidents, accuracy, story = Incidents().fold_all(records), Accuracy().fold_all(records), Story(None)
+    for record in records:
+        story.lines(record)
+    return incidents, accuracy, story
+
+
 def test_a_driver_that_takes_over_says_what_is_new_and_counts_what_was_before() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=False, record=True)
     terminal, meter = Terminal(console, None, clock=lambda: 0.0), Meter()
     cut = next(index for index, (_, event) in enumerate(STORY) if isinstance(event, AttemptEnded))
     old = [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(STORY[:cut])]
-    terminal.remember(old)
+    terminal.remember(*_folded(old))
     meter.fold_all(old)
     new = [(40.0, RunResumed("night-1", "its driver was lost")), (41.0, ResourcesGranted(["n0"], 4)), *STORY[-25:]]
     for seq, (at, event) in enumerate(new, cut):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
-from orchestrator.cluster.merge import Gather, Part, mean_loss, slowest_phase
+from orchestrator.cluster.merge import Gather, Part, mean_loss, shortened, slowest_phase
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
     AttemptEnded,
@@ -164,10 +164,10 @@ class Attempt:
                 return StepDone(
                     self.number,
                     part["step"],
-                    part["step_time_s"],
-                    mean_loss(part),
-                    part["lr"],
-                    part["grad_norm"],
+                    shortened(part["step_time_s"], 5),
+                    shortened(mean_loss(part), 7),
+                    shortened(part["lr"], 5),
+                    shortened(part["grad_norm"], 5),
                 )
             case "saved":
                 return CheckpointSaved(

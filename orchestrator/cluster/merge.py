@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 Part = dict[str, Any]
 
@@ -97,6 +97,19 @@ def fold_steps(parts: Sequence[Part]) -> Part:
 def mean_loss(part: Part) -> float | None:
     """The mean of the ranks' losses, or None where no rank said one."""
     return math.fsum(part["losses"]) / len(part["losses"]) if part["losses"] else None
+
+
+@overload
+def shortened(value: float, digits: int) -> float: ...
+
+
+@overload
+def shortened(value: float | None, digits: int) -> float | None: ...
+
+
+def shortened(value: float | None, digits: int) -> float | None:
+    """To so many significant digits: a loss in 32 bits has seven, and a journal keeps millions of them."""
+    return None if value is None else float(f"{value:.{digits}g}")
 
 
 def fold_checkpoints(parts: Sequence[Part]) -> Part:

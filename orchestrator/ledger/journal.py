@@ -14,12 +14,27 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from orchestrator.errors import JournalError, RunDirectoryError
 from orchestrator.events import Event, Record
+from orchestrator.ledger.record_lines import line_of, record_of, time_after
+
+# The driver looks at its ranks every tenth of a second; a millisecond is more than it knows.
+CLOCK_DIGITS = 3
+# A wall clock that is slewed this far is as good as one that is not; one that is set is believed.
+SLEWED_S = 0.05
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in a journal: behind ``last``, whose line ends at ``offset`` bytes."""
+
+    offset: int
+    last: Record
 
 
 class Journal:
@@ -27,7 +42,8 @@ class Journal:
 
     ``clock`` gives monotonic seconds, ``wall`` seconds since 1970. The time during which no writer
     had the file open is not part of ``elapsed_s``. Raises :class:`RunDirectoryError` when the file
-    can not be written or another process is writing it, :class:`JournalError` when it is damaged.
+    can not be written or another process is writing it, :class:`JournalError` when it is damaged. What is
+    before the mark ``after`` is not read again: whoever gives it has done so.
     """
 
     def __init__(
@@ -35,18 +51,20 @@ class Journal:
         path: Path | str,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        after: Mark | None = None,
     ) -> None:
         self.path = Path(path)
         self._clock, self._wall = clock, wall
         self._fd = _open_exclusively(self.path)
         try:
-            last, self._size = self._last_record()
+            last, self._size = self._last_record(after)
             os.ftruncate(self._fd, self._size)
             os.fsync(self._fd)
             _fsync_directory(self.path.parent)
         except BaseException:
             os.close(self._fd)
             raise
+        self._last = last
         self._seq = last.seq + 1 if last else 0
         self._elapsed_s = last.elapsed_s if last else 0.0
         self._origin_s = clock() - self._elapsed_s
@@ -61,20 +79,20 @@ class Journal:
 
     def append_many(self, events: Iterable[Event]) -> list[Record]:
         """Like :meth:`append` for events observed together: one time for all, and one fsync."""
-        elapsed_s = max(self._elapsed_s, round(self._clock() - self._origin_s, 6))
-        time_unix_s = round(self._wall(), 6)
+        elapsed_s = max(self._elapsed_s, round(self._clock() - self._origin_s, CLOCK_DIGITS))
+        time_unix_s = self._time_unix_s(elapsed_s)
         records: list[Record] = []
         lines: list[str] = []
-        seq = self._seq
+        seq, last = self._seq, self._last
         for event in events:
             record = Record(seq, elapsed_s, time_unix_s, event)
             records.append(record)
             if event.durable:
-                lines.append(record.to_json() + "\n")
-                seq += 1
+                lines.append(line_of(record, last) + "\n")
+                seq, last = seq + 1, record
         if lines:
             self._write("".join(lines).encode())
-        self._seq, self._elapsed_s = seq, elapsed_s
+        self._seq, self._last, self._elapsed_s = seq, last, elapsed_s
         return records
 
     def close(self) -> None:
@@ -91,12 +109,19 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _last_record(self) -> tuple[Record | None, int]:
-        tail = Tail(self.path)
-        last = None
-        while records := tail.read():
-            last = records[-1]
-        return last, tail.offset
+    def _time_unix_s(self, elapsed_s: float) -> float:
+        """The wall clock; told by the run's own since the last record while they agree, and need not be kept then."""
+        now_s = round(self._wall(), CLOCK_DIGITS)
+        if self._last is None:
+            return now_s
+        expected_s = time_after(self._last, elapsed_s)
+        return expected_s if abs(expected_s - now_s) <= SLEWED_S else now_s
+
+    def _last_record(self, after: Mark | None) -> tuple[Record | None, int]:
+        tail = Tail(self.path, after)
+        while tail.read():
+            pass
+        return tail.last, tail.offset
 
     def _write(self, data: bytes) -> None:
         try:
@@ -117,19 +142,26 @@ def disk_is_full(error: RunDirectoryError) -> bool:
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+class Digest(Protocol):
+    """What :mod:`hashlib` makes."""
+
+    def update(self, data: memoryview, /) -> object: ...
+
+
 class Tail:
     """Reads a journal that another process may be writing; never returns a torn record.
 
-    ``offset`` is the number of bytes read as whole records so far.
+    ``offset`` is the number of bytes read as whole records so far, ``last`` the newest of them. It begins at the mark
+    ``after``, if one is given. ``digest`` is updated with all that was read.
     """
 
     READ_BYTES = 1 << 20
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, after: Mark | None = None, digest: Digest | None = None) -> None:
         self.path = Path(path)
-        self.offset = 0
-        self._last: Record | None = None
-        self._line = 0
+        self.offset = after.offset if after else 0
+        self.last = after.last if after else None
+        self._digest = digest
 
     def read(self) -> list[Record]:
         """The next whole records, at most about a megabyte of them; empty when there are none (yet).
@@ -162,6 +194,7 @@ class Tail:
     def _parse(self, data: bytes) -> list[Record]:
         lines = data.split(b"\n")
         records: list[Record] = []
+        begin = self.offset
         for index, line in enumerate(lines[:-1]):
             try:
                 body = json.loads(line)
@@ -172,24 +205,27 @@ class Tail:
             if not isinstance(body, dict):
                 raise self._damage("is not a JSON object")
             try:
-                record = Record.from_json(line.decode())
+                record = record_of(body, self.last)
             except (ValueError, KeyError, TypeError) as error:
                 raise self._damage(f"is not a record ({type(error).__name__}: {error})") from error
             self._check_order(record)
-            self._last, self._line = record, self._line + 1
+            self.last = record
             self.offset += len(line) + 1
             records.append(record)
+        if self._digest is not None:
+            self._digest.update(memoryview(data)[: self.offset - begin])
         return records
 
     def _check_order(self, record: Record) -> None:
-        expected = self._last.seq + 1 if self._last else 0
+        expected = self.last.seq + 1 if self.last else 0
         if record.seq != expected:
             raise self._damage(f"has seq {record.seq} where {expected} was expected")
-        if self._last and record.elapsed_s < self._last.elapsed_s:
-            raise self._damage(f"has elapsed_s {record.elapsed_s}, less than {self._last.elapsed_s} before it")
+        if self.last and record.elapsed_s < self.last.elapsed_s:
+            raise self._damage(f"has elapsed_s {record.elapsed_s}, less than {self.last.elapsed_s} before it")
 
     def _damage(self, reason: str) -> JournalError:
-        return JournalError(f"{self.path}, line {self._line + 1}: {reason}; move the file away to start a new run")
+        line = self.last.seq + 2 if self.last else 1  # every line is a record, and they are numbered without gaps
+        return JournalError(f"{self.path}, line {line}: {reason}; move the file away to start a new run")
 
 
 def replay(path: Path | str) -> Iterator[Record]:

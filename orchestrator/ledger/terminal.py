@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -95,12 +95,10 @@ class Terminal:
         for index, line in enumerate(self._story.lines(record)):
             self._print(record, line, first=index == 0)
 
-    def remember(self, records: Iterable[Record]) -> None:
-        """Know what an earlier driver of the run has shown, and show nothing of it."""
-        for record in records:
-            self._incidents.fold(record)
-            self._accuracy.fold(record)
-            self._story.lines(record)
+    def remember(self, incidents: Incidents, accuracy: Accuracy, story: Story) -> None:
+        """Know what an earlier driver of the run has shown, and show nothing of it; they are ours from now on."""
+        story.total_steps = self._story.total_steps if story.total_steps is None else story.total_steps
+        self._incidents, self._accuracy, self._story = incidents, accuracy, story
 
     def notice(self, text: str) -> None:
         """A line that is no event: what is waited for, for instance."""

@@ -49,6 +49,7 @@ class History:
     ``open`` is the failure that nothing was decided about yet. Of several in one attempt the first is
     the cause, but a rejected loss stands above a lost rank: checkpoints after it are not to be
     restored, whatever ended the attempt. What ends after somebody asked for it is no failure.
+    ``highest_step`` is the highest that was done; ``reached`` counts one whose loss was rejected too.
     ``go_back_before`` is the step of a rejected loss before which no attempt has gone back yet.
     """
 
@@ -57,6 +58,7 @@ class History:
     skipped: list[int] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
     reached: int = 0
+    highest_step: int = 0
     go_back_before: int | None = None
     _rejected: list[LossRejected] = field(default_factory=list)
     _checkpoints: dict[int, int] = field(default_factory=dict)  # step -> attempt that wrote it
@@ -72,6 +74,7 @@ class History:
             case StepDone():
                 self._step = event.step
                 self.reached = max(self.reached, event.step)
+                self.highest_step = max(self.highest_step, event.step)
             case AttemptStarted():
                 self._step, self._stopping, self.go_back_before = event.restore_step or 0, False, None
             case StopRequested():

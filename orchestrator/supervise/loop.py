@@ -24,6 +24,7 @@ from orchestrator.events import (
     Decided,
     Event,
     Fault,
+    LossRejected,
     NodeQuarantined,
     Outcome,
     RankLost,
@@ -64,10 +65,11 @@ class StopRequest:
 
 @dataclass
 class Past:
-    """What an earlier driver of the run has left: nothing, for a run that begins."""
+    """What an earlier driver of the run has left: nothing, for a run that begins. ``losses`` are those that were
+    accepted: what was rejected is an event of its own, but for what is no number."""
 
     history: History = field(default_factory=History)
-    steps: list[StepDone] = field(default_factory=list)
+    losses: LossWatch = field(default_factory=lambda: LossWatch(None))
     attempts: int = 0
 
     def fold(self, event: Event) -> None:
@@ -77,7 +79,9 @@ class Past:
             case AttemptStarted():
                 self.attempts = max(self.attempts, event.attempt)
             case StepDone():
-                self.steps.append(event)
+                self.losses.observe(event)
+            case LossRejected():
+                self.losses.rejected(event)
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def supervise(
     Any other error ends the run too, on record; it is raised again after the last event.
     """
     failed: Exception | None = None
-    run = _Run(workers, recovery, clock, stop, manner or Manner(), past or Past(), LossWatch(recovery.loss_spike))
+    run = _Run(workers, recovery, clock, stop, manner or Manner(), past or Past())
     run.remember()
     yield from run.tell(started)
     try:
@@ -131,15 +135,17 @@ class _Run:
     stop: StopRequest
     manner: Manner
     past: Past
-    losses: LossWatch
     _outcome: Outcome | None = None
 
     def remember(self) -> None:
         """What an earlier driver had learned."""
-        for step in self.past.steps:
-            self.losses.observe(step)
+        self.losses.loss_spike = self.recovery.loss_spike
         for node in self.past.history.quarantined:
             self.workers.quarantine(node)
+
+    @property
+    def losses(self) -> LossWatch:
+        return self.past.losses
 
     def tell(self, event: Event) -> Iterator[Event]:
         """Every event is history before anything is decided from it."""

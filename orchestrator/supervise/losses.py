@@ -33,7 +33,7 @@ class LossWatch:
     """
 
     def __init__(self, loss_spike: float | None) -> None:
-        self._loss_spike = loss_spike
+        self.loss_spike = loss_spike
         self._accepted: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._rejected_attempt: int | None = None
 
@@ -49,6 +49,11 @@ class LossWatch:
         self._rejected_attempt = step.attempt
         return LossRejected(step.attempt, step.step, step.loss, reason)
 
+    def rejected(self, event: LossRejected) -> None:
+        """Take over what an earlier driver decided of a step that was observed."""
+        self.rewind(event.step - 1)
+        self._rejected_attempt = event.attempt
+
     def rewind(self, step: int) -> None:
         """Forget the losses after this step, from which the run goes on."""
         while self._accepted and self._accepted[-1][0] > step:
@@ -57,16 +62,16 @@ class LossWatch:
     def _reason_against(self, loss: float) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        if self._loss_spike is None or len(self._accepted) < AT_LEAST:
+        if self.loss_spike is None or len(self._accepted) < AT_LEAST:
             return None
         before = list(islice(reversed(self._accepted), WINDOW))  # newest first
         middle = median(value for _, value in before)
         settled = before[RECENT:] if len(before) >= AT_LEAST + RECENT else before
         scatter = max(value for _, value in settled) - middle
-        if middle <= 0 or loss <= self._loss_spike * middle or loss - middle <= self._loss_spike * scatter:
+        if middle <= 0 or loss <= self.loss_spike * middle or loss - middle <= self.loss_spike * scatter:
             return None
         times = f"{loss / middle:.3g} times {middle:.4g}, the median of the {len(before)} before"
-        return f"the loss {loss:.4g} is {times} (recovery.loss_spike={self._loss_spike:g})"
+        return f"the loss {loss:.4g} is {times} (recovery.loss_spike={self.loss_spike:g})"
 
 
 def batch_of(step: int, skipped: Iterable[int]) -> int:

@@ -15,7 +15,7 @@ REPORT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 # In the order in which they are read, and measured by `make bench`.
 SECTIONS = (
     *("launch", "scaling", "restart", "goodput", "snapshot_stall", "zygote"),
-    *("steady", "probe_overhead", "tick", "journal", "plan_time", "search_time", "planner_on_this_machine"),
+    *("steady", "probe_overhead", "tick", "journal", "growth", "plan_time", "search_time", "planner_on_this_machine"),
 )
 HEAD = "# Benchmarks\n\nMeasured, not promised; `make bench` measures them anew on the machine it runs on.\n"
 

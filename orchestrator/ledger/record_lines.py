@@ -1,0 +1,51 @@
+"""Records <-> lines of the journal.
+
+A run of months has millions of steps and few of anything else, so a step has a short form of its own:
+
+    {"seq":412,"t":206.123,"try":1,"step":400,"s":0.49987,"loss":2.345679,"lr":0.0003,"grad_norm":0.81204}
+
+``t`` is the record's ``elapsed_s``, ``try`` the attempt, ``s`` the ``step_time_s``; what is not known is left out, and
+so is ``type``. The wall clock is left out as well where it follows from the record before (as far from it as ``t``
+is); where it does not, after it was set for instance, ``at`` gives it. All other events, and the steps of older
+journals, are written in full (:meth:`~orchestrator.events.Record.to_json`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from orchestrator.events import Record, StepDone
+
+_KNOWN = ("loss", "lr", "grad_norm")
+
+
+def line_of(record: Record, before: Record | None) -> str:
+    """One line of JSON without newline; ``before`` is the record in the line above."""
+    event = record.event
+    if not isinstance(event, StepDone):
+        return record.to_json()
+    body: dict[str, Any] = {"seq": record.seq, "t": record.elapsed_s}
+    if before is None or record.time_unix_s != time_after(before, record.elapsed_s):
+        body["at"] = record.time_unix_s
+    body |= {"try": event.attempt, "step": event.step, "s": event.step_time_s}
+    body |= {name: value for name in _KNOWN if (value := getattr(event, name)) is not None}
+    return json.dumps(body, allow_nan=True, separators=(",", ":"))
+
+
+def record_of(body: dict[str, Any], before: Record | None) -> Record:
+    """Inverse of :func:`line_of`, from the line's JSON; ``ValueError``, ``KeyError`` or ``TypeError`` on all else."""
+    if "type" in body:
+        return Record.from_body(body)
+    seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("t"), body.pop("at", None)
+    event = StepDone(body.pop("try"), body.pop("step"), body.pop("s"), **body)
+    if time_unix_s is None:
+        if before is None:
+            raise KeyError("at")
+        time_unix_s = time_after(before, elapsed_s)
+    return Record(seq, elapsed_s, time_unix_s, event)
+
+
+def time_after(before: Record, elapsed_s: float) -> float:
+    """The wall clock at a later moment of the run, if nobody has set it meanwhile; to the millisecond."""
+    return round(before.time_unix_s + (elapsed_s - before.elapsed_s), 3)
