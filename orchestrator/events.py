@@ -200,6 +200,16 @@ class SnapshotQuarantined(Event):
 
 
 @dataclass(frozen=True)
+class SnapshotPassedOver(Event):
+    """A folder looks like a checkpoint and cannot be taken for one: ``reason`` says what is wrong with its manifest.
+    It stays where it is. Told once by each driver, when it looks for one to load."""
+
+    tag: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SnapshotHeld(Event):
     """A node can not write its checkpoint out, a full disk for instance; it tries again until it can."""
 

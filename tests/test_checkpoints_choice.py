@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cluster import checkpoints as module
 from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.events import Event, SnapshotQuarantined
+from orchestrator.events import Event, SnapshotPassedOver, SnapshotQuarantined
 from orchestrator.rank.manifest import Manifest
 from tests.checkpoint_driver import OWN, SHARED, Driver, FakeRay, Make, commit, drivers
 from tests.crashes import good, named
@@ -178,3 +178,16 @@ def test_what_other_nodes_ranks_read_is_carried_to_them(
             assert os.pread(slot.fileno(), memory["bytes"], memory["offset"]) == fetched.read()
     assert driver.agents[0].calls.count("give") > 3
     assert "take" not in driver.agents[0].calls
+
+
+def test_a_checkpoint_whose_manifest_does_not_count_is_passed_over_aloud_and_once(make: Make) -> None:
+    driver = make()
+    commit(driver, 4, 6)
+    (driver.folders[0] / "step-6" / "manifest.json").write_bytes(b"")
+    assert driver.choose().step == 4
+    (told,) = driver.checkpoints.told()
+    assert isinstance(told, SnapshotPassedOver)
+    assert (told.tag, told.path) == ("step-6", "/checkpoints/step-6")
+    assert "manifest is not JSON" in told.reason
+    assert driver.choose().step == 4
+    assert driver.checkpoints.told() == []

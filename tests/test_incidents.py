@@ -163,7 +163,7 @@ def test_two_faults_at_once_are_two_incidents_and_cost_once() -> None:
     assert (first.action, second.action) == ("restart", "restart")
     assert (first.recovered_after_s, second.recovered_after_s) == (4, 4)
     assert second.node == "n1"
-    assert first.done == "started from the beginning"
+    assert first.done == "began again at step 1"
 
 
 def test_a_rejected_loss_is_one_incident_with_all_that_follows_from_it() -> None:
@@ -261,7 +261,7 @@ def test_a_run_that_is_given_up_and_taken_up_again() -> None:
     assert given_up.done == "node n0 quarantined; the run ended, failed"
     node, driver = of(*begin, (4, RunResumed("night-1", "it had ended as failed at step 2")), (5, GRANTED),
                       (5, started(2)), *steps(2, 1, 3, at=7))  # fmt: skip
-    assert node.done == "node n0 quarantined; started from the beginning"
+    assert node.done == "node n0 quarantined; began again at step 1"
     assert (node.recovered_after_s, driver.recovered_after_s) == (4, 3)
     assert (node.redone_steps, driver.redone_steps) == (2, 0)
     assert (node.action, driver.action) == ("stop", None)
@@ -501,3 +501,17 @@ def test_a_run_that_is_not_there_is_refused_with_the_near_miss(tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty: not a run directory"):
         shown(str(tmp_path / "empty"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first_step", "done"),
+    [(1, "began again at step 1"), (3, "went on at step 3, from a snapshot of the script's own")],
+)
+def test_what_an_attempt_without_a_checkpoint_of_ours_begins_at_is_said_when_it_is_known(
+    first_step: int, done: str
+) -> None:
+    fault: Timeline = [*BEGIN, *steps(1, 1, 4, at=1), (5, lost(1, 4)), (5, AttemptEnded(1, Outcome.FAILED, 4))]
+    (before,) = of(*fault, (6, started(2)))
+    assert before.done == "restarted without a checkpoint of ours"
+    (after,) = of(*fault, (6, started(2)), *steps(2, first_step, 5, at=7))
+    assert after.done == done

@@ -71,7 +71,7 @@ def test_the_caller_knows_better_what_can_be_restored() -> None:
     assert (decision.restore_before, decision.skip) == (20, (19,)), "going back further would go to the beginning"
     assert "the checkpoint of step 19" in decision.reason
     decision = decide(story(*AT_15, killed(1, 20)), RecoveryConfig(), can_skip=True, restorable=[])
-    assert "from the beginning" in decision.reason
+    assert "from its start, without a checkpoint" in decision.reason
 
 
 def test_going_back_is_not_forgotten_when_no_attempt_could_begin() -> None:

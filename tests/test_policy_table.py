@@ -43,22 +43,26 @@ ROWS = {
     "a rank exits or is killed": Row(
         (*AT_15, killed(1, 20)),
         Action.RESTART,
-        "restart 1 of 3 from the checkpoint of step 15, after rank 0 on node-a (GPU 0) at step 20: killed by SIGKILL",
+        "restart 1 of 3 from the checkpoint of step 15 or the newest whole one before it, after rank 0 on node-a "
+        "(GPU 0) at step 20: killed by SIGKILL",
     ),
     "the host runs out of memory": Row(
         (dies(1, 7, Fault.MEMORY, "killed by the kernel"),),
         Action.RESTART,
-        "restart 1 of 3 from the beginning, after out of host memory: rank 0 on node-a (GPU 0) at step 7: killed by",
+        "restart 1 of 3 from its start, without a checkpoint, after out of host memory: rank 0 on node-a (GPU 0) "
+        "at step 7: killed by",
     ),
     "a rank finds no space on the disk": Row(
         (*AT_15, dies(1, 20, Fault.DISK, "OSError: [Errno 28] No space left on device")),
         Action.RESTART,
-        "wait for space, then restart from the checkpoint of step 15, fault 1 of 5 without a new step, after full disk",
+        "wait for space, then restart from the checkpoint of step 15 or the newest whole one before it, fault 1 of "
+        "5 without a new step, after full disk",
     ),
     "a rank hangs": Row(
         (*AT_15, dies(1, 20, Fault.HANG, "no progress for 61 s")),
         Action.RESTART,
-        "restart 1 of 3 from the checkpoint of step 15, after hang: rank 0 on node-a (GPU 0) at step 20: no progress",
+        "restart 1 of 3 from the checkpoint of step 15 or the newest whole one before it, after hang: rank 0 on "
+        "node-a (GPU 0) at step 20: no progress",
     ),
     "the same error at the same step twice": Row(
         (dies(1, 7, error="KeyError: at 0x7f01"), dies(2, 7, error="KeyError: at 0x7f42")),
@@ -81,7 +85,8 @@ ROWS = {
         (*AT_15, dies(1, 20, Fault.NODE, "its agent does not answer")),
         Action.REPLACE,
         "wait for node-a or another node in its place for up to 600 s (recovery.wait_for_node_s), then restart from "
-        "the checkpoint of step 15, fault 1 of 5 without a new step, after node fault: rank 0 on node-a",
+        "the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a new step, "
+        "after node fault: rank 0 on node-a",
     ),
     "a rank outlives SIGKILL": Row(
         (dies(1, 20, Fault.NODE, f"rank 0 {OUTLIVED_SIGKILL} by 15 s"),),
@@ -92,13 +97,15 @@ ROWS = {
     "the run's own process is lost": Row(
         (*AT_15, RunResumed("run", "resume was called")),
         Action.RESTART,
-        "restart from the checkpoint of step 15, fault 1 of 5 without a new step, after the run's own process was lost",
+        "restart from the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a new "
+        "step, after the run's own process was lost",
         STRICT,
     ),
     "a loss is rejected": Row(
         (*AT_15, nan(1, 20), saved(1, 20)),
         Action.REWIND,
-        "rewind 1 of 3 (recovery.max_skips) to the checkpoint of step 15 and skip batches 19, 20, after step 20: "
+        "rewind 1 of 3 (recovery.max_skips) to the checkpoint of step 15 or the newest whole one before it and "
+        "skip batches 19, 20, after step 20: "
         "the loss is nan",
         RecoveryConfig(skip_batches=2),
         restore_before=20,
@@ -107,7 +114,8 @@ ROWS = {
     "the same step's loss is rejected again": Row(
         (saved(1, 19), *AT_15, nan(1, 20), BatchesSkipped([19], ""), nan(2, 20)),
         Action.REWIND,
-        "rewind 2 of 3 (recovery.max_skips) to the checkpoint of step 15 and skip batch 18",
+        "rewind 2 of 3 (recovery.max_skips) to the checkpoint of step 15 or the newest whole one before it and "
+        "skip batch 18",
         restore_before=19,
         skip=(18,),
     ),
@@ -120,7 +128,8 @@ ROWS = {
     "a loss is rejected and the script can not skip": Row(
         (*AT_15, nan(1, 20)),
         Action.RESTART,
-        "restart from the checkpoint of step 15 with the same batches, rejected loss 1 of 3 (recovery.max_skips)",
+        "restart from the checkpoint of step 15 or the newest whole one before it with the same batches, rejected "
+        "loss 1 of 3 (recovery.max_skips)",
         can_skip=False,
         restore_before=20,
     ),

@@ -45,6 +45,10 @@ class CheckpointFiles:
         durable.repair_latest(folder)
         return [one.to_json() for one in durable.scan(folder).committed]
 
+    def passed_over(self, save_dir: str) -> dict[str, str]:
+        """Folders whose manifest does not count, with the reason."""
+        return durable.scan(Path(save_dir)).odd if Path(save_dir).is_dir() else {}
+
     def verify(self, save_dir: str, tag: str, names: Sequence[str]) -> dict[str, str]:
         """What is wrong with these files of a committed checkpoint, by name."""
         folder = Path(save_dir)

@@ -26,6 +26,7 @@ from orchestrator.events import (
     SnapshotCommitted,
     SnapshotFreed,
     SnapshotHeld,
+    SnapshotPassedOver,
     SnapshotQuarantined,
     SnapshotUnstaged,
 )
@@ -54,6 +55,7 @@ class Checkpoints:
         self._held = nodes
         self._ask = nodes.ask
         self._told: list[Event] = []
+        self._said: set[tuple[str, str, str]] = set()
         self.snapshots = Snapshots(assignment.run, assignment.world_size, [assignment.checkpoint_dir])
         self._publishing: list[_Publishing] = []
         # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes first.
@@ -149,6 +151,7 @@ class Checkpoints:
         holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
         while True:
             committed = self._committed()
+            self._told += self._passed_over()
             held_there, committed = self._in_main_folder(holdings, committed)
             memory = self.snapshots.from_memory(held_there, before)
             disk = self.snapshots.from_disk(committed, before)
@@ -239,6 +242,17 @@ class Checkpoints:
                 if len(parts) == len(self._owners()):
                     whole.append((folder, Manifest.joined(parts)))
         return whole
+
+    def _passed_over(self) -> list[Event]:
+        """Which folders of checkpoints are left out because of their manifests, each said once."""
+        found: list[Event] = []
+        for node in self._owners():
+            for folder in self.snapshots.save_dirs:
+                for tag, why in self._ask(node, "passed_over", folder).items():
+                    if (said := (node.name, folder, tag)) not in self._said:
+                        self._said.add(said)
+                        found.append(SnapshotPassedOver(tag, f"{folder}/{tag}", why))
+        return found
 
     def _verify(self, restore: Restore) -> dict[str, str]:
         """What is wrong with its files, by name; every node hashes a share."""

@@ -9,7 +9,8 @@ from orchestrator.ledger.meter import US_PER_S
 from orchestrator.ledger.wording import clean, lost_in_words, number, plural
 
 CHECKPOINT, DISK = "checkpoint", "disk"
-FROM_THE_BEGINNING = "started from the beginning"
+# What the script makes of it, its own snapshot or a beginning, is known with its first step only.
+NOTHING_RESTORED = "restarted without a checkpoint of ours"
 MAX_REASON_CHARACTERS = 300
 
 
@@ -116,8 +117,15 @@ class Redone:
 def restored_in_words(started: AttemptStarted) -> str:
     """What a new attempt goes on from."""
     if started.restore_step is None:
-        return FROM_THE_BEGINNING
+        return NOTHING_RESTORED
     return f"restored step {started.restore_step} from {started.restore_from or 'disk'}"
+
+
+def begun_in_words(first_step: int) -> str:
+    """What an attempt that was given no checkpoint did, by the number of its first step."""
+    if first_step <= 1:
+        return "began again at step 1"
+    return f"went on at step {first_step}, from a snapshot of the script's own"
 
 
 def one_line(text: str) -> str:

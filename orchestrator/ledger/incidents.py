@@ -43,10 +43,11 @@ from orchestrator.ledger.bill import Bucket
 from orchestrator.ledger.incident import (
     CHECKPOINT,
     DISK,
-    FROM_THE_BEGINNING,
+    NOTHING_RESTORED,
     Case,
     Incident,
     Redone,
+    begun_in_words,
     is_alike,
     lost_with_reason,
     one_line,
@@ -135,7 +136,7 @@ class Incidents:
                     case.restarted, case.outcome = True, restored_in_words(started)
             case CheckpointLoaded() as loaded:
                 for case in self._open:
-                    if case.outcome == FROM_THE_BEGINNING:
+                    if case.outcome == NOTHING_RESTORED:
                         case.outcome = f"loaded step {loaded.step} by itself"
             case Decided() as decided:
                 for case in self._open:
@@ -229,6 +230,8 @@ class Incidents:
         else:
             self._reached = max(self._reached, step.step)
         for case in self._open:
+            if case.outcome == NOTHING_RESTORED:
+                case.outcome = begun_in_words(step.step)
             if case.restarted or case.fault == CHECKPOINT:
                 noticed_after_s = (case.lost.detected_s or 0.0) if case.lost else 0.0
                 case.recovered_after_s = record.elapsed_s - case.record.elapsed_s + noticed_after_s

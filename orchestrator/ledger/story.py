@@ -32,6 +32,7 @@ from orchestrator.events import (
     SnapshotCommitted,
     SnapshotFreed,
     SnapshotHeld,
+    SnapshotPassedOver,
     SnapshotQuarantined,
     SnapshotUnstaged,
     StallNamed,
@@ -225,6 +226,8 @@ def _warning(event: Event) -> Line | None:
     match event:
         case SnapshotQuarantined():
             text = f"checkpoint {event.tag} quarantined, it is not loaded any more: {clean(event.reason)}"
+        case SnapshotPassedOver():
+            text = f"checkpoint {event.tag} is passed over: {clean(event.reason)} ({event.path})"
         case SnapshotHeld():
             text = f"node {event.node} can not write its checkpoint: {clean(event.reason)}"
         case SnapshotUnstaged():
@@ -254,5 +257,5 @@ def _stall(event: StallNamed) -> str:
 
 def _restored(started: AttemptStarted) -> str:
     if started.restore_step is None:
-        return ""
+        return "" if started.attempt == 1 else ", without a checkpoint of ours"
     return f", from step {started.restore_step} {'in memory' if started.restore_from == 'memory' else 'on disk'}"

@@ -185,7 +185,12 @@ def _or_spike(failure: Failure) -> str:
 
 
 def _origin(steps: Collection[int]) -> str:
-    return f"the checkpoint of step {max(steps)}" if steps else "the beginning"
+    """Said before anybody has looked at the disk: what is damaged is quarantined and the one before it is taken."""
+    return (
+        f"the checkpoint of step {max(steps)} or the newest whole one before it"
+        if steps
+        else "its start, without a checkpoint"
+    )
 
 
 def _batches(skip: tuple[int, ...]) -> str:

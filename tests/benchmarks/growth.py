@@ -180,7 +180,7 @@ def section(lengths: list[Length], finished: list[tuple[int, int, Look]], comman
     rows = [
         [
             f"{each.steps:,}",
-            f"{each.bytes_a_step:.0f}",
+            f"{each.bytes_a_step:.2f}",
             *(f"{each.looks[name].cpu_s:.2f} / {each.anew[name].cpu_s:.1f}" for name in VERBS),
             f"{each.looks['resume'].peak_bytes / 1e6:.0f} / {each.anew['resume'].peak_bytes / 1e6:.0f}",
             f"{each.fold_bytes / 1e3:,.0f}",
@@ -194,7 +194,7 @@ def section(lengths: list[Length], finished: list[tuple[int, int, Look]], comman
     lines = [
         "## A long run",
         "",
-        f"- A step takes **{longest.bytes_a_step:.0f} bytes** of journal (goal: under 120), its share of checkpoints "
+        f"- A step takes **{longest.bytes_a_step:.2f} bytes** of journal (goal: under 120), its share of checkpoints "
         "and faults included",
         f"- {longest.steps:,} steps: `resume` takes **{resume.cpu_s:.1f} s** and {resume.peak_bytes / 1e6:.0f} MB "
         f"before Ray starts (goal: under 5 s, 100 MB); `incidents` and `status` take **{others:.2f} s** at most (goal: "
