@@ -148,9 +148,10 @@ class MlflowSink:
             soft_wrap=True,
         )
 
-    def _check(self) -> str | None:
+    def _check(self, last: bool) -> str | None:
+        timeout_s = self._config.tracking.finish_timeout_s if last else ANSWER_S
         try:
-            return check_tracking(self._config.tracking.uri, ANSWER_S)
+            return check_tracking(self._config.tracking.uri, timeout_s)
         except ConfigError as error:  # a driver that was there when the run began
             return str(error)
 

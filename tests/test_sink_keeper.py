@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -32,6 +33,8 @@ class World:
     def __init__(self, problem: str | None = None) -> None:
         self.problem = problem
         self.asked = 0
+        self.last = False
+        self.while_asked: Callable[[], None] = lambda: None
         self.started: list[FakeProcess] = []
         self.said: list[str] = []
         self.cannot_start: OSError | None = None
@@ -46,8 +49,10 @@ class World:
         self.started.append(FakeProcess(len(self.started)))
         return self.started[-1]
 
-    def check(self) -> str | None:
+    def check(self, last: bool) -> str | None:
         self.asked += 1
+        self.last = last
+        self.while_asked()
         return self.problem
 
     def after(self, seconds: float) -> None:
@@ -88,7 +93,7 @@ def test_a_server_that_is_away_is_asked_less_and_less_often_and_once_more_at_the
     world.keeper.run_ended()
     before = world.asked
     world.after(0.1)
-    assert world.asked == before + 1
+    assert (world.asked, world.last) == (before + 1, True)
     assert not world.keeper.wait(lambda: False), "it does not wait for a server that is away"
     assert world.started == []
 
@@ -101,6 +106,13 @@ def test_a_server_that_is_back_when_the_run_has_ended_gets_all_of_it() -> None:
     world.after(0.1)
     world.ends(0)
     assert world.keeper.wait(lambda: False)
+
+
+def test_an_answer_that_was_asked_for_before_the_end_is_not_the_last_one() -> None:
+    world = World(problem=DOWN)
+    world.while_asked = world.keeper.run_ended
+    world.after(1.2)
+    assert (world.asked, world.last) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +197,13 @@ def test_a_machine_that_cannot_start_another_process_is_no_end_either() -> None:
 def test_nothing_is_started_once_it_is_closed() -> None:
     world = World(problem=DOWN)
 
-    def answers_late() -> None:
+    def closed_meanwhile() -> None:
+        world.problem = None
         world.keeper.close()
 
-    world.keeper._check = answers_late
+    world.while_asked = closed_meanwhile
     world.after(2)
+    assert world.asked == 1
     assert world.started == []
 
 

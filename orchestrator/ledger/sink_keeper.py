@@ -34,13 +34,14 @@ class Process(Protocol):
 
 
 class SinkKeeper:
-    """``start`` starts the process, ``check`` says why MLflow cannot be written to, and may take seconds for it.
+    """``start`` starts the process, ``check`` says why MLflow cannot be written to, and may take seconds for it;
+    it is told when it is asked for the last time, since no later look makes up for an answer that was slow then.
 
     :meth:`look` decides; a thread calls it from :meth:`begin` to :meth:`close`. It is all that touches the process.
     """
 
     def __init__(
-        self, start: Callable[[], Process], check: Callable[[], str | None], problem: str | None = None
+        self, start: Callable[[], Process], check: Callable[[bool], str | None], problem: str | None = None
     ) -> None:
         self._start, self._check = start, check
         self._say: Callable[[str], None] = lambda text: None
@@ -88,7 +89,7 @@ class SinkKeeper:
 
     def look(self, now_s: float) -> None:
         """See to what has happened since the last look."""
-        if self._over.is_set():
+        if self._over.is_set() or self._closed.is_set():
             return
         if self._process is not None:
             code = self._process.poll()
@@ -97,11 +98,12 @@ class SinkKeeper:
             return
         if now_s < self._next_try_s:
             return
-        problem = self._check()
+        last = self._ending
+        problem = self._check(last)
         if self._closed.is_set():
             return
         if problem:
-            self._unanswered(problem, now_s)
+            self._unanswered(problem, now_s, last)
         else:
             self._begin_process(now_s)
 
@@ -109,13 +111,14 @@ class SinkKeeper:
         while not self._closed.wait(LOOK_S):
             self.look(time.monotonic())
 
-    def _unanswered(self, problem: str, now_s: float) -> None:
-        if self._ending:
+    def _unanswered(self, problem: str, now_s: float, last: bool) -> None:
+        if last:
             self._over.set()  # a run that has ended does not wait for a server that is away
         elif self._problem is None:
             self._say(f"MLflow: {problem}; it is tried again, {_TOLD}")
         self._problem = problem
-        self._back_off(now_s)
+        if last or not self._ending:  # else the run has ended meanwhile, and the last time is at once
+            self._back_off(now_s)
 
     def _begin_process(self, now_s: float) -> None:
         try:

@@ -4,7 +4,6 @@
 fault                               time                     expected
 ==================================  =======================  =========================================================
 MLflow down                         until after the end      said; the run goes on; `sync` tells MLflow all of it
-MLflow down                         at the start             said; it is recorded once MLflow is there, from its start
 MLflow SIGKILL, started again       in the middle            nothing is missing in the end
 MLflow SIGKILL                      until after the end      said; exit code 0; `sync` adds the rest, once
 MLflow SIGSTOP                      in the middle            no step waits for it
@@ -55,20 +54,6 @@ def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> N
     server.wait()
     synced = keeper.command("sync", "mlflow-late")
     assert synced.returncode == 0, synced.stdout + synced.stderr
-    mlflow_agrees(run, server.uri)
-
-
-def test_mlflow_comes_after_the_start(keeper: User, whole: Run, server: Server) -> None:
-    server.close()
-    run = keeper.start("mlflow-cold", *tracked(server), tracked=True)
-    run.wait_for(StepDone, step=4)
-    server.start()
-    server.wait()
-    run.hurry()
-    run.ended()
-    finished_like(run, whole)
-    assert "MLflow answers now: the run is recorded, from its start" in run.text
-    assert "MLflow could not be brought up to date" not in run.text
     mlflow_agrees(run, server.uri)
 
 

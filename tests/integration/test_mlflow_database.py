@@ -35,8 +35,8 @@ SHORTEST: list[tuple[float, Event]] = [
     (1, RunEnded(Status.FINISHED, "all steps done")),
 ]
 TOGETHER = 20
-# Making the tables takes a second or two of a processor.
-KILLED_AFTER_S = (0.1, 0.4, 0.7, 1.0, 1.4, 1.9)
+# Of the size that an empty database has.
+KILLED_AT = (0.0, 0.05, 0.3, 0.6, 0.85)
 
 
 @pytest.fixture
@@ -84,13 +84,15 @@ def test_twenty_sinks_on_one_new_file_all_record(tmp_path: Path, empty_database:
     assert (tmp_path / "place" / "mlflow.db").stat().st_mode & 0o777 == 0o600, "what is in it is its owner's alone"
 
 
-def test_a_sink_that_is_killed_while_it_makes_the_file_leaves_one_that_works_or_none(tmp_path: Path) -> None:
+def test_a_sink_that_is_killed_while_it_makes_the_file_leaves_one_that_works_or_none(
+    tmp_path: Path, empty_database: Path
+) -> None:
     database = tmp_path / "place of runs?" / "mlflow 100%.db"
     uri = f"sqlite:///{tmp_path}/place of runs%3F/mlflow 100%25.db"
     run_dir = short_run(tmp_path, uri)
-    done = forked("killed", database, run_dir, *map(str, KILLED_AFTER_S))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [""] * len(KILLED_AFTER_S)
+    sizes_bytes = [int(share * empty_database.stat().st_size) for share in KILLED_AT]
+    done = forked("killed", database, run_dir, *map(str, sizes_bytes))
+    assert done.returncode == 0, done.stdout + done.stderr
     assert the_run(uri)[1].info.status == "FINISHED"
     assert left_in(database.parent) == {database.name, f".{database.name}.lock"}
 

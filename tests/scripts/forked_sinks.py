@@ -1,12 +1,16 @@
 """Sinks that are forked from a process which has imported MLflow, so that many of them cost one import.
 
-forked_sinks.py at-once RUN_DIR...              all at once; ends with 1 when one of them does not end with 0
-forked_sinks.py killed DATABASE RUN_DIR S...    one after the other, each killed S seconds after its start; prints
-                                                after each what is wrong with the database, an empty line if nothing
+forked_sinks.py at-once FIRST RUN_DIR...
+    The first in this process, so that MLflow has loaded all it loads, then the others all at once; ends with 1 when one
+    of them does not end with 0.
+forked_sinks.py killed DATABASE RUN_DIR BYTES...
+    One after the other, each killed when what it makes has as many bytes, then one to its end, with which this ends;
+    prints what is wrong with the database after a kill.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -34,18 +38,32 @@ def at_once(run_dirs: list[str]) -> int:
     return int(any(ends))
 
 
-def killed(database: Path, run_dir: str, delays_s: list[float]) -> int:
-    for delay_s in delays_s:
+def killed(database: Path, run_dir: str, sizes_bytes: list[int]) -> int:
+    for size_bytes in sizes_bytes:
+        before = made(database)
         pid = forked(run_dir)
-        time.sleep(delay_s)
+        while max((size for path, size in made(database).items() if path not in before), default=-1) < size_bytes:
+            time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        print(sqlite_problem(database) or "", flush=True)
+        if problem := sqlite_problem(database):
+            print(problem)
+            return 1
     return at_once([run_dir])
+
+
+def made(database: Path) -> dict[Path, int]:
+    """Databases in its folder, under whatever name; a journal of SQLite's is none."""
+    found = {}
+    for path in database.parent.glob(f"*{database.name}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if not path.name.endswith(("-journal", ".lock")):
+                found[path] = path.stat().st_size
+    return found
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "at-once":
         assert main([sys.argv[2]]) == 0
         sys.exit(at_once(sys.argv[3:]))
-    sys.exit(killed(Path(sys.argv[2]), sys.argv[3], [float(word) for word in sys.argv[4:]]))
+    sys.exit(killed(Path(sys.argv[2]), sys.argv[3], [int(word) for word in sys.argv[4:]]))
