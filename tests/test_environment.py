@@ -14,6 +14,7 @@ from orchestrator.cluster.assigning import check_forward
 from orchestrator.cluster.assignment import base_environment, rank_specs, zygote_environment
 from orchestrator.config import Config, LaunchConfig
 from orchestrator.errors import ConfigError
+from orchestrator.journal_fold import JournalFold
 from orchestrator.rank import key
 from orchestrator.rank.environment import LEFT_BY_LAUNCHERS, OWNED, held_back, held_back_remark, reaching_ranks
 from tests.test_on_node import assignment
@@ -102,9 +103,9 @@ def test_what_can_not_be_forwarded_is_refused_with_the_remedy(name: str, told: s
         check_forward(Config(launch=LaunchConfig(forward=[name])))
 
 
-def test_a_run_that_is_taken_up_says_which_names_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_taken_up_says_which_names_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "x")
-    found = taking_up.Unfinished(Path(), "r", (), "", forwarded=("HF_TOKEN", "WANDB_API_KEY"))
+    found = taking_up.Unfinished(tmp_path, "r", JournalFold(tmp_path), forwarded=("HF_TOKEN", "WANDB_API_KEY"))
     told = taking_up.missing_names(Config(), found)
     assert told == "not set in this shell, so the ranks do not get it from here: WANDB_API_KEY"
     assert taking_up.missing_names(Config(), None) is None

@@ -192,7 +192,7 @@ def test_the_document_has_these_rows_in_this_order() -> None:
 def test_the_document_has_the_options_as_they_are() -> None:
     files = {name: (ROOT / "conf" / "recovery" / f"{name}.yaml").read_text() for name in ("default", "spot", "strict")}
     options = [dataclasses.asdict(RecoveryConfig(**(yaml.safe_load(text) or {}))) for text in files.values()]
-    differing = {key for key in options[0] if len({option[key] for option in options}) > 1}
+    differing = {key for key in options[0] if len({str(option[key]) for option in options}) > 1}
     table = cells("default, spot, strict")
     assert {key.strip("`") for key, *_ in table} == {f"recovery.{key}" for key in differing}
     for key, *shown in table:
