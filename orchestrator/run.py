@@ -122,7 +122,7 @@ def _supervised(
         with console.status("starting Ray" if target.address is None else "connecting to Ray"):
             shipped, run_root = working_dir(config), Path(config.run_root).resolve()
             session = stack.enter_context(
-                connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root)
+                connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root, stop.signals)
             )
         take(stop, stop.signals)
         if session.dashboard_url:

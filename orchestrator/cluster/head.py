@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -159,6 +160,12 @@ def stop_session(session: int) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def stop_sessions(sessions: Iterable[int]) -> None:
+    """The same for several."""
+    for session in sessions:
+        stop_session(session)
 
 
 def _groups_alive(session: int) -> set[int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +19,14 @@ import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from orchestrator.cluster.client import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
+from orchestrator.cluster.head import stop_sessions
 from orchestrator.cluster.ray_folder import ray_folder
 from orchestrator.errors import ClusterUnreachable, ConfigError
 
 NAMESPACE = "orchestrator"
 LOOPBACK = "127.0.0.1"
+# So long the driver has to say goodbye to a Ray that ends with it.
+_LEAVE_S = 1.0
 
 _SHIP_LESS = "name what need not travel in its .rayignore or .gitignore, or give the nodes a shared folder"
 
@@ -40,12 +45,18 @@ class Session:
 
 @contextlib.contextmanager
 def connect(
-    address: str | None, cpus: int, dashboard: bool, working_dir: Path | None = None, run_root: Path | None = None
+    address: str | None,
+    cpus: int,
+    dashboard: bool,
+    working_dir: Path | None = None,
+    run_root: Path | None = None,
+    unheard: Iterable[int] = (),
 ) -> Iterator[Session]:
     """Join the cluster at ``address`` (``host:port`` or ``auto``), or start one with ``cpus`` logical CPUs.
 
     A cluster started here has token authentication on, is on loopback as a whole, and lives in a folder of
-    its own, which needs no home and is gone when this ends. Ray ships
+    its own, which needs no home and is gone when this ends. Its processes do not hear the signals ``unheard``,
+    which ask the run to stop: it lives until the ranks have saved. Ray ships
     ``working_dir``, without the runs below it, to every node that an actor of ours starts on.
     What ``client.py`` prepares must have been prepared before Ray was imported.
     Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for a folder that can not be shipped.
@@ -67,8 +78,9 @@ def connect(
                 "_node_ip_address": LOOPBACK,
                 "_temp_dir": str(folder.path),
             }
-            stack.callback(ray.shutdown)
-            with _sessions_of_their_own():
+            sessions: list[int] = []
+            stack.callback(_end, sessions)
+            with _sessions_of_their_own(sessions, frozenset(unheard)):
                 context = _init(None, working_dir, run_root, **local)
         else:
             stack.callback(ray.shutdown)
@@ -141,19 +153,34 @@ def _standard_error_in(file: IO[bytes]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sessions_of_their_own() -> Iterator[None]:
-    """Processes that start meanwhile lead a session each.
+def _sessions_of_their_own(started: list[int], unheard: frozenset[int]) -> Iterator[None]:
+    """Processes that start meanwhile lead a session each, and hear none of these signals; their numbers are added.
 
     Ray would leave its own in our process group, and a SIGTERM or Ctrl-C for the group (a terminal,
-    ``timeout``, a container) would take the cluster away while the ranks still save.
+    ``timeout``, a container) would take the cluster away while the ranks still save. A job manager that signals
+    every process finds them in whatever group: what is blocked here is blocked in all that they start.
     """
     original = subprocess.Popen.__init__
 
     def start(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **{"start_new_session": True, **kwargs})
+        started.append(self.pid)
 
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, unheard)
     subprocess.Popen.__init__ = start  # type: ignore[method-assign]
     try:
         yield
     finally:
         subprocess.Popen.__init__ = original  # type: ignore[method-assign]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(sessions: list[int]) -> None:
+    """Leave Ray, and end what we started of it: it would wait for its processes to hear a SIGTERM."""
+    kill = threading.Timer(_LEAVE_S, lambda: stop_sessions(sessions))
+    kill.start()
+    try:
+        ray.shutdown()
+    finally:
+        kill.cancel()
+        stop_sessions(sessions)

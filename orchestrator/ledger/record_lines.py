@@ -2,12 +2,12 @@
 
 A run of months has millions of steps and few of anything else, so a step has a short form of its own:
 
-    {"seq":412,"t":206.123,"try":1,"step":400,"s":0.49987,"loss":2.345679,"lr":0.0003,"grad_norm":0.81204}
+    {"type":"StepDone","t":206.123,"step":400,"s":0.49987,"loss":2.345679,"lr":0.0003,"grad_norm":0.81204}
 
-``t`` is the record's ``elapsed_s``, ``try`` the attempt, ``s`` the ``step_time_s``; what is not known is left out, and
-so is ``type``. The wall clock is left out as well where it follows from the record before (as far from it as ``t``
-is); where it does not, after it was set for instance, ``at`` gives it. All other events, and the steps of older
-journals, are written in full (:meth:`~orchestrator.events.Record.to_json`).
+``t`` is the record's ``elapsed_s``, ``s`` the ``step_time_s``; what is not known is left out. So is what follows from
+the line above: ``seq``, which is one more; ``try``, the attempt, where it is the same; and the wall clock where it is
+as far from the one above as ``t`` is (after it was set, for instance, ``at`` gives it). All other events, and the
+steps of older journals, are written in full (:meth:`~orchestrator.events.Record.to_json`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from orchestrator.events import Record, StepDone
 
+_TYPE = StepDone.__name__
 _KNOWN = ("loss", "lr", "grad_norm")
 
 
@@ -25,25 +26,38 @@ def line_of(record: Record, before: Record | None) -> str:
     event = record.event
     if not isinstance(event, StepDone):
         return record.to_json()
-    body: dict[str, Any] = {"seq": record.seq, "t": record.elapsed_s}
+    body: dict[str, Any] = {"type": _TYPE}
+    if before is None:
+        body["seq"] = record.seq
+    body["t"] = record.elapsed_s
     if before is None or record.time_unix_s != time_after(before, record.elapsed_s):
         body["at"] = record.time_unix_s
-    body |= {"try": event.attempt, "step": event.step, "s": event.step_time_s}
+    if _attempt_of(before) != event.attempt:
+        body["try"] = event.attempt
+    body |= {"step": event.step, "s": event.step_time_s}
     body |= {name: value for name in _KNOWN if (value := getattr(event, name)) is not None}
     return json.dumps(body, allow_nan=True, separators=(",", ":"))
 
 
 def record_of(body: dict[str, Any], before: Record | None) -> Record:
     """Inverse of :func:`line_of`, from the line's JSON; ``ValueError``, ``KeyError`` or ``TypeError`` on all else."""
-    if "type" in body:
+    if "t" not in body or body.pop("type") != _TYPE:
         return Record.from_body(body)
-    seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("t"), body.pop("at", None)
-    event = StepDone(body.pop("try"), body.pop("step"), body.pop("s"), **body)
+    elapsed_s, time_unix_s = body.pop("t"), body.pop("at", None)
+    seq = body.pop("seq") if before is None else body.pop("seq", before.seq + 1)
+    attempt = body.pop("try", None) or _attempt_of(before)
+    if attempt is None:
+        raise KeyError("try")
+    event = StepDone(attempt, body.pop("step"), body.pop("s"), **body)
     if time_unix_s is None:
         if before is None:
             raise KeyError("at")
         time_unix_s = time_after(before, elapsed_s)
     return Record(seq, elapsed_s, time_unix_s, event)
+
+
+def _attempt_of(record: Record | None) -> int | None:
+    return record.event.attempt if record is not None and isinstance(record.event, StepDone) else None
 
 
 def time_after(before: Record, elapsed_s: float) -> float:
