@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -80,8 +80,7 @@ def connect(
             }
             sessions: list[int] = []
             stack.callback(_end, sessions)
-            with _sessions_of_their_own(sessions, frozenset(unheard)):
-                context = _init(None, working_dir, run_root, **local)
+            context = _start(sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, **local))
         else:
             stack.callback(ray.shutdown)
             context = _init(address, working_dir, run_root)
@@ -89,6 +88,20 @@ def connect(
         yield Session(
             info["address"], f"http://{url}" if url else None, address is None, info["session_dir"], token_path
         )
+
+
+def _start(sessions: list[int], unheard: frozenset[int], init: Callable[[], Any]) -> Any:
+    """A Ray of our own. Twice, if need be: on a machine that is busy its processes may not find together in the 30 s
+    that it gives them, and ports that it has chosen may be taken before it listens."""
+    for last in (False, True):
+        try:
+            with _sessions_of_their_own(sessions, unheard):
+                return init()
+        except ClusterUnreachable:
+            _end(sessions)
+            if last:
+                raise
+    raise AssertionError("the second try returns or raises")
 
 
 def _init(address: str | None, working_dir: Path | None, run_root: Path | None, **settings: Any) -> Any:
@@ -110,6 +123,10 @@ def _init(address: str | None, working_dir: Path | None, run_root: Path | None, 
         reason = str(error).strip().splitlines()[-1].partition(". ")[0]
         raise ConfigError(f"launch.working_dir={working_dir}: {reason}; {_SHIP_LESS}") from None
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        reason = _one_line(error)
+    except Exception as error:  # a bare one is all that Ray has for a start that takes too long
+        if address is not None:
+            raise
         reason = _one_line(error)
     if address is None:
         raise ClusterUnreachable(f"a local Ray cluster did not start: {reason}")
