@@ -405,3 +405,25 @@ def test_a_simulated_year_of_failures() -> None:
     rarely = Meter().fold_all(rare).bill().goodput
     assert rarely is not None
     assert rarely > result.goodput, "ten times fewer failures, more of the paid time trains"
+
+
+def test_a_driver_that_was_frozen_bills_the_checkpoint_that_ranks_waited_in() -> None:
+    """Ranks trained on for 8 s, then waited 48 s in the second checkpoint that nobody had committed."""
+    steps = [(0.2 * step, StepDone(1, step, 0.2)) for step in range(1, 23)]
+    late = [(64.4, StepDone(1, step, 0.2)) for step in range(23, 41)]
+    later = [(64.4, StepDone(1, step, 0.2)) for step in range(41, 61)]
+    after = [(64.4 + 0.2 * step, StepDone(1, 60 + step, 0.2)) for step in range(1, 41)]
+    timeline = [
+        (0.0, RUN),
+        (0.0, ResourcesGranted(["n0"], 2)),
+        (0.0, AttemptStarted(1, "h", 1, 2)),
+        *steps,
+        *late,
+        (64.4, CheckpointSaved(1, 40, "a", "/c", 0.1, True)),
+        *later,
+        (64.4, CheckpointSaved(1, 60, "b", "/c", 48.0, True)),
+        *after,
+    ]
+    bill = Meter().fold_all(records(timeline)).bill()
+    assert bill.seconds[Bucket.CHECKPOINT] == pytest.approx(48.1)
+    assert bill.seconds[Bucket.TRAINING] == pytest.approx(64.4 + 8.0 - 48.1)

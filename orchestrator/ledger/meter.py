@@ -15,7 +15,10 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
   step completed none, so it is never training: it goes to what ended it, a fault (**recovering**, so a hang
   does not look like work) or a stop (**stopping**).
 - A checkpoint's ``stall_s`` is **checkpoint**. It is taken from the time since the last step and, because
-  one poll may see a step and its checkpoint together, from this attempt's steps since the last checkpoint.
+  one poll may see a step and its checkpoint together, from this attempt's steps since the last checkpoint. Where steps
+  were counted longer than the ranks say that they took, it is taken from there as well, however long ago: a driver that
+  was frozen (a laptop's lid, a virtual machine on the move) hears of many steps and of the checkpoint that ranks waited
+  in at once.
 - After a stop was asked for, or the attempt ended for good: **stopping** until nothing is held. A step
   that is done all the same takes its own ``step_time_s``.
 - A run that was taken up again is **recovering** until its next step. It holds nothing until resources are granted
@@ -90,6 +93,7 @@ class Meter:
     _steady: _SteadyUs = field(default_factory=_SteadyUs)
     _claimable_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(STEPPING, 0))
     _claimable_steady_us: int = 0
+    _surplus_us: int = 0  # that steps of this attempt were counted longer than they took
 
     def fold(self, record: Record) -> None:
         """Take one record into account."""
@@ -195,6 +199,7 @@ class Meter:
         self._add(kind, counted_us)
         self._open_us = 0
         self._claimable_us[kind] += counted_us
+        self._surplus_us += counted_us - own_us
         # Steps that one poll saw together with the first have no time of their own in the journal.
         self._warming = first or (self._warming and 2 * interval_us < own_us)
         if not redone:
@@ -219,11 +224,18 @@ class Meter:
             self._add(kind, -more_us)
             self._add(Bucket.CHECKPOINT, more_us)
             taken_us += more_us
+            self._claimable_us[kind] -= more_us
+            self._surplus_us -= more_us
             if kind is Bucket.TRAINING:
                 steady_us = min(more_us, self._claimable_steady_us)
                 self._steady.us -= steady_us
                 self._steady.gpu_us -= steady_us * self._gpus
-        self._forget_claims()
+                self._claimable_steady_us -= steady_us
+        left_us = max(0, self._surplus_us)
+        self._claimable_steady_us = min(self._claimable_steady_us, left_us)
+        for kind in STEPPING:
+            self._claimable_us[kind] = min(self._claimable_us[kind], left_us)
+            left_us -= self._claimable_us[kind]
 
     def _stop(self) -> None:
         # A step under way may still be done: its time stays open, and is stopping if it is not.
@@ -253,7 +265,7 @@ class Meter:
 
     def _forget_claims(self) -> None:
         self._claimable_us = dict.fromkeys(STEPPING, 0)
-        self._claimable_steady_us = 0
+        self._claimable_steady_us = self._surplus_us = 0
 
     def _close(self, unfinished: Bucket = Bucket.RECOVERING) -> None:
         self._add(unfinished if self.bucket in STEPPING else self.bucket, self._open_us)
