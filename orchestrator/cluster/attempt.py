@@ -44,6 +44,7 @@ _SECONDARY = re.compile(
 # What Python and torch say on the host; a GPU's memory is the job's own affair.
 _NO_MEMORY = ("MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp")
 _NO_SPACE = ("[Errno 28]", "[Errno 122]", "No space left on device", "Disk quota exceeded")
+LOST_WITH_ITS_NODE = "lost with its node"
 OWN_FAULT, FELT_ANOTHER, STOPPED_BY_US = range(3)
 _NUMBERS = re.compile(r"\d+")
 
@@ -121,12 +122,12 @@ class Attempt:
         killed = any(part["status"] < 0 for part in self._exits.values())
         return killed or now_s - self._first_bad_s >= OWN_WORDS_S
 
-    def lose_node(self, node_index: int, reason: str, now_s: float) -> None:
-        """All of a node's ranks are gone with its agent."""
+    def lose_node(self, node_index: int, reason: str, now_s: float, silent_s: float = 0.0) -> None:
+        """All of a node's ranks are gone with its agent, of which nothing was heard for ``silent_s`` before."""
         first = node_index * self.ranks_per_node
         for rank in range(first, first + self.ranks_per_node):
             part = {"rank": rank, "gpu": "the whole node", "status": -signal.SIGKILL, "step": self.step, "time": 0.0}
-            part |= {"error": reason, "log_tail": [], "log_path": "", "node_fault": True}
+            part |= {"error": reason, "log_tail": [], "log_path": "", "node_fault": True, "silent_s": silent_s}
             if rank not in self._exits:
                 self._exit(node_index, part, now_s)
 
@@ -232,13 +233,13 @@ class Attempt:
             gpu=cause["gpu"],
             exit_status=cause["status"],
             step=cause["step"],
-            reason=exit_in_words(cause["status"]),
+            reason=LOST_WITH_ITS_NODE if "silent_s" in cause else exit_in_words(cause["status"]),
             error=cause["error"],
             log_tail=cause["log_tail"],
             log_path=cause["log_path"],
             alike=alike,
             fault=_fault(cause),
-            detected_s=round(max(0.0, now_s - (self._first_bad_s or now_s)), 3),
+            detected_s=round(cause.get("silent_s", 0.0) + max(0.0, now_s - (self._first_bad_s or now_s)), 3),
         )
 
 

@@ -255,12 +255,12 @@ class RayWorkerGroup:
         for answer in silent:
             node = under_way[answer]
             if time.monotonic() - node.asked_s > self.assignment.agent_silence_s:
-                node.polling = None
+                node.polling, node.silent = None, True
                 self._nodes.end(node)
                 self._lose(node, f"its agent did not answer for {self.assignment.agent_silence_s:g} s", attempt)
         return heard
 
     def _lose(self, node: Node, how: str, attempt: Attempt) -> None:
-        node.lost = how
+        node.lost, now_s = how, time.monotonic()
         self._checkpoints.forget()
-        attempt.lose_node(node.index, how, time.monotonic())
+        attempt.lose_node(node.index, how, now_s, silent_s=now_s - node.asked_s)

@@ -26,6 +26,9 @@ from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, Snapshot
 
 _CLOSE_TIMEOUT_S = 10.0
 _SPACE_S = 1.0
+# Ray takes half a minute, more on a busy network, to find that a node does not answer.
+_NEWS_S = 120.0
+_NEWS_POLL_S = 0.5
 _LOOKS = 3
 _EDITED = "job.script or a file beside it was edited after the plan was made: the ranks run it as it is now"
 
@@ -45,6 +48,7 @@ class Node:
     polling: Any = None
     asked_s: float = 0.0
     lost: str | None = None
+    silent: bool = False  # it was lost because nothing was heard of it: Ray may still believe in it
 
 
 class Nodes:
@@ -97,6 +101,9 @@ class Nodes:
             self._move(suffix)
             return True
         assert self._placement is not None
+        for node in lost:
+            if node.silent:
+                self._await_news_of(node)
         names = [node.name for node in lost]
         placement.regain(self._placement, names, self._again, self._cancelled, self._notice)
         for node in lost:
@@ -169,6 +176,19 @@ class Nodes:
         name = f"orchestrator {self._name}"
         avoid = [node["NodeID"] for node in ray.nodes() if node["NodeManagerHostname"] in self._quarantined]
         return placement.reserve(name, asked, self._cancelled, self._notice, avoid)
+
+    def _await_news_of(self, node: Node) -> None:
+        """Until it answers, so that only its agent was ill, or Ray has noticed that it is gone, and has placed its
+        bundle anew: before, Ray would start its successor on the dead node itself."""
+        strategy = NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
+        answer = ray.remote(num_cpus=0)(_answer).options(scheduling_strategy=strategy, max_retries=0).remote()
+        deadline_s = time.monotonic() + _NEWS_S
+        while time.monotonic() < deadline_s and not self._cancelled():
+            if ray.wait([answer], timeout=_NEWS_POLL_S)[0]:
+                return
+            if not any(one["Alive"] for one in ray.nodes() if one["NodeID"] == node.ray_id):
+                return
+        ray.cancel(answer, force=True)
 
     def _move(self, suffix: str) -> None:
         """Let go of all nodes and hold others: a placement group can not leave one of its nodes."""
@@ -248,3 +268,8 @@ class Nodes:
         blind = [node.name for node, answer in answers if not self.ask(node, answer)]
         self.ask(first, "unmark_checkpoints", mark)
         return blind
+
+
+def _answer() -> bool:
+    """Run on a node by its Ray: whoever hears of it knows that the node is there."""
+    return True

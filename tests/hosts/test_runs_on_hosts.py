@@ -203,13 +203,17 @@ def test_a_host_without_power_ends_the_run_with_its_name(head: Host, cluster: li
     """The last one: the cluster has two hosts afterwards."""
     job = [*WHERE, f"ray_address={head.gcs_address}", "cluster.nodes=3", "launch.wait_for_resources_s=4"]
     job.append("recovery.wait_for_node_s=4")
-    run = start(head, "powerless", *job, "+job.args.until=/tmp/shared/never")
+    # The agent is given up before Ray has noticed anything.
+    run = start(head, "powerless", *job, "recovery.agent_silence_s=5", "+job.args.until=/tmp/shared/never")
     run.wait_for(MetricLogged)
     cluster[2].kill()
     assert run.ended().code == 3, run.text
     (lost,) = run.of(RankLost)
     assert lost.node == cluster[2].name
     assert lost.gpu == "the whole node"
+    assert lost.reason == "lost with its node"
+    assert lost.detected_s is not None
+    assert lost.detected_s >= 5
     ended = run.events()[-1]
     assert isinstance(ended, RunEnded)
     assert ended.reason.startswith(f"{cluster[2].name} left the cluster and nothing took its place: the plan needs 3")
