@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults test-services test-scripts build test-package picture bench clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults soak test-services test-scripts build test-package picture bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -64,6 +64,9 @@ test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespace
 
 test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs
 	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## half an hour of runs that are struck at random (make soak ARGS="--minutes 5 --seed 1")
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 $(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev
 	@echo "installing what the tests of services need into $(VENV) (once)"

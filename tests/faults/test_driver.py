@@ -10,6 +10,7 @@ driver SIGKILL                      around saves, write-outs the same, however o
 driver SIGKILL                      while attempt 2 starts   the same
 driver SIGTERM                      in the training          saved, exit code 143; resume goes on at the next step
 Ctrl-C                              in the training          the same with 130
+TERM or USR1 to every process       in the training          the same with 143 and 138
 Ctrl-C twice                        while the job saves      killed at once, 130; resume from the last commit
 second driver                       on a live run            refused, exit code 4; the run does not notice
 resume of a live run                                         the same
@@ -19,10 +20,12 @@ resume of a run that has finished                            refused, exit code 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM, SIGUSR1
 
+import psutil
 import pytest
 
 from orchestrator.events import (
@@ -40,6 +43,7 @@ from orchestrator.events import (
 from tests.faults.faults import Fault, Moment, both, commit, event, fail, the_phase, the_step, write_out
 from tests.faults.invariants import GONE_S, finished_like, gone, holds, mlflow_agrees, nothing_left
 from tests.faults.runs import MARKS, STEPS, Run, User
+from tests.processes import title
 
 pytestmark = MARKS
 
@@ -117,6 +121,31 @@ def test_a_stop_saves_and_is_gone_on_from(how: int, code: int, keeper: User, who
     assert not again.of(RankLost)
     assert not again.of(Decided), "nothing failed"
     assert len(again.of(StepDone)) == STEPS, "no step twice"
+
+
+@pytest.mark.parametrize(("how", "code"), [(SIGTERM, 143), (SIGUSR1, 138)])
+def test_a_signal_for_every_process_saves_too(how: int, code: int, user: User, keeper: User, whole: Run) -> None:
+    """As `scancel`, systemd and a closed terminal send it: driver, Ray, agents, zygotes, ranks and MLflow's process."""
+    owner, name = user if how == SIGTERM else keeper, f"all-{code}"
+    run = owner.start(name, tracked=True)
+    run.wait_for(StepDone, step=9)
+    told = [run.driver, *run.family()]
+    for process in told:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(how)
+    if how == SIGTERM:
+        titles = " ".join(map(title, told))
+        assert all(one in titles for one in ("raylet", "gcs_server", "NodeAgent", "zygote", "rank 1/2", "mlflow_sink"))
+    assert run.ended().code == code, run.text
+    ended = run.events()[-1]
+    assert isinstance(ended, RunEnded)
+    assert ended.status is Status.INTERRUPTED
+    stopped = max(run.losses())
+    assert (run.folder / "checkpoints" / "latest").read_text() == f"step-{stopped:06d}", "where it stopped"
+    nothing_left(run)
+    again = owner.resume(name).ended()
+    finished_like(again, whole)
+    assert [e.restore_step for e in again.of(AttemptStarted)] == [None, stopped]
 
 
 def test_ctrl_c_twice(keeper: User, whole: Run) -> None:

@@ -155,13 +155,6 @@ def test_a_signal_to_the_batch_script_interrupts_the_run(submit: Submitter, slur
     assert_interrupted(job)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="scancel sends SIGTERM to every process of the job, Ray's too; the driver then waits for Ray in "
-    "remove_placement_group (cluster/nodes.py) until SIGKILL after 30 s, or without Slurm until Ray's library ends it "
-    "after 60 s with exit code 1: the journal has AttemptEnded and no RunEnded",
-)
 def test_a_job_that_is_cancelled_is_a_run_that_is_interrupted(submit: Submitter, slurm: Slurm) -> None:
     job = submit("cancelled", "job.steps=100000")
     job.wait_for_a_step()
