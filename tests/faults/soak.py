@@ -2,9 +2,9 @@
 
     python -m tests.faults.soak --minutes 30 --seed 1
 
-Two runs go beside each other on a kept cluster. Each is struck one to four times at steps of its own, taken up again
-as often as its driver ends before it has finished, and must then have trained what an uninterrupted run trains, to
-the last digit of every loss. What is printed at the end goes into docs/benchmarks.md.
+Two runs go beside each other, each on a cluster that is kept for it. Each is struck one to four times at steps of its
+own, taken up again as often as its driver ends before it has finished, and must then have trained what an
+uninterrupted run trains, to the last digit of every loss. What is printed in the end goes into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,7 @@ SETTINGS = [
     "recovery.hang_evidence_s=3",
 ]
 MOST_DRIVERS = 12
-AT_ONCE = 2
+LANES = 2
 
 
 def named(run: Run, words: str) -> list[psutil.Process]:
@@ -110,41 +111,55 @@ def night(user: User, whole: Run, name: str, seed: int) -> list[str]:
     raise AssertionError(f"not finished by {MOST_DRIVERS} drivers")
 
 
-def soak(folder: Path, minutes: float, seed: int) -> int:
-    """Prints a line a run and the figures in the end; the number of runs after which something did not hold."""
-    struck: Counter[str] = Counter()
-    broken: list[str] = []
-    drivers = lost = done = 0
-    end_s = time.monotonic() + 60.0 * minutes
-    with User(folder).keeping(*COMMON) as user, ThreadPoolExecutor(AT_ONCE) as pool:
+@dataclass
+class Tally:
+    """What came together of all runs."""
+
+    struck: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    runs: int = 0
+    drivers: int = 0
+    lost: int = 0
+
+
+def nights(folder: Path, seed: int, lane: int, end_s: float, tally: Tally) -> None:
+    """Run after run on a cluster of this lane's own: whose an agent is cannot be seen from outside."""
+    folder.mkdir()
+    with User(folder).keeping(*COMMON) as user:
         whole = user.start("whole", pace_s=0).ended()
         assert whole.code == 0, whole.text
-
-        def one(number: int) -> None:
-            nonlocal done, drivers, lost
-            if time.monotonic() > end_s:
-                return
+        number = lane
+        while time.monotonic() < end_s:
             name = f"night-{seed}-{number}"
             try:
                 strikes = night(user, whole, name, seed * 100_000 + number)
-                struck.update(strikes)
+                tally.struck.update(strikes)
                 print(f"{name}: finished as if nothing had happened, after: {', '.join(strikes)}", flush=True)
             except Exception:  # noqa: BLE001 - whatever it is, it is one of the things that are counted
-                broken.append(name)
+                tally.broken.append(name)
                 print(f"{name}: BROKEN\n{traceback.format_exc()}", flush=True)
             mine = [run for run in user.runs if run.name == name]
-            done, drivers = done + 1, drivers + len(mine)
-            lost += len(mine[-1].of(RankLost)) if mine else 0
+            tally.runs, tally.drivers = tally.runs + 1, tally.drivers + len(mine)
+            tally.lost += len(mine[-1].of(RankLost)) if mine else 0
+            number += LANES
 
-        list(pool.map(one, range(100_000)))
+
+def soak(folder: Path, minutes: float, seed: int) -> int:
+    """Prints a line a run and the figures in the end; the number of runs after which something did not hold."""
+    tally, end_s = Tally(), time.monotonic() + 60.0 * minutes
+    with ThreadPoolExecutor(LANES) as pool:
+        lanes = [pool.submit(nights, folder / str(lane), seed, lane, end_s, tally) for lane in range(LANES)]
+        for lane in lanes:
+            lane.result()
     print(
-        f"\nseed {seed}, {minutes:g} minutes: {done} runs, {drivers} drivers, "
-        f"{sum(struck.values())} strikes, {lost} ranks lost"
+        f"\nseed {seed}, {minutes:g} minutes: {tally.runs} runs, {tally.drivers} drivers, "
+        f"{sum(tally.struck.values())} strikes, {tally.lost} times a rank was lost"
     )
-    for what, times in struck.most_common():
+    for what, times in tally.struck.most_common():
         print(f"  {times:4d}  {what}")
-    print(f"runs that did not train what an uninterrupted one trains, or left something behind: {len(broken)} {broken}")
-    return len(broken)
+    broken = len(tally.broken)
+    print(f"runs that did not train what an uninterrupted one trains, or left something: {broken} {tally.broken or ''}")
+    return broken
 
 
 def main(words: Sequence[str] | None = None) -> None:
