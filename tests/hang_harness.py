@@ -52,6 +52,7 @@ class Watched:
     after_s: float | None = None
     events: list[Event] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
+    survived: bool = False
 
     def __post_init__(self) -> None:
         self._looks = Looks()
