@@ -90,7 +90,10 @@ LEFT = {
         pdb.Pdb(stdin=os.fdopen(ours), stdout=sys.stdout, nosigint=True).set_trace()
         rank""",
     "several connections": "select.select([socket.create_connection(listening())], [], [])",
-    "a poll": "peer = socket.create_connection(listening()); waits = select.poll(); waits.register(peer, select.POLLIN); waits.poll()",
+    "a poll": """
+        peer, waits = socket.create_connection(listening()), select.poll()
+        waits.register(peer, select.POLLIN)
+        waits.poll()""",
     "an event loop": "import asyncio; asyncio.run(asyncio.sleep(300))",
 }  # fmt: skip
 
