@@ -30,6 +30,17 @@ def test_what_cannot_be_heard_or_is_no_signal_is_refused(name: str) -> None:
         stop_numbers([name])
 
 
+@pytest.fixture
+def defaults() -> Iterator[None]:
+    """As for a process that a terminal starts, whoever started these tests (`nohup` has them ignore SIGHUP)."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in NUMBERS}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("defaults")
 @pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("HUP", 129), ("USR1", 138), ("INT", 130)])
 def test_the_exit_code_tells_the_first_signal(name: str, code: int) -> None:
     stop = StopRequest()
