@@ -125,6 +125,14 @@ def test_nobody_is_named_while_it_moves_about() -> None:
     assert driver.asked > 10
 
 
+def test_nobody_is_named_for_being_seen_twice_in_one_place() -> None:
+    driver = Driver(rank(0, Wait.COMPUTES, operation=""))
+    for second in range(600):
+        if second % 18 == 0:
+            driver.frozen_since_s = driver.now_s + 1.0
+        assert driver.later(1) == []
+
+
 def test_ranks_none_of_which_waits_for_another_are_left() -> None:
     (named,) = Driver(rank(0, operation=""), rank(1, operation="")).later(10_000)
     assert (named.rank, named.awaited) == (0, "")  # type: ignore[attr-defined]

@@ -42,7 +42,6 @@ class _Stall:
     phase: str
     since_s: float
     limit_s: float
-    looks: int = 0
     named: bool = False
     spinning_named: bool = False
 
@@ -85,8 +84,12 @@ class HangWatch:
             if now_s - self._asked_s >= _NODE_ANSWER_S:
                 self._asked_s = None
             return []
-        self._asked_s, self._next_s = None, now_s + min(_MOST_BETWEEN_LOOKS_S, self.evidence_s / 6)
+        self._asked_s, self._next_s = None, now_s + self._between_s
         return self._judge(self._stall, ranks_seen(self.nodes, self._answers), step, now_s)
+
+    @property
+    def _between_s(self) -> float:
+        return min(_MOST_BETWEEN_LOOKS_S, self.evidence_s / 6)
 
     def _moves_on(self) -> None:
         if self._stall is not None:
@@ -96,7 +99,6 @@ class HangWatch:
     def _judge(self, stall: _Stall, seen: list[RankSeen], step: int, now_s: float) -> list[Event]:
         if not seen or any(one.wait is Wait.GONE for one in seen):
             return []  # that is told by itself
-        stall.looks += 1
         silent_s = now_s - stall.since_s
         cause = awaited(seen)
         by_rank = {one.rank: one for one in seen}
@@ -123,7 +125,8 @@ class HangWatch:
 
     def _is_to_be_named(self, stall: _Stall, to_blame: Iterable[RankSeen], silent_s: float) -> bool:
         """Not as long as it is seen in different places; and later where it was named before and then went on."""
-        if stall.named or stall.looks < _LOOKS_TO_NAME or not all(one.same_place_s > 0 for one in to_blame):
+        same_place_s = (_LOOKS_TO_NAME - 1) * self._between_s
+        if stall.named or any(one.same_place_s < same_place_s for one in to_blame):
             return False
         before = max((self._went_on[one.where] for one in to_blame), default=0)
         return silent_s >= stall.limit_s * (1 << min(before, _MOST_DOUBLINGS))
