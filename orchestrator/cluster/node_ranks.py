@@ -161,18 +161,18 @@ class NodeRanks:
         if self.sender is not None:
             for path in paths.values():
                 self.sender.follow(path.name)
-        news = {rank: text for rank, text in texts.items() if self._kept_stacks.get(rank) != main_thread(text)}
-        self._kept_stacks |= {rank: main_thread(text) for rank, text in news.items()}
+        stacks = {rank: main_thread(text) for rank, text in texts.items()}
+        news = {rank: texts[rank] for rank, stack in stacks.items() if self._kept_stacks.get(rank) != stack}
+        self._kept_stacks |= stacks
         keep(news, paths, f"--- no progress; stacks of {time.strftime('%Y-%m-%d %H:%M:%S')} ---")
         told = [
             {
                 **one,
-                "gpu": self.assignment.gpu_name(ranks[rank].local_rank),
-                "stack": [str(frame) for frame in main_thread(texts[rank])][:_STACK_LINES],
+                "gpu": self.assignment.gpu_name(ranks[rank := one["rank"]].local_rank),
+                "stack": [str(frame) for frame in stacks[rank]][:_STACK_LINES],
                 "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
             }
             for one in seen
-            for rank in (one["rank"],)
         ]
         return [{"kind": "stacks", "ranks": told}]
 

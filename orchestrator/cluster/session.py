@@ -93,15 +93,13 @@ def connect(
 def _start(sessions: list[int], unheard: frozenset[int], init: Callable[[], Any]) -> Any:
     """A Ray of our own. Twice, if need be: on a machine that is busy its processes may not find together in the 30 s
     that it gives them, and ports that it has chosen may be taken before it listens."""
-    for last in (False, True):
-        try:
-            with _sessions_of_their_own(sessions, unheard):
-                return init()
-        except ClusterUnreachable:
-            _end(sessions)
-            if last:
-                raise
-    raise AssertionError("the second try returns or raises")
+    try:
+        with _sessions_of_their_own(sessions, unheard):
+            return init()
+    except ClusterUnreachable:
+        _end(sessions)
+    with _sessions_of_their_own(sessions, unheard):
+        return init()
 
 
 def _init(address: str | None, working_dir: Path | None, run_root: Path | None, **settings: Any) -> Any:
