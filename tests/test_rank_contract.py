@@ -157,7 +157,8 @@ def test_signals_reach_the_script(bench: Bench, number: int, status: int) -> Non
         import sys, time
         try:
             print("up")
-            time.sleep(300)
+            while True:  # Python runs a handler between two calls: one that struck just before a long sleep waits
+                time.sleep(0.05)
         except KeyboardInterrupt:
             sys.exit(9)
         """
