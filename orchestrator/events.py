@@ -291,6 +291,17 @@ class NodeQuarantined(Event):
     reason: str
 
 
+@dataclass(frozen=True)
+class NodeDraining(Event):
+    """Ray is told to empty a node of the run: the attempt saves and ends, and the next one runs without it.
+    ``left_s`` is what was left then until the node may be gone; None where nobody set an end."""
+
+    attempt: int
+    node: str
+    step: int
+    left_s: float | None
+
+
 class Fault(StrEnum):
     """What kind of fault ended an attempt."""
 
@@ -299,6 +310,7 @@ class Fault(StrEnum):
     HANG = "hang"  # no progress
     DISK = "disk"  # a rank found no space to write to
     NODE = "node"  # the node, its agent or its Ray is gone or does not answer
+    DRAIN = "drain"  # the node is taken away, and that was announced
     LOSS = "loss"  # the loss is not one to go on from
     RESTORE = "restore"  # what was to be loaded was not
     DRIVER = "driver"  # the run's own process was lost

@@ -15,6 +15,7 @@ from orchestrator.events import (
     CheckpointSaved,
     Event,
     Fault,
+    NodeDraining,
     Outcome,
     RankLost,
     ResourcesGranted,
@@ -88,12 +89,14 @@ class FakeGroup:
     checkpoints: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
     losses_come_late_by: int = 0
+    drains: list[tuple[int, int, float | None]] = field(default_factory=list)  # attempt, step, seconds left
     _late: list[Event] = field(default_factory=list)
     _queue: list[Event] = field(default_factory=list)
     _attempt: int = 0
     _step: int = 0
     _alive: bool = False
     _stopping: bool = False
+    _leaving: bool = False
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         self.calls.append("acquire")
@@ -118,6 +121,7 @@ class FakeGroup:
         self.skipped = list(skip_batches)
         self._late = []
         self._attempt, self._step, self._alive, self._stopping = attempt, self.saved, True, False
+        self._leaving = False
         if self.saved:
             path = "/checkpoints"
             self._queue.append(CheckpointLoaded(attempt, self.saved, f"step-{self.saved}", path, 0.1))
@@ -129,7 +133,11 @@ class FakeGroup:
 
     def _one_step(self) -> list[Event]:
         if self._stopping:
-            return [] if self.ignores_stop else self._end(Outcome.STOPPED)
+            return [] if self.ignores_stop else self._saved_and_stopped()
+        due = [left_s for attempt, step, left_s in self.drains if (attempt, step) == (self._attempt, self._step)]
+        if due and not self._leaving:
+            self._leaving = True
+            return [NodeDraining(self._attempt, "node-a", self._step, left_s) for left_s in due]
         fault = self.faults[self._attempt - 1] if self._attempt <= len(self.faults) else None
         if fault and self._step >= fault.step:
             cause = lost(self._attempt, self._step, fault.error, fault.status, fault.rank)
@@ -150,6 +158,14 @@ class FakeGroup:
             events.append(CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1))
         return events
 
+    def _saved_and_stopped(self) -> list[Event]:
+        late, self._late = self._late, []
+        if not self._leaving or self._step in self.checkpoints:
+            return [*late, *self._end(Outcome.STOPPED)]
+        self.checkpoints.append(self._step)
+        saved = CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1)
+        return [*late, saved, *self._end(Outcome.STOPPED)]
+
     def _end(self, outcome: Outcome) -> list[Event]:
         self._alive = False
         return [AttemptEnded(self._attempt, outcome, self._step)]
@@ -160,7 +176,8 @@ class FakeGroup:
 
     def abort(self) -> None:
         self.calls.append("abort")
-        self._queue += self._end(Outcome.FAILED)
+        if self._alive:
+            self._queue += self._end(Outcome.FAILED)
 
     def quarantine(self, node: str) -> None:
         self.calls.append(f"quarantine {node}")

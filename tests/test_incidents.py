@@ -21,6 +21,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeDraining,
     NodeQuarantined,
     Outcome,
     RankLost,
@@ -281,6 +282,25 @@ def test_a_script_that_loads_by_itself() -> None:
     assert incident.done == "loaded step 8 by itself"
 
 
+def test_a_drained_node_costs_its_recovery_and_no_step() -> None:
+    (incident,) = of(
+        *BEGIN,
+        *steps(1, 1, 4, at=1),
+        (4.5, NodeDraining(1, "n1", 4, 27.53)),
+        (5, StepDone(1, 5, 1.0)),
+        (6, CheckpointSaved(1, 5, "step-5", "/c", 1.0)),
+        (7, AttemptEnded(1, Outcome.STOPPED, 5)),
+        (7, Decided("replace", "n1 is being drained: wait for another node")),
+        (9, started(2, 5, "disk")),
+        (12, StepDone(2, 6, 1.0)),
+    )
+    assert (incident.fault, incident.node, incident.rank) == ("drain", "n1", None)
+    assert incident.what == "node n1 is being drained, 27.5 s are left"
+    assert (incident.redone_steps, incident.recovered_after_s) == (0, 7.5)
+    assert gpu_s(incident) == 4 * (1 + 2 + 2)
+    assert (incident.action, incident.done) == ("replace", "restored step 5 from disk")
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -311,7 +331,8 @@ def test_a_run_under_way_is_counted_up_to_now() -> None:
 # ---- whatever happens, the costs are those of the meter ------------------------------------------
 
 KINDS = st.sampled_from(
-    ["step"] * 6 + ["save", "fault", "both", "loss", "node", "driver", "stop", "torn", "held", "freed", "silent"]
+    ["step"] * 6
+    + ["save", "fault", "both", "loss", "node", "drain", "driver", "stop", "torn", "held", "freed", "silent"]
 )
 SECONDS = st.sampled_from([0.0, 0.5, 1.0]) | st.integers(0, 20_000_000).map(lambda us: us / 1e6)
 SCRIPTS = st.lists(st.tuples(KINDS, SECONDS, SECONDS, st.integers(0, 3)), max_size=40)
@@ -369,6 +390,15 @@ class Driver:
                 self.tell(gap_s, lost(self.attempt, self.step, fault=Fault.NODE), self.failed(), ResourcesReleased())
                 self.tell(more_s, ResourcesGranted(["n2"], number))
                 self.start(gap_s)
+            case "drain":
+                self.tell(gap_s, NodeDraining(self.attempt, "n0", self.step, more_s))
+                for _ in range(number):  # until the ranks have heard of it
+                    self.step += 1
+                    self.tell(more_s, StepDone(self.attempt, self.step, more_s))
+                self.saved.append(self.step)
+                self.tell(more_s, CheckpointSaved(self.attempt, self.step, "t", "/c", more_s))
+                self.tell(gap_s, AttemptEnded(self.attempt, Outcome.STOPPED, self.step), Decided("replace", ""))
+                self.start(more_s)
             case "driver":
                 self.tell(gap_s, RunResumed("night-1", "lost"))
                 self.tell(more_s, ResourcesGranted(["n0"], 4))

@@ -19,6 +19,7 @@ from orchestrator.events import (
     Event,
     LossRejected,
     MetricLogged,
+    NodeDraining,
     NodeQuarantined,
     NodeSampled,
     Outcome,
@@ -72,6 +73,7 @@ def saved(stall_s: float, number: int = 1) -> CheckpointSaved:
 LOST = RankLost(1, 2, "n0", "2", -9, 3, "killed by SIGKILL")
 SAMPLE = NodeSampled("n0", {"cpu_utilization_percentage": 1.0})
 RESUMED = RunResumed("r", "its driver was lost")
+DRAINING = NodeDraining(1, "n0", 2, 30.0)
 REJECTED = LossRejected(1, 3, math.nan, "NaN")
 TURN_NOTHING: list[Event] = [
     SAMPLE,
@@ -244,6 +246,15 @@ def test_a_rejected_loss_is_a_fault_whatever_the_ranks_still_do() -> None:
     assert seconds(result) == {"training": 2.25 + 1, "recovering": 1 + 0.75 + 1 + 1 + 1, "redone": 2}
 
 
+def test_until_a_drained_node_is_left_its_steps_are_training_and_then_it_is_recovered_from() -> None:
+    leaves = [(0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2)), (2.25, DRAINING), (3, step(3)),
+              (4, saved(0.75, 3)), (5, AttemptEnded(1, Outcome.STOPPED, 3)), (6, started(2)),
+              (9, step(4, attempt=2)), (10, step(5, attempt=2))]  # fmt: skip
+    assert seconds(bill(*leaves)) == {"training": 5, "checkpoint": 0.75, "recovering": 0.25 + 1 + 1 + 2}
+    stopped = bill(*leaves[:7], (3.5, StopRequested("SIGTERM", 30)), *leaves[7:9])
+    assert seconds(stopped) == {"training": 3, "checkpoint": 0.75, "stopping": 1.25}
+
+
 @pytest.mark.parametrize("event", TURN_NOTHING, ids=lambda event: type(event).__name__)
 def test_what_is_only_told_turns_nothing(event: Event) -> None:
     timeline: list[tuple[float, Event]] = [(0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (3, step(2))]
@@ -287,6 +298,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.just(CheckpointLoaded(1, 1, "t", "p", 1.0)),
     st.just(LOST),
     st.just(REJECTED),
+    st.just(DRAINING),
     st.just(RESUMED),
     st.sampled_from(TURN_NOTHING),
     st.builds(AttemptEnded, attempts, st.sampled_from(Outcome), steps),

@@ -38,6 +38,14 @@ def test_what_others_hold_has_their_name() -> None:
     assert text.endswith("wait for the other runs, or raise launch.wait_for_resources_s")
 
 
+def test_a_node_that_is_being_drained_counts_for_nothing() -> None:
+    seen = Seen([node("a", CPU=96.0, GPU=8.0), node("b", CPU=96.0, GPU=8.0)], draining=frozenset({"id-b"}))
+    assert missing(ASKED, seen) == (
+        "the plan needs 2 nodes with 8 CPU, 8 GPU each, the cluster has 1 such (a has 96 CPU, 8 GPU; b has 96 CPU, "
+        "8 GPU, and is being drained); add nodes, or lower cluster.nodes or cluster.gpus_per_node"
+    )
+
+
 def test_a_large_cluster_is_not_listed_whole() -> None:
     seen = Seen([node(f"n{number}", CPU=4.0) for number in range(100)])
     text = waiting(Asked(1, {"CPU": 8.0}, 5.0), seen)

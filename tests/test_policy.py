@@ -16,6 +16,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeDraining,
     RunResumed,
 )
 from orchestrator.supervise.history import History
@@ -63,6 +64,21 @@ def test_faults_of_nodes_and_of_the_driver_leave_the_budget_alone() -> None:
         history.fold(Decided("", ""))
     history.fold(killed(30, 29))
     assert "restart 2 of 3" in decide(history, RecoveryConfig(), can_skip=True).reason
+
+
+def test_drained_nodes_count_against_nothing() -> None:
+    strict = RecoveryConfig(max_restarts=0, max_idle_faults=0)
+    history = story(done(1, 5))
+    for attempt in range(1, 30):  # not a new step between them
+        history.fold(AttemptStarted(attempt, "", 0, 2, 5))
+        history.fold(NodeDraining(attempt, f"node-{attempt}", 5, None))
+        history.fold(dies(attempt, 5))  # felt it
+        assert decide(history, strict, can_skip=False, can_go_back=False).action is Action.REPLACE
+        history.fold(Decided("replace", ""))
+    assert history.idle_faults == 0
+    history.fold_all([AttemptStarted(30, "", 0, 2, 5), dies(30, 5)])
+    assert "restart 1 of 3" in decide(history, RecoveryConfig(), can_skip=False).reason
+    assert history.idle_faults == 1
 
 
 def test_the_caller_knows_better_what_can_be_restored() -> None:

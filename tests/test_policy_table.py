@@ -15,6 +15,7 @@ from orchestrator.events import (
     BatchesSkipped,
     Event,
     Fault,
+    NodeDraining,
     RunResumed,
 )
 from orchestrator.supervise.policy import OUTLIVED_SIGKILL, Action, Decision, decide
@@ -87,6 +88,13 @@ ROWS = {
         "wait for node-a or another node in its place for up to 600 s (recovery.wait_for_node_s), then restart from "
         "the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a new step, "
         "after node fault: rank 0 on node-a",
+    ),
+    "a node is being drained": Row(
+        (*AT_15, NodeDraining(1, "node-a", 20, 25.0), saved(1, 21)),
+        Action.REPLACE,
+        "node-a is being drained: wait for another node in its place for up to 600 s (recovery.wait_for_node_s), then "
+        "restart from the checkpoint of step 21",
+        STRICT,
     ),
     "a rank outlives SIGKILL": Row(
         (dies(1, 20, Fault.NODE, f"rank 0 {OUTLIVED_SIGKILL} by 15 s"),),

@@ -20,6 +20,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeDraining,
     NodeQuarantined,
     RankLost,
     ResourcesReleased,
@@ -30,6 +31,7 @@ from orchestrator.events import (
     SnapshotQuarantined,
     Status,
     StepDone,
+    StopRequested,
 )
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.supervise.policy import Action
@@ -87,6 +89,39 @@ def test_restarts_are_bounded() -> None:
     last = ended(story(group, RecoveryConfig(max_restarts=2)))
     assert "recovery.max_restarts=2" in last.reason
     assert [c for c in group.calls if c.startswith("start")] == ["start 1", "start 2", "start 3"]
+
+
+def test_a_drained_node_is_left_with_all_steps_and_counts_against_nobody() -> None:
+    group = FakeGroup(steps=10, save_every=5, drains=[(1, 3, 20.0), (1, 3, 20.0), (2, 7, None), (3, 8, -4.0)])
+    events = story(group, RecoveryConfig(max_restarts=0, max_idle_faults=0, stop_grace_s=30.0))
+    assert ended(events).status is Status.FINISHED
+    assert [e.step for e in events if isinstance(e, StepDone)] == list(range(1, 11)), "none is done twice"
+    assert [e.restore_step for e in events if isinstance(e, AttemptStarted)] == [None, 3, 7, 8]
+    assert [e.action for e in events if isinstance(e, Decided)] == [Action.REPLACE] * 3
+    assert [call for call in group.calls if call.startswith("stop")] == ["stop 20", "stop 30", "stop 5"]
+
+
+def test_a_run_that_is_stopped_while_it_leaves_a_node_is_not_asked_twice() -> None:
+    group, stop, told = FakeGroup(steps=10, drains=[(1, 3, None)], ignores_stop=True), StopRequest(), []
+    for event in supervise(STARTED, group, RecoveryConfig(), FakeClock(), stop):
+        told.append(event)
+        if isinstance(event, NodeDraining):
+            stop.ask("SIGTERM")
+        if isinstance(event, StopRequested):
+            group.ignores_stop = False
+    assert ended(told).status is Status.INTERRUPTED
+    assert [call for call in group.calls if call.startswith("stop")] == ["stop 30"]
+
+
+def test_a_loss_that_is_rejected_while_a_node_is_left_stands_above_it() -> None:
+    group = FakeGroup(steps=10, bad_batches=frozenset({2}), losses_come_late_by=1, drains=[(1, 3, None)])
+    told = supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), Manner(can_skip=True))
+    events = list(told)
+    assert ended(events).status is Status.FINISHED
+    assert [e.step for e in events if isinstance(e, LossRejected)] == [3]
+    assert [e.action for e in events if isinstance(e, Decided)] == [Action.REWIND]
+    assert group.skipped == [2]
+    assert [e.restore_step for e in events if isinstance(e, AttemptStarted)] == [None, None]
 
 
 def test_no_resources_is_an_end_on_record_and_an_error_for_the_caller() -> None:

@@ -18,6 +18,7 @@ from orchestrator.events import (
     LossRejected,
     MemoryPeaked,
     MetricLogged,
+    NodeDraining,
     NodeQuarantined,
     NodeSampled,
     Outcome,
@@ -125,6 +126,8 @@ FAULTS: list[tuple[float, Event]] = [
     (38, fault(6, Fault.NODE, gpu="the whole node", reason="killed by SIGKILL", error="its agent died")),
     (38, NodeQuarantined("n1", "")),
     (38, Decided("replace", "n1 is not used any more; wait for another node")),
+    (40, NodeDraining(7, "n1", 20, 27.53)),
+    (40, NodeDraining(7, "n2", 20, None)),
     (50, RunResumed("night-1", "its driver was lost after step 20")),
     (60, RunEnded(Status.FAILED, "stop: all restarts are used up")),
 ]

@@ -19,7 +19,8 @@ class WorkerGroup(Protocol):
     another. Checkpoints of ``restore_before`` and later are not gone on from, now or later.
     ``poll`` never blocks for longer than a tick; after ``start`` it ends with exactly one
     ``AttemptEnded``. A failing attempt says ``RankLost`` first and stops its other ranks by itself; one that
-    was told to ``abort`` fails without.
+    was told to ``abort`` fails without. ``NodeDraining`` ends nothing by itself: whoever hears it stops the attempt,
+    and the next ``start`` leaves that node out.
     ``stop`` asks the ranks to end within ``grace_s`` and kills what is left; ``kill`` does not ask.
     ``close`` leaves nothing behind and may be called at any time, more than once.
     """

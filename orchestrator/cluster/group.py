@@ -27,6 +27,7 @@ from orchestrator.events import (
     AttemptStarted,
     CheckpointSaved,
     Event,
+    NodeDraining,
     Outcome,
     RankLost,
     ResourcesGranted,
@@ -108,6 +109,7 @@ class RayWorkerGroup:
         if attempt is None or (attempt.ended and self._ended is None):
             return []
         events, self._events = self._events, []
+        events += self._look_for_drains(attempt)
         if not self._all_started(attempt):
             return events + self._settled(attempt)
         events += self._hear(attempt)
@@ -186,6 +188,15 @@ class RayWorkerGroup:
             events.append(self._ended)
             self._ended = None
         return events
+
+    def _look_for_drains(self, attempt: Attempt) -> list[Event]:
+        """An attempt that ends anyway is not told: the next one begins without those nodes."""
+        if attempt.failing or attempt.stopping or attempt.ended:
+            return []
+        new = self._nodes.newly_draining()
+        return [
+            NodeDraining(attempt.number, node.name, attempt.step, left_s and round(left_s, 3)) for node, left_s in new
+        ]
 
     def _look_into_hang(self, attempt: Attempt, now_s: float) -> list[Event]:
         """Ranks wait for each other: it is looked into when all that are left make no progress."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -19,6 +21,7 @@ from orchestrator.cluster import placement, warm
 from orchestrator.cluster.agent import AGENT, NodeAgent
 from orchestrator.cluster.answers import by_text, reason
 from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.draining import ASK_S, DrainWatch
 from orchestrator.cluster.launching import WarmZygotes
 from orchestrator.cluster.on_node import kill_process, unshared
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
@@ -49,6 +52,7 @@ class Node:
     asked_s: float = 0.0
     lost: str | None = None
     silent: bool = False  # it was lost because nothing was heard of it: Ray may still believe in it
+    draining: bool = False  # Ray starts nothing on it any more
 
 
 class Nodes:
@@ -82,22 +86,32 @@ class Nodes:
         self._warm = lent or partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
         self._placement: PlacementGroup | None = None
         self._quarantined: set[str] = set()
+        self._drains = DrainWatch()
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         """Hold all nodes, start an agent on each and compare it with the plan."""
         self._cancelled = cancelled
+        self._drains.start()
         self._placement = self._reserve(self._asked)
         self.all[:] = [self._new(index, f"node {index}") for index in range(self._count)]
-        self._describe(self.all)
+        for again in itertools.count(1):
+            try:
+                self._describe(self.all)
+                break
+            except NodeLost:
+                if not any(node.draining for node in self.all):
+                    raise
+                self._move(f" again {again}")
         return ResourcesGranted([node.name for node in self.all], self._assignment.world_size, self._warnings())
 
     def replace_lost(self, attempt: int) -> bool:
         """New agents for lost ones: on the same node where only the agent died, else where Ray finds room."""
-        lost = [node for node in self.all if node.lost]
+        self.newly_draining()
+        lost = [node for node in self.all if node.lost or node.draining]
         if not lost:
             return False
         suffix = f" attempt {attempt}"
-        if any(node.name in self._quarantined for node in lost):
+        if any(node.draining or node.name in self._quarantined for node in lost):
             self._move(suffix)
             return True
         assert self._placement is not None
@@ -135,20 +149,29 @@ class Nodes:
             if node.name == name:
                 node.lost = node.lost or "it is quarantined"
 
+    def newly_draining(self) -> list[tuple[Node, float | None]]:
+        """Nodes that Ray has been told to empty since this was last asked, each with the seconds that are left."""
+        new = [node for node in self.all if not node.draining and self._drains.draining(node.ray_id)]
+        for node in new:
+            node.draining = True
+        return [(node, self._drains.left_s(node.ray_id)) for node in new]
+
     def ask(self, node: Node, question: Any, *args: Any) -> Any:
         """The answer to a method of the agent, or to a call that is under way. Raises :class:`ClusterError`."""
         answer = getattr(node.agent, question).remote(*args) if isinstance(question, str) else question
         try:
             return ray.get(answer, timeout=self._start_timeout_s)
         except GetTimeoutError:
-            raise ClusterError(
-                f"{node.name}: its agent did not answer within launch.start_timeout_s={self._start_timeout_s:g}"
-            ) from None
+            raise self._no_answer(node) from None
         except RayTaskError as error:
             raise ClusterError(f"{node.name}: {reason(error)}") from None
         except RayActorError as error:
             node.lost = f"its agent died: {reason(error)}"
             raise NodeLost(f"{node.name}: {node.lost}") from None
+
+    def _no_answer(self, node: Node) -> ClusterError:
+        limit = f"launch.start_timeout_s={self._start_timeout_s:g}"
+        return ClusterError(f"{node.name}: its agent did not answer within {limit}")
 
     def tell(self, method: str, *args: Any) -> list[Any]:
         """Call all agents that are there; the calls under way."""
@@ -162,6 +185,7 @@ class Nodes:
 
     def close(self) -> None:
         """Leave no agent and no placement group."""
+        self._drains.close()
         if self.all:
             closing = self.tell("close")
             ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
@@ -216,7 +240,9 @@ class Nodes:
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
         problems: dict[str, list[str]] = {}
-        for node, answer in [(node, node.agent.describe.remote(*self._shell)) for node in nodes]:
+        answers = [(node, node.agent.describe.remote(*self._shell)) for node in nodes]
+        self._await_agents(answers)
+        for node, answer in answers:
             facts = self.ask(node, answer)
             node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
             node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]
@@ -227,6 +253,22 @@ class Nodes:
         told = [f"node {name}: {problem}" for name, each in problems.items() for problem in each]
         if told:
             raise NodeMismatch("nodes differ from the plan: " + "; ".join(told) + "; make them alike, then run again")
+
+    def _await_agents(self, answers: Sequence[tuple[Node, Any]]) -> None:
+        """Until all have answered, if only that they cannot. Raises :class:`ClusterError` when one does not, and
+        :class:`NodeLost` where a node that is being drained takes no agent; it is marked then."""
+        assert self._placement is not None
+        deadline_s = time.monotonic() + self._start_timeout_s
+        waiting = [answer for _, answer in answers]
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=ASK_S)
+            where = placement_group_table(self._placement)["bundles_to_node_id"] if waiting else {}
+            for node, answer in answers:
+                node.draining = answer in waiting and self._drains.draining(where.get(node.index, ""))
+            if drained := [node.name for node, _ in answers if node.draining]:
+                raise NodeLost(f"{', '.join(drained)}: it is being drained and takes no agent")
+            if waiting and time.monotonic() > deadline_s:
+                raise self._no_answer(next(node for node, answer in answers if answer in waiting))
 
     def _look_again(self, nodes: Sequence[Node]) -> dict[str, list[str]]:
         """A script that was edited since it was planned differs from the plan and not from what is here now.

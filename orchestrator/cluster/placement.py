@@ -12,6 +12,7 @@ from ray.exceptions import RaySystemError
 from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from orchestrator.cluster.draining import draining_nodes
 from orchestrator.errors import Cancelled, ClusterError, NotEnoughResources
 
 _ASK_S = 0.5
@@ -38,10 +39,11 @@ class Asked:
 @dataclass
 class Seen:
     """A look at the cluster: the nodes alive, as :func:`ray.nodes` has them, and which placement groups
-    hold what of each: name and bundle by node id."""
+    hold what of each: name and bundle by node id; ``draining`` are ids of nodes on which nothing starts any more."""
 
     nodes: list[dict[str, Any]]
     held: dict[str, list[tuple[str, dict[str, float]]]] = field(default_factory=dict)
+    draining: frozenset[str] = frozenset()
 
 
 def bundle(ranks_per_node: int, gpus: bool) -> dict[str, float]:
@@ -97,7 +99,9 @@ def regain(group: PlacementGroup, lost: Sequence[str], asked: Asked, cancelled: 
 
 def missing(asked: Asked, seen: Seen) -> str:
     """Which of the nodes can not give a bundle, and what each lacks."""
-    able = sum(not _lacks(node["Resources"], asked.needs) for node in seen.nodes)
+    able = sum(
+        not _lacks(node["Resources"], asked.needs) and node["NodeID"] not in seen.draining for node in seen.nodes
+    )
     found = _found(asked.needs, seen)
     if able < asked.nodes:
         return (
@@ -132,7 +136,7 @@ def _wait(placed: Cancel, asked: Asked, cancelled: Cancel, notice: Notice) -> bo
 
 def look() -> Seen:
     """What the cluster has and who holds it; ``ray`` is initialised already."""
-    seen = Seen([node for node in ray.nodes() if node["Alive"]])
+    seen = Seen([node for node in ray.nodes() if node["Alive"]], draining=frozenset(draining_nodes()))
     for group in placement_group_table().values():
         if group["state"] == "CREATED":
             for index, node_id in group["bundles_to_node_id"].items():
@@ -147,6 +151,7 @@ def _found(needs: Mapping[str, float], seen: Seen) -> str:
         held = seen.held.get(node["NodeID"], [])
         holders = [f"'{name or 'a placement group'}' holds {_amounts(bundle, needs)}" for name, bundle in held]
         told[-1] += f", of which {' and '.join(holders)}" if holders else ""
+        told[-1] += ", and is being drained" if node["NodeID"] in seen.draining else ""
     more = len(seen.nodes) - _MOST_NAMED
     return "; ".join([*told, f"and {more} more"] if more > 0 else told)
 

@@ -27,6 +27,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeDraining,
     NodeQuarantined,
     Outcome,
     RankLost,
@@ -55,9 +56,11 @@ from orchestrator.ledger.incident import (
     resumed_in_words,
 )
 from orchestrator.ledger.meter import STEPPING, US_PER_S, Meter
-from orchestrator.ledger.wording import number, ranges
+from orchestrator.ledger.wording import draining_in_words, number, ranges
 
 __all__ = ["Incident", "Incidents"]
+
+_Cause = RankLost | LossRejected | NodeDraining | AttemptEnded
 
 
 class Incidents:
@@ -160,6 +163,8 @@ class Incidents:
                 self._rank_lost(record, event)
             case LossRejected():
                 self._loss_rejected(record, event)
+            case NodeDraining():
+                self._fault(record, Fault.DRAIN, draining_in_words(event), event).node = event.node
             case AttemptEnded(outcome=Outcome.FAILED) if not (event.attempt in self._causes or self._stopping):
                 self._fault(record, Fault.EXIT, f"attempt {event.attempt} failed at step {event.step}", event)
             case RunResumed() | RunStarted() if self._last is not None:
@@ -184,7 +189,7 @@ class Incidents:
             what = f"the loss of step {rejected.step} was rejected: {one_line(rejected.reason)}"
             self._fault(record, Fault.LOSS, what, rejected)
 
-    def _fault(self, record: Record, fault: str, what: str, event: RankLost | LossRejected | AttemptEnded) -> Case:
+    def _fault(self, record: Record, fault: str, what: str, event: _Cause) -> Case:
         """The first of an attempt is its cause, and answers for what follows."""
         case = self._case(record, fault, what, event.step, event.attempt)
         if event.attempt not in self._causes:

@@ -19,6 +19,8 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
   were counted longer than the ranks say that they took, it is taken from there as well, however long ago: a driver that
   was frozen (a laptop's lid, a virtual machine on the move) hears of many steps and of the checkpoint that ranks waited
   in at once.
+- A node that is taken away turns nothing yet: steps that are done until the ranks have saved are training. From the
+  last of them on it is **recovering**.
 - After a stop was asked for, or the attempt ended for good: **stopping** until nothing is held. A step
   that is done all the same takes its own ``step_time_s``.
 - A run that was taken up again is **recovering** until its next step. It holds nothing until resources are granted
@@ -45,6 +47,7 @@ from orchestrator.events import (
     CheckpointSaved,
     Event,
     LossRejected,
+    NodeDraining,
     Outcome,
     RankLost,
     Record,
@@ -175,6 +178,8 @@ class Meter:
                 self._checkpoint(_us(event.stall_s))
             case RankLost() | LossRejected() | AttemptEnded(outcome=Outcome.FAILED):
                 self._fault()
+            case NodeDraining() if self.bucket is not Bucket.STOPPING:
+                self._failed = self._going_back = True  # the step under way may be done, and be saved
             case AttemptEnded(outcome=Outcome.STOPPED) if self._going_back:
                 self._fault()
             case AttemptEnded() | StopRequested():

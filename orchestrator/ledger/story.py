@@ -18,6 +18,7 @@ from orchestrator.events import (
     Event,
     LossRejected,
     MetricLogged,
+    NodeDraining,
     NodeQuarantined,
     Outcome,
     PhaseEntered,
@@ -46,6 +47,7 @@ from orchestrator.ledger.wording import (
     bytes_in_words,
     clean,
     count,
+    draining_in_words,
     duration,
     hours,
     hours_name,
@@ -241,6 +243,8 @@ def _warning(event: Event) -> Line | None:
         case LossRejected():
             loss = f"loss {number(event.loss)}" if known(event.loss) else "loss"
             text = f"{loss} of step {event.step} rejected: {clean(event.reason)}"
+        case NodeDraining():
+            text = f"{draining_in_words(event)}: the ranks save, and the run goes on without it"
         case NodeQuarantined():
             text = f"node {event.node} quarantined, its GPUs are not taken any more"
         case _:

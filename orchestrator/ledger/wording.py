@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from orchestrator.events import Fault, RankLost, exit_in_words
+from orchestrator.events import Fault, NodeDraining, RankLost, exit_in_words
 
 UNKNOWN = "\u2013"
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -116,6 +116,12 @@ def lost_in_words(lost: RankLost) -> str:
         case _:
             how = exit_in_words(lost.exit_status)
     return f"{where}: {how} at step {lost.step}"
+
+
+def draining_in_words(draining: NodeDraining) -> str:
+    """``node n1 is being drained, 27.5 s are left``: by an autoscaler, a cloud or a person."""
+    left = "" if draining.left_s is None else f", {number(max(0.0, draining.left_s), 3)} s are left"
+    return f"node {draining.node} is being drained{left}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

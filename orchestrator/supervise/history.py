@@ -18,6 +18,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeDraining,
     NodeQuarantined,
     RankLost,
     RunEnded,
@@ -35,7 +36,7 @@ class Failure:
     """Why an attempt ended. ``reached`` is the highest step that the run had done when it struck,
     ``skipped`` the batches that were left out until then."""
 
-    cause: RankLost | LossRejected | RunResumed
+    cause: RankLost | LossRejected | RunResumed | NodeDraining
     fault: Fault
     step: int
     reached: int
@@ -83,6 +84,8 @@ class History:
                 self._rank_lost(event)
             case LossRejected():
                 self._loss_rejected(event)
+            case NodeDraining():
+                self._draining(event)
             case Decided():
                 self.open = None
             case RunEnded():
@@ -114,10 +117,11 @@ class History:
 
     @property
     def idle_faults(self) -> int:
-        """Faults in a row, up to the last one, without a new step between them."""
+        """Faults in a row, up to the last one, without a new step between them. A drained node is none."""
+        faults = [failure for failure in self.failures if failure.fault is not Fault.DRAIN]
         count = 0
-        for failure in reversed(self.failures):
-            if failure.reached != self.failures[-1].reached:
+        for failure in reversed(faults):
+            if failure.reached != faults[-1].reached:
                 break
             count += 1
         return count
@@ -129,6 +133,12 @@ class History:
         elif not self._stopping and lost.attempt != self._failed_attempt:
             self._failed_attempt = lost.attempt
             self._add(Failure(lost, lost.fault, lost.step, self.reached, tuple(self.skipped)))
+
+    def _draining(self, draining: NodeDraining) -> None:
+        """The attempt ends for it, once its ranks have saved; what ends with it then is no failure."""
+        if not self._stopping and draining.attempt != self._failed_attempt:
+            self._failed_attempt = draining.attempt
+            self._add(Failure(draining, Fault.DRAIN, draining.step, self.reached, tuple(self.skipped)))
 
     def _loss_rejected(self, rejected: LossRejected) -> None:
         self._rejected.append(rejected)

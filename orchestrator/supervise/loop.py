@@ -25,6 +25,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeDraining,
     NodeQuarantined,
     Outcome,
     RankLost,
@@ -39,6 +40,9 @@ from orchestrator.events import (
 from orchestrator.supervise.history import History
 from orchestrator.supervise.losses import LossWatch
 from orchestrator.supervise.policy import Action, Decision, decide
+
+# A node whose time is over may stay all the same: so long ranks may save at least.
+_LEAST_GRACE_S = 5.0
 
 
 class Clock(Protocol):
@@ -209,16 +213,19 @@ class _Run:
 
     def _watch(self, attempt: int, begins_anew: bool = False) -> Iterator[Event]:
         """Pass on an attempt's events until its end, and pass stop requests down."""
-        asked, rejected = 0, False
+        asked, rejected, leaving = 0, False, False
         while self._outcome is None:
             if self.stop.level > asked:
-                yield from self._pass_down_stop(asked)
+                yield from self._pass_down_stop(asked, leaving)
                 asked = self.stop.level
             events = self.workers.poll()
             for event in events:
                 yield from self.tell(event)
                 if isinstance(event, AttemptEnded):
                     self._outcome = event.outcome
+                if isinstance(event, NodeDraining) and not (leaving or rejected or asked):
+                    leaving = True
+                    self.workers.stop(self._time_to_save_s(event))
                 if isinstance(event, StepDone) and not rejected and not asked:
                     bad = self.losses.observe(event)
                     if bad is not None:
@@ -231,12 +238,19 @@ class _Run:
             if not events:
                 self.clock.sleep(self.manner.poll_s)
 
-    def _pass_down_stop(self, asked: int) -> Iterator[Event]:
+    def _time_to_save_s(self, draining: NodeDraining) -> float:
+        """What a stop gives, or the node does; ranks that do not hear cost the nodes that stay no more than that."""
+        grace_s = self.recovery.stop_grace_s
+        return grace_s if draining.left_s is None else min(grace_s, max(_LEAST_GRACE_S, draining.left_s))
+
+    def _pass_down_stop(self, asked: int, leaving: bool) -> Iterator[Event]:
+        """Ranks that are ``leaving`` have been asked already: a second time would mean at once to some."""
         grace_s = self.recovery.stop_grace_s
         if asked == 0:
             yield from self.tell(StopRequested(self.stop.by, grace_s if self.stop.level == 1 else 0.0))
         if self.stop.level == 1:
-            self.workers.stop(grace_s)
+            if not leaving:
+                self.workers.stop(grace_s)
         else:
             self.workers.kill()
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.config import RecoveryConfig
-from orchestrator.events import Fault, LossRejected, RankLost
+from orchestrator.events import Fault, LossRejected, NodeDraining, RankLost
 from orchestrator.supervise.history import Failure, History
 from orchestrator.supervise.losses import next_batches
 
@@ -83,6 +83,12 @@ def decide(
     if failure is None:
         raise ValueError("nothing failed that is not decided already")
     steps = history.restorable if restorable is None else restorable
+    before = history.go_back_before  # decided, but a node or the driver was lost before an attempt began
+    origin = _origin([step for step in steps if before is None or step < before])
+    if failure.fault is Fault.DRAIN:  # counts against nobody
+        bound = f"for up to {recovery.wait_for_node_s:g} s (recovery.wait_for_node_s)"
+        then = f"wait for another node in its place {bound}, then restart from {origin}"
+        return Decision(Action.REPLACE, f"{_where(failure)}: {then}", before)
     against = _against_going_on(failure, history, recovery)
     if against:
         return Decision(Action.STOP, f"stop: {against}: {_where(failure)}")
@@ -91,8 +97,6 @@ def decide(
             why = "the loss is rejected, and with snapshot.enabled=false the script may load what follows from it"
             return Decision(Action.STOP, f"stop: {why}: {_where(failure)}{_or_spike(failure)}")
         return _after_rejection(failure, history, recovery, can_skip, steps)
-    before = history.go_back_before  # decided, but a node or the driver was lost before an attempt began
-    origin = _origin([step for step in steps if before is None or step < before])
     idle = f"fault {history.idle_faults} of {recovery.max_idle_faults} without a new step"
     if failure.fault is Fault.DISK:
         return Decision(Action.RESTART, f"wait for space, then restart from {origin}, {idle}, after {_where(failure)}")
@@ -206,4 +210,6 @@ def _where(failure: Failure) -> str:
         return f"{_KINDS.get(cause.fault, '')}{who}: {cause.error or cause.reason}"
     if isinstance(cause, LossRejected):
         return f"step {cause.step}: {cause.reason}"
+    if isinstance(cause, NodeDraining):
+        return f"{cause.node} is being drained"
     return f"the run's own process was lost at step {failure.step}: {cause.because}"

@@ -21,6 +21,7 @@ from orchestrator.events import (
     CheckpointLoaded,
     Decided,
     Fault,
+    NodeDraining,
     NodeQuarantined,
     RankLost,
     ResourcesGranted,
@@ -309,6 +310,43 @@ def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
     _, again = run.of(AttemptStarted)
     assert again.restore_step >= 15
     assert run.losses() == over_three
+
+
+def test_a_host_that_is_drained_is_left_in_time_and_costs_no_step(
+    workers: list[Host], desk: Host, over_two: dict[int, float]
+) -> None:
+    run = train(desk, "drained", 2, "job.checkpoint_dir=/tmp/shared/drained", "recovery.max_restarts=0")
+    run.wait_for(StepDone, step=17)
+    (granted,) = run.of(ResourcesGranted)
+    victim = host_of(workers, granted.nodes[1])
+    drain(desk, victim, within_s=60)
+    run.wait_for(NodeDraining, node=victim.name)
+    hurry(desk, run)
+    assert run.ended().code == 0, run.text
+    (draining,) = run.of(NodeDraining)
+    assert 30 < draining.left_s <= 60
+    assert run.of(RankLost) == []
+    assert [decided.action for decided in run.of(Decided)] == ["replace"]
+    first, again = run.of(AttemptStarted)
+    steps = [event.step for event in run.of(StepDone) if event.attempt == first.attempt]
+    assert again.restore_step == max(steps) >= 17, "it saved where it was"
+    assert had_ranks(victim, run, attempt=2) == []
+    assert run.losses() == over_two
+    assert f"node {victim.name} is being drained" in run.text
+    victim.kill()
+
+
+def drain(desk: Host, host: Host, within_s: int) -> None:
+    """As an autoscaler does before it takes a machine away."""
+    ask = (
+        "import ray; ray.init(logging_level=50); print(*(n['NodeID'] + n['NodeManagerHostname'] for n in ray.nodes()))"
+    )
+    told = desk.run(["python", "-c", ask], {"RAY_ADDRESS": desk.gcs_address}, check=True).stdout.split()
+    (node_id,) = [one[:56] for one in told if one[56:] == host.name]
+    why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken back"]
+    address = f"--address={desk.gcs_address}"
+    command = ["ray", "drain-node", address, f"--node-id={node_id}", *why, f"--deadline-remaining-seconds={within_s}"]
+    desk.run(command, check=True)
 
 
 def processes_of(host: Host, words: str) -> list[psutil.Process]:
