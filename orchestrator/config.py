@@ -328,4 +328,5 @@ class Config:
     budget_usd: float | None = None  # 'plan' then answers what can be trained for so much
     deadline_days: float | None = None  # 'plan' then answers what can be trained in that time
     run_name: str | None = None  # null is job, time and four random characters
+    run_group_reads: bool = False  # a new run directory is 0750 instead of 0700: its group may read what is in it
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path

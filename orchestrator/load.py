@@ -20,6 +20,7 @@ from yaml import YAMLError
 from orchestrator import hardware
 from orchestrator.config import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.errors import ConfigError
+from orchestrator.redact import learn
 
 CPU_RANKS = 2
 
@@ -97,6 +98,7 @@ def load(composed: DictConfig) -> Config:
         if path.rsplit(".", 1)[-1] == "_target_":
             raise ConfigError(f"{path}: a config is data here and '_target_' would run code; remove the key")
     try:
+        learn(OmegaConf.to_container(composed, resolve=True))
         return cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
         if missing := sorted(OmegaConf.missing_keys(composed)):
@@ -107,6 +109,7 @@ def load(composed: DictConfig) -> Config:
 
 def load_tracking(composed: DictConfig) -> TrackingConfig:
     """The tracking part alone, for verbs that need no job."""
+    learn(OmegaConf.to_container(composed.tracking, resolve=True))
     return cast(TrackingConfig, OmegaConf.to_object(composed.tracking))
 
 

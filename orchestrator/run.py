@@ -26,6 +26,7 @@ from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
+from orchestrator.redact import redact_fields
 from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
 from orchestrator.signals import stop_numbers
 from orchestrator.stopping import asked_by_signals, exit_code, take
@@ -56,7 +57,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None) ->
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
-    directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name))
+    directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name), config.run_group_reads)
     with ExitStack() as stack:
         directory.hold(resume=takes_up is not None)
         stack.callback(directory.release)
@@ -198,7 +199,7 @@ def _on_record(journal: Journal, event: Event, terminal: Terminal, stop: StopReq
     told = False
     while True:
         try:
-            return journal.append(event)
+            return journal.append(redact_fields(event))
         except RunDirectoryError as error:
             if not disk_is_full(error) or stop.level > 1:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -58,11 +59,21 @@ def holder(path: Path) -> str | None:
     return None
 
 
-class RunDirectory:
-    """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first."""
+def make_run_dir(path: Path, group_reads: bool = False) -> None:
+    """What its files say is the owner's alone; how an existing folder is shared is its owner's choice."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o750 if group_reads else 0o700)
+    (path / "logs").mkdir(exist_ok=True)
 
-    def __init__(self, path: Path) -> None:
+
+class RunDirectory:
+    """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first. A new one is open to
+    our user alone, or to be read by the folder's group as well."""
+
+    def __init__(self, path: Path, group_reads: bool = False) -> None:
         self.path = path.resolve()
+        self._group_reads = group_reads
         self._lock: IO[str] | None = None
 
     def hold(self, resume: bool = False) -> None:
@@ -72,7 +83,7 @@ class RunDirectory:
         it, or when it already has a journal that is not to be gone on with (none is ever written over).
         """
         try:
-            (self.path / "logs").mkdir(parents=True, exist_ok=True)
+            make_run_dir(self.path, self._group_reads)
             self._lock = (self.path / "lock").open("a+")
         except OSError as error:
             raise RunDirectoryError(
@@ -109,15 +120,24 @@ class RunDirectory:
 
     def write(self, name: str, text: str, mode: int = 0o644) -> Path:
         """Write a file whole or not at all."""
-        path = self.path / name
-        beside = path.with_name(f".{name}.tmp")
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as stream:
+        return write_whole(self.path / name, text, mode)
+
+    def write_json(self, name: str, value: Any, mode: int = 0o644) -> Path:
+        """Write JSON whole or not at all."""
+        return self.write(name, json.dumps(value, indent=2) + "\n", mode)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> Path:
+    """Write a file whole or not at all, beside its place and under a name that nobody else can have made."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(beside, flags, mode), "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
-        return path
-
-    def write_json(self, name: str, value: Any) -> Path:
-        """Write JSON whole or not at all."""
-        return self.write(name, json.dumps(value, indent=2) + "\n")
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return path

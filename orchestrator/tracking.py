@@ -33,12 +33,12 @@ ANSWER_S = 10.0
 
 
 def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory) -> None:
-    """Everything about the run that is known before it starts, secrets hidden."""
+    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address."""
     hidden = redact(load.to_container(config))
     directory.write("config.yaml", load.to_yaml(hidden))
     directory.write("plan.txt", plan_text(plan))
     directory.write_json("plan.json", plan_json(plan))
-    directory.write_json("deepspeed.json", dict(plan.deepspeed))
+    directory.write_json("deepspeed.json", redact(dict(plan.deepspeed)))
     commit = provenance.git_commit(Path(plan.cwd))
     tags = {
         "cluster": plan.cluster,
@@ -62,9 +62,10 @@ def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory)
             "run_name": name,
             "flush_s": config.tracking.flush_s,
             "params": {**load.flatten(hidden), **layout, **versions},
-            "tags": {key: value for key, value in tags.items() if value},
+            "tags": {key: redact(value) for key, value in tags.items() if value},
             "artifacts": ["config.yaml", "plan.json", "plan.txt", "deepspeed.json"],
         },
+        mode=0o600,
     )
 
 

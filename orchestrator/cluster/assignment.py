@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.rank.environment import without_leftovers
 from orchestrator.rank.spec import RankSpec
+from orchestrator.rundir import write_whole
 
 # Set by Ray for its own workers, and by our command line for Hydra; a rank is neither.
 _NOT_ITS_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")
@@ -115,7 +116,7 @@ def rank_specs(
     run_dir = Path(assignment.run_dir)
     Path(assignment.checkpoint_dir).mkdir(parents=True, exist_ok=True)
     config_path = run_dir / f"deepspeed.node-{node_index}.json"
-    config_path.write_text(json.dumps(assignment.deepspeed, indent=2))
+    write_whole(config_path, json.dumps(assignment.deepspeed, indent=2), mode=0o600)
     places = {
         "{run_dir}": str(run_dir),
         "{deepspeed_config}": str(config_path),

@@ -28,6 +28,8 @@ from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow_database import make_ready
 from orchestrator.ledger.projection import Point, clean_key, clip
 from orchestrator.ledger.tracking_check import check_database, is_database
+from orchestrator.redact import redact, redact_text
+from orchestrator.rundir import write_whole
 
 METRICS_PER_BATCH = 1000
 ENTITIES_PER_BATCH = 100
@@ -150,7 +152,7 @@ class MlflowRun:
         if logs and "logs" not in self._uploaded:
             with tempfile.TemporaryDirectory() as directory:
                 for path in logs:
-                    (Path(directory) / path.name).write_bytes(_end_of(path))
+                    (Path(directory) / path.name).write_text(redact_text(_end_of(path)))
                 client.log_artifacts(run_id, directory, "logs")
             self._uploaded.add("logs")
 
@@ -160,7 +162,7 @@ class MlflowRun:
         client.set_terminated(run_id, status, end_ms)
 
     def _write_params(self, client: MlflowClient, run_id: str, known: dict[str, str]) -> None:
-        params = {clean_key(k): clip(str(v), MAX_PARAM_CHARACTERS) for k, v in self._tracking.params.items()}
+        params = {clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS) for k, v in self._tracking.params.items()}
         # MLflow refuses to change a parameter, and with it the whole batch.
         changed = sorted(k for k, v in known.items() if params.get(k, v) != v)
         if changed:
@@ -189,9 +191,7 @@ def only_writer(run_dir: Path) -> Iterator[None]:
 
 def write_json(path: Path, body: Any) -> None:
     """Write beside and rename, so that a reader sees the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(body, indent=2) + "\n")
-    beside.replace(path)
+    write_whole(path, json.dumps(body, indent=2) + "\n", 0o600)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -227,10 +227,10 @@ def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
         yield list(items[start : start + size])
 
 
-def _end_of(path: Path) -> bytes:
+def _end_of(path: Path) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         skipped = max(0, size - LOG_TAIL_BYTES)
         file.seek(skipped)
         note = f"[the first {skipped} bytes are left out]\n" if skipped else ""
-        return note.encode() + file.read()
+        return note + file.read().decode(errors="replace")

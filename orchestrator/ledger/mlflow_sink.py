@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -57,6 +58,7 @@ from orchestrator.ledger.mlflow_database import DatabaseUnusable  # noqa: E402
 from orchestrator.ledger.mlflow_run import MlflowRun, Tracking, only_writer  # noqa: E402
 from orchestrator.ledger.outage import Outage  # noqa: E402
 from orchestrator.ledger.projection import MLFLOW_STATUS, Point, Projection  # noqa: E402
+from orchestrator.redact import learn, redact_text  # noqa: E402
 
 POLL_S = 0.1
 MAX_BACKOFF_S = 5.0
@@ -241,6 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _follow(options: argparse.Namespace) -> int:
     run_dir, timeout_s = options.run_dir, options.finish_timeout_s
     tracking = Tracking.read(run_dir / "tracking.json")
+    _know_secrets(run_dir, tracking)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     with only_writer(run_dir):
         sink = Sink(run_dir, tracking, options.parent_pid, options.earlier_bytes)
@@ -281,14 +284,28 @@ def _fail(message: str, exit_code: int) -> int:
 def say(message: str) -> None:
     """To the driver, which may be gone."""
     with contextlib.suppress(OSError):
-        print(f"mlflow_sink: {message}", file=sys.stderr, flush=True)
+        print(f"mlflow_sink: {redact_text(message)}", file=sys.stderr, flush=True)
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Drivers of databases quote the address that they were given."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))
+
+
+def _know_secrets(run_dir: Path, tracking: Tracking) -> None:
+    """What the run's own process knows of its configuration, so that no log that is uploaded tells it."""
+    learn(tracking.uri)
+    with contextlib.suppress(OSError, ValueError):
+        learn(json.loads((run_dir / "resume.json").read_text()))
 
 
 def _quiet(path: Path) -> None:
     """Everything that MLflow says goes to the log file; stdout and stderr belong to the driver."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
         logger = logging.getLogger(name)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show_run import count, money_rows, parts_of, si, size
-from orchestrator.redact import HIDDEN, is_secret, redact
+from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
 
 
 def show_plan(plan: Plan, console: Console, brief: bool = False) -> None:
@@ -23,7 +23,7 @@ def show_plan(plan: Plan, console: Console, brief: bool = False) -> None:
         console.print(Padding(parts_of(plan), (1, 0)))
     console.print(_table(money_rows(plan, brief)))
     if not brief:
-        console.print(Padding(_table([("command", plan.command())]), (0, 0, 1, 0)))
+        console.print(Padding(_table([("command", redact_text(plan.command()))]), (0, 0, 1, 0)))
         console.print(_environment(plan))
     console.print()
 

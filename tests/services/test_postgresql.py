@@ -195,12 +195,6 @@ def test_a_real_run_is_recorded_in_postgresql(tracked: tuple[User, Run], postgre
     assert postgres.ask("SELECT status FROM runs", "whole") == "FINISHED", "whatever MLflow's client says"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="tracking.json, mlflow_run.json and mlflow_sink.json have the password and everybody may read them; "
-    "resume.json is its owner's alone",
-)
 def test_the_password_is_in_no_file_that_others_may_read(tracked: tuple[User, Run], postgres: Postgres) -> None:
     _, run = tracked
     files = [path for path in run.folder.rglob("*") if path.is_file()]
