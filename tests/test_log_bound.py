@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,13 +108,15 @@ def test_lines_at_both_ends_are_kept_and_what_is_between_says_how_much_it_was(tm
     assert lines[HEAD // 100].startswith(b"[orchestrator] ")
 
 
-def test_a_log_that_grew_unseen_is_held_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [None, "/dev/shm"])
+def test_a_log_that_grew_unseen_is_held_at_once(tmp_path: Path, place: str | None) -> None:
     """Its agent was stopped for a while, say."""
-    printed = Printed(tmp_path)
-    printed.print(1000, width=9999)
-    bound = LogBound(printed.path, MOST)
-    bound.hold()
-    assert_as_it_should_be(printed, bound)
+    with tempfile.TemporaryDirectory(dir=place or tmp_path) as folder:
+        printed = Printed(Path(folder))
+        printed.print(1000, width=9999)
+        bound = LogBound(printed.path, MOST)
+        bound.hold()
+        assert_as_it_should_be(printed, bound)
 
 
 def test_logs_without_lines_are_bounded_too(tmp_path: Path) -> None:
@@ -239,7 +242,7 @@ def test_a_sender_that_was_passed_says_what_the_node_has_lost_too(tmp_path: Path
     )
 
 
-def test_the_shortest_end_has_more_than_what_mlflow_gets(tmp_path: Path) -> None:
+def test_the_shortest_end_has_more_than_what_mlflow_gets() -> None:
     assert LEAST_LOG_BYTES // 2 > LOG_TAIL_BYTES
     assert LEAST_LOG_BYTES // 2 > gather_logs.BEHIND_BYTES, "so that a sender is not passed either"
 

@@ -223,6 +223,9 @@ def test_logs_are_bounded_once_they_are_read_and_sent(
     assert max(log.stat().st_blocks * 512 for log in paths) <= most_bytes
     assert [part["metric_step"] for part in told if part["kind"] == "metric"] == [*range(1, 11)]
     assert len([part for part in told if part["kind"] == "remark"]) == 1
+    left_out = [part["text"] for part in told if "lines left out here" in part.get("text", "")]
+    assert "lines left out here; all are in" in left_out[0]
+    assert "lines left out here; the first and last lines of all are in" in left_out[-1]
     for log in paths:
         sent = b"".join(part["data"] for part in told if part["kind"] == "log" and part["name"] == log.name)
         assert len(sent) == (log.stat().st_size if travels else 0), "all was sent before it was left out"

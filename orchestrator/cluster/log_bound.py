@@ -23,10 +23,10 @@ _MOST_HEAD_BYTES = 4 * 1024 * 1024
 _MOST_HOLE_BYTES = 64 * 1024 * 1024
 # So far the end of a line is looked for.
 _LINE_BYTES = 4096
-# Of what a disk gives at a time; some claim to give megabytes, which is what they like to be asked for.
-_LEAST_BLOCK_BYTES, _MOST_BLOCK_BYTES = 4096, 64 * 1024
-# Below this the pieces would be no larger than blocks.
-LEAST_BYTES = 64 * 1024
+# What a disk gives at a time. Some claim to give megabytes, which is what they like to be asked for: so much of a
+# bound is believed.
+_BLOCK_BYTES, _BLOCK_SHARE = 4096, 64
+LEAST_BYTES = _BLOCK_BYTES * _BLOCK_SHARE
 
 
 @dataclass
@@ -51,7 +51,7 @@ class LogBound:
         self.most_bytes = max(most_bytes, LEAST_BYTES)
         self._head_bytes = min(self.most_bytes // 8, _MOST_HEAD_BYTES)
         self._hole_bytes = min(self.most_bytes // 4, _MOST_HOLE_BYTES)
-        self._block_bytes = _LEAST_BLOCK_BYTES
+        self._block_bytes = _BLOCK_BYTES
         self._holes = _Holes()
 
     @property
@@ -69,7 +69,7 @@ class LogBound:
             self._holes = _Holes()
         if self._kept(status.st_size) <= self.most_bytes:
             return
-        self._block_bytes = min(max(status.st_blksize, _LEAST_BLOCK_BYTES), _MOST_BLOCK_BYTES)
+        self._block_bytes = min(max(status.st_blksize, _BLOCK_BYTES), self.most_bytes // _BLOCK_SHARE)
         # Not by the rank's descriptor, with which everything is written to the end.
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -126,6 +126,10 @@ class LogBounds:
         self._notice = notice
         self._bounds: dict[Path, LogBound] = {}
         self._told: set[str] = set()
+
+    def left_out(self, path: Path) -> bool:
+        """Whether there is a part of this one that nobody finds in it any more."""
+        return path in self._bounds and self._bounds[path].end > 0
 
     def hold(self, path: Path) -> int:
         """Bound this one; the offset before which there is nothing to be read any more."""

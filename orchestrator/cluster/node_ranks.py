@@ -207,7 +207,8 @@ class NodeRanks:
             self._watchdog.printed(rank.process.spec.rank, now_s)
         if len(lines) > MOST_LINES:
             on_host = f" on {socket.gethostname()}" if self.sender is not None else ""
-            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}{on_host}"
+            kept = "the first and last lines of all" if self._bounds.left_out(rank.log.path) else "all"
+            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; {kept} are in {rank.log.path}{on_host}"
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
         if rank.process.spec.rank == 0 and not rank.error:
