@@ -299,6 +299,9 @@ class LaunchConfig:
     idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
     # variables of the shell that starts the run which its ranks get though docs/environment.md leaves them out
     forward: list[str] = field(default_factory=list)
+    # of the disk that the log of one rank and attempt may take; beyond that what lies between its first and last lines
+    # is left out. At least 4194304; null or 0 is no bound
+    log_max_bytes: int | None = 1073741824
     # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
     working_dir: str | None = None
 

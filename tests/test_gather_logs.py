@@ -9,11 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cluster.gather_logs import BEHIND_BYTES, LEAST_BYTES, POLL_BYTES, LogKeeper, LogSender, sender_of
+from orchestrator.cluster.log_bound import LogBounds
 from orchestrator.cluster.on_node import leave_mark
 from orchestrator.errors import RunDirectoryError
 from tests.test_on_node import assignment
 
 LOG = "attempt-1.rank-0.log"
+
+
+def keeper(folder: Path) -> LogKeeper:
+    """Without a bound."""
+    return LogKeeper(folder, LogBounds(None, pytest.fail))
 
 
 class Pair:
@@ -23,7 +29,7 @@ class Pair:
         self.node, self.driver = tmp_path / "node", tmp_path / "driver"
         self.node.mkdir()
         self.driver.mkdir()
-        self.sender, self.keeper = LogSender(self.node, nodes), LogKeeper(self.driver)
+        self.sender, self.keeper = LogSender(self.node, nodes), keeper(self.driver)
         self.travelled: list[int] = []
 
     def poll(self, *ended: str) -> None:
@@ -132,7 +138,7 @@ def test_a_part_lands_in_the_folder_whatever_its_name(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"can not write .*absent/a\.log"):
-        LogKeeper(tmp_path / "absent").keep({"kind": "log", "name": "a.log", "data": b"x"})
+        keeper(tmp_path / "absent").keep({"kind": "log", "name": "a.log", "data": b"x"})
 
 
 def test_logs_travel_only_where_the_driver_does_not_see_them(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import node_ranks, oom
+from orchestrator.cluster import logs, node_ranks, oom
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
+from orchestrator.cluster.gather_logs import LogSender
 from orchestrator.cluster.node_ranks import NodeRanks
 from orchestrator.cluster.watchdog import LEAST_SAMPLES
 from orchestrator.errors import NodeMismatch
@@ -52,7 +53,7 @@ class Rank:
 class Node:
     """A :class:`NodeRanks` whose clock moves only when told."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         self.now_s = 1000.0
         self.killed_by_kernel = 0
         self.signals: list[tuple[int, int]] = []
@@ -61,7 +62,7 @@ class Node:
         monkeypatch.setattr(oom, "_kills", lambda: [0, self.killed_by_kernel])
         limits = {"hang_floor_s": FLOOR_S, "hang_unknown_s": UNKNOWN_S, "unkillable_s": UNKILLABLE_S}
         self.ranks: list[Rank] = []
-        self.node = NodeRanks(small_assignment(folder, **limits))
+        self.node = NodeRanks(small_assignment(folder, **limits, **changes))
         self._logs = folder / "run" / "logs"
         self.start_attempt(1)
 
@@ -166,24 +167,24 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     assert looked_at == [{0: node.ranks[0], 1: node.ranks[1]}]
     assert node.later(0.5) == []
     (part,) = node.later(0.5)
-    logs = [Path(rank.spec.log_path) for rank in node.ranks]
+    paths = [Path(rank.spec.log_path) for rank in node.ranks]
     assert part["kind"] == "stacks"
     assert [(one["rank"], one["gpu"], one["stack"], one["where"], one["wait"]) for one in part["ranks"]] == [
         (0, "CPU core 0", ["train.py:7 in wait"], *where[0]), (1, "CPU core 1", [], *where[1])
     ]  # fmt: skip
-    assert part["ranks"][0]["path"] == str(logs[0].with_suffix(".stacks"))
-    kept = logs[0].with_suffix(".stacks").read_text()
+    assert part["ranks"][0]["path"] == str(paths[0].with_suffix(".stacks"))
+    kept = paths[0].with_suffix(".stacks").read_text()
     assert kept.startswith("--- no progress; stacks of ")
     assert 'File "/job/train.py", line 7' in kept
-    assert not logs[1].with_suffix(".stacks").exists()
+    assert not paths[1].with_suffix(".stacks").exists()
     assert node.later(5.0) == []
     node.node.ask_stacks()
     assert [part["kind"] for part in node.later(1.0)] == ["stacks"]
-    assert logs[0].with_suffix(".stacks").read_text() == kept  # the same stack is kept once
+    assert paths[0].with_suffix(".stacks").read_text() == kept  # the same stack is kept once
     text = text.replace("line 7", "line 8")
     node.node.ask_stacks()
     node.later(1.0)
-    assert logs[0].with_suffix(".stacks").read_text().count("--- no progress") == 2
+    assert paths[0].with_suffix(".stacks").read_text().count("--- no progress") == 2
 
 
 def test_what_a_rank_prints_is_progress(node: Node) -> None:
@@ -194,6 +195,60 @@ def test_what_a_rank_prints_is_progress(node: Node) -> None:
             stream.write("\r 5%")  # as progress bars do, without an end of the line
         assert overdue(node.later(FLOOR_S / 2)) in ([], [(False, [1])])
     assert overdue(node.later(FLOOR_S + 1)) == [(True, [0, 1])]
+
+
+@pytest.mark.parametrize("travels", [False, True])
+def test_logs_are_bounded_once_they_are_read_and_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, travels: bool
+) -> None:
+    most_bytes = 256 * 1024
+    node = Node(tmp_path, monkeypatch, log_max_bytes=most_bytes)
+    paths = [Path(rank.spec.log_path) for rank in node.ranks]
+    if travels:
+        node.node.sender = LogSender(paths[0].parent, nodes=1)
+        for log in paths:
+            node.node.sender.follow(log.name)
+    told: list[dict[str, Any]] = []
+    for step in range(1, 11):
+        for log in paths:
+            with log.open("a") as stream:
+                stream.write("x" * 99 + "\n" + f"a line of step {step}\n" * 10_000 + f'{{"step": {step}, "loss": 1}}\n')
+        told += node.later(1.0)
+        assert max(log.stat().st_blocks * 512 for log in paths) <= most_bytes
+    for rank, log in zip(node.ranks, paths, strict=True):
+        with log.open("a") as stream:
+            stream.write("last words\n" * 50_000)
+        rank.status = 0
+    told += node.later(1.0)
+    assert max(log.stat().st_blocks * 512 for log in paths) <= most_bytes
+    assert [part["metric_step"] for part in told if part["kind"] == "metric"] == [*range(1, 11)]
+    assert len([part for part in told if part["kind"] == "remark"]) == 1
+    left_out = [part["text"] for part in told if "lines left out here" in part.get("text", "")]
+    assert "lines left out here; all are in" in left_out[0]
+    assert "lines left out here; the first and last lines of all are in" in left_out[-1]
+    for log in paths:
+        sent = b"".join(part["data"] for part in told if part["kind"] == "log" and part["name"] == log.name)
+        assert len(sent) == (log.stat().st_size if travels else 0), "all was sent before it was left out"
+        assert b"\0" not in sent
+
+
+def test_what_is_left_out_before_it_was_read_and_sent_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "READ_BYTES", 1000)
+    node = Node(tmp_path, monkeypatch, log_max_bytes=256 * 1024)
+    log = Path(node.ranks[0].spec.log_path)
+    node.node.sender = LogSender(log.parent, nodes=1)
+    node.node.sender.room_bytes = 1000
+    node.node.sender.follow(log.name)
+    log.write_text("a line\n" * 100_000)
+    told = node.later(1.0) + node.later(1.0)
+    for part in told:
+        assert "\0" not in part.get("text", "")
+        assert b"\0" not in part.get("data", b"")
+    passed = [part["text"] for part in told if "bytes left out here, of the log too" in part.get("text", "")]
+    assert len(passed) == 1
+    assert b" bytes left out here; all but " in b"".join(part.get("data", b"") for part in told)
 
 
 def test_after_sigterm_comes_sigkill_and_who_outlives_that_makes_its_node_a_bad_one(node: Node) -> None:

@@ -69,6 +69,7 @@ def assignment_of(
         straggler_factor=config.recovery.straggler_factor,
         straggler_steps=config.recovery.straggler_steps,
         straggler_after_s=config.recovery.straggler_after_s,
+        log_max_bytes=config.launch.log_max_bytes or None,
     )
 
 

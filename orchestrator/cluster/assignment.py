@@ -73,6 +73,7 @@ class Assignment:
     straggler_factor: float = 1.5
     straggler_steps: int = 20
     straggler_after_s: float = 300.0
+    log_max_bytes: int | None = None
 
     def gpu_name(self, local_rank: int) -> str:
         """What people call a rank's device."""

@@ -1,7 +1,7 @@
 """Logs of nodes that do not share the run directory: sent in pieces, put together in the driver's.
 
 What travels is bounded, whatever ranks print: a log that is far behind jumps to its end and says how
-much it left out. The whole log is on the node that wrote it.
+much it left out. The log on the node that wrote it has more, and it and the driver's have the same bound.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.log_bound import LogBounds
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.on_node import sees_mark
 from orchestrator.errors import RunDirectoryError
@@ -31,11 +32,19 @@ class LogSender:
         self.folder = folder
         self.room_bytes = max(LEAST_BYTES, POLL_BYTES // nodes)
         self._offsets: dict[str, int] = {}
+        self._passed_bytes: dict[str, int] = {}
 
     def follow(self, name: str) -> None:
         """Send this log from its present end on."""
         path = self.folder / name
         self._offsets.setdefault(name, path.stat().st_size if path.exists() else 0)
+
+    def skip(self, name: str, offset: int) -> None:
+        """Go on from there, if that is ahead: what is before is no more in the file."""
+        ahead = offset - self._offsets.get(name, offset)
+        if ahead > 0:
+            self._passed_bytes[name] = self._passed_bytes.get(name, 0) + ahead
+            self._offsets[name] = offset
 
     def parts(self, ended: Collection[str] = ()) -> list[Part]:
         """A part per log that has grown; those that ``ended`` are sent to their end and then forgotten."""
@@ -52,21 +61,26 @@ class LogSender:
         return parts
 
     def _take(self, name: str, room: int, behind: int) -> bytes:
-        path, offset, notice = self.folder / name, self._offsets[name], b""
+        path, offset = self.folder / name, self._offsets[name]
         try:
             with path.open("rb") as stream:
                 waiting = os.fstat(stream.fileno()).st_size - offset
-                if waiting > behind:
-                    text = (
-                        f"\n… {waiting - room:,} bytes left out here; all are in {path} on {socket.gethostname()} …\n"
-                    )
-                    notice, offset = text.encode(), offset + waiting - room
+                ahead = waiting - room if waiting > behind else 0
+                offset += ahead
                 stream.seek(offset)
                 data = stream.read(room)
         except FileNotFoundError:
             return b""
         self._offsets[name] = offset + len(data)
-        return notice + data
+        return self._notice(path, ahead) + data
+
+    def _notice(self, path: Path, ahead: int) -> bytes:
+        passed = self._passed_bytes.pop(path.name, 0)
+        if not passed + ahead:
+            return b""
+        few = f"all but {passed:,} (launch.log_max_bytes)" if passed else "all"
+        where = f"{path} on {socket.gethostname()}"
+        return f"\n… {passed + ahead:,} bytes left out here; {few} are in {where} …\n".encode()
 
 
 def sender_of(assignment: Assignment) -> LogSender | None:
@@ -79,16 +93,18 @@ def sender_of(assignment: Assignment) -> LogSender | None:
 
 
 class LogKeeper:
-    """On the driver: adds the parts to logs of the same names."""
+    """On the driver: adds the parts to logs of the same names, and bounds these as nodes do theirs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bounds: LogBounds) -> None:
         self.folder = folder
+        self._bounds = bounds
 
     def keep(self, part: Part) -> None:
-        """Raises :class:`RunDirectoryError` when the log can not be written."""
+        """Raises :class:`RunDirectoryError` when the log cannot be written."""
         path = self.folder / Path(part["name"]).name
         try:
             with path.open("ab") as stream:
                 stream.write(part["data"])
         except OSError as error:
             raise RunDirectoryError(f"can not write {path}: {error.strerror}") from None
+        self._bounds.hold(path)

@@ -17,6 +17,7 @@ from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
 from orchestrator.cluster.gather_logs import LogKeeper
 from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.launching import WarmZygotes
+from orchestrator.cluster.log_bound import LogBounds
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.snapshots import Restore
@@ -41,7 +42,7 @@ _FIRST_NAME_S = 120.0
 class RayWorkerGroup:
     """Implements :class:`~orchestrator.cluster.contract.WorkerGroup`; ``ray`` is initialised already.
 
-    ``notice`` is told what is waited for.
+    ``notice`` is told what is waited for, and what nodes remark on the way, once.
     """
 
     def __init__(
@@ -61,7 +62,10 @@ class RayWorkerGroup:
         again_s = wait_for_resources_s if wait_for_node_s is None else wait_for_node_s
         self._nodes = Nodes(assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up)
         self._checkpoints = Checkpoints(assignment, self._nodes)
-        self._logs = LogKeeper(Path(assignment.run_dir) / "logs")
+        self._notice = notice
+        self._remarked: set[str] = set()
+        bounds = LogBounds(assignment.log_max_bytes, lambda text: self._remark("this machine", text))
+        self._logs = LogKeeper(Path(assignment.run_dir) / "logs", bounds)
         self._attempt: Attempt | None = None
         self._starting: list[Any] = []
         self._start_deadline_s = 0.0
@@ -232,6 +236,8 @@ class RayWorkerGroup:
                 match part["kind"]:
                     case "log":
                         self._logs.keep(part)
+                    case "remark":
+                        self._remark(node.name, part["text"])
                     case "overdue":
                         self._overdue[node.index] = part
                     case "stacks":
@@ -245,6 +251,12 @@ class RayWorkerGroup:
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.saved(event, time.monotonic())
         return events
+
+    def _remark(self, name: str, text: str) -> None:
+        """What many nodes say alike is said once."""
+        if text not in self._remarked:
+            self._remarked.add(text)
+            self._notice(f"{name}: {text}")
 
     def _hear_nodes(self, attempt: Attempt) -> list[tuple[Node, list[Part]]]:
         for node in self._nodes.all:

@@ -27,11 +27,24 @@ class LogReader:
         self._offset = 0
         self._rest = b""
         self._cut = False
+        self._passed: list[str] = []
+        self._passed_bytes = 0
 
     @property
     def read_bytes(self) -> int:
         """How much of it has been read: grows with all that is printed, whole lines or not."""
         return self._offset
+
+    def skip(self, offset: int) -> None:
+        """Go on from there, if that is ahead: what is before is no more in the file. The next lines begin with how
+        much that was."""
+        if offset <= self._offset:
+            return
+        if self._rest:
+            self._cut = True
+            self._passed.append(self._take())
+        self._passed_bytes += offset - self._offset
+        self._offset = offset
 
     def rest(self) -> list[str]:
         """All that is left of a file that grows no more (of a huge rest, the end), an unfinished line too."""
@@ -46,20 +59,28 @@ class LogReader:
 
     def lines(self) -> list[str]:
         """The lines completed since the last call, long ones cut."""
+        passed = self._take_passed()
         try:
             with self.path.open("rb") as stream:
                 stream.seek(self._offset)
                 data = stream.read(READ_BYTES)
         except FileNotFoundError:
-            return []
+            return passed
         self._offset += len(data)
         first, *others = data.split(b"\n")
         self._extend(first)
-        whole = []
+        whole = passed
         for part in others:
             whole.append(self._take())
             self._extend(part)
         return whole
+
+    def _take_passed(self) -> list[str]:
+        passed, self._passed = self._passed, []
+        if self._passed_bytes:
+            passed.append(f"… {self._passed_bytes:,} bytes left out here, of the log too (launch.log_max_bytes)")
+            self._passed_bytes = 0
+        return passed
 
     def _extend(self, part: bytes) -> None:
         room = LINE_BYTES - len(self._rest)

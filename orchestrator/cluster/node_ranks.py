@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.gather_logs import LogSender
+from orchestrator.cluster.log_bound import LogBounds
 from orchestrator.cluster.logs import LogReader, line_part, tail
 from orchestrator.cluster.look import Looks
 from orchestrator.cluster.merge import Gather, Part, checkpoint_part, memory_part, step_part
@@ -54,6 +55,8 @@ class NodeRanks:
         self._ranks: list[_Watched] = []
         self._launcher: Launcher | None = None
         self._gather = Gather(assignment.ranks_per_node)
+        self._remarks: list[str] = []
+        self._bounds = LogBounds(assignment.log_max_bytes, self._remarks.append)
         self._watchdog = Watchdog(
             assignment.hang_factor, assignment.hang_floor_s, assignment.hang_unknown_s, assignment.last_step
         )
@@ -99,6 +102,7 @@ class NodeRanks:
         if self.sender is not None:
             ended = {rank.log.path.name for rank in self._ranks if rank.status is not None}
             parts = self.sender.parts(ended) + parts  # a log is there when an exit names it
+        parts += self._bound_logs()
         parts += self._overdue(now_s) + self._stacks(now_s)
         if self._kill_due_s is not None and now_s >= self._kill_due_s:
             self.kill()
@@ -126,6 +130,17 @@ class NodeRanks:
     def ask_stacks(self) -> None:
         """Have every rank write down where it is; a later poll has the answers."""
         self._looks.begin({rank.process.spec.rank: rank.process for rank in self._alive()})
+
+    def _bound_logs(self) -> list[Part]:
+        """After they have been read, so that hardly ever is something left out that nobody has seen."""
+        for rank in self._ranks:
+            begin = self._bounds.hold(rank.log.path)
+            rank.log.skip(begin)
+            if self.sender is not None:
+                self.sender.skip(rank.log.path.name, begin)
+        parts: list[Part] = [{"kind": "remark", "text": text} for text in self._remarks]
+        self._remarks.clear()
+        return parts
 
     def _alive(self) -> list[_Watched]:
         return [rank for rank in self._ranks if rank.status is None]
@@ -192,7 +207,8 @@ class NodeRanks:
             self._watchdog.printed(rank.process.spec.rank, now_s)
         if len(lines) > MOST_LINES:
             on_host = f" on {socket.gethostname()}" if self.sender is not None else ""
-            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; all are in {rank.log.path}{on_host}"
+            kept = "the first and last lines of all" if self._bounds.left_out(rank.log.path) else "all"
+            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; {kept} are in {rank.log.path}{on_host}"
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
         if rank.process.spec.rank == 0 and not rank.error:

@@ -12,6 +12,7 @@ from orchestrator.config import Config, Device, ModelConfig
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.signals import stop_numbers
 
+LEAST_LOG_BYTES = 4 * 1024 * 1024
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 
@@ -115,10 +116,19 @@ def check_values(config: Config) -> None:
     for key, value in not_negative.items():
         if value < 0:
             raise ConfigError(f"{key}={value}: must be 0 or more")
+    _check_log_bound(config.launch.log_max_bytes)
     stop_numbers(config.recovery.stop_signals)
     spike = config.recovery.loss_spike
     if spike is not None and spike <= 1:
         raise ConfigError(f"recovery.loss_spike={spike}: must be greater than 1, or null to reject only NaN")
+
+
+def _check_log_bound(most_bytes: int | None) -> None:
+    if most_bytes and most_bytes < LEAST_LOG_BYTES:
+        raise ConfigError(
+            f"launch.log_max_bytes={most_bytes}: less than the beginning and the end of a log need; "
+            f"use launch.log_max_bytes={LEAST_LOG_BYTES} or more, or launch.log_max_bytes=null for no bound"
+        )
 
 
 def precision_of(config: Config) -> str:

@@ -26,6 +26,7 @@ from orchestrator.events import ResourcesReleased, RunEnded, RunResumed, Status,
 from orchestrator.ledger.journal import Tail, replay
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.tracking_check import check_tracking
+from orchestrator.plan.layout import LEAST_LOG_BYTES
 from orchestrator.sync import sync
 from tests.mlflow_server import Server
 from tests.sink_harness import (
@@ -79,12 +80,22 @@ def copy_of(database: Path, directory: Path) -> str:
     return f"sqlite:///{directory}/mlflow.db"
 
 
+def huge_log(path: Path) -> None:
+    """Of a terabyte, all but the first line and what a bound of the least size keeps of the end is left out."""
+    with path.open("w") as log:
+        log.write("the first line\n")
+        log.truncate(10**12)
+        log.seek(0, os.SEEK_END)
+        log.write("\n" + "x\n" * (LEAST_LOG_BYTES // 4) + "the last line\n")
+
+
 def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
     run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
 ) -> None:
     database = tmp_path / "new" / "place" / "mlflow.db"
     uri = f"sqlite:///{database}"
     track(run_dir, uri)
+    huge_log(run_dir / "logs" / "rank-1.log")
     writer = Writer(run_dir)
     writer.write([*story(60), *END])
     sink = sinks(run_dir)
@@ -106,6 +117,10 @@ def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
     assert artifacts == {"config.yaml", "incidents.json", "journal.jsonl", "logs"}
     copied = database.parent / "mlartifacts" / run.info.run_id / "artifacts" / "logs" / "rank-0.log"
     assert copied.read_text().startswith("[the first 97856 bytes are left out]\n")
+    end_of_huge = copied.with_name("rank-1.log").read_bytes()
+    assert len(end_of_huge) < 300_000
+    assert b"\0" not in end_of_huge
+    assert end_of_huge.endswith(b"the last line\n")
     assert not (run_dir / "mlruns").exists()
     assert json.loads((run_dir / "mlflow_run.json").read_text())["run_id"] == run.info.run_id
 

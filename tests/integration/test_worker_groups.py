@@ -206,6 +206,35 @@ def test_output_metrics_and_logs_reach_the_driver(make: Make, tmp_path: Path, re
     assert "hello from rank 1 of 2" in (tmp_path / "run/logs/attempt-1.rank-1.log").read_text()
 
 
+@pytest.mark.real
+def test_a_log_keeps_to_its_bound_while_its_lines_are_heard(
+    ray_group: Callable[..., WorkerGroup], tmp_path: Path
+) -> None:
+    most_bytes, told = 4 * 1024 * 1024, []
+    group = ray_group("noise", log_max_bytes=most_bytes, notice=told.append)
+    logs = [tmp_path / f"run/logs/attempt-1.rank-{rank}.log" for rank in range(2)]
+    begin(group)
+    events: list[Event] = []
+    deadline_s = time.monotonic() + TIMEOUT_S
+    for step in range(1, 11):
+        while {"answer": step} not in [event.metrics for event in events if isinstance(event, MetricLogged)]:
+            assert time.monotonic() < deadline_s, f"step {step} was not heard of: {events[-3:]}"
+            events += group.poll()
+        assert logs[0].stat().st_blocks * 512 <= most_bytes
+        (tmp_path / f"go-on-{step}").touch()
+    assert outcome(events + until_ended(group)) is Outcome.FINISHED
+    for rank, log in enumerate(logs):
+        assert log.stat().st_size > 50_000_000
+        assert log.stat().st_blocks * 512 <= most_bytes
+        lines = log.read_text().splitlines()
+        assert (lines[0], lines[-1]) == (f"hello from rank {rank} of 2", "the last line")
+        assert '{"step": 10, "answer": 10}' in lines
+    assert [text.partition(": ")[2] for text in told] == [
+        f"logs have reached launch.log_max_bytes={most_bytes}: from here on what lies between their first and last "
+        "lines is left out of them"
+    ]
+
+
 @pytest.fixture
 def ray_group(ray_cluster: None, tmp_path: Path) -> Iterator[Callable[..., WorkerGroup]]:
     from orchestrator.cluster.group import RayWorkerGroup

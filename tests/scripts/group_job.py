@@ -1,6 +1,7 @@
 """A job for worker groups: no DeepSpeed, only what a rank can do to its group.
 
-``--then`` says what rank ``--who`` does after a moment; the others go on until ``--seconds`` are over.
+``--then`` says what rank ``--who`` does after a moment; the others go on until ``--seconds`` are over. With ``noise``
+all print 5 MB before each of ten steps, and wait for the file that lets them go on.
 """
 
 import argparse
@@ -54,4 +55,13 @@ if args.then in ("raise", "raise_all") and (rank == args.who or args.then == "ra
 if args.then == "sigkill" and rank == args.who:
     time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGKILL)
-wait(args.seconds if args.then == "finish" else 60)
+for step in range(1, 11) if args.then == "noise" else ():
+    for _ in range(5):
+        sys.stdout.write(f"noise of rank {rank} at step {step}\n" * 40_000)
+    print(f'{{"step": {step}, "answer": {step}}}', flush=True)
+    while not os.path.exists(f"go-on-{step}"):
+        wait(0.01)
+if args.then == "noise":
+    print("the last line", flush=True)
+
+wait(args.seconds if args.then in ("finish", "noise") else 60)
