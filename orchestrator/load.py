@@ -5,6 +5,8 @@ OmegaConf is used here, in the schema and in ``cli.py`` only.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.redact import learn
 
 CPU_RANKS = 2
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*['\"]?(\w+)")
+_WHO_AND_WHERE = {"USER", "LOGNAME", "HOME", "HOSTNAME", "PWD", "SHELL", "LANG", "TZ", "TMPDIR"}
 
 
 def conf_dir() -> Path:
@@ -94,17 +98,27 @@ def load(composed: DictConfig) -> Config:
     Raises :class:`ConfigError` for a missing value, an interpolation that leads nowhere, a value of
     the wrong type and for ``_target_`` anywhere (nothing in a config is ever instantiated).
     """
-    for path in _keys(OmegaConf.to_container(composed, resolve=False)):
+    written = OmegaConf.to_container(composed, resolve=False)
+    for path in _keys(written):
         if path.rsplit(".", 1)[-1] == "_target_":
             raise ConfigError(f"{path}: a config is data here and '_target_' would run code; remove the key")
     try:
         learn(OmegaConf.to_container(composed, resolve=True))
+        learn(_from_environment(written), name="secret")
         return cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
         key = getattr(error, "full_key", None) or "config"
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+
+
+def _from_environment(written: Any) -> list[str]:
+    """Values that a configuration takes from the environment, which is how secrets are kept out of it; not those that
+    say who and where we are, numbers and addresses: a password in one of these is known by its form."""
+    named = set(_ENVIRONMENT.findall(str(written))) - _WHO_AND_WHERE
+    values = [os.environ.get(name, "") for name in sorted(named)]
+    return [value for value in values if not value.isdigit() and "://" not in value]
 
 
 def load_tracking(composed: DictConfig) -> TrackingConfig:

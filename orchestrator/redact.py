@@ -107,6 +107,11 @@ def learn(value: Any, name: str = "") -> None:
         _values.cache_clear()
 
 
+def known() -> list[str]:
+    """What :func:`learn` was shown, for another process of the same run."""
+    return sorted(_known)
+
+
 def redact(value: Any, name: str = "") -> Any:
     """A copy of a structure of dicts, lists and texts without the secrets; ``name`` is what the value goes by."""
     return _redacted(value, is_secret(name) if name else False)

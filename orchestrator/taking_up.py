@@ -15,6 +15,7 @@ from orchestrator.events import RunEnded, RunResumed, Status
 from orchestrator.folded import Folded
 from orchestrator.journal_fold import JournalFold
 from orchestrator.rank.environment import reaching_ranks
+from orchestrator.redact import known, learn
 from orchestrator.rundir import RunDirectory
 
 CONFIG = "resume.json"
@@ -52,7 +53,7 @@ class Unfinished:
 def remember(config: Config, directory: RunDirectory) -> None:
     """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names only."""
     names = sorted(reaching_ranks(os.environ, config.launch.forward))
-    kept = {"cwd": os.getcwd(), "config": load.to_container(config), "forwarded": names}
+    kept = {"cwd": os.getcwd(), "config": load.to_container(config), "forwarded": names, "secrets": known()}
     directory.write(CONFIG, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
@@ -99,6 +100,7 @@ def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
         ) from None
     if os.path.isdir(kept["cwd"]):
         os.chdir(kept["cwd"])  # paths of the configuration were meant from there
+    learn(kept.get("secrets", []), name="secrets")
     config = load.from_container(kept["config"])
     config.run_dir = str(path)
     return start(config, replace(found, forwarded=tuple(kept.get("forwarded", ()))))

@@ -12,9 +12,13 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from orchestrator import redact as module
+from orchestrator.config import Config
+from orchestrator.errors import ConfigError
 from orchestrator.events import AttemptEnded, Decided, Fault, Outcome, RankLost
+from orchestrator.load import load, register
 from orchestrator.redact import HIDDEN, is_secret, learn, redact, redact_fields, redact_text
 
 
@@ -104,6 +108,23 @@ def test_a_known_value_is_hidden_wherever_it_occurs(monkeypatch: pytest.MonkeyPa
     hidden = "401 for '***', ***, ***, ***, *** and ***"
     assert redact_text(told) == hidden
     assert redact({"anything": [told]}) == {"anything": [hidden]}
+
+
+def test_values_that_a_configuration_takes_from_the_environment_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    for name, value in {
+        "MINE": "zanzibar-77",
+        "USER": "adalovelace",
+        "PORT": "12345",
+        "PLACE": "http://host:5/x",
+    }.items():
+        monkeypatch.setenv(name, value)
+    args = {name.lower(): f"${{oc.env:{name}}}" for name in ("MINE", "USER", "PORT", "PLACE", "ABSENT,whatever")}
+    composed = OmegaConf.merge(OmegaConf.structured(Config), {"job": {"script": "x", "args": args}})
+    with pytest.raises(ConfigError, match="no value given"):
+        load(composed)
+    told = "zanzibar-77 of adalovelace at 12345, http://host:5/x, whatever"
+    assert redact_text(told) == told.replace("zanzibar-77", HIDDEN)
 
 
 def test_common_words_short_ones_and_paths_are_not_looked_for(tmp_path: Path) -> None:
