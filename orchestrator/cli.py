@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from orchestrator import __version__, output, surroundings
 from orchestrator.cli_words import check_flags, flags_last, own_flags, take_run, take_runs, take_verb
 from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
+from orchestrator.screen import Screen
 from orchestrator.verbs import VERBS, show_swept
 
 if TYPE_CHECKING:
@@ -119,5 +118,5 @@ def _guard(work: Callable[[], int]) -> int:
 
 
 def _fail(error: OrchestratorError) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"error: {error}", style="bold red")
+    Screen(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="bold red")
     return error.exit_code

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.errors import JournalError
@@ -115,7 +116,7 @@ def show_status(seen: dict[str, Any], console: Console) -> None:
     """Print a look at a cluster."""
     since = f", up for {duration(time.time() - seen['since_unix_s'])}" if seen["since_unix_s"] else ""
     by = "started by 'up'" if seen["started_by_up"] else "joined by 'up'" if seen["kept"] else "not kept by 'up'"
-    console.print(f"[bold]Cluster[/]  [bold cyan]{seen['address']}[/]  {by}{since}", highlight=False)
+    console.print(Text.assemble(("Cluster", "bold"), "  ", (str(seen["address"]), "bold cyan"), f"  {by}{since}"))
     if seen["dashboard_url"]:
         show_dashboard(seen["dashboard_url"], console)
     console.print(_nodes(seen))

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-
 from orchestrator.errors import ConfigError
+from orchestrator.screen import Screen
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,8 +47,8 @@ def _run(composed: DictConfig, own: argparse.Namespace) -> int:
     if choice is not None:
         from orchestrator.plan.search_show import show_choice
 
-        show_choice(choice.search, choice.overrides, choice.kept, Console(emoji=False))
-    return run(config, Console())
+        show_choice(choice.search, choice.overrides, choice.kept, Screen())
+    return run(config, Screen())
 
 
 def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
@@ -66,7 +65,7 @@ def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
         return _plan_point(composed, own)
     config, choice = _chosen(composed, own)
     plan = plan_of(config, observed=own.json)
-    body, console = plan_json(plan) if own.json else {}, Console(emoji=False)
+    body, console = plan_json(plan) if own.json else {}, Screen()
     if choice is not None:
         from orchestrator.plan.search_show import search_json, show_choice, show_runners_up
 
@@ -94,7 +93,7 @@ def _plan_budget(composed: DictConfig, own: argparse.Namespace, words: Sequence[
     if own.json:
         print(json.dumps(answer_json(found), indent=2, default=str))
     else:
-        show_answer(found, Console(emoji=False))
+        show_answer(found, Screen())
     return 0
 
 
@@ -126,7 +125,7 @@ def show_swept(first: DictConfig, own: argparse.Namespace, scratch: str) -> int:
         refuse_if_none(own.swept)
     else:
         named = own.sweep_dir if own.sweep_dir != scratch else f"{first.run_root}/sweeps/{time.strftime(SWEEP_NAME)}"
-        show_plans(own.swept, Path(named) / "plans.png", Console())
+        show_plans(own.swept, Path(named) / "plans.png", Screen())
     return 0
 
 
@@ -136,7 +135,7 @@ def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
 
     tracking = load_tracking(composed)
     output: Literal["json", "csv", "table"] = "json" if own.json else "csv" if own.csv else "table"
-    compare(tracking.uri, tracking.experiment, own.sort, output, own.limit, Console())
+    compare(tracking.uri, tracking.experiment, own.sort, output, own.limit, Screen())
     return 0
 
 
@@ -146,20 +145,20 @@ def _resume(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.taking_up import resume
 
     path = find_run(own.run_ref, composed.run_root).resolve()
-    return resume(path, lambda config, found: run(config, Console(), found))
+    return resume(path, lambda config, found: run(config, Screen(), found))
 
 
 def _sync(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.sync import sync
 
-    sync(own.run_ref, composed.run_root, Console())
+    sync(own.run_ref, composed.run_root, Screen())
     return 0
 
 
 def _incidents(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.incidents import incidents
 
-    incidents(own.run_ref, composed.run_root, own.json, Console())
+    incidents(own.run_ref, composed.run_root, own.json, Screen())
     return 0
 
 
@@ -169,26 +168,26 @@ def _calibrate(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.load import load_planner
 
     path = calibration_path(composed.run_root, composed.calibration)
-    calibrate(own.run_refs, composed.run_root, path, load_planner(composed), Console())
+    calibrate(own.run_refs, composed.run_root, path, load_planner(composed), Screen())
     return 0
 
 
 def _up(composed: DictConfig, _own: argparse.Namespace) -> int:
     from orchestrator.keep import up
 
-    return up(_config(composed), Console())
+    return up(_config(composed), Screen())
 
 
 def _status(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.keep import status
 
-    return status(_config(composed), None if own.json else Console())
+    return status(_config(composed), None if own.json else Screen())
 
 
 def _down(_composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.keep import down
 
-    return down(Console(), own.force)
+    return down(Screen(), own.force)
 
 
 VERBS: dict[str, Callable[[DictConfig, argparse.Namespace], int]] = {

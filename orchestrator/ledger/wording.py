@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 
 from orchestrator.events import Fault, NodeDraining, RankLost, exit_in_words
+from orchestrator.output import without_controls
 
 UNKNOWN = "\u2013"
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def known(value: float | None) -> bool:
@@ -94,7 +92,7 @@ def seconds_in_words(seconds: float | None) -> str:
 def clean(text: str) -> str:
     """Without escapes and control characters; of a line that overwrote itself, what was left standing."""
     lines = (part.rstrip("\r").rpartition("\r")[2] for part in text.rstrip("\n").split("\n"))
-    return "\n".join(_CONTROL.sub("", _ESCAPE.sub("", line)) for line in lines)
+    return "\n".join(map(without_controls, lines))
 
 
 def lost_in_words(lost: RankLost) -> str:

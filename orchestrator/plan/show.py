@@ -13,6 +13,7 @@ from rich.text import Text
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show_run import count, money_rows, parts_of, si, size
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
+from orchestrator.screen import Screen
 
 
 def show_plan(plan: Plan, console: Console, brief: bool = False) -> None:
@@ -40,7 +41,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
 
 def plan_text(plan: Plan) -> str:
     """The whole plan as plain text, 110 columns wide."""
-    console = Console(width=110, force_terminal=False, color_system=None, record=True, file=io.StringIO())
+    console = Screen(width=110, force_terminal=False, color_system=None, record=True, file=io.StringIO())
     show_plan(plan, console)
     return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
 
