@@ -17,6 +17,7 @@ from orchestrator.measured_run import MeasuredRun, Unusable, measured_run
 from orchestrator.plan.calibration import Calibration, Group, fit_memory, fit_steps, memory_sample, step_sample
 from orchestrator.plan.fit import Fit
 from orchestrator.rundir import find_run
+from orchestrator.trust import why_not_ours
 
 SIGNIFICANT_DIGITS = 6
 
@@ -32,7 +33,9 @@ class Fitted:
     memory_left_out: tuple[str, ...] = ()
 
 
-def calibrate(refs: Sequence[str], run_root: str, path: Path, constants: PlannerConfig, console: Console) -> None:
+def calibrate(
+    refs: Sequence[str], run_root: str, path: Path, constants: PlannerConfig, console: Console, trust: bool = False
+) -> None:
     """Fit one calibration for each cluster, GPU, precision and one or several nodes, and write them to ``path``.
 
     ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished. Entries
@@ -40,7 +43,7 @@ def calibrate(refs: Sequence[str], run_root: str, path: Path, constants: Planner
     that is not a calibration, and where no run can be used.
     """
     known = read_calibrations(path)
-    runs, skipped = _read(refs, run_root, constants)
+    runs, skipped = _read(refs, run_root, constants, trust)
     for name, reason in skipped:
         console.print(f"{name}: skipped, {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
     if not runs:
@@ -92,20 +95,23 @@ def fit_group(group: Group, runs: Sequence[MeasuredRun]) -> Fitted:
 
 
 def _read(
-    refs: Sequence[str], run_root: str, constants: PlannerConfig
+    refs: Sequence[str], run_root: str, constants: PlannerConfig, trust: bool
 ) -> tuple[list[MeasuredRun], list[tuple[str, str]]]:
     """The runs that can be used, and why the others can not."""
     if refs:
-        paths = [find_run(ref, run_root) for ref in dict.fromkeys(refs)]
+        paths = [find_run(ref, run_root, trust) for ref in dict.fromkeys(refs)]
     else:
         paths = sorted(path.parent.resolve() for path in Path(run_root).glob("*/journal.jsonl"))
     runs: list[MeasuredRun] = []
     skipped: list[tuple[str, str]] = []
     for path in dict.fromkeys(paths):
+        if not (refs or trust) and (reason := why_not_ours(path)) is not None:
+            skipped.append((path.name, f"{reason}; --trust takes it all the same"))
+            continue
         try:
             runs.append(measured_run(path, constants, unfinished=bool(refs)))
-        except Unusable as reason:
-            skipped.append((path.name, str(reason)))
+        except Unusable as error:
+            skipped.append((path.name, str(error)))
     return runs, skipped
 
 

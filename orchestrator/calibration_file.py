@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.plan.calibration import Calibration, Group
+from orchestrator.rundir import write_whole
 
 NAME = "calibration.yaml"
 HEAD = """\
@@ -62,16 +62,10 @@ def write_calibrations(path: Path, calibrations: Mapping[Group, Calibration]) ->
         {**dataclasses.asdict(group), **dataclasses.asdict(calibrations[group])} for group in sorted(calibrations)
     ]
     text = HEAD + yaml.safe_dump({_KEYS: entries}, sort_keys=False, allow_unicode=True, width=120)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RunDirectoryError(
             f"calibration={path}: can not be written ({error.strerror}); set calibration to a file that you may write"
         ) from None

@@ -82,7 +82,7 @@ def check_flags(verb: str, overrides: Sequence[str]) -> None:
     for place, word in enumerate(overrides):
         flag = word.split("=", 1)[0]
         if flag.startswith("-") and flag not in HYDRA_FLAGS:
-            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version", "--force"]
+            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version", "--force", "--trust"]
             raise ConfigError(f"{flag}: no such flag of '{verb}'{near_miss(flag, known)}; see --help")
         if word in TAKE_A_VALUE and all(value.startswith("-") for value in overrides[place + 1 : place + 2]):
             raise ConfigError(f"{word}: needs a value after it; see --help")
@@ -95,6 +95,8 @@ def own_flags(verb: str) -> argparse.ArgumentParser:
     if verb in ("plan", "compare", "status", "incidents"):
         output = parser.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true")
+    if verb in ("run", *TAKE_A_RUN, *TAKE_RUNS):
+        parser.add_argument("--trust", action="store_true")
     if verb == "down":
         parser.add_argument("--force", action="store_true")
     if verb == "compare":

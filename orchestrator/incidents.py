@@ -15,12 +15,12 @@ from orchestrator.ledger.wording import UNKNOWN, duration, hours, hours_name, nu
 from orchestrator.rundir import find_run
 
 
-def incidents(run: str, run_root: str, as_json: bool, console: Console) -> None:
+def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: bool = False) -> None:
     """Print a run's incidents, from its journal alone; of a live run, those up to now.
 
     Raises :class:`~orchestrator.errors.ConfigError` for a run that is not there.
     """
-    directory = find_run(run, run_root)
+    directory = find_run(run, run_root, trust)
     fold = JournalFold(directory)
     folded = fold.catch_up().incidents
     fold.keep_if_worth_it()

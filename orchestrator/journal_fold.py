@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import pickle
 import sys
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from orchestrator.errors import JournalError
 from orchestrator.folded import Folded
 from orchestrator.ledger import accuracy, bill, incident, incidents, meter, story, wording
 from orchestrator.ledger.journal import Mark, Tail
+from orchestrator.rundir import write_whole
 from orchestrator.supervise import history, loop, losses
 
 NAME = "journal.fold"
@@ -129,13 +129,9 @@ class JournalFold:
             "stamp": self._stamp and vars(self._stamp),
             "body_blake2b": hashlib.blake2b(body).hexdigest(),
         }
-        beside = self._beside.with_name(f".{NAME}.{os.getpid()}.tmp")
         try:
-            beside.write_bytes(json.dumps(head).encode() + b"\n" + body)
-            beside.replace(self._beside)
+            write_whole(self._beside, json.dumps(head).encode() + b"\n" + body, synced=False)
         except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             return
         self._kept_seq, self._kept_stamp = last.seq + 1, self._stamp
 

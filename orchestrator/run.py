@@ -34,18 +34,22 @@ from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.taking_up import Unfinished, missing_names, remember, resume, to_take_up
 from orchestrator.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
+from orchestrator.trust import check_ours
 
 _SPACE_S = 1.0
 # The one node of a cluster that we started does not come back.
 _OWN_NODE_S = 5.0
 
 
-def run(config: Config, console: Console, takes_up: Unfinished | None = None) -> int:
-    """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with.
+def run(config: Config, console: Console, takes_up: Unfinished | None = None, trust: bool = False) -> int:
+    """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with; with
+    ``trust`` one that ``job.resume=auto`` finds may be somebody else's.
 
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
     if takes_up is None and (found := to_take_up(config)) is not None:
+        if not trust:
+            check_ours(found.path, "a run")
         return resume(found.path, lambda kept, unfinished: run(kept, console, unfinished))
     plan = plan_of(config)
     check_script_builds(config)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
+from orchestrator.trust import check_ours
 
 
 def check_run_name(name: str) -> None:
@@ -29,13 +30,15 @@ def new_run_name(job: str) -> str:
     return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def find_run(run: str, run_root: str | Path) -> Path:
+def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
     """The directory of a run that is there, by its name below ``run_root`` or by its path.
 
-    Raises :class:`ConfigError` with the near misses by name.
+    Raises :class:`ConfigError` with the near misses by name, and unless ``trust`` for one that is not ours.
     """
     for path in (Path(run_root) / run, Path(run)):
         if (path / "journal.jsonl").is_file():
+            if not trust:
+                check_ours(path, "a run")
             return path.resolve()
     if Path(run).is_dir():
         raise ConfigError(f"{run}: not a run directory, it has no journal.jsonl; give one that has, or a run's name")
@@ -84,7 +87,7 @@ class RunDirectory:
         """
         try:
             make_run_dir(self.path, self._group_reads)
-            self._lock = (self.path / "lock").open("a+")
+            self._lock = open_no_link(self.path / "lock", "a+")
         except OSError as error:
             raise RunDirectoryError(
                 f"run directory {self.path}: can not be written ({error.strerror}); set run_root or run_dir "
@@ -127,15 +130,23 @@ class RunDirectory:
         return self.write(name, json.dumps(value, indent=2) + "\n", mode)
 
 
-def write_whole(path: Path, text: str, mode: int = 0o644) -> Path:
-    """Write a file whole or not at all, beside its place and under a name that nobody else can have made."""
+def open_no_link(path: Path, mode: str) -> IO[str]:
+    """Open a file to append to, and not what a link in its place leads to."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o644), mode, encoding="utf-8")
+
+
+def write_whole(path: Path, content: str | bytes, mode: int = 0o644, synced: bool = True) -> Path:
+    """Write a file whole or not at all, beside its place and under a name that nobody else can have made; ``synced``
+    when it must be there after a loss of power too."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(beside, flags, mode), "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(os.open(beside, flags, mode), "wb") as stream:
+            stream.write(content if isinstance(content, bytes) else content.encode())
             stream.flush()
-            os.fsync(stream.fileno())
+            if synced:
+                os.fsync(stream.fileno())
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -24,16 +27,22 @@ CONNECT_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 600.0
 POLL_S = 0.1
 SIGTERM_GRACE_S = 5.0
+# What MLflow's client shows to whatever server it is told of.
+CREDENTIALS = (
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_TRACKING_AUTH", "DATABRICKS_TOKEN", "DATABRICKS_HOST",
+)  # fmt: skip
 
 
-def sync(run: str, run_root: str, console: Console) -> None:
+def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri: str | None = None) -> None:
     """Write what MLflow lacks of a run; doing it twice changes nothing.
 
-    A run without an end on record is marked KILLED, with the tag ``status=unknown``: its driver is dead.
+    A run without an end on record is marked KILLED, with the tag ``status=unknown``: its driver is dead. Where MLflow
+    is, the run's directory says; this shell's credentials go there only if ``own_uri`` is the same server.
     Raises :class:`ConfigError` for a run that is not there or was never to be tracked,
     :class:`RunDirectoryError` while a live driver holds it, :class:`TrackingError` when MLflow does not take it.
     """
-    directory = find_run(run, run_root)
+    directory = find_run(run, run_root, trust)
     process = holder(directory)
     if process is not None:
         raise RunDirectoryError(
@@ -41,6 +50,7 @@ def sync(run: str, run_root: str, console: Console) -> None:
             "wait for the run's end, or stop it"
         )
     uri = _tracking_uri(directory)
+    environment, withheld = _credentials_for(uri, own_uri)
     if reason := check_tracking(uri, CONNECT_TIMEOUT_S):
         raise TrackingError(f"tracking.uri: {reason}; start it and sync again, the journal keeps everything")
     began, last = False, None
@@ -50,7 +60,9 @@ def sync(run: str, run_root: str, console: Console) -> None:
         console.print(f"{directory.name} never began: there is nothing to tell MLflow", highlight=False)
         return
     before, total = _written(directory), last.seq + 1
-    _run_sink(directory, total, console)
+    if withheld:
+        console.print(_withheld(uri, withheld), style="yellow", highlight=False, soft_wrap=True)
+    _run_sink(directory, total, environment, console)
     console.print(_told(directory, before, total), highlight=False, soft_wrap=True)
     console.print(f"MLflow: {redact(uri)}", highlight=False, soft_wrap=True)
     if not isinstance(last.event, RunEnded):
@@ -71,12 +83,40 @@ def _tracking_uri(directory: Path) -> str:
     return str(uri)
 
 
-def _run_sink(directory: Path, total: int, console: Console) -> None:
+def _credentials_for(uri: str, own_uri: str | None) -> tuple[dict[str, str], list[str]]:
+    """The environment for a process that tells this server, and what of it is kept back: whoever wrote the run's
+    directory could have named a server of his own."""
+    environment = dict(os.environ)
+    ours = {_server(known) for known in (own_uri, environment.get("MLFLOW_TRACKING_URI")) if known}
+    if _server(uri) in ours:
+        return environment, []
+    withheld = [name for name in CREDENTIALS if environment.pop(name, None)]
+    return environment, withheld
+
+
+def _server(uri: str) -> str:
+    """Scheme, host and port; of what is no server, the whole address."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else uri
+
+
+def _withheld(uri: str, names: Sequence[str]) -> str:
+    server = redact(_server(uri))
+    what = f"{', '.join(names)} of this shell are not shown to {server}, which only the run's directory names"
+    return f"{what}; add tracking.uri={server} if that is your server"
+
+
+def _run_sink(directory: Path, total: int, environment: dict[str, str], console: Console) -> None:
     """The same process that a run starts, without a driver to wait for."""
     command = [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(directory)]
     command += ["--parent-pid=0", f"--finish-timeout-s={FINISH_TIMEOUT_S}"]
     sink = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
     try:
         with console.status("") as status:

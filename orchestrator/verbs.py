@@ -48,7 +48,7 @@ def _run(composed: DictConfig, own: argparse.Namespace) -> int:
         from orchestrator.plan.search_show import show_choice
 
         show_choice(choice.search, choice.overrides, choice.kept, Screen())
-    return run(config, Screen())
+    return run(config, Screen(), trust=own.trust)
 
 
 def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
@@ -144,21 +144,22 @@ def _resume(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.rundir import find_run
     from orchestrator.taking_up import resume
 
-    path = find_run(own.run_ref, composed.run_root).resolve()
+    path = find_run(own.run_ref, composed.run_root, own.trust).resolve()
     return resume(path, lambda config, found: run(config, Screen(), found))
 
 
 def _sync(composed: DictConfig, own: argparse.Namespace) -> int:
+    from orchestrator.load import load_tracking
     from orchestrator.sync import sync
 
-    sync(own.run_ref, composed.run_root, Screen())
+    sync(own.run_ref, composed.run_root, Screen(), own.trust, load_tracking(composed).uri)
     return 0
 
 
 def _incidents(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.incidents import incidents
 
-    incidents(own.run_ref, composed.run_root, own.json, Screen())
+    incidents(own.run_ref, composed.run_root, own.json, Screen(), own.trust)
     return 0
 
 
@@ -168,7 +169,7 @@ def _calibrate(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.load import load_planner
 
     path = calibration_path(composed.run_root, composed.calibration)
-    calibrate(own.run_refs, composed.run_root, path, load_planner(composed), Screen())
+    calibrate(own.run_refs, composed.run_root, path, load_planner(composed), Screen(), own.trust)
     return 0
 
 

@@ -186,10 +186,10 @@ def test_where_it_cannot_be_written_nothing_is_lost_and_nothing_left(
     fold = JournalFold(tmp_path)
     fold.catch_up()
 
-    def full(_path: Path, _data: bytes) -> int:
+    def full(_path: Path, _target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     fold.keep()
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 

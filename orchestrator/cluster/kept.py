@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.errors import ClusterError
+from orchestrator.rundir import write_whole
 
 TOKEN = "auth_token"
 _PROBE_TIMEOUT_S = 2.0
@@ -114,9 +115,7 @@ def find() -> KeptCluster | None:
 def record(kept: KeptCluster) -> None:
     """Write the record whole or not at all."""
     folder = make_state_dir()
-    beside = folder / f".cluster.{os.getpid()}.tmp"
-    beside.write_text(json.dumps(asdict(kept), indent=2) + "\n")
-    beside.replace(folder / "cluster.json")
+    write_whole(folder / "cluster.json", json.dumps(asdict(kept), indent=2) + "\n", 0o600)
 
 
 def forget() -> None:

@@ -29,7 +29,7 @@ from orchestrator.ledger.mlflow_database import make_ready
 from orchestrator.ledger.projection import Point, clean_key, clip
 from orchestrator.ledger.tracking_check import check_database, is_database
 from orchestrator.redact import redact, redact_text
-from orchestrator.rundir import write_whole
+from orchestrator.rundir import open_no_link, write_whole
 
 METRICS_PER_BATCH = 1000
 ENTITIES_PER_BATCH = 100
@@ -145,10 +145,11 @@ class MlflowRun:
         client, run_id = self._opened()
         for name in [*self._tracking.artifacts, "journal.jsonl", INCIDENTS]:
             path = self._run_dir / name
-            if name not in self._uploaded and path.is_file():
+            if name not in self._uploaded and _is_plain(path, self._run_dir):
                 client.log_artifact(run_id, str(path))
                 self._uploaded.add(name)
-        logs = sorted((self._run_dir / "logs").glob("*.log"))[:MAX_LOGS]
+        folder = self._run_dir / "logs"
+        logs = [path for path in sorted(folder.glob("*.log"))[:MAX_LOGS] if _is_plain(path, folder)]
         if logs and "logs" not in self._uploaded:
             with tempfile.TemporaryDirectory() as directory:
                 for path in logs:
@@ -181,10 +182,16 @@ class MlflowRun:
             write_json(self._state_path, self._state)
 
 
+def _is_plain(path: Path, folder: Path) -> bool:
+    """Whether it is a file of this folder, and not a link or a way to somebody's keys elsewhere."""
+    linked = path.is_symlink() or folder.is_symlink()
+    return path.parent == folder and path.name not in ("", "..") and not linked and path.is_file()
+
+
 @contextmanager
 def only_writer(run_dir: Path) -> Iterator[None]:
     """Wait until no other process writes this run: the sink of a driver that died may still be ending it."""
-    with (run_dir / "mlflow_sink.lock").open("a") as lock:
+    with open_no_link(run_dir / "mlflow_sink.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

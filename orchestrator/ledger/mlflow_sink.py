@@ -304,6 +304,8 @@ def _know_secrets(run_dir: Path, tracking: Tracking) -> None:
 def _quiet(path: Path) -> None:
     """Everything that MLflow says goes to the log file; stdout and stderr belong to the driver."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        path.unlink()
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
