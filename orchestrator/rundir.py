@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -92,6 +93,8 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"run directory {self.path}: can not be written ({error.strerror}); set run_root or run_dir "
                 "to a folder that you may write"
+                if error.errno != errno.ELOOP
+                else f"run directory {self.path}: its file 'lock' is a link, which is not followed; remove it"
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -171,7 +171,7 @@ def test_a_run_gets_the_choice_and_prints_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Config] = []
-    monkeypatch.setattr("orchestrator.run.run", lambda config, console: started.append(config) or 0)
+    monkeypatch.setattr("orchestrator.run.run", lambda config, console, trust: started.append(config) or 0)
     assert main([*LLAMA_70B, "layout=auto"]) == 0
     choice = chosen(*LLAMA_70B)
     assert started == [choice.config]

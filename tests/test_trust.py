@@ -120,7 +120,7 @@ def test_links_in_the_place_of_our_files_are_not_followed(tmp_path: Path) -> Non
         folder.mkdir(parents=True)
         (folder / name).symlink_to(precious)
         if name == "lock":
-            with pytest.raises(RunDirectoryError, match="symbolic links"):
+            with pytest.raises(RunDirectoryError, match="'lock' is a link, which is not followed; remove it"):
                 RunDirectory(folder).hold()
         elif name == "journal.jsonl":
             with pytest.raises(RunDirectoryError, match="symbolic links"):
