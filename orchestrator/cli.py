@@ -63,7 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [sys.argv[0], *([f"hydra.sweep.dir='{scratch}'"] if scratch else []), *flags_last(overrides)]
     entry = hydra.main(version_base="1.3", config_path=str(load.conf_dir()), config_name="config")(task)
     try:
-        task(composed_once) if composed_once is not None else entry()
+        if composed_once is not None:
+            task(composed_once)
+        else:
+            from orchestrator.config_guard import refuse_code
+
+            refuse_code(overrides)
+            entry()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         from orchestrator.cli_errors import explain
 

@@ -13,12 +13,11 @@ TAKE_A_RUN = ("resume", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
-    "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-    "--experimental-rerun", "--info", "-i",
+    "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i",
 )  # fmt: skip
 TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-    "--experimental-rerun", "--sort", "--limit",
+    "--sort", "--limit",
 )  # fmt: skip
 MAY_TAKE_A_VALUE = ("--info", "-i")
 

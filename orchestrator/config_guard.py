@@ -1,0 +1,101 @@
+"""Configurations of others are data: what of Hydra would run code from one is refused before Hydra sees it.
+
+Our own keys are looked through when they are loaded. Hydra itself instantiates callbacks, launchers and sweepers by
+``_target_``, builds loggers from any class or factory, imports packages to search for files, sets variables of
+our environment and unpickles an earlier job, all of it before we are called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from orchestrator import load
+from orchestrator.errors import ConfigError
+
+# Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
+_TARGETS = ("hydra._internal.", "hydra_plugins.")
+_LOGGING = ("logging.", "rich.logging.", "colorlog.")
+_STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+
+
+def refuse_code(words: Sequence[str]) -> None:
+    """Raises :class:`ConfigError` where Hydra would run code that a configuration names, and what Hydra raises where
+    the words cannot be composed. ``words`` are those of the command line that are Hydra's."""
+    if {"--shell-completion", "-sc"} & set(words):  # words that are half typed, and nothing is made of them
+        return
+    flags, overrides = _flags(words)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    plain = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+    if flags.config_dir and Path(flags.config_dir).is_dir():  # else Hydra says so
+        if any(word.lstrip("+").startswith("hydra.searchpath=") for word in plain):
+            raise ConfigError("hydra.searchpath and --config-dir: one of them is enough; leave the other out")
+        folder = os.path.abspath(flags.config_dir).replace("'", "\\'")
+        plain.append(f"hydra.searchpath=['file://{folder}']")
+    where, name = flags.config_path or str(load.conf_dir()), flags.config_name or "config"
+    _refuse_packages([where, *plain], [Path(folder, f"{name}.yaml") for folder in (where, flags.config_dir) if folder])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(initialize_config_dir(os.path.abspath(where), version_base="1.3"))
+        composed = compose(name, plain, return_hydra_config=True)
+    for path, value in _leaves(_hydra_part(composed)):
+        if (why := _why_refused(path, value)) is not None:
+            raise ConfigError(f"{'.'.join(path)}={value}: a config is data here and this would {why}; remove the key")
+
+
+def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
+    """Hydra imports a package to look for files in it, while it composes; only the first file may name one."""
+    for word in words:
+        if "pkg://" in word:
+            raise ConfigError(f"{word}: a package would be imported to look into it; give a folder")
+    for path in primaries:
+        with contextlib.suppress(OSError):
+            if "pkg://" in path.read_text(errors="replace"):
+                raise ConfigError(f"{path}: names a package (pkg://), which would be imported; give a folder")
+
+
+def _flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    parser.add_argument("--config-path", "-cp")
+    parser.add_argument("--config-name", "-cn")
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--info", "-i", nargs="?")
+    flags, rest = parser.parse_known_args(list(words))
+    return flags, [word for word in rest if not word.startswith("-")]
+
+
+def _hydra_part(composed: DictConfig) -> dict[str, Any]:
+    return {"hydra": OmegaConf.to_container(composed.hydra, resolve=False)}
+
+
+def _why_refused(path: tuple[str, ...], value: Any) -> str | None:
+    name, text = path[-1], str(value)
+    if name == "_target_":
+        return None if text.startswith(_TARGETS) else "run code"
+    if "env_set" in path and value is not None:
+        return "change this process's environment (env.NAME=… sets a variable of the ranks)"
+    if path[1:2] not in (("job_logging",), ("hydra_logging",)):
+        return None
+    if name in ("()", "factory") or (name == "class" and not text.startswith(_LOGGING)):
+        return "run code"
+    return "run code" if "ext://" in text and text not in _STREAMS else None
+
+
+def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(node, dict):
+        for key, inner in node.items():
+            yield from _leaves(inner, (*path, str(key)))
+    elif isinstance(node, list):
+        for place, inner in enumerate(node):
+            yield from _leaves(inner, (*path, str(place)))
+    else:
+        yield path, node
