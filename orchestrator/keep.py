@@ -21,7 +21,7 @@ from orchestrator.config import Config
 from orchestrator.errors import EXIT_TERMINATED, ClusterError, ClusterUnreachable
 from orchestrator.keep_show import seen_by, show_status
 from orchestrator.plan.plan import Plan
-from orchestrator.preflight import LOCAL, asked_address, check_ray_address, plan_of
+from orchestrator.preflight import LOCAL, asked_address, plan_of, reachable_address
 
 if TYPE_CHECKING:
     from orchestrator.cluster.session import Session
@@ -45,8 +45,7 @@ def up(config: Config, console: Console) -> int:
             console.print(f"up already: {cluster.address}", highlight=False)
             address = cluster.address
         elif (asked := asked_address(config)) is not None and asked != LOCAL:
-            check_ray_address(asked)
-            address = asked
+            address = reachable_address(asked)
         else:
             with console.status("starting Ray"):
                 pid, address = _start(config, plan, undo)
@@ -72,8 +71,7 @@ def status(config: Config, console: Console | None) -> int:
     address = asked_address(config) or (cluster.address if cluster and cluster.answers() else None)
     if address is None or address == LOCAL:
         raise ClusterError(f"no cluster is up{_lost(cluster)}; 'orchestrator up' starts one")
-    check_ray_address(address)
-    with connect(address) as session:
+    with connect(reachable_address(address)) as session:
         seen = seen_by(session, cluster, config.run_root)
     if console is None:
         print(json.dumps(seen, indent=2))

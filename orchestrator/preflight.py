@@ -57,8 +57,8 @@ def find_target(config: Config) -> Target:
         known = None
     asked = asked_address(config)
     if asked is not None and asked != LOCAL:
-        check_ray_address(asked)
-        return Target(asked, known if known and known.address == asked else None)
+        address = reachable_address(asked)
+        return Target(address, known if known and known.address == address else None)
     if known is not None and asked is None:
         return Target(known.address, known)
     if config.cluster.name != "local" or config.cluster.nodes > 1:
@@ -148,15 +148,19 @@ def least_corpus_bytes(config: Config) -> int:
     return config.model.seq_len + 1
 
 
-def check_ray_address(address: str | None) -> None:
-    """A refused address is known at once; Ray itself would try for a minute.
+def reachable_address(address: str) -> str:
+    """host:port of what somebody asked for. A refused address is known at once; Ray itself would try for a minute.
 
     Raises :class:`ClusterUnreachable`.
     """
-    if address in (None, "auto", LOCAL):
-        return
-    assert address is not None
     import socket
+
+    if address == "auto":
+        from orchestrator.cluster import kept
+        from orchestrator.cluster.own_rays import auto_address
+
+        known = kept.find()
+        address = auto_address(known.address if known is not None and known.answers() else None)
 
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://") or not host or not port.isdigit():
@@ -170,3 +174,4 @@ def check_ray_address(address: str | None) -> None:
             f"ray_address={address}: nothing answers there ({error.strerror or error}); start Ray with "
             "'ray start --head' or 'orchestrator up', or leave ray_address out to use a local cluster"
         ) from None
+    return address

@@ -134,18 +134,18 @@ def _await_start(head: subprocess.Popen[bytes], log_path: Path, port: int) -> No
 
 def stop_head(cluster: KeptCluster) -> None:
     """End our head and everything that it started here, and remove its session's folder."""
-    head = cluster.head()
+    head, ours = cluster.head(), cluster.is_running()
     if head is not None:
         head.send_signal(signal.SIGTERM)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
         while cluster.head() is not None and time.monotonic() < deadline_s:  # a zombie is gone, too
             time.sleep(0.1)
-    if cluster.head_pid is not None:
+    if cluster.head_pid is not None and ours:
         stop_session(cluster.head_pid)
     if cluster.session_dir:
-        ours = folder_of(cluster.session_dir)
-        if ours is not None:
-            remove(ours)
+        folder = folder_of(cluster.session_dir)
+        if folder is not None:
+            remove(folder)
         else:  # of an earlier version's
             shutil.rmtree(cluster.session_dir, ignore_errors=True)
             _forget_current(Path(cluster.session_dir).parent, cluster.address)

@@ -12,6 +12,7 @@ import psutil
 
 from orchestrator.errors import ClusterError
 from orchestrator.rundir import write_whole
+from orchestrator.trust import why_not_ours
 
 TOKEN = "auth_token"
 _PROBE_TIMEOUT_S = 2.0
@@ -40,9 +41,26 @@ class KeptCluster:
         try:
             process = psutil.Process(self.head_pid)
             same = abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
+            same = same and process.uids().real == os.getuid()
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+    def is_running(self) -> bool:
+        """Whether our head or what it started is there: a record may be older than the last start of the machine, and
+        another session have its number."""
+        return self.head() is not None or any(map(self._is_ours, psutil.process_iter()))
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                self.session_dir is not None
+                and os.getsid(process.pid) == self.head_pid
+                and process.uids().real == os.getuid()
+                and any(self.session_dir in word for word in process.cmdline())
+            )
+        except (psutil.Error, OSError):
+            return False
 
     def answers(self) -> bool:
         """Whether it is there: its head runs, where that is ours, and something listens at its address."""
@@ -102,9 +120,10 @@ def token_path() -> Path | None:
 
 
 def find() -> KeptCluster | None:
-    """The cluster on record, whether or not it still answers; an unreadable record is none."""
+    """The cluster on record, whether or not it still answers; one that cannot be read, or that others could have
+    written, is none: our token would be shown to whom it names."""
     folder = state_dir()
-    if folder is None:
+    if folder is None or not folder.exists() or why_not_ours(folder) is not None:
         return None
     try:
         return KeptCluster(**json.loads((folder / "cluster.json").read_text()))

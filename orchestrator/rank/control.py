@@ -14,6 +14,13 @@ from typing import Any
 
 _LENGTH = struct.Struct("!I")
 _MAX_DESCRIPTORS = 4
+_CREDENTIALS = struct.Struct("3i")  # process, user and group of the other side
+
+
+def peer_uid(channel: socket.socket) -> int:
+    """The user of the other side, as the kernel tells it: of a client's connection, of whoever listens."""
+    credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 def send(channel: socket.socket, message: dict[str, Any], fds: Sequence[int] = ()) -> None:

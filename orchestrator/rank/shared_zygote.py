@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 
+from orchestrator.rank import control
 from orchestrator.rank.forking import DEFAULT_PRELOAD, ForkingLauncher
 from orchestrator.rank.key import ZygoteKey
 from orchestrator.rank.process import RankStartError
@@ -20,9 +22,13 @@ class SharedZygote(ForkingLauncher):
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             channel.connect(address)
+            owner = control.peer_uid(channel)
         except OSError as error:
             channel.close()
             raise RankStartError(f"the warm zygote is gone: {error}") from error
+        if owner != os.getuid():
+            channel.close()
+            raise RankStartError(f"the zygote at {address} is another user's (uid {owner})")
         super().__init__(channel, key, preload, python=None)
 
     def _how_it_ended(self) -> str:

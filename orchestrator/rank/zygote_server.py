@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ _NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signa
 _BURY_TIMEOUT_S = 1.0
 # A launcher that stops in the middle of a message must not stop the others.
 _MESSAGE_TIMEOUT_S = 10.0
-_CREDENTIALS = struct.Struct("3i")  # process, user and group of the other side
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,7 @@ class Server:
         """A launcher of the same user; anybody else is shown the door."""
         assert self._listener is not None
         channel, _ = self._listener.accept()
-        credentials = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(credentials)[1] != os.getuid():
+        if control.peer_uid(channel) != os.getuid():
             channel.close()
             return
         channel.settimeout(_MESSAGE_TIMEOUT_S)

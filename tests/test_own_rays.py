@@ -1,0 +1,135 @@
+"""Whose Ray is meant by `auto`, and whose session is ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from orchestrator.cluster import head, kept, own_rays
+from orchestrator.cluster.kept import KeptCluster
+from orchestrator.errors import ClusterUnreachable
+from orchestrator.rank import control
+from orchestrator.rank.launcher import RankStartError, SharedZygote
+from tests.processes import end
+from tests.rank_harness import shared_owner
+
+ME, STRANGER = os.getuid(), 54321
+
+
+@dataclass
+class Process:
+    """What is asked of one."""
+
+    command: str
+    gcs: str
+    uid: int
+    gone: bool = False
+
+    def name(self) -> str:
+        return self.command
+
+    def cmdline(self) -> list[str]:
+        if self.gone:
+            raise psutil.NoSuchProcess(1)
+        return [self.command, "--min_worker_port=1", f"--gcs-address={self.gcs}"]
+
+    def uids(self) -> SimpleNamespace:
+        return SimpleNamespace(real=self.uid)
+
+
+def running(monkeypatch: pytest.MonkeyPatch, *processes: Process) -> None:
+    monkeypatch.setattr(psutil, "process_iter", lambda: processes)
+
+
+def test_auto_is_what_up_keeps_else_the_only_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    running(
+        monkeypatch,
+        Process("raylet", "10.0.0.1:6379", ME),
+        Process("raylet", "10.0.0.2:6379", STRANGER),
+        Process("raylet", "10.0.0.3:6379", ME, gone=True),
+        Process("sleep", "10.0.0.4:6379", ME),
+    )
+    assert own_rays.auto_address("10.9.9.9:1") == "10.9.9.9:1"
+    assert own_rays.auto_address(None) == "10.0.0.1:6379"
+
+
+@pytest.mark.parametrize(
+    ("processes", "said"),
+    [
+        ([], "no Ray of yours runs on this machine; give host:port"),
+        ([("a:1", STRANGER)], "no Ray of yours runs on this machine; that of another user is not taken"),
+        ([("b:1", ME), ("a:1", 0)], "several run here, a:1, b:1; name one of them"),
+    ],
+)
+def test_auto_is_nobody_elses_and_no_guess(
+    processes: list[tuple[str, int]], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running(monkeypatch, *(Process("raylet", address, uid) for address, uid in processes))
+    with pytest.raises(ClusterUnreachable, match=said):
+        own_rays.auto_address(None)
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody's session."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+    yield process
+    end(psutil.Process(process.pid))
+    process.wait(10)
+
+
+def recorded(pid: int, created_unix_s: float, session_dir: str | None = None) -> KeptCluster:
+    return KeptCluster("127.0.0.1:1", None, session_dir, pid, created_unix_s, 0.0, 60.0)
+
+
+@pytest.mark.real
+def test_a_stale_record_ends_no_session_that_has_its_number_now(
+    stranger: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = recorded(stranger.pid, 1.0, str(tmp_path / "session"))
+    assert not stale.is_running()
+    head.stop_head(stale)
+    assert stranger.poll() is None
+    created = psutil.Process(stranger.pid).create_time()
+    assert recorded(stranger.pid, created).is_running()
+    monkeypatch.setattr(kept.os, "getuid", lambda: STRANGER)
+    assert not recorded(stranger.pid, created).is_running(), "another user's"
+
+
+@pytest.mark.real
+def test_what_a_head_that_is_gone_has_left_is_known_by_its_folder(tmp_path: Path) -> None:
+    left = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)", str(tmp_path / "session")], start_new_session=True
+    )
+    cluster = recorded(left.pid, 1.0, str(tmp_path / "session"))
+    assert cluster.head() is None
+    assert cluster.is_running()
+    assert not replace(cluster, session_dir=str(tmp_path / "other")).is_running()
+    head.stop_head(cluster)
+    assert left.wait(10) == -9
+
+
+def test_a_record_that_others_may_write_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    kept.record(recorded(1, 1.0))
+    assert kept.find() == recorded(1, 1.0)
+    assert (tmp_path / "orchestrator" / "cluster.json").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "orchestrator").chmod(0o777)
+    assert kept.find() is None
+
+
+@pytest.mark.real
+def test_a_zygote_of_another_user_gets_no_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(shared_owner(tmp_path / "socket", ["multiprocessing"])) as owner:
+        monkeypatch.setattr(control, "peer_uid", lambda channel: STRANGER)
+        with pytest.raises(RankStartError, match=f"another user's .uid {STRANGER}."):
+            SharedZygote(str(tmp_path / "socket"), owner.key, ["multiprocessing"])
