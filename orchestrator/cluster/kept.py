@@ -38,10 +38,22 @@ class KeptCluster:
         """The process of our ``ray start``, if it is alive."""
         try:
             process = psutil.Process(self.head_pid)
-            same = abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if self._is_head(process) and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+    def may_have_left(self) -> bool:
+        """Whether a process that our head started may be alive under its session's number: neither after a restart of
+        the machine, nor once another process has that number."""
+        if (self.head_created_unix_s or 0.0) < psutil.boot_time() - 1.0:
+            return False
+        try:
+            return self._is_head(psutil.Process(self.head_pid))
+        except psutil.NoSuchProcess:
+            return True
+
+    def _is_head(self, process: psutil.Process) -> bool:
+        return abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
 
     def answers(self) -> bool:
         """Whether it is there: its head runs, where that is ours, and something listens at its address."""
