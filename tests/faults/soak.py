@@ -119,14 +119,18 @@ def lane_here(soak: Soak, lane: int) -> None:
 def own_disks(folder: Path) -> Iterator[list[Path]]:
     """File systems for run directories and for checkpoints, if this process may mount any."""
     disks: list[Path] = []
-    if OWN_MOUNTS in os.environ:
-        try:
-            disks += [mount(folder / "runs", RUNS_MB), mount(folder / "checkpoints", CHECKPOINTS_MB)]
-        except NoDisksError as error:
-            print(f"no disk is filled: {error}", flush=True)
-    yield disks
-    for disk in disks:
-        unmount(disk)
+    try:
+        if OWN_MOUNTS not in os.environ:
+            raise NoDisksError("this machine gives us no mounts of our own")
+        for name, size_mb in (("runs", RUNS_MB), ("checkpoints", CHECKPOINTS_MB)):
+            disks.append(mount(folder / name, size_mb))
+    except NoDisksError as error:
+        print(f"no disk is filled: {error}", flush=True)
+    try:
+        yield disks
+    finally:
+        for disk in disks:
+            unmount(disk)
 
 
 def lane_on_hosts(soak: Soak, lane: int) -> None:
