@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from orchestrator.ledger.tracking_check import prepare_sqlite
+from tests.mlflow_server import make_database
 
 # How fast an example runs says something about the machine; benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)
@@ -30,11 +30,4 @@ def _no_cluster_of_the_developer() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with tables and no rows: making them takes longer than all that most tests do with them."""
-    from mlflow.tracking import MlflowClient
-
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "")  # set below, and nothing for the processes of the tests
-        prepare_sqlite(f"sqlite:///{path}")
-        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
+    return make_database(tmp_path_factory.mktemp("empty") / "mlflow.db")

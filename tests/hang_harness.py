@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.cluster.hangs import HangWatch
-from orchestrator.cluster.look import Looks
+from orchestrator.cluster.look import Looks, Measured, measure
 from orchestrator.cluster.stacks import main_thread
 from orchestrator.events import Event, RankLost, StallNamed
 from orchestrator.rank.process import RankProcess
+
+Measure = Callable[[Iterable[int], int | None], Mapping[int, Measured]]
 
 # What a script does before its ranks part: rank 1 does what the test is about, the others wait for it.
 OPENING = """
@@ -50,12 +53,13 @@ class Watched:
     ranks: list[RankProcess]
     evidence_s: float
     after_s: float | None = None
+    measure: Measure = measure
     events: list[Event] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
     survived: bool = False
 
     def __post_init__(self) -> None:
-        self._looks = Looks()
+        self._looks = Looks(self.measure)
         self._since_s = 0.0
         self._watch = HangWatch(1, ["n0"], self.evidence_s, self.after_s, self._ask)
 

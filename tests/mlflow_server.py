@@ -11,9 +11,25 @@ import time
 import urllib.request
 from pathlib import Path
 
+from orchestrator.ledger.tracking_check import prepare_sqlite
 from tests.ports import free_port
 
 START_S = 120.0
+
+
+def make_database(path: Path) -> Path:
+    """An MLflow database with tables and no rows."""
+    from mlflow.tracking import MlflowClient
+
+    before = os.environ.get("_MLFLOW_SERVER_ARTIFACT_ROOT")
+    try:
+        prepare_sqlite(f"sqlite:///{path}")
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    finally:  # what it has set is nothing for the processes of the tests
+        os.environ.pop("_MLFLOW_SERVER_ARTIFACT_ROOT", None)
+        if before is not None:
+            os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = before
+    return path
 
 
 class Server:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from orchestrator.cluster.head import stop_session
+from orchestrator.cluster.head import stop_head, stop_session
+from orchestrator.cluster.kept import KeptCluster
 
 pytestmark = pytest.mark.real
 
@@ -48,3 +49,15 @@ def session_of(process: psutil.Process) -> int | None:
 def test_a_session_ends_to_its_last_process_though_they_fork(forking: subprocess.Popen[str]) -> None:
     stop_session(forking.pid)
     assert [process for process in psutil.process_iter() if session_of(process) == forking.pid] == []
+
+
+def test_a_number_on_record_that_is_somebody_elses_by_now_is_left_alone() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True) as other:
+        earlier_s = psutil.Process(other.pid).create_time() - 60.0
+        stop_head(on_record(other.pid, earlier_s))
+        assert other.poll() is None
+        other.kill()
+
+
+def on_record(head_pid: int, created_unix_s: float) -> KeptCluster:
+    return KeptCluster("127.0.0.1:1", None, None, head_pid, created_unix_s, created_unix_s, 60.0)

@@ -5,8 +5,11 @@ Some worlds are started together and watched side by side, since most of what th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -95,7 +98,24 @@ LEFT = {
         waits.register(peer, select.POLLIN)
         waits.poll()""",
     "an event loop": "import asyncio; asyncio.run(asyncio.sleep(300))",
+    "held by a debugger": 'print("trace me", flush=True); threading.Event().wait()',
+    "traced and let run": 'print("trace me", flush=True); threading.Event().wait()',
 }  # fmt: skip
+
+# Without a debugger these two would be hung. gdb holds all threads, strace lets them run; neither is a stop.
+TRACER = """
+import ctypes, os, sys, time
+
+libc = ctypes.CDLL(None, use_errno=True)
+SEIZE, INTERRUPT, WALL = 0x4206, 0x4207, 0x40000000
+for thread in map(int, os.listdir(f"/proc/{sys.argv[1]}/task")):
+    assert libc.ptrace(SEIZE, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+    if sys.argv[2] == "hold":
+        assert libc.ptrace(INTERRUPT, thread, None, None) == 0, os.strerror(ctypes.get_errno())
+        assert os.WIFSTOPPED(os.waitpid(thread, WALL)[1])
+print("traces", flush=True)
+time.sleep(300)
+"""
 
 
 # Seen in different places, so there is nothing to name.
@@ -131,11 +151,31 @@ def hung(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 @pytest.fixture(scope="module")
-def left(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Watched]:
+def left(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Watched]]:
+    tracers = contextlib.ExitStack()
+
+    def begun(name: str, bench: Bench, one: Watched) -> None:
+        if "trace me" in LEFT[name]:
+            assert wait_until(lambda: "trace me" in bench.log(1))
+            tracers.enter_context(traced(one.ranks[1].pid, "hold" if "held" in name else "let run"))
+
     def enough(name: str, one: Watched) -> bool:
         return one.watched_s > 3 * EVIDENCE_S and (one.named is not None or name in BUSY)
 
-    return watched(LEFT, zygote, tmp_path_factory.mktemp("left"), lambda *_: None, enough)
+    with tracers:
+        yield watched(LEFT, zygote, tmp_path_factory.mktemp("left"), begun, enough)
+
+
+@contextlib.contextmanager
+def traced(pid: int, how: str) -> Iterator[None]:
+    """From another process, as debuggers are; the kernel lets go what it traced when it ends."""
+    with subprocess.Popen([sys.executable, "-c", TRACER, str(pid), how], stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdout is not None
+        try:
+            assert tracer.stdout.readline() == "traces\n"
+            yield
+        finally:
+            tracer.kill()
 
 
 def watched(
@@ -194,3 +234,4 @@ def test_a_rank_that_may_come_back_is_left(name: str, left: dict[str, Watched]) 
     if name not in BUSY:
         assert one.named is not None, one.seen
         assert (one.named.rank, one.named.doing != str(Wait.LOCK) or "pool" in name) == (1, True), one.named
+        assert (one.named.doing == str(Wait.DEBUGGER)) == ("debugger" in name or "traced" in name), one.named

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.cluster import session
+from orchestrator.cluster.head import stop_sessions
 from orchestrator.errors import ClusterUnreachable
 from tests.rank_harness import is_gone, wait_until
 
 CONTEXT = SimpleNamespace(dashboard_url=None, address_info={"address": "127.0.0.1:1", "session_dir": "/x"})
+
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(300)"]
 
 
 class Ray:
@@ -80,4 +87,41 @@ def test_what_we_start_of_it_does_not_hear_what_asks_the_run_to_stop(monkeypatch
         assert stdout is not None
         assert stdout.readline().decode().count("SIG") == 2
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert all_gone(fake)
+
+
+def test_what_another_thread_starts_meanwhile_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's process is started by a thread, whenever MLflow answers."""
+    fake, others = ray(monkeypatch, failures=0), []
+    init = session.ray.init
+
+    def init_beside_another(*words: Any, **settings: Any) -> Any:
+        thread = threading.Thread(target=lambda: others.append(subprocess.Popen(SLEEPS)))
+        thread.start()
+        thread.join()
+        return init(*words, **settings)
+
+    monkeypatch.setattr(session.ray, "init", init_beside_another)
+    with session.connect(None, cpus=2, dashboard=False):
+        assert os.getsid(others[0].pid) == os.getsid(0)
+    with others[0] as other:
+        assert other.poll() is None
+        other.kill()
+    assert all_gone(fake)
+
+
+def test_whoever_has_the_number_of_one_that_ended_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = ray(monkeypatch, failures=0)
+    with subprocess.Popen(SLEEPS, start_new_session=True) as other:
+        with session.connect(None, cpus=2, dashboard=False):
+            (first,) = fake.started
+            first.kill()
+            first.wait()
+            stale = psutil.Process(other.pid)
+            monkeypatch.setattr(stale, "_create_time", 1.0, raising=False)
+            monkeypatch.setattr(stale, "_ident", (other.pid, 1.0))
+            assert not stale.is_running(), "as psutil sees one whose number another process has"
+            stop_sessions([stale])
+        assert other.poll() is None
+        other.kill()
     assert all_gone(fake)

@@ -33,6 +33,7 @@ from orchestrator.cluster.on_node import (
 )
 from orchestrator.cluster.oom import monitor_remark
 from orchestrator.cluster.port import HeldPort
+from orchestrator.cluster.raylet import end_with_raylet
 from orchestrator.cluster.sampling import Sampler
 from orchestrator.hardware import local_gpus
 from orchestrator.rank.environment import held_back_remark
@@ -49,6 +50,7 @@ class NodeAgent(CheckpointFiles):
     ) -> None:
         if own_process:
             _leave_stopping_to_the_driver(assignment.stop_signals)
+            end_with_raylet()
         as_important_as_others()
         self.assignment = assignment
         self.node_index = node_index

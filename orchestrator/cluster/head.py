@@ -162,10 +162,12 @@ def stop_session(session: int) -> None:
         time.sleep(0.02)
 
 
-def stop_sessions(sessions: Iterable[int]) -> None:
-    """The same for several."""
-    for session in sessions:
-        stop_session(session)
+def stop_sessions(leaders: Iterable[psutil.Process]) -> None:
+    """The same for several, of which some may have ended long ago: where another process has the number of one by
+    now, nothing of its session is left."""
+    for leader in leaders:
+        if leader.is_running() or not psutil.pid_exists(leader.pid):
+            stop_session(leader.pid)
 
 
 def _groups_alive(session: int) -> set[int]:

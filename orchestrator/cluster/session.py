@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
@@ -78,7 +79,7 @@ def connect(
                 "_node_ip_address": LOOPBACK,
                 "_temp_dir": str(folder.path),
             }
-            sessions: list[int] = []
+            sessions: list[psutil.Process] = []
             stack.callback(_end, sessions)
             context = _start(sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, **local))
         else:
@@ -90,7 +91,7 @@ def connect(
         )
 
 
-def _start(sessions: list[int], unheard: frozenset[int], init: Callable[[], Any]) -> Any:
+def _start(sessions: list[psutil.Process], unheard: frozenset[int], init: Callable[[], Any]) -> Any:
     """A Ray of our own. Twice, if need be: on a machine that is busy its processes may not find together in the 30 s
     that it gives them, and ports that it has chosen may be taken before it listens."""
     try:
@@ -168,18 +169,25 @@ def _standard_error_in(file: IO[bytes]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sessions_of_their_own(started: list[int], unheard: frozenset[int]) -> Iterator[None]:
-    """Processes that start meanwhile lead a session each, and hear none of these signals; their numbers are added.
+def _sessions_of_their_own(started: list[psutil.Process], unheard: frozenset[int]) -> Iterator[None]:
+    """Processes that this thread starts lead a session each, and hear none of these signals; they are added.
+
+    Those of other threads are none of Ray's: MLflow's process may be started just then, and outlives it.
 
     Ray would leave its own in our process group, and a SIGTERM or Ctrl-C for the group (a terminal,
     ``timeout``, a container) would take the cluster away while the ranks still save. A job manager that signals
     every process finds them in whatever group: what is blocked here is blocked in all that they start.
     """
     original = subprocess.Popen.__init__
+    thread = threading.get_ident()
 
     def start(self: Any, *args: Any, **kwargs: Any) -> None:
+        if threading.get_ident() != thread:
+            original(self, *args, **kwargs)
+            return
         original(self, *args, **{"start_new_session": True, **kwargs})
-        started.append(self.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended and buried at once
+            started.append(psutil.Process(self.pid))
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, unheard)
     subprocess.Popen.__init__ = start  # type: ignore[method-assign]
@@ -190,7 +198,7 @@ def _sessions_of_their_own(started: list[int], unheard: frozenset[int]) -> Itera
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(sessions: list[int]) -> None:
+def _end(sessions: list[psutil.Process]) -> None:
     """Leave Ray, and end what we started of it: it would wait for its processes to hear a SIGTERM."""
     kill = threading.Timer(_LEAVE_S, lambda: stop_sessions(sessions))
     kill.start()

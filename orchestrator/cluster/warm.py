@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.assignment import own_environment
 from orchestrator.cluster.launching import as_important_as_others
+from orchestrator.cluster.raylet import end_with_raylet
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.cluster.zygotes import NodeZygotes, Offer
 from orchestrator.rank.key import ZygoteKey
@@ -29,6 +30,7 @@ class ZygoteKeeper(NodeZygotes):
 
     def __init__(self, idle_timeout_s: float) -> None:
         as_important_as_others()
+        end_with_raylet()
         me = ray.get_runtime_context().current_actor
         super().__init__(idle_timeout_s, retire=lambda: ray.kill(me))
 

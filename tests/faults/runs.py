@@ -94,6 +94,10 @@ class Run:
         """From here on steps take the time that they take: nothing waits for one any more."""
         self._hurry.touch()
 
+    def hold_back(self) -> None:
+        """From here on its steps are held back again."""
+        self._hurry.unlink(missing_ok=True)
+
     def marks(self) -> list[Path]:
         """One for every strike of a fault from within."""
         return sorted(self.folder.parent.glob(f"{self.name}.fault.json.struck-*"))

@@ -2,113 +2,49 @@
 
     python -m tests.faults.soak --minutes 30 --seed 1
 
-Two runs go beside each other, each on a cluster that is kept for it. Each is struck one to four times at steps of its
-own, taken up again as often as its driver ends before it has finished, and must then have trained what an
-uninterrupted run trains, to the last digit of every loss. What is printed in the end goes into docs/benchmarks.md.
+Three runs go beside each other: two on this machine, each on a cluster that is kept for it, and one over hosts that are
+namespaces. Each is struck one to four times at steps of its own, taken up again as often as its driver ends before it
+has finished, and must then have trained what an uninterrupted run trains, to the last digit of every loss. The same
+seed makes the same choices. What is printed in the end goes into docs/operations.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
-import psutil
+from orchestrator.events import RankLost
+from tests.faults.disks import NoDisksError, mount, unmount
+from tests.faults.night import Interrupted
+from tests.faults.night_here import NightHere, Place
+from tests.faults.night_on_hosts import NightOnHosts, site
+from tests.faults.runs import COMMON, User
+from tests.hosts.hosts import NoHostsError
+from tests.mlflow_server import Server, make_database
+from tests.proxy import Proxy
 
-from orchestrator.events import RankLost, RunEnded, Status, StepDone
-from tests.faults.invariants import finished_like, nothing_left
-from tests.faults.runs import COMMON, STEPS, Run, User
-from tests.processes import title
-
-STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
-SETTINGS = [
-    "recovery.max_restarts=20",
-    "recovery.max_idle_faults=20",
-    "recovery.hang_floor_s=5",
-    "recovery.hang_evidence_s=3",
-]
-MOST_DRIVERS = 12
-LANES = 2
-
-
-def named(run: Run, words: str) -> list[psutil.Process]:
-    return [process for process in run.family() if words in title(process)]
-
-
-def send(number: int, *processes: psutil.Process) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
-
-
-def freeze_all(processes: Sequence[psutil.Process], seconds: float) -> None:
-    send(signal.SIGSTOP, *processes)
-    time.sleep(seconds)
-    send(signal.SIGCONT, *processes)
-
-
-def stop_at_once(run: Run) -> None:
-    send(signal.SIGINT, run.driver)
-    time.sleep(0.2)
-    send(signal.SIGINT, run.driver)
-
-
-def a_rank(run: Run, chance: random.Random) -> list[psutil.Process]:
-    ranks = named(run, "orchestrator rank ")
-    return [chance.choice(ranks)] if ranks else []
-
-
-STRIKES: dict[str, Callable[[Run, random.Random], None]] = {
-    "a rank is killed": lambda run, chance: send(signal.SIGKILL, *a_rank(run, chance)),
-    "all ranks are killed": lambda run, chance: send(signal.SIGKILL, *named(run, "orchestrator rank ")),
-    "a rank is stopped": lambda run, chance: send(signal.SIGSTOP, *a_rank(run, chance)),
-    "a rank gets a stray signal": lambda run, chance: send(chance.choice(STOPS[1:3]), *a_rank(run, chance)),
-    "the writer is killed": lambda run, chance: send(signal.SIGKILL, *named(run, "orchestrator writer ")),
-    "the agent is killed": lambda run, chance: send(signal.SIGKILL, *named(run, "ray::NodeAgent")),
-    "MLflow's process is killed": lambda run, chance: send(signal.SIGKILL, *named(run, "mlflow_sink")),
-    "MLflow's process is stopped": lambda run, chance: freeze_all(named(run, "mlflow_sink"), 3.0),
-    "the driver is killed": lambda run, chance: send(signal.SIGKILL, run.driver),
-    "the driver is frozen": lambda run, chance: freeze_all([run.driver], chance.uniform(1.0, 8.0)),
-    "the driver is asked to stop": lambda run, chance: send(chance.choice(STOPS), run.driver),
-    "all are asked to stop": lambda run, chance: send(chance.choice(STOPS[:3]), run.driver, *run.family()),
-    "it is stopped at once": lambda run, chance: stop_at_once(run),
-}  # fmt: skip
-
-
-def night(user: User, whole: Run, name: str, seed: int) -> list[str]:
-    """One run from its start to its end, however many drivers that takes; what struck it."""
-    chance = random.Random(seed)
-    strikes = [chance.choice(list(STRIKES)) for _ in range(chance.randint(1, 4))]
-    steps = sorted(chance.randint(1, STEPS - 2) for _ in strikes)
-    run, left = user.start(name, *SETTINGS, tracked=True), list(zip(steps, strikes, strict=True))
-    for _ in range(MOST_DRIVERS):
-        while run.alive():
-            done = max((one.event.step for one in run.records() if isinstance(one.event, StepDone)), default=0)
-            if left and done >= left[0][0]:
-                STRIKES[left.pop(0)[1]](run, chance)
-            elif not left:
-                run.hurry()
-            time.sleep(0.05)
-        run.ended()
-        nothing_left(run)
-        ended = run.events()[-1]
-        if isinstance(ended, RunEnded) and ended.status is Status.FINISHED:
-            finished_like(run, whole)
-            return strikes
-        assert run.code in (130, 143, 129, 138, -9), f"exit code {run.code}\n{run.text}"
-        run = user.resume(name)
-        run._hurry.unlink(missing_ok=True)
-    raise AssertionError(f"not finished by {MOST_DRIVERS} drivers")
+LANES_HERE = 2
+LANES = LANES_HERE + 1
+# Room for the checkpoints of two runs, of which one is cleared before the next one begins.
+RUNS_MB, CHECKPOINTS_MB = 400, 200
+# Set where this process has mounts of its own, which are gone with it and what it has started.
+OWN_MOUNTS = "ORCHESTRATOR_SOAK_OWN_MOUNTS"
 
 
 @dataclass
@@ -122,37 +58,110 @@ class Tally:
     lost: int = 0
 
 
-def nights(folder: Path, seed: int, lane: int, end_s: float, tally: Tally) -> None:
+@dataclass(frozen=True)
+class Soak:
+    """What all lanes share. ``keep``: where the folders of broken runs go."""
+
+    folder: Path
+    seed: int
+    end_s: float
+    server: Server
+    database: Path
+    keep: Path | None
+    tally: Tally = field(default_factory=Tally)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def goes_on(self) -> bool:
+        return time.monotonic() < self.end_s and not self.stopping.is_set()
+
+    def spend(self, night: NightHere | NightOnHosts) -> None:
+        """One run, counted whatever comes of it."""
+        kinds = [strike.what for strike in night.plan]
+        keep = None
+        try:
+            night.go()
+            print(f"{night.name}: finished as if nothing had happened, after: {', '.join(kinds)}", flush=True)
+        except Interrupted:
+            return
+        except Exception:  # noqa: BLE001 - whatever it is, it is one of the things that are counted
+            self.tally.broken.append(night.name)
+            keep = self.keep
+            print(f"{night.name}: BROKEN, planned: {night.plan}\n{traceback.format_exc()}", flush=True)
+        finally:
+            self._count(night)
+            night.clear(keep)
+
+    def _count(self, night: NightHere | NightOnHosts) -> None:
+        self.tally.runs, self.tally.drivers = self.tally.runs + 1, self.tally.drivers + night.drivers
+        self.tally.struck.update(strike.what for strike in night.struck)
+        self.tally.lost += len(night.told.of(RankLost)) if night.run is not None else 0
+
+
+def lane_here(soak: Soak, lane: int) -> None:
     """Run after run on a cluster of this lane's own: whose an agent is cannot be seen from outside."""
+    folder = soak.folder / str(lane)
     folder.mkdir()
-    with User(folder).keeping(*COMMON) as user:
-        whole = user.start("whole", pace_s=0).ended()
-        assert whole.code == 0, whole.text
-        number = lane
-        while time.monotonic() < end_s:
-            name = f"night-{seed}-{number}"
-            try:
-                strikes = night(user, whole, name, seed * 100_000 + number)
-                tally.struck.update(strikes)
-                print(f"{name}: finished as if nothing had happened, after: {', '.join(strikes)}", flush=True)
-            except Exception:  # noqa: BLE001 - whatever it is, it is one of the things that are counted
-                tally.broken.append(name)
-                print(f"{name}: BROKEN\n{traceback.format_exc()}", flush=True)
-            mine = [run for run in user.runs if run.name == name]
-            tally.runs, tally.drivers = tally.runs + 1, tally.drivers + len(mine)
-            tally.lost += len(mine[-1].of(RankLost)) if mine else 0
-            number += LANES
+    proxy = Proxy(soak.server.port, random.Random(f"{soak.seed}/proxy {lane}"))
+    with contextlib.closing(proxy), own_disks(folder) as disks:
+        user = User(folder, database=soak.database)
+        with user.keeping(*COMMON):
+            whole = user.start("whole", pace_s=0).ended()
+            assert whole.code == 0, whole.text
+            shutil.rmtree(whole.folder / "checkpoints")
+            soak.server.wait()
+            place, number = Place(user, whole, disks, soak.server, proxy), lane
+            while soak.goes_on():
+                soak.spend(NightHere(f"night-{soak.seed}-{number}", f"{soak.seed}/{number}", place, soak.stopping))
+                number += LANES
 
 
-def soak(folder: Path, minutes: float, seed: int) -> int:
-    """Prints a line a run and the figures in the end; the number of runs after which something did not hold."""
-    tally, end_s = Tally(), time.monotonic() + 60.0 * minutes
-    with ThreadPoolExecutor(LANES) as pool:
-        lanes = [pool.submit(nights, folder / str(lane), seed, lane, end_s, tally) for lane in range(LANES)]
+@contextlib.contextmanager
+def own_disks(folder: Path) -> Iterator[list[Path]]:
+    """File systems for run directories and for checkpoints, if this process may mount any."""
+    disks: list[Path] = []
+    try:
+        if OWN_MOUNTS not in os.environ:
+            raise NoDisksError("this machine gives us no mounts of our own")
+        for name, size_mb in (("runs", RUNS_MB), ("checkpoints", CHECKPOINTS_MB)):
+            disks.append(mount(folder / name, size_mb))
+    except NoDisksError as error:
+        print(f"no disk is filled: {error}", flush=True)
+    try:
+        yield disks
+    finally:
+        for disk in disks:
+            unmount(disk)
+
+
+def lane_on_hosts(soak: Soak, lane: int) -> None:
+    """The same over hosts, where this machine lets us make any."""
+    try:
+        with site(soak.folder / str(lane)) as place:
+            number = lane
+            while soak.goes_on():
+                soak.spend(NightOnHosts(f"night-{soak.seed}-{number}", f"{soak.seed}/{number}", place, soak.stopping))
+                number += LANES
+    except NoHostsError as error:
+        print(f"no run over several hosts: {error}", flush=True)
+
+
+def run(soak: Soak) -> None:
+    """All lanes, to their end; what breaks a lane itself is raised when the others have ended."""
+    soak.server.start()
+    with contextlib.closing(soak.server), ThreadPoolExecutor(LANES) as pool:
+        lanes = [pool.submit(lane_here, soak, lane) for lane in range(LANES_HERE)]
+        lanes.append(pool.submit(lane_on_hosts, soak, LANES_HERE))
+        for lane in lanes:
+            lane.add_done_callback(lambda one: soak.stopping.set() if one.exception() is not None else None)
         for lane in lanes:
             lane.result()
+
+
+def told(soak: Soak, minutes: float) -> int:
+    """Print the figures; the number of runs after which something did not hold."""
+    tally = soak.tally
     print(
-        f"\nseed {seed}, {minutes:g} minutes: {tally.runs} runs, {tally.drivers} drivers, "
+        f"\nseed {soak.seed}, {minutes:g} minutes: {tally.runs} runs, {tally.drivers} drivers, "
         f"{sum(tally.struck.values())} strikes, {tally.lost} times a rank was lost"
     )
     for what, times in tally.struck.most_common():
@@ -162,13 +171,39 @@ def soak(folder: Path, minutes: float, seed: int) -> int:
     return broken
 
 
+def with_own_mounts() -> None:
+    """Begin again where what is mounted is seen by nobody else and is gone with us, however we end."""
+    own = ["unshare", "--mount", "--propagation", "private"]
+    own += [] if os.geteuid() == 0 else ["--map-root-user"]
+    if OWN_MOUNTS in os.environ or shutil.which(own[0]) is None:
+        return
+    if subprocess.run([*own, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+        os.environ[OWN_MOUNTS] = "1"
+        os.execvp(own[0], [*own, sys.executable, "-m", "tests.faults.soak", *sys.argv[1:]])
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    told = parser.parse_args(words)
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
-        sys.exit(min(1, soak(Path(folder), told.minutes, told.seed)))
+    parser.add_argument("--keep", type=Path, help="a folder for those of runs after which something did not hold")
+    options = parser.parse_args(words)
+    with_own_mounts()
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        (folder / "server").mkdir()
+        database = make_database(folder / "mlflow.db")
+        server = Server(folder / "server", database)
+        end_s = time.monotonic() + 60.0 * options.minutes
+        soak = Soak(folder, options.seed, end_s, server, database, options.keep)
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            soak.stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+        run(soak)
+        sys.exit(min(1, told(soak, options.minutes)))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,8 @@ all checkpoints damaged             the same                 all quarantined, fr
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGKILL
@@ -42,6 +40,7 @@ from orchestrator.events import (
     SnapshotHeld,
     SnapshotQuarantined,
 )
+from tests.faults.disks import MB, NoDisksError, fill, free, mount, unmount
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, holds, nothing_left
 from tests.faults.runs import MARKS, STEPS, Run, User
@@ -49,7 +48,6 @@ from tests.faults.runs import MARKS, STEPS, Run, User
 pytestmark = MARKS
 
 # One checkpoint of the job takes 26 MB on the disk, 13 MB of a rank's memory.
-MB = 1 << 20
 SHARD = "zero_pp_rank_1_mp_rank_00_optim_states.pt"
 
 
@@ -59,18 +57,15 @@ def small(tmp_path: Path) -> Iterator[Callable[[str, int], Path]]:
     mounted: list[Path] = []
 
     def make(name: str, size_mb: int) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        options = ["-t", "tmpfs", "-o", f"size={size_mb}m", "small", str(folder)]
-        done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"this machine lets us mount nothing: {done.stderr.strip()}")
-        mounted.append(folder)
-        return folder
+        try:
+            mounted.append(mount(tmp_path / name, size_mb))
+        except NoDisksError as error:
+            pytest.skip(str(error))
+        return mounted[-1]
 
     yield make
     for folder in mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        unmount(folder)
 
 
 def test_disk_full_and_freed(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:
@@ -97,7 +92,7 @@ def test_disk_full_to_the_last_byte(keeper: User, whole: Run, small: Callable[[s
 def went_on(run: Run, disk: Path, whole: Run) -> None:
     """The run is held by the disk and trains on, as far as its memory goes; with space it goes to its end."""
     run.wait_for(CheckpointSaved, step=9)
-    (disk / "filler").unlink()
+    free(disk)
     run.ended()
     assert run.code == 0, run.text
     holds(run)
@@ -115,7 +110,7 @@ def test_disk_full_and_a_rank_killed(keeper: User, whole: Run, small: Callable[[
     fill(disk, leaving_bytes=MB)
     run.wait_for(SnapshotHeld)
     run.wait_for(AttemptStarted, attempt=2)
-    (disk / "filler").unlink()
+    free(disk)
     run.ended()
     assert run.code == 0, run.text
     holds(run)
@@ -123,14 +118,6 @@ def test_disk_full_and_a_rank_killed(keeper: User, whole: Run, small: Callable[[
     _, second = run.of(AttemptStarted)
     assert (second.restore_step, second.restore_from) == (12, "memory")
     assert [e.step for e in run.of(SnapshotCommitted)][-1] == STEPS
-
-
-def fill(disk: Path, leaving_bytes: int = 0) -> None:
-    """As somebody else's file would."""
-    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(bytes(MB // 8)):
-            pass
-    os.truncate(disk / "filler", (disk / "filler").stat().st_size - leaving_bytes)
 
 
 def test_arena_too_small(keeper: User, whole: Run, small: Callable[[str, int], Path]) -> None:

@@ -4,6 +4,7 @@
 fault                               time                     expected
 ==================================  =======================  =========================================================
 MLflow down                         until after the end      said; the run goes on; `sync` tells MLflow all of it
+MLflow down                         until the middle         said, and that it answers; it has all, from the start
 MLflow SIGKILL, started again       in the middle            nothing is missing in the end
 MLflow SIGKILL                      until after the end      said; exit code 0; `sync` adds the rest, once
 MLflow SIGSTOP                      in the middle            no step waits for it
@@ -22,7 +23,7 @@ from signal import SIGCONT, SIGKILL, SIGSTOP
 
 import pytest
 
-from orchestrator.events import RankLost, StepDone
+from orchestrator.events import RankLost, RunStarted, StepDone
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, mlflow_agrees
 from tests.faults.runs import MARKS, Run, User
@@ -45,8 +46,28 @@ def tracked(server: Server) -> list[str]:
     return [f"tracking.uri={server.uri}", "tracking.required=false", "tracking.flush_s=0.5"]
 
 
-def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server) -> None:
-    run = keeper.start("mlflow-late", *tracked(server), tracked=True).ended()
+@pytest.fixture(scope="module")
+def without_mlflow(keeper: User, server: Server) -> Run:
+    """A run from whose start to whose end it was down."""
+    return keeper.start("mlflow-late", *tracked(server), tracked=True).ended()
+
+
+def test_mlflow_started_after_the_run(keeper: User, whole: Run, server: Server, without_mlflow: Run) -> None:
+    run = keeper.start("mlflow-later", *tracked(server), tracked=True, pace_s=10)
+    run.wait_for(RunStarted)
+    server.start()
+    server.wait()
+    run.hurry()
+    run.ended()
+    finished_like(run, whole)
+    said = " ".join(run.text.split())
+    assert "going on without it, the journal keeps everything" in said
+    assert "MLflow answers now: the run is recorded, from its start" in said
+    mlflow_agrees(run, server.uri)
+
+
+def test_mlflow_down_at_the_start(keeper: User, whole: Run, server: Server, without_mlflow: Run) -> None:
+    run = without_mlflow
     finished_like(run, whole)
     assert "going on without it, the journal keeps everything" in " ".join(run.text.split())
     assert f"Later: {sys.executable} -m orchestrator sync {run.folder}" in run.text

@@ -52,8 +52,8 @@ def setup_of_a_host(name: str, shared: Path | None) -> str:
     names = ["127.0.0.1 localhost", f"127.0.1.1 {name}", *(f"{address(n)} {host_name(n)}" for n in range(1, 50))]
     lines += [f"mkdir -p {HOME} {WORK}", f"printf '%s\\n' {shlex.join(names)} > /run/hosts"]
     lines += ["mount --bind /run/hosts /etc/hosts", "mount -o remount,bind,ro /"]
-    # Processes without a parent become children of the first one; ignoring their end buries them.
-    lines += ["trap '' CHLD", "echo ready", "exec sleep infinity"]
+    # Processes without a parent become children of the first one, which buries none: so it is in many containers.
+    lines += ["echo ready", "exec sleep infinity"]
     return "\n".join(lines)
 
 

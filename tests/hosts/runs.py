@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from orchestrator.events import Event, StepDone
+import psutil
+
+from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
-from tests.hosts.hosts import WORK, Host, wait_until
+from tests.hosts.hosts import SHARED, WORK, Host, wait_until
+from tests.paced import paced
 
 # Of the main job and of every other one: two ranks on processor cores per host, and no MLflow.
 COMMON = [
@@ -20,6 +25,13 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 # A script that says where it runs; without what takes seconds to start and is not looked at.
 WHERE = [*COMMON, "job=script", f"job.script={SCRIPTS / 'where.py'}", "launch.zygote=false"]
 TIMEOUT_S = 240
+# The main job, small, with its steps held back.
+STEPS, EVERY = 40, 5
+TRAINS = [
+    *COMMON, "job=tiny_gpt", f"job.steps={STEPS}", "job.global_batch=12", "job.micro_batch=1",
+    f"job.args.checkpoint_every={EVERY}", "job.args.val_every=0", "job.args.sample_tokens=0",
+    "recovery.wait_for_node_s=60", "model.layers=2", "model.seq_len=32",
+]  # fmt: skip
 
 
 @dataclass
@@ -29,13 +41,17 @@ class Run:
     host: Host
     name: str
     process: subprocess.Popen[str]
+    output: IO[str]
     code: int = -1
     text: str = ""
 
     def ended(self) -> Run:
         """Wait for the end."""
-        self.text, _ = self.process.communicate(timeout=TIMEOUT_S)
-        self.code = self.process.returncode
+        self.code = self.process.wait(TIMEOUT_S)
+        if not self.output.closed:
+            with self.output:
+                self.output.seek(0)
+                self.text = self.output.read()
         return self
 
     @property
@@ -47,8 +63,11 @@ class Run:
         return [event for event in self.events() if isinstance(event, kind)]
 
     def events(self) -> list[Event]:
+        return [record.event for record in self.records()]
+
+    def records(self) -> list[Record]:
         journal = self.folder / "journal.jsonl"
-        return [record.event for record in replay(journal)] if journal.exists() else []
+        return list(replay(journal)) if journal.exists() else []
 
     def losses(self) -> dict[int, float | None]:
         """The last loss of each step: what the model that was trained has seen."""
@@ -73,12 +92,44 @@ def start(host: Host, name: str, *overrides: str, env: dict[str, str] | None = N
     """Start a run whose driver is on this host."""
     words = ["python", "-m", "orchestrator", f"run_name={name}", f"run_root={WORK}/runs", *overrides]
     command = ["env", f"--chdir={cwd}", *words]
-    process = host.popen(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return Run(host, name, process)
+    return _begun(host, name, command, env)
 
 
 def take_up(host: Host, name: str, *overrides: str) -> Run:
     """Go on with a run whose driver is gone."""
-    command = ["python", "-m", "orchestrator", "resume", name, f"run_root={WORK}/runs", *overrides]
-    process = host.popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return Run(host, name, process)
+    return _begun(host, name, ["python", "-m", "orchestrator", "resume", name, f"run_root={WORK}/runs", *overrides])
+
+
+def train(desk: Host, name: str, nodes: int, *more: str) -> Run:
+    """A rank on each of two hosts, or two on each of three."""
+    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}", *paced(f"{SHARED}/{name}.hurry")]
+    return start(desk, name, *TRAINS, *size, f"ray_address={desk.gcs_address}", *more)
+
+
+def hurry(desk: Host, run: Run) -> None:
+    """From here on its steps take the time that they take."""
+    desk.write(f"{SHARED}/{run.name}.hurry", "")
+
+
+def processes_of(host: Host, words: str) -> list[psutil.Process]:
+    """Processes of a host by their command line."""
+    found = []
+    for process in host.processes():
+        with suppress(psutil.NoSuchProcess):
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def ended(process: psutil.Process) -> bool:
+    """Also one that nobody buries, as may be in such a host."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _begun(host: Host, name: str, command: list[str], env: dict[str, str] | None = None) -> Run:
+    """What it says goes into a file: nobody reads it before the end, and a pipe would hold it back."""
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by the run's end
+    return Run(host, name, host.popen(command, env, stdout=output, stderr=subprocess.STDOUT, text=True), output)
