@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# The versions that were tested together; `make constraints` takes newer ones.
+INSTALL := $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --editable
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults soak test-services test-scripts build test-package picture bench clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults soak test-services test-scripts constraints build test-package picture bench clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -15,15 +17,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+$(VENV)/.installed: pyproject.toml infra/constraints.txt | $(BIN)/python
 	@echo "installing the environment into $(VENV) (once; a few minutes)"
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) .
 	@touch $@
 
 # With all that `make run` needs, so that pip looks at it once.
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+$(VENV)/.installed-dev: pyproject.toml infra/constraints.txt | $(BIN)/python
 	@echo "installing the environment and what the tests need into $(VENV) (once; a few minutes)"
-	$(BIN)/python -m pip install --quiet --editable '.[dev,tokenizers]'
+	$(INSTALL) '.[dev,tokenizers]'
 	@touch $(VENV)/.installed $@
 
 run: $(VENV)/.installed  ## environment, then the main job on this machine (more: make run ARGS="job.steps=50")
@@ -83,6 +85,12 @@ $(VENV)/.installed-scripts: pyproject.toml $(VENV)/.installed-dev
 
 test-scripts: $(VENV)/.installed-scripts  ## scripts of transformers, accelerate, lightning and trl as they are
 	$(BIN)/python -m pytest tests/user_scripts $(ARGS)
+
+constraints:  ## take the newest versions that pyproject.toml allows, and write them and their licences down
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder/venv" \
+	  && "$$folder/venv/bin/python" -m pip install --quiet --upgrade pip \
+	  && "$$folder/venv/bin/python" -m pip install --quiet '.[dev,tokenizers]' \
+	  && "$$folder/venv/bin/python" infra/generate_constraints.py
 
 build: $(VENV)/.installed-dev  ## wheel and source archive, into dist/
 	$(BIN)/python -m build
