@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +26,8 @@ from orchestrator.errors import ConfigError
 # Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
 _TARGETS = ("hydra._internal.", "hydra_plugins.")
 _LOGGING = ("logging.", "rich.logging.", "colorlog.")
+# The largest of ours has some hundred values.
+_MOST_VALUES, _MOST_BYTES = 100_000, 1 << 20
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
@@ -40,14 +44,20 @@ def refuse_code(words: Sequence[str]) -> None:
             raise ConfigError("hydra.searchpath and --config-dir: one of them is enough; leave the other out")
         folder = os.path.abspath(flags.config_dir).replace("'", "\\'")
         plain.append(f"hydra.searchpath=['file://{folder}']")
+    for folder in (flags.config_dir, flags.config_path):
+        for path in _config_files(folder) if folder else ():
+            _refuse_bomb(path)
     where, name = flags.config_path or str(load.conf_dir()), flags.config_name or "config"
     _refuse_packages([where, *plain], [Path(folder, f"{name}.yaml") for folder in (where, flags.config_dir) if folder])
     with contextlib.ExitStack() as stack:
         stack.enter_context(initialize_config_dir(os.path.abspath(where), version_base="1.3"))
-        composed = compose(name, plain, return_hydra_config=True)
-    for path, value in _leaves(_hydra_part(composed)):
-        if (why := _why_refused(path, value)) is not None:
-            raise ConfigError(f"{'.'.join(path)}={value}: a config is data here and this would {why}; remove the key")
+        try:
+            composed = compose(name, plain, return_hydra_config=True)
+        except RecursionError:
+            raise ConfigError(f"{flags.config_dir or where}: a file there nests deeper than can be read") from None
+    for keys, value in _leaves(_hydra_part(composed)):
+        if (why := _why_refused(keys, value)) is not None:
+            raise ConfigError(f"{'.'.join(keys)}={value}: a config is data here and this would {why}; remove the key")
 
 
 def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
@@ -59,6 +69,38 @@ def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
         with contextlib.suppress(OSError):
             if "pkg://" in path.read_text(errors="replace"):
                 raise ConfigError(f"{path}: names a package (pkg://), which would be imported; give a folder")
+
+
+def _config_files(folder: str) -> Iterator[Path]:
+    """All that a choice can bring in: not what is hidden, and not what a run has left."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [] if "journal.jsonl" in files else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if name.endswith((".yaml", ".yml")))
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A few lines of aliases stand for more than memory holds, and every value of a configuration is a copy."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(f"{path}: larger than {_MOST_BYTES:,} bytes, which is no configuration")
+        size = _expanded(yaml.compose(path.read_text(), yaml.CSafeLoader), {})
+    except (OSError, ValueError, yaml.YAMLError):
+        return  # who reads it for its values says so
+    except RecursionError:
+        size = math.inf
+    if size > _MOST_VALUES:
+        raise ConfigError(f"{path}: with its aliases it stands for more than {_MOST_VALUES:,} values; write them out")
+
+
+def _expanded(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many values a document stands for; infinitely many, where it contains itself."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is known: met again within itself
+        inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_expanded(each, known) for each in inner)
+    return known[id(node)]
 
 
 def _flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

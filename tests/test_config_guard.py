@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,25 @@ def test_what_it_is_there_for(theirs: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["plan", "-m", "--config-dir", str(quoted), "job.steps=3,4"]) == 0
     assert main(["plan", f"hydra.searchpath=['file://{theirs}']", "--config-dir", str(quoted)]) == 2
     assert "one of them is enough" in capsys.readouterr().err
+
+
+ALIASES = ", ".join(["*a{0}"] * 9)
+BOMBS = {
+    "aliases of aliases": "a: &a0 [x, x]\n" + "".join(f"b{n}: &a{n + 1} [{ALIASES.format(n)}]\n" for n in range(9)),
+    "itself": "a: &a [*a]\n",
+    "too deep": "a: " + "[" * 5000 + "]" * 5000,
+    "large": "a: " + "x" * (2 << 20),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_file_that_stands_for_more_than_memory_holds_is_refused(
+    theirs: Path, bomb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (theirs / "experiment" / "bomb.yaml").write_text(BOMBS[bomb])
+    began_s = time.process_time()
+    assert main(["plan", "--config-dir", "theirs", *(["experiment=bomb"] if bomb == "too deep" else [])]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "bomb.yaml" in error or "theirs: a file there nests deeper" in error
+    assert time.process_time() - began_s < 20

@@ -99,6 +99,20 @@ def test_a_torn_manifest_is_never_taken(cut: int, junk: bytes) -> None:
         Manifest.from_json("[" * 100_000)
 
 
+@pytest.mark.parametrize(
+    ("files", "padding", "said"),
+    [
+        (300_000, 0, "names 300,000 files, and at most 200,000"),
+        (0, 128 << 20, "bytes, and at most 134,217,728 are read"),
+    ],
+)
+def test_a_manifest_that_would_cost_a_nodes_memory_is_not_read(files: int, padding: int, said: str) -> None:
+    body = {"format": 1, "run": "r", "attempt": 1, "step": 1, "tag": "t", "world_size": 1, "written_unix_s": 1.0}
+    text = json.dumps(body | {"files": dict.fromkeys(map(str, range(files)), 0)}) + " " * padding
+    with pytest.raises(ManifestError, match=said):
+        Manifest.from_json(text)
+
+
 def test_verify_names_each_damaged_file_and_what_is_wrong(tmp_path: Path) -> None:
     manifest = committed(tmp_path, 5)
     folder = tmp_path / "step-5"

@@ -18,6 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 FORMAT = 1
+# Two files a rank make 40,000 of 20,000 ranks. Somebody else's manifest must not cost a node its memory.
+MOST_FILES, MOST_BYTES = 200_000, 128 << 20
 MANIFEST = "manifest.json"
 _BLOCK_BYTES = 8 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash: pathlib folds two into one
@@ -96,6 +98,8 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """Raises ManifestError on anything that :meth:`to_json` of this version does not write."""
+        if len(text) > MOST_BYTES:
+            raise ManifestError(f"manifest has {len(text):,} bytes, and at most {MOST_BYTES:,} are read")
         try:
             body = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -109,6 +113,8 @@ class Manifest:
         del body["format"]
         _check_keys(body, cls, "manifest")
         _check(isinstance(body["files"], dict), "files", body["files"], "a map of paths")
+        if len(body["files"]) > MOST_FILES:
+            raise ManifestError(f"manifest names {len(body['files']):,} files, and at most {MOST_FILES:,} are read")
         parts = {}
         for path, part in body.pop("files").items():
             _check(isinstance(part, dict), f"files: {_short(path)}", part, "a map")
