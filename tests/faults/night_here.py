@@ -72,7 +72,8 @@ class NightHere(Night):
         if self.apart:
             words.append(f"job.checkpoint_dir={self.place.disks[1] / self.name}")
         if self.on_server:
-            words += [f"tracking.uri={self.place.proxy.uri}", "tracking.flush_s=0.5"]
+            # A process that tells a slow server outlives a driver that is killed by so long.
+            words += [f"tracking.uri={self.place.proxy.uri}", "tracking.flush_s=0.5", "tracking.finish_timeout_s=15"]
         self.run = self.place.user.start(self.name, *words, tracked=True)
 
     def take_up(self) -> None:
