@@ -295,7 +295,8 @@ class LaunchConfig:
     start_timeout_s: float = 300.0  # for agents and ranks to start
     poll_s: float = 0.1  # between two looks at the agents
     dashboard: bool = True  # of a cluster started here, on loopback
-    node_address: str | None = None  # by which other nodes reach the Ray that `up` starts here; null is Ray's guess
+    # by which other nodes reach the Ray that `up` starts here; null is loopback: this machine alone
+    node_address: str | None = None
     idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
     # variables of the shell that starts the run which its ranks get though docs/environment.md leaves them out
     forward: list[str] = field(default_factory=list)

@@ -195,7 +195,7 @@ def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:
 @contextmanager
 def connect(address: str) -> Iterator[Session]:
     """A connection to a cluster that is there already. Ray may be imported from here on, and not before."""
-    client.prepare_to_attach()
+    client.prepare_to_attach(address)
     from orchestrator.cluster import session
 
     with session.connect(address, cpus=0, dashboard=False) as connected:

@@ -98,7 +98,7 @@ def _supervised(
     console: Console,
     takes_up: Unfinished | None,
 ) -> int:
-    client.prepare() if target.address is None else client.prepare_to_attach()
+    client.prepare() if target.address is None else client.prepare_to_attach(target.address)
     last: Record | None = None
     meter, terminal = Meter(), Terminal(console, plan.prediction.steps)
     where = {"run directory": str(directory.path)}

@@ -16,18 +16,22 @@ from orchestrator.cluster import kept
 HEAD_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 # Ray would otherwise hide the GPUs of actors that ask for none, and warn about it.
 _SETTINGS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# With it a Ray of one machine has every port on loopback; on several machines it has them on all interfaces.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # So long Ray tries to be let in; by default 20 s, while somebody listens already and a refusal is final.
 _CONNECT_S = "5"
 # By which a user says which token is meant; Ray looks at the first, then at the second, then into the home.
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def prepare_to_attach() -> None:
-    """Call before Ray is imported, when a cluster is to be joined.
+def prepare_to_attach(address: str) -> None:
+    """Call before Ray is imported, when the cluster at ``host:port`` is to be joined.
 
     A token is shown where there is one: a cluster that asks for none does not mind.
     """
-    prepare()
+    os.environ.update(_SETTINGS)
+    if address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
+        os.environ.update(LOOPBACK_ONLY)
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _CONNECT_S)
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -36,8 +40,8 @@ def prepare_to_attach() -> None:
 
 
 def prepare() -> None:
-    """Call before Ray is imported."""
-    os.environ.update(_SETTINGS)
+    """Call before Ray is imported, when one is to be started on this machine alone."""
+    os.environ.update(_SETTINGS | LOOPBACK_ONLY)
 
 
 def has_token() -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.cluster import kept
-from orchestrator.cluster.client import HEAD_SETTINGS
+from orchestrator.cluster.client import HEAD_SETTINGS, LOOPBACK_ONLY
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.cluster.ray_folder import folder_of, make_ray_folder, remove
 from orchestrator.errors import ClusterError
@@ -80,18 +80,21 @@ def start_head(cpus: int, dashboard: bool, node_address: str | None, undo: ExitS
     folder = make_ray_folder()
     undo.callback(remove, folder.parent)
     options += [f"--temp-dir={folder.path}"]
+    more = {} if node_address else LOOPBACK_ONLY
     try:
         try:
-            pid, port = _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options, folder.lock_fd)
+            pid, port = _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options, more, folder.lock_fd)
         except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
-            pid, port = _try_head(_free_port(), _free_port(), options, folder.lock_fd)
+            pid, port = _try_head(_free_port(), _free_port(), options, more, folder.lock_fd)
     finally:
         folder.let_go()
     undo.callback(stop_session, pid)
     return pid, port
 
 
-def _try_head(port: int, dashboard_port: int, options: list[str], lock_fd: int) -> tuple[int, int]:
+def _try_head(
+    port: int, dashboard_port: int, options: list[str], more: dict[str, str], lock_fd: int
+) -> tuple[int, int]:
     log_path = kept.make_state_dir() / "ray-head.log"
     command = [ray_program(), "start", "--head", "--block", f"--port={port}", *options]
     # With Ray's own default ports a second head on a machine dies.
@@ -106,7 +109,7 @@ def _try_head(port: int, dashboard_port: int, options: list[str], lock_fd: int) 
     with log_path.open("wb") as log:
         head = subprocess.Popen(
             command,
-            env={**HEAD_SETTINGS, **where, **os.environ, "RAY_AUTH_MODE": "token"},
+            env={**HEAD_SETTINGS, **where, **os.environ, **more, "RAY_AUTH_MODE": "token"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -124,10 +124,16 @@ def record(desk: Desk) -> kept.KeptCluster:
     return kept.KeptCluster(**json.loads(text))
 
 
-def test_up_shows_a_warm_node_and_how_others_join(desk: Desk, up: str) -> None:
+def test_up_shows_a_warm_node_and_is_on_loopback_alone(desk: Desk, up: str) -> None:
     assert "ready" in up
     assert "started by 'up'" in up
-    assert f"RAY_AUTH_MODE=token ray start --address={record(desk).address}" in up
+    assert "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'" in up
+    pid = record(desk).head_pid
+    assert pid is not None
+    heard = {each.laddr.ip for process in in_session(pid) for each in process.net_connections("tcp")
+             if each.status == psutil.CONN_LISTEN}  # fmt: skip
+    assert heard
+    assert heard <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     token = desk.folder / "home" / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0
     assert token.read_text().strip() not in up

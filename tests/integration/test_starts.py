@@ -18,13 +18,17 @@ pytestmark = pytest.mark.real
 NOBODY = 54_321  # has no entry in passwd
 # DeepSpeed takes a rank for one of mpirun's where it finds a variable of these.
 SCRIPT = """
-import json, os
-import deepspeed, torch
+import ipaddress, json, os
+import deepspeed, psutil, torch
 model = torch.nn.Linear(4, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)  # DeepSpeed's own would be compiled first
 engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config={"train_micro_batch_size_per_gpu": 1})
 engine.backward(engine(torch.ones(1, 4)).sum())
 engine.step()
+heard = {ipaddress.ip_address(each.laddr.ip) for each in psutil.net_connections("tcp")
+         if each.status == "LISTEN" and each.pid is not None and psutil.Process(each.pid).uids().real == os.getuid()}
+heard = {ip.ipv4_mapped if ip.version == 6 and ip.ipv4_mapped else ip for ip in heard}
+print("HEARD", json.dumps(sorted(str(ip) for ip in heard if not ip.is_loopback)), flush=True)
 print("TRAINED", json.dumps({"uid": os.getuid(), **os.environ}), flush=True)
 """
 
@@ -76,6 +80,8 @@ def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(odd: Path) -> 
     assert (odd / "mlflow.db").is_file()
     log = (odd / "runs" / "odd" / "logs" / "attempt-1.rank-1.log").read_text()
     rank = json.loads(log.split("TRAINED ")[1].splitlines()[0])
+    if nobody:  # whose processes are those of this run
+        assert json.loads(log.split("HEARD ")[1].splitlines()[0]) == [], "nothing of it listens but on loopback"
     assert not (set(left) - {"RANK"}) & set(rank)
     assert (rank["RANK"], rank["MY_TOKEN"], rank["TMPDIR"]) == ("1", "1", "/tmp")
     if nobody:
