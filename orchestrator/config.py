@@ -287,6 +287,13 @@ class TrackingConfig:
 
 
 @dataclass
+class MetricsConfig:
+    """Gauges in Ray's metrics export, which everybody who reaches a node of several machines can read."""
+
+    names: bool = False  # label them with run and cluster by name there too, and not by a number of the run
+
+
+@dataclass
 class LaunchConfig:
     """How ranks are started."""
 
@@ -323,6 +330,7 @@ class Config:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's
     # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one that
     # starts and ends with the run on this machine; local is always the latter

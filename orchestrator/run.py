@@ -27,7 +27,7 @@ from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
 from orchestrator.redact import redact_fields
-from orchestrator.rundir import RunDirectory, check_run_name, new_run_name
+from orchestrator.rundir import RunDirectory, check_run_name, new_run_name, number_of_run
 from orchestrator.signals import stop_numbers
 from orchestrator.stopping import asked_by_signals, exit_code, take
 from orchestrator.supervise.clock import SystemClock
@@ -145,7 +145,7 @@ def _supervised(
             f" after attempt {past.attempts}" if takes_up else "",
         )
         stack.callback(workers.close)
-        gauges = Gauges(name, plan.cluster)
+        gauges = Gauges(*_labels(config, plan, name, directory.path, session.address))
         address = None if session.local else session.address
         started = takes_up.resumed if takes_up else run_started(plan, name, address)
         can_skip = any("{skip_batches}" in arg for arg in plan.args)
@@ -186,6 +186,13 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         predicted_memory_bytes=plan.memory.total_bytes if plan.memory else None,
         predicted_cost_usd_per_step=_cost_usd_per_step(plan),
     )
+
+
+def _labels(config: Config, plan: Plan, name: str, path: Path, address: str) -> tuple[str, str]:
+    """Of the gauges: Ray's metrics are for everybody who reaches the node, so only loopback has names unasked."""
+    if config.metrics.names or address.startswith("127."):
+        return name, plan.cluster
+    return number_of_run(path), ""
 
 
 def _cost_usd_per_step(plan: Plan) -> float | None:

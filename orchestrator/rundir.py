@@ -71,6 +71,16 @@ def make_run_dir(path: Path, group_reads: bool = False) -> None:
     (path / "logs").mkdir(exist_ok=True)
 
 
+def number_of_run(path: Path) -> str:
+    """By which a run goes where its name is nobody's business: drawn once, in a file that its owner alone can read."""
+    try:
+        return (path / "number").read_text().strip()
+    except FileNotFoundError:
+        number = secrets.token_hex(6)
+        write_whole(path / "number", number + "\n", 0o600)
+        return number
+
+
 class RunDirectory:
     """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first. A new one is open to
     our user alone, or to be read by the folder's group as well."""

@@ -22,7 +22,7 @@ from orchestrator.ledger.tracking_check import absolute_uri, check_tracking
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import plan_json, plan_text
 from orchestrator.redact import redact
-from orchestrator.rundir import RunDirectory
+from orchestrator.rundir import RunDirectory, number_of_run
 from orchestrator.supervise.loop import StopRequest
 
 # What the MLflow process may take beyond its own deadline before it is killed.
@@ -48,6 +48,7 @@ def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory)
         "price_source": plan.price.source,
         "git_commit": commit,
         "run_dir": str(directory.path),
+        "run_number": number_of_run(directory.path),  # the label of its gauges
         "mlflow.user": os.environ.get("USER") or f"uid {os.getuid()}",
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from orchestrator.config import Config, MetricsConfig
 from orchestrator.events import AttemptStarted, Record, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.metrics import DESCRIPTIONS, Gauges
+from orchestrator.run import _labels
+from orchestrator.rundir import number_of_run
 
 
 class FakeGauge:
@@ -66,3 +71,23 @@ def test_rays_own_gauge_takes_these_arguments() -> None:
     metrics = pytest.importorskip("ray.util.metrics")
     gauges = Gauges("r", "lab")
     assert all(isinstance(gauge, metrics.Gauge) for gauge in gauges._gauges.values())
+
+
+@pytest.mark.parametrize(
+    ("address", "names", "labels"),
+    [
+        ("127.0.0.1:6379", False, ("secret-merger-7", "lab")),
+        ("10.0.0.1:6379", True, ("secret-merger-7", "lab")),
+        ("10.0.0.1:6379", False, None),
+    ],
+)
+def test_a_run_of_several_machines_has_a_number_there_unless_names_are_asked_for(
+    address: str, names: bool, labels: tuple[str, str] | None, tmp_path: Path
+) -> None:
+    config = Config(metrics=MetricsConfig(names))
+    told = _labels(config, SimpleNamespace(cluster="lab"), "secret-merger-7", tmp_path, address)  # type: ignore[arg-type]
+    number = number_of_run(tmp_path)
+    assert told == (labels or (number, ""))
+    assert number == number_of_run(tmp_path), "the same for every driver of the run"
+    assert len(number) == 12
+    assert (tmp_path / "number").stat().st_mode & 0o777 == 0o600
