@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import kept, ray_folder
+from orchestrator.cluster import client, kept, ray_folder
 from orchestrator.cluster.head import make_token
 from orchestrator.errors import ClusterError
 
@@ -142,3 +142,21 @@ def test_a_token_of_ray_s_own_is_closed_to_others(monkeypatch: pytest.MonkeyPatc
     make_token()
     assert mode(token) == 0o600
     assert token.read_text() == made
+
+
+def test_a_token_that_others_may_read_is_not_shown_to_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # what is prepared is not for the tests after this one
+    make_token()
+    token = tmp_path / ".ray" / "auth_token"
+    token.chmod(0o644)
+    with pytest.raises(ClusterError, match=f"others may read this token.*type 'chmod 600 {token}'"):
+        client.prepare_to_attach("10.0.0.1:6379")
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+    token.chmod(0o600)
+    client.prepare_to_attach("10.0.0.1:6379")
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(token)

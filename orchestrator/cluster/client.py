@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.cluster import kept
+from orchestrator.errors import ClusterError
 
 # Read by Ray's own processes where we start them. The memory monitor would kill the agent, not the rank that
 # grew. Token authentication is not here: a local ray.init turns it on by itself and writes the token, but
@@ -27,7 +28,8 @@ TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 def prepare_to_attach(address: str) -> None:
     """Call before Ray is imported, when the cluster at ``host:port`` is to be joined.
 
-    A token is shown where there is one: a cluster that asks for none does not mind.
+    A token is shown where there is one: a cluster that asks for none does not mind. Raises :class:`ClusterError` for
+    one that is no secret.
     """
     os.environ.update(_SETTINGS)
     if address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
@@ -36,7 +38,17 @@ def prepare_to_attach(address: str) -> None:
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     if not any(os.environ.get(name) for name in TOKEN_VARIABLES) and (path := kept.token_path()) is not None:
+        _refuse_open_token(path)
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _refuse_open_token(path: Path) -> None:
+    """Ray's own commands leave it readable by everybody, and whoever has it runs what he likes on the cluster."""
+    if path.stat().st_mode & 0o077:
+        raise ClusterError(
+            f"{path}: others may read this token, and whoever has it can run code as you on the cluster; type "
+            f"'chmod 600 {path}', and on a machine that you share give the cluster a new one"
+        )
 
 
 def prepare() -> None:
