@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from orchestrator.events import (
     AttemptStarted,
     CheckpointSaved,
     Event,
+    Fault,
     NodeDraining,
     Outcome,
     RankLost,
@@ -73,6 +75,7 @@ class RayWorkerGroup:
         self._hangs: HangWatch | None = None
         self._overdue: dict[int, Part] = {}
         self._ended: AttemptEnded | None = None
+        self._unsaved: RankLost | None = None
         self._events: list[Event] = []
         self._tidy_below = ALL_ATTEMPTS
 
@@ -101,7 +104,7 @@ class RayWorkerGroup:
         self._hangs = HangWatch(
             attempt, names, told.hang_evidence_s, told.hang_after_s, lambda: self._nodes.tell("ask_stacks")
         )
-        self._generation_stopped, self._ended = False, None
+        self._generation_stopped, self._ended, self._unsaved = False, None, None
         self._starting = self._nodes.tell("start", attempt, address, port, list(skip_batches))
         self._start_deadline_s = time.monotonic() + self._start_timeout_s
         origin = (restore.step, restore.source) if restore else (None, None)
@@ -187,6 +190,9 @@ class RayWorkerGroup:
                 self._ended = event
             else:
                 events.append(event)
+        if self._ended is not None and self._unsaved is not None:
+            events += [self._unsaved, AttemptEnded(attempt.number, Outcome.FAILED, attempt.step)]
+            self._ended = self._unsaved = None
         if self._ended is not None and not self._checkpoints.busy():
             self._checkpoints.tidy_up()
             events.append(self._ended)
@@ -285,5 +291,22 @@ class RayWorkerGroup:
 
     def _lose(self, node: Node, how: str, attempt: Attempt) -> None:
         node.lost, now_s = how, time.monotonic()
+        if self._ended is not None and self._ended.outcome is Outcome.FINISHED and self._checkpoints.busy():
+            self._unsaved = self._lost_at_the_end(node, how, attempt, now_s)
         self._checkpoints.forget()
         attempt.lose_node(node.index, how, now_s, silent_s=now_s - node.asked_s)
+
+    def _lost_at_the_end(self, node: Node, how: str, attempt: Attempt, now_s: float) -> RankLost:
+        """All ranks have done their work, and the last of it was in the memory of this node."""
+        return RankLost(
+            attempt=attempt.number,
+            rank=node.index * self.assignment.ranks_per_node,
+            node=node.name,
+            gpu="the whole node",
+            exit_status=-signal.SIGKILL,
+            step=attempt.step,
+            reason="lost before the last checkpoint was on the disk",
+            error=how,
+            fault=Fault.NODE,
+            detected_s=round(now_s - node.asked_s, 3),
+        )

@@ -119,12 +119,12 @@ class Night(ABC):
                 self.hurry()
                 hurried = True
             time.sleep(LOOK_S)
+        self._mend(0.0)  # a process that is stopped does not leave
         self.driver_ended()
         ended = self.told.events()[-1] if self.told.events() else None
         if isinstance(ended, RunEnded) and ended.status is Status.FINISHED:
             return True
         assert self.told.code in STOPPED, f"exit code {self.told.code}\n{self.told.text}"
-        self._mend(0.0)
         return False
 
     def _look(self) -> None:

@@ -28,11 +28,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGKILL
 
+import psutil
 import pytest
 
 from orchestrator.events import (
     AttemptStarted,
     CheckpointSaved,
+    Decided,
+    Fault,
     RankLost,
     ResourcesGranted,
     SnapshotCommitted,
@@ -42,8 +45,9 @@ from orchestrator.events import (
 )
 from tests.faults.disks import MB, NoDisksError, fill, free, mount, unmount
 from tests.faults.faults import event, fail
-from tests.faults.invariants import finished_like, holds, nothing_left
+from tests.faults.invariants import finished_like, holds, nothing_left, wait_until
 from tests.faults.runs import MARKS, STEPS, Run, User
+from tests.processes import title
 
 pytestmark = MARKS
 
@@ -87,6 +91,36 @@ def test_disk_full_to_the_last_byte(keeper: User, whole: Run, small: Callable[[s
     run.wait_for(SnapshotHeld)
     went_on(run, disk, whole)
     assert not run.of(RankLost)
+
+
+def test_an_agent_that_dies_with_the_last_checkpoint_after_its_ranks_have_ended(
+    keeper: User, whole: Run, small: Callable[[str, int], Path]
+) -> None:
+    """What all ranks did is not done while it is in memory alone."""
+    disk = small("disk", 120)
+    run = keeper.start("agent-killed-at-the-end", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=12")
+    run.wait_for(SnapshotCommitted, step=12)
+    fill(disk, leaving_bytes=MB)
+    run.hurry()
+    run.wait_for(CheckpointSaved, step=STEPS)
+    assert wait_until(lambda: not named(run, "orchestrator rank "), 60)
+    (agent,) = named(run, "ray::NodeAgent")
+    agent.kill()
+    free(disk)
+    run.ended()
+    assert run.code == 0, run.text
+    holds(run)
+    (lost,) = run.of(RankLost)
+    # Whether the driver had heard of the ranks' end by then: tests/test_group.py has the one that had.
+    assert (lost.fault, lost.step) == (Fault.NODE, STEPS)
+    assert [event.action for event in run.of(Decided)] == ["replace"]
+    assert run.losses() == whole.losses()
+    assert run.of(SnapshotCommitted)[-1].step == STEPS
+    assert (disk / "latest").read_text() == f"step-{STEPS:06d}"
+
+
+def named(run: Run, words: str) -> list[psutil.Process]:
+    return [process for process in run.family() if words in title(process)]
 
 
 def went_on(run: Run, disk: Path, whole: Run) -> None:

@@ -1,0 +1,96 @@
+"""The end of an attempt, when what its ranks did last is not on a disk yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.attempt import Attempt
+from orchestrator.cluster.group import RayWorkerGroup
+from orchestrator.cluster.nodes import Node
+from orchestrator.events import AttemptEnded, Event, Fault, Outcome, RankLost
+
+
+@dataclass
+class Checkpoints:
+    """One is on its way until it is committed, or its node is gone."""
+
+    on_their_way: int = 1
+    tidied: list[str] = field(default_factory=list)
+
+    def busy(self) -> bool:
+        return self.on_their_way > 0
+
+    def forget(self) -> None:
+        self.on_their_way = 0
+
+    def tidy_up(self) -> None:
+        self.tidied.append("up")
+
+
+def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, Attempt]:
+    """A group whose two ranks have just ended."""
+    group = RayWorkerGroup.__new__(RayWorkerGroup)
+    group.assignment = SimpleNamespace(ranks_per_node=2)  # type: ignore[assignment]
+    group._checkpoints = checkpoints  # type: ignore[assignment]
+    group._ended = group._unsaved = None
+    attempt = Attempt(3, ["node-a"], 2)
+    attempt.step = 24
+    group._attempt = attempt
+    return group, attempt
+
+
+def end(attempt: Attempt, status: int = 0, stopping: bool = False) -> None:
+    attempt.stopping = stopping
+    for rank in range(2):
+        part: dict[str, Any] = {"kind": "exit", "rank": rank, "gpu": "GPU 0", "status": status, "step": 24, "time": 1.0}
+        attempt.hear(0, part | {"error": None, "log_tail": [], "log_path": "", "out_of_memory": False}, 1.0)
+
+
+def lose(group: RayWorkerGroup, attempt: Attempt) -> None:
+    group._lose(Node(0, None, "node-a"), "its agent died: killed", attempt)
+
+
+def test_the_end_waits_for_the_disk_and_comes_once() -> None:
+    checkpoints = Checkpoints()
+    group, attempt = group_of(checkpoints)
+    end(attempt)
+    assert group._settled(attempt) == []
+    checkpoints.on_their_way = 0
+    assert group._settled(attempt) == [AttemptEnded(3, Outcome.FINISHED, 24)]
+    assert checkpoints.tidied == ["up"]
+    assert group._settled(attempt) == []
+
+
+def test_a_node_that_is_lost_with_the_last_checkpoint_fails_what_had_finished() -> None:
+    checkpoints = Checkpoints()
+    group, attempt = group_of(checkpoints)
+    end(attempt)
+    assert group._settled(attempt) == []
+    lose(group, attempt)
+    lost, ended = group._settled(attempt)
+    assert isinstance(lost, RankLost)
+    assert (lost.attempt, lost.node, lost.step, lost.fault) == (3, "node-a", 24, Fault.NODE)
+    assert lost.reason == "lost before the last checkpoint was on the disk"
+    assert lost.error == "its agent died: killed"
+    assert ended == AttemptEnded(3, Outcome.FAILED, 24)
+    assert checkpoints.tidied == []
+    assert group._settled(attempt) == []
+
+
+@pytest.mark.parametrize(
+    ("on_their_way", "stopping", "outcome"), [(0, False, Outcome.FINISHED), (1, True, Outcome.STOPPED)]
+)
+def test_nothing_is_lost_with_a_node_when_all_is_on_the_disk_or_somebody_had_stopped_it(
+    on_their_way: int, stopping: bool, outcome: Outcome
+) -> None:
+    checkpoints = Checkpoints(on_their_way=1)
+    group, attempt = group_of(checkpoints)
+    end(attempt, stopping=stopping)
+    told: list[Event] = group._settled(attempt)
+    checkpoints.on_their_way = on_their_way
+    lose(group, attempt)
+    assert [*told, *group._settled(attempt)] == [AttemptEnded(3, outcome, 24)]
