@@ -38,7 +38,8 @@ _ABOUT = {
     "type", "types", "kind", "enabled", "required", "length", "len", "size", "count", "num", "dim", "index", "provider",
     "parallelism", "format", "version", "sock", "method", "rate", "ratio", "limit", "budget", "time", "timeout", "ttl",
     "level", "fn", "func", "cls", "class", "tokens", "tokenizer", "cost", "loss", "weight", "embedding", "head",
-    "heads",
+    "heads", "accuracy", "entropy", "norm", "prob", "probs", "logprob", "logprobs", "throughput", "s", "ms", "sec",
+    "seconds",
 }  # fmt: skip
 # Training terms: "eos_token" is a word of the vocabulary, "text_key" a column, "forward_pass" a computation.
 _TRAINING = {
@@ -74,6 +75,7 @@ _ASSIGNED = re.compile(
     r"""|(?P<quote>["'])(?P<named>[\w. -]{1,100}+)(?P=quote)\s*:\s*(?=["']))"""
     r"""(?P<value>"(?:[^"\\\n]|\\.)*+"|'(?:[^'\\\n]|\\.)*+'|[^\s,;"'{}\[\]()&]+)"""
 )
+_NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
 _PASSWORD = re.compile(r"://[^\s:/@]{0,200}+:(?P<password>[^\s]{1,500})@")
 
 _known: set[str] = set()
@@ -90,7 +92,9 @@ def is_secret(name: str) -> bool:
     for index, word in enumerate(words):
         before = words[index - 1] if index else ""
         if (word in _SECRET_WORDS or word.endswith(_SECRET_ENDS)) and before not in _TRAINING.get(word, ()):
-            return len(words) > 1 if word == "pwd" else word not in ("pass", "auth") or index == len(words) - 1
+            if word in ("pass", "pwd") and len(words) == 1:  # a pass over the data, the working directory
+                return False
+            return word not in ("pass", "auth") or index == len(words) - 1
     return words[-1] == "key" and (words[-2] if len(words) > 1 else "") not in _TRAINING["key"]
 
 
@@ -131,7 +135,7 @@ def redact_fields(said: _T) -> _T:
     news = {}
     for field in dataclasses.fields(said):  # type: ignore[arg-type]
         value = getattr(said, field.name)
-        if isinstance(value, str | list | dict) and (hidden := redact(value)) != value:
+        if isinstance(value, str | list) and (hidden := redact(value)) != value:  # what is counted is no secret
             news[field.name] = hidden
     return dataclasses.replace(said, **news) if news else said  # type: ignore[type-var]
 
@@ -141,7 +145,7 @@ def _redacted(value: Any, hide: bool) -> Any:
         return {key: _redacted(inner, hide or is_secret(str(key))) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_redacted(inner, hide) for inner in value]
-    if hide and value and isinstance(value, str | int | float) and not isinstance(value, bool):
+    if hide and value and isinstance(value, str | int) and not isinstance(value, bool):
         return HIDDEN
     return redact_text(value) if isinstance(value, str) else value
 
@@ -194,6 +198,8 @@ def _hide_assigned(match: re.Match[str]) -> str:
     name = (match["name"] or match["named"]).rpartition(".")[2]
     if not is_secret(name) or (len(_words(name)) == 1 and _words(name)[0] == "key") or value in ('""', "''", HIDDEN):
         return match[0]  # "key" alone is what any table has
+    if _NUMBER.fullmatch(value):  # "token=128" of a training log; one that is a password is known by its value
+        return match[0]
     quoted = value[0] if value[0] in "\"'" else ""
     return f"{match['before']}{quoted}{HIDDEN}{quoted}"
 

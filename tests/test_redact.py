@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from orchestrator import redact as module
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
-from orchestrator.events import AttemptEnded, Decided, Fault, Outcome, RankLost
+from orchestrator.events import AttemptEnded, Decided, Fault, MetricLogged, Outcome, RankLost
 from orchestrator.load import load, register
 from orchestrator.redact import HIDDEN, is_secret, learn, redact, redact_fields, redact_text
 
@@ -44,7 +44,7 @@ PLAIN_NAMES = [
     "passes", "path", "pattern", "compat", "key_file", "token_path", "auth_mode", "RAY_AUTH_MODE",
     "RAY_AUTH_TOKEN_PATH", "SSH_AUTH_SOCK", "TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "monkey", "keyboard",
     "author", "authors", "embedding", "secret_dir", "password_file", "token_type", "keys", "sample_tokens",
-    "bypass", "compass", "usd_per_token", "token_budget", "n_pass", "PWD", "OLDPWD",
+    "bypass", "compass", "usd_per_token", "token_budget", "n_pass", "PWD", "OLDPWD", "pass", "mean_token_accuracy", "token_s",
 ]  # fmt: skip
 
 
@@ -84,6 +84,7 @@ FORMS = {
 PLAIN = [
     "http://127.0.0.1:5000/#/experiments/1/runs/abc",
     "sqlite:////home/me/mlflow.db",
+    "pass=one token=128 secret=-1.5e-3",
     "step 20: bytes per token: 0.5, key: 3, loss=4.2 tokens_per_s=1.2e3",
     "git@github.com:a/b.git, s3://bucket/a@b",
     '[{"key": "recovery.max_restarts", "value": 3}]',
@@ -142,6 +143,8 @@ def test_events_are_the_same_without_secrets_and_hide_them_in_texts_and_lists() 
     hidden = redact_fields(lost)
     assert (hidden.error, hidden.log_tail, hidden.fault) == ("ValueError: ***", ["a", "b ***"], Fault.EXIT)
     assert redact_fields(Decided("restart", "after swordfish")) == Decided("restart", "after ***")
+    counted = MetricLogged(1, 3, {"mean_token_accuracy": 0.5, "secret": 3, "swordfish": 1.0})
+    assert redact_fields(counted) is counted
 
 
 def worth_hiding(text: str) -> bool:
