@@ -44,7 +44,8 @@ PLAIN_NAMES = [
     "passes", "path", "pattern", "compat", "key_file", "token_path", "auth_mode", "RAY_AUTH_MODE",
     "RAY_AUTH_TOKEN_PATH", "SSH_AUTH_SOCK", "TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "monkey", "keyboard",
     "author", "authors", "embedding", "secret_dir", "password_file", "token_type", "keys", "sample_tokens",
-    "bypass", "compass", "usd_per_token", "token_budget", "n_pass", "PWD", "OLDPWD", "pass", "mean_token_accuracy", "token_s",
+    "bypass", "compass", "usd_per_token", "token_budget", "n_pass", "PWD", "OLDPWD", "pass",
+    "mean_token_accuracy", "token_s",
 ]  # fmt: skip
 
 
