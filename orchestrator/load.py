@@ -103,7 +103,7 @@ def load(composed: DictConfig) -> Config:
         if path.rsplit(".", 1)[-1] == "_target_":
             raise ConfigError(f"{path}: a config is data here and '_target_' would run code; remove the key")
     try:
-        learn(OmegaConf.to_container(composed, resolve=True))
+        learn(written)
         learn(_from_environment(written), name="secret")
         return cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
