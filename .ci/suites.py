@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +108,13 @@ def run(suite: str, folder: Path) -> Ended:
     """Run one suite to its end and print what it printed: of one that passed the end, of one that failed all."""
     folder.mkdir()
     log, begun_s = folder / "log", time.monotonic()
-    with closing(Group(folder.name)) as group, log.open("wb") as output:
+    with ExitStack() as stack:
+        # Each pytest removes what those before it left below one root: two at once would find it gone, or not empty.
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True))
+        group, output = stack.enter_context(closing(Group(folder.name))), stack.enter_context(log.open("wb"))
         process = _running[folder.name] = subprocess.Popen(
             group.joining(["make", "--no-print-directory", suite]),
-            cwd=ROOT, env=environment(folder / "home"), stdin=subprocess.DEVNULL, stdout=output,
+            cwd=ROOT, env=environment(folder / "home", temporary), stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
@@ -131,12 +134,12 @@ def run(suite: str, folder: Path) -> Ended:
     return one
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Ours, with an empty home; what pip has fetched is used again."""
+def environment(home: Path, temporary: str) -> dict[str, str]:
+    """Ours, with an empty home and a folder for pytest's temporary ones; what pip has fetched is used again."""
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "RAY_", "MLFLOW_"))}
     cache = os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip")
-    return {**kept, "HOME": str(home), "PIP_CACHE_DIR": cache, **MORE}
+    return {**kept, "HOME": str(home), "PYTEST_DEBUG_TEMPROOT": temporary, "PIP_CACHE_DIR": cache, **MORE}
 
 
 def end(process: subprocess.Popen[bytes]) -> int:
