@@ -14,7 +14,7 @@ import psutil
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.hosts.hosts import SHARED, WORK, Host, wait_until
-from tests.paced import paced
+from tests.paced import PACE_S, paced
 
 # Of the main job and of every other one: two ranks on processor cores per host, and no MLflow.
 COMMON = [
@@ -100,9 +100,9 @@ def take_up(host: Host, name: str, *overrides: str) -> Run:
     return _begun(host, name, ["python", "-m", "orchestrator", "resume", name, f"run_root={WORK}/runs", *overrides])
 
 
-def train(desk: Host, name: str, nodes: int, *more: str) -> Run:
+def train(desk: Host, name: str, nodes: int, *more: str, pace_s: float = PACE_S) -> Run:
     """A rank on each of two hosts, or two on each of three."""
-    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}", *paced(f"{SHARED}/{name}.hurry")]
+    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}", *paced(f"{SHARED}/{name}.hurry", pace_s)]
     return start(desk, name, *TRAINS, *size, f"ray_address={desk.gcs_address}", *more)
 
 

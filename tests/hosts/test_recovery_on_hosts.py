@@ -297,21 +297,23 @@ def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
 def test_a_host_that_is_drained_is_left_in_time_and_costs_no_step(
     workers: list[Host], desk: Host, over_two: dict[int, float]
 ) -> None:
-    run = train(desk, "drained", 2, "job.checkpoint_dir=/tmp/shared/drained", "recovery.max_restarts=0")
-    run.wait_for(StepDone, step=17)
+    # It takes Ray's commands seconds to be imported, many on a busy machine.
+    strict = ["job.checkpoint_dir=/tmp/shared/drained", "recovery.max_restarts=0"]
+    run = train(desk, "drained", 2, *strict, pace_s=3.0)
+    run.wait_for(StepDone, step=2)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
-    drain(desk, victim, within_s=60)
+    drain(desk, victim, within_s=100)
     run.wait_for(NodeDraining, node=victim.name)
     hurry(desk, run)
     assert run.ended().code == 0, run.text
     (draining,) = run.of(NodeDraining)
-    assert 30 < draining.left_s <= 60
+    assert 30 < draining.left_s <= 100
     assert run.of(RankLost) == []
     assert [decided.action for decided in run.of(Decided)] == ["replace"]
     first, again = run.of(AttemptStarted)
     steps = [event.step for event in run.of(StepDone) if event.attempt == first.attempt]
-    assert again.restore_step == max(steps) >= 17, "it saved where it was"
+    assert again.restore_step == max(steps) >= 2, "it saved where it was"
     assert had_ranks(victim, run, attempt=2) == []
     assert run.losses() == over_two
     assert f"node {victim.name} is being drained" in run.text
