@@ -101,7 +101,7 @@ class Nodes:
             except NodeLost:
                 if not any(node.draining for node in self.all):
                     raise
-                self._move(f" again {again}")
+                self._hold_others(f" again {again}")
         return ResourcesGranted([node.name for node in self.all], self._assignment.world_size, self._warnings())
 
     def replace_lost(self, attempt: int) -> bool:
@@ -215,15 +215,19 @@ class Nodes:
         ray.cancel(answer, force=True)
 
     def _move(self, suffix: str) -> None:
-        """Let go of all nodes and hold others: a placement group can not leave one of its nodes."""
+        """Go on without a node: on others, which have to be like those that were planned for."""
+        self._hold_others(suffix)
+        self._describe(self.all)
+        self._look_for_checkpoints()
+
+    def _hold_others(self, suffix: str) -> None:
+        """Let go of all nodes and hold others: a placement group cannot leave one of its nodes."""
         for node in self.all:
             ray.kill(node.agent)
         if self._placement is not None:
             remove_placement_group(self._placement)
         self._placement = self._reserve(self._again)
         self.all[:] = [self._new(index, f"node {index}", suffix) for index in range(self._count)]
-        self._describe(self.all)
-        self._look_for_checkpoints()
 
     def _new(self, index: int, name: str, suffix: str = "") -> Node:
         """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
