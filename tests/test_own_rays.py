@@ -20,7 +20,7 @@ from orchestrator.errors import ClusterUnreachable
 from orchestrator.rank import control
 from orchestrator.rank.launcher import RankStartError, SharedZygote
 from tests.processes import end
-from tests.rank_harness import shared_owner
+from tests.rank_harness import shared_owner, wait_until
 
 ME, STRANGER = os.getuid(), 54321
 
@@ -112,7 +112,7 @@ def test_what_a_head_that_is_gone_has_left_is_known_by_its_folder(tmp_path: Path
     )
     cluster = recorded(left.pid, 1.0, str(tmp_path / "session"))
     assert cluster.head() is None
-    assert cluster.is_running()
+    assert wait_until(cluster.is_running), "once it has become the program that it was started as"
     assert not replace(cluster, session_dir=str(tmp_path / "other")).is_running()
     head.stop_head(cluster)
     assert left.wait(10) == -9
