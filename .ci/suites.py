@@ -115,8 +115,8 @@ def run(suite: str, folder: Path) -> Ended:
         group, output = stack.enter_context(closing(Group(folder.name))), stack.enter_context(log.open("wb"))
         process = _running[folder.name] = subprocess.Popen(
             group.joining(["make", "--no-print-directory", suite]),
-            cwd=ROOT, env=environment(folder / "home", "" if suite == "unit" else temporary), stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            cwd=ROOT, env=environment(folder / "home", "" if suite == "unit" else temporary),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
             code = process.wait(TIMEOUT_S)
