@@ -190,7 +190,7 @@ class RayWorkerGroup:
                 self._ended = event
             else:
                 events.append(event)
-        if self._ended is not None and self._unsaved is not None:
+        if self._unsaved is not None:
             events += [self._unsaved, AttemptEnded(attempt.number, Outcome.FAILED, attempt.step)]
             self._ended = self._unsaved = None
         if self._ended is not None and not self._checkpoints.busy():

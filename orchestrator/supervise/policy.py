@@ -86,8 +86,7 @@ def decide(
     before = history.go_back_before  # decided, but a node or the driver was lost before an attempt began
     origin = _origin([step for step in steps if before is None or step < before])
     if failure.fault is Fault.DRAIN:  # counts against nobody
-        bound = f"for up to {recovery.wait_for_node_s:g} s (recovery.wait_for_node_s)"
-        then = f"wait for another node in its place {bound}, then restart from {origin}"
+        then = f"wait for another node in its place {_so_long(recovery)}, then restart from {origin}"
         return Decision(Action.REPLACE, f"{_where(failure)}: {then}", before)
     against = _against_going_on(failure, history, recovery)
     if against:
@@ -142,11 +141,15 @@ def _rank_faults(history: History) -> int:
 def _replace(failure: Failure, recovery: RecoveryConfig, then: str, before: int | None) -> Decision:
     lost = failure.cause
     assert isinstance(lost, RankLost), "a node fault is told by a lost rank"
-    bound = f"for up to {recovery.wait_for_node_s:g} s (recovery.wait_for_node_s)"
+    bound = _so_long(recovery)
     if OUTLIVED_SIGKILL in f"{lost.error} {lost.reason}":
         wait = f"{lost.node} is not used any more; wait for another node {bound}"
         return Decision(Action.REPLACE, f"{wait}, then {then}", before, quarantine=lost.node)
     return Decision(Action.REPLACE, f"wait for {lost.node} or another node in its place {bound}, then {then}", before)
+
+
+def _so_long(recovery: RecoveryConfig) -> str:
+    return f"for up to {recovery.wait_for_node_s:g} s (recovery.wait_for_node_s)"
 
 
 def _after_rejection(
