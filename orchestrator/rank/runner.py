@@ -28,6 +28,7 @@ import setproctitle
 from orchestrator.rank import stacks, stop_signals
 from orchestrator.rank.link import Link
 from orchestrator.rank.probes import Probes
+from orchestrator.rank.rendezvous import listen_at_own_address
 from orchestrator.rank.spec import RankSpec
 
 TRACEBACK_TAIL_LINES = 20
@@ -76,6 +77,7 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
     probes = Probes(link, spec.snapshot)
     atexit.register(_finish, probes, link)
     probes.attach_when_imported()
+    listen_at_own_address()
     _forget_ourselves()
     _run_script(spec, script, probes, link)
 
