@@ -48,6 +48,14 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+def running(process: psutil.Process) -> bool:
+    """Whether it is there still; one that nobody buries is not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two
+        return False
+
+
 def end(*processes: psutil.Process) -> None:
     """SIGKILL those that are still there.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import below, end, open_segments, title
+from tests.processes import below, end, open_segments, running, title
 from tests.rank_harness import wait_until
 
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(100)'])"
@@ -59,6 +59,19 @@ def test_only_the_process_that_was_meant_is_ended(started: list[subprocess.Popen
     assert started[1].poll() is None
     end(other)
     assert started[1].wait() == -9
+
+
+def test_one_that_ends_while_it_is_asked_is_not_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = psutil.Process()
+    assert running(process)
+
+    def ended() -> str:
+        raise psutil.NoSuchProcess(process.pid)
+
+    monkeypatch.setattr(process, "status", ended)
+    assert not running(process)
+    monkeypatch.setattr(process, "status", lambda: psutil.STATUS_ZOMBIE)
+    assert not running(process)
 
 
 def test_segments_are_seen_while_a_process_has_them_open() -> None:

@@ -20,6 +20,7 @@ from tests.faults.invariants import buckets_sum, one_attempt_at_a_time, trained_
 from tests.faults.night import Lasting, Night, planned
 from tests.hosts.hosts import SHARED, Host, Network, new_token
 from tests.hosts.runs import COMMON, STEPS, Run, hurry, processes_of, take_up, train
+from tests.processes import running
 
 NODES, WORKERS = 2, 3
 SETTINGS = [
@@ -147,7 +148,7 @@ class NightOnHosts(Night):
                 if host.alive
                 for words in of_it
                 for one in processes_of(host, words)
-                if one.status() != psutil.STATUS_ZOMBIE
+                if running(one)
             ]
 
         assert wait_until(lambda: not left(), GONE_S), f"still there after {GONE_S:g} s: {left()}"

@@ -24,7 +24,7 @@ from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault
 from tests.paced import PACE_S, STRUCK, paced
-from tests.processes import below, end, title
+from tests.processes import below, end, running, title
 
 MARKS = [
     pytest.mark.real,
@@ -153,11 +153,7 @@ class Run:
 
     def left(self) -> list[str]:
         """Its processes that are still there, by what they were called when they were seen last."""
-        return [
-            f"{process.pid} {called}"
-            for process, called in self._seen.items()
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        ]
+        return [f"{process.pid} {called}" for process, called in self._seen.items() if running(process)]
 
     def kill(self) -> None:
         """End it and all that it started."""

@@ -15,6 +15,7 @@ from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.hosts.hosts import SHARED, WORK, Host, wait_until
 from tests.paced import PACE_S, paced
+from tests.processes import running
 
 # Of the main job and of every other one: two ranks on processor cores per host, and no MLflow.
 COMMON = [
@@ -123,10 +124,7 @@ def processes_of(host: Host, words: str) -> list[psutil.Process]:
 
 def ended(process: psutil.Process) -> bool:
     """Also one that nobody buries, as may be in such a host."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return not running(process)
 
 
 def _begun(host: Host, name: str, command: list[str], env: dict[str, str] | None = None) -> Run:

@@ -36,6 +36,7 @@ from orchestrator.ledger.journal import replay
 from orchestrator.ledger.meter import Bucket, Meter
 from tests.integration.conftest import CPU
 from tests.paced import paced
+from tests.processes import title
 
 pytestmark = pytest.mark.real
 
@@ -132,9 +133,9 @@ def wait_for_step(journal: Path, step: int) -> None:
 
 
 def rank_pid(run: str, rank: int) -> int:
-    title = f"orchestrator rank {rank}/2 {run}"
-    found = [p.pid for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(title)]
-    assert len(found) == 1, f"one process is called '{title}'"
+    called = f"orchestrator rank {rank}/2 {run}"
+    found = [p.pid for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(called)]
+    assert len(found) == 1, f"one process is called '{called}'"
     return found[0]
 
 
@@ -151,7 +152,7 @@ def killed(launch: Launch, folder: Path) -> Done:
     def kill(pid: int, journal: Path) -> None:
         wait_for_step(journal, 13)
         family = psutil.Process(pid).children(recursive=True)
-        zygotes = [process for process in family if " ".join(process.cmdline()).strip() == "orchestrator zygote"]
+        zygotes = [process for process in family if title(process) == "orchestrator zygote"]
         seen["zygotes"] = [zygote.ppid() == pid for zygote in zygotes]
         seen["niceness"] = os.getpriority(os.PRIO_PROCESS, rank_pid("killed", 1)) - os.getpriority(os.PRIO_PROCESS, 0)
         os.kill(rank_pid("killed", 1), signal.SIGKILL)

@@ -18,15 +18,18 @@ pytestmark = pytest.mark.real
 NOBODY = 54_321  # has no entry in passwd
 # DeepSpeed takes a rank for one of mpirun's where it finds a variable of these.
 SCRIPT = """
-import ipaddress, json, os
+import contextlib, ipaddress, json, os
 import deepspeed, psutil, torch
 model = torch.nn.Linear(4, 1)
 optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)  # DeepSpeed's own would be compiled first
 engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config={"train_micro_batch_size_per_gpu": 1})
 engine.backward(engine(torch.ones(1, 4)).sum())
 engine.step()
-heard = {ipaddress.ip_address(each.laddr.ip) for each in psutil.net_connections("tcp")
-         if each.status == "LISTEN" and each.pid is not None and psutil.Process(each.pid).uids().real == os.getuid()}
+heard = set()
+for each in psutil.net_connections("tcp"):
+    with contextlib.suppress(psutil.NoSuchProcess):  # somebody else's that ends meanwhile
+        if each.status == "LISTEN" and each.pid is not None and psutil.Process(each.pid).uids().real == os.getuid():
+            heard.add(ipaddress.ip_address(each.laddr.ip))
 heard = {ip.ipv4_mapped if ip.version == 6 and ip.ipv4_mapped else ip for ip in heard}
 print("HEARD", json.dumps(sorted(str(ip) for ip in heard if not ip.is_loopback)), flush=True)
 print("TRAINED", json.dumps({"uid": os.getuid(), **os.environ}), flush=True)
