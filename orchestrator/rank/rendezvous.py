@@ -32,7 +32,9 @@ def _hand_over_socket(module: ModuleType) -> None:
             return store_of(*args, **settings)
         with contextlib.ExitStack() as stack:
             listener = _listener(str(here[0]), int(settings["port"]))
-            if listener is None:  # the store of an earlier process group is there still: torch's own race, left as it is
+            if (
+                listener is None
+            ):  # the store of an earlier process group is there still: torch's own race, left as it is
                 return store_of(*args, **settings)
             stack.callback(listener.close)
             store = store_of(*args, **settings, master_listen_fd=listener.fileno())
