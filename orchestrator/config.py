@@ -242,6 +242,11 @@ class SnapshotConfig:
     keep_hours: float | None = None  # and those that are younger than this
     # folders whose checkpoints are loaded though no manifest names them: loading runs what a pickle says
     trusted: list[str] = field(default_factory=list)
+    # types, by module and name, that may be loaded from a checkpoint which is not this run's own work
+    allow_types: list[str] = field(default_factory=list)
+    # a file with a secret by which manifests are signed: a checkpoint that is not signed with it is not loaded. null
+    # draws a key for each run
+    key_file: str | None = None
 
 
 @dataclass

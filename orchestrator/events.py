@@ -210,6 +210,15 @@ class SnapshotPassedOver(Event):
 
 
 @dataclass(frozen=True)
+class SnapshotDoubted(Event):
+    """Others could change what is committed in the run's folder: a checkpoint that is loaded from there may hold known
+    types alone. Told once by each driver, before its first attempt; ``reason`` says who could."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SnapshotHeld(Event):
     """A node can not write its checkpoint out, a full disk for instance; it tries again until it can."""
 

@@ -14,6 +14,7 @@ from orchestrator.cluster.assigning import assignment_of, check_forward, working
 from orchestrator.cluster.assignment import zygote_environment
 from orchestrator.cluster.launching import early_zygote
 from orchestrator.cluster.on_node import leave_mark, remove_mark
+from orchestrator.cluster.signing import check_signing
 from orchestrator.config import Config
 from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
@@ -58,6 +59,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None, tr
     working_dir(config)
     signals = stop_numbers(config.recovery.stop_signals)
     check_forward(config)
+    check_signing(config)
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)

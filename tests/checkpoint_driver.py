@@ -25,6 +25,13 @@ SHARED = "mp_rank_00_model_states.pt"  # of what `written` writes: rank 0's
 OWN = "zero_pp_rank_1_mp_rank_00_optim_states.pt"  # rank 1's
 
 
+def files_of(node: NodeSnapshots) -> CheckpointFiles:
+    """The part of a node's agent that touches names and manifests."""
+    files = CheckpointFiles()
+    files.assignment = node._assignment
+    return files
+
+
 class Answer:
     """What Ray calls a reference: a value, or an error, that is there already."""
 
@@ -62,7 +69,7 @@ class Agent:
     def __init__(self, root: Path, node: NodeSnapshots) -> None:
         self.calls: list[str] = []
         self.failing: Exception | None = None
-        self._root, self._files, self._node = root, CheckpointFiles(), node
+        self._root, self._files, self._node = root, files_of(node), node
 
     def __getattr__(self, method: str) -> Any:
         class Method:
@@ -94,10 +101,11 @@ class Agent:
 class Driver:
     """Two nodes of one rank each; `folders` are their checkpoint directories, the same one where it is shared."""
 
-    def __init__(self, folder: Path, shared: bool) -> None:
+    def __init__(self, folder: Path, shared: bool, **changes: Any) -> None:
         roots = [folder / name for name in (["all", "all"] if shared else ["one", "two"])]
         self.nodes = [
-            NodeSnapshots(small_assignment(folder / f"node-{index}", ranks_per_node=1), index) for index in range(2)
+            NodeSnapshots(small_assignment(folder / f"node-{index}", ranks_per_node=1, **changes), index)
+            for index in range(2)
         ]
         self.agents = [Agent(root, node) for root, node in zip(roots, self.nodes, strict=True)]
         self.all = [Node(index, agent, f"node-{'ab'[index]}") for index, agent in enumerate(self.agents)]
@@ -147,8 +155,8 @@ def drivers(folder: Path) -> Iterator[Make]:
     """Makes drivers that are closed in the end."""
     with contextlib.ExitStack() as stack:
 
-        def new(shared: bool = True) -> Driver:
-            return stack.enter_context(contextlib.closing(Driver(folder, shared)))
+        def new(shared: bool = True, **changes: Any) -> Driver:
+            return stack.enter_context(contextlib.closing(Driver(folder, shared, **changes)))
 
         yield new
 

@@ -18,11 +18,13 @@ from orchestrator.rank import durable
 from orchestrator.rank.arena import Slot
 from orchestrator.rank.launcher import Launcher, RankProcess, RankStartError
 from orchestrator.rank.spec import RankSpec
+from orchestrator.rank.vouching import why_not_vouched
 from tests.ports import free_port
 from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome
 from tests.test_on_node import assignment
 
 MEMORY_DIR = "/dev/shm"
+KEY = bytes(range(32))
 WEIGHTS, OPTIMIZER = "mp_rank_00_model_states.pt", "zero_pp_rank_{}_mp_rank_00_optim_states.pt"
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
 
@@ -33,7 +35,7 @@ def small_assignment(folder: Path, **changes: Any) -> Assignment:
     about: dict[str, Any] = {
         "run": "a-run", "run_dir": str(folder / "run"), "checkpoint_dir": str(folder / "checkpoints"),
         "cwd": str(folder), "environment": ENVIRONMENT, "ranks_per_node": 2, "world_size": 2,
-        "snapshot_dirs": [MEMORY_DIR],
+        "snapshot_dirs": [MEMORY_DIR], "snapshot_key": KEY.hex(),
     }  # fmt: skip
     return assignment(**{**about, **changes})
 
@@ -80,7 +82,8 @@ class World:
         committed = [(str(self.checkpoints), one) for one in durable.scan(self.checkpoints).committed]
         restore = self.driver.from_disk(committed, before)
         assert restore is not None
-        return restore
+        (manifest,) = (one for _, one in committed if one.tag == restore.tag)
+        return replace(restore, unvouched=why_not_vouched(self.checkpoints / restore.tag, manifest, KEY))
 
     def start(self, *args: str, attempt: int = 1, script: str = str(SCRIPTS / "saves.py")) -> Attempt:
         size = self.assignment.world_size
@@ -137,7 +140,7 @@ class World:
             return len(commits) >= count
 
         assert self.until(durable_ones), commits
-        return [durable.publish(Path(one.save_dir), one.manifest, one.save_latest) for one in commits]
+        return [durable.publish(Path(one.save_dir), one.manifest.signed(KEY), one.save_latest) for one in commits]
 
     def close(self) -> None:
         self.bench.clear()
@@ -202,12 +205,16 @@ def restore_of(nodes: list[NodeSnapshots], step: int) -> dict[str, Any]:
         for one in held
         for name, extent in one["entries"].items()
     }
-    return {"save_dir": held[0]["dir"], "tag": held[0]["tag"], "step": step, "attempt": 1, "files": files}
+    return {
+        "save_dir": held[0]["dir"], "tag": held[0]["tag"], "step": step, "attempt": 1, "files": files, "unvouched": None
+    }  # fmt: skip
 
 
 def disk_restore(folder: Path, step: int, ranks: int) -> dict[str, Any]:
     files = {name: {"rank": rank, "bytes": 1} for rank in range(ranks) for name in files_of(rank)}
-    return {"save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files}
+    return {
+        "save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files, "unvouched": None
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

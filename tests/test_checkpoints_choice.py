@@ -10,12 +10,12 @@ import pytest
 
 from orchestrator.cluster import checkpoints as module
 from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.events import Event, SnapshotPassedOver, SnapshotQuarantined
+from orchestrator.events import Event, SnapshotDoubted, SnapshotPassedOver, SnapshotQuarantined
 from orchestrator.rank.manifest import Manifest
 from tests.checkpoint_driver import OWN, SHARED, Driver, FakeRay, Make, commit, drivers
 from tests.crashes import good, named
 from tests.fakes import names
-from tests.snapshot_world import OPTIMIZER, WEIGHTS, stage
+from tests.snapshot_world import KEY, OPTIMIZER, WEIGHTS, stage
 
 
 @pytest.fixture
@@ -190,4 +190,44 @@ def test_a_checkpoint_whose_manifest_does_not_count_is_passed_over_aloud_and_onc
     assert (told.tag, told.path) == ("step-6", "/checkpoints/step-6")
     assert "manifest is not JSON" in told.reason
     assert driver.choose().step == 4
+    assert driver.checkpoints.told() == []
+
+
+def test_what_is_signed_and_in_a_folder_of_ours_is_vouched_for(make: Make) -> None:
+    driver = make(shared=False)
+    commit(driver, 4)
+    for folder in driver.folders:
+        assert Manifest.from_json((folder / "step-4" / "manifest.json").read_text()).is_signed_with(KEY)
+    assert driver.choose().unvouched is None
+    second = driver.folders[1] / "step-4"
+    second.chmod(0o777)
+    chosen = driver.choose()
+    assert (chosen.step, chosen.unvouched) == (4, f"{second} may be written by everybody"), "one node is enough"
+    driver.checkpoints.lay_out(chosen)
+    assert {node.told(2, 0)["restore"]["unvouched"] for node in driver.nodes} == {chosen.unvouched}
+    second.chmod(0o755)
+    manifest = Manifest.from_json((second / "manifest.json").read_text())
+    (second / "manifest.json").write_text(manifest.signed(b"another key").to_json())
+    assert driver.choose().unvouched == "its manifest is not signed with this run's key"
+
+
+def test_where_a_key_is_asked_for_what_it_did_not_sign_is_not_gone_on_from(make: Make) -> None:
+    driver = make(snapshot_key_required=True)
+    commit(driver, 4, 6)
+    mark = driver.folders[0] / "step-6" / "manifest.json"
+    mark.write_text(Manifest.from_json(mark.read_text()).signed(b"another key").to_json())
+    assert driver.choose().step == 4
+    (told,) = driver.checkpoints.told()
+    assert isinstance(told, SnapshotPassedOver)
+    assert (told.tag, told.reason) == ("step-6", "its manifest is not signed with the key of snapshot.key_file")
+
+
+def test_a_folder_that_others_may_write_is_said_before_the_first_attempt_and_once(make: Make) -> None:
+    driver = make()
+    driver.folders[0].rmdir()
+    driver.folders[0].parent.chmod(0o777)
+    assert driver.choose() is None
+    parent = driver.folders[0].parent
+    assert driver.checkpoints.told() == [SnapshotDoubted("/checkpoints", f"{parent} may be written by everybody")]
+    assert driver.choose() is None
     assert driver.checkpoints.told() == []

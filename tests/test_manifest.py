@@ -37,7 +37,10 @@ def valid() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "manifest has format 2, this version reads 1"),
+        ({"format": 3}, "manifest has format 3, this version reads 1 and 2"),
+        ({"format": 2}, "signature is None and has to be 64 lower-case hex digits"),
+        ({"format": 2, "signature": "F" * 64}, "signature is 'FFF"),
+        ({"signature": "f" * 64}, "has to be left out in format 1"),
         ({"format": True}, "manifest has format True"),
         ({"attempt": 0}, "attempt is 0 and has to be a whole number from 1"),
         ({"step": 1.5}, "step is 1.5"),
@@ -45,7 +48,7 @@ def valid() -> dict[str, Any]:
         ({"written_unix_s": float("nan")}, "written_unix_s is nan"),
         ({"run": ""}, "run is ''"),
         ({"files": []}, r"files is \[\] and has to be a map"),
-        ({"extra": 1}, "manifest has 'extra', which format 1 does not know"),
+        ({"extra": 1}, "manifest has 'extra', which no format that this version reads knows"),
         ({"tag": "a/b"}, "tag 'a/b' is not a plain name"),
         *(
             ({"files": {path: {"sha256": "0" * 64, "bytes": 1, "rank": 0}}}, "names the file '")
@@ -88,6 +91,25 @@ def test_from_json_gives_a_manifest_that_comes_back_equal_or_a_manifest_error(
         return
     assert not drop
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@given(
+    change=st.sampled_from(
+        [{"run": "other"}, {"attempt": 2}, {"step": 4}, {"world_size": 3}, {"written_unix_s": 1.0}, {"files": {}}]
+    ),
+    key=st.binary(min_size=16, max_size=64),
+)
+def test_a_signature_is_of_all_that_a_manifest_says(change: dict[str, Any], key: bytes) -> None:
+    manifest = manifest_of(contents(3), 3, "step-3")
+    signed = manifest.signed(key)
+    assert Manifest.from_json(signed.to_json()) == signed
+    assert signed.is_signed_with(key)
+    assert not manifest.is_signed_with(key)
+    assert not signed.is_signed_with(key + b"1")
+    assert not replace(signed, **change).is_signed_with(key)
+    assert replace(signed, signature=None) == Manifest.joined([signed]) == manifest
+    assert signed.of_ranks({0}).signature is None
+    assert signed.signed(key) == signed, "it is finished after a crash as it was begun"
 
 
 @given(cut=st.integers(0, 600), junk=st.binary(max_size=4))

@@ -14,6 +14,7 @@ from orchestrator.cluster.node_snapshots import NodeSnapshots, is_for_every_rank
 from orchestrator.cluster.places import DURABLE, choose_place
 from orchestrator.rank.arena import Slot, load_extent
 from tests.snapshot_world import (
+    KEY,
     OPTIMIZER,
     WEIGHTS,
     NoLauncher,
@@ -65,7 +66,8 @@ def test_durable_alone_is_a_choice_and_no_remark(tmp_path: Path) -> None:
 def test_a_node_that_stages_nowhere_says_so_and_gives_its_ranks_no_slots(make: Make, tmp_path: Path) -> None:
     node = make(snapshot_dirs=[str(tmp_path / "missing")])
     assert node.remark is not None
-    assert node.told(3, 1) == {"attempt": 3, "slots": [], "restore": None, "trusted": []}
+    about = {"trusted": [], "key": KEY.hex(), "key_required": False, "allow_types": []}
+    assert node.told(3, 1) == {"attempt": 3, "slots": [], "restore": None, **about}
     assert node.holdings() == []
 
 

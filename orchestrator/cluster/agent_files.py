@@ -12,7 +12,10 @@ from pathlib import Path
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.rank import durable
 from orchestrator.rank.manifest import Manifest
+from orchestrator.rank.vouching import why_not_vouched
+from orchestrator.trust import why_not_ours
 
+_UNSIGNED = "its manifest is not signed with the key of snapshot.key_file"
 # Ranks print and save: less than this is as good as none.
 _PROBE_BYTES = 1 << 20
 
@@ -37,17 +40,38 @@ class CheckpointFiles:
         """Commit a checkpoint of which all files are durable; its path."""
         return str(durable.publish(Path(save_dir), Manifest.from_json(manifest), save_latest))
 
+    def why_not_ours(self, save_dir: str) -> str | None:
+        """Who else could change what is committed there, or make the folder if it is not there yet."""
+        way = (Path(save_dir), *Path(save_dir).parents)
+        return why_not_ours(next(folder for folder in way if folder.is_dir()))
+
     def committed(self, save_dir: str) -> list[str]:
         """Manifests of the committed checkpoints; `latest` is set right on the way."""
         folder = Path(save_dir)
         if not folder.is_dir():
             return []
         durable.repair_latest(folder)
-        return [one.to_json() for one in durable.scan(folder).committed]
+        return [one.to_json() for one in durable.scan(folder).committed if not self._unsigned(one)]
 
     def passed_over(self, save_dir: str) -> dict[str, str]:
         """Folders whose manifest does not count, with the reason."""
-        return durable.scan(Path(save_dir)).odd if Path(save_dir).is_dir() else {}
+        if not Path(save_dir).is_dir():
+            return {}
+        seen = durable.scan(Path(save_dir))
+        return seen.odd | {one.tag: _UNSIGNED for one in seen.committed if self._unsigned(one)}
+
+    def _unsigned(self, manifest: Manifest) -> bool:
+        """Whether it is not to be loaded: a key was asked for, and it was not signed with that."""
+        return self.assignment.snapshot_key_required and not manifest.is_signed_with(self._key)
+
+    @property
+    def _key(self) -> bytes:
+        return bytes.fromhex(self.assignment.snapshot_key)
+
+    def why_not_vouched(self, save_dir: str, tag: str) -> str | None:
+        """Why a committed checkpoint may be somebody else's; None where it is ours."""
+        found = [one for one in durable.scan(Path(save_dir)).committed if one.tag == tag]
+        return why_not_vouched(Path(save_dir, tag), found[0], self._key) if found else "it has no manifest"
 
     def verify(self, save_dir: str, tag: str, names: Sequence[str]) -> dict[str, str]:
         """What is wrong with these files of a committed checkpoint, by name."""

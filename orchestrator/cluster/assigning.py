@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from orchestrator.cluster.assignment import Assignment
+from orchestrator.cluster.signing import signing_key
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
@@ -55,6 +56,9 @@ def assignment_of(
         snapshot_keep=config.snapshot.keep,
         snapshot_keep_hours=config.snapshot.keep_hours,
         snapshot_trusted=[str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted],
+        snapshot_key=signing_key(config, run_dir).hex(),
+        snapshot_key_required=config.snapshot.key_file is not None,
+        snapshot_allow_types=list(config.snapshot.allow_types),
         last_step=config.job.steps,
         shell=reaching_ranks(os.environ, config.launch.forward),
         held_back=held_back(os.environ, plan.environment),

@@ -59,6 +59,9 @@ class Assignment:
     snapshot_keep: int = 2
     snapshot_keep_hours: float | None = None
     snapshot_trusted: list[str] = field(default_factory=list)
+    snapshot_key: str = field(default="", repr=False)  # that signs manifests, in hex digits
+    snapshot_key_required: bool = False
+    snapshot_allow_types: list[str] = field(default_factory=list)
     last_step: int | None = None
     shell: dict[str, str] = field(default_factory=dict, repr=False)
     held_back: dict[str, str] = field(default_factory=dict, repr=False)

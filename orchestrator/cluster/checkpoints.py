@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -24,6 +24,7 @@ from orchestrator.events import (
     CheckpointSaved,
     Event,
     SnapshotCommitted,
+    SnapshotDoubted,
     SnapshotFreed,
     SnapshotHeld,
     SnapshotPassedOver,
@@ -56,6 +57,7 @@ class Checkpoints:
         self._ask = nodes.ask
         self._told: list[Event] = []
         self._said: set[tuple[str, str, str]] = set()
+        self._looked = False
         self.snapshots = Snapshots(assignment.run, assignment.world_size, [assignment.checkpoint_dir])
         self._publishing: list[_Publishing] = []
         # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes first.
@@ -148,6 +150,7 @@ class Checkpoints:
         """
         if before is not None:
             self._told += self._reject(before)
+        self._told += self._doubted()
         holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
         while True:
             committed = self._committed()
@@ -164,7 +167,7 @@ class Checkpoints:
                 return None
             wrong = self._verify(disk)
             if not wrong:
-                return disk
+                return replace(disk, unvouched=self._why_not_vouched(disk))
             self._told.append(self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items())))
 
     def _in_main_folder(
@@ -204,9 +207,10 @@ class Checkpoints:
         return self._nodes[:1] if self._held.shared_checkpoints else self._nodes
 
     def _publish(self, commit: Commit) -> list[Any]:
+        key = bytes.fromhex(self._assignment.snapshot_key)
         return [
             node.agent.publish.remote(
-                commit.save_dir, self._part_of(commit.manifest, node).to_json(), commit.save_latest
+                commit.save_dir, self._part_of(commit.manifest, node).signed(key).to_json(), commit.save_latest
             )
             for node in self._owners()
         ]
@@ -243,6 +247,14 @@ class Checkpoints:
                     whole.append((folder, Manifest.joined(parts)))
         return whole
 
+    def _doubted(self) -> list[Event]:
+        """Whether others could change what is committed: at the first fault it would be too late to allow a type."""
+        if self._looked:
+            return []
+        self._looked, main = True, self.snapshots.save_dirs[0]
+        why = next((why for node in self._owners() if (why := self._ask(node, "why_not_ours", main))), None)
+        return [] if why is None else [SnapshotDoubted(main, why)]
+
     def _passed_over(self) -> list[Event]:
         """Which folders of checkpoints are left out because of their manifests, each said once."""
         found: list[Event] = []
@@ -270,6 +282,11 @@ class Checkpoints:
         for node, answer in asked:
             wrong |= self._ask(node, answer)
         return wrong
+
+    def _why_not_vouched(self, restore: Restore) -> str | None:
+        """Why a checkpoint on the disk may be somebody else's, as the first node says that has a doubt."""
+        answers = (self._ask(node, "why_not_vouched", restore.save_dir, restore.tag) for node in self._owners())
+        return next((why for why in answers if why is not None), None)
 
     def _reject(self, before: int) -> list[Event]:
         """Take what followed a rejected step out of memory and off the list."""

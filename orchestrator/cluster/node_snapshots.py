@@ -49,8 +49,15 @@ class NodeSnapshots:
     def told(self, attempt: int, local_rank: int) -> dict[str, Any]:
         """What a rank of the attempt must know: see :class:`~orchestrator.rank.snapshot.RankSnapshots`."""
         slots = [elsewhere(fd) for fd in self._slots[local_rank]]
-        trusted = list(self._assignment.snapshot_trusted)
-        return {"attempt": attempt, "slots": slots, "restore": self._restore, "trusted": trusted}
+        return {
+            "attempt": attempt,
+            "slots": slots,
+            "restore": self._restore,
+            "trusted": list(self._assignment.snapshot_trusted),
+            "key": self._assignment.snapshot_key,
+            "key_required": self._assignment.snapshot_key_required,
+            "allow_types": list(self._assignment.snapshot_allow_types),
+        }
 
     def saved(self, rank: int, message: Mapping[str, Any], launcher: Launcher) -> None:
         """A rank has saved: have it written out."""
@@ -96,9 +103,9 @@ class NodeSnapshots:
     def lay_out(self, restore: Mapping[str, Any] | None, launcher: Launcher) -> list[str]:
         """Make the folder that ranks are led to, with a name for every file of the checkpoint.
 
-        ``restore`` has ``save_dir``, ``tag``, ``step``, and ``files``: by name the ``rank`` that wrote it, and
-        ``memory`` (path, offset, bytes and entry in a slot) where it is restored from there. Returns the files
-        that ranks here need and that are not on this node.
+        ``restore`` has ``save_dir``, ``tag``, ``step``, ``unvouched``, and ``files``: by name the ``rank`` that
+        wrote it, and ``memory`` (path, offset, bytes and entry in a slot) where it is restored from there. Returns
+        the files that ranks here need and that are not on this node.
         """
         shutil.rmtree(self._view, ignore_errors=True)
         while self._fetched:
@@ -125,7 +132,7 @@ class NodeSnapshots:
                 lacking.append(name)
         self._write_what_is_held(restore, launcher)
         self._drop_what_nobody_writes()
-        keys = ("save_dir", "tag", "step")
+        keys = ("save_dir", "tag", "step", "unvouched")
         self._restore = {**{key: restore[key] for key in keys}, "view": str(self._view), "files": places}
         return lacking
 

@@ -59,6 +59,7 @@ class Restore:
     tag: str
     save_dir: str
     files: dict[str, dict[str, Any]]
+    unvouched: str | None = None  # why a disk's may be somebody else's
 
     def told(self) -> dict[str, Any]:
         """For :meth:`~orchestrator.cluster.node_snapshots.NodeSnapshots.lay_out`."""
@@ -68,6 +69,7 @@ class Restore:
             "step": self.step,
             "attempt": self.attempt,
             "files": self.files,
+            "unvouched": self.unvouched,
         }
 
 

@@ -31,6 +31,7 @@ from orchestrator.events import (
     RunResumed,
     RunStarted,
     SnapshotCommitted,
+    SnapshotDoubted,
     SnapshotFreed,
     SnapshotHeld,
     SnapshotPassedOver,
@@ -230,6 +231,11 @@ def _warning(event: Event) -> Line | None:
             text = f"checkpoint {event.tag} quarantined, it is not loaded any more: {clean(event.reason)}"
         case SnapshotPassedOver():
             text = f"checkpoint {event.tag} is passed over: {clean(event.reason)} ({event.path})"
+        case SnapshotDoubted():
+            text = (
+                f"others could change checkpoints: {clean(event.reason)}. From that disk only types that are known to "
+                "run nothing are loaded; name the script's own in snapshot.allow_types"
+            )
         case SnapshotHeld():
             text = f"node {event.node} can not write its checkpoint: {clean(event.reason)}"
         case SnapshotUnstaged():

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Protocol
+from typing import IO, Protocol
 
 from orchestrator.rank.forking import ForkingLauncher
 from orchestrator.rank.process import AgentEnd, RankProcess, RankStartError, boot_command, kill_group
@@ -47,18 +47,17 @@ class ExecLauncher:
     def start(self, spec: RankSpec) -> RankProcess:
         ends = AgentEnd()
         messages_fd, lifeline_fd = ends.rank_fds
-        # The environment goes the usual way, and not into the command line, which others can read.
-        told = replace(spec, env={}).to_json()
-        command = boot_command(self._python, "runner", str(messages_fd), str(lifeline_fd), told)
         try:
-            with open(spec.log_path, "ab") as log:
+            # The environment goes the usual way; the rest not by the command line, which everybody can read.
+            with open(spec.log_path, "ab") as log, _in_memory(replace(spec, env={}).to_json()) as told:
+                given = (messages_fd, lifeline_fd, told.fileno())
                 process = subprocess.Popen(
-                    command,
+                    boot_command(self._python, "runner", *map(str, given)),
                     env=spec.env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(messages_fd, lifeline_fd),
+                    pass_fds=given,
                     start_new_session=True,
                 )
         except OSError as error:
@@ -80,6 +79,14 @@ class ExecLauncher:
             rank.wait(CLOSE_TIMEOUT_S)
             rank.close()
         self._started.clear()
+
+
+def _in_memory(text: str) -> IO[bytes]:
+    """An open file without a name that reads so, from its beginning."""
+    file = os.fdopen(os.memfd_create("rank"), "w+b")
+    file.write(text.encode())
+    file.seek(0)
+    return file
 
 
 class _ExecRank(RankProcess):

@@ -7,6 +7,7 @@ what a pickle says, so a file that no manifest names is not opened.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -17,10 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-FORMAT = 1
+# Format 2 is format 1 with a signature; what has none is still written as 1.
+FORMAT, SIGNED = 1, 2
 # Two files a rank make 40,000 of 20,000 ranks. Somebody else's manifest must not cost a node its memory.
 MOST_FILES, MOST_BYTES = 200_000, 128 << 20
 MANIFEST = "manifest.json"
+_HEX = "64 lower-case hex digits"
 _BLOCK_BYTES = 8 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash: pathlib folds two into one
 
@@ -52,6 +55,7 @@ class Manifest:
     world_size: int
     written_unix_s: float
     files: dict[str, FilePart]
+    signature: str | None = None
 
     def __post_init__(self) -> None:
         check_tag(self.tag)
@@ -63,10 +67,10 @@ class Manifest:
         is_time = isinstance(written, int | float) and not isinstance(written, bool) and 0 <= written < 1e12
         _check(is_time, "written_unix_s", written, "seconds since 1970")
         _check(isinstance(self.files, dict), "files", self.files, "a map of paths")
+        _check(self.signature is None or _is_hex(self.signature), "signature", self.signature, _HEX)
         for path, part in self.files.items():
             _check_path(path)
-            hex_digits = isinstance(part.sha256, str) and re.fullmatch(r"[0-9a-f]{64}", part.sha256)
-            _check(bool(hex_digits), f"sha256 of {path}", part.sha256, "64 lower-case hex digits")
+            _check(_is_hex(part.sha256), f"sha256 of {path}", part.sha256, _HEX)
             _check(_is_count(part.bytes, 0), f"bytes of {path}", part.bytes, "a whole number from 0")
             ranks = f"a rank from 0 to {self.world_size - 1}"
             _check(_is_count(part.rank, 0) and part.rank < self.world_size, f"rank of {path}", part.rank, ranks)
@@ -76,15 +80,28 @@ class Manifest:
         return sum(part.bytes for part in self.files.values())
 
     def of_ranks(self, ranks: Container[int]) -> Manifest:
-        """The part that these ranks wrote, perhaps no file: what a node commits in a folder of its own."""
-        return replace(self, files={path: part for path, part in self.files.items() if part.rank in ranks})
+        """The part that these ranks wrote, perhaps no file: what a node commits in a folder of its own. Unsigned."""
+        of_ranks = {path: part for path, part in self.files.items() if part.rank in ranks}
+        return replace(self, files=of_ranks, signature=None)
+
+    def signed(self, key: bytes) -> Manifest:
+        """The same, with a signature over all of it (HMAC with SHA-256 over its JSON with sorted keys)."""
+        return replace(self, signature=self._signature(key))
+
+    def is_signed_with(self, key: bytes) -> bool:
+        return self.signature is not None and hmac.compare_digest(self.signature, self._signature(key))
+
+    def _signature(self, key: bytes) -> str:
+        said = {**asdict(self), "signature": None}
+        return hmac.new(key, json.dumps(said, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
     @staticmethod
     def joined(parts: Sequence[Manifest]) -> Manifest:
-        """The whole of which nodes committed parts. Raises ManifestError for parts of different checkpoints."""
-        whole = parts[0]
+        """The whole of which nodes committed parts, unsigned. Raises ManifestError for parts of different
+        checkpoints."""
+        whole = replace(parts[0], signature=None)
         for part in parts[1:]:
-            if replace(part, files={}) != replace(whole, files={}):
+            if replace(part, files={}, signature=None) != replace(whole, files={}):
                 raise ManifestError(
                     f"{part.tag} is step {part.step} of attempt {part.attempt} on one node and step {whole.step} of "
                     f"attempt {whole.attempt} on another: not all nodes had committed it"
@@ -93,7 +110,10 @@ class Manifest:
         return whole
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        body = asdict(self)
+        if self.signature is None:
+            del body["signature"]
+        return json.dumps({"format": FORMAT if self.signature is None else SIGNED, **body}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -105,12 +125,17 @@ class Manifest:
         except (ValueError, RecursionError) as error:
             raise ManifestError(f"manifest is not JSON ({error}): it was damaged or cut off") from None
         found = body.get("format") if isinstance(body, dict) else f"a {type(body).__name__}"
-        if type(found) is not int or found != FORMAT:
+        if type(found) is not int or found not in (FORMAT, SIGNED):
             raise ManifestError(
-                f"manifest has format {_short(found)}, this version reads {FORMAT}: "
+                f"manifest has format {_short(found)}, this version reads {FORMAT} and {SIGNED}: "
                 "use the version of orchestrator that wrote it"
             )
         del body["format"]
+        if found == FORMAT:
+            _check("signature" not in body, "signature", body.get("signature"), "left out in format 1")
+            body["signature"] = None
+        else:
+            _check(_is_hex(body.get("signature")), "signature", body.get("signature"), _HEX)
         _check_keys(body, cls, "manifest")
         _check(isinstance(body["files"], dict), "files", body["files"], "a map of paths")
         if len(body["files"]) > MOST_FILES:
@@ -232,8 +257,12 @@ def _check_keys(body: dict[str, Any], kind: type[Manifest | FilePart], what: str
         raise ManifestError(f"{what} lacks {', '.join(sorted(missing))}")
     if unknown := body.keys() - known:
         raise ManifestError(
-            f"{what} has {', '.join(map(_short, sorted(unknown)))}, which format {FORMAT} does not know"
+            f"{what} has {', '.join(map(_short, sorted(unknown)))}, which no format that this version reads knows"
         )
+
+
+def _is_hex(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -46,12 +46,13 @@ class Origin:
 
 
 def main() -> None:
-    """Entry of an exec'd rank: `sys.argv` holds two descriptors and the specification."""
+    """Entry of an exec'd rank: `sys.argv` holds three descriptors, the last that of a file with the specification."""
     stacks.stop_answering_at_exit()
-    messages_fd, lifeline_fd, text = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    messages_fd, lifeline_fd, told_fd = map(int, sys.argv[1:4])
     os.set_inheritable(messages_fd, False)
     os.set_inheritable(lifeline_fd, False)
-    spec = replace(RankSpec.from_json(text), env=dict(os.environ))
+    with os.fdopen(told_fd, "rb") as told:
+        spec = replace(RankSpec.from_json(told.read()), env=dict(os.environ))
     run(spec, socket.socket(fileno=messages_fd), lifeline_fd, origin=None)
 
 

@@ -17,7 +17,9 @@ from typing import Any
 from orchestrator.rank.arena import load_extent
 from orchestrator.rank.link import Link
 from orchestrator.rank.manifest import MANIFEST, Manifest, sha256_of
+from orchestrator.rank.plain_load import UnknownTypesError, plain_load
 from orchestrator.rank.staging import NO_ROOM, Staging, below
+from orchestrator.rank.vouching import why_not_vouched
 
 _NOTHING, _OWN_CHOICE = -1, -2  # in place of a step
 
@@ -30,9 +32,12 @@ class RankSnapshots:
     """What one rank knows of them. `told` comes with the rank's specification:
 
     - `attempt`, and `slots`: paths of two slots, none where the training waits for the disk
-    - `restore`: None, or `save_dir`, `tag`, `step`, `view` (a folder that has a name for every file) and
-      `files`: by name None where it lies in the view, else `path`, `offset` and `entry` of it in memory
+    - `restore`: None, or `save_dir`, `tag`, `step`, `view` (a folder that has a name for every file),
+      `files`: by name None where it lies in the view, else `path`, `offset` and `entry` of it in memory,
+      and `unvouched`: why what lies in the view may be somebody else's, None where it is ours
     - `trusted`: folders from which anything is loaded
+    - `key`: by which our manifests are signed, in hex digits; `key_required`: others are not loaded at all
+    - `allow_types`: names of types that may be loaded from what is not vouched for
     """
 
     def __init__(self, link: Link, told: dict[str, Any] | None) -> None:
@@ -41,6 +46,8 @@ class RankSnapshots:
         self.staging = Staging(link, int(told.get("attempt", 0)), told.get("slots", ()))
         self._restore: dict[str, Any] | None = told.get("restore")
         self._trusted = [os.path.realpath(folder) for folder in told.get("trusted", ())]
+        self._key, self._key_required = bytes.fromhex(told.get("key", "")), bool(told.get("key_required"))
+        self._allow_types = list(told.get("allow_types", ()))
 
     def adopt(self, engine: Any) -> None:
         """Take the place of DeepSpeed's plain checkpoint engine; one that the user chose stays."""
@@ -106,20 +113,41 @@ class RankSnapshots:
             place = restore["files"][name]
             if place is not None:
                 return load_extent(place["path"], place["offset"], place["entry"])
+            unvouched = restore["unvouched"]
+        else:
+            unvouched = self._why_not_vouched(path)
+        if unvouched is None:
             return inner.load(path, map_location)
-        self._refuse_unknown(path)
-        return inner.load(path, map_location)
+        return self._load_plain(path, map_location, unvouched)
 
-    def _refuse_unknown(self, path: str) -> None:
+    def _load_plain(self, path: str, map_location: Any, unvouched: str) -> Any:
+        try:
+            return plain_load(path, map_location, self._allow_types)
+        except UnknownTypesError as error:
+            trusted = f"snapshot.trusted=[{os.path.dirname(os.path.dirname(os.path.realpath(path)))}]"
+            remedy = f"snapshot.allow_types=[{','.join(error.allowable)}]" if error.allowable else trusted
+            raise RestoreError(
+                f"{path}: {unvouched}, so only types that are known to run nothing are loaded from it; but {error}. "
+                f"If you know who wrote it, set {remedy}"
+            ) from None
+        except ValueError as error:
+            raise RestoreError(str(error)) from None
+
+    def _why_not_vouched(self, path: str) -> str | None:
+        """Of a file that a script loads by itself; None where it is ours. Raises RestoreError where no manifest has
+        it."""
         real = os.path.realpath(path)
         if any(below(real, Path(folder)) for folder in self._trusted):
-            return
+            return None
         for folder in Path(real).parents:
             if (folder / MANIFEST).is_file():
-                part = Manifest.from_json((folder / MANIFEST).read_text()).files.get(os.path.relpath(real, folder))
-                if part is not None and sha256_of(Path(real)) == part.sha256:
-                    return
-                raise RestoreError(f"{path} is not as its manifest says: it is damaged, or was put there later")
+                manifest = Manifest.from_json((folder / MANIFEST).read_text())
+                part = manifest.files.get(os.path.relpath(real, folder))
+                if part is None or sha256_of(Path(real)) != part.sha256:
+                    raise RestoreError(f"{path} is not as its manifest says: it is damaged, or was put there later")
+                if self._key_required and not manifest.is_signed_with(self._key):
+                    raise RestoreError(f"{path}: its manifest is not signed with the key of snapshot.key_file")
+                return why_not_vouched(folder, manifest, self._key)
         raise RestoreError(
             f"{path}: no manifest names it, and loading a pickle runs what it says; if you trust it, put its "
             f"folder into snapshot.trusted (snapshot.trusted=[{os.path.dirname(os.path.dirname(path))}])"

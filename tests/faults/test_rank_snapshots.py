@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import psutil
@@ -17,10 +19,10 @@ from orchestrator.cluster.assignment import base_environment
 from orchestrator.rank.arena import Slot
 from orchestrator.rank.durable import scan, verify
 from orchestrator.rank.launcher import ZygoteLauncher
-from orchestrator.rank.manifest import MANIFEST
+from orchestrator.rank.manifest import MANIFEST, Manifest, sha256_of
 from tests.rank_harness import Outcome
 from tests.slot_harness import small_tmpfs
-from tests.snapshot_world import World, errors, losses, small_assignment
+from tests.snapshot_world import KEY, World, errors, losses, small_assignment
 
 pytestmark = pytest.mark.real
 
@@ -110,8 +112,8 @@ def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone
     folder = str(world.checkpoints)
     world.lead(world.from_memory(before=6), 2)
     goes_on(2, f"{folder}:global_step6", 4)  # led away from the tag that it asks for
-    world.lead(world.from_disk(before=4), 3)
-    goes_on(3, folder, 2)
+    world.lead(replace(world.from_disk(before=4), unvouched="others may write there"), 3)
+    goes_on(3, folder, 2)  # by types that are known to run nothing
     world.told = lambda _rank, _told: None
     goes_on(4, f"{folder}:global_step4", 4)
 
@@ -164,6 +166,57 @@ def test_only_files_that_a_manifest_vouches_for_are_loaded(make: Make, uninterru
         assert "RestoreError" in told[1]
         assert "is not as its manifest says: it is damaged, or was put there later" in told[1]
         assert losses(outcome) == {step: expected[step] for step in (5, 6)}
+
+
+class Runs:
+    """Makes a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.makedirs, (str(self._folder), 0o777, True)
+
+
+def with_more(folder: Path, more: object, key: bytes | None) -> str:
+    """Put it into the checkpoint's weights as a client's state, with a manifest that says so."""
+    tag = folder / "global_step4"
+    weights = tag / "mp_rank_00_model_states.pt"
+    torch.save({**torch.load(weights, weights_only=False), "more": more}, weights)
+    manifest = Manifest.from_json((tag / MANIFEST).read_text())
+    part = replace(manifest.files[weights.name], sha256=sha256_of(weights), bytes=weights.stat().st_size)
+    changed = replace(manifest, files={**manifest.files, weights.name: part}, signature=None)
+    (tag / MANIFEST).write_text((changed.signed(key) if key else changed).to_json())
+    return str(folder)
+
+
+def test_only_our_own_work_may_run_anything(make: Make, uninterrupted: World, tmp_path: Path) -> None:
+    """Each copy holds a pickle that makes a folder, but for the one that holds a type that is allowed."""
+    names = ("own", "unsigned", "anothers", "open", "typed")
+    copies = {name: Path(shutil.copytree(uninterrupted.checkpoints, tmp_path / name)) for name in names}
+    made = {name: tmp_path / f"made-{name}" for name in names}
+    keys = {"own": KEY, "unsigned": None, "anothers": b"another", "open": KEY, "typed": None}
+    more = {name: Fraction(1, 2) if name == "typed" else Runs(made[name]) for name in names}
+    asked = [with_more(copies[name], more[name], keys[name]) for name in names]
+    (copies["open"] / "global_step4").chmod(0o777)
+    for outcome in good(make(snapshot_allow_types=["fractions.Fraction"]).run("--load", *asked, "--until", "4")):
+        told = [line for line in outcome.output.splitlines() if line.startswith(("refused", "loaded"))]
+        assert [line.split()[0] for line in told] == ["loaded", "refused", "refused", "refused", "loaded"], told
+        unsigned = "its manifest is not signed with this run's key"
+        for line, why in zip(told[1:4], (unsigned, unsigned, "may be written by everybody"), strict=True):
+            assert (
+                f"{why}, so only types that are known to run nothing are loaded from it; but it holds os.maked" in line
+            )
+            assert f"set snapshot.trusted=[{line.split()[1]}]" in line
+    assert [name for name, folder in made.items() if folder.exists()] == ["own"]
+
+
+def test_where_a_key_is_asked_for_nothing_else_is_loaded(make: Make, uninterrupted: World, tmp_path: Path) -> None:
+    other = with_more(Path(shutil.copytree(uninterrupted.checkpoints, tmp_path / "other")), 1, b"another")
+    for outcome in good(make(snapshot_key_required=True).run("--load", other, str(uninterrupted.checkpoints))):
+        told = [line for line in outcome.output.splitlines() if line.startswith(("refused", "loaded"))]
+        assert [line.split()[0] for line in told] == ["refused", "loaded"]
+        assert "its manifest is not signed with the key of snapshot.key_file" in told[0]
 
 
 def test_what_finds_no_room_in_memory_goes_to_the_disk_and_is_whole(make: Make, tmp_path: Path) -> None:
