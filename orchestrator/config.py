@@ -347,3 +347,7 @@ class Config:
     run_name: str | None = None  # null is job, time and four random characters
     run_group_reads: bool = False  # a new run directory is 0750 instead of 0700: its group may read what is in it
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path
+    # who pays, in run_root/spend/RUN.json, which the group of run_root may read; null is the user who starts the run
+    owner: str | None = None
+    project: str | None = None  # and for what
+    cost_center: str | None = None

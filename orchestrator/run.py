@@ -22,6 +22,7 @@ from orchestrator.journal_fold import JournalFold
 from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.spend import SpendNote
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
@@ -148,6 +149,7 @@ def _supervised(
         )
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, name, directory.path, session.address))
+        spend = SpendNote(config, name, plan.unit, terminal.notice)
         address = None if session.local else session.address
         started = takes_up.resumed if takes_up else run_started(plan, name, address)
         can_skip = any("{skip_batches}" in arg for arg in plan.args)
@@ -163,6 +165,7 @@ def _supervised(
                 bill = meter.bill()
                 terminal.observe(last, bill)
                 gauges.observe(last, bill)
+                spend.observe(last, bill)
     fold.finish()
     terminal.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
     sink.finish(stop, console)

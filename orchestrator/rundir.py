@@ -24,6 +24,8 @@ def check_run_name(name: str) -> None:
             f"run_name={name}: a name is letters, digits, '.', '_' and '-', at most 128; "
             "to choose the folder itself set run_dir"
         )
+    if name == "spend":
+        raise ConfigError("run_name=spend: run_root/spend holds what all runs spend; choose another name")
 
 
 def new_run_name(job: str) -> str:

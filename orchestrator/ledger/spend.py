@@ -1,0 +1,99 @@
+"""What others may know of a run: who spends how much, in ``RUN_ROOT/spend/RUN.json``, readable by the group.
+
+A run's own directory is its owner's alone. Who shares the budget reads this instead, without a server: a small file
+that is written whole, at each turn of the run and every half a minute. The group is that of the run root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Config
+from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
+from orchestrator.ledger.bill import Bill
+from orchestrator.rundir import write_whole
+
+FORMAT = 1
+EVERY_S = 30.0
+FOLDER = "spend"
+# Whose state is told at once; between them the figures may be so many seconds old.
+_TURNS = (RunStarted, RunResumed, ResourcesGranted, ResourcesReleased, RunEnded)
+
+
+class SpendNote:
+    """One run's. ``notice`` is told once where it cannot be written: nobody's training waits for it."""
+
+    def __init__(self, config: Config, run: str, unit: str, notice: Callable[[str], None]) -> None:
+        self.path = Path(config.run_root).resolve() / FOLDER / f"{run}.json"
+        self._about: dict[str, Any] = {
+            "format": FORMAT,
+            "run": run,
+            "owner": config.owner or user_name(),
+            "project": config.project,
+            "cost_center": config.cost_center,
+            "unit": unit,
+            "every_s": EVERY_S,
+        }
+        self._notice: Callable[[str], None] | None = notice
+        self._state = "waiting"
+        self._next_s = 0.0
+
+    def observe(self, record: Record, bill: Bill) -> None:
+        """Write where the run has taken a turn, or the figures have grown old."""
+        event = record.event
+        if isinstance(event, ResourcesGranted):
+            self._state = "running"
+        elif isinstance(event, RunEnded):
+            self._state = str(event.status)
+        elif isinstance(event, ResourcesReleased | RunResumed):
+            self._state = "waiting"
+        if isinstance(event, _TURNS) or record.elapsed_s >= self._next_s:
+            self._next_s = record.elapsed_s + EVERY_S
+            self._write(record, bill)
+
+    def _write(self, record: Record, bill: Bill) -> None:
+        said = {
+            **self._about,
+            "state": self._state,
+            "gpus_held": bill.gpus_held,
+            "gpu_hours": bill.gpu_hours,
+            "cost_usd": bill.cost_usd,
+            "updated_unix_s": record.time_unix_s,
+        }
+        try:
+            folder = _folder(self.path.parent)
+            write_whole(self.path, json.dumps(said, indent=1) + "\n", 0o640, synced=False)
+            with contextlib.suppress(OSError):  # not of that group: then it is for ours
+                os.chown(self.path, -1, folder.st_gid)
+        except OSError as error:
+            if self._notice is not None:
+                self._notice(
+                    f"what this run spends cannot be told to others ({self.path}: {error.strerror}); it goes on"
+                )
+            self._notice = None
+
+
+def _folder(path: Path) -> os.stat_result:
+    """Made like the run root: its group, and where others of the group make runs, they make notes too, each his own."""
+    with contextlib.suppress(FileExistsError):
+        root = path.parent.stat()
+        path.mkdir(mode=0o700)
+        with contextlib.suppress(OSError):
+            os.chown(path, -1, root.st_gid)
+        path.chmod(stat.S_ISVTX | (root.st_mode & (stat.S_ISGID | stat.S_IWGRP)) | 0o750)
+    return path.stat()
+
+
+def user_name() -> str:
+    """That of the user of this process, or the number of one without a name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid {os.geteuid()}"
