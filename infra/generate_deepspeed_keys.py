@@ -21,10 +21,10 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-TARGET = Path(__file__).resolve().parent.parent / "orchestrator" / "deepspeed_keys.json"
+from orchestrator.deepspeed_check import KEYS_FILE
+
 PROBE = "__probe__"
 MOST_DEPTH = 5
 # Read outside the parser: deepspeed.initialize builds its device mesh from these.
@@ -253,8 +253,8 @@ def _sorted(node: Any) -> Any:
 
 def main() -> int:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    TARGET.write_text(json.dumps(generate(), indent=1) + "\n")
-    print(f"wrote {TARGET}")
+    KEYS_FILE.write_text(json.dumps(generate(), indent=1) + "\n")
+    print(f"wrote {KEYS_FILE}")
     return 0
 
 

@@ -22,6 +22,7 @@ from yaml import YAMLError
 from orchestrator import hardware
 from orchestrator.config import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.errors import ConfigError
+from orchestrator.installation import PACKAGE
 from orchestrator.redact import learn
 
 CPU_RANKS = 2
@@ -31,9 +32,8 @@ _WHO_AND_WHERE = {"USER", "LOGNAME", "HOME", "HOSTNAME", "PWD", "SHELL", "LANG",
 
 def conf_dir() -> Path:
     """Where ``conf/`` lies: inside the package in a wheel, beside it in a clone."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def register() -> None:

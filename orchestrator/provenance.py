@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator import corpus as corpus_survey
 from orchestrator.errors import ConfigError
 from orchestrator.hardware import local_gpus
+from orchestrator.installation import PACKAGE
 
 _SCRIPT = "script sha256"
 COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
@@ -47,9 +48,9 @@ def package_version(name: str) -> str:
 
 def own_sha256() -> str:
     """Hash of our own source: ranks of different ones would not understand each other, and hang."""
-    package, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

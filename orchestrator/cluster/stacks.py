@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator.installation import PACKAGE
 from orchestrator.rank import stacks
 
 # A rank answers in milliseconds, unless native code keeps the interpreter to itself: then a signal makes it answer,
@@ -26,8 +27,9 @@ STOPPED, GONE, UNINTERRUPTIBLE = "stopped", "gone", "uninterruptible"
 _STATES = {"R": "running", "S": "sleeping", "I": "sleeping", "T": STOPPED, "t": STOPPED, "D": UNINTERRUPTIBLE}
 
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)$')
-_OURS = str(Path(stacks.__file__).parent) + os.sep
-_RUNNER = _OURS + "runner.py"
+# The modules of a rank, and not the whole package: a wheel has the jobs in it.
+_OURS = (f"{PACKAGE}/rank/",)
+_RUNNER = f"{PACKAGE}/rank/runner.py"
 _LIBRARY = re.compile(r"/(site|dist)-packages/|(^|/)lib(64)?/python3[\d.]*/|/(torch|deepspeed)/|^<")
 _STANDARD_LIBRARY = re.compile(r"/lib(64)?/python3[\d.]*/(?!(site|dist)-packages/)")
 _COLLECTIVE = re.compile(

@@ -52,7 +52,7 @@ class ExecLauncher:
             with open(spec.log_path, "ab") as log, _in_memory(replace(spec, env={}).to_json()) as told:
                 given = (messages_fd, lifeline_fd, told.fileno())
                 process = subprocess.Popen(
-                    boot_command(self._python, "runner", *map(str, given)),
+                    boot_command(self._python, "orchestrator.rank.runner", *map(str, given)),
                     env=spec.env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -9,19 +9,15 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
+from orchestrator.installation import PACKAGE
 from orchestrator.rank.spec import RankSpec
 
 _READ_BYTES = 1 << 16
 # Our package is put where `import` looks for the moment of its own import only. By `-c`, and not
 # by `-m` or as a file: then nothing but one frame of ours lies beneath the script.
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from orchestrator.rank import {module}; del sys.path[0]; {module}.main()"
-)
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {package} import {name}; del sys.path[0]; {name}.main()"
 
 
 class RankStartError(Exception):
@@ -151,5 +147,6 @@ def kill_group(pid: int, signum: int = signal.SIGKILL) -> None:
 
 
 def boot_command(python: str, module: str, *args: str) -> list[str]:
-    """Command line that runs `main` of one of this package's modules."""
-    return [python, "-c", _BOOT.format(module=module), _PACKAGE_ROOT, *args]
+    """Command line that runs `main` of one of this package's modules, given by its whole name."""
+    package, _, name = module.rpartition(".")
+    return [python, "-c", _BOOT.format(package=package, name=name), str(PACKAGE.parent), *args]

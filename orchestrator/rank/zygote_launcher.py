@@ -62,7 +62,7 @@ class ZygoteLauncher(ForkingLauncher):
         with zygote_end, open(log_path, "ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    boot_command(python, "zygote", *told, *self._preload),
+                    boot_command(python, "orchestrator.rank.zygote", *told, *self._preload),
                     env={**env, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                     cwd=_ROOT,
                     stdin=subprocess.DEVNULL,
