@@ -12,8 +12,8 @@ import yaml
 
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.files import write_whole
 from orchestrator.plan.calibration import Calibration, Group
-from orchestrator.rundir import write_whole
 
 NAME = "calibration.yaml"
 HEAD = """\

@@ -329,7 +329,8 @@ class Fault(StrEnum):
 class RankLost(Event):
     """A rank ended that should not have. The first of its attempt is the cause; ``alike`` counts
     the ranks that died of the identical error. ``fault`` is one of :class:`Fault`; ``detected_s`` is
-    how long after the fault struck it was noticed, where that is known."""
+    how long after the fault struck it was noticed, where that is known. ``node_unusable``: the rank outlived
+    SIGKILL, so its node cannot end its processes."""
 
     attempt: int
     rank: int
@@ -344,6 +345,7 @@ class RankLost(Event):
     alike: int = 1
     fault: Fault = Fault.EXIT
     detected_s: float | None = None
+    node_unusable: bool = False
 
 
 @dataclass(frozen=True)

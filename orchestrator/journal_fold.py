@@ -22,10 +22,10 @@ from typing import Any
 
 from orchestrator import events, folded
 from orchestrator.errors import JournalError
+from orchestrator.files import write_whole
 from orchestrator.folded import Folded
 from orchestrator.ledger import accuracy, bill, incident, incidents, meter, story, wording
 from orchestrator.ledger.journal import Mark, Tail
-from orchestrator.rundir import write_whole
 from orchestrator.supervise import history, loop, losses
 
 NAME = "journal.fold"

@@ -23,8 +23,7 @@ from orchestrator.plan.layout import Layout, derive_layout
 from orchestrator.plan.memory import Memory
 from orchestrator.plan.nominal import group_of, nominal
 from orchestrator.plan.step import StepTime
-from orchestrator.rundir import holder
-from orchestrator.taking_up import CONFIG
+from orchestrator.rundir import RESUME, holder
 
 LEAST_STEADY_STEPS = 3
 
@@ -111,7 +110,7 @@ def configured(path: Path, constants: PlannerConfig) -> tuple[Config, Layout]:
 def _container(path: Path) -> dict[str, Any]:
     """The whole configuration where it is ours to read, else the one without secrets."""
     try:
-        container: dict[str, Any] = json.loads((path / CONFIG).read_text())["config"]
+        container: dict[str, Any] = json.loads((path / RESUME).read_text())["config"]
     except (FileNotFoundError, PermissionError):
         container = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
     return container

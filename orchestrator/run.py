@@ -25,6 +25,7 @@ from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.spend import SpendNote
 from orchestrator.ledger.terminal import Terminal
 from orchestrator.output import outlive_full_disks
+from orchestrator.placeholders import SKIP_BATCHES, asks_for
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
@@ -152,7 +153,7 @@ def _supervised(
         spend = SpendNote(config, name, plan.unit, terminal.notice)
         address = None if session.local else session.address
         started = takes_up.resumed if takes_up else run_started(plan, name, address)
-        can_skip = any("{skip_batches}" in arg for arg in plan.args)
+        can_skip = asks_for(SKIP_BATCHES, plan.args)
         manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
         with terminal:

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
+from orchestrator.files import open_no_link, write_whole
 from orchestrator.trust import check_ours
+
+# The whole configuration of a run, secrets included, for whoever takes it up: readable by its owner alone.
+RESUME = "resume.json"
 
 
 def check_run_name(name: str) -> None:
@@ -143,27 +147,3 @@ class RunDirectory:
     def write_json(self, name: str, value: Any, mode: int = 0o644) -> Path:
         """Write JSON whole or not at all."""
         return self.write(name, json.dumps(value, indent=2) + "\n", mode)
-
-
-def open_no_link(path: Path, mode: str) -> IO[str]:
-    """Open a file to append to, and not what a link in its place leads to."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o644), mode, encoding="utf-8")
-
-
-def write_whole(path: Path, content: str | bytes, mode: int = 0o644, synced: bool = True) -> Path:
-    """Write a file whole or not at all, beside its place and under a name that nobody else can have made; ``synced``
-    when it must be there after a loss of power too."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(beside, flags, mode), "wb") as stream:
-            stream.write(content if isinstance(content, bytes) else content.encode())
-            stream.flush()
-            if synced:
-                os.fsync(stream.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return path

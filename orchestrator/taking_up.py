@@ -16,9 +16,8 @@ from orchestrator.folded import Folded
 from orchestrator.journal_fold import JournalFold
 from orchestrator.rank.environment import reaching_ranks
 from orchestrator.redact import known, learn
-from orchestrator.rundir import RunDirectory
+from orchestrator.rundir import RESUME, RunDirectory
 
-CONFIG = "resume.json"
 _MOST_NAMED = 12
 
 
@@ -54,7 +53,7 @@ def remember(config: Config, directory: RunDirectory) -> None:
     """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names only."""
     names = sorted(reaching_ranks(os.environ, config.launch.forward))
     kept = {"cwd": os.getcwd(), "config": load.to_container(config), "forwarded": names, "secrets": known()}
-    directory.write(CONFIG, json.dumps(kept, indent=2) + "\n", mode=0o600)
+    directory.write(RESUME, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
 def unfinished(path: Path) -> Unfinished | None:
@@ -92,10 +91,10 @@ def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
     if found is None:
         raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
     try:
-        kept = json.loads((path / CONFIG).read_text())
+        kept = json.loads((path / RESUME).read_text())
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"{path / CONFIG}: {getattr(error, 'strerror', None) or error}; without its configuration the run can not "
+            f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run can not "
             "be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its checkpoints"
         ) from None
     if os.path.isdir(kept["cwd"]):

@@ -51,6 +51,7 @@ class Struck:
     error: str = ""
     status: int = 1
     kind: Fault = Fault.EXIT
+    node_unusable: bool = False
 
     def at(self, step: int) -> Struck:
         self.step = step
@@ -60,8 +61,8 @@ class Struck:
         self.error, self.status = error, status
         return self
 
-    def as_fault(self, kind: Fault) -> Struck:
-        self.kind = kind
+    def as_fault(self, kind: Fault, node_unusable: bool = False) -> Struck:
+        self.kind, self.node_unusable = kind, node_unusable
         return self
 
 
@@ -141,7 +142,7 @@ class FakeGroup:
         fault = self.faults[self._attempt - 1] if self._attempt <= len(self.faults) else None
         if fault and self._step >= fault.step:
             cause = lost(self._attempt, self._step, fault.error, fault.status, fault.rank)
-            cause = dataclasses.replace(cause, fault=fault.kind)
+            cause = dataclasses.replace(cause, fault=fault.kind, node_unusable=fault.node_unusable)
             return [cause, *self._end(Outcome.FAILED)]
         if self._step == self.steps:
             late, self._late = self._late, []

@@ -109,7 +109,9 @@ def test_a_rank_that_turns_out_not_to_die_condemns_its_node_once_after_the_cause
     (lost,) = attempt.settle(SETTLE_S)
     assert isinstance(lost, RankLost)
     attempt.hear(0, exited(0, -15), 1.0)
-    stuck = [{**exited(rank, -9, "outlived SIGKILL by 15 s"), "node_fault": True} for rank in (2, 3)]
+    stuck = [
+        {**exited(rank, -9, "outlived SIGKILL by 15 s"), "node_fault": True, "node_unusable": True} for rank in (2, 3)
+    ]
     told = [event for part in stuck for event in attempt.hear(1, part, 20.0)]
     assert told == [NodeQuarantined("node-1", "rank 2 (GPU 2) outlived SIGKILL by 15 s")]
     assert attempt.broken == ["node-1"]

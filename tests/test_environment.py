@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.journal_fold import JournalFold
 from orchestrator.rank import key
 from orchestrator.rank.environment import LEFT_BY_LAUNCHERS, OWNED, held_back, held_back_remark, reaching_ranks
+from orchestrator.rundir import RESUME
 from tests.test_on_node import assignment
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "environment.md").read_text()
@@ -119,6 +120,6 @@ def test_the_run_directory_has_names_and_no_value(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_TOKEN", "hush-hush")
     monkeypatch.setattr("orchestrator.load.to_container", lambda _config: {})
     taking_up.remember(Config(), RunDirectory(tmp_path))
-    text = (tmp_path / taking_up.CONFIG).read_text()
+    text = (tmp_path / RESUME).read_text()
     assert "HF_TOKEN" in json.loads(text)["forwarded"]
     assert "hush-hush" not in text

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import logs, node_ranks, oom
-from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.gather_logs import LogSender
 from orchestrator.cluster.node_ranks import NodeRanks
 from orchestrator.cluster.watchdog import LEAST_SAMPLES
@@ -268,7 +267,7 @@ def test_after_sigterm_comes_sigkill_and_who_outlives_that_makes_its_node_a_bad_
     (stuck,) = node.later(1.0)
     assert (stuck["kind"], stuck["rank"], stuck["status"]) == ("exit", 1, -signal.SIGKILL)
     assert stuck["node_fault"] is True
-    assert stuck["error"] == f"{OUTLIVED_SIGKILL} by 15 s"
+    assert (stuck["error"], stuck["node_unusable"]) == ("outlived SIGKILL by 15 s", True)
     assert stuck["step"] == 1
     assert node.later(100.0) == [], "it is said once"
     node.ranks[1].status = -signal.SIGKILL

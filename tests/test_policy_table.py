@@ -18,7 +18,7 @@ from orchestrator.events import (
     NodeDraining,
     RunResumed,
 )
-from orchestrator.supervise.policy import OUTLIVED_SIGKILL, Action, Decision, decide
+from orchestrator.supervise.policy import Action, Decision, decide
 from tests.histories import AT_15, dies, done, killed, nan, saved, story
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +97,7 @@ ROWS = {
         STRICT,
     ),
     "a rank outlives SIGKILL": Row(
-        (dies(1, 20, Fault.NODE, f"rank 0 {OUTLIVED_SIGKILL} by 15 s"),),
+        (dies(1, 20, Fault.NODE, "rank 0 outlived SIGKILL by 15 s", node_unusable=True),),
         Action.REPLACE,
         "node-a is not used any more; wait for another node for up to 600 s (recovery.wait_for_node_s)",
         quarantine="node-a",

@@ -19,7 +19,7 @@ from orchestrator.events import (
 )
 from orchestrator.supervise.history import History
 from orchestrator.supervise.losses import batch_of
-from orchestrator.supervise.policy import OUTLIVED_SIGKILL, Action, Decision, decide
+from orchestrator.supervise.policy import Action, Decision, decide
 from tests.fakes import FakeClock
 from tests.histories import dies, done, killed, nan, saved
 
@@ -170,8 +170,8 @@ class Simulation:
             self.tell(killed(self.attempt, step))
         else:
             outlived = fault is Fault.NODE and self.random.random() < 0.3
-            error = f"rank 1 {OUTLIVED_SIGKILL}" if outlived else f"{fault} {self.random.choice('abcdefgh')}"
-            self.tell(dies(self.attempt, step, fault, error))
+            error = "rank 1 outlived SIGKILL" if outlived else f"{fault} {self.random.choice('abcdefgh')}"
+            self.tell(dies(self.attempt, step, fault, error, node_unusable=outlived))
 
 
 def troubled(seed: int) -> Trouble:
@@ -207,7 +207,7 @@ def test_years_of_faults_end_within_every_budget(name: str, can_skip: bool) -> N
         assert len(run.history.skipped) <= recovery.max_skips * recovery.skip_batches
         assert can_skip or not run.history.skipped
         assert [d.quarantine for d in run.decisions if d.quarantine] == [
-            lost.node for lost in told_to_replace(run) if OUTLIVED_SIGKILL in (lost.error or "")
+            lost.node for lost in told_to_replace(run) if lost.node_unusable
         ]
         if ends:
             assert run.trouble.bug_at is None, "a bug of the script's own is not got around"

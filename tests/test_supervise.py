@@ -224,7 +224,7 @@ def test_a_node_lost_while_an_attempt_is_prepared_is_a_fault_like_others() -> No
 
 
 def test_a_node_that_can_not_end_its_processes_is_not_used_again() -> None:
-    outlived = fail(rank=1).at(step=3).by("outlived SIGKILL by 15 s", -9).as_fault(Fault.NODE)
+    outlived = fail(rank=1).at(step=3).by("outlived SIGKILL by 15 s", -9).as_fault(Fault.NODE, node_unusable=True)
     group = FakeGroup(steps=6, faults=[outlived])
     told = story(group)
     assert ended(told).status is Status.FINISHED

@@ -12,8 +12,9 @@ import pytest
 from orchestrator import sync as syncing
 from orchestrator import trust
 from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.files import write_whole
 from orchestrator.ledger.journal import Journal
-from orchestrator.rundir import RunDirectory, find_run, write_whole
+from orchestrator.rundir import RunDirectory, find_run
 from orchestrator.sync import CREDENTIALS
 from orchestrator.trust import check_ours, why_not_ours
 

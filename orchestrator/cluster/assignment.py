@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator import placeholders
+from orchestrator.files import write_whole
 from orchestrator.rank.environment import without_leftovers
 from orchestrator.rank.spec import RankSpec
-from orchestrator.rundir import write_whole
 
 # Set by Ray for its own workers, and by our command line for Hydra; a rank is neither.
 _NOT_ITS_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")
@@ -122,11 +123,11 @@ def rank_specs(
     config_path = run_dir / f"deepspeed.node-{node_index}.json"
     write_whole(config_path, json.dumps(assignment.deepspeed, indent=2), mode=0o600)
     places = {
-        "{run_dir}": str(run_dir),
-        "{deepspeed_config}": str(config_path),
-        "{checkpoint_dir}": assignment.checkpoint_dir,
-        "{skip_batches}": ",".join(map(str, skip_batches)),
-        "{mtbf_s}": str(round(assignment.mtbf_s, 3)),
+        placeholders.RUN_DIR: str(run_dir),
+        placeholders.DEEPSPEED_CONFIG: str(config_path),
+        placeholders.CHECKPOINT_DIR: assignment.checkpoint_dir,
+        placeholders.SKIP_BATCHES: ",".join(map(str, skip_batches)),
+        placeholders.MTBF_S: str(round(assignment.mtbf_s, 3)),
     }
     base, specs = base_environment(assignment), []
     for local_rank in range(assignment.ranks_per_node):
@@ -147,7 +148,7 @@ def rank_specs(
                 world_size=assignment.world_size,
                 title=f"orchestrator rank {rank}/{assignment.world_size} {assignment.run}",
                 script=assignment.script,
-                args=[_fill(arg, places) for arg in assignment.args],
+                args=[placeholders.fill(arg, places) for arg in assignment.args],
                 cwd=assignment.cwd,
                 env=base | environment,
                 log_path=str(run_dir / "logs" / f"attempt-{attempt}.rank-{rank}.log"),
@@ -155,9 +156,3 @@ def rank_specs(
             )
         )
     return specs
-
-
-def _fill(arg: str, places: dict[str, str]) -> str:
-    for placeholder, value in places.items():
-        arg = arg.replace(placeholder, value)
-    return arg

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.merge import Gather, Part, mean_loss, shortened, slowest_phase
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
@@ -212,7 +211,7 @@ class Attempt:
     def _outlived(self, node_index: int, part: Part) -> list[Event]:
         """A rank is killed because something else went wrong: that has been named when it turns out not to die."""
         node = self.nodes[node_index]
-        if OUTLIVED_SIGKILL not in (part["error"] or "") or not self._named or node in self.broken:
+        if not part.get("node_unusable") or not self._named or node in self.broken:
             return []
         self.broken.append(node)
         return [NodeQuarantined(node, f"rank {part['rank']} ({part['gpu']}) {part['error']}")]
@@ -239,6 +238,7 @@ class Attempt:
             log_path=cause["log_path"],
             alike=alike,
             fault=_fault(cause),
+            node_unusable=bool(cause.get("node_unusable")),
             detected_s=round(cause.get("silent_s", 0.0) + max(0.0, now_s - (self._first_bad_s or now_s)), 3),
         )
 

@@ -7,9 +7,6 @@ from typing import Protocol
 
 from orchestrator.events import AttemptStarted, Event, ResourcesGranted
 
-# In the error of a RankLost of fault NODE: the node can not end its processes, so it is not used any more.
-OUTLIVED_SIGKILL = "outlived SIGKILL"
-
 
 class WorkerGroup(Protocol):
     """The ranks of a run, wherever they are. One contract suite holds every implementation to this.

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from orchestrator.errors import ClusterError
-from orchestrator.rundir import write_whole
+from orchestrator.files import write_whole
 from orchestrator.trust import why_not_ours
 
 TOKEN = "auth_token"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cluster.assignment import Assignment
-from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.cluster.gather_logs import LogSender
 from orchestrator.cluster.log_bound import LogBounds
 from orchestrator.cluster.logs import LogReader, line_part, tail
@@ -162,8 +161,8 @@ class NodeRanks:
     def _outlived(self, rank: _Watched) -> Part:
         """It is stuck in the kernel or a driver: whatever it holds, this node can not be used any more."""
         rank.status = -signal.SIGKILL
-        rank.error = {"type": "", "message": f"{OUTLIVED_SIGKILL} by {self.assignment.unkillable_s:g} s"}
-        return {**self._exit_part(rank, rank.status), "node_fault": True}
+        rank.error = {"type": "", "message": f"outlived SIGKILL by {self.assignment.unkillable_s:g} s"}
+        return {**self._exit_part(rank, rank.status), "node_fault": True, "node_unusable": True}
 
     def _stacks(self, now_s: float) -> list[Part]:
         """What the ranks answered, once they have, kept beside their logs."""

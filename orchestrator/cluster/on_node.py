@@ -14,7 +14,7 @@ import psutil
 
 from orchestrator import provenance
 from orchestrator.cluster.assignment import Assignment
-from orchestrator.plan.fabric import INTERFACE
+from orchestrator.placeholders import INTERFACE, asks_for
 
 Interfaces = Mapping[str, Iterable[str]]
 # A start is told by the time since the machine's, which every process reads anew: it moves with the clock a little.
@@ -29,7 +29,7 @@ def on_node(assignment: Assignment, unpacked: str, there: Interfaces, address: s
     where an interface is asked for and none has that address.
     """
     environment = assignment.environment
-    if any(INTERFACE in value for value in environment.values()):
+    if asks_for(INTERFACE, environment.values()):
         name = interface_of(address, there)
         environment = {key: value.replace(INTERFACE, name) for key, value in environment.items()}
     if assignment.working_dir is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError
-from orchestrator.rundir import write_whole
+from orchestrator.files import write_whole
 
 _RUN_KEY = "snapshot.key"
 _KEY_BYTES = 32

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.cluster.merge import Part
 from orchestrator.events import CheckpointSaved
 from orchestrator.rank.manifest import FilePart, Manifest
 
@@ -109,7 +108,7 @@ class Snapshots:
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
             pending.given_up = False  # the nodes try again
 
-    def durable(self, part: Part, now_s: float) -> Commit | None:
+    def durable(self, part: Mapping[str, Any], now_s: float) -> Commit | None:
         """A rank's files are on the disk; the commit, if they were the last."""
         if not self._in_history(part["attempt"], part["step"]):
             return None
@@ -131,7 +130,7 @@ class Snapshots:
         manifest = Manifest(self.run, key.attempt, pending.step, key.tag, self.world_size, time.time(), files)
         return Commit(key.save_dir, manifest, bool(part["save_latest"]), write_s)
 
-    def given_up(self, part: Part) -> None:
+    def given_up(self, part: Mapping[str, Any]) -> None:
         """A rank's files can not be written: nobody waits for this checkpoint, even if not all ranks have said yet
         that they staged it."""
         self._pending_of(_key(part), part["step"]).given_up = True
@@ -188,5 +187,5 @@ class Snapshots:
         return self._pending.setdefault(key, _Pending(step))
 
 
-def _key(part: Part) -> Key:
+def _key(part: Mapping[str, Any]) -> Key:
     return Key(part["attempt"], part["dir"], part["tag"])

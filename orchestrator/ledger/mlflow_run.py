@@ -24,12 +24,12 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from orchestrator.files import open_no_link, write_whole
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow_database import make_ready
 from orchestrator.ledger.projection import Point, clean_key, clip
 from orchestrator.ledger.tracking_check import check_database, is_database
 from orchestrator.redact import redact, redact_text
-from orchestrator.rundir import open_no_link, write_whole
 
 METRICS_PER_BATCH = 1000
 ENTITIES_PER_BATCH = 100

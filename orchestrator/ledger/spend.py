@@ -17,8 +17,8 @@ from typing import Any
 
 from orchestrator.config import Config
 from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
+from orchestrator.files import write_whole
 from orchestrator.ledger.bill import Bill
-from orchestrator.rundir import write_whole
 
 FORMAT = 1
 EVERY_S = 30.0

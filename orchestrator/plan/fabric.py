@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config import FabricConfig
+from orchestrator.placeholders import INTERFACE
 
 # Filled in on each node: interfaces have other names on other machines.
-INTERFACE = "{interface}"
 _LOOPBACK = "lo"
 
 

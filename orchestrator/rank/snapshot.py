@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.rank.arena import load_extent
-from orchestrator.rank.link import Link
 from orchestrator.rank.manifest import MANIFEST, Manifest, sha256_of
 from orchestrator.rank.plain_load import UnknownTypesError, plain_load
-from orchestrator.rank.staging import NO_ROOM, Staging, below
+from orchestrator.rank.staging import NO_ROOM, Phases, Staging, below
 from orchestrator.rank.vouching import why_not_vouched
 
 _NOTHING, _OWN_CHOICE = -1, -2  # in place of a step
@@ -40,10 +39,10 @@ class RankSnapshots:
     - `allow_types`: names of types that may be loaded from what is not vouched for
     """
 
-    def __init__(self, link: Link, told: dict[str, Any] | None) -> None:
+    def __init__(self, phases: Phases, told: dict[str, Any] | None) -> None:
         self.enabled = told is not None
         told = told or {}
-        self.staging = Staging(link, int(told.get("attempt", 0)), told.get("slots", ()))
+        self.staging = Staging(phases, int(told.get("attempt", 0)), told.get("slots", ()))
         self._restore: dict[str, Any] | None = told.get("restore")
         self._trusted = [os.path.realpath(folder) for folder in told.get("trusted", ())]
         self._key, self._key_required = bytes.fromhex(told.get("key", "")), bool(told.get("key_required"))

@@ -9,23 +9,30 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.rank.arena import Slot
 from orchestrator.rank.durable import attempt_dir
-from orchestrator.rank.link import Link
 
 _LOOK_S = 0.005
 _TABLE_BYTES = 1 << 20
 NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT)
 
 
+class Phases(Protocol):
+    """What staging tells of itself: the rank's tie to its agent has them."""
+
+    phase: str
+
+    def enter(self, phase: str) -> None: ...
+
+
 class Staging:
     """One rank's slots; without any, the training waits for the disk."""
 
-    def __init__(self, link: Link, attempt: int, slot_paths: Sequence[str]) -> None:
+    def __init__(self, phases: Phases, attempt: int, slot_paths: Sequence[str]) -> None:
         self.attempt = attempt
-        self._link = link
+        self._phases = phases
         self._slot_paths = list(slot_paths)
         self._slots: list[Slot] = []
         self._reserving = _thread.allocate_lock()
@@ -93,11 +100,11 @@ class Staging:
         index = ages.index(min(ages))
         slot = self._slots[index]
         if is_awaited(slot):
-            before = self._link.phase
-            self._link.enter("held")
+            before = self._phases.phase
+            self._phases.enter("held")
             while is_awaited(slot):
                 time.sleep(_LOOK_S)
-            self._link.enter(before)
+            self._phases.enter(before)
         return slot, index
 
 

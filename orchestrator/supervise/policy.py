@@ -12,7 +12,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.cluster.contract import OUTLIVED_SIGKILL
 from orchestrator.config import RecoveryConfig
 from orchestrator.events import Fault, LossRejected, NodeDraining, RankLost
 from orchestrator.supervise.history import Failure, History
@@ -142,7 +141,7 @@ def _replace(failure: Failure, recovery: RecoveryConfig, then: str, before: int 
     lost = failure.cause
     assert isinstance(lost, RankLost), "a node fault is told by a lost rank"
     bound = _so_long(recovery)
-    if OUTLIVED_SIGKILL in f"{lost.error} {lost.reason}":
+    if lost.node_unusable:
         wait = f"{lost.node} is not used any more; wait for another node {bound}"
         return Decision(Action.REPLACE, f"{wait}, then {then}", before, quarantine=lost.node)
     return Decision(Action.REPLACE, f"wait for {lost.node} or another node in its place {bound}, then {then}", before)
