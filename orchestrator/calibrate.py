@@ -1,14 +1,11 @@
-"""``calibrate``: fits the planner to the runs that a cluster has done, and says what it found."""
+"""Fits the planner to the runs that a cluster has done."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from orchestrator.calibrate_show import show_group
 from orchestrator.calibration_file import read_calibrations, write_calibrations
 from orchestrator.config import PlannerConfig
 from orchestrator.errors import ConfigError
@@ -34,18 +31,23 @@ class Fitted:
 
 
 def calibrate(
-    refs: Sequence[str], run_root: str, path: Path, constants: PlannerConfig, console: Console, trust: bool = False
-) -> None:
+    refs: Sequence[str],
+    run_root: str,
+    path: Path,
+    constants: PlannerConfig,
+    skipped: Callable[[str, str], None],
+    trust: bool = False,
+) -> list[Fitted]:
     """Fit one calibration for each cluster, GPU, precision and one or several nodes, and write them to ``path``.
 
-    ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished. Entries
-    of the file for which there is no run are kept. Raises :class:`ConfigError` for a run that is not there, a file
-    that is not a calibration, and where no run can be used.
+    ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished; ``skipped`` is
+    told the name of each that cannot be used, and why. Entries of the file for which there is no run are kept. Raises
+    :class:`ConfigError` for a run that is not there, a file that is not a calibration, and where no run can be used.
     """
     known = read_calibrations(path)
-    runs, skipped = _read(refs, run_root, constants, trust)
-    for name, reason in skipped:
-        console.print(f"{name}: skipped, {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    runs, others = _read(refs, run_root, constants, trust)
+    for name, reason in others:
+        skipped(name, reason)
     if not runs:
         looked = "none of the runs named" if refs else f"no run in {run_root}"
         raise ConfigError(
@@ -54,10 +56,7 @@ def calibrate(
         )
     fitted = [fit_group(group, of_group) for group, of_group in _by_group(runs).items()]
     write_calibrations(path, known | {one.group: one.calibration for one in fitted})
-    for one in fitted:
-        show_group(one.calibration, one.group, one.runs, {*one.steps_left_out, *one.memory_left_out}, console)
-    used = f"{plural(len(fitted), 'calibration')} from {plural(len(runs), 'run')}"
-    console.print(f"{used} written to {path}; plans and runs there use it from now on", highlight=False, soft_wrap=True)
+    return fitted
 
 
 def fit_group(group: Group, runs: Sequence[MeasuredRun]) -> Fitted:

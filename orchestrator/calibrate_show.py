@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.calibrate import Fitted
 from orchestrator.ledger.columns import GAP
 from orchestrator.ledger.wording import UNKNOWN, bytes_in_words, ending, number, plural, seconds_in_words
 from orchestrator.measured_run import MeasuredRun
 from orchestrator.plan.calibration import Calibration, Group
 
 LEAST_NAME = 8
+
+
+def show_skipped(name: str, reason: str, console: Console) -> None:
+    """A run that cannot be used."""
+    console.print(f"{name}: skipped, {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+
+def show_calibrations(fitted: Sequence[Fitted], path: Path, console: Console) -> None:
+    """All that was found, and where it was written."""
+    for one in fitted:
+        show_group(one.calibration, one.group, one.runs, {*one.steps_left_out, *one.memory_left_out}, console)
+    used = f"{plural(len(fitted), 'calibration')} from {plural(sum(len(one.runs) for one in fitted), 'run')}"
+    console.print(f"{used} written to {path}; plans and runs there use it from now on", highlight=False, soft_wrap=True)
 
 
 def show_group(

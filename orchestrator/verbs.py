@@ -165,11 +165,17 @@ def _incidents(composed: DictConfig, own: argparse.Namespace) -> int:
 
 def _calibrate(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.calibrate import calibrate
+    from orchestrator.calibrate_show import show_calibrations, show_skipped
     from orchestrator.calibration_file import calibration_path
     from orchestrator.load import load_planner
 
-    path = calibration_path(composed.run_root, composed.calibration)
-    calibrate(own.run_refs, composed.run_root, path, load_planner(composed), Screen(), own.trust)
+    path, console = calibration_path(composed.run_root, composed.calibration), Screen()
+
+    def skipped(name: str, reason: str) -> None:
+        show_skipped(name, reason, console)
+
+    fitted = calibrate(own.run_refs, composed.run_root, path, load_planner(composed), skipped, own.trust)
+    show_calibrations(fitted, path, console)
     return 0
 
 

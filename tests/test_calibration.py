@@ -16,6 +16,7 @@ from rich.console import Console
 
 from orchestrator import cli
 from orchestrator.calibrate import calibrate
+from orchestrator.calibrate_show import show_calibrations, show_skipped
 from orchestrator.calibration_file import calibrations_of, read_calibrations, write_calibrations
 from orchestrator.config import Config, PlannerConfig
 from orchestrator.errors import ConfigError, RunDirectoryError
@@ -265,7 +266,9 @@ def ran(folder: Path, config: Config, truth: Calibration = TRUTH, **how: int | S
 
 def told(root: Path, *refs: str, path: Path | None = None) -> str:
     console = Console(width=150, file=io.StringIO(), record=True)
-    calibrate(refs, str(root), path or root / "calibration.yaml", constants(), console)
+    path = path or root / "calibration.yaml"
+    fitted = calibrate(refs, str(root), path, constants(), lambda name, reason: show_skipped(name, reason, console))
+    show_calibrations(fitted, path, console)
     return console.export_text()
 
 
@@ -378,7 +381,9 @@ def test_a_run_has_one_line_however_long_its_name(tmp_path: Path, width: int, be
     for name, shape in zip(names, SHAPES, strict=True):
         ran(tmp_path / name, configuration(**shape))
     out = io.StringIO()
-    calibrate([], str(tmp_path), tmp_path / "calibration.yaml", constants(), Console(file=out, width=width))
+    path = tmp_path / "calibration.yaml"
+    fitted = calibrate([], str(tmp_path), path, constants(), lambda name, reason: None)
+    show_calibrations(fitted, path, Console(file=out, width=width))
     lines = [line for line in out.getvalue().splitlines() if "0455e5" in line]
     assert [name[-9:] in line for name, line in zip(names, lines, strict=True)] == [True] * len(names)
     assert ("before" in out.getvalue()) == before
