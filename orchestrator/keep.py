@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from rich.console import Console
 
 from orchestrator.cluster import client, head, kept
 from orchestrator.cluster.kept import KeptCluster
+from orchestrator.cluster_seen import seen_by
 from orchestrator.config import Config
 from orchestrator.errors import EXIT_TERMINATED, ClusterError, ClusterUnreachable
-from orchestrator.keep_show import seen_by, show_status
+from orchestrator.observer import Progress
 from orchestrator.plan.plan import Plan
 from orchestrator.preflight import LOCAL, asked_address, plan_of, reachable_address
 
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 180.0
 
 
-def up(config: Config, console: Console) -> int:
+def up(config: Config, progress: Progress) -> tuple[KeptCluster, dict[str, Any]]:
     """Start Ray on this machine, or join the one at ``ray_address``, and warm a zygote on every node.
 
-    What is up already is found and completed: nodes that joined since get their zygotes. Returns the
-    exit code; raises :class:`~orchestrator.errors.OrchestratorError`.
+    What is up already is found and completed: nodes that joined since get their zygotes. Returns the cluster as it is
+    on record, and what is on it; raises :class:`~orchestrator.errors.OrchestratorError`.
     """
     plan = plan_of(config)
     signal.signal(signal.SIGTERM, _leave)
@@ -42,71 +41,60 @@ def up(config: Config, console: Console) -> int:
         cluster, pid = _standing(config), None
         stack.enter_context(undo := ExitStack())  # emptied when all is well
         if cluster is not None:
-            console.print(f"up already: {cluster.address}", highlight=False)
+            progress.say(f"up already: {cluster.address}")
             address = cluster.address
         elif (asked := asked_address(config)) is not None and asked != LOCAL:
             address = reachable_address(asked)
         else:
-            with console.status("starting Ray"):
+            with progress.busy("starting Ray"):
                 pid, address = _start(config, plan, undo)
         session = stack.enter_context(connect(address))
         if cluster is None:
             cluster = _described(session, pid, config)
             undo.callback(kept.forget)
             kept.record(cluster)
-        _warm(cluster, plan, console)
-        show_status(seen_by(session, cluster, config.run_root), console)
-        if cluster.ours:
-            _say_how_to_join(cluster, console)
+        _warm(cluster, plan, progress)
+        seen = seen_by(session, cluster, config.run_root)
         undo.pop_all()
-    return 0
+    return cluster, seen
 
 
-def status(config: Config, console: Console | None) -> int:
-    """Show nodes, zygotes, runs and what they cost so far, as JSON without a console.
-
-    Raises :class:`ClusterError` when nothing is up.
-    """
+def status(config: Config) -> dict[str, Any]:
+    """Nodes, zygotes, runs and what they cost so far. Raises :class:`ClusterError` when nothing is up."""
     cluster = kept.find()
     address = asked_address(config) or (cluster.address if cluster and cluster.answers() else None)
     if address is None or address == LOCAL:
         raise ClusterError(f"no cluster is up{_lost(cluster)}; 'orchestrator up' starts one")
     with connect(reachable_address(address)) as session:
-        seen = seen_by(session, cluster, config.run_root)
-    if console is None:
-        print(json.dumps(seen, indent=2))
-    else:
-        show_status(seen, console)
-    return 0
+        return seen_by(session, cluster, config.run_root)
 
 
-def down(console: Console, force: bool) -> int:
+def down(progress: Progress, force: bool) -> None:
     """End the zygotes, and Ray where ``up`` started it; leave nothing. Refused while runs are on it."""
     if kept.find() is None:
-        console.print("no cluster is up")
-        return 0
+        progress.say("no cluster is up")
+        return
     with _alone():
         cluster = kept.find()
         if cluster is None:
-            console.print("no cluster is up")
-            return 0
+            progress.say("no cluster is up")
+            return
         joined: list[str] = []
         if cluster.answers():
             try:
-                with console.status("stopping"):
+                with progress.busy("stopping"):
                     joined = _end_zygotes(cluster, force)
             except ClusterUnreachable as error:
                 if not force:
                     raise ClusterError(f"{error}; 'down --force' ends it without a look at what runs there") from None
-        with console.status("stopping Ray" if cluster.ours else "leaving"):
+        with progress.busy("stopping Ray" if cluster.ours else "leaving"):
             if cluster.ours:
                 head.stop_head(cluster)
         kept.forget()
     what = "stopped, nothing is left" if cluster.ours else "zygotes ended; Ray there goes on, as 'up' did not start it"
-    console.print(f"{cluster.address}: {what}", highlight=False, soft_wrap=True)
+    progress.say(f"{cluster.address}: {what}")
     if cluster.ours and joined:
-        console.print(f"Ray on {', '.join(joined)} was started there: end it there, with 'ray stop'", soft_wrap=True)
-    return 0
+        progress.say(f"Ray on {', '.join(joined)} was started there: end it there, with 'ray stop'")
 
 
 def _standing(config: Config) -> KeptCluster | None:
@@ -148,34 +136,14 @@ def _described(session: Session, pid: int | None, config: Config) -> KeptCluster
     )
 
 
-def _warm(cluster: KeptCluster, plan: Plan, console: Console) -> None:
+def _warm(cluster: KeptCluster, plan: Plan, progress: Progress) -> None:
     from orchestrator.cluster import warm
 
     environment = {key: setting.value for key, setting in plan.environment.items()}
-    with console.status("importing torch and DeepSpeed on every node"):
+    with progress.busy("importing torch and DeepSpeed on every node"):
         problems = warm.warm_all(environment, cluster.idle_timeout_s, READY_TIMEOUT_S)
     for problem in problems:
-        console.print(f"warning: {problem}", style="yellow", highlight=False, soft_wrap=True)
-
-
-def _say_how_to_join(cluster: KeptCluster, console: Console) -> None:
-    text = "Runs attach by themselves; 'orchestrator down' stops it. "
-    if cluster.address.startswith("127."):
-        text += "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'."
-    else:
-        text += (
-            f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "
-            f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
-        )
-    console.print(text, highlight=False, soft_wrap=True)
-
-
-def _token_named() -> str:
-    path = kept.token_path()
-    home = kept.home()
-    return (
-        f"~/{path.relative_to(home)}" if path and home and path.is_relative_to(home) else str(path or "RAY_AUTH_TOKEN")
-    )
+        progress.warn(f"warning: {problem}")
 
 
 def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:

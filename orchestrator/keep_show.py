@@ -1,8 +1,7 @@
-"""A look at a cluster: nodes, zygotes and runs with their cost so far, as data and as tables."""
+"""A look at a cluster as a person reads it: nodes, zygotes, runs and what they cost so far."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,105 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cluster import kept
 from orchestrator.cluster.kept import KeptCluster
-from orchestrator.errors import JournalError
-from orchestrator.events import Record, RunEnded, RunStarted, Status
-from orchestrator.folded import Folded
-from orchestrator.journal_fold import JournalFold
 from orchestrator.ledger.wording import UNKNOWN, duration, plural, usd
-from orchestrator.rundir import holder
 from orchestrator.tracking import command
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.session import Session
+    pass
 
-LOST = "lost"
-ENDED = frozenset([LOST, *Status])
 _MOST_ENDED = 10
-_FIRST_LINE_BYTES = 1 << 20
-
-
-def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> dict[str, Any]:
-    """The cluster as JSON values; ``ray`` is initialised. Runs that ended, or hold nothing at this moment, are those
-    with a journal in ``run_root``."""
-    from orchestrator.cluster import overview
-
-    kept_here = cluster if cluster is not None and cluster.address == session.address else None
-    seen, now_s = overview.look(), time.time()
-    runs = [_live(dataclasses.asdict(run), now_s) for run in seen.runs]
-    since_s = kept_here.since_unix_s if kept_here else 0.0
-    others = other_runs(Path(run_root), session.address, since_s, {run["name"] for run in runs})
-    runs += [run for run in others if run["status"] not in ENDED]
-    ended = [run for run in others if run["status"] in ENDED]
-    return {
-        "address": session.address,
-        "dashboard_url": session.dashboard_url,
-        "kept": kept_here is not None,
-        "started_by_up": kept_here is not None and kept_here.ours,
-        "since_unix_s": since_s or None,
-        "idle_timeout_s": kept_here.idle_timeout_s if kept_here else None,
-        "nodes": [dataclasses.asdict(node) for node in seen.nodes],
-        "runs": runs,
-        "ended_runs": ended,
-        "cost_usd": sum(run["cost_usd"] for run in [*runs, *ended]),
-    }
-
-
-def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[dict[str, Any]]:
-    """What the journals below ``run_root`` say of runs on a cluster since a moment but for the ``live`` ones, oldest
-    first. Of a finished one nothing is read but its first line and its fold, however long it was."""
-    found = []
-    for path in run_root.glob("*/journal.jsonl"):
-        if path.parent.name in live:
-            continue
-        try:
-            first = _first(path) if path.stat().st_mtime >= since_s else None
-            here = first is not None and first.time_unix_s >= since_s
-            if first is None or not here or getattr(first.event, "ray_address", None) != address:
-                continue
-            fold = JournalFold(path.parent, stamp_is_enough=True)
-            told = _told(path.parent, fold.catch_up())
-            fold.keep_if_worth_it()
-        except (JournalError, OSError):
-            continue
-        found.append(told)
-    return sorted(found, key=lambda run: float(run["since_unix_s"]))
-
-
-def _first(path: Path) -> Record | None:
-    """The first record of a journal, None where it is no beginning of a run."""
-    with path.open("rb") as file:
-        line = file.readline(_FIRST_LINE_BYTES)
-    try:
-        first = Record.from_json(line.decode()) if line.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
-        return None
-    return first if first is not None and isinstance(first.event, RunStarted) else None
-
-
-def _told(run_dir: Path, folded: Folded) -> dict[str, Any]:
-    """A run by its journal. One whose last record is not its end waits or starts while a driver holds its directory,
-    and has lost its driver where none does."""
-    run, started, last = folded.run, folded.started, folded.last
-    assert run is not None
-    assert started is not None
-    assert last is not None
-    bill = folded.meter.bill()
-    if isinstance(last.event, RunEnded):
-        status = last.event.status.value
-    else:
-        status = bill.bucket.value if holder(run_dir) is not None else LOST
-    return {
-        "name": run.run,
-        "ranks": run.gpus,
-        "unit": run.unit,
-        "since_unix_s": started.time_unix_s,
-        "held_s": sum(bill.gpu_seconds.values()) / run.gpus,
-        "status": status,
-        "step": bill.step,
-        "cost_usd": bill.cost_usd,
-        "run_dir": str(run_dir.resolve()),
-    }
 
 
 def show_status(seen: dict[str, Any], console: Console) -> None:
@@ -125,13 +34,6 @@ def show_status(seen: dict[str, Any], console: Console) -> None:
         console.print(_runs(runs, seen))
     else:
         console.print("no runs on it yet" if seen["kept"] else "no runs on it")
-
-
-def _live(run: dict[str, Any], now_s: float) -> dict[str, Any]:
-    """Nodes are paid for from the moment they are held."""
-    held_s = max(0.0, now_s - run["since_unix_s"])
-    cost_usd = held_s / 3600 * run["ranks"] * run.pop("usd_per_gpu_hour")
-    return {**run, "status": "running", "held_s": held_s, "cost_usd": cost_usd}
 
 
 def _nodes(seen: dict[str, Any]) -> Table:
@@ -175,3 +77,24 @@ def show_dashboard(url: str, console: Console, token_path: Path | None = None) -
     if token_path is not None:
         asks = f"it asks for the token in {token_path}"
     console.print(f"Ray dashboard  {url}  ({asks})", highlight=False, soft_wrap=True)
+
+
+def show_how_to_join(cluster: KeptCluster, console: Console) -> None:
+    """What can be done with a cluster that ``up`` started."""
+    text = "Runs attach by themselves; 'orchestrator down' stops it. "
+    if cluster.address.startswith("127."):
+        text += "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'."
+    else:
+        text += (
+            f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "
+            f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
+        )
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _token_named() -> str:
+    path = kept.token_path()
+    home = kept.home()
+    return (
+        f"~/{path.relative_to(home)}" if path and home and path.is_relative_to(home) else str(path or "RAY_AUTH_TOKEN")
+    )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-
-from rich.console import Console
 
 from orchestrator.cluster import client
 from orchestrator.cluster.assigning import assignment_of, check_forward, working_dir
@@ -19,15 +18,13 @@ from orchestrator.config import Config
 from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
 from orchestrator.journal_fold import JournalFold
-from orchestrator.keep_show import show_dashboard
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.spend import SpendNote
-from orchestrator.ledger.terminal import Terminal
+from orchestrator.observer import RunObserver
 from orchestrator.output import outlive_full_disks
 from orchestrator.placeholders import SKIP_BATCHES, asks_for
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.show import show_plan
 from orchestrator.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
 from orchestrator.redact import redact_fields
 from orchestrator.rundir import RunDirectory, check_run_name, new_run_name, number_of_run
@@ -44,7 +41,7 @@ _SPACE_S = 1.0
 _OWN_NODE_S = 5.0
 
 
-def run(config: Config, console: Console, takes_up: Unfinished | None = None, trust: bool = False) -> int:
+def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, trust: bool = False) -> int:
     """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with; with
     ``trust`` one that ``job.resume=auto`` finds may be somebody else's.
 
@@ -53,7 +50,7 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None, tr
     if takes_up is None and (found := to_take_up(config)) is not None:
         if not trust:
             check_ours(found.path, "a run")
-        return resume(found.path, lambda kept, unfinished: run(kept, console, unfinished))
+        return resume(found.path, lambda kept, unfinished: run(kept, view, unfinished))
     plan = plan_of(config)
     check_script_builds(config)
     check_checkpoint_dir(config)
@@ -69,26 +66,24 @@ def run(config: Config, console: Console, takes_up: Unfinished | None = None, tr
     with ExitStack() as stack:
         directory.hold(resume=takes_up is not None)
         stack.callback(directory.release)
-        show_plan(plan, console, brief=True)
+        view.planned(plan)
         if target.remark:
-            console.print(target.remark, style="yellow", highlight=False, soft_wrap=True)
+            view.warn(target.remark)
         if problem:
-            console.print(
-                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again meanwhile",
-                style="yellow",
-                soft_wrap=True,
+            view.warn(
+                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again meanwhile"
             )
         if missing := missing_names(config, takes_up):
-            console.print(missing, style="yellow", highlight=False, soft_wrap=True)
+            view.warn(missing)
         if takes_up is None:
-            write_papers(config, plan, name, directory)
+            write_papers(config, plan, view.plan_text(plan), name, directory)
             remember(config, directory)
         outlive_full_disks()
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
         sink = MlflowSink(config, directory, problem)
         stack.callback(sink.close)
-        return _supervised(config, plan, name, directory, target, stop, sink, console, takes_up)
+        return _supervised(config, plan, name, directory, target, stop, sink, view, takes_up)
 
 
 def _supervised(
@@ -99,12 +94,12 @@ def _supervised(
     target: Target,
     stop: StopRequest,
     sink: MlflowSink,
-    console: Console,
+    view: RunObserver,
     takes_up: Unfinished | None,
 ) -> int:
     client.prepare() if target.address is None else client.prepare_to_attach(target.address)
     last: Record | None = None
-    meter, terminal = Meter(), Terminal(console, plan.prediction.steps)
+    meter = Meter()
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
@@ -112,7 +107,7 @@ def _supervised(
         if takes_up is not None:
             folded = takes_up.past()
             past, meter = folded.past, fold.copy().meter
-            terminal.remember(folded.incidents, folded.accuracy, folded.story)
+            view.remember(folded)
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
@@ -123,12 +118,12 @@ def _supervised(
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
             lent = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
-        sink.begin(terminal.notice)
+        sink.begin(view.notice)
         from orchestrator.cluster.group import RayWorkerGroup
         from orchestrator.cluster.session import connect
         from orchestrator.ledger.metrics import Gauges
 
-        with console.status("starting Ray" if target.address is None else "connecting to Ray"):
+        with view.busy("starting Ray" if target.address is None else "connecting to Ray"):
             shipped, run_root = working_dir(config), Path(config.run_root).resolve()
             session = stack.enter_context(
                 connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root, stop.signals)
@@ -137,39 +132,39 @@ def _supervised(
         if session.dashboard_url:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
-            show_dashboard(session.dashboard_url, console, session.token_path)
+            view.dashboard(session.dashboard_url, session.token_path)
         workers = RayWorkerGroup(
             assignment,
             plan.layout.nodes,
             config.launch.wait_for_resources_s,
             config.launch.start_timeout_s,
-            terminal.notice,
+            view.notice,
             lent,
             min(config.recovery.wait_for_node_s, _OWN_NODE_S) if session.local else config.recovery.wait_for_node_s,
             f" after attempt {past.attempts}" if takes_up else "",
         )
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, name, directory.path, session.address))
-        spend = SpendNote(config, name, plan.unit, terminal.notice)
+        spend = SpendNote(config, name, plan.unit, view.notice)
         address = None if session.local else session.address
         started = takes_up.resumed if takes_up else run_started(plan, name, address)
         can_skip = asks_for(SKIP_BATCHES, plan.args)
         manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
-        with terminal:
+        with view.live():
             for event in events:
-                last = _on_record(journal, event, terminal, stop)
+                last = _on_record(journal, event, view.notice, stop)
                 if isinstance(event, RunEnded):
                     sink.run_ended()
                 fold.appended(last)
                 meter.fold(last)
                 bill = meter.bill()
-                terminal.observe(last, bill)
+                view.observe(last, bill)
                 gauges.observe(last, bill)
                 spend.observe(last, bill)
     fold.finish()
-    terminal.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
-    sink.finish(stop, console)
+    view.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
+    sink.finish(stop, view)
     return _exit_code(last, stop)
 
 
@@ -211,7 +206,7 @@ def _cost_usd_per_step(plan: Plan) -> float | None:
     return predicted.step_time_s * plan.layout.ranks * plan.price.usd_per_gpu_hour / 3600
 
 
-def _on_record(journal: Journal, event: Event, terminal: Terminal, stop: StopRequest) -> Record:
+def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], stop: StopRequest) -> Record:
     """Append, and while the disk is full wait for space: nothing happens that is not on record."""
     told = False
     while True:
@@ -221,7 +216,7 @@ def _on_record(journal: Journal, event: Event, terminal: Terminal, stop: StopReq
             if not disk_is_full(error) or stop.level > 1:
                 raise
             if not told:
-                terminal.notice(f"{error}; waiting for space, nothing is lost meanwhile")
+                notice(f"{error}; waiting for space, nothing is lost meanwhile")
             told = True
             time.sleep(_SPACE_S)
 

@@ -12,15 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from orchestrator import load, provenance
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.sink_keeper import SinkKeeper, pass_on
 from orchestrator.ledger.tracking_check import absolute_uri, check_tracking
-from orchestrator.plan.plan import Plan
-from orchestrator.plan.show import plan_json, plan_text
+from orchestrator.observer import Progress
+from orchestrator.plan.plan import Plan, plan_json
 from orchestrator.redact import redact
 from orchestrator.rundir import RunDirectory, number_of_run
 from orchestrator.supervise.loop import StopRequest
@@ -32,11 +30,12 @@ LAST_WORDS_S = 2.0
 ANSWER_S = 10.0
 
 
-def write_papers(config: Config, plan: Plan, name: str, directory: RunDirectory) -> None:
-    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address."""
+def write_papers(config: Config, plan: Plan, plan_text: str, name: str, directory: RunDirectory) -> None:
+    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address; ``plan_text``
+    is the plan as a person reads it."""
     hidden = redact(load.to_container(config))
     directory.write("config.yaml", load.to_yaml(hidden))
-    directory.write("plan.txt", plan_text(plan))
+    directory.write("plan.txt", plan_text)
     directory.write_json("plan.json", plan_json(plan))
     directory.write_json("deepspeed.json", redact(dict(plan.deepspeed)))
     commit = provenance.git_commit(Path(plan.cwd))
@@ -127,28 +126,24 @@ class MlflowSink:
         """Look after it no more; it sees for itself when the driver is gone."""
         self._keeper.close()
 
-    def finish(self, stop: StopRequest, console: Console) -> None:
+    def finish(self, stop: StopRequest, progress: Progress) -> None:
         """Wait until MLflow has everything; a Ctrl-C meanwhile leaves the process to go on by itself."""
         asked = stop.level
         deadline_s = time.monotonic() + self._config.tracking.finish_timeout_s + SINK_EXIT_S
-        with console.status("MLflow is being brought up to date"):
+        with progress.busy("MLflow is being brought up to date"):
             done = self._keeper.wait(lambda: stop.level > asked or time.monotonic() > deadline_s)
         left = self._keeper.close()
         if done:
             return
         if left is not None and left.poll() is None:
             if stop.level > asked:
-                console.print(f"MLflow is brought up to date in the background (process {left.pid})", style="yellow")
+                progress.warn(f"MLflow is brought up to date in the background (process {left.pid})")
                 return
             left.kill()
         if self._listener is not None:
             self._listener.join(LAST_WORDS_S)
         again = f"{sys.executable} -m orchestrator sync {self._directory.path}"
-        console.print(
-            f"MLflow could not be brought up to date; the journal has everything. Later: {again}",
-            style="yellow",
-            soft_wrap=True,
-        )
+        progress.warn(f"MLflow could not be brought up to date; the journal has everything. Later: {again}")
 
     def _check(self, last: bool) -> str | None:
         timeout_s = self._config.tracking.finish_timeout_s if last else ANSWER_S

@@ -40,6 +40,7 @@ def _chosen(composed: DictConfig, own: argparse.Namespace) -> tuple[Config, Choi
 
 def _run(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.run import run
+    from orchestrator.run_view import RunOnTerminal
 
     if _asks_what_to_train(composed):
         raise ConfigError("budget_usd and deadline_days are answered by 'plan'; a run takes job.steps")
@@ -48,14 +49,15 @@ def _run(composed: DictConfig, own: argparse.Namespace) -> int:
         from orchestrator.plan.search_show import show_choice
 
         show_choice(choice.search, choice.overrides, choice.kept, Screen())
-    return run(config, Screen(), trust=own.trust)
+    return run(config, RunOnTerminal(Screen()), trust=own.trust)
 
 
 def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from orchestrator.plan.show import plan_json, show_plan
+    from orchestrator.plan.plan import plan_json
+    from orchestrator.plan.show import show_plan
     from orchestrator.preflight import plan_of
 
     swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
@@ -141,11 +143,12 @@ def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
 
 def _resume(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.run import run
+    from orchestrator.run_view import RunOnTerminal
     from orchestrator.rundir import find_run
     from orchestrator.taking_up import resume
 
     path = find_run(own.run_ref, composed.run_root, own.trust).resolve()
-    return resume(path, lambda config, found: run(config, Screen(), found))
+    return resume(path, lambda config, found: run(config, RunOnTerminal(Screen()), found))
 
 
 def _sync(composed: DictConfig, own: argparse.Namespace) -> int:
@@ -181,20 +184,35 @@ def _calibrate(composed: DictConfig, own: argparse.Namespace) -> int:
 
 def _up(composed: DictConfig, _own: argparse.Namespace) -> int:
     from orchestrator.keep import up
+    from orchestrator.keep_show import show_how_to_join, show_status
+    from orchestrator.run_view import OnTerminal
 
-    return up(_config(composed), Screen())
+    view = OnTerminal(Screen())
+    cluster, seen = up(_config(composed), view)
+    show_status(seen, view.console)
+    if cluster.ours:
+        show_how_to_join(cluster, view.console)
+    return 0
 
 
 def _status(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.keep import status
+    from orchestrator.keep_show import show_status
 
-    return status(_config(composed), None if own.json else Screen())
+    seen = status(_config(composed))
+    if own.json:
+        print(json.dumps(seen, indent=2))
+    else:
+        show_status(seen, Screen())
+    return 0
 
 
 def _down(_composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.keep import down
+    from orchestrator.run_view import OnTerminal
 
-    return down(Screen(), own.force)
+    down(OnTerminal(Screen()), own.force)
+    return 0
 
 
 VERBS: dict[str, Callable[[DictConfig, argparse.Namespace], int]] = {

@@ -18,12 +18,12 @@ import pytest
 from orchestrator import journal_fold
 from orchestrator.cluster import kept
 from orchestrator.cluster.kept import KeptCluster
+from orchestrator.cluster_seen import other_runs
 from orchestrator.config import ClusterConfig, Config
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.events import ResourcesGranted, ResourcesReleased, RunEnded, RunStarted, Status
 from orchestrator.folded import Folded
 from orchestrator.journal_fold import JournalFold
-from orchestrator.keep_show import other_runs
 from orchestrator.ledger.journal import Journal
 from orchestrator.preflight import find_target
 from orchestrator.rundir import RunDirectory

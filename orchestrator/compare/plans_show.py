@@ -24,7 +24,7 @@ from orchestrator.compare.plans import (
 from orchestrator.errors import ConfigError
 from orchestrator.ledger.columns import Column, fitting, table_of
 from orchestrator.ledger.wording import UNKNOWN, count, hours, hours_name, percent, plural, usd
-from orchestrator.plan.show import plan_json
+from orchestrator.plan.plan import plan_json
 
 NOT_PREDICTED = "not predicted"
 PARETO = "Pareto front: no other plan is cheaper without taking longer"

@@ -21,6 +21,7 @@ from orchestrator.plan.price import Price, price_usd_per_gpu_hour
 from orchestrator.plan.transformer import parameters, training_flops_per_token
 from orchestrator.plan.what_fits import what_fits
 from orchestrator.plan.zero import Zero
+from orchestrator.redact import HIDDEN, is_secret, redact
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
 OFFLOAD_BUFFER_FACTOR = 1.5
@@ -216,3 +217,13 @@ def _in_bytes(parts: Mapping[str, int]) -> dict[str, int]:
 
 def _gb(size_bytes: float) -> str:
     return f"{size_bytes / 1e9:.1f} GB"
+
+
+def plan_json(plan: Plan) -> dict[str, object]:
+    """The plan for programs, secrets hidden."""
+    body = plan.to_json()
+    for name, setting in body["environment"].items():
+        if is_secret(name):
+            setting["value"] = HIDDEN
+    hidden: dict[str, object] = redact({k: v for k, v in body.items() if k != "environment"})
+    return {**hidden, "environment": body["environment"]}

@@ -29,16 +29,6 @@ def show_plan(plan: Plan, console: Console, brief: bool = False) -> None:
     console.print()
 
 
-def plan_json(plan: Plan) -> dict[str, object]:
-    """The plan for programs, secrets hidden."""
-    body = plan.to_json()
-    for name, setting in body["environment"].items():
-        if is_secret(name):
-            setting["value"] = HIDDEN
-    hidden: dict[str, object] = redact({k: v for k, v in body.items() if k != "environment"})
-    return {**hidden, "environment": body["environment"]}
-
-
 def plan_text(plan: Plan) -> str:
     """The whole plan as plain text, 110 columns wide."""
     console = Screen(width=110, force_terminal=False, color_system=None, record=True, file=io.StringIO())

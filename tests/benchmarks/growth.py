@@ -115,7 +115,7 @@ from orchestrator.incidents import incidents
 incidents("long", str(folder), False, Console(file=open(os.devnull, "w")))
 """
 STATUS = f"""
-from orchestrator.keep_show import other_runs
+from orchestrator.cluster_seen import other_runs
 assert other_runs(folder, "{ADDRESS}", 0.0, set())
 """
 AS_THE_VERB_DOES = "import json, os, resource, sys, time; from pathlib import Path; folder = Path(sys.argv[1])\n"
