@@ -44,7 +44,7 @@ def test_it_waits_says_so_once_and_goes_on(tmp_path: Path, terminal: Terminal, m
     with Journal(tmp_path / "journal.jsonl") as journal:
         disk = FullDisk(times=3)
         monkeypatch.setattr(os, "write", disk)
-        record = run._on_record(journal, ResourcesReleased(), terminal, StopRequest())
+        record = run._on_record(journal, ResourcesReleased(), terminal.notice, StopRequest())
     assert disk.times == 0
     assert [one.event for one in replay(tmp_path / "journal.jsonl")] == [record.event]
     said = terminal._console.file.getvalue()  # type: ignore[attr-defined]
@@ -58,5 +58,5 @@ def test_another_error_and_a_second_ctrl_c_end_the_wait(
     with Journal(tmp_path / "journal.jsonl") as journal:
         monkeypatch.setattr(os, "write", FullDisk(times=1, number=number))
         with pytest.raises(RunDirectoryError, match="can not write the journal"):
-            run._on_record(journal, ResourcesReleased(), terminal, StopRequest(level=level))
+            run._on_record(journal, ResourcesReleased(), terminal.notice, StopRequest(level=level))
     assert list(replay(tmp_path / "journal.jsonl")) == []
