@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
 from typing import IO
+
+
+def make_folder(path: Path, mode: int = 0o700) -> None:
+    """Make a folder of this mode, for its owner alone unless it is said otherwise; one that is there stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
 
 
 def open_no_link(path: Path, mode: str) -> IO[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
-from orchestrator.files import open_no_link, write_whole
+from orchestrator.files import make_folder, open_no_link, write_whole
 from orchestrator.trust import check_ours
 
 # The whole configuration of a run, secrets included, for whoever takes it up: readable by its owner alone.
@@ -71,9 +70,7 @@ def holder(path: Path) -> str | None:
 
 def make_run_dir(path: Path, group_reads: bool = False) -> None:
     """What its files say is the owner's alone; how an existing folder is shared is its owner's choice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o750 if group_reads else 0o700)
+    make_folder(path, 0o750 if group_reads else 0o700)
     (path / "logs").mkdir(exist_ok=True)
 
 

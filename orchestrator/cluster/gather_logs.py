@@ -16,7 +16,7 @@ from orchestrator.cluster.log_bound import LogBounds
 from orchestrator.cluster.merge import Part
 from orchestrator.cluster.on_node import sees_mark
 from orchestrator.errors import RunDirectoryError
-from orchestrator.rundir import make_run_dir
+from orchestrator.files import make_folder
 
 # Of all nodes together, at each poll.
 POLL_BYTES = 4 * 1024 * 1024
@@ -86,7 +86,8 @@ class LogSender:
 def sender_of(assignment: Assignment) -> LogSender | None:
     """For this node's logs, unless the driver sees them by itself. Makes the folder that logs go to."""
     run_dir = Path(assignment.run_dir)
-    make_run_dir(run_dir)
+    make_folder(run_dir)
+    (run_dir / "logs").mkdir(exist_ok=True)
     if assignment.run_dir_mark is None or sees_mark(run_dir, assignment.run_dir_mark):
         return None
     return LogSender(run_dir / "logs", assignment.world_size // assignment.ranks_per_node)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from orchestrator.ledger.wording import UNKNOWN
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.show import degrees
 from orchestrator.redact import redact
 
 LONGEST_VALUE = 32
@@ -63,7 +62,7 @@ def row_of(overrides: Sequence[str], plan: Plan) -> PlanRow:
         memory_share=None if plan.memory is None else plan.memory.total_bytes / plan.gpu_memory_bytes,
         goodput=None if predicted.forecast is None else predicted.forecast.goodput,
         bound_by=(predicted.bound_by or UNKNOWN).removesuffix(" of a step"),
-        layout=degrees(plan),
+        layout=plan.layout.degrees,
         unit=plan.unit,
     )
 

@@ -38,6 +38,12 @@ class Layout:
     vp: int = 1
     selective: bool = False
 
+    @property
+    def degrees(self) -> str:
+        """``dp 8 × tp 2``: the degrees of parallelism above 1, and data parallel in any case."""
+        named = {"dp": self.dp, "tp": self.tp, "pp": self.pp, "sp": self.sp, "ep": self.ep, "vp": self.vp}
+        return " × ".join(f"{name} {degree}" for name, degree in named.items() if degree > 1 or name == "dp")
+
 
 def derive_layout(config: Config) -> Layout:
     """The layout of a configuration. Raises :class:`ConfigError`."""

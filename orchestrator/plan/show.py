@@ -65,7 +65,7 @@ def _rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
     rows += [
         ("cluster", f"{layout.nodes} × {plan.node_type}, {layout.ranks_per_node} × {plan.gpu_type} each, "
          f"fabric {plan.fabric}"),
-        ("layout", f"{layout.ranks} ranks: {degrees(plan)}, {zero(plan)}, {layout.precision}"
+        ("layout", f"{layout.ranks} ranks: {layout.degrees}, {zero(plan)}, {layout.precision}"
          + (", recompute" if layout.recompute else "")),
         ("batch", f"{layout.global_batch} sequences a step = {layout.micro_batch} micro-batch × "
          f"{layout.accumulation} accumulation × {layout.dp} data parallel"
@@ -96,13 +96,6 @@ def memory_parts(plan: Plan) -> str:
     parts = {k.removesuffix("_bytes"): v for k, v in dataclasses.asdict(plan.memory).items() if k != "total_bytes"}
     shown = sorted(((v, k) for k, v in parts.items() if v), reverse=True)
     return ", ".join(f"{name} {size(value)}" for value, name in shown)
-
-
-def degrees(plan: Plan) -> str:
-    """``dp 8 × tp 2``: the degrees above 1."""
-    named = {"dp": plan.layout.dp, "tp": plan.layout.tp, "pp": plan.layout.pp, "sp": plan.layout.sp}
-    named |= {"ep": plan.layout.ep, "vp": plan.layout.vp}
-    return " × ".join(f"{k} {v}" for k, v in named.items() if v > 1 or k == "dp")
 
 
 def zero(plan: Plan) -> str:
