@@ -53,7 +53,7 @@ def a_plan(days: float | None, cost_usd: float | None, kind: str = "list", **cha
         forecast=None if hours is None else SimpleNamespace(goodput=0.8),
         bound_by=None if hours is None else "matrix products, 55% of a step",
     )
-    layout = SimpleNamespace(dp=64, tp=1, pp=1, sp=1, ep=1, vp=1)
+    layout = SimpleNamespace(degrees="dp 64")
     plan = SimpleNamespace(
         prediction=prediction,
         layout=layout,
