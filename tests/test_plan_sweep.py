@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -35,6 +36,7 @@ from orchestrator.compare.plans import (
     values_of,
     varying_keys,
 )
+from orchestrator.plan.layout import Layout
 
 # Few values, so that ties are common.
 FIGURES = st.lists(st.tuples(st.integers(0, 12).map(float), st.integers(0, 12).map(float)), max_size=40)
@@ -53,7 +55,7 @@ def a_plan(days: float | None, cost_usd: float | None, kind: str = "list", **cha
         forecast=None if hours is None else SimpleNamespace(goodput=0.8),
         bound_by=None if hours is None else "matrix products, 55% of a step",
     )
-    layout = SimpleNamespace(degrees="dp 64")
+    layout = Layout(8, 8, 64, 64, 1, 1, 1, 1, 0, False, False, "bf16", 1, 1, 64)
     plan = SimpleNamespace(
         prediction=prediction,
         layout=layout,
@@ -67,6 +69,11 @@ def a_plan(days: float | None, cost_usd: float | None, kind: str = "list", **cha
 def points_of(figures: dict[str, tuple[float | None, float | None]]) -> list[PlannedPoint]:
     """Points by their overrides, separated by spaces, from days and USD."""
     return [PlannedPoint(tuple(words.split()), a_plan(*of_it)) for words, of_it in figures.items()]
+
+
+def degrees_of(point: PlannedPoint, **degrees: int) -> None:
+    plan: Any = point.plan
+    plan.layout = dataclasses.replace(plan.layout, **degrees)
 
 
 def table(points: list[PlannedPoint], path: Path, width: int = 140) -> str:
@@ -193,9 +200,9 @@ def test_layouts_are_shown_where_they_differ_by_themselves(tmp_path: Path) -> No
     points = points_of({"cluster=a": (1, 1), "cluster=b": (1, 1)})
     assert "layout" not in table(points, tmp_path / "plans.png", 180).splitlines()[0]
     assert points[0].plan is not None
-    points[0].plan.layout.dp = 32  # type: ignore[misc]
+    degrees_of(points[0], dp=32)
     assert "layout" not in table(points, tmp_path / "plans.png", 180).splitlines()[0]
-    points[1].plan.layout.tp = 8  # type: ignore[misc,union-attr]
+    degrees_of(points[1], tp=8)
     assert "dp 64 × tp 8" in table(points, tmp_path / "plans.png", 180)
 
 
