@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
+# What has to be given: OmegaConf knows it by this string, and the schema is of use without OmegaConf.
+MISSING: Any = "???"
 
 
 class Device(Enum):

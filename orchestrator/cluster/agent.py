@@ -10,8 +10,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,28 @@ from orchestrator.rank.launcher import ExecLauncher, ForkingLauncher, Launcher
 AGENT = "orchestrator agent"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A node of a cluster: the cluster's own name for it, and the address by which others know it."""
+
+    node_id: str
+    address: str
+
+
 class NodeAgent(CheckpointFiles):
     """One per node of the run."""
 
     def __init__(
-        self, assignment: Assignment, node_index: int, warm: WarmZygotes | None = None, *, own_process: bool = False
+        self,
+        assignment: Assignment,
+        node_index: int,
+        warm: WarmZygotes | None = None,
+        *,
+        place: Callable[[], Place] | None = None,
+        own_process: bool = False,
     ) -> None:
+        """``place`` tells where this node is; None is by itself, without a cluster. ``own_process``: nothing else
+        runs in this process, so that signals and its end are the agent's."""
         if own_process:
             _leave_stopping_to_the_driver(assignment.stop_signals)
             end_with_raylet()
@@ -55,6 +71,7 @@ class NodeAgent(CheckpointFiles):
         self.assignment = assignment
         self.node_index = node_index
         self._warm = warm
+        self._place = Place("", "127.0.0.1") if place is None else place()
         self._zygote_remark: str | None = None
         self._since_unix_s = time.time()
         self._launcher: Launcher | None = None
@@ -69,7 +86,9 @@ class NodeAgent(CheckpointFiles):
         ``shell`` is what its ranks have from the shell that started the run, ``held_back`` what they have not.
         """
         self.assignment = replace(self.assignment, shell=dict(shell), held_back=dict(held_back))
-        told: dict[str, Any] = {"host": socket.gethostname(), "address": _address(), **identity(), **_ray_id()}
+        here = self._place
+        told: dict[str, Any] = {"host": socket.gethostname(), "address": here.address, "ray_id": here.node_id}
+        told |= identity()
         try:
             self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
         except ValueError as error:
@@ -213,19 +232,6 @@ class NodeAgent(CheckpointFiles):
             else:
                 self._launcher = ExecLauncher()
         return self._launcher
-
-
-def _ray_id() -> dict[str, str]:
-    import ray
-
-    return {"ray_id": ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""}
-
-
-def _address() -> str:
-    """The address under which Ray knows this node; loopback outside Ray."""
-    import ray
-
-    return str(ray.util.get_node_ip_address()) if ray.is_initialized() else "127.0.0.1"
 
 
 def _leave_stopping_to_the_driver(numbers: Sequence[int]) -> None:

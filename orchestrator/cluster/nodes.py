@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from orchestrator import provenance
 from orchestrator.cluster import placement, warm
-from orchestrator.cluster.agent import AGENT, NodeAgent
+from orchestrator.cluster.agent import AGENT, NodeAgent, Place
 from orchestrator.cluster.answers import by_text, reason
 from orchestrator.cluster.assignment import Assignment
 from orchestrator.cluster.draining import ASK_S, DrainWatch
@@ -239,7 +239,7 @@ class Nodes:
             max_restarts=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
         )
-        return Node(index, actor.remote(self._assignment, index, self._warm, own_process=True), name)
+        return Node(index, actor.remote(self._assignment, index, self._warm, place=_place, own_process=True), name)
 
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
@@ -319,3 +319,8 @@ class Nodes:
 def _answer() -> bool:
     """Run on a node by its Ray: whoever hears of it knows that the node is there."""
     return True
+
+
+def _place() -> Place:
+    """Of the node on which an actor runs."""
+    return Place(ray.get_runtime_context().get_node_id(), str(ray.util.get_node_ip_address()))
