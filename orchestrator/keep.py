@@ -90,6 +90,15 @@ def down(console: Console, force: bool) -> int:
         if cluster is None:
             console.print("no cluster is up")
             return 0
+        if (uid := cluster.head_of_another()) is not None:
+            kept.forget()
+            console.print(
+                f"{cluster.address}: its Ray belongs to another user (uid {uid}) and is left as it is; it was on "
+                "record as yours, and is not any more",
+                highlight=False,
+                soft_wrap=True,
+            )
+            return 0
         joined: list[str] = []
         if cluster.answers():
             try:
@@ -115,7 +124,7 @@ def _standing(config: Config) -> KeptCluster | None:
     if cluster is None:
         return None
     if not cluster.answers():
-        if cluster.ours:
+        if cluster.ours and cluster.head_of_another() is None:
             head.stop_head(cluster)
         kept.forget()
         return None

@@ -8,15 +8,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from rich.console import Console
 
 from orchestrator.cluster import head, kept, own_rays
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.errors import ClusterUnreachable
+from orchestrator.keep import down
 from orchestrator.rank import control
 from orchestrator.rank.launcher import RankStartError, SharedZygote
 from tests.processes import end
@@ -103,6 +106,17 @@ def test_a_stale_record_ends_no_session_that_has_its_number_now(
     assert recorded(stranger.pid, created).is_running()
     monkeypatch.setattr(kept.os, "getuid", lambda: STRANGER)
     assert not recorded(stranger.pid, created).is_running(), "another user's"
+    assert recorded(stranger.pid, created).head_of_another() == ME
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "why_not_ours", lambda _path: None)
+    kept.record(recorded(stranger.pid, created, str(tmp_path / "session")))
+    (tmp_path / "session").mkdir()
+    said = StringIO()
+    assert down(Console(file=said, width=200), force=False) == 0
+    assert f"belongs to another user (uid {ME}) and is left as it is" in said.getvalue()
+    assert kept.find() is None
+    assert stranger.poll() is None
+    assert (tmp_path / "session").is_dir()
 
 
 @pytest.mark.real

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,10 +39,19 @@ class KeptCluster:
 
     def head(self) -> psutil.Process | None:
         """The process of our ``ray start``, if it is alive."""
+        return self._head_of(lambda uid: uid == os.getuid())
+
+    def head_of_another(self) -> int | None:
+        """Whose it is, where the record names the ``ray start`` of another user; None where it does not."""
+        if self.head_pid is None or (head := self._head_of(lambda uid: uid != os.getuid())) is None:
+            return None
+        return int(head.uids().real)
+
+    def _head_of(self, right: Callable[[int], bool]) -> psutil.Process | None:
         try:
             process = psutil.Process(self.head_pid)
             same = abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
-            same = same and process.uids().real == os.getuid()
+            same = same and right(process.uids().real)
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
