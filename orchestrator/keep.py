@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 from rich.console import Console
 
-from orchestrator.cluster import client, head, kept
+from orchestrator.cluster import client, head, kept, tls
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.config import Config
 from orchestrator.errors import EXIT_TERMINATED, ClusterError, ClusterUnreachable
@@ -139,6 +139,7 @@ def _standing(config: Config) -> KeptCluster | None:
 
 def _start(config: Config, plan: Plan, undo: ExitStack) -> tuple[int, str]:
     """A head of our own, ended again unless all goes well."""
+    tls.check_own(config.launch.node_address or tls.LOOPBACK)
     head.make_token()
     cpus = max(os.cpu_count() or 1, plan.layout.ranks_per_node)
     pid, port = head.start_head(cpus, config.launch.dashboard, config.launch.node_address, undo)
@@ -204,6 +205,7 @@ def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:
 @contextmanager
 def connect(address: str) -> Iterator[Session]:
     """A connection to a cluster that is there already. Ray may be imported from here on, and not before."""
+    tls.check_other(address)
     client.prepare_to_attach(address)
     from orchestrator.cluster import session
 
