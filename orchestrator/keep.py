@@ -177,6 +177,7 @@ def _say_how_to_join(cluster: KeptCluster, console: Console) -> None:
             f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "
             f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
         )
+        text += f" There, too, {tls.SWITCH} and a certificate of its own are to be set." if tls.is_on() else ""
     console.print(text, highlight=False, soft_wrap=True)
 
 

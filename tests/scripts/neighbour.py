@@ -20,7 +20,7 @@ import grpc
 from orchestrator.rank import control
 
 MOST_BYTES = 4 << 20
-TIMEOUT_S = 5.0
+TIMEOUT_S = 60.0
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
 SETTINGS = 4  # the type of the frame with which a server of HTTP/2 begins
 # One of each service that Ray 2.60 has on a node.
@@ -151,7 +151,7 @@ class Look:
 
 def first_words(port: int) -> bytes:
     """Of whoever listens, to one who speaks HTTP/2; nothing of what speaks neither HTTP nor gRPC."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as line:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as line:
         line.sendall(PREFACE)
         return line.recv(16)
     return b""
