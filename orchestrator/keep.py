@@ -155,6 +155,7 @@ def _described(session: Session, pid: int | None, config: Config) -> KeptCluster
         head_created_unix_s=psutil.Process(pid).create_time() if pid else None,
         since_unix_s=time.time(),
         idle_timeout_s=config.launch.idle_timeout_s,
+        heard_uids=[] if pid else sorted(kept.heard_at(session.address)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,17 @@ def test_a_record_that_others_may_write_is_none(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "orchestrator" / "cluster.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "orchestrator").chmod(0o777)
     assert kept.find() is None
+
+
+def test_a_port_that_another_user_listens_at_now_is_no_cluster_that_was_joined() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert kept.heard_at(address) == {ME}
+        assert kept.heard_at(address.replace("127.0.0.1", "192.0.2.1")) == set(), "no address of this machine"
+        joined = KeptCluster(address, None, None, None, None, 0.0, 60.0)
+        assert joined.answers(), "an earlier version's record"
+        assert replace(joined, heard_uids=[ME]).answers()
+        assert not replace(joined, heard_uids=[STRANGER]).answers()
 
 
 @pytest.mark.real

@@ -21,6 +21,7 @@ import pytest
 from tests.faults.runs import MARKS
 from tests.hosts.hosts import CHECKOUT, Host, Network, NoHostsError, wait_until
 from tests.integration.conftest import CPU
+from tests.processes import running, title
 
 pytestmark = MARKS
 
@@ -269,23 +270,33 @@ def test_nobody_takes_the_others_ray_nor_believes_the_others_record(machine: Mac
     for place in (record, "state/orchestrator/cluster.json"):
         machine.outside(f"{eve.home}/{place}").write_text(kept)
         machine.give(f"{eve.home}/{place}", eve)
-    before = {process.pid for process in machine.host.processes() if process.uids().real == OWNER}
+    of_note = re.compile(r"orchestrator (zygote|rank)|ray::|.*/(raylet|gcs_server) ")
+    before = {process for process in machine.host.processes() if of_note.match(title(process))}
     auto = eve.type("status", "ray_address=auto")
     assert (auto.returncode, "that of another user is not taken" in auto.stdout) == (3, True), auto.stdout
     ended = eve.type("down", "--force")
     assert (ended.returncode, f"another user (uid {OWNER}) and is left" in ended.stdout) == (0, True), ended.stdout
-    assert before <= {process.pid for process in machine.host.processes()}
+    assert len(before) > 5
+    assert all(map(running, before))
     # What the neighbour calls a raylet, and a record in the neighbour's folder, are nothing to the owner.
-    forged = "import time; print(flush=True); time.sleep(600)"
+    forged = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    forged += "; time.sleep(600)"
     eve.run("sh", "-c", 'ln -s "$(command -v python)" raylet')
     with eve.popen(f"{eve.home}/raylet", "-c", forged, "--gcs-address=127.0.0.1:1", stdout=subprocess.PIPE) as raylet:
         try:
-            raylet.stdout.readline()
+            # A Ray that the owner had joined once was there, and is gone.
+            joined = {**json.loads(kept), "address": f"127.0.0.1:{raylet.stdout.readline().strip()}", "head_pid": None}
+            owner.run("mkdir", "-p", "joined/orchestrator")
+            record = f"{owner.home}/joined/orchestrator/cluster.json"
+            machine.outside(record).write_text(json.dumps({**joined, "heard_uids": [OWNER]}))
+            machine.give(record, owner)
+            gone = owner.type("status", env={"XDG_STATE_HOME": f"{owner.home}/joined"})
             taken = owner.type("status", "ray_address=auto", "--json")
             believed = owner.type("status", env={"XDG_STATE_HOME": f"{eve.home}/state"})
         finally:
             raylet.kill()
     assert json.loads(taken.stdout)["address"] == json.loads(kept)["address"], taken.stdout
+    assert (gone.returncode, "does not answer any more" in gone.stdout) == (3, True), gone.stdout
     assert (believed.returncode, "no cluster is up" in believed.stdout) == (3, True), believed.stdout
 
 
