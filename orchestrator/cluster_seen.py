@@ -13,6 +13,7 @@ from orchestrator.events import Record, RunEnded, RunStarted, Status
 from orchestrator.folded import Folded
 from orchestrator.journal_fold import JournalFold
 from orchestrator.rundir import holder
+from orchestrator.trust import whose
 
 if TYPE_CHECKING:
     from orchestrator.cluster.session import Session
@@ -53,7 +54,8 @@ def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> 
     first. Of a finished one nothing is read but its first line and its fold, however long it was."""
     found = []
     for path in run_root.glob("*/journal.jsonl"):
-        if path.parent.name in live:
+        # Another user could have written anything there, or have put a pipe there that is never read to its end.
+        if path.parent.name in live or whose(path.parent) or whose(path) or not path.is_file():
             continue
         try:
             first = _first(path) if path.stat().st_mtime >= since_s else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from orchestrator.cluster import client, head, kept
+from orchestrator.cluster import client, head, kept, tls
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.cluster_seen import seen_by
 from orchestrator.config import Config
@@ -79,6 +79,13 @@ def down(progress: Progress, force: bool) -> None:
         if cluster is None:
             progress.say("no cluster is up")
             return
+        if (uid := cluster.head_of_another()) is not None:
+            kept.forget()
+            progress.say(
+                f"{cluster.address}: its Ray belongs to another user (uid {uid}) and is left as it is; it was on "
+                "record as yours, and is not any more"
+            )
+            return
         joined: list[str] = []
         if cluster.answers():
             try:
@@ -103,7 +110,7 @@ def _standing(config: Config) -> KeptCluster | None:
     if cluster is None:
         return None
     if not cluster.answers():
-        if cluster.ours:
+        if cluster.ours and cluster.head_of_another() is None:
             head.stop_head(cluster)
         kept.forget()
         return None
@@ -118,6 +125,7 @@ def _standing(config: Config) -> KeptCluster | None:
 
 def _start(config: Config, plan: Plan, undo: ExitStack) -> tuple[int, str]:
     """A head of our own, ended again unless all goes well."""
+    tls.check_own(config.launch.node_address or tls.LOOPBACK)
     head.make_token()
     cpus = max(os.cpu_count() or 1, plan.layout.ranks_per_node)
     pid, port = head.start_head(cpus, config.launch.dashboard, config.launch.node_address, undo)
@@ -133,6 +141,7 @@ def _described(session: Session, pid: int | None, config: Config) -> KeptCluster
         head_created_unix_s=psutil.Process(pid).create_time() if pid else None,
         since_unix_s=time.time(),
         idle_timeout_s=config.launch.idle_timeout_s,
+        heard_uids=[] if pid else sorted(kept.heard_at(session.address)),
     )
 
 
@@ -163,6 +172,7 @@ def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:
 @contextmanager
 def connect(address: str) -> Iterator[Session]:
     """A connection to a cluster that is there already. Ray may be imported from here on, and not before."""
+    tls.check_other(address)
     client.prepare_to_attach(address)
     from orchestrator.cluster import session
 

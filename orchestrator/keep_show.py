@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cluster import kept
+from orchestrator.cluster import kept, tls
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.ledger.wording import UNKNOWN, duration, plural, usd
 from orchestrator.tracking import command
@@ -89,6 +89,7 @@ def show_how_to_join(cluster: KeptCluster, console: Console) -> None:
             f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "
             f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
         )
+        text += f" There, too, {tls.SWITCH} and a certificate of its own are to be set." if tls.is_on() else ""
     console.print(text, highlight=False, soft_wrap=True)
 
 

@@ -47,6 +47,14 @@ def find_target(config: Config) -> Target:
 
     Raises :class:`ConfigError` and :class:`ClusterUnreachable`.
     """
+    from orchestrator.cluster import tls
+
+    target = _target(config)
+    tls.check_own() if target.address is None else tls.check_other(target.address)
+    return target
+
+
+def _target(config: Config) -> Target:
     from orchestrator.cluster import kept
 
     known, remark = kept.find(), None

@@ -34,7 +34,7 @@ from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
 from orchestrator.taking_up import Unfinished, missing_names, remember, resume, to_take_up
 from orchestrator.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
-from orchestrator.trust import check_ours
+from orchestrator.trust import check_nobody_elses
 
 _SPACE_S = 1.0
 # The one node of a cluster that we started does not come back.
@@ -43,13 +43,11 @@ _OWN_NODE_S = 5.0
 
 def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, trust: bool = False) -> int:
     """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with; with
-    ``trust`` one that ``job.resume=auto`` finds may be somebody else's.
+    ``trust`` one that ``job.resume=auto`` finds may be somebody else's, as may the folder of a new one.
 
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
-    if takes_up is None and (found := to_take_up(config)) is not None:
-        if not trust:
-            check_ours(found.path, "a run")
+    if takes_up is None and (found := to_take_up(config, trust)) is not None:
         return resume(found.path, lambda kept, unfinished: run(kept, view, unfinished))
     plan = plan_of(config)
     check_script_builds(config)
@@ -63,6 +61,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
     directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name), config.run_group_reads)
+    if takes_up is None and not trust:
+        check_nobody_elses(directory.path)
     with ExitStack() as stack:
         directory.hold(resume=takes_up is not None)
         stack.callback(directory.release)

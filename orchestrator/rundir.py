@@ -42,9 +42,12 @@ def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
     Raises :class:`ConfigError` with the near misses by name, and unless ``trust`` for one that is not ours.
     """
     for path in (Path(run_root) / run, Path(run)):
-        if (path / "journal.jsonl").is_file():
+        closed = os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)
+        if closed or os.path.isfile(path / "journal.jsonl"):
             if not trust:
                 check_ours(path, "a run")
+            if closed:
+                raise ConfigError(f"{path}: you may not look into it; its owner can open it (run_group_reads=true)")
             return path.resolve()
     if Path(run).is_dir():
         raise ConfigError(f"{run}: not a run directory, it has no journal.jsonl; give one that has, or a run's name")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
+import re
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 # Python's multiprocessing, which Ray uses as well, puts sockets there: 32 bytes on top, of 107 that Linux takes.
@@ -58,13 +61,39 @@ def _own_folder() -> Path | None:
     """One of our user alone: programs are kept there, and run."""
     for place in _PLACES:
         folder = Path(place) / f"orchestrator-home-{os.getuid()}"
-        with contextlib.suppress(OSError):
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
-            seen = folder.lstat()
-            if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & 0o077:
-                return folder
+        if _is_ours(folder, others_may_not=0o077):
+            return folder
     return None
+
+
+def compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where a process with this environment is to keep what torch compiles, if not where torch would.
+
+    Torch takes a folder of ``/tmp`` whose name everybody can guess, and loads what lies in it as a program: whoever
+    made it first would run code as our user. So it is made here, or another one is named.
+    """
+    if environment.get("TORCHINDUCTOR_CACHE_DIR"):
+        return {}
+    names = (environment.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME"))
+    try:
+        name = next(filter(None, names), None) or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid_{os.getuid()}"
+    name = re.sub(r'[\\/:*?"<>|]', "_", name)
+    if _is_ours(Path(environment.get("TMPDIR") or "/tmp") / f"torchinductor_{name}", others_may_not=0o022):
+        return {}
+    place = _own_folder()
+    return {"TORCHINDUCTOR_CACHE_DIR": str(place / "torchinductor")} if place is not None else {}
+
+
+def _is_ours(folder: Path, others_may_not: int) -> bool:
+    """Whether it is a folder of our user, made now if need be, that others may not do this with."""
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        seen = folder.lstat()
+        return stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid() and not seen.st_mode & others_may_not
+    return False
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,7 @@ from orchestrator.journal_fold import JournalFold
 from orchestrator.rank.environment import reaching_ranks
 from orchestrator.redact import known, learn
 from orchestrator.rundir import RESUME, RunDirectory
+from orchestrator.trust import check_ours
 
 _MOST_NAMED = 12
 
@@ -73,16 +74,21 @@ def _has_finished(folded: Folded) -> bool:
     return isinstance(folded.driver, RunEnded) and folded.driver.status is Status.FINISHED
 
 
-def to_take_up(config: Config) -> Unfinished | None:
+def to_take_up(config: Config, trust: bool = False) -> Unfinished | None:
     """With ``job.resume=auto``: the run of this name or directory that has not finished, if there is one.
 
-    Raises :class:`ConfigError` where neither name nor directory says which run is meant.
+    Raises :class:`ConfigError` where neither name nor directory says which run is meant, and unless ``trust`` for one
+    that is not ours, before anything in it is read.
     """
     if config.job.resume is not Resume.auto:
         return None
     if not config.run_name and not config.run_dir:
         raise ConfigError("job.resume=auto: which run? Give it a run_name or a run_dir, the same every time")
-    return unfinished(Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve())
+    path = Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve()
+    closed = path.exists() and not os.access(path, os.R_OK | os.X_OK)
+    if not trust and (closed or os.path.lexists(path / "journal.jsonl")):
+        check_ours(path, "a run")
+    return unfinished(path)
 
 
 def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:

@@ -25,6 +25,34 @@ def check_ours(path: Path, what: str) -> None:
         raise ConfigError(f"{path}: {what} is taken from nobody else, and {reason}; {remedy}")
 
 
+def check_nobody_elses(path: Path) -> None:
+    """Refuse to begin in a folder that somebody else has made before us, or in which everybody may put files: raises
+    :class:`ConfigError`. How our own is shared with a group is our user's choice; one that is not there is nobody's.
+    """
+    if not os.path.lexists(path):
+        return
+    reason = whose(path)
+    if reason is None and path.is_dir() and path.stat().st_mode & stat.S_IWOTH:
+        reason = f"{path} may be written by everybody"
+    if reason is not None:
+        raise ConfigError(
+            f"{path}: a run begins in nobody else's folder, and {reason}; choose another run_name or run_dir, or give "
+            "--trust if you know who made it"
+        )
+
+
+def whose(path: Path) -> str | None:
+    """To whom a file or folder belongs if it is neither ours nor root's, wherever it lies; None where it is."""
+    for place in dict.fromkeys((path, path.resolve())):
+        try:
+            uid = place.lstat().st_uid
+        except OSError as error:
+            return f"{place} cannot be looked at ({error.strerror})"
+        if uid not in _our_users(itself=True):
+            return f"{place} belongs to {_user(uid)}"
+    return None
+
+
 def why_not_ours(path: Path) -> str | None:
     """Which folder of a path others own or may write to, and who; None where there is none."""
     for place in _places(path):

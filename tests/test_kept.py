@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from orchestrator import journal_fold
-from orchestrator.cluster import kept
+from orchestrator.cluster import kept, tls
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.cluster_seen import other_runs
 from orchestrator.config import ClusterConfig, Config
@@ -32,6 +32,7 @@ from orchestrator.rundir import RunDirectory
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(tls, "_TIMEOUT_S", 0.05)  # who listens here never says a word
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path / "state"
 

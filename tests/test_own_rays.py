@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from rich.console import Console
 
 from orchestrator.cluster import head, kept, own_rays
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.errors import ClusterUnreachable
+from orchestrator.keep import down
 from orchestrator.rank import control
 from orchestrator.rank.launcher import RankStartError, SharedZygote
 from tests.processes import end
@@ -103,6 +107,17 @@ def test_a_stale_record_ends_no_session_that_has_its_number_now(
     assert recorded(stranger.pid, created).is_running()
     monkeypatch.setattr(kept.os, "getuid", lambda: STRANGER)
     assert not recorded(stranger.pid, created).is_running(), "another user's"
+    assert recorded(stranger.pid, created).head_of_another() == ME
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "why_not_ours", lambda _path: None)
+    kept.record(recorded(stranger.pid, created, str(tmp_path / "session")))
+    (tmp_path / "session").mkdir()
+    said = StringIO()
+    assert down(Console(file=said, width=200), force=False) == 0
+    assert f"belongs to another user (uid {ME}) and is left as it is" in said.getvalue()
+    assert kept.find() is None
+    assert stranger.poll() is None
+    assert (tmp_path / "session").is_dir()
 
 
 @pytest.mark.real
@@ -125,6 +140,17 @@ def test_a_record_that_others_may_write_is_none(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "orchestrator" / "cluster.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "orchestrator").chmod(0o777)
     assert kept.find() is None
+
+
+def test_a_port_that_another_user_listens_at_now_is_no_cluster_that_was_joined() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert kept.heard_at(address) == {ME}
+        assert kept.heard_at(address.replace("127.0.0.1", "192.0.2.1")) == set(), "no address of this machine"
+        joined = KeptCluster(address, None, None, None, None, 0.0, 60.0)
+        assert joined.answers(), "an earlier version's record"
+        assert replace(joined, heard_uids=[ME]).answers()
+        assert not replace(joined, heard_uids=[STRANGER]).answers()
 
 
 @pytest.mark.real

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,25 @@ def test_a_tmpdir_that_is_too_long_for_sockets_gives_way(
     monkeypatch.setenv("TMPDIR", "/" + "d" * surroundings.LONGEST_TMPDIR_BYTES)
     surroundings.settle()
     assert os.environ["TMPDIR"] == str(place)
+
+
+def test_what_torch_compiles_lies_where_nobody_else_has_made_a_folder_for_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("LOGNAME", "a/b")
+    environment = {"TMPDIR": str(tmp_path), "LOGNAME": "a/b"}
+    usual = Path(default_cache_dir())
+    assert surroundings.compiled_programs(environment) == {}
+    assert stat.S_IMODE(usual.stat().st_mode) == 0o700, "nobody can come before us from here on"
+    usual.chmod(0o755)
+    assert surroundings.compiled_programs(environment) == {}, "as torch itself makes it"
+    usual.chmod(0o777)
+    own = place / f"orchestrator-home-{os.getuid()}" / "torchinductor"
+    assert surroundings.compiled_programs(environment) == {"TORCHINDUCTOR_CACHE_DIR": str(own)}
+    usual.rmdir()
+    usual.symlink_to(place)
+    assert surroundings.compiled_programs(environment) == {"TORCHINDUCTOR_CACHE_DIR": str(own)}
+    assert surroundings.compiled_programs({**environment, "TORCHINDUCTOR_CACHE_DIR": "/mine"}) == {}

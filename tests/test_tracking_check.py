@@ -170,7 +170,10 @@ def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sqlite_path("http://x") is None
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "")
     assert prepare_sqlite(f"sqlite:///{tmp_path}/a/b/m.db") == str(tmp_path / "a/b/mlartifacts")
-    assert (tmp_path / "a/b").is_dir()
+    assert (tmp_path / "a/b/mlartifacts").stat().st_mode & 0o777 == 0o700, "copies of what a run's directory hides"
+    (tmp_path / "a/b/mlartifacts").chmod(0o755)
+    prepare_sqlite(f"sqlite:///{tmp_path}/a/b/m.db")
+    assert (tmp_path / "a/b/mlartifacts").stat().st_mode & 0o777 == 0o755, "its owner has shared it"
     assert prepare_sqlite("http://x") is None
 
 

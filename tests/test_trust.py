@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import rundir, trust
 from orchestrator import sync as syncing
-from orchestrator import trust
+from orchestrator.cluster_seen import other_runs
+from orchestrator.config import Config, Resume
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import write_whole
 from orchestrator.ledger.journal import Journal
 from orchestrator.rundir import RunDirectory, find_run
 from orchestrator.sync import CREDENTIALS
+from orchestrator.taking_up import to_take_up
 from orchestrator.trust import check_ours, why_not_ours
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -111,6 +114,51 @@ def test_in_a_container_that_knows_no_root_the_way_may_be_nobodys(run: Path, mon
     assert why_not_ours(run) is None
     os.chown(run, STRANGER, -1)
     assert "belongs to" in str(why_not_ours(run))
+
+
+def test_a_run_begins_in_a_new_folder_or_in_ones_own(tmp_path: Path) -> None:
+    place = tmp_path / "runs" / "night"
+    trust.check_nobody_elses(place)
+    place.mkdir(parents=True)
+    for mode in (0o755, 0o775, 0o1775):
+        place.chmod(mode)
+        trust.check_nobody_elses(place)
+    place.chmod(0o1777)
+    with pytest.raises(ConfigError, match=r"night may be written by everybody; choose another run_name or .*--trust"):
+        trust.check_nobody_elses(place)
+
+
+@needs_root
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_run_begins_in_no_folder_that_somebody_else_has_put_in_its_place(tmp_path: Path, linked: bool) -> None:
+    place, behind = tmp_path / "night", tmp_path / "behind"
+    behind.mkdir()
+    os.chown(behind, STRANGER, -1)
+    if linked:
+        place.symlink_to(behind)
+    else:
+        behind.rename(place)
+    with pytest.raises(ConfigError, match=f"belongs to uid {STRANGER}; choose another run_name"):
+        trust.check_nobody_elses(place)
+
+
+@needs_root
+def test_nothing_is_read_of_somebody_elses_run_before_it_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "journal.jsonl").unlink()
+    os.mkfifo(run / "journal.jsonl")  # whoever opens it waits for ever
+    os.chown(run, STRANGER, -1)
+    config = Config(run_dir=str(run))
+    config.job.resume = Resume.auto
+    with pytest.raises(ConfigError, match=f"belongs to uid {STRANGER}"):
+        to_take_up(config)
+    assert other_runs(run.parent, "a:1", 0.0, set()) == []
+    monkeypatch.setattr(rundir.os, "access", lambda _path, _mode: False)  # root may look into any
+    for trusted, said in (
+        (False, f"belongs to uid {STRANGER}"),
+        (True, "you may not look into it"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            find_run("night", run.parent, trusted)
 
 
 def test_links_in_the_place_of_our_files_are_not_followed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from orchestrator import placeholders
 from orchestrator.files import write_whole
 from orchestrator.rank.environment import without_leftovers
 from orchestrator.rank.spec import RankSpec
+from orchestrator.surroundings import compiled_programs
 
 # Set by Ray for its own workers, and by our command line for Hydra; a rank is neither.
 _NOT_ITS_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")
@@ -102,7 +103,7 @@ def own_environment() -> dict[str, str]:
     """
     own = {k: v for k, v in without_leftovers(os.environ).items() if not k.startswith("RAY_") and k not in _NOT_ITS_OWN}
     path = [entry for entry in own.pop("PYTHONPATH", "").split(os.pathsep) if entry and _SHIPPED not in entry]
-    return own | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
+    return own | ({"PYTHONPATH": os.pathsep.join(path)} if path else {}) | compiled_programs(own)
 
 
 def rank_specs(

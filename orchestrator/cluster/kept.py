@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
@@ -16,12 +17,14 @@ from orchestrator.trust import why_not_ours
 
 TOKEN = "auth_token"
 _PROBE_TIMEOUT_S = 2.0
+_STATE, _UID, _LISTENS = 3, 7, "0A"  # of /proc/net/tcp
 
 
 @dataclass(frozen=True)
 class KeptCluster:
     """``head_pid`` is the ``ray start`` that ``up`` ran, None for a cluster that it only joined;
-    ``head_created_unix_s`` tells it from a later process with the same number."""
+    ``head_created_unix_s`` tells it from a later process with the same number. ``heard_uids`` are the users who
+    listened at the address when it was joined, where that is this machine's."""
 
     address: str
     dashboard_url: str | None
@@ -30,6 +33,7 @@ class KeptCluster:
     head_created_unix_s: float | None
     since_unix_s: float
     idle_timeout_s: float
+    heard_uids: list[int] = field(default_factory=list)
 
     @property
     def ours(self) -> bool:
@@ -38,10 +42,19 @@ class KeptCluster:
 
     def head(self) -> psutil.Process | None:
         """The process of our ``ray start``, if it is alive."""
+        return self._head_of(lambda uid: uid == os.getuid())
+
+    def head_of_another(self) -> int | None:
+        """Whose it is, where the record names the ``ray start`` of another user; None where it does not."""
+        if self.head_pid is None or (head := self._head_of(lambda uid: uid != os.getuid())) is None:
+            return None
+        return int(head.uids().real)
+
+    def _head_of(self, right: Callable[[int], bool]) -> psutil.Process | None:
         try:
             process = psutil.Process(self.head_pid)
             same = abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
-            same = same and process.uids().real == os.getuid()
+            same = same and right(process.uids().real)
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
@@ -63,15 +76,38 @@ class KeptCluster:
             return False
 
     def answers(self) -> bool:
-        """Whether it is there: its head runs, where that is ours, and something listens at its address."""
+        """Whether it is there: its head runs, where that is ours, and somebody listens at its address, who is no other
+        user than the one that was joined: our token would be shown to whoever took a port that is free again."""
         if self.ours and self.head() is None:
             return False
         host, _, port = self.address.rpartition(":")
+        if self.heard_uids and not heard_at(self.address) <= set(self.heard_uids):
+            return False
         try:
             socket.create_connection((host, int(port)), _PROBE_TIMEOUT_S).close()
         except OSError:
             return False
         return True
+
+
+def heard_at(address: str) -> set[int]:
+    """The users who listen at a port of this machine, as the kernel tells it; none for another machine's address."""
+    host, _, port = address.rpartition(":")
+    if host not in {held.address for each in psutil.net_if_addrs().values() for held in each}:
+        return set()
+    lines = [line.split() for table in ("tcp", "tcp6") for line in _table(table)]
+    return {
+        int(line[_UID])
+        for line in lines
+        if line[_STATE] == _LISTENS and int(line[1].rpartition(":")[2], 16) == int(port)
+    }
+
+
+def _table(name: str) -> list[str]:
+    try:
+        return Path("/proc/net", name).read_text().splitlines()[1:]
+    except OSError:  # a kernel without IPv6
+        return []
 
 
 def home() -> Path | None:

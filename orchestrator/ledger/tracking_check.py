@@ -109,7 +109,9 @@ def prepare_sqlite(uri: str) -> str | None:
     """Make the database's directory, and keep artifacts beside the database; returns their place.
 
     MLflow would put them into ``./mlruns`` of whatever directory the process happens to be in. None
-    for anything but a SQLite file. Raises ``OSError`` when the directory can not be made.
+    for anything but a SQLite file. They are copies of what a run's directory has, and as that one a new folder of them
+    is its owner's alone; how an existing one is shared is its owner's choice. Raises ``OSError`` when a directory
+    cannot be made.
     """
     path = sqlite_path(uri)
     if path is None:
@@ -117,6 +119,8 @@ def prepare_sqlite(uri: str) -> str | None:
     directory = path.absolute().parent
     directory.mkdir(parents=True, exist_ok=True)
     artifacts = str(directory / "mlartifacts")
+    with contextlib.suppress(OSError):  # it is there, or only MLflow can say what is wrong
+        os.mkdir(artifacts, 0o700)
     # The root of experiments that MLflow makes itself ("Default"); there is no public way to say it.
     os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = artifacts
     return artifacts

@@ -57,7 +57,7 @@ _RAY_SETTINGS = {
 class Host:
     """One machine as far as the processes in it can tell."""
 
-    def __init__(self, network: Network, number: int, shared: Path | None) -> None:
+    def __init__(self, network: Network, number: int, shared: Path | None, for_all_users: bool) -> None:
         self.number, self.name, self.address = number, host_name(number), address(number)
         # Interfaces have other names on other machines.
         self.interface = f"en{number}"
@@ -71,7 +71,7 @@ class Host:
         self._network = network
         self._cable = f"host{number}"
         flags = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-        setup = setup_of_a_host(self.name, shared)
+        setup = setup_of_a_host(self.name, shared, for_all_users)
         self._keeper = network.popen(["unshare", *flags, "sh", "-euc", setup], stdout=subprocess.PIPE, text=True)
         wait_ready(self._keeper)
         # nsenter forked unshare, which forked the host's first process
@@ -213,9 +213,10 @@ class Network:
     def alive(self) -> bool:
         return self._keeper.poll() is None
 
-    def add_host(self, shared: Path | None = None) -> Host:
-        """Another machine; a ``shared`` folder of ours is its ``/tmp/shared``, as from a file server."""
-        self.hosts.append(Host(self, len(self.hosts) + 1, shared))
+    def add_host(self, shared: Path | None = None, for_all_users: bool = False) -> Host:
+        """Another machine; a ``shared`` folder of ours is its ``/tmp/shared``, as from a file server. With
+        ``for_all_users`` others than root find interpreter and checkout there too."""
+        self.hosts.append(Host(self, len(self.hosts) + 1, shared, for_all_users))
         return self.hosts[-1]
 
     def popen(self, command: Sequence[str], **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -33,8 +34,18 @@ def address(number: int) -> str:
     return f"10.77.0.{number}"
 
 
-def setup_of_a_host(name: str, shared: Path | None) -> str:
-    """Shell commands that the host's first process runs."""
+def _closed_ways() -> list[str]:
+    """The topmost folders above interpreter and checkout that other users may not pass, such as root's home."""
+    topmost: list[Path] = []
+    for source in _SAME_IMAGE:
+        closed = (way for way in reversed(Path(source).parents) if not way.stat().st_mode & stat.S_IXOTH)
+        topmost += list(closed)[:1]
+    return [str(way) for way in dict.fromkeys(topmost) if not str(way).startswith(_PRIVATE)]
+
+
+def setup_of_a_host(name: str, shared: Path | None, for_all_users: bool = False) -> str:
+    """Shell commands that the host's first process runs. ``for_all_users`` lets them pass to interpreter and checkout,
+    wherever these lie; whatever else lies on the way is not to be seen then."""
     kept = [(path, path) for path in _SAME_IMAGE]
     if shared is not None:
         kept.append((str(shared.resolve()), SHARED))
@@ -42,6 +53,8 @@ def setup_of_a_host(name: str, shared: Path | None) -> str:
     # Held open, they can still be named once something is mounted above them.
     lines += [f"exec {fd}<{shlex.quote(source)}" for fd, (source, _) in enumerate(kept, start=3)]
     lines += [f"mount -t tmpfs -o mode=1777,size=2g private {folder}" for folder in _PRIVATE]
+    if for_all_users:
+        lines += [f"mount -t tmpfs -o mode=755,size=1m way {shlex.quote(way)}" for way in _closed_ways()]
     for fd, (_, target) in enumerate(kept, start=3):
         lines += [
             f"mkdir -p {shlex.quote(target)}",
