@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from orchestrator import load
+from orchestrator import load, papers
 from orchestrator.errors import ConfigError
 
 # Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
@@ -66,9 +65,18 @@ def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
         if "pkg://" in word:
             raise ConfigError(f"{word}: a package would be imported to look into it; give a folder")
     for path in primaries:
-        with contextlib.suppress(OSError):
-            if "pkg://" in path.read_text(errors="replace"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Hydra says so
+            if b"pkg://" in _read(path):
                 raise ConfigError(f"{path}: names a package (pkg://), which would be imported; give a folder")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return papers.read_bytes(path, _MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _config_files(folder: str) -> Iterator[Path]:
@@ -81,26 +89,13 @@ def _config_files(folder: str) -> Iterator[Path]:
 def _refuse_bomb(path: Path) -> None:
     """A few lines of aliases stand for more than memory holds, and every value of a configuration is a copy."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: larger than {_MOST_BYTES:,} bytes, which is no configuration")
-        size = _expanded(yaml.compose(path.read_text(), yaml.CSafeLoader), {})
+        size = papers.values_in(yaml.compose(papers.read_text(path, _MOST_BYTES), yaml.CSafeLoader))
+    except papers.PaperError as error:
+        raise ConfigError(f"{path}: {error}, which is no configuration") from None
     except (OSError, ValueError, yaml.YAMLError):
         return  # who reads it for its values says so
-    except RecursionError:
-        size = math.inf
     if size > _MOST_VALUES:
         raise ConfigError(f"{path}: with its aliases it stands for more than {_MOST_VALUES:,} values; write them out")
-
-
-def _expanded(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """How many values a document stands for; infinitely many, where it contains itself."""
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf  # until it is known: met again within itself
-        inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_expanded(each, known) for each in inner)
-    return known[id(node)]
 
 
 def _flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from orchestrator import load
+from orchestrator import load, papers
 from orchestrator.config import Config, PlannerConfig
 from orchestrator.errors import JournalError, OrchestratorError
 from orchestrator.events import Record, RunEnded, RunResumed, Status
@@ -99,9 +96,9 @@ def configured(path: Path, constants: PlannerConfig) -> tuple[Config, Layout]:
     """A run's configuration and its layout, as it was run with them. Raises :class:`Unusable`."""
     try:
         config = load.from_container(_container(path) | {"planner": dataclasses.asdict(constants)})
-        plan = json.loads((path / "plan.json").read_text())
+        plan = papers.read_object(path / "plan.json")
         layout = derive_layout(_as_planned(config, plan) if config.layout.auto else config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(f"its configuration can not be read ({type(error).__name__}: {error})") from None
     except OrchestratorError as error:
         raise Unusable(f"its configuration is of another version ({error})") from None
@@ -111,9 +108,11 @@ def configured(path: Path, constants: PlannerConfig) -> tuple[Config, Layout]:
 def _container(path: Path) -> dict[str, Any]:
     """The whole configuration where it is ours to read, else the one without secrets."""
     try:
-        container: dict[str, Any] = json.loads((path / CONFIG).read_text())["config"]
+        container = papers.read_object(path / CONFIG)["config"]
     except (FileNotFoundError, PermissionError):
-        container = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        container = papers.yaml_of(papers.read_text(path / "config.yaml"))
+    if not isinstance(container, dict):
+        raise papers.PaperError(f"it is {papers.short(container)} and no map of keys")
     return container
 
 

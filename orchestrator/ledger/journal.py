@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from orchestrator import papers
 from orchestrator.errors import JournalError, RunDirectoryError
 from orchestrator.events import Event, Record
 from orchestrator.ledger.record_lines import line_of, record_of, time_after
@@ -156,6 +156,8 @@ class Tail:
     """
 
     READ_BYTES = 1 << 20
+    # A rank's last lines, or the names of ten thousand nodes, are far below it.
+    LINE_BYTES = 16 << 20
 
     def __init__(self, path: Path | str, after: Mark | None = None, digest: Digest | None = None) -> None:
         self.path = Path(path)
@@ -174,6 +176,8 @@ class Tail:
         while not records:
             data = self._bytes_from_offset(want_bytes)
             if len(data) == want_bytes and b"\n" not in data:
+                if want_bytes > self.LINE_BYTES:
+                    raise self._damage(f"is longer than {self.LINE_BYTES:,} bytes")
                 want_bytes *= 2  # one line is longer than the whole read
                 continue
             records = self._parse(data)
@@ -197,15 +201,17 @@ class Tail:
         begin = self.offset
         for index, line in enumerate(lines[:-1]):
             try:
-                body = json.loads(line)
-            except ValueError as error:
-                if index == len(lines) - 2 and not lines[-1]:
+                body = papers.json_of(line)
+            except papers.PaperError as error:
+                if isinstance(error, papers.NotJsonError) and index == len(lines) - 2 and not lines[-1]:
                     break  # a last line that is no JSON is torn too: its blocks never reached the disk
-                raise self._damage(f"is not JSON ({error})") from error
+                raise self._damage(str(error).removeprefix("it ")) from error
             if not isinstance(body, dict):
                 raise self._damage("is not a JSON object")
             try:
                 record = record_of(body, self.last)
+            except papers.PaperError as error:
+                raise self._damage(f"is not a record ({error})") from error
             except (ValueError, KeyError, TypeError) as error:
                 raise self._damage(f"is not a record ({type(error).__name__}: {error})") from error
             self._check_order(record)

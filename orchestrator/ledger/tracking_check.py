@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.errors import ConfigError
+from orchestrator.papers import short, why_no_path
 
 REMEDY = "use sqlite:////absolute/path/mlflow.db or the http address of an MLflow server"
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -49,18 +50,41 @@ def check_tracking(uri: str, timeout_s: float) -> str | None:
 
 def refuse_unusable(uri: str) -> None:
     """Raise :class:`ConfigError` for a URI at which MLflow can never be: whatever answers there, and whenever."""
+    _refuse_unreadable(uri)
     scheme = _scheme(uri)
     if uri == "databricks" or scheme in ("http", "https", "databricks"):
         return
     if scheme == "sqlite":
         if sqlite_path(uri) is None:
-            raise ConfigError(f"tracking.uri {uri!r} names no file; {REMEDY}")
+            raise ConfigError(f"tracking.uri {short(uri)} names no file; {REMEDY}")
     elif scheme in _DATABASES:
         _refuse_missing_driver(uri)
     elif scheme in ("", "file"):
-        raise ConfigError(f"tracking.uri {uri!r} is MLflow's file store, which is not supported; {REMEDY}")
+        raise ConfigError(f"tracking.uri {short(uri)} is MLflow's file store, which is not supported; {REMEDY}")
     else:
-        raise ConfigError(f"tracking.uri {uri!r} has the unknown scheme {scheme!r}; {REMEDY}")
+        raise ConfigError(f"tracking.uri {short(uri)} has the unknown scheme {short(scheme)}; {REMEDY}")
+
+
+def _refuse_unreadable(uri: str) -> None:
+    """What Python's own functions raise for: brackets without an end, a port that is none, a file's name too long."""
+    try:
+        parts = urlsplit(uri)
+        why = "its port is 0" if parts.port == 0 else None
+        if parts.netloc and parts.scheme in ("http", "https") and not parts.hostname:
+            why = "it names no host"
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        why = " ".join(str(error).split())
+    path = sqlite_path(uri)
+    if path is not None:
+        why = why_no_path(str(path))
+    if why is not None:
+        raise ConfigError(f"tracking.uri {short(_without_password(uri))} is no address: {short(why)}; {REMEDY}")
+
+
+def _without_password(uri: str) -> str:
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _scheme(uri: str) -> str:

@@ -116,7 +116,7 @@ class RankSnapshots:
             return
         for folder in Path(real).parents:
             if (folder / MANIFEST).is_file():
-                part = Manifest.from_json((folder / MANIFEST).read_text()).files.get(os.path.relpath(real, folder))
+                part = Manifest.read(folder / MANIFEST).files.get(os.path.relpath(real, folder))
                 if part is not None and sha256_of(Path(real)) == part.sha256:
                     return
                 raise RestoreError(f"{path} is not as its manifest says: it is damaged, or was put there later")
