@@ -104,13 +104,13 @@ def nearly(draw: st.DrawFn, body: Any, odd: st.SearchStrategy[Any] = ODD) -> Any
         container, key = places[draw(st.integers(0, len(places) - 1))]
         action = draw(st.sampled_from(("replace", "replace", "replace", "drop", "add")))
         if action == "replace":
-            container[key] = draw(odd)
+            container[key] = copy.deepcopy(draw(odd))  # it may be changed in the next round
         elif action == "drop":
             del container[key]
         elif isinstance(container, dict):
-            container[draw(st.text(max_size=5))] = draw(odd)
+            container[draw(st.text(max_size=5))] = copy.deepcopy(draw(odd))
         else:
-            container.append(draw(odd))
+            container.append(copy.deepcopy(draw(odd)))
     return body
 
 
@@ -133,7 +133,7 @@ def damaged(draw: st.DrawFn, text: bytes) -> bytes:
 def files_of(body: Any, odd: st.SearchStrategy[Any] = ODD) -> st.SearchStrategy[bytes]:
     """Files of JSON that are nearly this document."""
     text = json.dumps(body, indent=1).encode()
-    return nearly(body, odd).map(lambda one: json.dumps(one).encode()) | damaged(text) | st.sampled_from(ROUGH)
+    return nearly(body, odd).map(lambda one: json.dumps(one).encode()) | damaged(text) | rough()
 
 
 ALIASES = b"a0: &a0 [x]\n" + b"".join(
@@ -158,6 +158,11 @@ ROUGH = [
     b"? [a, b]\n: 1\n",
     b"<<: [{a: 1}, 2]\n",
 ]  # fmt: skip
+
+
+def rough() -> st.SearchStrategy[bytes]:
+    """One of them; by its number, since a strategy is printed with all that it holds."""
+    return st.integers(0, len(ROUGH) - 1).map(ROUGH.__getitem__)
 
 
 def as_yaml(body: Any) -> bytes:

@@ -27,7 +27,7 @@ from orchestrator.ledger.projection import Projection
 from orchestrator.measured_run import Unusable, measured_run
 from orchestrator.screen import Screen
 from orchestrator.taking_up import unfinished
-from tests.fuzz.inputs import NUMBERS, ROUGH, TEXTS, bounded, damaged, fuzzed, is_one_line, nearly
+from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, damaged, fuzzed, is_one_line, nearly, rough
 from tests.fuzz.test_papers import config
 
 WHOLE = st.sampled_from([number for number in NUMBERS if type(number) is int and abs(number) < 2**63]) | st.integers(
@@ -123,7 +123,7 @@ def as_lines(body: Any) -> bytes:
 
 
 @fuzzed(100)
-@given(data=nearly(BODY).map(as_lines) | damaged(as_lines(BODY)) | st.sampled_from([one + b"\n{}\n" for one in ROUGH]))
+@given(data=nearly(BODY).map(as_lines) | damaged(as_lines(BODY)) | rough().map(lambda one: one + b"\n{}\n"))
 @example(data=as_lines([BODY[0] | {"elapsed_s": "1"}, BODY[1]]))
 @example(data=as_lines([BODY[0] | {"elapsed_s": float("nan")}, BODY[1]]))
 @example(data=as_lines([BODY[0] | {"gpus": "2"}, BODY[1]]))

@@ -31,7 +31,7 @@ from orchestrator.preflight import plan_of
 from orchestrator.rank.durable import scan
 from orchestrator.rank.manifest import Manifest, ManifestError
 from tests.crashes import contents, manifest_of
-from tests.fuzz.inputs import ROUGH, as_yaml, bounded, damaged, files_of, fuzzed, is_one_line, nearly
+from tests.fuzz.inputs import ROUGH, as_yaml, bounded, damaged, files_of, fuzzed, is_one_line, nearly, rough
 
 
 @functools.cache
@@ -170,7 +170,7 @@ def test_what_a_run_was_configured_with(tmp_path: Path, data: st.DataObject) -> 
             data.draw(st.just(json.dumps({"config": auto}).encode()) | files_of({"config": auto}))
         )
     else:
-        (tmp_path / "config.yaml").write_bytes(data.draw(nearly(auto).map(as_yaml) | st.sampled_from(ROUGH)))
+        (tmp_path / "config.yaml").write_bytes(data.draw(nearly(auto).map(as_yaml) | rough()))
     (tmp_path / "plan.json").write_bytes(data.draw(files_of(planned())))
     with bounded():
         try:
@@ -187,7 +187,7 @@ def calibration() -> dict[str, Any]:
 
 
 @fuzzed(80)
-@given(data=nearly(calibration()).map(as_yaml) | damaged(as_yaml(calibration())) | st.sampled_from(ROUGH))
+@given(data=nearly(calibration()).map(as_yaml) | damaged(as_yaml(calibration())) | rough())
 @example(data=as_yaml({"calibrations": [calibration()["calibrations"][0] | {"overhead_s": 10**400}]}))
 @example(
     data=ROUGH[10].replace(b"a0: ", b"calibrations: &c [{cluster: *a11}]\na0: ") + b"calibrations: [{cluster: *a11}]\n"
