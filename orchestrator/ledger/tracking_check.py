@@ -10,10 +10,12 @@ import base64
 import contextlib
 import http.client
 import os
+import queue
 import socket
 import sqlite3
 import ssl
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -28,6 +30,8 @@ _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]"}
 # Whoever holds a SQLite file for longer than this is at work on it, which is for the sink to wait for.
 _SQLITE_BUSY_S = 0.5
+# That a server is asked: whether it is well, and for an experiment.
+QUESTIONS = 2
 
 
 def check_tracking(uri: str, timeout_s: float) -> str | None:
@@ -79,7 +83,8 @@ def _refuse_unreadable(uri: str) -> None:
     if path is not None:
         why = why_no_path(str(path))
     if why is not None:
-        raise ConfigError(f"tracking.uri {short(_without_password(uri))} is no address: {short(why)}; {REMEDY}")
+        what = "a database's address" if uri.partition(":")[0].split("+")[0] in _DATABASES else "an address"
+        raise ConfigError(f"tracking.uri {short(_without_password(uri))} is not {what}: {short(why)}; {REMEDY}")
 
 
 def _without_password(uri: str) -> str:
@@ -219,6 +224,16 @@ def is_database(uri: str) -> bool:
 
 
 def _check_server(uri: str, timeout_s: float) -> str | None:
+    """Each byte of an answer may take its time, so the time of all is what is waited for."""
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_ask_server(uri, timeout_s)), daemon=True).start()
+    try:
+        return answers.get(timeout=QUESTIONS * timeout_s)
+    except queue.Empty:
+        return f"MLflow at {_without_credentials(uri)} does not end its answer within {QUESTIONS * timeout_s:g} s"
+
+
+def _ask_server(uri: str, timeout_s: float) -> str | None:
     shown = _without_credentials(uri)
     try:
         health = _get(uri, "/health", timeout_s)
@@ -240,7 +255,10 @@ def _get(uri: str, path: str, timeout_s: float) -> str:
 
 def _refused(shown: str, error: urllib.error.HTTPError) -> str:
     with error:
-        body = error.read(200).decode(errors="replace")
+        try:
+            body = error.read(200).decode(errors="replace")
+        except (OSError, ValueError, http.client.HTTPException):
+            body = ""  # half an answer; its code says enough
     if error.code == 403 and "host header" in body.lower():
         host = urlsplit(shown).netloc
         return f"MLflow at {shown} refuses this host name; start it with --allowed-hosts {host}"
@@ -249,7 +267,7 @@ def _refused(shown: str, error: urllib.error.HTTPError) -> str:
             f"MLflow at {shown} wants credentials (HTTP {error.code}); "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
-    return f"MLflow at {shown} answers with HTTP {error.code} ({error.reason})"
+    return f"MLflow at {shown} answers with HTTP {error.code} ({short(error.reason)})"
 
 
 def _authorization(uri: str) -> dict[str, str]:
