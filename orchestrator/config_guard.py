@@ -17,10 +17,12 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import load, papers
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 
 # Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
 _TARGETS = ("hydra._internal.", "hydra_plugins.")
@@ -54,9 +56,27 @@ def refuse_code(words: Sequence[str]) -> None:
             composed = compose(name, plain, return_hydra_config=True)
         except RecursionError:
             raise ConfigError(f"{flags.config_dir or where}: a file there nests deeper than can be read") from None
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OrchestratorError):
+            raise
+        except Exception as error:
+            raise ConfigError(_why_not_composed(error, [flags.config_dir, flags.config_path])) from error
     for keys, value in _leaves(_hydra_part(composed)):
         if (why := _why_refused(keys, value)) is not None:
             raise ConfigError(f"{'.'.join(keys)}={value}: a config is data here and this would {why}; remove the key")
+
+
+def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
+    """Of what Hydra and OmegaConf never thought: which file it is, if it is one's own."""
+    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    for path in (path for folder in folders if folder for path in _config_files(folder)):
+        try:
+            OmegaConf.load(path)
+        except (OSError, OmegaConfBaseException, yaml.YAMLError):
+            continue  # told in words of their own, where it is chosen
+        except Exception as same:  # noqa: BLE001 - it is the same one that is looked for
+            if type(same) is type(error):
+                return f"{path}: holds a value that YAML cannot make ({why}); write it as a quoted text"
+    return f"the configuration cannot be composed ({why}); leave out one KEY=VALUE after the other to find which"
 
 
 def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:

@@ -15,11 +15,9 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from orchestrator import hardware, papers
 from orchestrator.config import Config, Device, PlannerConfig, TrackingConfig
@@ -63,8 +61,8 @@ def compose_once(overrides: Sequence[str]) -> DictConfig | None:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, KeyError):
-        return None  # hydra.main meets it again, and there it is told
+    except Exception:  # noqa: BLE001 - whatever it is, hydra.main meets it again, and there it is told
+        return None
     with open_dict(composed):
         hydra = composed.pop("hydra")
     asks = hydra.mode is RunMode.MULTIRUN or hydra.callbacks or hydra.output_subdir or hydra.job.env_set

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
+from orchestrator.papers import short, why_no_path
 from orchestrator.trust import check_ours
 
 
@@ -36,6 +37,9 @@ def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
 
     Raises :class:`ConfigError` with the near misses by name, and unless ``trust`` for one that is not ours.
     """
+    for path in (Path(run_root) / run, Path(run)):
+        if (why := why_no_path(str(path / "journal.jsonl"))) is not None:
+            raise ConfigError(f"{short(run)} is no name of a run: {why}; give a run's name below run_root, or a path")
     for path in (Path(run_root) / run, Path(run)):
         if (path / "journal.jsonl").is_file():
             if not trust:
