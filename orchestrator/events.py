@@ -403,7 +403,10 @@ class Record:
     @staticmethod
     def from_json(line: str) -> Record:
         """Inverse of :meth:`to_json`; raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
-        return Record.from_body(json.loads(line))
+        body = papers.json_of(line)
+        if not isinstance(body, dict):
+            raise papers.PaperError("it is not a JSON object")
+        return Record.from_body(body)
 
     @staticmethod
     def from_body(body: dict[str, Any]) -> Record:

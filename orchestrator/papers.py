@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import io
 import json
 import math
 import os
@@ -37,7 +38,7 @@ LATEST_UNIX_S = 253_402_300_799
 _MOST_DIGITS = 500
 # What constructors of YAML raise for texts behind a tag that they do not fit.
 _YAML_RAISES = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-_SHOWN = 80
+_SHOWN, _MOST_SAID = 80, 300
 _TOO_DEEP = "it nests deeper than can be read"
 # Of Linux, with the zero that ends a path.
 _MOST_PATH_BYTES, _MOST_NAME_BYTES = 4096, 255
@@ -64,6 +65,12 @@ def short(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def one_line(text: str) -> str:
+    """What an error says, for a message: without line breaks, and cut where it quotes pages."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MOST_SAID else f"{text[: _MOST_SAID - 3]}..."
+
+
 def why_no_path(text: str) -> str | None:
     """Why no file can have this path, which most calls that look for one raise for; None where one can."""
     data = text.encode(errors="surrogatepass")
@@ -76,20 +83,21 @@ def why_no_path(text: str) -> str | None:
 
 def read_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
     """A plain file's bytes. Raises OSError, and PaperError for a pipe, a device and for more than ``most_bytes``."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise PaperError(f"it has {size:,} bytes, and at most {most_bytes:,} are read")
+        return file.read(most_bytes)
+
+
+def open_plain(path: Path | str) -> io.BufferedReader:
+    """A plain file to be read. Raises OSError, and PaperError for a pipe, at which a bare ``open`` would wait for
+    ever, a device or a folder."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        seen = os.fstat(fd)
-        if not stat.S_ISREG(seen.st_mode):
-            raise PaperError("it is not a plain file")
-        if seen.st_size > most_bytes:
-            raise PaperError(f"it has {seen.st_size:,} bytes, and at most {most_bytes:,} are read")
-        parts, left = [], most_bytes
-        while left and (data := os.read(fd, left)):
-            parts.append(data)
-            left -= len(data)
-        return b"".join(parts)
-    finally:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
+        raise PaperError("it is not a plain file")
+    return os.fdopen(fd, "rb")
 
 
 def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
@@ -148,7 +156,7 @@ def yaml_of(text: str, most_values: int = MOST_VALUES) -> Any:
     except RecursionError:
         raise PaperError(_TOO_DEEP) from None
     except (yaml.YAMLError, *_YAML_RAISES) as error:
-        raise PaperError(f"it is not YAML that can be read ({' '.join(str(error).split())})") from None
+        raise PaperError(f"it is not YAML that can be read ({one_line(str(error))})") from None
     finally:
         loader.dispose()
 
@@ -186,7 +194,7 @@ def made(kind: Callable[..., _T], body: Mapping[str, Any]) -> _T:
     try:
         return kind(**body)
     except TypeError as error:  # a field too many, or too few
-        raise PaperError(str(error).partition(" ")[2]) from None
+        raise PaperError(one_line(str(error).partition(" ")[2])) from None
 
 
 @functools.cache

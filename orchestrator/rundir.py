@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
-from orchestrator.papers import short, why_no_path
+from orchestrator.papers import PaperError, open_plain, read_text, short, why_no_path
 from orchestrator.trust import check_ours
+
+# A number of a process, or of a run.
+_MOST_LOCK_BYTES = 64
 
 
 def check_run_name(name: str) -> None:
@@ -56,14 +59,16 @@ def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
 def holder(path: Path) -> str | None:
     """The process that holds a run's directory, None when no live run does."""
     try:
-        lock = (path / "lock").open()
+        lock = open_plain(path / "lock")
     except FileNotFoundError:
         return None
+    except (OSError, PaperError):
+        return "unknown"
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return lock.read().strip() or "unknown"
+            return lock.read(_MOST_LOCK_BYTES).decode(errors="replace").strip() or "unknown"
     return None
 
 
@@ -78,8 +83,8 @@ def make_run_dir(path: Path, group_reads: bool = False) -> None:
 def number_of_run(path: Path) -> str:
     """By which a run goes where its name is nobody's business: drawn once, in a file that its owner alone can read."""
     try:
-        return (path / "number").read_text().strip()
-    except FileNotFoundError:
+        return read_text(path / "number", _MOST_LOCK_BYTES).strip()
+    except (FileNotFoundError, ValueError):
         number = secrets.token_hex(6)
         write_whole(path / "number", number + "\n", 0o600)
         return number

@@ -186,7 +186,7 @@ class Tail:
 
     def _bytes_from_offset(self, count: int) -> bytes:
         try:
-            with self.path.open("rb") as file:
+            with papers.open_plain(self.path) as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self.offset:
                     raise JournalError(f"{self.path} shrank from {self.offset} to {size} bytes while it was read")
@@ -194,6 +194,8 @@ class Tail:
                 return file.read(count)
         except FileNotFoundError:
             return b""
+        except papers.PaperError as error:
+            raise JournalError(f"{self.path}: {error}; move it away to start a new run") from None
 
     def _parse(self, data: bytes) -> list[Record]:
         lines = data.split(b"\n")
@@ -231,6 +233,7 @@ class Tail:
 
     def _damage(self, reason: str) -> JournalError:
         line = self.last.seq + 2 if self.last else 1  # every line is a record, and they are numbered without gaps
+        reason = papers.one_line(reason)
         return JournalError(f"{self.path}, line {line}: {reason}; move the file away to start a new run")
 
 

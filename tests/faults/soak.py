@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -26,7 +27,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -170,7 +171,7 @@ def fuzz(soak: Soak, minutes: float) -> None:
             [*command, "--hypothesis-profile=soak", seed], capture_output=True, text=True, check=False
         )
         soak.tally.fuzzed += 1
-        if round_.returncode:
+        if round_.returncode and not soak.stopping.is_set():
             soak.tally.broken.append(f"fuzz with {seed}")
             print(f"fuzz with {seed}: BROKEN\n{round_.stdout[-MOST_SAID:]}", flush=True)
             return
@@ -216,8 +217,7 @@ def main(words: Sequence[str] | None = None) -> None:
         (folder / "server").mkdir()
         database = make_database(folder / "mlflow.db")
         server = Server(folder / "server", database)
-        end_s = time.monotonic() + 60.0 * (options.minutes + options.fuzz_minutes)
-        soak = Soak(folder, options.seed, end_s, server, database, options.keep)
+        soak = Soak(folder, options.seed, math.inf, server, database, options.keep)
 
         def stop(signum: int, frame: FrameType | None) -> None:
             soak.stopping.set()
@@ -226,7 +226,7 @@ def main(words: Sequence[str] | None = None) -> None:
             signal.signal(number, stop)
         fuzz(soak, options.fuzz_minutes)
         if soak.goes_on():
-            run(soak)
+            run(replace(soak, end_s=time.monotonic() + 60.0 * options.minutes))
         sys.exit(min(1, told(soak, options.minutes)))
 
 

@@ -22,6 +22,7 @@ from orchestrator.events import EVENT_TYPES, Event, Record, RunStarted, StepDone
 from orchestrator.folded import Folded
 from orchestrator.incidents import incidents
 from orchestrator.journal_fold import NAME, JournalFold
+from orchestrator.keep_show import other_runs
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.projection import Projection
 from orchestrator.measured_run import Unusable, measured_run
@@ -65,7 +66,7 @@ def events_of(kind: type[Event]) -> st.SearchStrategy[Event]:
 
 KINDS = [kind for kind in EVENT_TYPES.values() if kind.durable]
 EVENTS = st.lists(st.one_of(*map(events_of, [*KINDS, StepDone, StepDone])), max_size=12)
-STARTED = RunStarted("r", "j", "local", "cpu", 2, 0.1, "CPU core", 9, 100, 1e9, 1e12)
+STARTED = RunStarted("r", "j", "local", "cpu", 2, 0.1, "CPU core", 9, 100, 1e9, 1e12, "a:1")
 
 
 def write(path: Path, events: list[Event], elapsed_s: list[float]) -> None:
@@ -82,6 +83,7 @@ def looked_at(folder: Path) -> None:
     for as_json in (True, False):
         out = Screen(file=io.TextIOWrapper(io.BytesIO(), errors="backslashreplace"), width=100)
         incidents("run", str(folder.parent), as_json, out, trust=True)
+    other_runs(folder.parent, "a:1", 0.0, set())
     found = unfinished(folder)
     if found is not None:
         assert found.resumed.because
@@ -131,12 +133,15 @@ def as_lines(body: Any) -> bytes:
 @example(data=as_lines([BODY[0], BODY[1] | {"s": 10**400}]))
 @example(data=as_lines([BODY[0], BODY[1] | {"step": [1]}]))
 @example(data=as_lines([BODY[0], BODY[1] | {"at": "x"}]))
+@example(data=as_lines([BODY[0] | {"gpus": 0}, BODY[1]]))
 @example(data=b"[" * 100_000 + b"\n{}\n")
+@example(data=b"5\n{}\n")
 @example(data=b"x" * (40 << 20))
 def test_any_lines(run: Path, data: bytes) -> None:
     (run / "journal.jsonl").write_bytes(data)
     (run / NAME).unlink(missing_ok=True)
     with bounded():
+        other_runs(run.parent, "a:1", 0.0, set())  # `status` passes over what is damaged
         try:
             looked_at(run)
         except JournalError as error:

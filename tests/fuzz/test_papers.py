@@ -21,6 +21,7 @@ from orchestrator.cluster import kept
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.events import RunStarted
+from orchestrator.keep_show import other_runs
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.mlflow_run import MlflowRun, Tracking
 from orchestrator.ledger.tracking_check import check_tracking, refuse_unusable
@@ -30,6 +31,7 @@ from orchestrator.plan.show import plan_json
 from orchestrator.preflight import plan_of
 from orchestrator.rank.durable import scan
 from orchestrator.rank.manifest import Manifest, ManifestError
+from orchestrator.rundir import holder
 from tests.crashes import contents, manifest_of
 from tests.fuzz.inputs import ROUGH, as_yaml, bounded, damaged, files_of, fuzzed, is_one_line, nearly, rough
 
@@ -282,6 +284,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "resume.json": lambda folder: configured(folder, config().planner),
     "plan.json": lambda folder: configured(folder, config().planner),
     "calibration.yaml": lambda folder: read_calibrations(folder / "calibration.yaml"),
+    "journal.jsonl": lambda folder: (taking_up.unfinished(folder), other_runs(folder.parent, "a:1", 0.0, set())),
+    "lock": holder,
     "step-3/manifest.json": scan,
     "step-3/latest": lambda folder: scan(folder / "step-3"),
 }
