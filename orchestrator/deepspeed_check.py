@@ -60,11 +60,13 @@ def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: st
             raise ConfigError(f"{where}: {version} has dropped this key; remove it")
         elif isinstance(value, Mapping):
             if "keys" not in child and not child.get("open"):
-                raise ConfigError(f"{where}={short(value)}: {version} takes one value here, no section; e.g. {where}=1")
+                raise ConfigError(
+                    f"{where}={_named(value)}: {version} takes one value here, no section; e.g. {where}=1"
+                )
             _check_section(value, child, where, version)
         elif "keys" in child and not child.get("scalar") and value is not None:
             some = next(iter(child["keys"]))
-            raise ConfigError(f"{where}={short(value)}: {version} takes a section here, e.g. {where}.{some}=...")
+            raise ConfigError(f"{where}={_named(value)}: {version} takes a section here, e.g. {where}.{some}=...")
 
 
 def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str) -> None:
@@ -76,7 +78,7 @@ def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str
     if kind is not None and str(kind) not in known["torch"] and not _is_own(str(kind), known, path):
         names = [*known["names"], *known["torch"]]
         raise ConfigError(
-            f"{path}.type={short(kind)}: neither {version} nor torch has it{_remedy(str(kind), names)} "
+            f"{path}.type={_named(kind)}: neither {version} nor torch has it{_remedy(str(kind), names)} "
             f"(DeepSpeed's own: {', '.join(known['names'])})"
         )
     parameters = section.get("params")

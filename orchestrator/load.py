@@ -115,12 +115,17 @@ def load(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
-        key = getattr(error, "full_key", None) or "config"
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(_said(error)) from None
     for path, value in _leaves(dataclasses.asdict(config)):
         if (why := _why_no_value(path, value)) is not None:
             raise ConfigError(f"{path}={papers.short(value)}: {why}")
     return config
+
+
+def _said(error: OmegaConfBaseException) -> str:
+    """The key, and the first line: what follows is OmegaConf's own affair. Either may quote what it found."""
+    key = papers.one_line(str(getattr(error, "full_key", None) or "config"))
+    return f"{key}: {papers.one_line(next(iter(str(error).splitlines()), type(error).__name__))}"
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -180,7 +185,7 @@ def from_container(container: dict[str, Any]) -> Config:
     try:
         return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), container)))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', 'config')}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(_said(error)) from None
 
 
 def to_yaml(container: dict[str, Any]) -> str:

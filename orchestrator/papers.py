@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
 import functools
 import io
 import json
@@ -92,10 +93,13 @@ def read_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
 
 def open_plain(path: Path | str) -> io.BufferedReader:
     """A plain file to be read. Raises OSError, and PaperError for a pipe, at which a bare ``open`` would wait for
-    ever, a device or a folder."""
+    ever, or a device."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise PaperError("it is not a plain file")
     return os.fdopen(fd, "rb")
 
@@ -108,7 +112,7 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES) -> str:
 def json_of(text: bytes | str, most_values: int = MOST_VALUES) -> Any:
     """A value of JSON. Raises PaperError."""
     data = text if isinstance(text, bytes) else text.encode(errors="surrogatepass")
-    if sum(map(data.count, (b",", b"[", b"{"))) > most_values:
+    if len(data) > most_values and sum(map(data.count, (b",", b"[", b"{"))) > most_values:
         raise PaperError(f"it has more than {most_values:,} values")
     try:
         value = json.loads(data)

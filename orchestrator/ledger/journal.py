@@ -194,8 +194,10 @@ class Tail:
                 return file.read(count)
         except FileNotFoundError:
             return b""
-        except papers.PaperError as error:
-            raise JournalError(f"{self.path}: {error}; move it away to start a new run") from None
+        except (OSError, papers.PaperError) as error:
+            why = getattr(error, "strerror", None) or error
+            remedy = "mend that, or move it away to start a new run"
+            raise JournalError(f"{self.path} cannot be read: {why}; {remedy}") from None
 
     def _parse(self, data: bytes) -> list[Record]:
         lines = data.split(b"\n")

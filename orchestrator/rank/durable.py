@@ -243,7 +243,7 @@ def _latest(save_dir: Path) -> str | None:
     """The name in ``latest``; None when there is none that could be read."""
     try:
         return papers.read_text(save_dir / _LATEST, _MOST_LATEST_BYTES).strip()
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
 
 

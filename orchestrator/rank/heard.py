@@ -17,7 +17,8 @@ _Check = Callable[[Any], bool]
 
 
 def message_of(line: bytes) -> dict[str, Any] | None:
-    """The message in a line; None where it is none, or has a field that is not what it has to be."""
+    """The message in a line, with None for what it does not say; None where it is none, or has a field that is not what
+    it has to be."""
     if len(line) > MOST_LINE_BYTES:
         return None
     try:
@@ -26,13 +27,16 @@ def message_of(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
         return None
-    return message if _fits(message, _checks_of(message)) else None
+    checks = _checks_of(message)
+    return {**dict.fromkeys(checks), **message} if _fits(message, checks) else None
 
 
 def _checks_of(message: Mapping[str, Any]) -> Mapping[str, _Check]:
     kind = message["kind"]
     if kind in ("save", "load") and message.get("edge") == "end" and message.get("ok") is True:
         return {**_DONE, **(_STAGED if "snapshot" in message else {})}
+    if kind in ("save", "load"):
+        return _UNDER_WAY
     return _CHECKS.get(kind, {})
 
 
@@ -74,6 +78,7 @@ _CHECKS: dict[str, Mapping[str, _Check]] = {
     },
     "memory": {"step": _is_count, "peak_bytes": _or_none(_is_count)},
 }
+_UNDER_WAY: Mapping[str, _Check] = {"edge": _is_text, "step": _or_none(_is_count)}
 _DONE: Mapping[str, _Check] = {
     "step": _is_count,
     "dir": _is_text,

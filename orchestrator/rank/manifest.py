@@ -105,7 +105,7 @@ class Manifest:
         try:
             text = papers.read_bytes(path, MOST_BYTES)
         except papers.PaperError as error:
-            raise ManifestError(f"manifest: {error}") from None
+            raise ManifestError(f"manifest {str(error).removeprefix('it ')}") from None
         return cls.from_json(text)
 
     @classmethod
@@ -116,7 +116,7 @@ class Manifest:
         try:
             body = papers.json_of(text, MOST_VALUES)
         except papers.PaperError as error:
-            raise ManifestError(f"manifest: {error}; it was damaged or cut off") from None
+            raise ManifestError(f"manifest {str(error).removeprefix('it ')}: it was damaged or cut off") from None
         found = body.get("format") if isinstance(body, dict) else f"a {type(body).__name__}"
         if type(found) is not int or found != FORMAT:
             raise ManifestError(

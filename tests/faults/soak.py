@@ -225,7 +225,7 @@ def main(words: Sequence[str] | None = None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
         fuzz(soak, options.fuzz_minutes)
-        if soak.goes_on():
+        if options.minutes > 0 and soak.goes_on():
             run(replace(soak, end_s=time.monotonic() + 60.0 * options.minutes))
         sys.exit(min(1, told(soak, options.minutes)))
 

@@ -61,6 +61,8 @@ def goes_on(message: dict[str, Any], gather: Gather, attempt: Attempt, watchdog:
 @example(lines=[json.dumps(MESSAGES[2] | {"step_time_s": None}).encode()], partial=b"")
 @example(lines=[json.dumps(MESSAGES[2] | {"loss": "x"}).encode()], partial=b"")
 @example(lines=[json.dumps(MESSAGES[3] | {"peak_bytes": "x"}).encode()], partial=b"")
+@example(lines=[b'{"kind": "memory", "step": 1}'], partial=b"")
+@example(lines=[b'{"kind": "load", "edge": "end", "ok": false, "step": "x"}'], partial=b"")
 @example(lines=[json.dumps(MESSAGES[4] | {"snapshot": 5}).encode()], partial=b"")
 @example(lines=[json.dumps(MESSAGES[5] | {"seconds": float("nan")}).encode()], partial=b"")
 def test_any_message(lines: list[bytes], partial: bytes) -> None:

@@ -151,13 +151,18 @@ def test_resume(run_dir: Path, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"cwd": 5}, {"config": []}, {"config": None}, {"forwarded": 5}, {"secrets": {"a": 1}}, {"more": 1}, None]
+    "change",
+    [
+        *({"cwd": 5}, {"config": []}, {"config": None}, {"forwarded": 5}, {"secrets": {"a": 1}}, {"mo\nre": 1}, None),
+        *({"config": {"clus\nter": 1}}, {"config": {"cluster": {"\nnodes": 1}}}, {"config": {"deepspeed": 5}}),
+    ],
 )
 def test_resume_refuses(run_dir: Path, change: dict[str, Any] | None) -> None:
     for text in ROUGH if change is None else [json.dumps(remembered() | change).encode()]:
         (run_dir / "resume.json").write_bytes(text)
-        with bounded(), pytest.raises(OrchestratorError):
+        with bounded(), pytest.raises(OrchestratorError) as refusal:
             taking_up.resume(run_dir, lambda _config, _found: 0)
+        is_one_line(refusal.value)
 
 
 @fuzzed(60)
