@@ -51,7 +51,10 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
             "wait for the run's end, or stop it"
         )
     uri = _tracking_uri(directory)
-    refuse_unusable(uri)
+    try:
+        refuse_unusable(uri)
+    except ConfigError as error:
+        raise ConfigError(f"{directory / 'tracking.json'}: {error}") from None
     environment, withheld = _credentials_for(uri, own_uri)
     if reason := check_tracking(uri, CONNECT_TIMEOUT_S):
         raise TrackingError(f"tracking.uri: {reason}; start it and sync again, the journal keeps everything")
