@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 SOAK = "soak"
-SOAK_TIMES = 3
+SOAK_TIMES = 2
 MOST_CPU_S = 20.0
 MOST_BYTES = 1 << 30
 
