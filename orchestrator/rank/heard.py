@@ -86,11 +86,12 @@ _DONE: Mapping[str, _Check] = {
     "seconds": _is_time,
 }
 _STAGED: Mapping[str, _Check] = {
-    "snapshot": lambda value: isinstance(value, dict) and _fits(value, _SNAPSHOT),
+    "snapshot": lambda value: isinstance(value, dict) and _SNAPSHOT.keys() <= value.keys() and _fits(value, _SNAPSHOT),
 }
 _SNAPSHOT: Mapping[str, _Check] = {
     "given_up": _or_none(_is_text),
     "attempt": _is_count,
+    "save_latest": lambda value: True,  # whatever the script gave
     "to": _is_text,
     "slot": lambda value: value is None or value in (0, 1),
     "files": lambda value: isinstance(value, list),
