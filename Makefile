@@ -67,7 +67,7 @@ test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespace
 test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs
 	$(BIN)/python -m pytest tests/faults $(ARGS)
 
-soak: $(VENV)/.installed-dev  ## half an hour of runs that are struck at random (make soak ARGS="--minutes 5 --seed 1")
+soak: $(VENV)/.installed-dev  ## two minutes of fuzzing (--fuzz-minutes), half an hour of runs that are struck at random (make soak ARGS="--minutes 5 --seed 1")
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 $(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev

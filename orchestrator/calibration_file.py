@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from orchestrator import papers
 from orchestrator.config import Config
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import write_whole
@@ -23,6 +23,10 @@ HEAD = """\
 # hides; memory_factor: of activations, logits and fragmentation; memory_offset_bytes: added to the framework's own.
 """
 _KEYS = "calibrations"
+# A group has a dozen values, and there are as many groups as there are clusters.
+_MOST_BYTES, _MOST_VALUES = 4 << 20, 100_000
+# No factor and no number of seconds comes near; what is far from it overflows when a plan multiplies.
+_LARGEST = 1e15
 
 
 def calibration_path(run_root: str | Path, calibration: str | None) -> Path:
@@ -44,10 +48,10 @@ def calibrations_of(config: Config) -> dict[Group, Calibration]:
 def read_calibrations(path: Path) -> dict[Group, Calibration]:
     """The entries by what they hold for; empty where there is no file. Raises :class:`ConfigError`."""
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        body = papers.yaml_of(papers.read_text(path, _MOST_BYTES), _MOST_VALUES)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise _wrong(path, f"can not be read ({reason})") from None
     entries = body.get(_KEYS) if isinstance(body, dict) else None
@@ -91,15 +95,15 @@ def _value(path: Path, what: str, value: Any, kind: str) -> Any:
     fits = {
         "bool": isinstance(value, bool),
         "str": isinstance(value, str),
-        "int": isinstance(value, int) and not isinstance(value, bool),
-        "float": isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+        "int": isinstance(value, int) and not isinstance(value, bool) and abs(value) <= papers.LARGEST,
+        "float": isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST,
     }
     if not fits[kind]:
         raise _wrong(
             path,
-            f"{what} is {value!r} and should be a finite {kind}"
+            f"{what} is {papers.short(value)} and should be a finite {kind}"
             if kind == "float"
-            else f"{what} is {value!r} and should be a {kind}",
+            else f"{what} is {papers.short(value)} and should be a {kind}",
         )
     return float(value) if kind == "float" else value
 

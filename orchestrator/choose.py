@@ -24,6 +24,7 @@ from orchestrator.plan.machine import Machine, unrecorded
 from orchestrator.plan.nominal import group_of
 from orchestrator.plan.runnable import expert_degrees, pipeline_degrees, sequence_degrees, tensor_degrees
 from orchestrator.plan.search import Search, search
+from orchestrator.plan.sections import count_of
 from orchestrator.plan.space import Sharding, Space, Subject
 from orchestrator.plan.zero import Zero
 
@@ -170,9 +171,9 @@ def _space(
         for name, choices in free.items()
     }
     recomputes = can_recompute(composed)
-    micro_batch = config.deepspeed.get("train_micro_batch_size_per_gpu") or job.micro_batch
-    accumulation = config.deepspeed.get("gradient_accumulation_steps") or job.gradient_accumulation
-    total = config.deepspeed.get("train_batch_size") or job.global_batch
+    micro_batch = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or job.micro_batch
+    accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or job.gradient_accumulation
+    total = count_of(config.deepspeed, "train_batch_size") or job.global_batch
     return Space(
         nodes=base.nodes,
         ranks_per_node=base.ranks_per_node,

@@ -19,6 +19,9 @@ from orchestrator.verbs import VERBS, show_swept
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+# Of a refusal: more than any of ours takes that quotes no more than a name.
+MOST_SHOWN = 2000
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code (see :mod:`orchestrator.errors`)."""
@@ -124,5 +127,12 @@ def _guard(work: Callable[[], int]) -> int:
 
 
 def _fail(error: OrchestratorError) -> int:
-    Screen(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", style="bold red")
+    text = _as_one_line(str(error)) if isinstance(error, ConfigError) else str(error)
+    Screen(stderr=True, soft_wrap=True, highlight=False).print(f"error: {text}", style="bold red")
     return error.exit_code
+
+
+def _as_one_line(text: str) -> str:
+    """A refusal quotes what was given, which may be pages."""
+    text = " ".join(line.strip() for line in text.splitlines())
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]} […] {text[-MOST_SHOWN // 2 :]}"

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import papers
 from orchestrator.cluster.kept import KeptCluster
 from orchestrator.errors import JournalError
 from orchestrator.events import Record, RunEnded, RunStarted, Status
@@ -73,9 +74,9 @@ def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> 
 
 def _first(path: Path) -> Record | None:
     """The first record of a journal, None where it is no beginning of a run."""
-    with path.open("rb") as file:
-        line = file.readline(_FIRST_LINE_BYTES)
     try:
+        with papers.open_plain(path) as file:
+            line = file.readline(_FIRST_LINE_BYTES)
         first = Record.from_json(line.decode()) if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
         return None
@@ -99,7 +100,7 @@ def _told(run_dir: Path, folded: Folded) -> dict[str, Any]:
         "ranks": run.gpus,
         "unit": run.unit,
         "since_unix_s": started.time_unix_s,
-        "held_s": sum(bill.gpu_seconds.values()) / run.gpus,
+        "held_s": sum(bill.gpu_seconds.values()) / max(1, run.gpus),
         "status": status,
         "step": bill.step,
         "cost_usd": bill.cost_usd,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,10 +17,12 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import load
-from orchestrator.errors import ConfigError
+from orchestrator import load, papers
+from orchestrator.errors import ConfigError, OrchestratorError
 
 # Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
 _TARGETS = ("hydra._internal.", "hydra_plugins.")
@@ -55,9 +56,27 @@ def refuse_code(words: Sequence[str]) -> None:
             composed = compose(name, plain, return_hydra_config=True)
         except RecursionError:
             raise ConfigError(f"{flags.config_dir or where}: a file there nests deeper than can be read") from None
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OrchestratorError):
+            raise
+        except Exception as error:
+            raise ConfigError(_why_not_composed(error, [flags.config_dir, flags.config_path])) from error
     for keys, value in _leaves(_hydra_part(composed)):
         if (why := _why_refused(keys, value)) is not None:
             raise ConfigError(f"{'.'.join(keys)}={value}: a config is data here and this would {why}; remove the key")
+
+
+def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
+    """Of what Hydra and OmegaConf never thought: which file it is, if it is one's own."""
+    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    for path in (path for folder in folders if folder for path in _config_files(folder)):
+        try:
+            OmegaConf.load(path)
+        except (OSError, OmegaConfBaseException, yaml.YAMLError):
+            continue  # told in words of their own, where it is chosen
+        except Exception as same:  # noqa: BLE001 - it is the same one that is looked for
+            if type(same) is type(error):
+                return f"{path}: holds a value that YAML cannot make ({why}); write it as a quoted text"
+    return f"the configuration cannot be composed ({why}); leave out one KEY=VALUE after the other to find which"
 
 
 def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
@@ -66,9 +85,18 @@ def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
         if "pkg://" in word:
             raise ConfigError(f"{word}: a package would be imported to look into it; give a folder")
     for path in primaries:
-        with contextlib.suppress(OSError):
-            if "pkg://" in path.read_text(errors="replace"):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Hydra says so
+            if b"pkg://" in _read(path):
                 raise ConfigError(f"{path}: names a package (pkg://), which would be imported; give a folder")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return papers.read_bytes(path, _MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _config_files(folder: str) -> Iterator[Path]:
@@ -81,26 +109,13 @@ def _config_files(folder: str) -> Iterator[Path]:
 def _refuse_bomb(path: Path) -> None:
     """A few lines of aliases stand for more than memory holds, and every value of a configuration is a copy."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: larger than {_MOST_BYTES:,} bytes, which is no configuration")
-        size = _expanded(yaml.compose(path.read_text(), yaml.CSafeLoader), {})
+        size = papers.values_in(yaml.compose(papers.read_text(path, _MOST_BYTES), yaml.CSafeLoader))
+    except papers.PaperError as error:
+        raise ConfigError(f"{path}: {error}, which is no configuration") from None
     except (OSError, ValueError, yaml.YAMLError):
         return  # who reads it for its values says so
-    except RecursionError:
-        size = math.inf
     if size > _MOST_VALUES:
         raise ConfigError(f"{path}: with its aliases it stands for more than {_MOST_VALUES:,} values; write them out")
-
-
-def _expanded(node: yaml.Node | None, known: dict[int, float]) -> float:
-    """How many values a document stands for; infinitely many, where it contains itself."""
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf  # until it is known: met again within itself
-        inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = 1 + sum(_expanded(each, known) for each in inner)
-    return known[id(node)]
 
 
 def _flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigError, near_miss
+from orchestrator.papers import short
 
+# The longest of DeepSpeed's own has fifty letters.
+MOST_OF_A_KEY = 100
 KEYS_FILE = Path(__file__).with_name("deepspeed_keys.json")
 
 
@@ -48,7 +51,7 @@ def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: st
     keys: Mapping[str, Any] = node.get("keys", {})
     for name, value in section.items():
         child = keys.get(name)
-        where = f"{path}.{name}"
+        where = f"{path}.{_named(name)}"
         if child is None:
             if not node.get("open"):
                 current = [key for key, value in keys.items() if not value.keys() & {"removed", "deprecated"}]
@@ -57,11 +60,13 @@ def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: st
             raise ConfigError(f"{where}: {version} has dropped this key; remove it")
         elif isinstance(value, Mapping):
             if "keys" not in child and not child.get("open"):
-                raise ConfigError(f"{where}={dict(value)}: {version} takes one value here, no section; e.g. {where}=1")
+                raise ConfigError(
+                    f"{where}={_named(value)}: {version} takes one value here, no section; e.g. {where}=1"
+                )
             _check_section(value, child, where, version)
         elif "keys" in child and not child.get("scalar") and value is not None:
             some = next(iter(child["keys"]))
-            raise ConfigError(f"{where}={value}: {version} takes a section here, e.g. {where}.{some}=...")
+            raise ConfigError(f"{where}={_named(value)}: {version} takes a section here, e.g. {where}.{some}=...")
 
 
 def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str) -> None:
@@ -70,17 +75,17 @@ def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str
     if not isinstance(section, Mapping):
         return
     kind = section.get("type")
-    if kind is not None and kind not in known["torch"] and not _is_own(str(kind), known, path):
+    if kind is not None and str(kind) not in known["torch"] and not _is_own(str(kind), known, path):
         names = [*known["names"], *known["torch"]]
         raise ConfigError(
-            f"{path}.type={kind}: neither {version} nor torch has it{_remedy(str(kind), names)} "
+            f"{path}.type={_named(kind)}: neither {version} nor torch has it{_remedy(str(kind), names)} "
             f"(DeepSpeed's own: {', '.join(known['names'])})"
         )
     parameters = section.get("params")
     for name in parameters if isinstance(parameters, Mapping) else ():
         close = difflib.get_close_matches(str(name), known["params"], n=1, cutoff=0.8)
         if close and name not in known["params"]:
-            raise ConfigError(f"{path}.params.{name}: nothing takes this parameter; did you mean '{close[0]}'?")
+            raise ConfigError(f"{path}.params.{_named(name)}: nothing takes this parameter; did you mean '{close[0]}'?")
 
 
 def _is_own(kind: str, known: Mapping[str, Any], path: str) -> bool:
@@ -95,6 +100,12 @@ def _collect_deprecated(section: Mapping[str, Any], node: Mapping[str, Any], pat
             found[f"{path}.{name}"] = child["deprecated"]
         if isinstance(value, Mapping):
             _collect_deprecated(value, child, f"{path}.{name}", found)
+
+
+def _named(key: object) -> str:
+    """A key as it is typed, where it can be."""
+    text = str(key) if isinstance(key, str | bool) else short(key)
+    return text if text.isprintable() and len(text) <= MOST_OF_A_KEY else short(text)
 
 
 def _remedy(name: str, known: Iterable[str]) -> str:

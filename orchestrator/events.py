@@ -16,6 +16,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from orchestrator import papers
+
+# Three hundred years. What is counted in microseconds, times so many GPUs, then fits into any number.
+LONGEST_S = 1e10
+_NUMBERS = (float, int)
+
 
 class Outcome(StrEnum):
     """How an attempt ended."""
@@ -407,8 +413,11 @@ class Record:
 
     @staticmethod
     def from_json(line: str) -> Record:
-        """Inverse of :meth:`to_json`; raises ``ValueError`` or ``KeyError`` on anything else."""
-        return Record.from_body(json.loads(line))
+        """Inverse of :meth:`to_json`; raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
+        body = papers.json_of(line)
+        if not isinstance(body, dict):
+            raise papers.PaperError("it is not a JSON object")
+        return Record.from_body(body)
 
     @staticmethod
     def from_body(body: dict[str, Any]) -> Record:
@@ -418,7 +427,18 @@ class Record:
         for name, enum in (("outcome", Outcome), ("status", Status), ("fault", Fault)):
             if name in body:
                 body[name] = enum(body[name])
-        return Record(seq, elapsed_s, time_unix_s, kind(**body))
+        return Record.checked(seq, elapsed_s, time_unix_s, papers.made(kind, body))
+
+    @staticmethod
+    def checked(seq: Any, elapsed_s: Any, time_unix_s: Any, event: Event) -> Record:
+        """One whose numbers can be counted with, whoever wrote them; raises ``ValueError``. The event is checked."""
+        if type(seq) is not int or not 0 <= seq <= papers.LARGEST:
+            raise papers.PaperError(f"seq is {papers.short(seq)} and has to be a whole number from 0")
+        if type(elapsed_s) not in _NUMBERS or not 0 <= elapsed_s <= LONGEST_S:
+            raise papers.PaperError(f"elapsed_s is {papers.short(elapsed_s)} and has to be seconds from 0")
+        if type(time_unix_s) not in _NUMBERS or not 0 <= time_unix_s < papers.LATEST_UNIX_S:
+            raise papers.PaperError(f"time_unix_s is {papers.short(time_unix_s)} and has to be seconds since 1970")
+        return Record(seq, elapsed_s, time_unix_s, event)
 
 
 EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}

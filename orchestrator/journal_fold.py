@@ -5,28 +5,35 @@ their hash is kept with it and compared with that of the bytes that are there no
 for a million steps. A fold that is missing, torn, of other code (its hash is kept too) or of other bytes is as good
 as none, and is made anew. Nobody waits for it to be on the disk, and where it cannot be written nothing is lost.
 
-It is a pickle, of our own classes and nothing else: what names anything else is not loaded.
+It is a pickle, of our own classes and nothing else: what names anything else is not loaded. A few bytes of one may
+still ask for all memory, or make a fold that lies. So none is loaded that this user has not written: each is signed
+with a key that lies beside the record of `up`, readable by its owner alone. Who has another key, or no home to keep
+one in, folds the journal.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import io
 import json
 import pickle
+import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import events, folded
-from orchestrator.errors import JournalError
+from orchestrator import events, folded, papers
+from orchestrator.cluster import kept
+from orchestrator.errors import ClusterError, JournalError
 from orchestrator.files import write_whole
 from orchestrator.folded import Folded
 from orchestrator.ledger import accuracy, bill, incident, incidents, meter, story, wording
 from orchestrator.ledger.journal import Mark, Tail
 from orchestrator.supervise import history, loop, losses
+from orchestrator.trust import why_not_ours
 
 NAME = "journal.fold"
 # A driver that is killed leaves at most so many records that are not in the fold: a tenth of a second to read.
@@ -34,6 +41,8 @@ EVERY_RECORDS = 10_000
 # Read back by the driver that many at a time, so that a look at the ranks never waits for it.
 AT_ONCE = 250
 _BLOCK_BYTES = 8 << 20
+_KEY, _KEY_BYTES = "fold.key", 32
+_MOST_BYTES = 256 << 20
 _CODE = (accuracy, bill, events, folded, history, incident, incidents, loop, losses, meter, story, wording)
 _CLASSES = {
     (module.__name__, name): kind
@@ -77,7 +86,8 @@ class JournalFold:
         self._kept_stamp: Stamp | None = None
         self._kept_bytes = self._kept_seq = 0
         with contextlib.suppress(Exception):  # whatever is wrong with it, it is only a fold
-            self._load(stamp_is_enough)
+            if (key := _own_key(make=False)) is not None:
+                self._load(key, stamp_is_enough)
         self._tail = Tail(self.path, self._mark_of(self._kept_bytes), self._digest)
 
     @property
@@ -118,7 +128,8 @@ class JournalFold:
     def keep(self) -> None:
         """Write the fold beside the journal; where it cannot be written there is none."""
         last = self.folded.last
-        if last is None:
+        key = _own_key(make=True)
+        if last is None or key is None:
             return
         body = pickle.dumps(self.folded)
         digest = self._digest if self._digest is not None else _digest_of(self.path, self._tail.offset)
@@ -127,8 +138,8 @@ class JournalFold:
             "bytes": self._tail.offset,
             "blake2b": digest.hexdigest(),
             "stamp": self._stamp and vars(self._stamp),
-            "body_blake2b": hashlib.blake2b(body).hexdigest(),
         }
+        head["signed"] = _signature(key, head, body)
         try:
             write_whole(self._beside, json.dumps(head).encode() + b"\n" + body, synced=False)
         except OSError:
@@ -141,10 +152,11 @@ class JournalFold:
         assert isinstance(copied, Folded)
         return copied
 
-    def _load(self, stamp_is_enough: bool) -> None:
-        first, _, body = self._beside.read_bytes().partition(b"\n")
-        head = json.loads(first)
-        if head["code"] != code_hash() or head["body_blake2b"] != hashlib.blake2b(body).hexdigest():
+    def _load(self, key: bytes, stamp_is_enough: bool) -> None:
+        first, _, body = papers.read_bytes(self._beside, _MOST_BYTES).partition(b"\n")
+        head = papers.json_of(first)
+        signed = head.pop("signed")
+        if head["code"] != code_hash() or not hmac.compare_digest(signed, _signature(key, head, body)):
             return
         stamp = Stamp(**head["stamp"]) if head["stamp"] else None
         untouched = stamp is not None and stamp.size_bytes == head["bytes"] and stamp == Stamp.of(self.path)
@@ -161,6 +173,25 @@ class JournalFold:
     def _mark_of(self, offset: int) -> Mark | None:
         last = self.folded.last
         return Mark(offset, last) if last is not None else None
+
+
+def _own_key(make: bool) -> bytes | None:
+    """This user's, drawn once; None where there is none (yet), or no place that is nobody else's to keep it in."""
+    try:
+        folder = kept.make_state_dir() if make else kept.state_dir()
+        if folder is None or why_not_ours(folder) is not None:
+            return None
+        path = folder / _KEY
+        if make and not path.exists():
+            write_whole(path, secrets.token_bytes(_KEY_BYTES), 0o600)
+        key = papers.read_bytes(path, _KEY_BYTES)
+        return key if len(key) == _KEY_BYTES else None
+    except (OSError, ValueError, ClusterError):
+        return None
+
+
+def _signature(key: bytes, head: dict[str, Any], body: bytes) -> str:
+    return hashlib.blake2b(json.dumps(head, sort_keys=True).encode() + b"\n" + body, key=key).hexdigest()
 
 
 def code_hash() -> str:

@@ -5,6 +5,8 @@ OmegaConf is used here, in the schema and in ``cli.py`` only.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,19 +15,23 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from orchestrator import hardware
+from orchestrator import hardware, papers
 from orchestrator.config import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.installation import PACKAGE
 from orchestrator.redact import learn
 
 CPU_RANKS = 2
+# A peak of 1e18 FLOP/s is that of a thousand accelerators of today.
+_MOST = 1e24
+_PATHS = (
+    "run_root", "run_dir", "calibration", "job.script", "job.cwd", "job.checkpoint_dir", "job.corpus", "snapshot.dirs",
+    "snapshot.trusted", "launch.working_dir",
+)  # fmt: skip
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*['\"]?(\w+)")
 _WHO_AND_WHERE = {"USER", "LOGNAME", "HOME", "HOSTNAME", "PWD", "SHELL", "LANG", "TZ", "TMPDIR"}
 
@@ -55,8 +61,8 @@ def compose_once(overrides: Sequence[str]) -> DictConfig | None:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             composed = compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, KeyError):
-        return None  # hydra.main meets it again, and there it is told
+    except Exception:  # noqa: BLE001 - whatever it is, hydra.main meets it again, and there it is told
+        return None
     with open_dict(composed):
         hydra = composed.pop("hydra")
     asks = hydra.mode is RunMode.MULTIRUN or hydra.callbacks or hydra.output_subdir or hydra.job.env_set
@@ -105,12 +111,48 @@ def load(composed: DictConfig) -> Config:
     try:
         learn(written)
         learn(_from_environment(written), name="secret")
-        return cast(Config, OmegaConf.to_object(composed))
+        config = cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
-        key = getattr(error, "full_key", None) or "config"
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(_said(error)) from None
+    for path, value in _leaves(dataclasses.asdict(config)):
+        if (why := _why_no_value(path, value)) is not None:
+            raise ConfigError(f"{path}={papers.short(value)}: {why}")
+    return config
+
+
+def _said(error: OmegaConfBaseException) -> str:
+    """The key, and the first line: what follows is OmegaConf's own affair. Either may quote what it found."""
+    key = papers.one_line(str(getattr(error, "full_key", None) or "config"))
+    return f"{key}: {papers.one_line(next(iter(str(error).splitlines()), type(error).__name__))}"
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no container by its dotted path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}[{index}]")
+    else:
+        yield prefix, node
+
+
+def _why_no_value(path: str, value: Any) -> str | None:
+    """What no key of ours can be, whatever it means. A script's arguments are its own affair."""
+    if path.startswith("job.args."):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return "not a number; set one"
+    if isinstance(value, int | float) and not isinstance(value, bool) and _MOST < abs(value) < math.inf:
+        return f"out of range; no number here is above {_MOST:g}"
+    if isinstance(value, str) and "\0" in value:
+        return "holds a zero character, which neither a file's name nor a variable can; leave it out"
+    if isinstance(value, str) and path.partition("[")[0] in _PATHS and (why := papers.why_no_path(value)) is not None:
+        return f"{why}; give a shorter one"
+    return None
 
 
 def _from_environment(written: Any) -> list[str]:
@@ -143,7 +185,7 @@ def from_container(container: dict[str, Any]) -> Config:
     try:
         return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), container)))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', 'config')}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(_said(error)) from None
 
 
 def to_yaml(container: dict[str, Any]) -> str:

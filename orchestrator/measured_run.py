@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from orchestrator import load
+from orchestrator import load, papers
 from orchestrator.config import Config, PlannerConfig
 from orchestrator.errors import JournalError, OrchestratorError
-from orchestrator.events import Record, RunEnded, RunResumed, Status
+from orchestrator.events import RunEnded, RunResumed, Status
 from orchestrator.ledger.accuracy import WARMING_STEPS, Accuracy
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.wording import plural
@@ -57,14 +54,16 @@ def measured_run(path: Path, constants: PlannerConfig, unfinished: bool) -> Meas
     """
     if holder(path) is not None:
         raise Unusable("it is still running")
+    measured, ended, last = Accuracy(), None, None
     try:
-        records = list(replay(path / "journal.jsonl"))
+        for last in replay(path / "journal.jsonl"):
+            measured.fold(last)
+            if isinstance(last.event, RunEnded | RunResumed):
+                ended = last.event if isinstance(last.event, RunEnded) else None
     except (JournalError, OSError) as error:
         raise Unusable(f"its journal is damaged: {error}") from None
-    measured = Accuracy().fold_all(records)
-    if measured.facts is None:
+    if measured.facts is None or last is None:
         raise Unusable("it never began")
-    ended = _ended(records)
     if not unfinished and (ended is None or ended.status is not Status.FINISHED):
         raise Unusable(
             f"it has not finished ({ended.status.value if ended else 'its driver was lost'}); name it to use it"
@@ -90,7 +89,7 @@ def measured_run(path: Path, constants: PlannerConfig, unfinished: bool) -> Meas
         planned_memory_bytes=measured.facts.predicted_memory_bytes,
         step_time_s=measured.step_time_s,
         memory_bytes=measured.peak_memory_bytes,
-        ended_on=time.strftime("%Y-%m-%d", time.gmtime(records[-1].time_unix_s)),
+        ended_on=time.strftime("%Y-%m-%d", time.gmtime(last.time_unix_s)),
     )
 
 
@@ -98,21 +97,25 @@ def configured(path: Path, constants: PlannerConfig) -> tuple[Config, Layout]:
     """A run's configuration and its layout, as it was run with them. Raises :class:`Unusable`."""
     try:
         config = load.from_container(_container(path) | {"planner": dataclasses.asdict(constants)})
-        plan = json.loads((path / "plan.json").read_text())
+        plan = papers.read_object(path / "plan.json")
         layout = derive_layout(_as_planned(config, plan) if config.layout.auto else config)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise Unusable(f"its configuration can not be read ({type(error).__name__}: {error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unusable(
+            f"its configuration can not be read ({type(error).__name__}: {papers.one_line(str(error))})"
+        ) from None
     except OrchestratorError as error:
-        raise Unusable(f"its configuration is of another version ({error})") from None
+        raise Unusable(f"its configuration is of another version ({papers.one_line(str(error))})") from None
     return config, layout
 
 
 def _container(path: Path) -> dict[str, Any]:
     """The whole configuration where it is ours to read, else the one without secrets."""
     try:
-        container: dict[str, Any] = json.loads((path / RESUME).read_text())["config"]
+        container = papers.read_object(path / RESUME)["config"]
     except (FileNotFoundError, PermissionError):
-        container = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        container = papers.yaml_of(papers.read_text(path / "config.yaml"))
+    if not isinstance(container, dict):
+        raise papers.PaperError(f"it is {papers.short(container)} and no map of keys")
     return container
 
 
@@ -127,8 +130,3 @@ def _as_planned(config: Config, plan: dict[str, Any]) -> Config:
     if (zero := plan["deepspeed"].get("zero_optimization")) is not None:
         config.deepspeed = {**config.deepspeed, "zero_optimization": zero}
     return config
-
-
-def _ended(records: list[Record]) -> RunEnded | None:
-    last = next((r.event for r in reversed(records) if isinstance(r.event, RunEnded | RunResumed)), None)
-    return last if isinstance(last, RunEnded) else None

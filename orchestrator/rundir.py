@@ -14,10 +14,13 @@ from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
 from orchestrator.files import make_folder, open_no_link, write_whole
+from orchestrator.papers import PaperError, open_plain, read_text, short, why_no_path
 from orchestrator.trust import check_ours
 
 # The whole configuration of a run, secrets included, for whoever takes it up: readable by its owner alone.
 RESUME = "resume.json"
+# A number of a process, or of a run.
+_MOST_LOCK_BYTES = 64
 
 
 def check_run_name(name: str) -> None:
@@ -42,6 +45,9 @@ def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
     Raises :class:`ConfigError` with the near misses by name, and unless ``trust`` for one that is not ours.
     """
     for path in (Path(run_root) / run, Path(run)):
+        if (why := why_no_path(str(path / "journal.jsonl"))) is not None:
+            raise ConfigError(f"{short(run)} is no name of a run: {why}; give a run's name below run_root, or a path")
+    for path in (Path(run_root) / run, Path(run)):
         closed = os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)
         if closed or os.path.isfile(path / "journal.jsonl"):
             if not trust:
@@ -60,14 +66,16 @@ def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
 def holder(path: Path) -> str | None:
     """The process that holds a run's directory, None when no live run does."""
     try:
-        lock = (path / "lock").open()
+        lock = open_plain(path / "lock")
     except FileNotFoundError:
         return None
+    except (OSError, PaperError):
+        return "unknown"
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return lock.read().strip() or "unknown"
+            return lock.read(_MOST_LOCK_BYTES).decode(errors="replace").strip() or "unknown"
     return None
 
 
@@ -80,8 +88,8 @@ def make_run_dir(path: Path, group_reads: bool = False) -> None:
 def number_of_run(path: Path) -> str:
     """By which a run goes where its name is nobody's business: drawn once, in a file that its owner alone can read."""
     try:
-        return (path / "number").read_text().strip()
-    except FileNotFoundError:
+        return read_text(path / "number", _MOST_LOCK_BYTES).strip()
+    except (FileNotFoundError, ValueError):
         number = secrets.token_hex(6)
         write_whole(path / "number", number + "\n", 0o600)
         return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from orchestrator import papers
 from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
 from orchestrator.events import RunEnded, RunStarted
 from orchestrator.ledger.journal import replay
-from orchestrator.ledger.tracking_check import check_tracking
+from orchestrator.ledger.tracking_check import check_tracking, refuse_unusable
 from orchestrator.ledger.wording import plural
 from orchestrator.redact import redact
 from orchestrator.rundir import find_run, holder
@@ -27,6 +27,7 @@ CONNECT_TIMEOUT_S = 5.0
 FINISH_TIMEOUT_S = 600.0
 POLL_S = 0.1
 SIGTERM_GRACE_S = 5.0
+_ANEW = "copy it from a run of the same job, and give it this run's run_name"
 # What MLflow's client shows to whatever server it is told of.
 CREDENTIALS = (
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AWS_SIGV4",
@@ -50,6 +51,10 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
             "wait for the run's end, or stop it"
         )
     uri = _tracking_uri(directory)
+    try:
+        refuse_unusable(uri)
+    except ConfigError as error:
+        raise ConfigError(f"{directory / 'tracking.json'}: {error}") from None
     environment, withheld = _credentials_for(uri, own_uri)
     if reason := check_tracking(uri, CONNECT_TIMEOUT_S):
         raise TrackingError(f"tracking.uri: {reason}; start it and sync again, the journal keeps everything")
@@ -72,15 +77,16 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
 def _tracking_uri(directory: Path) -> str:
     path = directory / "tracking.json"
     try:
-        uri = json.loads(path.read_text())["uri"]
+        uri = papers.read_object(path).get("uri")
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: missing, so nobody knows where MLflow is; a run writes it at its start. "
-            "Copy it from a run of the same job, and give it this run's run_name"
+            f"{path}: missing, so nobody knows where MLflow is; a run writes it at its start; {_ANEW}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: can not be read ({type(error).__name__}: {error})") from None
-    return str(uri)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {_ANEW}") from None
+    if not isinstance(uri, str) or not uri:
+        raise ConfigError(f"{path}: 'uri' is {papers.short(uri)} and has to be where MLflow is; {_ANEW}")
+    return uri
 
 
 def _credentials_for(uri: str, own_uri: str | None) -> tuple[dict[str, str], list[str]]:
@@ -148,14 +154,15 @@ def _end(sink: subprocess.Popen[str]) -> None:
 
 def _written(directory: Path) -> tuple[str | None, int]:
     """Which MLflow run it is, and up to which record it has been written; -1 is none."""
-    return _field(directory / "mlflow_run.json", "run_id"), _field(directory / "mlflow_sink.json", "written_seq", -1)
+    run_id, seq = _field(directory / "mlflow_run.json", "run_id"), _field(directory / "mlflow_sink.json", "written_seq")
+    return run_id if isinstance(run_id, str) else None, seq if isinstance(seq, int) else -1
 
 
-def _field(path: Path, name: str, default: Any = None) -> Any:
+def _field(path: Path, name: str) -> Any:
     try:
-        return json.loads(path.read_text()).get(name, default)
-    except (OSError, ValueError, AttributeError):
-        return default
+        return papers.read_object(path).get(name)
+    except (OSError, ValueError):
+        return None
 
 
 def _told(directory: Path, before: tuple[str | None, int], total: int) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from orchestrator import load
+from orchestrator import load, papers
 from orchestrator.config import Config, Resume
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.events import RunEnded, RunResumed, Status
@@ -20,6 +21,16 @@ from orchestrator.rundir import RESUME, RunDirectory
 from orchestrator.trust import check_ours
 
 _MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What ``resume.json`` holds; names and secrets came later than the rest."""
+
+    cwd: str
+    config: dict[str, Any]
+    forwarded: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -53,8 +64,8 @@ class Unfinished:
 def remember(config: Config, directory: RunDirectory) -> None:
     """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names only."""
     names = sorted(reaching_ranks(os.environ, config.launch.forward))
-    kept = {"cwd": os.getcwd(), "config": load.to_container(config), "forwarded": names, "secrets": known()}
-    directory.write(RESUME, json.dumps(kept, indent=2) + "\n", mode=0o600)
+    kept = _Kept(os.getcwd(), load.to_container(config), names, known())
+    directory.write(RESUME, json.dumps(asdict(kept), indent=2) + "\n", mode=0o600)
 
 
 def unfinished(path: Path) -> Unfinished | None:
@@ -97,18 +108,19 @@ def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
     if found is None:
         raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
     try:
-        kept = json.loads((path / RESUME).read_text())
+        kept = papers.made(_Kept, papers.read_object(path / RESUME))
+        is_dir = os.path.isdir(kept.cwd)
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
             f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run can not "
             "be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its checkpoints"
         ) from None
-    if os.path.isdir(kept["cwd"]):
-        os.chdir(kept["cwd"])  # paths of the configuration were meant from there
-    learn(kept.get("secrets", []), name="secrets")
-    config = load.from_container(kept["config"])
+    if is_dir:
+        os.chdir(kept.cwd)  # paths of the configuration were meant from there
+    learn(kept.secrets, name="secrets")
+    config = load.from_container(kept.config)
     config.run_dir = str(path)
-    return start(config, replace(found, forwarded=tuple(kept.get("forwarded", ()))))
+    return start(config, replace(found, forwarded=tuple(kept.forwarded)))
 
 
 def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:

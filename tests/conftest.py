@@ -14,6 +14,8 @@ from tests.mlflow_server import make_database
 
 # How fast an example runs says something about the machine; benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)
+# More examples, of the seed that pytest is given: what `make soak` fuzzes with (tests/fuzz/inputs.py).
+settings.register_profile("soak", deadline=None)
 settings.load_profile("untimed")
 
 

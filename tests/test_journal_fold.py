@@ -218,3 +218,27 @@ def test_the_writer_goes_on_from_the_fold_without_reading_what_is_before(tmp_pat
     with Journal(tmp_path / "journal.jsonl", after=fold.mark) as journal:
         assert journal.append(RUN[20]).seq == 20
     assert [record.seq for record in replay(tmp_path / "journal.jsonl")] == list(range(21))
+
+
+def test_a_fold_counts_for_the_user_who_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    write(tmp_path, RUN)
+    monkeypatch.setenv("XDG_STATE_HOME", str(ours))
+    fold = JournalFold(tmp_path)
+    fold.catch_up()
+    fold.keep()
+    assert (ours / "orchestrator" / "fold.key").stat().st_mode & 0o777 == 0o600
+    assert folded_records(tmp_path, monkeypatch) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(theirs))
+    assert folded_records(tmp_path, monkeypatch) == len(RUN)
+    assert not theirs.exists(), "who only looks makes no key"
+
+
+def test_where_no_key_can_be_kept_the_journal_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    write(tmp_path, RUN)
+    fold = JournalFold(tmp_path)
+    fold.catch_up()
+    fold.keep()
+    assert not (tmp_path / NAME).exists()
+    assert folded_records(tmp_path, monkeypatch) == len(RUN)

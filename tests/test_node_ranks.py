@@ -31,6 +31,7 @@ class Rank:
         self.said: list[dict[str, Any]] = []
         self.kills = 0
         self.progress = 0
+        self.garbled = 0
 
     def messages(self) -> list[dict[str, Any]]:
         said, self.said = self.said, []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from orchestrator import papers
 from orchestrator.errors import ClusterError
 from orchestrator.files import write_whole
 from orchestrator.trust import why_not_ours
@@ -85,7 +86,7 @@ class KeptCluster:
             return False
         try:
             socket.create_connection((host, int(port)), _PROBE_TIMEOUT_S).close()
-        except OSError:
+        except (OSError, ValueError):  # a host that no name can be made of
             return False
         return True
 
@@ -162,9 +163,18 @@ def find() -> KeptCluster | None:
     if folder is None or not folder.exists() or why_not_ours(folder) is not None:
         return None
     try:
-        return KeptCluster(**json.loads((folder / "cluster.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        known = papers.made(KeptCluster, papers.read_object(folder / "cluster.json"))
+    except (OSError, ValueError):
         return None
+    return known if _can_be(known) else None
+
+
+def _can_be(kept: KeptCluster) -> bool:
+    """Whether what is on record can be asked for: a port, a process and a time that there can be."""
+    port = kept.address.rpartition(":")[2]
+    is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16
+    is_process = kept.head_pid is None or 0 < kept.head_pid < 1 << 31
+    return is_port and is_process and 0 <= kept.since_unix_s < papers.LATEST_UNIX_S and kept.idle_timeout_s > 0
 
 
 def record(kept: KeptCluster) -> None:

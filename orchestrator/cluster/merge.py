@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 Part = dict[str, Any]
+# Ranks are a step apart, or a few: what waits for longer is of ranks that say nothing.
+MOST_WAITING = 1000
 
 
 class Gather:
@@ -24,7 +26,7 @@ class Gather:
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
-        self._waiting: dict[tuple[str, int], list[Part]] = {}
+        self._waiting: dict[tuple[str, int], list[Part]] = {}  # in the order in which they began
         self._covered: Counter[tuple[str, int]] = Counter()  # ranks; counted anew, they would be n² for n nodes
 
     def add(self, part: Part) -> Part | None:
@@ -34,6 +36,9 @@ class Gather:
         parts.append(part)
         self._covered[key] += part["ranks"]
         if self._covered[key] < self.expected:
+            if len(self._waiting) > MOST_WAITING:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest], self._covered[oldest]
             return None
         kind, step = key
         self._waiting = {k: v for k, v in self._waiting.items() if k[0] != kind or k[1] > step}
@@ -95,8 +100,15 @@ def fold_steps(parts: Sequence[Part]) -> Part:
 
 
 def mean_loss(part: Part) -> float | None:
-    """The mean of the ranks' losses, or None where no rank said one."""
-    return math.fsum(part["losses"]) / len(part["losses"]) if part["losses"] else None
+    """The mean of the ranks' losses, or None where no rank said one; infinite or NaN where one of them is, or where the
+    sum is larger than a number can be."""
+    losses = part["losses"]
+    if not losses:
+        return None
+    try:
+        return math.fsum(losses) / len(losses)
+    except (OverflowError, ValueError):
+        return sum(losses) / len(losses)
 
 
 @overload

@@ -42,6 +42,7 @@ class _Watched:
     step: int = 0
     error: dict[str, Any] = field(default_factory=dict)
     status: int | None = None
+    garbled_told: bool = False
 
 
 class NodeRanks:
@@ -200,6 +201,12 @@ class NodeRanks:
             self._watchdog.heard(rank.process.spec.rank, message, now_s)
             if part := self._hear(rank, message):
                 parts.append(part)
+        if rank.process.garbled and not rank.garbled_told:
+            rank.garbled_told = True
+            self._remarks.append(
+                f"rank {rank.process.spec.rank} said something that is no message, which is left out: its script, or a "
+                "child of it, writes to a descriptor that it did not open"
+            )
         read_bytes = rank.log.read_bytes
         lines = rank.log.lines() if status is None else rank.log.rest()
         if rank.log.read_bytes != read_bytes:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import linecache
 import os
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from orchestrator import papers
 from orchestrator.installation import PACKAGE
 from orchestrator.rank import stacks
 
@@ -189,7 +189,20 @@ def groups_of(answer: str) -> dict[str, dict[str, Any]]:
     """What a rank told of its process groups, see :func:`orchestrator.rank.collectives.groups`; empty where it was
     asked by a signal."""
     line = next((line for line in answer.splitlines() if line.startswith(stacks.GROUPS_MARK)), None)
-    return json.loads(line.removeprefix(stacks.GROUPS_MARK)) if line is not None else {}
+    return _groups(line.removeprefix(stacks.GROUPS_MARK)) if line is not None else {}
+
+
+def _groups(told: str) -> dict[str, dict[str, Any]]:
+    """Nothing where a script has written to the file of its stacks itself."""
+    try:
+        body = papers.json_of(told)
+    except papers.PaperError:
+        return {}
+    kinds = {"entered": int, "operation": str, "peer": bool}
+    whole = isinstance(body, dict) and all(
+        isinstance(one, dict) and {name: type(value) for name, value in one.items()} == kinds for one in body.values()
+    )
+    return body if whole else {}
 
 
 def main_thread(stack_text: str) -> list[Frame]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.errors import ConfigError, TrackingError, near_miss
+from orchestrator.errors import ConfigError, OrchestratorError, TrackingError, near_miss
 from orchestrator.ledger.tracking_check import check_tracking, sqlite_path
 
 CHECK_TIMEOUT_S = 5.0
 PAGE_RUNS = 1000
 # SQL databases keep an infinity as the largest float.
 LARGEST = 1.7e308
+# What is counted fits into 64 bits.
+WHOLE = 2.0**63
 HOW_TO = "python -m orchestrator job=... makes one"
 
 
@@ -56,22 +57,29 @@ def load_runs(uri: str, experiment: str, limit: int) -> list[RunRow]:
     path = sqlite_path(uri)
     if path is not None and not path.exists():
         raise ConfigError(f"no runs yet: {path} does not exist; {HOW_TO}")
-    client, failures = _client(uri)
+    client = _client(uri)
     try:
         found = client.get_experiment_by_name(experiment)
         if found is None:
             known = sorted(each.name for each in client.search_experiments() if each.name != "Default")
             raise ConfigError(_no_experiment(experiment, known))
         runs = _newest(client, found.experiment_id, limit)
-    except failures as error:
-        raise TrackingError(f"MLflow can not be read: {' '.join(str(error).split())[:300]}") from error
+    except OrchestratorError:
+        raise
+    except Exception as error:  # whatever its client makes of an answer that is none: there is no list of that
+        raise _unreadable(error) from error
     if not runs:
         raise ConfigError(f"no runs yet in experiment {experiment!r}; {HOW_TO}")
     return [_row(run) for run in runs]
 
 
-def _client(uri: str) -> tuple[Any, tuple[type[Exception], ...]]:
-    """An MLflow client that says nothing, and what it raises; imported here because that takes seconds."""
+def _unreadable(error: Exception) -> TrackingError:
+    said = " ".join(str(error).split())[:300]
+    return TrackingError(f"MLflow cannot be read: {said or type(error).__name__}")
+
+
+def _client(uri: str) -> Any:
+    """An MLflow client that says nothing; imported here because that takes seconds."""
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -80,20 +88,19 @@ def _client(uri: str) -> tuple[Any, tuple[type[Exception], ...]]:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from orchestrator.ledger.mlflow_database import DatabaseUnusable, make_ready
+    from orchestrator.ledger.mlflow_database import make_ready
 
-    failures = (MlflowException, SQLAlchemyError, sqlite3.Error, DatabaseUnusable, OSError)
     try:
         make_ready(uri)
-        return MlflowClient(tracking_uri=uri), failures
-    except failures as error:
-        raise TrackingError(f"MLflow can not be read: {' '.join(str(error).split())[:300]}") from error
+        return MlflowClient(tracking_uri=uri)
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        raise _unreadable(error) from error
 
 
 def _newest(client: Any, experiment_id: str, limit: int) -> list[Any]:
@@ -108,9 +115,9 @@ def _newest(client: Any, experiment_id: str, limit: int) -> list[Any]:
         )
         runs += page
         token = page.token
-        if not token:
+        if not token or not page:  # a server may go on giving tokens to nothing
             break
-    return runs
+    return runs[:limit]
 
 
 def _no_experiment(name: str, known: list[str]) -> str:
@@ -120,13 +127,12 @@ def _no_experiment(name: str, known: list[str]) -> str:
 
 def _row(run: Any) -> RunRow:
     tags, metrics, info = run.data.tags, run.data.metrics, run.info
-    started_s = info.start_time / 1000 if info.start_time is not None else None
     return RunRow(
         run_id=info.run_id,
         name=info.run_name or tags.get("run") or info.run_id,
         job=tags.get("job"),
-        status=tags.get("status") or info.status.lower(),
-        started_at=None if started_s is None else datetime.fromtimestamp(started_s, UTC).isoformat(),
+        status=tags.get("status") or str(info.status).lower(),
+        started_at=_day(info.start_time),
         cluster=tags.get("cluster"),
         gpu_type=tags.get("gpu_type"),
         gpus=_whole(_parsed(tags.get("gpus"))),
@@ -156,4 +162,12 @@ def _parsed(text: str | None) -> float | None:
 
 
 def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
+    return None if value is None or not abs(value) < WHOLE else round(value)
+
+
+def _day(unix_ms: int | None) -> str | None:
+    """None for a time of which no calendar has the day."""
+    try:
+        return None if unix_ms is None else datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return None

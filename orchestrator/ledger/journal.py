@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from orchestrator import papers
 from orchestrator.errors import JournalError, RunDirectoryError
 from orchestrator.events import Event, Record
 from orchestrator.ledger.record_lines import line_of, record_of, time_after
@@ -156,6 +156,8 @@ class Tail:
     """
 
     READ_BYTES = 1 << 20
+    # A rank's last lines, or the names of ten thousand nodes, are far below it.
+    LINE_BYTES = 16 << 20
 
     def __init__(self, path: Path | str, after: Mark | None = None, digest: Digest | None = None) -> None:
         self.path = Path(path)
@@ -174,6 +176,8 @@ class Tail:
         while not records:
             data = self._bytes_from_offset(want_bytes)
             if len(data) == want_bytes and b"\n" not in data:
+                if want_bytes > self.LINE_BYTES:
+                    raise self._damage(f"is longer than {self.LINE_BYTES:,} bytes")
                 want_bytes *= 2  # one line is longer than the whole read
                 continue
             records = self._parse(data)
@@ -182,7 +186,7 @@ class Tail:
 
     def _bytes_from_offset(self, count: int) -> bytes:
         try:
-            with self.path.open("rb") as file:
+            with papers.open_plain(self.path) as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self.offset:
                     raise JournalError(f"{self.path} shrank from {self.offset} to {size} bytes while it was read")
@@ -190,6 +194,10 @@ class Tail:
                 return file.read(count)
         except FileNotFoundError:
             return b""
+        except (OSError, papers.PaperError) as error:
+            why = getattr(error, "strerror", None) or error
+            remedy = "mend that, or move it away to start a new run"
+            raise JournalError(f"{self.path} cannot be read: {why}; {remedy}") from None
 
     def _parse(self, data: bytes) -> list[Record]:
         lines = data.split(b"\n")
@@ -197,15 +205,17 @@ class Tail:
         begin = self.offset
         for index, line in enumerate(lines[:-1]):
             try:
-                body = json.loads(line)
-            except ValueError as error:
-                if index == len(lines) - 2 and not lines[-1]:
+                body = papers.json_of(line)
+            except papers.PaperError as error:
+                if isinstance(error, papers.NotJsonError) and index == len(lines) - 2 and not lines[-1]:
                     break  # a last line that is no JSON is torn too: its blocks never reached the disk
-                raise self._damage(f"is not JSON ({error})") from error
+                raise self._damage(str(error).removeprefix("it ")) from error
             if not isinstance(body, dict):
                 raise self._damage("is not a JSON object")
             try:
                 record = record_of(body, self.last)
+            except papers.PaperError as error:
+                raise self._damage(f"is not a record ({error})") from error
             except (ValueError, KeyError, TypeError) as error:
                 raise self._damage(f"is not a record ({type(error).__name__}: {error})") from error
             self._check_order(record)
@@ -225,6 +235,7 @@ class Tail:
 
     def _damage(self, reason: str) -> JournalError:
         line = self.last.seq + 2 if self.last else 1  # every line is a record, and they are numbered without gaps
+        reason = papers.one_line(reason)
         return JournalError(f"{self.path}, line {line}: {reason}; move the file away to start a new run")
 
 

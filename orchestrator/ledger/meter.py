@@ -37,11 +37,11 @@ A run with no second step falls back to all its training time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.events import (
+    LONGEST_S,
     AttemptEnded,
     AttemptStarted,
     CheckpointSaved,
@@ -282,4 +282,4 @@ class Meter:
 
 
 def _us(seconds: float) -> int:
-    return round(seconds * US_PER_S) if math.isfinite(seconds) and seconds > 0 else 0
+    return round(seconds * US_PER_S) if 0 < seconds <= LONGEST_S else 0

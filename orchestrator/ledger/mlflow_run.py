@@ -24,6 +24,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from orchestrator import papers
 from orchestrator.files import open_no_link, write_whole
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow_database import make_ready
@@ -59,8 +60,8 @@ class Tracking:
 
     @staticmethod
     def read(path: Path) -> Tracking:
-        """Raises ``OSError``, ``ValueError`` or ``TypeError`` when the file is not what it should be."""
-        return Tracking(**json.loads(path.read_text()))
+        """Raises ``OSError`` or ``ValueError`` when the file is not what it should be."""
+        return papers.made(Tracking, papers.read_object(path))
 
 
 class MlflowRun:
@@ -72,7 +73,7 @@ class MlflowRun:
         self._run_dir, self._tracking = run_dir, tracking
         self._state_path = run_dir / "mlflow_sink.json"
         state = _read_json(self._state_path)
-        if state.get("uri") != tracking.uri:
+        if state.get("uri") != tracking.uri or not _is_state(state):
             state = {"uri": tracking.uri, "key": uuid.uuid4().hex, "written_seq": -1}
             write_json(self._state_path, state)
         self._state = state
@@ -188,6 +189,12 @@ def _is_plain(path: Path, folder: Path) -> bool:
     return path.parent == folder and path.name not in ("", "..") and not linked and path.is_file()
 
 
+def _is_state(state: Mapping[str, Any]) -> bool:
+    """Whether we have written it: the key becomes a part of a query."""
+    key, seq = state.get("key"), state.get("written_seq")
+    return isinstance(key, str) and key.isalnum() and type(seq) is int and -1 <= seq <= papers.LARGEST
+
+
 @contextmanager
 def only_writer(run_dir: Path) -> Iterator[None]:
     """Wait until no other process writes this run: the sink of a driver that died may still be ending it."""
@@ -203,10 +210,9 @@ def write_json(path: Path, body: Any) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text())
+        return papers.read_object(path)
     except (FileNotFoundError, ValueError):
         return {}
-    return body if isinstance(body, dict) else {}
 
 
 # MLflow's pages then show metrics first, not what generative applications need.

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -51,6 +50,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+from orchestrator import papers  # noqa: E402
 from orchestrator.errors import OrchestratorError  # noqa: E402
 from orchestrator.events import RunResumed, StopRequested  # noqa: E402
 from orchestrator.ledger.journal import Tail  # noqa: E402
@@ -298,7 +298,7 @@ def _know_secrets(run_dir: Path, tracking: Tracking) -> None:
     """What the run's own process knows of its configuration, so that no log that is uploaded tells it."""
     learn(tracking.uri)
     with contextlib.suppress(OSError, ValueError):
-        learn(json.loads((run_dir / "resume.json").read_text()))
+        learn(papers.read_object(run_dir / "resume.json"))
 
 
 def _quiet(path: Path) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from orchestrator import papers
 from orchestrator.events import Record, StepDone
 
 _TYPE = StepDone.__name__
@@ -48,12 +49,12 @@ def record_of(body: dict[str, Any], before: Record | None) -> Record:
     attempt = body.pop("try", None) or _attempt_of(before)
     if attempt is None:
         raise KeyError("try")
-    event = StepDone(attempt, body.pop("step"), body.pop("s"), **body)
+    event = papers.made(StepDone, {"attempt": attempt, "step": body.pop("step"), "step_time_s": body.pop("s"), **body})
     if time_unix_s is None:
         if before is None:
             raise KeyError("at")
         time_unix_s = time_after(before, elapsed_s)
-    return Record(seq, elapsed_s, time_unix_s, event)
+    return Record.checked(seq, elapsed_s, time_unix_s, event)
 
 
 def _attempt_of(record: Record | None) -> int | None:

@@ -10,16 +10,19 @@ import base64
 import contextlib
 import http.client
 import os
+import queue
 import socket
 import sqlite3
 import ssl
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.errors import ConfigError
+from orchestrator.papers import short, why_no_path
 
 REMEDY = "use sqlite:////absolute/path/mlflow.db or the http address of an MLflow server"
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -27,6 +30,8 @@ _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]"}
 # Whoever holds a SQLite file for longer than this is at work on it, which is for the sink to wait for.
 _SQLITE_BUSY_S = 0.5
+# That a server is asked: whether it is well, and for an experiment.
+QUESTIONS = 2
 
 
 def check_tracking(uri: str, timeout_s: float) -> str | None:
@@ -49,18 +54,42 @@ def check_tracking(uri: str, timeout_s: float) -> str | None:
 
 def refuse_unusable(uri: str) -> None:
     """Raise :class:`ConfigError` for a URI at which MLflow can never be: whatever answers there, and whenever."""
+    _refuse_unreadable(uri)
     scheme = _scheme(uri)
     if uri == "databricks" or scheme in ("http", "https", "databricks"):
         return
     if scheme == "sqlite":
         if sqlite_path(uri) is None:
-            raise ConfigError(f"tracking.uri {uri!r} names no file; {REMEDY}")
+            raise ConfigError(f"tracking.uri {short(uri)} names no file; {REMEDY}")
     elif scheme in _DATABASES:
         _refuse_missing_driver(uri)
     elif scheme in ("", "file"):
-        raise ConfigError(f"tracking.uri {uri!r} is MLflow's file store, which is not supported; {REMEDY}")
+        raise ConfigError(f"tracking.uri {short(uri)} is MLflow's file store, which is not supported; {REMEDY}")
     else:
-        raise ConfigError(f"tracking.uri {uri!r} has the unknown scheme {scheme!r}; {REMEDY}")
+        raise ConfigError(f"tracking.uri {short(uri)} has the unknown scheme {short(scheme)}; {REMEDY}")
+
+
+def _refuse_unreadable(uri: str) -> None:
+    """What Python's own functions raise for: brackets without an end, a port that is none, a file's name too long."""
+    try:
+        parts = urlsplit(uri)
+        why = "its port is 0" if parts.port == 0 else None
+        if parts.netloc and parts.scheme in ("http", "https") and not parts.hostname:
+            why = "it names no host"
+        (parts.hostname or "").encode("idna")
+    except ValueError as error:
+        why = " ".join(str(error).split())
+    path = sqlite_path(uri)
+    if path is not None:
+        why = why_no_path(str(path))
+    if why is not None:
+        what = "a database's address" if uri.partition(":")[0].split("+")[0] in _DATABASES else "an address"
+        raise ConfigError(f"tracking.uri {short(_without_password(uri))} is not {what}: {short(why)}; {REMEDY}")
+
+
+def _without_password(uri: str) -> str:
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _scheme(uri: str) -> str:
@@ -199,6 +228,16 @@ def is_database(uri: str) -> bool:
 
 
 def _check_server(uri: str, timeout_s: float) -> str | None:
+    """Each byte of an answer may take its time, so the time of all is what is waited for."""
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_ask_server(uri, timeout_s)), daemon=True).start()
+    try:
+        return answers.get(timeout=QUESTIONS * timeout_s)
+    except queue.Empty:
+        return f"MLflow at {_without_credentials(uri)} does not end its answer within {QUESTIONS * timeout_s:g} s"
+
+
+def _ask_server(uri: str, timeout_s: float) -> str | None:
     shown = _without_credentials(uri)
     try:
         health = _get(uri, "/health", timeout_s)
@@ -220,7 +259,10 @@ def _get(uri: str, path: str, timeout_s: float) -> str:
 
 def _refused(shown: str, error: urllib.error.HTTPError) -> str:
     with error:
-        body = error.read(200).decode(errors="replace")
+        try:
+            body = error.read(200).decode(errors="replace")
+        except (OSError, ValueError, http.client.HTTPException):
+            body = ""  # half an answer; its code says enough
     if error.code == 403 and "host header" in body.lower():
         host = urlsplit(shown).netloc
         return f"MLflow at {shown} refuses this host name; start it with --allowed-hosts {host}"
@@ -229,7 +271,7 @@ def _refused(shown: str, error: urllib.error.HTTPError) -> str:
             f"MLflow at {shown} wants credentials (HTTP {error.code}); "
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
-    return f"MLflow at {shown} answers with HTTP {error.code} ({error.reason})"
+    return f"MLflow at {shown} answers with HTTP {error.code} ({short(error.reason)})"
 
 
 def _authorization(uri: str) -> dict[str, str]:

@@ -5,13 +5,18 @@ Every refusal names the key, both values and the remedy.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import Config, Device, ModelConfig
 from orchestrator.errors import ConfigError, near_miss
+from orchestrator.plan.sections import count_of, section_of
 from orchestrator.signals import stop_numbers
 
+MOST_STAGE = 3  # of ZeRO
+# No degree of parallelism is worth more divisions than that.
+_MOST_DIVIDED = 1_000_000
 LEAST_LOG_BYTES = 4 * 1024 * 1024
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
@@ -54,7 +59,7 @@ def derive_layout(config: Config) -> Layout:
     micro, accumulation, global_batch = _batch(config, dp)
     if config.model is not None:
         _check_model(config.model, config)
-    zero: dict[str, Any] = config.deepspeed.get("zero_optimization") or {}
+    zero = section_of(config.deepspeed, "zero_optimization")
     return Layout(
         nodes=nodes,
         ranks_per_node=ranks_per_node,
@@ -64,7 +69,7 @@ def derive_layout(config: Config) -> Layout:
         pp=config.layout.pp,
         sp=config.layout.sp,
         ep=config.layout.ep,
-        zero_stage=int(zero.get("stage", 0)),
+        zero_stage=_stage(zero),
         offload=_offloads(zero),
         recompute=config.layout.recompute,
         precision=precision_of(config),
@@ -143,7 +148,7 @@ def precision_of(config: Config) -> str:
     if asked not in PRECISIONS:
         raise ConfigError(f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}")
     for name in ("bf16", "fp16"):
-        if (config.deepspeed.get(name) or {}).get("enabled"):
+        if section_of(config.deepspeed, name).get("enabled"):
             return name
     if asked != "auto":
         return asked
@@ -194,9 +199,9 @@ def _data_parallel(config: Config, ranks: int) -> int:
 
 def _batch(config: Config, dp: int) -> tuple[int, int, int]:
     """Micro-batch, accumulation and global batch; DeepSpeed's own keys win over the job's."""
-    micro = config.deepspeed.get("train_micro_batch_size_per_gpu") or config.job.micro_batch
-    accumulation = config.deepspeed.get("gradient_accumulation_steps") or config.job.gradient_accumulation
-    total = config.deepspeed.get("train_batch_size") or config.job.global_batch
+    micro = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or config.job.micro_batch
+    accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or config.job.gradient_accumulation
+    total = count_of(config.deepspeed, "train_batch_size") or config.job.global_batch
     if total is None:
         accumulation = accumulation or 1
         return micro, accumulation, micro * accumulation * dp
@@ -266,13 +271,22 @@ def _check_experts(model: ModelConfig, ep: int) -> None:
 
 def _divisors(amount: int, near: int) -> str:
     """The divisors on both sides of a value."""
+    if amount > _MOST_DIVIDED:
+        return f"a smaller number than {amount}"
     divisors = [d for d in range(1, amount + 1) if amount % d == 0]
     below, above = [d for d in divisors if d < near], [d for d in divisors if d > near]
     return " or ".join(str(d) for d in below[-1:] + above[:1])
 
 
-def _offloads(zero: dict[str, Any]) -> bool:
+def _stage(zero: Mapping[str, Any]) -> int:
+    stage = count_of(zero, "stage", where="zero_optimization.")
+    if stage > MOST_STAGE:
+        raise ConfigError(f"deepspeed.zero_optimization.stage={stage}: there are the stages 0 to {MOST_STAGE}")
+    return stage
+
+
+def _offloads(zero: Mapping[str, Any]) -> bool:
     for key in ("offload_optimizer", "offload_param"):
-        if str((zero.get(key) or {}).get("device", "none")) != "none":
+        if str(section_of(zero, key, "zero_optimization.").get("device", "none")) != "none":
             return True
     return bool(zero.get("cpu_offload"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.plan.layout import Layout
+from orchestrator.plan.sections import count_of, section_of
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,22 @@ class Zero:
     @classmethod
     def from_config(cls, deepspeed: Mapping[str, Any]) -> Zero:
         """Read the `zero_optimization` section of a DeepSpeed configuration."""
-        section = deepspeed.get("zero_optimization") or {}
-        stage = int(section.get("stage", 0))
+        section = section_of(deepspeed, "zero_optimization")
+        where = "zero_optimization."
+        stage = count_of(section, "stage", 0, where)
         overlap = section.get("overlap_comm")
         return cls(
             stage=stage,
-            offload_optimizer=_offloads(section.get("offload_optimizer")) or bool(section.get("cpu_offload")),
-            offload_parameters=_offloads(section.get("offload_param")),
-            reduce_bucket=int(section.get("reduce_bucket_size", cls.reduce_bucket)),
+            offload_optimizer=_offloads(section, "offload_optimizer") or bool(section.get("cpu_offload")),
+            offload_parameters=_offloads(section, "offload_param"),
+            reduce_bucket=count_of(section, "reduce_bucket_size", cls.reduce_bucket, where),
             # at stage 0 DeepSpeed's engine reduces after the backward pass, whatever it is told
             overlap_comm=stage == 3 if overlap is None else stage > 0 and bool(overlap),
-            live_parameters=int(section.get("stage3_max_live_parameters", cls.live_parameters)),
-            prefetch_bucket=int(section.get("stage3_prefetch_bucket_size", cls.prefetch_bucket)),
-            hpz=int(section.get("zero_hpz_partition_size", 1)),
+            live_parameters=count_of(section, "stage3_max_live_parameters", cls.live_parameters, where),
+            prefetch_bucket=count_of(section, "stage3_prefetch_bucket_size", cls.prefetch_bucket, where),
+            hpz=count_of(section, "zero_hpz_partition_size", 1, where) or 1,
         )
 
 
-def _offloads(section: Any) -> bool:
-    return isinstance(section, Mapping) and section.get("device", "none") not in ("none", None)
+def _offloads(zero: Mapping[str, Any], name: str) -> bool:
+    return section_of(zero, name, "zero_optimization.").get("device", "none") not in ("none", None)

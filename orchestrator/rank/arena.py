@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from orchestrator import papers
 from orchestrator.rank.apart import aligned, take_apart
 from orchestrator.rank.entries import Entry, load_entry, write_entry
 from orchestrator.rank.room import room, room_bytes
@@ -82,10 +83,12 @@ class Slot:
     def header(self) -> dict[str, Any] | None:
         """None where nothing was ever staged, or no valid header is to be seen."""
         header = self._read_json(0)
-        return header if header is not None and "state" in header else None
+        return header if header is not None and _is_header(header, os.fstat(self._fd).st_size) else None
 
     def written(self) -> dict[str, Any] | None:
-        return self._read_json(_WRITTEN_AT)
+        """What the writer said last, None where nothing that it can have said is to be seen."""
+        written = self._read_json(_WRITTEN_AT)
+        return written if written is not None and _has(written, _NAMED) else None
 
     def begin(self, attempt: int, tag: str, step: int, dir: str, save_latest: bool) -> None:
         """Start a generation: what the slot held before is no longer there. Raises OSError."""
@@ -163,7 +166,13 @@ class Slot:
         if header is None or header["state"] != "staged":
             return {}
         table = os.pread(self._fd, header["table_bytes"], header["table_offset"])
-        return {entry["path"]: entry for entry in json.loads(table)}
+        try:
+            entries = papers.json_of(table)
+        except papers.PaperError:
+            return {}
+        size = os.fstat(self._fd).st_size
+        whole = isinstance(entries, list) and all(_is_entry(entry, size) for entry in entries)
+        return {entry["path"]: entry for entry in entries} if whole else {}
 
     def extent(self, relpath: str) -> tuple[int, int]:
         """Offset and length of all bytes of one entry. Raises FileNotFoundError."""
@@ -231,7 +240,7 @@ class Slot:
     def _read_json(self, offset: int) -> dict[str, Any] | None:
         text = os.pread(self._fd, HEADER_BYTES - _WRITTEN_AT, offset).partition(b"\0")[0]
         with contextlib.suppress(ValueError):
-            value = json.loads(text)
+            value = papers.json_of(text)
             return value if isinstance(value, dict) else None
         return None
 
@@ -240,6 +249,35 @@ class Slot:
         if len(text) >= (most := HEADER_BYTES - _WRITTEN_AT):
             raise OSError(errno.ENAMETOOLONG, f"folder and tag take more than {most} bytes", value["dir"])
         os.pwrite(self._fd, text.ljust(most, b"\0"), offset)
+
+
+# A rank's memory is its script's too: what is no header or table of ours holds nothing, and is never the agent's end.
+_NAMED: dict[str, type] = {"attempt": int, "tag": str, "dir": str}
+_PLACED: dict[str, type] = {"table_offset": int, "table_bytes": int}
+_ENTRY: dict[str, type] = {"skeleton_offset": int, "skeleton_bytes": int, "data_offset": int, "data_bytes": int}
+
+
+def _has(value: dict[str, Any], kinds: dict[str, type]) -> bool:
+    """Whether it has all of these; numbers from 0, of no more than 64 bits."""
+    return all(
+        type(value.get(name)) is kind and (kind is not int or 0 <= value[name] <= papers.LARGEST)
+        for name, kind in kinds.items()
+    )
+
+
+def _is_header(header: dict[str, Any], size: int) -> bool:
+    if header.get("state") not in ("staging", "staged", "empty") or not _has(header, {**_NAMED, "step": int}):
+        return False
+    if header["state"] != "staged":
+        return True
+    return "save_latest" in header and _has(header, _PLACED) and header["table_offset"] + header["table_bytes"] <= size
+
+
+def _is_entry(entry: Any, size: int) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str) or not _has(entry, _ENTRY):
+        return False
+    ends = (entry["skeleton_offset"] + entry["skeleton_bytes"], entry["data_offset"] + entry["data_bytes"])
+    return type(entry.get("zipfile")) is bool and max(ends) <= size
 
 
 def _synchronize() -> None:

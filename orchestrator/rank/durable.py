@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator import papers
 from orchestrator.rank import moves
 from orchestrator.rank.manifest import (
     MANIFEST,
@@ -54,6 +55,7 @@ __all__ = [
 ]
 
 _LATEST = "latest"
+_MOST_LATEST_BYTES = 4096
 _ATTEMPT = re.compile(r"attempt-(\d+)-step-(\d+)")
 
 
@@ -115,7 +117,7 @@ def scan(save_dir: Path) -> Scan:
         if folder.name.startswith("."):
             continue
         try:
-            manifest = Manifest.from_json((folder / MANIFEST).read_bytes())
+            manifest = Manifest.read(folder / MANIFEST)
         except FileNotFoundError:
             if any(folder.glob("*.pt")):
                 found.unmanifested.append(folder.name)
@@ -231,7 +233,7 @@ def repair_latest(save_dir: Path) -> str | None:
 
 def _committed(save_dir: Path, tag: str) -> Manifest | None:
     try:
-        manifest = Manifest.from_json((save_dir / tag / MANIFEST).read_bytes())
+        manifest = Manifest.read(save_dir / tag / MANIFEST)
     except (OSError, ManifestError):
         return None
     return manifest if manifest.tag == tag else None
@@ -240,8 +242,8 @@ def _committed(save_dir: Path, tag: str) -> Manifest | None:
 def _latest(save_dir: Path) -> str | None:
     """The name in ``latest``; None when there is none that could be read."""
     try:
-        return (save_dir / _LATEST).read_text().strip()
-    except (FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
+        return papers.read_text(save_dir / _LATEST, _MOST_LATEST_BYTES).strip()
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
 
 

@@ -18,10 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from orchestrator import papers
+
 # Format 2 is format 1 with a signature; what has none is still written as 1.
 FORMAT, SIGNED = 1, 2
 # Two files a rank make 40,000 of 20,000 ranks. Somebody else's manifest must not cost a node its memory.
 MOST_FILES, MOST_BYTES = 200_000, 128 << 20
+# A file has three, and its path may have commas.
+MOST_VALUES = 10 * MOST_FILES
 MANIFEST = "manifest.json"
 _HEX = "64 lower-case hex digits"
 _BLOCK_BYTES = 8 << 20
@@ -116,14 +120,23 @@ class Manifest:
         return json.dumps({"format": FORMAT if self.signature is None else SIGNED, **body}, indent=1) + "\n"
 
     @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """The manifest in a file. Raises OSError, and ManifestError as :meth:`from_json` does."""
+        try:
+            text = papers.read_bytes(path, MOST_BYTES)
+        except papers.PaperError as error:
+            raise ManifestError(f"manifest {str(error).removeprefix('it ')}") from None
+        return cls.from_json(text)
+
+    @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """Raises ManifestError on anything that :meth:`to_json` of this version does not write."""
         if len(text) > MOST_BYTES:
             raise ManifestError(f"manifest has {len(text):,} bytes, and at most {MOST_BYTES:,} are read")
         try:
-            body = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"manifest is not JSON ({error}): it was damaged or cut off") from None
+            body = papers.json_of(text, MOST_VALUES)
+        except papers.PaperError as error:
+            raise ManifestError(f"manifest {str(error).removeprefix('it ')}: it was damaged or cut off") from None
         found = body.get("format") if isinstance(body, dict) else f"a {type(body).__name__}"
         if type(found) is not int or found not in (FORMAT, SIGNED):
             raise ManifestError(

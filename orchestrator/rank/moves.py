@@ -116,7 +116,7 @@ def clear_replaced(save_dir: Path, tag: str) -> None:
 def _beside_checkpoint(folder: Path) -> Iterator[Path]:
     """Files that no manifest names and that DeepSpeed would not load: a tokenizer, the script's own notes."""
     try:
-        named = set(Manifest.from_json((folder / MANIFEST).read_bytes()).files)
+        named = set(Manifest.read(folder / MANIFEST).files)
     except (OSError, ManifestError):
         named = set()
     for parent, _, names in os.walk(folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -12,9 +11,12 @@ import time
 from typing import Any
 
 from orchestrator.installation import PACKAGE
+from orchestrator.rank.heard import MOST_LINE_BYTES, message_of
 from orchestrator.rank.spec import RankSpec
 
 _READ_BYTES = 1 << 16
+# Far more than the kernel holds back of one that has ended.
+_AT_ONCE_BYTES = 8 << 20
 # Our package is put where `import` looks for the moment of its own import only. By `-c`, and not
 # by `-m` or as a file: then nothing but one frame of ours lies beneath the script.
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {package} import {name}; del sys.path[0]; {name}.main()"
@@ -40,9 +42,15 @@ class RankProcess(abc.ABC):
     def messages(self) -> list[dict[str, Any]]:
         """What the rank has said since the last call; never waits.
 
-        The last messages of a rank that has ended are there once `poll` has told its status.
+        The last messages of a rank that has ended are there once `poll` has told its status. `rank` in them is this
+        one, whatever it says.
         """
-        return self._agent_end.messages()
+        return [{**message, "rank": self.spec.rank} for message in self._agent_end.messages()]
+
+    @property
+    def garbled(self) -> int:
+        """How many lines came that were no messages: from the script itself, which has the descriptor too."""
+        return self._agent_end.garbled
 
     def poll(self) -> int | None:
         """Exit status, negative for the signal that ended the rank; None while it runs.
@@ -96,6 +104,7 @@ class AgentEnd:
         self._rank_lifeline_fd, self._lifeline_fd = os.pipe2(os.O_CLOEXEC)
         self._socket.setblocking(False)
         self._partial = b""
+        self.garbled = 0
 
     @property
     def rank_fds(self) -> tuple[int, int]:
@@ -107,8 +116,10 @@ class AgentEnd:
         os.close(self._rank_lifeline_fd)
 
     def messages(self) -> list[dict[str, Any]]:
-        lines: list[bytes] = []
-        while self._socket.fileno() >= 0:
+        """Of a rank that says more than can be read, a part; a later call goes on there."""
+        said: list[dict[str, Any]] = []
+        left_bytes = _AT_ONCE_BYTES
+        while self._socket.fileno() >= 0 and left_bytes > 0:
             try:
                 read = self._socket.recv(_READ_BYTES)
             except BlockingIOError:
@@ -118,9 +129,16 @@ class AgentEnd:
             if not read:
                 self._socket.close()
                 break
-            *whole, self._partial = (self._partial + read).split(b"\n")
-            lines += whole
-        return [json.loads(line) for line in lines]
+            left_bytes -= len(read)
+            *whole, partial = (self._partial + read).split(b"\n")
+            self._partial = partial[: MOST_LINE_BYTES + 1]  # enough to see that it is too long
+            for line in whole:
+                message = message_of(line)
+                if message is None:
+                    self.garbled += 1
+                else:
+                    said.append(message)
+        return said
 
     def ask(self) -> None:
         with contextlib.suppress(OSError):  # it has ended, or is still to read earlier questions

@@ -140,7 +140,7 @@ class RankSnapshots:
             return None
         for folder in Path(real).parents:
             if (folder / MANIFEST).is_file():
-                manifest = Manifest.from_json((folder / MANIFEST).read_text())
+                manifest = Manifest.read(folder / MANIFEST)
                 part = manifest.files.get(os.path.relpath(real, folder))
                 if part is None or sha256_of(Path(real)) != part.sha256:
                     raise RestoreError(f"{path} is not as its manifest says: it is damaged, or was put there later")

@@ -5,13 +5,15 @@
 Three runs go beside each other: two on this machine, each on a cluster that is kept for it, and one over hosts that are
 namespaces. Each is struck one to four times at steps of its own, taken up again as often as its driver ends before it
 has finished, and must then have trained what an uninterrupted run trains, to the last digit of every loss. The same
-seed makes the same choices. What is printed in the end goes into docs/operations.md.
+seed makes the same choices. Before them whatever is read is fuzzed for a while (tests/fuzz), in round after round of
+other examples. What is printed in the end goes into docs/operations.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -25,7 +27,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +45,7 @@ LANES_HERE = 2
 LANES = LANES_HERE + 1
 # Room for the checkpoints of two runs, of which one is cleared before the next one begins.
 RUNS_MB, CHECKPOINTS_MB = 400, 200
+MOST_SAID = 20_000  # characters of a round that found something
 # Set where this process has mounts of its own, which are gone with it and what it has started.
 OWN_MOUNTS = "ORCHESTRATOR_SOAK_OWN_MOUNTS"
 
@@ -56,6 +59,7 @@ class Tally:
     runs: int = 0
     drivers: int = 0
     lost: int = 0
+    fuzzed: int = 0  # rounds
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,27 @@ def run(soak: Soak) -> None:
             lane.result()
 
 
+def fuzz(soak: Soak, minutes: float) -> None:
+    """All that is parsed, with other examples in each round; one that is under way at the end is seen through."""
+    end_s = time.monotonic() + 60.0 * minutes
+    while time.monotonic() < end_s and not soak.stopping.is_set():
+        seed = f"--hypothesis-seed={soak.seed + soak.tally.fuzzed}"
+        command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "tests/fuzz"]
+        round_ = subprocess.run(
+            [*command, "--hypothesis-profile=soak", seed], capture_output=True, text=True, check=False
+        )
+        soak.tally.fuzzed += 1
+        if round_.returncode and not soak.stopping.is_set():
+            soak.tally.broken.append(f"fuzz with {seed}")
+            print(f"fuzz with {seed}: BROKEN\n{round_.stdout[-MOST_SAID:]}", flush=True)
+            return
+
+
 def told(soak: Soak, minutes: float) -> int:
     """Print the figures; the number of runs after which something did not hold."""
     tally = soak.tally
+    if tally.fuzzed:
+        print(f"\n{tally.fuzzed} rounds of tests/fuzz, with --hypothesis-profile=soak and seeds from {soak.seed} on")
     print(
         f"\nseed {soak.seed}, {minutes:g} minutes: {tally.runs} runs, {tally.drivers} drivers, "
         f"{sum(tally.struck.values())} strikes, {tally.lost} times a rank was lost"
@@ -167,7 +189,7 @@ def told(soak: Soak, minutes: float) -> int:
     for what, times in tally.struck.most_common():
         print(f"  {times:4d}  {what}")
     broken = len(tally.broken)
-    print(f"runs that did not train what an uninterrupted one trains, or left something: {broken} {tally.broken or ''}")
+    print(f"what did not hold (a run's training, what it left, what was fuzzed): {broken} {tally.broken or ''}")
     return broken
 
 
@@ -185,6 +207,7 @@ def with_own_mounts() -> None:
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--fuzz-minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--keep", type=Path, help="a folder for those of runs after which something did not hold")
     options = parser.parse_args(words)
@@ -194,15 +217,16 @@ def main(words: Sequence[str] | None = None) -> None:
         (folder / "server").mkdir()
         database = make_database(folder / "mlflow.db")
         server = Server(folder / "server", database)
-        end_s = time.monotonic() + 60.0 * options.minutes
-        soak = Soak(folder, options.seed, end_s, server, database, options.keep)
+        soak = Soak(folder, options.seed, math.inf, server, database, options.keep)
 
         def stop(signum: int, frame: FrameType | None) -> None:
             soak.stopping.set()
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, stop)
-        run(soak)
+        fuzz(soak, options.fuzz_minutes)
+        if options.minutes > 0 and soak.goes_on():
+            run(replace(soak, end_s=time.monotonic() + 60.0 * options.minutes))
         sys.exit(min(1, told(soak, options.minutes)))
 
 
