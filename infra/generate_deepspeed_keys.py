@@ -23,7 +23,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.deepspeed_check import KEYS_FILE
+from orchestrator.config.deepspeed_keys import KEYS_FILE
 
 PROBE = "__probe__"
 MOST_DEPTH = 5

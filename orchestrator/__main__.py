@@ -4,7 +4,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from orchestrator.cli import main
+        from orchestrator.cli.cli import main
 
         sys.exit(main())
     except KeyboardInterrupt:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
+from orchestrator.agent.checkpoint_files import CheckpointFiles
+from orchestrator.agent.snapshots import NodeSnapshots
+from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster import checkpoints as module
-from orchestrator.cluster.agent_files import CheckpointFiles
 from orchestrator.cluster.checkpoints import Checkpoints
-from orchestrator.cluster.node_snapshots import NodeSnapshots
 from orchestrator.cluster.nodes import Node
 from orchestrator.events import CheckpointSaved, Event
-from orchestrator.rank.manifest import Manifest
 from tests.crashes import written
 from tests.fakes import names
 from tests.snapshot_world import NoLauncher, small_assignment

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from orchestrator.rank.durable import FilePart, Manifest, attempt_dir, prune, publish, quarantine, scan, verify
+from orchestrator.checkpoint.store import FilePart, Manifest, attempt_dir, prune, publish, quarantine, scan, verify
 
 SHARDS = {
     "mp_rank_00_model_states.pt": b"weights" * 50,

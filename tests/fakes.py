@@ -21,7 +21,7 @@ from orchestrator.events import (
     ResourcesGranted,
     StepDone,
 )
-from orchestrator.supervise.losses import batch_of
+from orchestrator.supervise.loss_watch import batch_of
 
 
 class FakeClock:
@@ -74,7 +74,7 @@ def fail(rank: int) -> Struck:
 class FakeGroup:
     """Trains ``steps`` steps, a step per poll, saving every ``save_every``; attempt n meets ``faults[n-1]``.
 
-    Keeps the contract of :class:`~orchestrator.cluster.contract.WorkerGroup`.
+    Keeps the contract of :class:`~orchestrator.supervise.worker_group.WorkerGroup`.
     """
 
     steps: int = 10

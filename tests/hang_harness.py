@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.agent.hang_stacks import main_thread
+from orchestrator.agent.look import Looks, Measured, measure
 from orchestrator.cluster.hangs import HangWatch
-from orchestrator.cluster.look import Looks, Measured, measure
-from orchestrator.cluster.stacks import main_thread
 from orchestrator.events import Event, RankLost, StallNamed
-from orchestrator.rank.process import RankProcess
+from orchestrator.rank.launch.process import RankProcess
 
 Measure = Callable[[Iterable[int], int | None], Mapping[int, Measured]]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from orchestrator import load
-from orchestrator.config import Config
+from orchestrator.config import load
+from orchestrator.config.schema import Config
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -26,7 +26,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.journal import Journal
-from orchestrator.plan.layout import derive_layout
+from orchestrator.plan.layout.layout import derive_layout
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from orchestrator.ledger.tracking_check import prepare_sqlite
+from orchestrator.ledger.mlflow.uri import prepare_sqlite
 from tests.ports import free_port
 
 START_S = 120.0

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from orchestrator.config import ModelConfig, PlannerConfig
-from orchestrator.plan.kernels import Kernels
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.machine import Machine
-from orchestrator.plan.software import DEEPSPEED, Software
+from orchestrator.config.schema import ModelConfig, PlannerConfig
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.perf.kernels import Kernels
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.software import DEEPSPEED, Software
 from tests.test_conf import composed, loaded
 from tests.test_memory import ONE_NODE
 

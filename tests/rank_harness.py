@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.rank.launcher import Launcher, RankProcess, ZygoteLauncher
+from orchestrator.rank.launch.launcher import Launcher, RankProcess, ZygoteLauncher
 from orchestrator.rank.spec import RankSpec
 from tests.ports import free_port
 

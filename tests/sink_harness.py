@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.compare.runs import load_runs
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -34,6 +33,7 @@ from orchestrator.events import (
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.journal import Journal, replay
 from orchestrator.ledger.meter import Bill, Bucket, Meter
+from orchestrator.ledger.mlflow.runs import load_runs
 
 # Importing MLflow alone takes half a minute on a busy machine.
 UNTIL_S = 120.0
@@ -125,7 +125,7 @@ class Sinks:
         self.started: list[subprocess.Popen[str]] = []
 
     def __call__(self, run_dir: Path, timeout_s: float = UNTIL_S, **changes: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "orchestrator.ledger.mlflow_sink", str(run_dir)]
+        command = [sys.executable, "-m", "orchestrator.ledger.mlflow.sink", str(run_dir)]
         command += [f"--finish-timeout-s={timeout_s}"]
         if "parent_pid" in changes:
             command += [f"--parent-pid={changes['parent_pid']}"]

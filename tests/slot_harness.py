@@ -15,8 +15,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from orchestrator.rank.arena import Slot, open_slot_file
-from orchestrator.rank.writeout import Writer
+from orchestrator.checkpoint.arena import Slot, open_slot_file
+from orchestrator.checkpoint.writer import Writer
 
 DTYPES = [
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from orchestrator.cluster.assignment import Assignment, base_environment
-from orchestrator.cluster.node_snapshots import NodeSnapshots
-from orchestrator.cluster.snapshots import Commit, Restore, Snapshots
-from orchestrator.rank import durable
-from orchestrator.rank.arena import Slot
-from orchestrator.rank.launcher import Launcher, RankProcess, RankStartError
+from orchestrator.agent.assignment import Assignment, base_environment
+from orchestrator.agent.snapshots import NodeSnapshots
+from orchestrator.checkpoint import store
+from orchestrator.checkpoint.arena import Slot
+from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
+from orchestrator.checkpoint.vouching import why_not_vouched
+from orchestrator.rank.launch.launcher import Launcher, RankProcess, RankStartError
 from orchestrator.rank.spec import RankSpec
-from orchestrator.rank.vouching import why_not_vouched
 from tests.ports import free_port
 from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome
 from tests.test_on_node import assignment
@@ -79,7 +79,7 @@ class World:
         return restore
 
     def from_disk(self, before: int | None = None) -> Restore:
-        committed = [(str(self.checkpoints), one) for one in durable.scan(self.checkpoints).committed]
+        committed = [(str(self.checkpoints), one) for one in store.scan(self.checkpoints).committed]
         restore = self.driver.from_disk(committed, before)
         assert restore is not None
         (manifest,) = (one for _, one in committed if one.tag == restore.tag)
@@ -140,7 +140,7 @@ class World:
             return len(commits) >= count
 
         assert self.until(durable_ones), commits
-        return [durable.publish(Path(one.save_dir), one.manifest.signed(KEY), one.save_latest) for one in commits]
+        return [store.publish(Path(one.save_dir), one.manifest.signed(KEY), one.save_latest) for one in commits]
 
     def close(self) -> None:
         self.bench.clear()

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from orchestrator.agent.messages import Gather, memory_part
+from orchestrator.cli.show.terminal import Terminal
 from orchestrator.cluster.attempt import Attempt
-from orchestrator.cluster.merge import Gather, memory_part
 from orchestrator.events import (
     AttemptStarted,
     Event,
@@ -29,12 +30,11 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.ledger import accuracy
-from orchestrator.ledger.accuracy import WARMING_STEPS, Accuracy, Compared
+from orchestrator.ledger import predicted_actual
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.projection import Projection
-from orchestrator.ledger.terminal import Terminal
-from orchestrator.rank.peak_memory import PeakMemory, private_peak_bytes
+from orchestrator.ledger.mlflow.projection import Projection
+from orchestrator.ledger.predicted_actual import WARMING_STEPS, Accuracy, Compared
+from orchestrator.rank.probes.peak_memory import PeakMemory, private_peak_bytes
 
 MB = 1_000_000
 RUN = RunStarted(
@@ -69,7 +69,7 @@ def test_a_step_is_the_median_without_the_first_ones_of_each_attempt(attempts: l
 
 
 def test_a_run_of_a_month_keeps_no_more_steps_than_a_median_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy, "MOST_STEPS", 100)
+    monkeypatch.setattr(predicted_actual, "MOST_STEPS", 100)
     folded = Accuracy().fold_all(records(RUN, *attempt(1, [9.0] * 500), *attempt(2, [1.0] * 110)))
     assert folded.steady_steps == 497 + 107
     assert folded.step_time_s == 1.0, "the last ones are those that count"
@@ -147,7 +147,7 @@ def test_the_summary_compares_and_without_a_prediction_shows_what_was_measured()
 
 CHILD = """
 import mmap, os, sys
-from orchestrator.rank.peak_memory import private_peak_bytes
+from orchestrator.rank.probes.peak_memory import private_peak_bytes
 held = bytearray(os.urandom(1 << 20) * 200)  # what the zygote has, in both processes after the fork
 before, after = os.pipe(), os.pipe()
 if os.fork() == 0:

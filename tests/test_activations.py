@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from orchestrator.config import ModelConfig
-from orchestrator.plan.memory import activation_bytes
+from orchestrator.config.schema import ModelConfig
+from orchestrator.plan.perf.memory import activation_bytes
 from tests.test_memory import ONE_NODE
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.rank.arena import Slot, load_extent
+from orchestrator.checkpoint.arena import Slot, load_extent
 from tests.slot_harness import ABOUT, assert_same, new_slot, stage, states
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.rank import arena
-from orchestrator.rank.arena import Slot, room_bytes
-from orchestrator.rank.room import cgroup_left
+from orchestrator.checkpoint import arena
+from orchestrator.checkpoint.arena import Slot, room_bytes
+from orchestrator.checkpoint.free_space import cgroup_left
 from tests.rank_harness import environment, is_gone, wait_until
 from tests.slot_harness import ABOUT, assert_same, new_slot, small_tmpfs, stage
 
 _STAGER = """
 import os, sys, torch
-from orchestrator.rank.arena import Slot
+from orchestrator.checkpoint.arena import Slot
 
 torch.set_num_threads(1)
 for line in sys.stdin:

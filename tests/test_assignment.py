@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.cluster.assignment import rank_specs
+from orchestrator.agent.assignment import rank_specs
 from tests.test_on_node import assignment
 
 ARGS = [

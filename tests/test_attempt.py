@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agent.log_reader import LINE_BYTES, READ_BYTES, LogReader, metrics_of, tail
+from orchestrator.agent.messages import Gather, shortened, step_part
 from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt
-from orchestrator.cluster.logs import LINE_BYTES, READ_BYTES, LogReader, metrics_of, tail
-from orchestrator.cluster.merge import Gather, shortened, step_part
 from orchestrator.events import (
     AttemptEnded,
     CheckpointSaved,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agent.waits import Wait
 from orchestrator.cluster.awaited import Awaited, GroupSeen, RankSeen, awaited
-from orchestrator.cluster.waits import Wait
 
 IDLE = {"node": "n0", "gpu": "GPU 0", "endable": True, "still_s": 0.0, "same_place_s": 0.0, "cpu_share": 0.0}
 

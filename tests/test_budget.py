@@ -16,19 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator import cli, load
-from orchestrator.budget import answer
-from orchestrator.budget_show import show_answer
-from orchestrator.cluster_files import read_all
-from orchestrator.config import Config
-from orchestrator.plan.budget import Freedom, Limits, Option
-from orchestrator.plan.layout import derive_layout
-from orchestrator.plan.market import LEAST_HOURS, Market, climb
-from orchestrator.plan.scaling import CHINCHILLA
-from orchestrator.plan.shapes import ladder
-from orchestrator.plan.space import Sharding
-from orchestrator.plan.transformer import parameters
-from orchestrator.plan.zero import Zero
+from orchestrator.cli import cli
+from orchestrator.cli.show.budget import show_answer
+from orchestrator.config import load
+from orchestrator.config.catalog import read_all
+from orchestrator.config.schema import Config
+from orchestrator.plan.layout.layout import derive_layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.transformer import parameters
+from orchestrator.plan.search.space import Sharding
+from orchestrator.plan.sizing.best_run import LEAST_HOURS, Market, climb
+from orchestrator.plan.sizing.limits import Freedom, Limits, Option
+from orchestrator.plan.sizing.model_ladder import ladder
+from orchestrator.plan.sizing.scaling_law import CHINCHILLA
+from orchestrator.planner.budget import answer
 
 SHAPES = ladder()
 SHARDINGS = (Sharding(Zero(1, overlap_comm=True)), Sharding(Zero(3, overlap_comm=True)))

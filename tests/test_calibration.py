@@ -14,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator import cli
-from orchestrator.calibrate import calibrate
-from orchestrator.calibrate_show import show_calibrations, show_skipped
-from orchestrator.calibration_file import calibrations_of, read_calibrations, write_calibrations
-from orchestrator.config import Config, PlannerConfig
+from orchestrator.cli import cli
+from orchestrator.cli.show.calibration import show_calibrations, show_skipped
+from orchestrator.config.schema import Config, PlannerConfig
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.events import Status
-from orchestrator.plan.calibration import (
+from orchestrator.ledger.run_directory import RunDirectory
+from orchestrator.plan.layout.layout import derive_layout
+from orchestrator.plan.perf.baseline import Nominal, group_of, nominal
+from orchestrator.plan.perf.calibration import (
     COMMUNICATION,
     COMPUTE,
     KEPT,
@@ -32,12 +33,11 @@ from orchestrator.plan.calibration import (
     fit_steps,
     step_sample,
 )
-from orchestrator.plan.fit import Sample, least_squares
-from orchestrator.plan.layout import derive_layout
-from orchestrator.plan.memory import Memory
-from orchestrator.plan.nominal import Nominal, group_of, nominal
-from orchestrator.plan.step import StepTime
-from orchestrator.rundir import RunDirectory
+from orchestrator.plan.perf.least_squares import Sample, least_squares
+from orchestrator.plan.perf.memory import Memory
+from orchestrator.plan.perf.step import StepTime
+from orchestrator.planner.calibrate import calibrate
+from orchestrator.planner.calibration_file import calibrations_of, read_calibrations, write_calibrations
 from tests.measured_runs import configuration, leave_run
 
 POSITIVE = st.floats(1e-4, 1e3)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agent.checkpoint_files import CheckpointFiles
+from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster import checkpoints as module
-from orchestrator.cluster.agent_files import CheckpointFiles
 from orchestrator.events import Event, SnapshotDoubted, SnapshotPassedOver, SnapshotQuarantined
-from orchestrator.rank.manifest import Manifest
 from tests.checkpoint_driver import OWN, SHARED, Driver, FakeRay, Make, commit, drivers
 from tests.crashes import good, named
 from tests.fakes import names

@@ -12,14 +12,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from orchestrator import load
-from orchestrator.choose import Choice, choose
-from orchestrator.cli import main
-from orchestrator.config import Config
+from orchestrator.cli.cli import main
+from orchestrator.config import load
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.plan.layout import derive_layout
+from orchestrator.plan.layout.layout import derive_layout
+from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.plan import make_plan, resolved_deepspeed
-from orchestrator.plan.zero import Zero
+from orchestrator.planner.auto_layout import Choice, choose
 
 LLAMA_8B = ("job=llama3_8b", "cluster=azure_nd_h100_v5")
 LLAMA_70B = ("job=llama3_70b", "cluster=azure_nd_h100_v5", "cluster.nodes=16")
@@ -171,7 +171,7 @@ def test_a_run_gets_the_choice_and_prints_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Config] = []
-    monkeypatch.setattr("orchestrator.run.run", lambda config, console, trust: started.append(config) or 0)
+    monkeypatch.setattr("orchestrator.driver.run.run", lambda config, console, trust: started.append(config) or 0)
     assert main([*LLAMA_70B, "layout=auto"]) == 0
     choice = chosen(*LLAMA_70B)
     assert started == [choice.config]

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from orchestrator import cli, load
+from orchestrator.cli import cli
+from orchestrator.config import load
 from orchestrator.events import Record, RunEnded, Status
-from orchestrator.rundir import RunDirectory
+from orchestrator.ledger.run_directory import RunDirectory
 from tests.golden_text import assert_golden
 from tests.ports import free_port
 
@@ -300,7 +301,7 @@ def test_what_is_composed_once_is_what_hydra_composes(call: Call, choice: list[s
 
 def test_plan_imports_nothing_heavy_and_starts_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from orchestrator.cli import main; main(['plan', *sys.argv[1:]])\n"
+        "import sys; from orchestrator.cli.cli import main; main(['plan', *sys.argv[1:]])\n"
         "heavy = {'torch', 'ray', 'mlflow', 'deepspeed', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli
+from orchestrator.cli import cli
 
 Result = tuple[int, str, str]
 Call = Callable[..., Result]

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.compare.compare import compare, parse_sort, sort_runs
-from orchestrator.compare.export import to_json
-from orchestrator.compare.runs import RunRow, load_runs
-from orchestrator.compare.table import COLUMNS, best_values, fitting, print_table
+from orchestrator.cli.compare import compare, parse_sort, sort_runs
+from orchestrator.cli.show.runs_export import to_json
+from orchestrator.cli.show.runs_table import COLUMNS, best_values, fitting, print_table
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.events import (
     AttemptEnded,
@@ -33,7 +32,8 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.bill import Bill
-from orchestrator.ledger.projection import MLFLOW_STATUS, Projection
+from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection
+from orchestrator.ledger.mlflow.runs import RunRow, load_runs
 
 # MLflow's own models, on import: nothing to do with what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")
@@ -59,7 +59,7 @@ def story(run: RunStarted, step_s: float, loss: float, status: Status | None) ->
 
 def record_run(directory: Path, uri: str, run: RunStarted, began_s: float, *how: object) -> Bill:
     """What the sink does, without its process."""
-    from orchestrator.ledger.mlflow_run import MlflowRun, Tracking
+    from orchestrator.ledger.mlflow.client import MlflowRun, Tracking
 
     run_dir = directory / run.run
     run_dir.mkdir()

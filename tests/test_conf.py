@@ -9,8 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from orchestrator import load as schema
-from orchestrator.config import (
+from orchestrator.config import load as schema
+from orchestrator.config.hardware import LocalGpu
+from orchestrator.config.schema import (
     Config,
     Device,
     FabricConfig,
@@ -20,10 +21,9 @@ from orchestrator.config import (
     PriceKind,
     RecoveryConfig,
 )
-from orchestrator.hardware import LocalGpu
-from orchestrator.plan.energy import NODE_SHARE
-from orchestrator.plan.price import offers, price_usd_per_gpu_hour
-from orchestrator.plan.transformer import parameters
+from orchestrator.plan.forecast.energy import NODE_SHARE
+from orchestrator.plan.forecast.price import offers, price_usd_per_gpu_hour
+from orchestrator.plan.perf.transformer import parameters
 
 CONF = schema.conf_dir()
 

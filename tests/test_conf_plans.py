@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import Config, FabricConfig, ModelConfig, PriceKind
+from orchestrator.cli.show.plan import plan_text
+from orchestrator.config.schema import Config, FabricConfig, ModelConfig, PriceKind
+from orchestrator.driver.preflight import check_script_builds
 from orchestrator.errors import ConfigError
+from orchestrator.plan.forecast.price import price_usd_per_gpu_hour
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.plan.price import price_usd_per_gpu_hour
-from orchestrator.plan.show import plan_text
-from orchestrator.preflight import check_script_builds
 from tests.test_conf import composed, gpus, loaded, options
 
 # Gb/s of one node's compute network as its provider publishes them; of Google's A3, without the host's NIC.

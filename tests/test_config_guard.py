@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import main
+from orchestrator.cli.cli import main
 
 RUNS = {
     "a callback": ("hydra", "callbacks: {mine: {_target_: touch.Touch}}", "hydra.callbacks.mine._target_=touch.Touch"),

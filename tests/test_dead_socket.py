@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.look import Measured, measure
-from orchestrator.rank.launcher import ZygoteLauncher
+from orchestrator.agent.look import Measured, measure
+from orchestrator.rank.launch.launcher import ZygoteLauncher
 from tests.hang_harness import Watched
 from tests.rank_harness import Bench, environment, wait_until
 

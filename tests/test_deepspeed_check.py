@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from orchestrator.deepspeed_check import KEYS_FILE, check_deepspeed, deprecated_keys
+from orchestrator.config.deepspeed_keys import KEYS_FILE, check_deepspeed, deprecated_keys
+from orchestrator.config.load import conf_dir
 from orchestrator.errors import ConfigError
-from orchestrator.load import conf_dir
 
 GENERATOR = Path(__file__).resolve().parent.parent / "infra" / "generate_deepspeed_keys.py"
 VERSION = json.loads(KEYS_FILE.read_text())["deepspeed"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.durable import (
+from orchestrator.checkpoint.store import (
     Manifest,
     ManifestError,
     attempt_dir,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.durable import Manifest, prune, publish, quarantine, repair_latest, scan, tidy
-from orchestrator.rank.manifest import misfits
+from orchestrator.checkpoint.manifest import misfits
+from orchestrator.checkpoint.store import Manifest, prune, publish, quarantine, repair_latest, scan, tidy
 from tests.crashes import Machine, committed, copy, good, named, tree, written
 
 Operation = Callable[[], object]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import ClusterConfig, GpuConfig
+from orchestrator.config.schema import ClusterConfig, GpuConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.energy import Energy, energy_of
+from orchestrator.plan.forecast.energy import Energy, energy_of
 
 GPU = GpuConfig(name="H100", tdp_w=700)
 CORE = GpuConfig(name="CPU core", tdp_w=None)

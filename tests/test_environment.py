@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import taking_up
-from orchestrator.cluster.assigning import check_forward
-from orchestrator.cluster.assignment import base_environment, rank_specs, zygote_environment
-from orchestrator.config import Config, LaunchConfig
+from orchestrator.agent.assignment import base_environment, rank_specs, zygote_environment
+from orchestrator.config.schema import Config, LaunchConfig
+from orchestrator.driver import resume
+from orchestrator.driver.assignment import check_forward
+from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import ConfigError
-from orchestrator.journal_fold import JournalFold
-from orchestrator.rank import key
+from orchestrator.ledger.run_directory import RESUME
 from orchestrator.rank.environment import LEFT_BY_LAUNCHERS, OWNED, held_back, held_back_remark, reaching_ranks
-from orchestrator.rundir import RESUME
+from orchestrator.rank.launch import zygote_key
 from tests.test_on_node import assignment
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "environment.md").read_text()
@@ -33,8 +33,8 @@ def listed(heading: str) -> set[str]:
 def test_the_document_has_the_lists_as_they_are() -> None:
     assert listed("What plan or node own.") == set(OWNED)
     assert listed("What launchers leave behind.") == set(LEFT_BY_LAUNCHERS)
-    assert listed("What is read at import.") == {f"{prefix}*" for prefix in key.READ_AT_IMPORT_PREFIXES} | set(
-        key.READ_AT_IMPORT
+    assert listed("What is read at import.") == {f"{prefix}*" for prefix in zygote_key.READ_AT_IMPORT_PREFIXES} | set(
+        zygote_key.READ_AT_IMPORT
     )
 
 
@@ -88,7 +88,7 @@ def test_shell_variables_ask_for_no_other_zygote() -> None:
     there = assignment()
     shell = reaching_ranks({"HF_TOKEN": "1", "TORCH_LOGS": "all", "OMP_PROC_BIND": "true", "DS_X": "1", "LC_X": "1"})
     other = dataclasses.replace(there, shell=shell)
-    assert key.ZygoteKey.of(base_environment(there), ()) == key.ZygoteKey.of(base_environment(other), ())
+    assert zygote_key.ZygoteKey.of(base_environment(there), ()) == zygote_key.ZygoteKey.of(base_environment(other), ())
 
 
 @pytest.mark.parametrize(
@@ -106,20 +106,20 @@ def test_what_can_not_be_forwarded_is_refused_with_the_remedy(name: str, told: s
 
 def test_a_run_that_is_taken_up_says_which_names_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "x")
-    found = taking_up.Unfinished(tmp_path, "r", JournalFold(tmp_path), forwarded=("HF_TOKEN", "WANDB_API_KEY"))
-    told = taking_up.missing_names(Config(), found)
+    found = resume.Unfinished(tmp_path, "r", JournalFold(tmp_path), forwarded=("HF_TOKEN", "WANDB_API_KEY"))
+    told = resume.missing_names(Config(), found)
     assert told == "not set in this shell, so the ranks do not get it from here: WANDB_API_KEY"
-    assert taking_up.missing_names(Config(), None) is None
+    assert resume.missing_names(Config(), None) is None
     asked = Config(launch=LaunchConfig(forward=["SLURM_JOB_NOT_THERE"]))
-    assert "SLURM_JOB_NOT_THERE" in str(taking_up.missing_names(asked, None))
+    assert "SLURM_JOB_NOT_THERE" in str(resume.missing_names(asked, None))
 
 
 def test_the_run_directory_has_names_and_no_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.rundir import RunDirectory
+    from orchestrator.ledger.run_directory import RunDirectory
 
     monkeypatch.setenv("HF_TOKEN", "hush-hush")
-    monkeypatch.setattr("orchestrator.load.to_container", lambda _config: {})
-    taking_up.remember(Config(), RunDirectory(tmp_path))
+    monkeypatch.setattr("orchestrator.config.load.to_container", lambda _config: {})
+    resume.remember(Config(), RunDirectory(tmp_path))
     text = (tmp_path / RESUME).read_text()
     assert "HF_TOKEN" in json.loads(text)["forwarded"]
     assert "hush-hush" not in text

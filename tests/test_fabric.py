@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import load as schema
-from orchestrator.config import FabricConfig, SettingConfig
-from orchestrator.plan.fabric import Setting, interconnect_environment
+from orchestrator.config import load as schema
+from orchestrator.config.schema import FabricConfig, SettingConfig
+from orchestrator.plan.environment import Setting, interconnect_environment
 from tests.golden_text import FOLDER, assert_golden
 
 CLUSTERS = sorted(path.stem for path in (schema.conf_dir() / "cluster").glob("*.yaml"))

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.plan.forecast import Forecast, cost_range, forecast, poisson_range
-from orchestrator.plan.hazards import Checkpoints, Hazards, best_interval_s, checkpoint_interval_s
+from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards, best_interval_s, checkpoint_interval_s
+from orchestrator.plan.forecast.interruptions import Forecast, cost_range, forecast, poisson_range
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 intervals = importlib.import_module("intervals")

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator import run
+from orchestrator.cli.show.terminal import Terminal
+from orchestrator.driver import run
 from orchestrator.errors import RunDirectoryError
 from orchestrator.events import ResourcesReleased
 from orchestrator.ledger.journal import Journal, replay
-from orchestrator.ledger.terminal import Terminal
 from orchestrator.supervise.loop import StopRequest
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.gather_logs import BEHIND_BYTES, LEAST_BYTES, POLL_BYTES, LogKeeper, LogSender, sender_of
-from orchestrator.cluster.log_bound import LogBounds
-from orchestrator.cluster.on_node import leave_mark
+from orchestrator.agent.localize import leave_mark
+from orchestrator.agent.log_bound import LogBounds
+from orchestrator.agent.log_transfer import BEHIND_BYTES, LEAST_BYTES, POLL_BYTES, LogKeeper, LogSender, sender_of
 from orchestrator.errors import RunDirectoryError
 from tests.test_on_node import assignment
 

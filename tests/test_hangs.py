@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agent.waits import Wait
 from orchestrator.cluster.hangs import SPINNING_AFTER_S, HangWatch
-from orchestrator.cluster.waits import Wait
 from orchestrator.events import Event, Fault, RankLost, StallNamed
 
 EVIDENCE_S, LIMIT_S, AFTER_S = 120.0, 60.0, 3600.0

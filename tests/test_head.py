@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from orchestrator.cluster.head import stop_head, stop_session
-from orchestrator.cluster.kept import KeptCluster
+from orchestrator.cluster.warm.head import stop_head, stop_session
+from orchestrator.cluster.warm.record import KeptCluster
 
 pytestmark = pytest.mark.real
 

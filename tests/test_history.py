@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.config import RecoveryConfig
+from orchestrator.config.schema import RecoveryConfig
 from orchestrator.events import (
     AttemptStarted,
     BatchesSkipped,

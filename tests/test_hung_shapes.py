@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.waits import Wait
-from orchestrator.rank.launcher import ZygoteLauncher
+from orchestrator.agent.waits import Wait
+from orchestrator.rank.launch.launcher import ZygoteLauncher
 from tests.hang_harness import OPENING, Watched
 from tests.rank_harness import Bench, environment, wait_until
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from orchestrator.cli.incidents import incidents as show
 from orchestrator.errors import ConfigError
 from orchestrator.events import (
     AttemptEnded,
@@ -38,7 +39,6 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
-from orchestrator.incidents import incidents as show
 from orchestrator.ledger.incidents import Incident, Incidents
 from orchestrator.ledger.meter import Bucket, Meter
 from tests.test_meter import TIMELINES

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import journal_fold
+from orchestrator.driver import journal_fold
+from orchestrator.driver.folded import Folded
+from orchestrator.driver.journal_fold import NAME, JournalFold
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -24,8 +26,6 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.folded import Folded
-from orchestrator.journal_fold import NAME, JournalFold
 from orchestrator.ledger.journal import Journal, replay
 
 RUN: list[Event] = [

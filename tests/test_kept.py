@@ -15,18 +15,19 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator import journal_fold
-from orchestrator.cluster import kept, tls
-from orchestrator.cluster.kept import KeptCluster
-from orchestrator.cluster_seen import other_runs
-from orchestrator.config import ClusterConfig, Config
+from orchestrator.cluster import tls
+from orchestrator.cluster.warm import record as kept
+from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.config.schema import ClusterConfig, Config
+from orchestrator.driver import journal_fold
+from orchestrator.driver.cluster_status import other_runs
+from orchestrator.driver.folded import Folded
+from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.preflight import find_target
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.events import ResourcesGranted, ResourcesReleased, RunEnded, RunStarted, Status
-from orchestrator.folded import Folded
-from orchestrator.journal_fold import JournalFold
 from orchestrator.ledger.journal import Journal
-from orchestrator.preflight import find_target
-from orchestrator.rundir import RunDirectory
+from orchestrator.ledger.run_directory import RunDirectory
 
 
 @pytest.fixture(autouse=True)

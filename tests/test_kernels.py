@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import ModelConfig
+from orchestrator.config.schema import ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.kernels import ADAM_BYTES_PER_PARAMETER, FLASH_BACKWARD, Kernels, Passes
-from orchestrator.plan.software import DEEPSPEED, Software
-from orchestrator.plan.transformer import forward_flops_per_token
+from orchestrator.plan.perf.kernels import ADAM_BYTES_PER_PARAMETER, FLASH_BACKWARD, Kernels, Passes
+from orchestrator.plan.perf.software import DEEPSPEED, Software
+from orchestrator.plan.perf.transformer import forward_flops_per_token
 from tests.planned_machines import CLUSTERS, constants, kernels, machine, trained_models
 from tests.test_memory import LLAMA_8B, MIXTRAL
 

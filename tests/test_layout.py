@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import Config, Device, GpuConfig, ModelConfig
+from orchestrator.config.schema import Config, Device, GpuConfig, ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.layout import derive_layout
+from orchestrator.plan.layout.layout import derive_layout
 
 
 def config(**changes: Any) -> Config:

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster import gather_logs, log_bound, logs
-from orchestrator.cluster.gather_logs import LogKeeper, LogSender
-from orchestrator.cluster.log_bound import LogBound, LogBounds
-from orchestrator.cluster.logs import LogReader
-from orchestrator.ledger.mlflow_run import LOG_TAIL_BYTES
-from orchestrator.plan.layout import LEAST_LOG_BYTES
+from orchestrator.agent import log_bound, log_reader, log_transfer
+from orchestrator.agent.log_bound import LogBound, LogBounds
+from orchestrator.agent.log_reader import LogReader
+from orchestrator.agent.log_transfer import LogKeeper, LogSender
+from orchestrator.ledger.mlflow.client import LOG_TAIL_BYTES
+from orchestrator.plan.layout.layout import LEAST_LOG_BYTES
 
 KIB, MIB = 1024, 1024 * 1024
 # Of a small log: an eighth is kept of its beginning, half of its end.
@@ -144,7 +144,7 @@ def test_readers_get_in_order_all_that_is_not_left_out(
 ) -> None:
     world = World(tmp_path_factory.mktemp("logs"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(logs, "READ_BYTES", 50_000)  # the reader falls behind
+        patched.setattr(log_reader, "READ_BYTES", 50_000)  # the reader falls behind
         for step in steps:
             getattr(world, step[0])(*step[1:])
         world.finish()
@@ -242,7 +242,7 @@ def test_a_sender_that_was_passed_says_what_the_node_has_lost_too(tmp_path: Path
 
 def test_the_shortest_end_has_more_than_what_mlflow_gets() -> None:
     assert LEAST_LOG_BYTES // 2 > LOG_TAIL_BYTES
-    assert LEAST_LOG_BYTES // 2 > gather_logs.BEHIND_BYTES, "so that a sender is not passed either"
+    assert LEAST_LOG_BYTES // 2 > log_transfer.BEHIND_BYTES, "so that a sender is not passed either"
 
 
 def test_a_log_that_somebody_empties_begins_anew(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.events import LossRejected, StepDone
-from orchestrator.supervise.losses import AT_LEAST, KEPT, LossWatch, batch_of, next_batches
+from orchestrator.supervise.loss_watch import AT_LEAST, KEPT, LossWatch, batch_of, next_batches
 
 
 def watched(losses: Iterable[float | None], spike: float | None = 3.0) -> tuple[LossWatch, list[LossRejected]]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.rank.durable import (
+from orchestrator.checkpoint.store import (
     FilePart,
     Manifest,
     ManifestError,

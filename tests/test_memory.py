@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import Device, GpuConfig, ModelConfig
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.memory import FRAGMENTATION, GIB, HEAP_FRAGMENTATION, NCCL_BYTES, memory_of, model_states
-from orchestrator.plan.transformer import parameters
-from orchestrator.plan.zero import Zero
+from orchestrator.config.schema import Device, GpuConfig, ModelConfig
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.memory import FRAGMENTATION, GIB, HEAP_FRAGMENTATION, NCCL_BYTES, memory_of, model_states
+from orchestrator.plan.perf.transformer import parameters
 
 LLAMA_8B = ModelConfig("llama3_8b", 32, 4096, 32, 8, 14336, 128256, 8192)
 LLAMA_70B = ModelConfig("llama3_70b", 80, 8192, 64, 8, 28672, 128256, 8192)

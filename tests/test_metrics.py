@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import Config, MetricsConfig
+from orchestrator.cluster.gauges import DESCRIPTIONS, Gauges
+from orchestrator.config.schema import Config, MetricsConfig
+from orchestrator.driver.run import _labels
 from orchestrator.events import AttemptStarted, Record, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.metrics import DESCRIPTIONS, Gauges
-from orchestrator.run import _labels
-from orchestrator.rundir import number_of_run
+from orchestrator.ledger.run_directory import number_of_run
 
 
 class FakeGauge:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.plan.machine import PCIE_BYTES_PER_S, Machine
-from orchestrator.plan.network import Group, Network, group_of
+from orchestrator.plan.perf.collectives import Group, Network, group_of
+from orchestrator.plan.perf.machine import PCIE_BYTES_PER_S, Machine
 from tests.planned_machines import CLUSTERS, constants, machine
 from tests.test_conf import composed
 

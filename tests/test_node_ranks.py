@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster import logs, node_ranks, oom
-from orchestrator.cluster.gather_logs import LogSender
-from orchestrator.cluster.node_ranks import NodeRanks
-from orchestrator.cluster.watchdog import LEAST_SAMPLES
+from orchestrator.agent import log_reader, memory_kills
+from orchestrator.agent import ranks as node_ranks
+from orchestrator.agent.log_transfer import LogSender
+from orchestrator.agent.ranks import NodeRanks
+from orchestrator.agent.watchdog import LEAST_SAMPLES
 from orchestrator.errors import NodeMismatch
 from orchestrator.rank.spec import RankSpec
 from tests.snapshot_world import small_assignment
@@ -59,7 +60,7 @@ class Node:
         self.signals: list[tuple[int, int]] = []
         monkeypatch.setattr(node_ranks.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(node_ranks.os, "kill", lambda pid, number: self.signals.append((pid, number)))
-        monkeypatch.setattr(oom, "_kills", lambda: [0, self.killed_by_kernel])
+        monkeypatch.setattr(memory_kills, "_kills", lambda: [0, self.killed_by_kernel])
         limits = {"hang_floor_s": FLOOR_S, "hang_unknown_s": UNKNOWN_S, "unkillable_s": UNKILLABLE_S}
         self.ranks: list[Rank] = []
         self.node = NodeRanks(small_assignment(folder, **limits, **changes))
@@ -235,7 +236,7 @@ def test_logs_are_bounded_once_they_are_read_and_sent(
 def test_what_is_left_out_before_it_was_read_and_sent_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "READ_BYTES", 1000)
+    monkeypatch.setattr(log_reader, "READ_BYTES", 1000)
     node = Node(tmp_path, monkeypatch, log_max_bytes=256 * 1024)
     log = Path(node.ranks[0].spec.log_path)
     node.node.sender = LogSender(log.parent, nodes=1)
@@ -297,9 +298,9 @@ def test_a_kill_that_nobody_here_sent_is_for_want_of_memory_if_the_kernel_counts
 
 def test_counters_that_are_not_there_count_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = tmp_path / "memory.events"
-    monkeypatch.setattr(oom, "_COUNTERS", ((tmp_path / "missing", "oom_kill"), (counter, "oom_kill")))
+    monkeypatch.setattr(memory_kills, "_COUNTERS", ((tmp_path / "missing", "oom_kill"), (counter, "oom_kill")))
     counter.write_text("low 0\noom 3\noom_kill 2\n")
-    kills = oom.MemoryKills()
+    kills = memory_kills.MemoryKills()
     assert not kills.new()
     counter.write_text("low 0\noom 4\noom_kill 3\noom_group_kill 1\n")
     assert [kills.new(), kills.new()] == [True, False]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import places
-from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.cluster.node_snapshots import NodeSnapshots, is_for_every_rank
-from orchestrator.cluster.places import DURABLE, choose_place
-from orchestrator.rank.arena import Slot, load_extent
+from orchestrator.agent import staging_dir
+from orchestrator.agent.checkpoint_files import CheckpointFiles
+from orchestrator.agent.snapshots import NodeSnapshots, is_for_every_rank
+from orchestrator.agent.staging_dir import DURABLE, choose_place
+from orchestrator.checkpoint.arena import Slot, load_extent
 from tests.snapshot_world import (
     KEY,
     OPTIMIZER,
@@ -43,9 +43,9 @@ def test_the_first_folder_with_room_is_taken_and_what_was_passed_over_is_said(
     small, large = tmp_path / "small", tmp_path / "large"
     small.mkdir()
     large.mkdir()
-    monkeypatch.setattr(places, "room_bytes", {small: 10**9, large: 10**12}.__getitem__)
+    monkeypatch.setattr(staging_dir, "room_bytes", {small: 10**9, large: 10**12}.__getitem__)
     dirs = [str(tmp_path / "missing"), str(small), str(large), DURABLE]
-    assert choose_place([str(small), str(large)], 10**9) == places.Place(small, None)
+    assert choose_place([str(small), str(large)], 10**9) == staging_dir.Place(small, None)
     chosen = choose_place(dirs, 2 * 10**9)
     assert chosen.folder == large
     assert chosen.remark == (
@@ -60,7 +60,7 @@ def test_the_first_folder_with_room_is_taken_and_what_was_passed_over_is_said(
 
 
 def test_durable_alone_is_a_choice_and_no_remark(tmp_path: Path) -> None:
-    assert choose_place([DURABLE, str(tmp_path)], None) == places.Place(None, None)
+    assert choose_place([DURABLE, str(tmp_path)], None) == staging_dir.Place(None, None)
 
 
 def test_a_node_that_stages_nowhere_says_so_and_gives_its_ranks_no_slots(make: Make, tmp_path: Path) -> None:

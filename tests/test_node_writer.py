@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.agent_files import CheckpointFiles
-from orchestrator.cluster.assignment import base_environment
-from orchestrator.cluster.node_snapshots import NodeSnapshots
-from orchestrator.rank.arena import Slot
-from orchestrator.rank.launcher import Launcher, ZygoteLauncher
-from orchestrator.rank.manifest import sha256_of
-from orchestrator.rank.staging import is_awaited
+from orchestrator.agent.assignment import base_environment
+from orchestrator.agent.checkpoint_files import CheckpointFiles
+from orchestrator.agent.snapshots import NodeSnapshots
+from orchestrator.checkpoint.arena import Slot
+from orchestrator.checkpoint.manifest import sha256_of
+from orchestrator.checkpoint.staging import is_awaited
+from orchestrator.rank.launch.launcher import Launcher, ZygoteLauncher
 from tests.rank_harness import is_gone, wait_until
 from tests.snapshot_world import OPTIMIZER, WEIGHTS, NoLauncher, nodes_in, restore_of, small_assignment, stage
 

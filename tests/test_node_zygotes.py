@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.launching import early_zygote, forking_launcher, standing_in
-from orchestrator.cluster.zygotes import MOST_ZYGOTES, NodeZygotes, Offer
-from orchestrator.rank.key import ZygoteKey
-from orchestrator.rank.launcher import SharedZygote, ZygoteLauncher
+from orchestrator.agent.launchers import early_zygote, forking_launcher, standing_in
+from orchestrator.agent.zygote_pool import MOST_ZYGOTES, NodeZygotes, Offer
+from orchestrator.rank.launch.launcher import SharedZygote, ZygoteLauncher
+from orchestrator.rank.launch.zygote_key import ZygoteKey
 from tests.rank_harness import Bench, environment, is_gone, wait_until
 
 pytestmark = pytest.mark.real

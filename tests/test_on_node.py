@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.assignment import Assignment
-from orchestrator.cluster.on_node import (
+from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.localize import (
     differences,
     identity,
     interface_of,

@@ -17,12 +17,13 @@ import psutil
 import pytest
 from rich.console import Console
 
-from orchestrator.cluster import head, kept, own_rays
-from orchestrator.cluster.kept import KeptCluster
+from orchestrator.cluster import own_rays
+from orchestrator.cluster.warm import head, record
+from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.driver.warm_cluster import down
 from orchestrator.errors import ClusterUnreachable
-from orchestrator.keep import down
-from orchestrator.rank import control
-from orchestrator.rank.launcher import RankStartError, SharedZygote
+from orchestrator.rank.launch import wire
+from orchestrator.rank.launch.launcher import RankStartError, SharedZygote
 from tests.processes import end
 from tests.rank_harness import shared_owner, wait_until
 
@@ -105,17 +106,17 @@ def test_a_stale_record_ends_no_session_that_has_its_number_now(
     assert stranger.poll() is None
     created = psutil.Process(stranger.pid).create_time()
     assert recorded(stranger.pid, created).is_running()
-    monkeypatch.setattr(kept.os, "getuid", lambda: STRANGER)
+    monkeypatch.setattr(record.os, "getuid", lambda: STRANGER)
     assert not recorded(stranger.pid, created).is_running(), "another user's"
     assert recorded(stranger.pid, created).head_of_another() == ME
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(kept, "why_not_ours", lambda _path: None)
-    kept.record(recorded(stranger.pid, created, str(tmp_path / "session")))
+    monkeypatch.setattr(record, "why_not_ours", lambda _path: None)
+    record.record(recorded(stranger.pid, created, str(tmp_path / "session")))
     (tmp_path / "session").mkdir()
     said = StringIO()
     assert down(Console(file=said, width=200), force=False) == 0
     assert f"belongs to another user (uid {ME}) and is left as it is" in said.getvalue()
-    assert kept.find() is None
+    assert record.find() is None
     assert stranger.poll() is None
     assert (tmp_path / "session").is_dir()
 
@@ -135,18 +136,18 @@ def test_what_a_head_that_is_gone_has_left_is_known_by_its_folder(tmp_path: Path
 
 def test_a_record_that_others_may_write_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    kept.record(recorded(1, 1.0))
-    assert kept.find() == recorded(1, 1.0)
+    record.record(recorded(1, 1.0))
+    assert record.find() == recorded(1, 1.0)
     assert (tmp_path / "orchestrator" / "cluster.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "orchestrator").chmod(0o777)
-    assert kept.find() is None
+    assert record.find() is None
 
 
 def test_a_port_that_another_user_listens_at_now_is_no_cluster_that_was_joined() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert kept.heard_at(address) == {ME}
-        assert kept.heard_at(address.replace("127.0.0.1", "192.0.2.1")) == set(), "no address of this machine"
+        assert record.heard_at(address) == {ME}
+        assert record.heard_at(address.replace("127.0.0.1", "192.0.2.1")) == set(), "no address of this machine"
         joined = KeptCluster(address, None, None, None, None, 0.0, 60.0)
         assert joined.answers(), "an earlier version's record"
         assert replace(joined, heard_uids=[ME]).answers()
@@ -156,6 +157,6 @@ def test_a_port_that_another_user_listens_at_now_is_no_cluster_that_was_joined()
 @pytest.mark.real
 def test_a_zygote_of_another_user_gets_no_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(shared_owner(tmp_path / "socket", ["multiprocessing"])) as owner:
-        monkeypatch.setattr(control, "peer_uid", lambda channel: STRANGER)
+        monkeypatch.setattr(wire, "peer_uid", lambda channel: STRANGER)
         with pytest.raises(RankStartError, match=f"another user's .uid {STRANGER}."):
             SharedZygote(str(tmp_path / "socket"), owner.key, ["multiprocessing"])

@@ -59,7 +59,7 @@ def test_the_wheel_carries_configuration_and_jobs_and_nothing_of_the_checkout(wh
 
 def test_the_wheel_has_a_command_and_a_licence(wheel: zipfile.ZipFile) -> None:
     about = f"orchestrator-{__version__}.dist-info"
-    assert "orchestrator = orchestrator.cli:main" in wheel.read(f"{about}/entry_points.txt").decode()
+    assert "orchestrator = orchestrator.cli.cli:main" in wheel.read(f"{about}/entry_points.txt").decode()
     assert wheel.read(f"{about}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
 
 

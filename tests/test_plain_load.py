@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.rank.plain_load import UnknownTypesError, plain_load
+from orchestrator.checkpoint.plain_load import UnknownTypesError, plain_load
 
 
 class Runs:

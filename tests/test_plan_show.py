@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator.plan.calibration import Calibration
+from orchestrator.cli.show.plan import plan_text, show_plan
+from orchestrator.cli.show.plan_run import count, hours, seconds, size, usd
+from orchestrator.plan.perf.calibration import Calibration
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.show import plan_text, show_plan
-from orchestrator.plan.show_run import count, hours, seconds, size, usd
 from tests.golden_text import assert_golden
 from tests.test_conf import composed
 from tests.test_prediction import CLUSTERS, GPUS, config, cpu, plan_of

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from orchestrator import cli
-from orchestrator.compare import plans_picture, plans_show
-from orchestrator.compare.plans import (
+from orchestrator.cli import cli
+from orchestrator.cli.show import sweep_picture, sweep_table
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.planner.sweep import (
     PlannedPoint,
     PlanRow,
     cheapest_first,
@@ -36,7 +37,6 @@ from orchestrator.compare.plans import (
     values_of,
     varying_keys,
 )
-from orchestrator.plan.layout import Layout
 
 # Few values, so that ties are common.
 FIGURES = st.lists(st.tuples(st.integers(0, 12).map(float), st.integers(0, 12).map(float)), max_size=40)
@@ -78,7 +78,7 @@ def degrees_of(point: PlannedPoint, **degrees: int) -> None:
 
 def table(points: list[PlannedPoint], path: Path, width: int = 140) -> str:
     console = Console(file=io.StringIO(), width=width)
-    plans_show.show_plans(points, path, console)
+    sweep_table.show_plans(points, path, console)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -156,10 +156,10 @@ def test_names_are_as_short_as_they_can_be_told_apart() -> None:
 
 
 def test_secrets_are_hidden_in_rows_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans_show, "plan_json", lambda _plan: {})
+    monkeypatch.setattr(sweep_table, "plan_json", lambda _plan: {})
     overrides = ("+env.HF_TOKEN=hf_secret", "+env.A=b=c")
     assert values_of(overrides) == {"env.HF_TOKEN": "***", "env.A": "b=c"}
-    told = plans_show.plans_json([PlannedPoint(overrides, a_plan(1, 1))])
+    told = sweep_table.plans_json([PlannedPoint(overrides, a_plan(1, 1))])
     assert json.loads(told)[0]["overrides"] == ["+env.HF_TOKEN=***", "+env.A=b=c"]
 
 
@@ -239,7 +239,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def drawn(rows: list[PlanRow], path: Path) -> str:
-    return plans_picture.draw([row for row in rows if row.predicted], path)
+    return sweep_picture.draw([row for row in rows if row.predicted], path)
 
 
 def labels(figure: Figure) -> list[Any]:
@@ -315,14 +315,14 @@ def test_the_picture_takes_short_runs_free_ones_and_odd_names(tmp_path: Path, fi
 
 def test_colour_stands_for_the_override_that_would_make_labels_longest() -> None:
     rows = random_rows(6, seed=1)
-    assert plans_picture.series_key(rows, ["cluster.nodes", "cluster"]) == "cluster"
-    assert plans_picture.series_key(rows, ["cluster"]) is None
-    assert plans_picture.series_key(random_rows(40, 1), ["cluster.nodes"]) is None
+    assert sweep_picture.series_key(rows, ["cluster.nodes", "cluster"]) == "cluster"
+    assert sweep_picture.series_key(rows, ["cluster"]) is None
+    assert sweep_picture.series_key(random_rows(40, 1), ["cluster.nodes"]) is None
 
 
 @given(st.floats(0.001, 1e12))
 def test_ticks_say_their_value(value: float) -> None:
-    said = plans_picture.tick(value)
+    said = sweep_picture.tick(value)
     size = {"k": 1e3, "M": 1e6, "B": 1e9}.get(said[-1], 1.0)
     assert float(said.rstrip("kMB")) * size == pytest.approx(value, rel=1e-3)
 

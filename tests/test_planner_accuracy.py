@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.plan.memory import Memory
+from orchestrator.plan.perf.memory import Memory
 from tests.benchmarks import planner_accuracy, planner_baselines, planner_folds, planner_layouts, planner_plot
 from tests.benchmarks.planner_accuracy import Answer, answers, body, by_table, comparable_bytes, read
 from tests.benchmarks.planner_fit import ROWS, load_constants

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from orchestrator.cluster import port
-from orchestrator.cluster.port import HeldPort
+from orchestrator.agent import port
+from orchestrator.agent.port import HeldPort
 
 # Takes and gives back whatever ports the kernel has to give, for listeners, for connections and by number.
 GRABBER = """

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import Config
+from orchestrator.cli.show.plan import plan_text
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.plan.calibration import Calibration
-from orchestrator.plan.layout import derive_layout
-from orchestrator.plan.nominal import group_of, nominal
+from orchestrator.plan.forecast.prediction import BOUNDS
+from orchestrator.plan.layout.layout import derive_layout
+from orchestrator.plan.perf.baseline import group_of, nominal
+from orchestrator.plan.perf.calibration import Calibration
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.plan.prediction import BOUNDS
-from orchestrator.plan.show import plan_text
 from tests.test_conf import composed
 
 GPUS = ("job=llama3_70b", "cluster=azure_nd_h100_v5", "cluster.nodes=64")
@@ -38,7 +38,7 @@ def plan_of(made: Config, calibrated: Calibration | None = None) -> Plan:
 
 
 def cpu(monkeypatch: pytest.MonkeyPatch) -> Config:
-    monkeypatch.setattr("orchestrator.load.hardware.local_gpus", list)
+    monkeypatch.setattr("orchestrator.config.load.hardware.local_gpus", list)
     return composed("job=tiny_gpt", "job.steps=100")
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import GpuConfig, PriceConfig, PriceKind
+from orchestrator.config.schema import GpuConfig, PriceConfig, PriceKind
 from orchestrator.errors import ConfigError
-from orchestrator.plan.price import offers, price_usd_per_gpu_hour
+from orchestrator.plan.forecast.price import offers, price_usd_per_gpu_hour
 
 GPU = GpuConfig(name="H100", tdp_w=700)
 LISTED = PriceConfig(kind=PriceKind.list, usd_per_gpu_hour=6.88, source="catalog", as_of="2026-01")

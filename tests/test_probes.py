@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.rank import own_time
-from orchestrator.rank.late import when_imported
-from orchestrator.rank.probes import Probes
+from orchestrator.rank.probes import own_time
+from orchestrator.rank.probes.deepspeed import Probes
+from orchestrator.rank.probes.import_hook import when_imported
 
 
 class FakeLink:

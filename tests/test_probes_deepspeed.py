@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launcher import ExecLauncher, ZygoteLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher, ZygoteLauncher
 from tests.rank_harness import SCRIPTS, Bench, Outcome, environment, wait_until
 
 pytestmark = pytest.mark.real

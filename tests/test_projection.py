@@ -23,7 +23,7 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.ledger.projection import MAX_KEY_CHARACTERS, Point, Projection, clean_key, clip
+from orchestrator.ledger.mlflow.projection import MAX_KEY_CHARACTERS, Point, Projection, clean_key, clip
 
 RUN = RunStarted("r", "gpt", "lab", "H100", 4, 2.5, "GPU", 5, 1000, 1e9, 1e12)
 BEGIN: list[tuple[float, Event]] = [

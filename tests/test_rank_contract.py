@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launcher import ExecLauncher, Launcher, SharedZygote, ZygoteLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher, Launcher, SharedZygote, ZygoteLauncher
 from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, shared_owner, wait_until
 
 pytestmark = pytest.mark.real

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import client, kept, ray_folder
-from orchestrator.cluster.head import make_token
+from orchestrator.cluster import ray_env, ray_folder
+from orchestrator.cluster.warm import record
+from orchestrator.cluster.warm.head import make_token
 from orchestrator.errors import ClusterError
 
 
@@ -113,21 +114,21 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_home_no_cluster_is_kept_and_keeping_one_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert kept.find() is None
-    assert kept.token_path() is None
+    assert record.find() is None
+    assert record.token_path() is None
     with pytest.raises(ClusterError, match=r"HOME is not set.*set XDG_STATE_HOME to a folder that you may write"):
-        kept.make_state_dir()
+        record.make_state_dir()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     make_token()
     token = tmp_path / "state" / "orchestrator" / "auth_token"
-    assert kept.token_path() == token
+    assert record.token_path() == token
     assert mode(token) == 0o600
 
 
 def test_a_home_that_can_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     with pytest.raises(ClusterError, match=r"/proc/nowhere/orchestrator can not be made.*set XDG_STATE_HOME"):
-        kept.make_state_dir()
+        record.make_state_dir()
 
 
 def test_a_token_of_ray_s_own_is_closed_to_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,8 +156,8 @@ def test_a_token_that_others_may_read_is_not_shown_to_a_cluster(
     token = tmp_path / ".ray" / "auth_token"
     token.chmod(0o644)
     with pytest.raises(ClusterError, match=f"others may read this token.*type 'chmod 600 {token}'"):
-        client.prepare_to_attach("10.0.0.1:6379")
+        ray_env.prepare_to_attach("10.0.0.1:6379")
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ
     token.chmod(0o600)
-    client.prepare_to_attach("10.0.0.1:6379")
+    ray_env.prepare_to_attach("10.0.0.1:6379")
     assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(token)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 
 ACTOR = """
 import os, time
-from orchestrator.cluster.raylet import end_with_raylet
+from orchestrator.agent.raylet import end_with_raylet
 
 end_with_raylet(look_s=0.01)
 time.sleep(0.1)

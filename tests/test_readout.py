@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.rank.readout import Readout, number
+from orchestrator.rank.probes.readout import Readout, number
 
 
 class Distant:
@@ -58,7 +58,7 @@ def test_numbers_on_a_device_are_picked_up_later_and_in_order() -> None:
 
 
 def test_a_device_that_hangs_does_not_keep_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.rank.readout.FLUSH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("orchestrator.rank.probes.readout.FLUSH_TIMEOUT_S", 0.05)
     readout, told = DistantReadout(), []
     readout.read([Distant()], 1.0, 0.5, lambda loss, norm: told.append((loss, norm)))
     readout.flush()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.config import RecoveryConfig
+from orchestrator.config.schema import RecoveryConfig
 from orchestrator.events import (
     AttemptStarted,
     BatchesSkipped,
@@ -18,7 +18,7 @@ from orchestrator.events import (
     RunResumed,
 )
 from orchestrator.supervise.history import History
-from orchestrator.supervise.losses import batch_of
+from orchestrator.supervise.loss_watch import batch_of
 from orchestrator.supervise.policy import Action, Decision, decide
 from tests.fakes import FakeClock
 from tests.histories import dies, done, killed, nan, saved

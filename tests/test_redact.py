@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from orchestrator import redact as module
-from orchestrator.config import Config
+from orchestrator.config.load import load, register
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.events import AttemptEnded, Decided, Fault, MetricLogged, Outcome, RankLost
-from orchestrator.load import load, register
 from orchestrator.redact import HIDDEN, is_secret, learn, redact, redact_fields, redact_text
 
 

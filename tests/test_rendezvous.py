@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.rank import rendezvous
-from orchestrator.rank.launcher import ExecLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher
 from tests.ports import free_port
 from tests.rank_harness import Bench, environment
 

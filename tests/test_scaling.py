@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.plan.runnable import tensor_degrees
-from orchestrator.plan.scaling import CHINCHILLA, MOST_BATCH_TOKENS, batch_sequences, batch_tokens
-from orchestrator.plan.shapes import ladder, llama_shape
-from orchestrator.plan.transformer import parameters
+from orchestrator.plan.layout.deepspeed_rules import tensor_degrees
+from orchestrator.plan.perf.transformer import parameters
+from orchestrator.plan.sizing.model_ladder import ladder, llama_shape
+from orchestrator.plan.sizing.scaling_law import CHINCHILLA, MOST_BATCH_TOKENS, batch_sequences, batch_tokens
 
 SIZES = st.floats(1e7, 1e13)
 FLOPS = st.floats(1e19, 1e27)

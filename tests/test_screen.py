@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.show.screen import Screen
+from orchestrator.cli.show.terminal import Terminal
 from orchestrator.events import (
     BatchesSkipped,
     Decided,
@@ -26,9 +28,7 @@ from orchestrator.events import (
     Status,
 )
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.terminal import Terminal
 from orchestrator.output import without_controls
-from orchestrator.screen import Screen
 
 ORDERS = {
     "clipboard": "\x1b]52;c;cm0gLXJm\x07",

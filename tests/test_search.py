@@ -12,19 +12,25 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config import Config, ModelConfig
+from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan import runners_up
-from orchestrator.plan.calibration import Calibration
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.machine import Machine
-from orchestrator.plan.memory import memory_of
+from orchestrator.plan.layout.deepspeed_rules import (
+    expert_degrees,
+    pipeline_degrees,
+    refusal,
+    sequence_degrees,
+    tensor_degrees,
+)
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.calibration import Calibration
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.memory import memory_of
+from orchestrator.plan.perf.step import StepModel
 from orchestrator.plan.plan import OFFLOAD_BUFFER_FACTOR
-from orchestrator.plan.runnable import expert_degrees, pipeline_degrees, refusal, sequence_degrees, tensor_degrees
-from orchestrator.plan.search import search
-from orchestrator.plan.space import HEADROOM_SHARE, SAME_TIME, Sharding, Space, Subject
-from orchestrator.plan.step import StepModel
-from orchestrator.plan.zero import Zero
+from orchestrator.plan.search import runners_up
+from orchestrator.plan.search.search import search
+from orchestrator.plan.search.space import HEADROOM_SHARE, SAME_TIME, Sharding, Space, Subject
 from tests.test_conf import composed
 
 ZEROS = (

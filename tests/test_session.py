@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from orchestrator.cluster import session
-from orchestrator.cluster.head import stop_sessions
+from orchestrator.cluster.warm.head import stop_sessions
 from orchestrator.errors import ClusterUnreachable
 from tests.rank_harness import is_gone, wait_until
 

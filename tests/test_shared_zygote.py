@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launcher import RankStartError, SharedZygote, ZygoteLauncher
+from orchestrator.rank.launch.launcher import RankStartError, SharedZygote, ZygoteLauncher
 from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, shared_owner, wait_until
 
 pytestmark = pytest.mark.real

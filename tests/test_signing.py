@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.signing import check_signing, signing_key
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
+from orchestrator.driver.signing import check_signing, signing_key
 from orchestrator.errors import ConfigError
 from tests.test_conf import composed
 

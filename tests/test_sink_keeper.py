@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.ledger.outage import Outage
-from orchestrator.ledger.sink_keeper import MAX_BACKOFF_S, WELL_AFTER_S, SinkKeeper
+from orchestrator.ledger.mlflow.outage import Outage
+from orchestrator.ledger.mlflow.sink_process import MAX_BACKOFF_S, WELL_AFTER_S, SinkKeeper
 from tests.fakes import FakeClock
 
 DOWN = "MLflow at http://mlflow:5000 does not answer within 3 s: timed out"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import provenance
-from orchestrator.corpus import survey
+from orchestrator.agent import facts
+from orchestrator.agent.corpus import survey
 from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.ledger.run_directory import RunDirectory, new_run_name
 from orchestrator.redact import HIDDEN, redact
-from orchestrator.rundir import RunDirectory, new_run_name
 
 
 def test_the_default_corpus_is_on_every_machine() -> None:
@@ -62,19 +62,17 @@ def test_text_that_can_not_train_is_refused(
 def test_a_changed_script_or_neighbour_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import model")
     (tmp_path / "model.py").write_text("x = 1")
-    before = provenance.observe(tmp_path / "train.py", [], tmp_path)
-    assert provenance.differences(before, before) == []
+    before = facts.observe(tmp_path / "train.py", [], tmp_path)
+    assert facts.differences(before, before) == []
     (tmp_path / "model.py").write_text("x = 2")
-    after = provenance.observe(tmp_path / "train.py", [], tmp_path)
-    (difference,) = provenance.differences(before, after)
+    after = facts.observe(tmp_path / "train.py", [], tmp_path)
+    (difference,) = facts.differences(before, after)
     assert difference.startswith("script sha256: '")
 
 
 def test_absent_packages_and_facts_are_said_not_raised() -> None:
-    assert provenance.package_version("no-such-package-at-all") == "not installed"
-    assert provenance.differences({"package torch": "2.13"}, {}) == [
-        "package torch: 'unknown' there, '2.13' in the plan"
-    ]
+    assert facts.package_version("no-such-package-at-all") == "not installed"
+    assert facts.differences({"package torch": "2.13"}, {}) == ["package torch: 'unknown' there, '2.13' in the plan"]
 
 
 def test_secrets_are_hidden_and_training_words_are_not() -> None:
@@ -100,7 +98,7 @@ def test_run_names_are_unique() -> None:
 
 def test_a_run_directory_is_held_by_one_live_process(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from orchestrator.rundir import RunDirectory\n"
+        "import sys; from pathlib import Path; from orchestrator.ledger.run_directory import RunDirectory\n"
         "held = RunDirectory(Path(sys.argv[1])); held.hold(); print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

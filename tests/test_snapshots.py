@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.snapshots import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.checkpoint.commits import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.checkpoint.manifest import FilePart, Manifest
 from orchestrator.events import CheckpointSaved
-from orchestrator.rank.manifest import FilePart, Manifest
 
 RANKS = 2
 SHA = "0" * 64

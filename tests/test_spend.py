@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.events import (
     Event,
@@ -25,8 +25,8 @@ from orchestrator.events import (
     StopRequested,
 )
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.run_directory import check_run_name
 from orchestrator.ledger.spend import EVERY_S, SpendNote
-from orchestrator.rundir import check_run_name
 from tests.test_conf import composed
 
 STARTED = RunStarted("r", "tiny", "local", "h100", 8, 2.0)

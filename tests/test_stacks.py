@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster import stacks as stacks_module
-from orchestrator.cluster.stacks import (
+from orchestrator.agent import hang_stacks as stacks_module
+from orchestrator.agent.hang_stacks import (
     SIGNAL_AFTER_S,
     Inquiry,
     Seen,
@@ -27,9 +27,9 @@ from orchestrator.cluster.stacks import (
     process_state,
 )
 from orchestrator.rank import stacks as rank_stacks
-from orchestrator.rank.launcher import ExecLauncher, ZygoteLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher, ZygoteLauncher
+from orchestrator.rank.launch.process import RankProcess
 from orchestrator.rank.link import HEARTBEAT_S
-from orchestrator.rank.process import RankProcess
 from tests.rank_harness import TIMEOUT_S, Bench, environment, wait_until
 
 PACKAGES = "/venv/lib/python3.11/site-packages"

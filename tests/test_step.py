@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import ModelConfig
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.machine import Machine
-from orchestrator.plan.software import DEEPSPEED, Software
-from orchestrator.plan.step import StepModel, StepTime
-from orchestrator.plan.transformer import training_flops_per_token
-from orchestrator.plan.utilisation import model_flops_utilisation
-from orchestrator.plan.zero import Zero
+from orchestrator.config.schema import ModelConfig
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.mfu import model_flops_utilisation
+from orchestrator.plan.perf.software import DEEPSPEED, Software
+from orchestrator.plan.perf.step import StepModel, StepTime
+from orchestrator.plan.perf.transformer import training_flops_per_token
 from tests.planned_machines import CLUSTERS, constants, kernels, layout, machine, trained_models
 from tests.test_memory import LLAMA_8B, LLAMA_70B, MIXTRAL
 

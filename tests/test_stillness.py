@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.look import refined
-from orchestrator.cluster.stacks import Frame
-from orchestrator.cluster.stillness import Sample, Stillness
-from orchestrator.cluster.vitals import Vitals, vitals
-from orchestrator.cluster.waits import Wait, wait_of
+from orchestrator.agent.hang_stacks import Frame
+from orchestrator.agent.look import refined
+from orchestrator.agent.stillness import Sample, Stillness
+from orchestrator.agent.vitals import Vitals, vitals
+from orchestrator.agent.waits import Wait, wait_of
 from orchestrator.rank.collectives import from_trace
 from tests.processes import end
 from tests.rank_harness import wait_until

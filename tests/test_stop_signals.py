@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.signals import stop_numbers
+from orchestrator.driver.stopping import asked_by_signals, exit_code
 from orchestrator.errors import ConfigError
-from orchestrator.rank.launcher import ZygoteLauncher
-from orchestrator.signals import stop_numbers
-from orchestrator.stopping import asked_by_signals, exit_code
+from orchestrator.rank.launch.launcher import ZygoteLauncher
 from orchestrator.supervise.loop import StopRequest
 from tests.rank_harness import Bench, environment, wait_until
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.merge import Part, fold_steps, step_part
+from orchestrator.agent.messages import Part, fold_steps, step_part
 from orchestrator.cluster.stragglers import StragglerWatch
 
 STEPS = 20
@@ -125,7 +125,7 @@ def test_nothing_is_said_of_short_steps() -> None:
 def test_waiting_for_a_processor_is_not_a_ranks_own_time(seconds: float) -> None:
     """Two threads of two processes on one processor: each computes for half of the time."""
     script = (
-        "import os, time; from orchestrator.rank.own_time import OwnTime; os.sched_setaffinity(0, {0})\n"
+        "import os, time; from orchestrator.rank.probes.own_time import OwnTime; os.sched_setaffinity(0, {0})\n"
         "if os.fork() == 0:\n    end_s = time.process_time() + 5\n    while time.process_time() < end_s: pass\n"
         f"own = OwnTime(); begun_s = time.perf_counter(); end_s = time.process_time() + {seconds}\n"
         "while time.process_time() < end_s: pass\n"

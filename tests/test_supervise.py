@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import errors
-from orchestrator.config import RecoveryConfig
+from orchestrator.config.schema import RecoveryConfig
 from orchestrator.errors import NotEnoughResources, TrainingFailed
 from orchestrator.events import (
     AttemptStarted,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import surroundings
+from orchestrator.config import surroundings
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.driver.resume import unfinished
 from orchestrator.errors import RunDirectoryError
 from orchestrator.events import AttemptStarted, LossRejected, RunEnded, RunStarted, Status, StepDone
 from orchestrator.ledger.journal import Journal
-from orchestrator.taking_up import unfinished
 
 
 def test_what_another_driver_has_done_since_is_known_to_the_one_that_takes_the_run_up(tmp_path: Path) -> None:

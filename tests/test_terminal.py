@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.show.terminal import Terminal
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -42,12 +43,11 @@ from orchestrator.events import (
     StragglerNamed,
     exit_in_words,
 )
-from orchestrator.ledger.accuracy import Accuracy
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.predicted_actual import Accuracy
 from orchestrator.ledger.story import Story
-from orchestrator.ledger.terminal import Terminal
-from orchestrator.ledger.wording import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
+from orchestrator.text import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
 from tests.golden_text import assert_golden
 
 RUN = RunStarted(

@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 
 from orchestrator.events import AttemptStarted, Event, NodeSampled, Record, RunEnded, Status, StepDone
-from orchestrator.ledger import thinning
-from orchestrator.ledger.projection import Point, Projection
-from orchestrator.ledger.thinning import EVERY_STEP_UNTIL, Done, Thinning
+from orchestrator.ledger.mlflow import thinning
+from orchestrator.ledger.mlflow.projection import Point, Projection
+from orchestrator.ledger.mlflow.thinning import EVERY_STEP_UNTIL, Done, Thinning
 from tests.test_projection import BEGIN
 
 LONG = 200_000

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.ledger.tracking_check import absolute_uri, check_tracking, prepare_sqlite, sqlite_path
+from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking, prepare_sqlite, sqlite_path
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -178,7 +178,7 @@ def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_check_does_not_import_mlflow() -> None:
-    code = "import sys, orchestrator.ledger.tracking_check; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, orchestrator.ledger.mlflow.uri; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

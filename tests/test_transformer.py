@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from orchestrator.config import ClusterConfig, FabricConfig, GpuConfig, ModelConfig
+from orchestrator.config.load import conf_dir
+from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig, ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.load import conf_dir
-from orchestrator.plan.machine import Machine, peak_flops
-from orchestrator.plan.transformer import (
+from orchestrator.plan.perf.machine import Machine, peak_flops
+from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_utilisation
+from orchestrator.plan.perf.transformer import (
     forward_flops_per_token,
     parameters,
     recompute_flops_per_token,
     training_flops_per_token,
 )
-from orchestrator.plan.utilisation import hardware_flops_utilisation, model_flops_utilisation
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 gpt = importlib.import_module("gpt")

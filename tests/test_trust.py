@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import rundir, trust
-from orchestrator import sync as syncing
-from orchestrator.cluster_seen import other_runs
-from orchestrator.config import Config, Resume
+from orchestrator import trust
+from orchestrator.cli import sync as syncing
+from orchestrator.cli.sync import CREDENTIALS
+from orchestrator.config.schema import Config, Resume
+from orchestrator.driver.cluster_status import other_runs
+from orchestrator.driver.resume import to_take_up
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import write_whole
+from orchestrator.ledger import run_directory
 from orchestrator.ledger.journal import Journal
-from orchestrator.rundir import RunDirectory, find_run
-from orchestrator.sync import CREDENTIALS
-from orchestrator.taking_up import to_take_up
+from orchestrator.ledger.run_directory import RunDirectory, find_run
 from orchestrator.trust import check_ours, why_not_ours
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -152,7 +153,7 @@ def test_nothing_is_read_of_somebody_elses_run_before_it_is_refused(run: Path, m
     with pytest.raises(ConfigError, match=f"belongs to uid {STRANGER}"):
         to_take_up(config)
     assert other_runs(run.parent, "a:1", 0.0, set()) == []
-    monkeypatch.setattr(rundir.os, "access", lambda _path, _mode: False)  # root may look into any
+    monkeypatch.setattr(run_directory.os, "access", lambda _path, _mode: False)  # root may look into any
     for trusted, said in (
         (False, f"belongs to uid {STRANGER}"),
         (True, "you may not look into it"),

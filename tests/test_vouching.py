@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.durable import Manifest
-from orchestrator.rank.vouching import why_not_vouched
+from orchestrator.checkpoint.store import Manifest
+from orchestrator.checkpoint.vouching import why_not_vouched
 from tests.crashes import committed
 
 KEY = b"a key of sixteen"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cluster.watchdog import LEAST_SAMPLES, Overdue, Watchdog
+from orchestrator.agent.watchdog import LEAST_SAMPLES, Overdue, Watchdog
 
 FACTOR, FLOOR_S, UNKNOWN_S = 10.0, 60.0, 1800.0
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config import GpuConfig, ModelConfig
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.memory import memory_of
-from orchestrator.plan.what_fits import what_fits
-from orchestrator.plan.zero import Zero
+from orchestrator.config.schema import GpuConfig, ModelConfig
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.memory import memory_of
+from orchestrator.plan.search.remedies import what_fits
 from tests.test_memory import H100, LLAMA_8B, LLAMA_70B, ONE_NODE, cases
 
 

@@ -18,8 +18,8 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from orchestrator.rank import writeout
-from orchestrator.rank.launcher import ExecLauncher
+from orchestrator.checkpoint import writer
+from orchestrator.rank.launch.launcher import ExecLauncher
 from tests.rank_harness import Bench, environment, wait_until
 from tests.slot_harness import (
     ABOUT,
@@ -112,7 +112,7 @@ def test_the_process_outlives_signals_and_ends_with_the_requests(bench: Bench, t
     paths = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (requests_read, answers_write)]
     with new_slot(Path("/dev/shm")) as slot, open(answers_read) as answers:
         stage(slot, {"a.pt": {"client": OfTheScript(4), "w": STATE["w"]}})
-        process = bench.start(writeout.__file__, *paths)
+        process = bench.start(writer.__file__, *paths)
         os.write(requests_write, json.dumps(request(slot, tmp_path / "t")).encode() + b"\n")
         answer = json.loads(answers.readline())
         assert_told_truly(answer, tmp_path / "t")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from orchestrator.rank.writeout import Writer
+from orchestrator.checkpoint.writer import Writer
 from tests.slot_harness import (
     ABOUT,
     STATE,

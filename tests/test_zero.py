@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import ModelConfig
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.machine import Machine
-from orchestrator.plan.states import HOST_ADAM_BYTES, HOST_MEMORY_BYTES_PER_S
-from orchestrator.plan.step import StepModel, StepTime
-from orchestrator.plan.transformer import parameters
-from orchestrator.plan.zero import Zero
+from orchestrator.config.schema import ModelConfig
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.model_states import HOST_ADAM_BYTES, HOST_MEMORY_BYTES_PER_S
+from orchestrator.plan.perf.step import StepModel, StepTime
+from orchestrator.plan.perf.transformer import parameters
 from tests.planned_machines import constants, layout, machine, trained_models
 from tests.test_memory import LLAMA_8B, LLAMA_70B
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.cluster.merge import Gather, Part, mean_loss, shortened, slowest_phase
+from orchestrator.agent.messages import Gather, Part, mean_loss, shortened, slowest_phase
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
     AttemptEnded,

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.cluster.stacks import Seen, name_culprits
-from orchestrator.cluster.waits import Wait
+from orchestrator.agent.hang_stacks import Seen, name_culprits
+from orchestrator.agent.waits import Wait
 
 _HELD = (Wait.STOPPED, Wait.DISK, Wait.GONE)
 
@@ -30,7 +30,7 @@ class GroupSeen:
 @dataclass(frozen=True)
 class RankSeen:
     """A rank at one look. ``endable``: neither it nor a process that it has started waits for something that may
-    come from elsewhere, or works. Seconds as in :class:`~orchestrator.cluster.stillness.Still`."""
+    come from elsewhere, or works. Seconds as in :class:`~orchestrator.agent.stillness.Still`."""
 
     rank: int
     node: str

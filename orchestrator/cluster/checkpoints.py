@@ -15,11 +15,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.cluster.answers import reason
-from orchestrator.cluster.assignment import Assignment
-from orchestrator.cluster.merge import Part
+from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.messages import Part
+from orchestrator.checkpoint.commits import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.checkpoint.manifest import Manifest, ManifestError
 from orchestrator.cluster.nodes import Node, Nodes
-from orchestrator.cluster.snapshots import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.cluster.ray_errors import reason
 from orchestrator.events import (
     CheckpointSaved,
     Event,
@@ -31,7 +32,6 @@ from orchestrator.events import (
     SnapshotQuarantined,
     SnapshotUnstaged,
 )
-from orchestrator.rank.manifest import Manifest, ManifestError
 
 # Attempts of another run may have left something in a checkpoint directory, with any number.
 ALL_ATTEMPTS = 1 << 30

@@ -11,17 +11,17 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from orchestrator.cluster.answers import death, error_of, reason
-from orchestrator.cluster.assignment import Assignment
+from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.launchers import WarmZygotes
+from orchestrator.agent.log_bound import LogBounds
+from orchestrator.agent.log_transfer import LogKeeper
+from orchestrator.agent.messages import Part
+from orchestrator.checkpoint.commits import Restore
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
-from orchestrator.cluster.gather_logs import LogKeeper
 from orchestrator.cluster.hangs import HangWatch
-from orchestrator.cluster.launching import WarmZygotes
-from orchestrator.cluster.log_bound import LogBounds
-from orchestrator.cluster.merge import Part
 from orchestrator.cluster.nodes import Node, Nodes
-from orchestrator.cluster.snapshots import Restore
+from orchestrator.cluster.ray_errors import death, error_of, reason
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.errors import ClusterError
 from orchestrator.events import (
@@ -42,7 +42,7 @@ _FIRST_NAME_S = 120.0
 
 
 class RayWorkerGroup:
-    """Implements :class:`~orchestrator.cluster.contract.WorkerGroup`; ``ray`` is initialised already.
+    """Implements :class:`~orchestrator.supervise.worker_group.WorkerGroup`; ``ray`` is initialised already.
 
     ``notice`` is told what is waited for, and what nodes remark on the way, once.
     """

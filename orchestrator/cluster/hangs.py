@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.agent.hang_stacks import ANSWER_S
+from orchestrator.agent.messages import Part
+from orchestrator.agent.waits import Wait
 from orchestrator.cluster.awaited import Awaited, GroupSeen, RankSeen, awaited
-from orchestrator.cluster.merge import Part
-from orchestrator.cluster.stacks import ANSWER_S
-from orchestrator.cluster.waits import Wait
 from orchestrator.events import Event, Fault, RankLost, StallNamed
 
 # Nodes answer within seconds; a look that one does not take part in proves nothing.

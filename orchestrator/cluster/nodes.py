@@ -16,14 +16,15 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from orchestrator import provenance
-from orchestrator.cluster import placement, warm
-from orchestrator.cluster.agent import AGENT, NodeAgent, Place
-from orchestrator.cluster.answers import by_text, reason
-from orchestrator.cluster.assignment import Assignment
+from orchestrator.agent import facts as provenance
+from orchestrator.agent.agent import AGENT, NodeAgent, Place
+from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.launchers import WarmZygotes
+from orchestrator.agent.localize import kill_process, unshared
+from orchestrator.cluster import placement
 from orchestrator.cluster.draining import ASK_S, DrainWatch
-from orchestrator.cluster.launching import WarmZygotes
-from orchestrator.cluster.on_node import kill_process, unshared
+from orchestrator.cluster.ray_errors import by_text, reason
+from orchestrator.cluster.warm import keeper
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
 from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, SnapshotHeld
 
@@ -83,7 +84,7 @@ class Nodes:
         self._again = placement.Asked(count, self._needs, wait_for_node_s)
         self._cancelled: Callable[[], bool] = lambda: False
         self._notice = notice
-        self._warm = lent or partial(warm.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
+        self._warm = lent or partial(keeper.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
         self._placement: PlacementGroup | None = None
         self._quarantined: set[str] = set()
         self._drains = DrainWatch()

@@ -9,9 +9,10 @@ import ray
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 
-from orchestrator.cluster import placement, warm
-from orchestrator.cluster.agent import AGENT
+from orchestrator.agent.agent import AGENT
+from orchestrator.cluster import placement
 from orchestrator.cluster.session import NAMESPACE
+from orchestrator.cluster.warm import keeper
 
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -55,7 +56,7 @@ class Overview:
 def look() -> Overview:
     """Ask Ray, the keepers and the agents; ``ray`` is initialised already."""
     seen = placement.look()
-    reports = warm.reports([node["NodeID"] for node in seen.nodes])
+    reports = keeper.reports([node["NodeID"] for node in seen.nodes])
     nodes = {
         node["NodeID"]: Node(
             node_id=node["NodeID"],

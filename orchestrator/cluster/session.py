@@ -19,9 +19,9 @@ import psutil
 import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
-from orchestrator.cluster.client import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
-from orchestrator.cluster.head import stop_sessions
+from orchestrator.cluster.ray_env import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
 from orchestrator.cluster.ray_folder import ray_folder
+from orchestrator.cluster.warm.head import stop_sessions
 from orchestrator.errors import ClusterUnreachable, ConfigError
 
 NAMESPACE = "orchestrator"

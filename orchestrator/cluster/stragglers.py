@@ -45,7 +45,7 @@ class StragglerWatch:
         self._clear_steps = 0
 
     def observe(self, part: Mapping[str, Any]) -> tuple[int, float] | None:
-        """Takes the step of all ranks (:func:`~orchestrator.cluster.merge.fold_steps`). Returns rank and ratio of
+        """Takes the step of all ranks (:func:`~orchestrator.agent.messages.fold_steps`). Returns rank and ratio of
         a straggler, once: it is named again after it was none for a whole window, or when another was named
         in between."""
         slowest, others = part["slowest"], part["ranks"] - 1

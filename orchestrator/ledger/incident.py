@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.events import AttemptStarted, Decided, RankLost, Record
 from orchestrator.ledger.meter import US_PER_S
-from orchestrator.ledger.wording import clean, lost_in_words, number, plural
+from orchestrator.text import clean, lost_in_words, number, plural
 
 CHECKPOINT, DISK = "checkpoint", "disk"
 # What the script makes of it, its own snapshot or a beginning, is known with its first step only.

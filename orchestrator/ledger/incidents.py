@@ -56,7 +56,7 @@ from orchestrator.ledger.incident import (
     resumed_in_words,
 )
 from orchestrator.ledger.meter import STEPPING, US_PER_S, Meter
-from orchestrator.ledger.wording import draining_in_words, number, ranges
+from orchestrator.text import draining_in_words, number, ranges
 
 __all__ = ["Incident", "Incidents"]
 

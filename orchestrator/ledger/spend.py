@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Config
+from orchestrator.config.schema import Config
 from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
 from orchestrator.files import write_whole
 from orchestrator.ledger.bill import Bill

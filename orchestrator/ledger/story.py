@@ -44,7 +44,7 @@ from orchestrator.events import (
     StragglerNamed,
 )
 from orchestrator.ledger.meter import Bill, Bucket
-from orchestrator.ledger.wording import (
+from orchestrator.text import (
     bytes_in_words,
     clean,
     count,

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.config import Config, Device
+from orchestrator.config.schema import Config, Device
 from orchestrator.errors import ConfigError
-from orchestrator.plan.calibration import Calibration, Group
-from orchestrator.plan.fabric import Setting, interconnect_environment
-from orchestrator.plan.layout import Layout, derive_layout
-from orchestrator.plan.memory import Memory
-from orchestrator.plan.prediction import Prediction, memory_and_calibration, predict
-from orchestrator.plan.price import Price, price_usd_per_gpu_hour
-from orchestrator.plan.transformer import parameters, training_flops_per_token
-from orchestrator.plan.what_fits import what_fits
-from orchestrator.plan.zero import Zero
+from orchestrator.plan.environment import Setting, interconnect_environment
+from orchestrator.plan.forecast.prediction import Prediction, memory_and_calibration, predict
+from orchestrator.plan.forecast.price import Price, price_usd_per_gpu_hour
+from orchestrator.plan.layout.layout import Layout, derive_layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.calibration import Calibration, Group
+from orchestrator.plan.perf.memory import Memory
+from orchestrator.plan.perf.transformer import parameters, training_flops_per_token
+from orchestrator.plan.search.remedies import what_fits
 from orchestrator.redact import HIDDEN, is_secret, redact
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from orchestrator.rank.key import is_read_at_import
+from orchestrator.rank.launch.zygote_key import is_read_at_import
 
 # What plan or node own: another machine's, another login's or another cluster's would be wrong there.
 OWNED = (

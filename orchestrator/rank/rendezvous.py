@@ -13,7 +13,7 @@ import socket
 from types import ModuleType
 from typing import Any
 
-from orchestrator.rank.late import when_imported
+from orchestrator.rank.probes.import_hook import when_imported
 
 
 def listen_at_own_address() -> None:

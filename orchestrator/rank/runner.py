@@ -27,7 +27,7 @@ import setproctitle
 
 from orchestrator.rank import stacks, stop_signals
 from orchestrator.rank.link import Link
-from orchestrator.rank.probes import Probes
+from orchestrator.rank.probes.deepspeed import Probes
 from orchestrator.rank.rendezvous import listen_at_own_address
 from orchestrator.rank.spec import RankSpec
 

@@ -15,7 +15,7 @@ class RankSpec:
     `env` is the complete environment of the rank, not an addition to the launcher's. `script` is
     given to the rank as written (`sys.argv[0]`); a relative one is looked up from `cwd`. Standard
     output and standard error are appended to `log_path`. `snapshot` is for
-    :class:`~orchestrator.rank.snapshot.RankSnapshots`; None leaves checkpoints to DeepSpeed.
+    :class:`~orchestrator.checkpoint.engine.RankSnapshots`; None leaves checkpoints to DeepSpeed.
     `stop_signals` are those that ask the whole run to stop, see :mod:`~orchestrator.rank.stop_signals`.
     """
 

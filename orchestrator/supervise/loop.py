@@ -14,8 +14,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.cluster.contract import WorkerGroup
-from orchestrator.config import RecoveryConfig
+from orchestrator.config.schema import RecoveryConfig
 from orchestrator.errors import Cancelled, NodeLost, OrchestratorError, TrainingFailed
 from orchestrator.events import (
     AttemptEnded,
@@ -38,8 +37,9 @@ from orchestrator.events import (
     StopRequested,
 )
 from orchestrator.supervise.history import History
-from orchestrator.supervise.losses import LossWatch
+from orchestrator.supervise.loss_watch import LossWatch
 from orchestrator.supervise.policy import Action, Decision, decide
+from orchestrator.supervise.worker_group import WorkerGroup
 
 # A node whose time is over may stay all the same: so long ranks may save at least.
 _LEAST_GRACE_S = 5.0

@@ -12,10 +12,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.config import RecoveryConfig
+from orchestrator.config.schema import RecoveryConfig
 from orchestrator.events import Fault, LossRejected, NodeDraining, RankLost
 from orchestrator.supervise.history import Failure, History
-from orchestrator.supervise.losses import next_batches
+from orchestrator.supervise.loss_watch import next_batches
 
 # What differs between two occurrences of one and the same error: addresses, ports, pids, times.
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\[[^\]]*\]:\d+|\d+(\.\d+)*")

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from orchestrator.rank.launcher import ExecLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher
 from tests.rank_harness import TIMEOUT_S, Bench, environment
 from tests.test_probes import FakeLink, Loss, attached, fake_deepspeed
 

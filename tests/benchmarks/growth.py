@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from orchestrator.cluster.merge import shortened
+from orchestrator.agent.messages import shortened
+from orchestrator.driver.journal_fold import NAME, JournalFold
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -38,7 +39,6 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.journal_fold import NAME, JournalFold
 from orchestrator.ledger.journal import Journal
 from tests.benchmarks.figures import table
 from tests.benchmarks.launch import arguments
@@ -102,7 +102,7 @@ def write_journal(path: Path, steps: int, ended: bool = False) -> None:
 
 RESUME = """
 from orchestrator.ledger.journal import Journal
-from orchestrator.taking_up import unfinished
+from orchestrator.driver.resume import unfinished
 found = unfinished(folder / "long")
 assert found is not None
 past = found.past()
@@ -111,11 +111,11 @@ with Journal(folder / "long" / "journal.jsonl", after=found.fold.mark):
 """
 INCIDENTS = """
 from rich.console import Console
-from orchestrator.incidents import incidents
+from orchestrator.cli.incidents import incidents
 incidents("long", str(folder), False, Console(file=open(os.devnull, "w")))
 """
 STATUS = f"""
-from orchestrator.cluster_seen import other_runs
+from orchestrator.driver.cluster_status import other_runs
 assert other_runs(folder, "{ADDRESS}", 0.0, set())
 """
 AS_THE_VERB_DOES = "import json, os, resource, sys, time; from pathlib import Path; folder = Path(sys.argv[1])\n"

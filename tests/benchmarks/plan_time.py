@@ -43,8 +43,8 @@ load.register(); done("schema to OmegaConf")
 composed = load.compose_once(sys.argv[1:]); done("compose")
 gc.freeze(); gc.enable()
 config = load.load(composed); done("resolve and check")
-from orchestrator.plan.show import show_plan
-from orchestrator.preflight import plan_of; done("import the planner")
+from orchestrator.cli.show.plan import show_plan
+from orchestrator.driver.preflight import plan_of; done("import the planner")
 plan = plan_of(config, observed=False); done("find script and corpus, plan")
 show_plan(plan, Console(emoji=False)); done("print")
 spent = {name: end - begin for (_, begin), (name, end) in zip(marks, marks[1:])}

@@ -33,9 +33,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.config import PlannerConfig
+from orchestrator.config.schema import PlannerConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.memory import Memory, memory_of
+from orchestrator.plan.perf.memory import Memory, memory_of
 from tests.benchmarks import planner_rows
 from tests.benchmarks.planner_fit import ROWS, load_constants
 from tests.benchmarks.planner_rows import Case, Refused

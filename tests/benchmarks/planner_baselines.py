@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.plan.transformer import query_width, recompute_flops_per_token, training_flops_per_token
+from orchestrator.plan.perf.transformer import query_width, recompute_flops_per_token, training_flops_per_token
 from tests.benchmarks.planner_hardware import POWER_TO_CLOCK, STATIC_W
 from tests.benchmarks.planner_rows import Case
 

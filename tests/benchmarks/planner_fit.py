@@ -22,8 +22,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.optimize import least_squares
 
-from orchestrator.config import PlannerConfig
-from orchestrator.load import conf_dir
+from orchestrator.config.load import conf_dir
+from orchestrator.config.schema import PlannerConfig
 from tests.benchmarks import planner_rows
 from tests.benchmarks.planner_rows import Case
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.config import PlannerConfig
+from orchestrator.config.schema import PlannerConfig
 from orchestrator.errors import ConfigError
 from tests.benchmarks.planner_accuracy import Answer, Row, answers, table_of
 from tests.benchmarks.planner_fit import FREE, fit, with_values

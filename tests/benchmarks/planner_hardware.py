@@ -12,10 +12,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from orchestrator.config import Config, GpuConfig, PlannerConfig
-from orchestrator.load import conf_dir
-from orchestrator.plan.machine import Machine
-from orchestrator.plan.software import Software
+from orchestrator.config.load import conf_dir
+from orchestrator.config.schema import Config, GpuConfig, PlannerConfig
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.software import Software
 
 # Hopper under a lower power limit: what idling and memory leave of it goes with the clock and the square of a
 # voltage that follows the clock.

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from orchestrator.calibrate import fit_group
-from orchestrator.measured_run import MeasuredRun, measured_run
+from orchestrator.planner.calibrate import fit_group
+from orchestrator.planner.measured_run import MeasuredRun, measured_run
 from tests.benchmarks.figures import percentile, table
 from tests.benchmarks.ground import Ground, ground
 from tests.benchmarks.launch import arguments, chosen_device

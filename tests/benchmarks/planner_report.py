@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import PlannerConfig
+from orchestrator.config.schema import PlannerConfig
 from orchestrator.errors import ConfigError
 from tests.benchmarks import planner_accuracy as accuracy
 from tests.benchmarks import planner_plot

@@ -17,16 +17,16 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from orchestrator.config import GpuConfig, ModelConfig, PlannerConfig
+from orchestrator.config.load import conf_dir
+from orchestrator.config.schema import GpuConfig, ModelConfig, PlannerConfig
 from orchestrator.errors import ConfigError
-from orchestrator.load import conf_dir
-from orchestrator.plan.layout import Layout
-from orchestrator.plan.machine import Machine
-from orchestrator.plan.memory import memory_of
-from orchestrator.plan.software import Software
-from orchestrator.plan.step import StepModel, StepTime
-from orchestrator.plan.transformer import parameters, recompute_flops_per_token, training_flops_per_token
-from orchestrator.plan.zero import Zero
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.memory import memory_of
+from orchestrator.plan.perf.software import Software
+from orchestrator.plan.perf.step import StepModel, StepTime
+from orchestrator.plan.perf.transformer import parameters, recompute_flops_per_token, training_flops_per_token
 from tests.benchmarks.planner_hardware import Refused, gpu_of, machine_of, number, precision_of, software_of, whole
 
 GIB = 2**30

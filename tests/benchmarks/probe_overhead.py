@@ -24,10 +24,10 @@ from statistics import median
 
 from hydra import compose, initialize_config_dir
 
-from orchestrator import load as schema
+from orchestrator.config import load as schema
 from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.rank.launcher import ExecLauncher, RankProcess, ZygoteLauncher
-from orchestrator.rank.process import kill_group
+from orchestrator.rank.launch.launcher import ExecLauncher, RankProcess, ZygoteLauncher
+from orchestrator.rank.launch.process import kill_group
 from tests.benchmarks.direct_cost import calls_s, in_a_rank_s
 from tests.benchmarks.report import REPORT, conditions, write_section
 from tests.ports import free_port

@@ -14,10 +14,10 @@ from statistics import median
 
 from hydra import compose, initialize_config_dir
 
-from orchestrator import load
-from orchestrator.choose import Choice, choose
-from orchestrator.plan.runners_up import in_words
-from orchestrator.plan.search import search
+from orchestrator.config import load
+from orchestrator.plan.search.runners_up import in_words
+from orchestrator.plan.search.search import search
+from orchestrator.planner.auto_layout import Choice, choose
 from tests.benchmarks.figures import spread, table
 from tests.benchmarks.launch import arguments
 from tests.benchmarks.report import REPORT, conditions, write_section

@@ -22,17 +22,17 @@ from statistics import median
 import ray
 from rich.console import Console
 
-from orchestrator.cluster.assignment import Assignment
+from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.messages import Gather, Part, step_part
+from orchestrator.cli.show.terminal import Terminal
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.group import RayWorkerGroup
-from orchestrator.cluster.merge import Gather, Part, step_part
 from orchestrator.cluster.nodes import Node
 from orchestrator.cluster.stragglers import StragglerWatch
-from orchestrator.config import RecoveryConfig
+from orchestrator.config.schema import RecoveryConfig
 from orchestrator.events import AttemptStarted, ResourcesGranted, RunStarted
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.terminal import Terminal
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
 from tests.benchmarks.figures import spread, table
@@ -178,7 +178,7 @@ def assignment(folder: Path, world_size: int) -> Assignment:
 
 
 def measured(agents: int, ticks: int, folder: Path) -> Ticks:
-    """One run as `orchestrator.run` drives it, but for the gauges, which are Ray's."""
+    """One run as `orchestrator.driver.run` drives it, but for the gauges, which are Ray's."""
     group = ListedGroup(assignment(folder, agents * RANKS_PER_NODE), agents, words(agents, ticks))
     meter = Meter()
     started = RunStarted("tick", "tick", "list", "h100", agents * RANKS_PER_NODE, 2.0)

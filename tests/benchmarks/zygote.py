@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from statistics import median
 
-from orchestrator.rank.launcher import ExecLauncher, Launcher, ZygoteLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher, Launcher, ZygoteLauncher
 from tests.benchmarks.figures import interleaved_rounds, spread, table
 from tests.benchmarks.ground import Ground, ground
 from tests.benchmarks.launch import arguments, chosen_device

@@ -35,7 +35,7 @@ TITLES = {
     "agent": "ray::NodeAgent",
     "raylet": "/raylet/raylet ",
     "gcs": "/gcs/gcs_server ",
-    "sink": "orchestrator.ledger.mlflow_sink",
+    "sink": "orchestrator.ledger.mlflow.sink",
 }
 
 

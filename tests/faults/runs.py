@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 import pytest
 
-from orchestrator.cluster.kept import KeptCluster
+from orchestrator.cluster.warm.record import KeptCluster
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault

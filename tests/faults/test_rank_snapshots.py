@@ -15,11 +15,11 @@ import psutil
 import pytest
 import torch
 
-from orchestrator.cluster.assignment import base_environment
-from orchestrator.rank.arena import Slot
-from orchestrator.rank.durable import scan, verify
-from orchestrator.rank.launcher import ZygoteLauncher
-from orchestrator.rank.manifest import MANIFEST, Manifest, sha256_of
+from orchestrator.agent.assignment import base_environment
+from orchestrator.checkpoint.arena import Slot
+from orchestrator.checkpoint.manifest import MANIFEST, Manifest, sha256_of
+from orchestrator.checkpoint.store import scan, verify
+from orchestrator.rank.launch.launcher import ZygoteLauncher
 from tests.rank_harness import Outcome
 from tests.slot_harness import small_tmpfs
 from tests.snapshot_world import KEY, World, errors, losses, small_assignment

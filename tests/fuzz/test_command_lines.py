@@ -14,8 +14,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import cli
-from orchestrator.deepspeed_check import check_deepspeed, deprecated_keys
+from orchestrator.cli import cli
+from orchestrator.config.deepspeed_keys import check_deepspeed, deprecated_keys
 from orchestrator.errors import ConfigError
 from tests.fuzz.inputs import ODD, ROUGH, as_yaml, bounded, damaged, fuzzed, is_one_line, nearly, rough
 from tests.fuzz.test_papers import planned

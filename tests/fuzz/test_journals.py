@@ -16,18 +16,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import journal_fold
-from orchestrator.cluster_seen import other_runs
+from orchestrator.cli.incidents import incidents
+from orchestrator.cli.show.screen import Screen
+from orchestrator.driver import journal_fold
+from orchestrator.driver.cluster_status import other_runs
+from orchestrator.driver.folded import Folded
+from orchestrator.driver.journal_fold import NAME, JournalFold
+from orchestrator.driver.resume import unfinished
 from orchestrator.errors import JournalError
 from orchestrator.events import EVENT_TYPES, Event, Record, RunStarted, StepDone
-from orchestrator.folded import Folded
-from orchestrator.incidents import incidents
-from orchestrator.journal_fold import NAME, JournalFold
 from orchestrator.ledger.journal import replay
-from orchestrator.ledger.projection import Projection
-from orchestrator.measured_run import Unusable, measured_run
-from orchestrator.screen import Screen
-from orchestrator.taking_up import unfinished
+from orchestrator.ledger.mlflow.projection import Projection
+from orchestrator.planner.measured_run import Unusable, measured_run
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, damaged, fuzzed, is_one_line, nearly, rough
 from tests.fuzz.test_papers import config
 

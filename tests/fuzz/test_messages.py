@@ -12,14 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from orchestrator.agent.hang_stacks import groups_of
+from orchestrator.agent.log_reader import line_part, metrics_of
+from orchestrator.agent.messages import Gather, checkpoint_part, mean_loss, memory_part, step_part
+from orchestrator.agent.watchdog import Watchdog
 from orchestrator.cluster.attempt import Attempt
-from orchestrator.cluster.logs import line_part, metrics_of
-from orchestrator.cluster.merge import Gather, checkpoint_part, mean_loss, memory_part, step_part
-from orchestrator.cluster.stacks import groups_of
-from orchestrator.cluster.watchdog import Watchdog
 from orchestrator.events import Record
 from orchestrator.rank.heard import MOST_LINE_BYTES, message_of
-from orchestrator.rank.process import AgentEnd
+from orchestrator.rank.launch.process import AgentEnd
 from orchestrator.rank.stacks import GROUPS_MARK
 from tests.fuzz.inputs import bounded, damaged, fuzzed, nearly, rough
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.compare.compare import sort_runs
-from orchestrator.compare.export import FIELDS, to_csv, to_json
-from orchestrator.compare.runs import RunRow, _row, load_runs
-from orchestrator.compare.table import print_table
+from orchestrator.cli.compare import sort_runs
+from orchestrator.cli.show.runs_export import FIELDS, to_csv, to_json
+from orchestrator.cli.show.runs_table import print_table
+from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, TrackingError
-from orchestrator.ledger.tracking_check import QUESTIONS, check_tracking
-from orchestrator.screen import Screen
+from orchestrator.ledger.mlflow.runs import RunRow, _row, load_runs
+from orchestrator.ledger.mlflow.uri import QUESTIONS, check_tracking
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, files_of, fuzzed, is_one_line
 from tests.ports import free_port
 

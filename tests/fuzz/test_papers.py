@@ -15,23 +15,25 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator import load, sync, taking_up
-from orchestrator.calibration_file import read_calibrations, write_calibrations
-from orchestrator.cluster import kept
-from orchestrator.cluster_seen import other_runs
-from orchestrator.config import Config
+from orchestrator.checkpoint.manifest import Manifest, ManifestError
+from orchestrator.checkpoint.store import scan
+from orchestrator.cli import sync
+from orchestrator.cluster.warm import record
+from orchestrator.config import load
+from orchestrator.config.schema import Config
+from orchestrator.driver import resume
+from orchestrator.driver.cluster_status import other_runs
+from orchestrator.driver.preflight import plan_of
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.events import RunStarted
 from orchestrator.ledger.journal import Journal
-from orchestrator.ledger.mlflow_run import MlflowRun, Tracking
-from orchestrator.ledger.tracking_check import check_tracking, refuse_unusable
-from orchestrator.measured_run import Unusable, configured
-from orchestrator.plan.calibration import Calibration, Group
+from orchestrator.ledger.mlflow.client import MlflowRun, Tracking
+from orchestrator.ledger.mlflow.uri import check_tracking, refuse_unusable
+from orchestrator.ledger.run_directory import holder
+from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.plan import plan_json
-from orchestrator.preflight import plan_of
-from orchestrator.rank.durable import scan
-from orchestrator.rank.manifest import Manifest, ManifestError
-from orchestrator.rundir import holder
+from orchestrator.planner.calibration_file import read_calibrations, write_calibrations
+from orchestrator.planner.measured_run import Unusable, configured
 from tests.crashes import contents, manifest_of
 from tests.fuzz.inputs import ROUGH, as_yaml, bounded, damaged, files_of, fuzzed, is_one_line, nearly, rough
 
@@ -128,14 +130,14 @@ def remembered() -> dict[str, Any]:
 def resumes(folder: Path) -> None:
     """Take the run up as far as to its plan."""
 
-    def start(found: Config, run: taking_up.Unfinished) -> int:
-        assert taking_up.missing_names(found, run) != ""
+    def start(found: Config, run: resume.Unfinished) -> int:
+        assert resume.missing_names(found, run) != ""
         plan_json(plan_of(found, observed=False))
         return 0
 
     before = os.getcwd()
     try:
-        taking_up.resume(folder, start)
+        resume.resume(folder, start)
     except OrchestratorError as error:
         is_one_line(error)
     finally:
@@ -161,7 +163,7 @@ def test_resume_refuses(run_dir: Path, change: dict[str, Any] | None) -> None:
     for text in ROUGH if change is None else [json.dumps(remembered() | change).encode()]:
         (run_dir / "resume.json").write_bytes(text)
         with bounded(), pytest.raises(OrchestratorError) as refusal:
-            taking_up.resume(run_dir, lambda _config, _found: 0)
+            resume.resume(run_dir, lambda _config, _found: 0)
         is_one_line(refusal.value)
 
 
@@ -213,7 +215,7 @@ def test_calibrations(tmp_path: Path, data: bytes) -> None:
             assert read_calibrations(path) == found
 
 
-KEPT = dataclasses.asdict(kept.KeptCluster("127.0.0.1:6379", "127.0.0.1:8265", "/s", 4_194_000, 1.8e9, 1.8e9, 60.0))
+KEPT = dataclasses.asdict(record.KeptCluster("127.0.0.1:6379", "127.0.0.1:8265", "/s", 4_194_000, 1.8e9, 1.8e9, 60.0))
 
 
 def only_numbers(address: tuple[str, int], *_timeout: float) -> socket.socket:
@@ -231,15 +233,15 @@ def only_numbers(address: tuple[str, int], *_timeout: float) -> socket.socket:
 @example(data=json.dumps(KEPT | {"head_pid": "1"}).encode())
 @example(data=json.dumps(KEPT | {"since_unix_s": 1e300}).encode())
 def test_the_record_of_up(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.keep import _when
+    from orchestrator.driver.warm_cluster import _when
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "create_connection", only_numbers)
-    monkeypatch.setattr(kept, "why_not_ours", lambda folder: None)
+    monkeypatch.setattr(record, "why_not_ours", lambda folder: None)
     (tmp_path / "orchestrator").mkdir(exist_ok=True)
     (tmp_path / "orchestrator" / "cluster.json").write_bytes(data)
     with bounded():
-        found = kept.find()
+        found = record.find()
         if found is not None:
             assert not found.answers()
             assert _when(found)
@@ -289,7 +291,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "resume.json": lambda folder: configured(folder, config().planner),
     "plan.json": lambda folder: configured(folder, config().planner),
     "calibration.yaml": lambda folder: read_calibrations(folder / "calibration.yaml"),
-    "journal.jsonl": lambda folder: (taking_up.unfinished(folder), other_runs(folder.parent, "a:1", 0.0, set())),
+    "journal.jsonl": lambda folder: (resume.unfinished(folder), other_runs(folder.parent, "a:1", 0.0, set())),
     "lock": holder,
     "step-3/manifest.json": scan,
     "step-3/latest": lambda folder: scan(folder / "step-3"),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 
-from orchestrator.rank.arena import HEADER_BYTES, Slot
+from orchestrator.checkpoint.arena import HEADER_BYTES, Slot
 from tests.fuzz.inputs import bounded, damaged, files_of, fuzzed
 
 ABOUT = {"attempt": 1, "tag": "t", "step": 3, "dir": "/c", "save_latest": True}

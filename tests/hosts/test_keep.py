@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster import kept
+from orchestrator.cluster.warm import record as kept
 from orchestrator.events import AttemptStarted, CheckpointSaved, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.journal import replay
 from tests.paced import paced

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.calibration_file import read_calibrations
 from orchestrator.events import MemoryPeaked, RunStarted
-from orchestrator.ledger.accuracy import Accuracy
 from orchestrator.ledger.journal import replay
+from orchestrator.ledger.predicted_actual import Accuracy
+from orchestrator.planner.calibration_file import read_calibrations
 from tests.integration.conftest import CPU
 
 pytestmark = pytest.mark.real

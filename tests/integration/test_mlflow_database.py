@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.compare.runs import load_runs
+from orchestrator.cli.sync import sync
 from orchestrator.errors import TrackingError
 from orchestrator.events import Event, ResourcesGranted, RunEnded, Status
-from orchestrator.ledger.tracking_check import check_tracking, sqlite_problem
-from orchestrator.sync import sync
+from orchestrator.ledger.mlflow.runs import load_runs
+from orchestrator.ledger.mlflow.uri import check_tracking, sqlite_problem
 from tests.sink_harness import RUN, Sinks, Writer, ended, log_of, new_run_dir, the_run, track, until
 
 pytestmark = [
@@ -132,7 +132,7 @@ def test_a_half_made_file_is_named_with_the_remedy_and_is_used_once_that_is_done
 
 def test_a_file_of_another_mlflow_is_left_as_it_is(tmp_path: Path, empty_database: Path) -> None:
     """MLflow would change its tables unasked; who is killed meanwhile loses all the runs in it."""
-    from orchestrator.ledger.mlflow_database import DatabaseUnusable, make_ready
+    from orchestrator.ledger.mlflow.database import DatabaseUnusable, make_ready
 
     database = tmp_path / "mlflow.db"
     shutil.copy(empty_database, database)

@@ -21,13 +21,13 @@ import pytest
 from alembic.util import CommandError
 from rich.console import Console
 
+from orchestrator.cli.sync import sync
 from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
 from orchestrator.events import ResourcesReleased, RunEnded, RunResumed, Status, StopRequested
 from orchestrator.ledger.journal import Tail, replay
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.tracking_check import check_tracking
-from orchestrator.plan.layout import LEAST_LOG_BYTES
-from orchestrator.sync import sync
+from orchestrator.ledger.mlflow.uri import check_tracking
+from orchestrator.plan.layout.layout import LEAST_LOG_BYTES
 from tests.mlflow_server import Server
 from tests.sink_harness import (
     END,
@@ -151,7 +151,7 @@ def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sin
 
 LOSE_DRIVER = """
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-m", "orchestrator.ledger.mlflow_sink", sys.argv[1]])
+subprocess.Popen([sys.executable, "-m", "orchestrator.ledger.mlflow.sink", sys.argv[1]])
 while True:
     time.sleep(1)
 """
@@ -407,9 +407,9 @@ class FakeRun:
 def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.ledger import mlflow_sink
-    from orchestrator.ledger.mlflow_run import Tracking
-    from orchestrator.ledger.projection import Projection
+    from orchestrator.ledger.mlflow import sink as mlflow_sink
+    from orchestrator.ledger.mlflow.client import Tracking
+    from orchestrator.ledger.mlflow.projection import Projection
 
     monkeypatch.setattr(mlflow_sink, "MAX_PENDING_POINTS", 100)
     monkeypatch.setattr(mlflow_sink, "FLUSH_AT_POINTS", 50)
@@ -431,8 +431,8 @@ def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
 
 
 def fake_sink(run_dir: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> Any:
-    from orchestrator.ledger import mlflow_sink
-    from orchestrator.ledger.mlflow_run import Tracking
+    from orchestrator.ledger.mlflow import sink as mlflow_sink
+    from orchestrator.ledger.mlflow.client import Tracking
 
     track(run_dir, "sqlite:///unused.db")
     monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)
@@ -456,8 +456,8 @@ def test_whatever_is_raised_is_tried_again(run_dir: Path, monkeypatch: pytest.Mo
 
 
 def test_at_the_end_it_does_not_wait_for_a_person(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.ledger import mlflow_sink
-    from orchestrator.ledger.mlflow_database import DatabaseUnusable
+    from orchestrator.ledger.mlflow import sink as mlflow_sink
+    from orchestrator.ledger.mlflow.database import DatabaseUnusable
 
     monkeypatch.setattr(mlflow_sink, "UNUSABLE_AT_END_S", 0.3)
     Writer(run_dir).write([*story(60), *END])

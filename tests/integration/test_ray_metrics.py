@@ -7,9 +7,9 @@ import urllib.request
 
 import pytest
 
+from orchestrator.cluster.gauges import Gauges
 from orchestrator.events import Record, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.metrics import Gauges
 
 
 @pytest.mark.real

@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.contract import WorkerGroup
 from orchestrator.errors import Cancelled, ClusterError, NodeMismatch, NotEnoughResources
 from orchestrator.events import (
     AttemptEnded,
@@ -24,6 +23,7 @@ from orchestrator.events import (
     RankOutput,
     ResourcesGranted,
 )
+from orchestrator.supervise.worker_group import WorkerGroup
 from tests.fakes import FakeGroup, fail
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "group_job.py"
@@ -40,8 +40,8 @@ def ray_cluster() -> Iterator[None]:
 
 
 def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: object):
-    from orchestrator import provenance
-    from orchestrator.cluster.assignment import Assignment
+    from orchestrator.agent import facts
+    from orchestrator.agent.assignment import Assignment
 
     fields: dict[str, object] = {
         "run": tmp_path.name,
@@ -57,7 +57,7 @@ def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: 
         "device": "cpu",
         "zygote": zygote,
         "product_names": [],
-        "expected": provenance.observe(SCRIPT, [], tmp_path),
+        "expected": facts.observe(SCRIPT, [], tmp_path),
         "corpus": [],
         "sample_every_s": 1.0,
         "kill_after_s": 0.5,
@@ -314,12 +314,12 @@ def test_nodes_that_differ_are_refused_by_name(ray_group: Callable[..., WorkerGr
 def test_a_script_that_is_edited_during_the_start_is_no_difference_between_nodes(
     ray_group: Callable[..., WorkerGroup], tmp_path: Path
 ) -> None:
-    from orchestrator import provenance
+    from orchestrator.agent import facts
 
     script, beside = tmp_path / "train.py", tmp_path / "helper.py"
     script.write_text("import helper\n")
     beside.write_text("a = 1\n")
-    planned = provenance.observe(script, [], tmp_path)
+    planned = facts.observe(script, [], tmp_path)
     beside.write_text("a = 2\n")
     told: list[str] = []
     edited = ray_group(script=str(script), expected=planned, notice=told.append)

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from orchestrator.rank.launcher import ExecLauncher, ZygoteLauncher
+from orchestrator.rank.launch.launcher import ExecLauncher, ZygoteLauncher
 from orchestrator.rank.spec import RankSpec
 
 kind, folder = sys.argv[1:]

@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from orchestrator.ledger.mlflow_sink import main
-from orchestrator.ledger.tracking_check import sqlite_problem
+from orchestrator.ledger.mlflow.sink import main
+from orchestrator.ledger.mlflow.uri import sqlite_problem
 
 
 def forked(run_dir: str) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 
-from orchestrator.rank import control
+from orchestrator.rank.launch import wire
 
 MOST_BYTES = 4 << 20
 TIMEOUT_S = 60.0
@@ -103,7 +103,7 @@ class Look:
                     channel.settimeout(TIMEOUT_S)
                     try:
                         channel.connect("\0" + name[1:] if name.startswith("@") else name)
-                        control.send(channel, {"op": "usage", "id": 1})
+                        wire.send(channel, {"op": "usage", "id": 1})
                         met[name] = "answers" if channel.recv(1) else "hangs up"
                     except TimeoutError:
                         met[name] = "answers"  # it waits for more

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.tracking_check import check_tracking
+from orchestrator.ledger.mlflow.uri import check_tracking
 from tests.faults.invariants import mlflow_agrees
 from tests.faults.runs import MARKS, Run, User
 from tests.ports import free_port

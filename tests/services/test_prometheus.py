@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.gauges import DESCRIPTIONS
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.metrics import DESCRIPTIONS
 from tests.faults.runs import MARKS, Run, User
 from tests.ports import free_port
 from tests.services.needs import program
@@ -139,7 +139,7 @@ def test_what_runs_cost_can_be_summed(watched: Watched) -> None:
 @pytest.mark.xfail(
     strict=True,
     reason="Ray forgets a gauge that is not set again within two report intervals (20 s by default), and "
-    "ledger/metrics.py sets only what has changed: restarts vanish after the start, and the rest during a long step",
+    "cluster/gauges.py sets only what has changed: restarts vanish after the start, and the rest during a long step",
 )
 def test_a_gauge_that_does_not_change_stays(watched: Watched) -> None:
     last_s = max(at for at, _ in watched.samples["orchestrator_step"])

@@ -1,0 +1,127 @@
+"""What an assignment becomes on the node that carries it out, which folders nodes have in common, who is who there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.agent import facts
+from orchestrator.agent.assignment import Assignment
+from orchestrator.config.placeholders import INTERFACE, asks_for
+
+Interfaces = Mapping[str, Iterable[str]]
+# A start is told by the time since the machine's, which every process reads anew: it moves with the clock a little.
+_SAME_START_S = 2.0
+
+
+def on_node(assignment: Assignment, unpacked: str, there: Interfaces, address: str) -> Assignment:
+    """The assignment with this node's paths and interface in it.
+
+    ``unpacked`` is where Ray has put the working directory, if the run ships one; ``there`` are
+    the addresses of each interface by name, ``address`` is the node's in Ray. Raises ``ValueError``
+    where an interface is asked for and none has that address.
+    """
+    environment = assignment.environment
+    if asks_for(INTERFACE, environment.values()):
+        name = interface_of(address, there)
+        environment = {key: value.replace(INTERFACE, name) for key, value in environment.items()}
+    if assignment.working_dir is None:
+        return replace(assignment, environment=environment)
+
+    def here(path: str) -> str:
+        return moved(path, str(assignment.working_dir), unpacked)
+
+    return replace(
+        assignment,
+        environment=environment,
+        script=here(assignment.script),
+        cwd=here(assignment.cwd),
+        corpus=[here(source) for source in assignment.corpus],
+        args=[_moved_argument(arg, str(assignment.working_dir), unpacked) for arg in assignment.args],
+    )
+
+
+def differences(assignment: Assignment) -> list[str]:
+    """What about this node differs from the plan. Raises :class:`ConfigError` for what is not there at all."""
+    seen = facts.observe(Path(assignment.script), assignment.corpus, Path(assignment.cwd))
+    problems = facts.differences(assignment.expected, seen)
+    if not Path(assignment.cwd).is_dir():
+        problems.append(f"job.cwd: no folder {assignment.cwd}; make it there, or ship it with launch.working_dir")
+    if assignment.device == "cuda":
+        problems += facts.gpu_differences(assignment.product_names, assignment.ranks_per_node)
+    return problems
+
+
+def interfaces() -> dict[str, list[str]]:
+    """The addresses of each network interface of this node by its name."""
+    return {name: [held.address for held in addresses] for name, addresses in psutil.net_if_addrs().items()}
+
+
+def interface_of(address: str, there: Interfaces) -> str:
+    """The network interface that has an address. Raises ``ValueError``, naming those there are."""
+    for name, addresses in there.items():
+        if address in (held.partition("%")[0] for held in addresses):  # %: the zone of an IPv6 address
+            return name
+    raise ValueError(
+        f"no network interface has the node's address in Ray, {address} (there are {', '.join(there)}); name "
+        "the one that joins the nodes, e.g. +env.GLOO_SOCKET_IFNAME=eth0 +env.NCCL_SOCKET_IFNAME=eth0"
+    )
+
+
+def moved(path: str, folder: str, to: str) -> str:
+    """A path at or below ``folder`` as it is below ``to``; any other path, and a relative one, as it was."""
+    if path == folder or path.startswith(f"{folder.rstrip('/')}/"):
+        return to + path[len(folder.rstrip("/")) :]
+    return path
+
+
+def _moved_argument(arg: str, folder: str, to: str) -> str:
+    """``--name=path,path``, as the plan writes arguments."""
+    name, equals, value = arg.partition("=")
+    return name + equals + ",".join(moved(part, folder, to) for part in value.split(","))
+
+
+def leave_mark(folder: Path) -> str:
+    """Leave a file of a new name, by which others can tell that they see the same folder; returns the name."""
+    mark = f".seen-{secrets.token_hex(8)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / mark).touch()
+    return mark
+
+
+def sees_mark(folder: Path, mark: str) -> bool:
+    """Whether the folder here is the one that the mark was left in."""
+    return (folder / mark).exists()
+
+
+def unshared(checkpoint_dir: str, writer: str, blind: Iterable[str]) -> str:
+    """The warning that nodes can not see what another one writes."""
+    return (
+        f"job.checkpoint_dir={checkpoint_dir}: {', '.join(blind)} can not see what {writer} writes there, so a restart "
+        "could not load its checkpoints; set it to a folder on a filesystem that all nodes share"
+    )
+
+
+def remove_mark(folder: Path, mark: str) -> None:
+    """Take the mark away again."""
+    (folder / mark).unlink(missing_ok=True)
+
+
+def identity() -> dict[str, Any]:
+    """This process's number and when it started, by which :func:`kill_process` knows it again."""
+    return {"pid": os.getpid(), "started_unix_s": psutil.Process().create_time()}
+
+
+def kill_process(pid: int, started_unix_s: float) -> None:
+    """SIGKILL to a process of this node; to nobody where it has ended, whoever has its number now."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if abs(process.create_time() - started_unix_s) < _SAME_START_S:
+            process.kill()

@@ -1,0 +1,137 @@
+"""Rank logs on the node that wrote them: what is new, and what came last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent.messages import Part
+
+_TAIL_BYTES = 16 * 1024
+# What one look at a log may read, and what a line may be long: a rank that prints without end must
+# not make its agent, the driver or the terminal the bottleneck.
+READ_BYTES = 4 * 1024 * 1024
+REST_BYTES = 32 * 1024 * 1024
+LINE_BYTES = 4000
+_DEEPEST = 20
+
+
+class LogReader:
+    """Reads whole new lines of a growing file, a bounded amount at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+        self._cut = False
+        self._passed: list[str] = []
+        self._passed_bytes = 0
+
+    @property
+    def read_bytes(self) -> int:
+        """How much of it has been read: grows with all that is printed, whole lines or not."""
+        return self._offset
+
+    def skip(self, offset: int) -> None:
+        """Go on from there, if that is ahead: what is before is no more in the file. The next lines begin with how
+        much that was."""
+        if offset <= self._offset:
+            return
+        if self._rest:
+            self._cut = True
+            self._passed.append(self._take())
+        self._passed_bytes += offset - self._offset
+        self._offset = offset
+
+    def rest(self) -> list[str]:
+        """All that is left of a file that grows no more (of a huge rest, the end), an unfinished line too."""
+        with contextlib.suppress(FileNotFoundError):
+            self._offset = max(self._offset, self.path.stat().st_size - REST_BYTES)
+        lines: list[str] = []
+        while True:
+            before = self._offset
+            lines += self.lines()
+            if self._offset == before:
+                return [*lines, self._take()] if self._rest else lines
+
+    def lines(self) -> list[str]:
+        """The lines completed since the last call, long ones cut."""
+        passed = self._take_passed()
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self._offset)
+                data = stream.read(READ_BYTES)
+        except FileNotFoundError:
+            return passed
+        self._offset += len(data)
+        first, *others = data.split(b"\n")
+        self._extend(first)
+        whole = passed
+        for part in others:
+            whole.append(self._take())
+            self._extend(part)
+        return whole
+
+    def _take_passed(self) -> list[str]:
+        passed, self._passed = self._passed, []
+        if self._passed_bytes:
+            passed.append(f"… {self._passed_bytes:,} bytes left out here, of the log too (launch.log_max_bytes)")
+            self._passed_bytes = 0
+        return passed
+
+    def _extend(self, part: bytes) -> None:
+        room = LINE_BYTES - len(self._rest)
+        self._cut = self._cut or len(part) > room
+        self._rest += part[:room]
+
+    def _take(self) -> str:
+        line = self._rest.decode(errors="replace").rstrip("\r") + ("…" if self._cut else "")
+        self._rest, self._cut = b"", False
+        return line
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a file, however large it is."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return stream.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+def line_part(line: str) -> Part:
+    """A line as a part of the kind ``metric`` or ``output``."""
+    measured = metrics_of(line)
+    if measured is not None:
+        return {"kind": "metric", "metric_step": measured[0], "metrics": measured[1]}
+    return {"kind": "output", "text": line}
+
+
+def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:
+    """The step and figures of a line that is one JSON object with at least one finite number, else None."""
+    if not line.startswith("{") or line.count("[") + line.count("{") > _DEEPEST:
+        return None
+    try:
+        body: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(body, dict):
+        return None
+    step = _finite(body.pop("step", None))
+    metrics = {str(name): number for name, value in body.items() if (number := _finite(value)) is not None}
+    return (None if step is None else int(step), metrics) if metrics else None
+
+
+def _finite(value: Any) -> float | None:
+    """A number as a float, where it is one and fits into one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,267 @@
+"""The ranks of one attempt on one node: heard, watched, stopped. Nothing here blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.hang_stacks import Frame, keep, main_thread
+from orchestrator.agent.log_bound import LogBounds
+from orchestrator.agent.log_reader import LogReader, line_part, tail
+from orchestrator.agent.log_transfer import LogSender
+from orchestrator.agent.look import Looks
+from orchestrator.agent.memory_kills import MemoryKills
+from orchestrator.agent.messages import Gather, Part, checkpoint_part, memory_part, step_part
+from orchestrator.agent.snapshots import NodeSnapshots
+from orchestrator.agent.watchdog import Watchdog
+from orchestrator.errors import NodeMismatch
+from orchestrator.rank.launch.launcher import Launcher, RankProcess
+from orchestrator.rank.spec import RankSpec
+
+_TAIL_LINES = 20
+_STACK_LINES = 40
+# Lines of a rank that one poll passes on.
+MOST_LINES = 100
+
+
+@dataclass
+class _Watched:
+    """One rank of the current attempt."""
+
+    process: RankProcess
+    log: LogReader
+    phase: str = "start"
+    step: int = 0
+    error: dict[str, Any] = field(default_factory=dict)
+    status: int | None = None
+    garbled_told: bool = False
+
+
+class NodeRanks:
+    """One per agent; its medians of how long things take outlive the attempts."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.sender: LogSender | None = None
+        self.snapshots: NodeSnapshots | None = None
+        self._ranks: list[_Watched] = []
+        self._launcher: Launcher | None = None
+        self._gather = Gather(assignment.ranks_per_node)
+        self._remarks: list[str] = []
+        self._bounds = LogBounds(assignment.log_max_bytes, self._remarks.append)
+        self._watchdog = Watchdog(
+            assignment.hang_factor, assignment.hang_floor_s, assignment.hang_unknown_s, assignment.last_step
+        )
+        self._memory_kills = MemoryKills()
+        self._kill_due_s: float | None = None
+        self._killed_s: float | None = None
+        self._overdue_told: tuple[list[int], bool] | None = None
+        self._looks = Looks()
+        self._kept_stacks: dict[int, list[Frame]] = {}
+
+    @property
+    def step(self) -> int:
+        return max((rank.step for rank in self._ranks), default=0)
+
+    def check_gone(self, attempt: int) -> None:
+        """Raises :class:`NodeMismatch` when ranks are still alive."""
+        if self._alive():
+            raise NodeMismatch(f"attempt {attempt} can not start: ranks of an older one are still alive")
+
+    def start(self, specs: Sequence[RankSpec], launcher: Launcher) -> None:
+        """Start the ranks of an attempt."""
+        self._gather = Gather(self.assignment.ranks_per_node)
+        self._kill_due_s = self._killed_s = None
+        self._overdue_told, self._looks, self._kept_stacks = None, Looks(), {}
+        self._watchdog.new_attempt()
+        self._memory_kills = MemoryKills()
+        self._launcher = launcher
+        self._ranks = []
+        for spec in specs:
+            Path(spec.log_path).touch()
+            if self.sender is not None:
+                self.sender.follow(Path(spec.log_path).name)
+            self._ranks.append(_Watched(launcher.start(spec), LogReader(Path(spec.log_path))))
+
+    def poll(self) -> list[Part]:
+        """Everything that happened since the last call."""
+        now_s = time.monotonic()
+        parts: list[Part] = []
+        for rank in self._ranks:
+            parts += self._listen(rank, now_s)
+        if self.snapshots is not None and self._launcher is not None:
+            parts += self.snapshots.poll(self._launcher)
+        if self.sender is not None:
+            ended = {rank.log.path.name for rank in self._ranks if rank.status is not None}
+            parts = self.sender.parts(ended) + parts  # a log is there when an exit names it
+        parts += self._bound_logs()
+        parts += self._overdue(now_s) + self._stacks(now_s)
+        if self._kill_due_s is not None and now_s >= self._kill_due_s:
+            self.kill()
+        if self._ranks:
+            parts.append({"kind": "phases", "phases": [r.phase for r in self._alive()]})
+        return parts
+
+    def stop(self, grace_s: float) -> None:
+        """SIGTERM now, SIGKILL to what is left after ``grace_s`` (at a later poll).
+
+        SIGTERM goes to the rank alone: its data loaders must live on while it saves.
+        """
+        for rank in self._alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank.process.pid, signal.SIGTERM)
+        self._kill_due_s = time.monotonic() + grace_s
+
+    def kill(self) -> None:
+        """SIGKILL every rank and its children."""
+        self._kill_due_s = None
+        self._killed_s = time.monotonic()
+        for rank in self._alive():
+            rank.process.kill()
+
+    def ask_stacks(self) -> None:
+        """Have every rank write down where it is; a later poll has the answers."""
+        self._looks.begin({rank.process.spec.rank: rank.process for rank in self._alive()})
+
+    def _bound_logs(self) -> list[Part]:
+        """After they have been read, so that hardly ever is something left out that nobody has seen."""
+        for rank in self._ranks:
+            begin = self._bounds.hold(rank.log.path)
+            rank.log.skip(begin)
+            if self.sender is not None:
+                self.sender.skip(rank.log.path.name, begin)
+        parts: list[Part] = [{"kind": "remark", "text": text} for text in self._remarks]
+        self._remarks.clear()
+        return parts
+
+    def _alive(self) -> list[_Watched]:
+        return [rank for rank in self._ranks if rank.status is None]
+
+    def _overdue(self, now_s: float) -> list[Part]:
+        """Ranks that make no progress, told when that changes; and those that do not die."""
+        alive = self._alive()
+        if self._killed_s is not None:
+            if not alive or now_s - self._killed_s < self.assignment.unkillable_s:
+                return []
+            return [self._outlived(rank) for rank in alive]
+        overdue = self._watchdog.overdue(now_s, [rank.process.spec.rank for rank in alive])
+        told = [one.rank for one in overdue], len(overdue) == len(alive)
+        if told == self._overdue_told:
+            return []
+        self._overdue_told = told
+        return [{"kind": "overdue", "all": told[1], "ranks": [asdict(one) for one in overdue]}]
+
+    def _outlived(self, rank: _Watched) -> Part:
+        """It is stuck in the kernel or a driver: whatever it holds, this node can not be used any more."""
+        rank.status = -signal.SIGKILL
+        rank.error = {"type": "", "message": f"outlived SIGKILL by {self.assignment.unkillable_s:g} s"}
+        return {**self._exit_part(rank, rank.status), "node_fault": True, "node_unusable": True}
+
+    def _stacks(self, now_s: float) -> list[Part]:
+        """What the ranks answered, once they have, kept beside their logs."""
+        found = self._looks.poll(now_s)
+        if found is None:
+            return []
+        texts, seen = found
+        ranks = {rank.process.spec.rank: rank.process.spec for rank in self._ranks}
+        paths = {rank: Path(spec.log_path).with_suffix(".stacks") for rank, spec in ranks.items()}
+        if self.sender is not None:
+            for path in paths.values():
+                self.sender.follow(path.name)
+        stacks = {rank: main_thread(text) for rank, text in texts.items()}
+        news = {rank: texts[rank] for rank, stack in stacks.items() if self._kept_stacks.get(rank) != stack}
+        self._kept_stacks |= stacks
+        keep(news, paths, f"--- no progress; stacks of {time.strftime('%Y-%m-%d %H:%M:%S')} ---")
+        told = [
+            {
+                **one,
+                "gpu": self.assignment.gpu_name(ranks[rank := one["rank"]].local_rank),
+                "stack": [str(frame) for frame in stacks[rank]][:_STACK_LINES],
+                "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
+            }
+            for one in seen
+        ]
+        return [{"kind": "stacks", "ranks": told}]
+
+    def _listen(self, rank: _Watched, now_s: float) -> list[Part]:
+        if rank.status is not None:
+            return []
+        # The status first: whatever a rank said or printed before it died is then read for certain.
+        status = rank.process.poll()
+        parts = []
+        for message in rank.process.messages():
+            self._watchdog.heard(rank.process.spec.rank, message, now_s)
+            if part := self._hear(rank, message):
+                parts.append(part)
+        if rank.process.garbled and not rank.garbled_told:
+            rank.garbled_told = True
+            self._remarks.append(
+                f"rank {rank.process.spec.rank} said something that is no message, which is left out: its script, or a "
+                "child of it, writes to a descriptor that it did not open"
+            )
+        read_bytes = rank.log.read_bytes
+        lines = rank.log.lines() if status is None else rank.log.rest()
+        if rank.log.read_bytes != read_bytes:
+            self._watchdog.printed(rank.process.spec.rank, now_s)
+        if len(lines) > MOST_LINES:
+            on_host = f" on {socket.gethostname()}" if self.sender is not None else ""
+            kept = "the first and last lines of all" if self._bounds.left_out(rank.log.path) else "all"
+            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; {kept} are in {rank.log.path}{on_host}"
+            lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
+        # After an error the lines are its traceback, which comes with the exit.
+        if rank.process.spec.rank == 0 and not rank.error:
+            parts += [line_part(line) for line in lines]
+        if status is not None:
+            rank.status = status
+            parts.append(self._exit_part(rank, status))
+        return parts
+
+    def _hear(self, rank: _Watched, message: dict[str, Any]) -> Part | None:
+        match message:
+            case {"kind": "heartbeat" | "phase", "phase": str(phase)}:
+                rank.phase = phase
+            case {"kind": "step", "step": int(step)}:
+                rank.step, rank.phase = step, "step"
+                return self._gather.add(step_part(message))
+            case {"kind": "memory"}:
+                return self._gather.add(memory_part(message))
+            case {"kind": "save" | "load", "edge": "end", "ok": True, "step": int(step)}:
+                rank.step = step
+                if "snapshot" in message and self.snapshots is not None and self._launcher is not None:
+                    self.snapshots.saved(rank.process.spec.rank, message, self._launcher)
+                return self._gather.add(checkpoint_part(message))
+            case {"kind": "error"}:
+                rank.error = message
+                return {"kind": "error"}
+        return None
+
+    def _exit_part(self, rank: _Watched, status: int) -> Part:
+        spec = rank.process.spec
+        killed = status == -signal.SIGKILL and self._killed_s is None
+        return {
+            "kind": "exit",
+            "rank": spec.rank,
+            "gpu": self.assignment.gpu_name(spec.local_rank),
+            "status": status,
+            "step": rank.step,
+            "time": time.time(),
+            "error": _one_line(rank.error) or rank.process.loss,
+            "out_of_memory": killed and self._memory_kills.new(),
+            "log_tail": tail(Path(spec.log_path), _TAIL_LINES) if status else [],
+            "log_path": spec.log_path,
+        }
+
+
+def _one_line(error: dict[str, Any]) -> str | None:
+    if not error:
+        return None
+    message = str(error.get("message", "")).strip().splitlines()
+    return f"{error.get('type', 'error')}: {message[0] if message else ''}".strip(": ")

@@ -1,0 +1,210 @@
+"""A node's part in snapshots: the memory of its ranks, the process that writes it out, the files it lays out.
+
+The agent holds the slots open, so that generations outlive the ranks and end with the agent. It starts the
+writer like a rank, from the same zygote, and tells it what to write; it touches names and manifests
+only when the driver says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agent.assignment import Assignment, base_environment
+from orchestrator.agent.messages import Part
+from orchestrator.agent.staging_dir import choose_place
+from orchestrator.agent.writer import NodeWriter, elsewhere
+from orchestrator.checkpoint.arena import Slot, open_slot_file
+from orchestrator.checkpoint.staging import is_awaited, writer_is_done
+from orchestrator.checkpoint.store import attempt_dir
+from orchestrator.rank.launch.launcher import Launcher
+
+SLOTS = 2
+_SHARED_BETWEEN_RANKS = "zero_pp_rank_"
+
+
+class NodeSnapshots:
+    """One per agent; never blocks."""
+
+    def __init__(self, assignment: Assignment, node_index: int) -> None:
+        self._assignment = assignment
+        self._first_rank = node_index * assignment.ranks_per_node
+        self._view = Path(assignment.run_dir) / "restore" / f"node-{node_index}"
+        place = choose_place(assignment.snapshot_dirs, assignment.snapshot_bytes)
+        self.remark = place.remark
+        self._folder = place.folder
+        ranks = range(assignment.ranks_per_node)
+        self._slots = [[open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks]
+        self._fetched: list[int] = []
+        self._unstaged: set[int] = set()  # ranks of which it has been said
+        self._told: list[Part] = []
+        self._restore: dict[str, Any] | None = None
+        log_path = Path(assignment.run_dir) / "logs" / f"writer.node-{node_index}.log"
+        self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
+
+    def told(self, attempt: int, local_rank: int) -> dict[str, Any]:
+        """What a rank of the attempt must know: see :class:`~orchestrator.checkpoint.engine.RankSnapshots`."""
+        slots = [elsewhere(fd) for fd in self._slots[local_rank]]
+        return {
+            "attempt": attempt,
+            "slots": slots,
+            "restore": self._restore,
+            "trusted": list(self._assignment.snapshot_trusted),
+            "key": self._assignment.snapshot_key,
+            "key_required": self._assignment.snapshot_key_required,
+            "allow_types": list(self._assignment.snapshot_allow_types),
+        }
+
+    def saved(self, rank: int, message: Mapping[str, Any], launcher: Launcher) -> None:
+        """A rank has saved: have it written out."""
+        staged = message["snapshot"]
+        if staged["given_up"] and rank not in self._unstaged:
+            self._unstaged.add(rank)
+            self._told.append({"kind": "snapshot_unstaged", "rank": rank, "reason": staged["given_up"]})
+        about = {key: message[key] for key in ("step", "dir", "tag")}
+        about |= {"attempt": staged["attempt"], "rank": rank, "save_latest": staged["save_latest"]}
+        request = {"op": "write", **about, "to": staged["to"], "slot": None, "files": staged["files"]}
+        wanted = []
+        if staged["slot"] is not None:
+            fd = self._slots[rank - self._first_rank][staged["slot"]]
+            wanted.append({**request, "slot": elsewhere(fd), "files": []})
+        if staged["files"] or not wanted:
+            wanted.append(request)
+        self._writer.write(about, wanted, launcher)
+
+    def poll(self, launcher: Launcher) -> list[Part]:
+        """What the writer said since the last call; one that died is started again and asked again."""
+        told, self._told = self._told, []
+        return told + self._writer.poll(launcher)
+
+    def holdings(self) -> list[dict[str, Any]]:
+        """The generations in memory: header and entries of each, with rank, slot and path."""
+        held = []
+        for rank, path, slot in self._opened():
+            header = slot.header()
+            if header is not None and header["state"] == "staged":
+                keys = ("attempt", "tag", "step", "dir", "save_latest")
+                entries = {name: _extent_of(slot, name) for name in slot.entries()}
+                about = {key: header[key] for key in keys} | {"rank": rank, "written": _is_written(slot, header)}
+                held.append({**about, "path": path, "entries": entries})
+        return held
+
+    def forget(self, from_step: int) -> None:
+        """Generations of this step and later are not to be gone on from."""
+        for _, _, slot in self._opened():
+            header = slot.header()
+            if header is not None and int(header["step"]) >= from_step:
+                slot.forget()
+
+    def lay_out(self, restore: Mapping[str, Any] | None, launcher: Launcher) -> list[str]:
+        """Make the folder that ranks are led to, with a name for every file of the checkpoint.
+
+        ``restore`` has ``save_dir``, ``tag``, ``step``, ``unvouched``, and ``files``: by name the ``rank`` that
+        wrote it, and ``memory`` (path, offset, bytes and entry in a slot) where it is restored from there. Returns
+        the files that ranks here need and that are not on this node.
+        """
+        shutil.rmtree(self._view, ignore_errors=True)
+        while self._fetched:
+            os.close(self._fetched.pop())
+        self._restore = None
+        if restore is None:
+            self._drop_what_nobody_writes()
+            return []
+        folder = self._view / restore["tag"]
+        durable = Path(restore["save_dir"], restore["tag"])
+        places: dict[str, Any] = {}
+        lacking = []
+        for name, part in restore["files"].items():
+            seat = folder / name
+            seat.parent.mkdir(parents=True, exist_ok=True)
+            memory = part.get("memory")
+            ours = self._is_ours(part["rank"])
+            places[name] = memory if ours else None
+            if memory is None and (durable / name).is_file():
+                seat.symlink_to(durable / name)
+                continue
+            seat.touch()  # DeepSpeed looks whether it is there before it asks for it
+            if (ours or is_for_every_rank(name)) and places[name] is None:
+                lacking.append(name)
+        self._write_what_is_held(restore, launcher)
+        self._drop_what_nobody_writes()
+        keys = ("save_dir", "tag", "step", "unvouched")
+        self._restore = {**{key: restore[key] for key in keys}, "view": str(self._view), "files": places}
+        return lacking
+
+    def _write_what_is_held(self, restore: Mapping[str, Any], launcher: Launcher) -> None:
+        """A rank that died right after staging could not say so any more: its part is written all the same."""
+        for held in self.holdings():
+            same = all(held[key] == restore.get(of) for key, of in (("dir", "save_dir"), ("tag", "tag")))
+            if not same or held["written"] or held["attempt"] != restore["attempt"]:
+                continue
+            about = {key: held[key] for key in ("attempt", "step", "dir", "tag", "rank", "save_latest")}
+            if self._writer.writes(about):
+                continue
+            to = str(attempt_dir(Path(held["dir"]), held["attempt"], held["step"], held["tag"]))
+            request = {"op": "write", **about, "to": to, "slot": held["path"], "files": []}
+            self._writer.write(about, [request], launcher)
+
+    def _drop_what_nobody_writes(self) -> None:
+        """A rank died right after staging, and the others did not get that far: the next one in its place would
+        wait for ever until this generation is on the disk."""
+        for rank, _, slot in self._opened():
+            header = slot.header()
+            about = {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
+            if header and is_awaited(slot) and not self._writer.writes(about):
+                slot.forget()
+
+    def take(self, name: str, data: bytes, entry: Mapping[str, Any] | None, first: bool) -> None:
+        """A stretch of a file of another node: into memory where ``entry`` describes it, else into the view."""
+        assert self._restore is not None
+        if entry is None:
+            with (self._view / self._restore["tag"] / name).open("wb" if first else "ab") as file:
+                file.write(data)
+            return
+        if first:
+            assert self._folder is not None
+            self._fetched.append(open_slot_file(self._folder))
+            path = elsewhere(self._fetched[-1])
+            self._restore["files"][name] = {"path": path, "offset": 0, "entry": dict(entry)}
+        with open(self._fetched[-1], "wb", closefd=False) as file:  # all of it, or an error: there may be no room
+            file.write(data)
+
+    def close(self) -> None:
+        """End the writer and let go of all memory."""
+        self._writer.close()
+        for fd in [*self._fetched, *(fd for _, fd in self._all_slots())]:
+            os.close(fd)
+        self._slots, self._fetched = [[] for _ in self._slots], []
+        shutil.rmtree(self._view, ignore_errors=True)
+
+    def _all_slots(self) -> list[tuple[int, int]]:
+        """Rank and descriptor of each."""
+        return [(self._first_rank + local, fd) for local, slots in enumerate(self._slots) for fd in slots]
+
+    def _opened(self) -> Iterator[tuple[int, str, Slot]]:
+        """Rank, path and slot of each, closed afterwards."""
+        for rank, fd in self._all_slots():
+            path = elsewhere(fd)
+            with contextlib.closing(Slot.open(path)) as slot:
+                yield rank, path, slot
+
+    def _is_ours(self, rank: int) -> bool:
+        return self._first_rank <= rank < self._first_rank + self._assignment.ranks_per_node
+
+
+def is_for_every_rank(name: str) -> bool:
+    """Whether ranks other than its writer read the file too, as DeepSpeed names its files."""
+    return _SHARED_BETWEEN_RANKS not in name
+
+
+def _is_written(slot: Slot, header: Mapping[str, Any]) -> bool:
+    return writer_is_done(slot, header) and "given_up" not in (slot.written() or ())
+
+
+def _extent_of(slot: Slot, name: str) -> dict[str, Any]:
+    offset, length = slot.extent(name)
+    return {"offset": offset, "bytes": length, "entry": slot.entries()[name]}

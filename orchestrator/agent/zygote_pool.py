@@ -1,0 +1,189 @@
+"""The warm zygotes of one node, kept for whichever run comes next.
+
+Written without Ray, as the agent is; ``warm.py`` makes it an actor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, RankStartError, ZygoteLauncher, listening_zygote
+from orchestrator.rank.launch.zygote_key import ZygoteKey
+
+# More than this and the one that has been idle longest goes: each holds some hundred megabytes.
+MOST_ZYGOTES = 4
+_LONGEST_TICK_S = 5.0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A zygote that fits a job. ``difference`` is why one that was warm already did not, in words."""
+
+    address: str
+    key: ZygoteKey
+    ready: bool
+    difference: tuple[str, ...] = ()
+
+
+@dataclass
+class _Held:
+    launcher: ZygoteLauncher
+    address: str
+    used_s: float
+    runs: int = 0
+
+
+class NodeZygotes:
+    """Starts zygotes, lends them to agents, and ends those that nobody used for ``idle_timeout_s``.
+
+    ``retire`` is called once, from a thread of its own, when none is left.
+    """
+
+    def __init__(
+        self,
+        idle_timeout_s: float,
+        retire: Callable[[], None] = lambda: None,
+        preload: Sequence[str] = DEFAULT_PRELOAD,
+    ) -> None:
+        self.idle_timeout_s = idle_timeout_s
+        self._preload = tuple(preload)
+        self._retire = retire
+        self._held: list[_Held] = []
+        self._count = 0
+        self._asked_s = time.monotonic()
+        self._folder = Path(tempfile.mkdtemp(prefix="orchestrator-zygotes-"))  # for our user alone
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="idle zygotes", daemon=True).start()
+
+    def offer(self, wanted: ZygoteKey, environment: Mapping[str, str], use: bool = True) -> Offer | None:
+        """A zygote with the key ``wanted``; started from ``environment`` when none is warm, and then still importing.
+
+        None when one started here could never fit: its interpreter or packages are others.
+        """
+        with self._lock:
+            self._drop_dead()
+            self._asked_s = time.monotonic()
+            fitting = next((held for held in self._held if not held.launcher.key.difference(wanted)), None)
+            difference: list[str] = []
+            if fitting is None:
+                difference = self._held[-1].launcher.key.difference(wanted) if self._held else []
+                if ZygoteKey.of(environment, self._preload).difference(wanted):
+                    return None
+                fitting = self._start(environment)
+            fitting.used_s = time.monotonic()
+            fitting.runs += use
+            return Offer(fitting.address, fitting.launcher.key, fitting.launcher.ready, tuple(difference))
+
+    def wait_ready(self, timeout_s: float) -> list[str]:
+        """Wait until every zygote has imported; what went wrong with those that have not, in words."""
+        deadline_s = time.monotonic() + timeout_s
+        problems: list[str] = []
+        while True:
+            with self._lock:  # never held for long: a run may ask meanwhile
+                problems += self._drop_dead()
+                importing = [held.launcher.pid for held in self._held if not held.launcher.ready]
+            if not importing:
+                return problems
+            if time.monotonic() >= deadline_s:
+                return [*problems, f"process {importing[0]} still imports after {timeout_s:g} s"]
+            time.sleep(0.05)
+
+    def report(self) -> list[dict[str, Any]]:
+        """One entry per zygote: pid, state, launchers connected, ranks, runs served, idle seconds, resident bytes."""
+        with self._lock:
+            self._drop_dead()
+            return [self._describe(held) for held in self._held]
+
+    def close(self) -> None:
+        """End every zygote and the ranks forked from them; leave no file."""
+        self._closed.set()
+        with self._lock:
+            for held in self._held:
+                held.launcher.close()
+            self._held = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self, environment: Mapping[str, str]) -> _Held:
+        while len(self._held) >= MOST_ZYGOTES and (idle := self._idle()):
+            self._end(min(idle, key=lambda held: held.used_s))
+        self._count += 1
+        log_path = str(self._folder / f"{self._count}.log")
+        launcher, address = listening_zygote(environment, self._preload, log_path)
+        self._held.append(_Held(launcher, address, time.monotonic()))
+        return self._held[-1]
+
+    def _describe(self, held: _Held) -> dict[str, Any]:
+        launchers, ranks = self._usage(held)
+        rss_bytes = 0
+        with contextlib.suppress(psutil.Error):
+            rss_bytes = psutil.Process(held.launcher.pid).memory_info().rss
+        return {
+            "pid": held.launcher.pid,
+            "state": "in use" if launchers else "ready" if held.launcher.ready else "importing",
+            "launchers": launchers,
+            "ranks": ranks,
+            "runs": held.runs,
+            "idle_s": 0.0 if launchers else time.monotonic() - held.used_s,
+            "rss_bytes": rss_bytes,
+            "environment": dict(held.launcher.key.environment),
+        }
+
+    def _usage(self, held: _Held) -> tuple[int, int]:
+        """Launchers and ranks; one that still imports has neither, and can not be asked."""
+        if not held.launcher.alive() or not held.launcher.ready:
+            return 0, 0
+        try:
+            return held.launcher.usage()
+        except RankStartError:
+            return 0, 0
+
+    def _idle(self) -> list[_Held]:
+        return [held for held in self._held if not self._usage(held)[0]]
+
+    def _drop_dead(self) -> list[str]:
+        """Forget zygotes that have ended; how each did, in words."""
+        reasons = []
+        for held in list(self._held):
+            try:
+                reason = None if held.launcher.alive() else held.launcher.loss
+            except RankStartError as error:  # a module could not be imported
+                reason = str(error)
+            if reason is not None:
+                reasons.append(reason)
+                self._end(held)
+        return reasons
+
+    def _end(self, held: _Held) -> None:
+        self._held.remove(held)
+        held.launcher.close()
+
+    def _watch(self) -> None:
+        """Look every so often for zygotes that nobody uses any more."""
+        while not self._closed.wait(min(_LONGEST_TICK_S, self.idle_timeout_s / 4)):
+            if not self.tick(time.monotonic()):
+                self.close()
+                self._retire()
+                return
+
+    def tick(self, now_s: float) -> bool:
+        """End what has been idle too long; False when nothing is left and nobody asked for a while."""
+        with self._lock:
+            self._drop_dead()
+            for held in list(self._held):
+                # One that still imports can not be asked; somebody may wait for it.
+                if self._usage(held)[0] or not held.launcher.ready:
+                    held.used_s = now_s
+                elif now_s - held.used_s >= self.idle_timeout_s:
+                    self._end(held)
+            return bool(self._held) or now_s - self._asked_s < self.idle_timeout_s

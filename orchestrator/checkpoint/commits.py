@@ -1,0 +1,191 @@
+"""Snapshots as the driver sees them: which are whole, which may be committed, from which to go on. Pure.
+
+Ranks stage, writers write, and only here is it decided that a checkpoint exists. An attempt's checkpoint is
+part of the run's history as long as every later attempt went on from its step or a later one; one that a
+later attempt went back before is stale, whatever its writers still bring.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.checkpoint.manifest import FilePart, Manifest
+from orchestrator.events import CheckpointSaved
+
+MEMORY, DISK = "memory", "disk"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What names a checkpoint: two attempts may use the same tag, and a script several folders."""
+
+    attempt: int
+    save_dir: str
+    tag: str
+
+
+@dataclass
+class _Pending:
+    """A checkpoint on its way to the disk."""
+
+    step: int
+    staged_s: float | None = None
+    given_up: bool = False
+    parts: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A checkpoint of which all parts are durable: to be given its name. ``write_s`` after it was staged."""
+
+    save_dir: str
+    manifest: Manifest
+    save_latest: bool
+    write_s: float
+
+
+@dataclass(frozen=True)
+class Restore:
+    """What an attempt goes on from. ``files``: by name the rank that wrote it and, from memory, where it lies."""
+
+    source: str
+    attempt: int
+    step: int
+    tag: str
+    save_dir: str
+    files: dict[str, dict[str, Any]]
+    unvouched: str | None = None  # why a disk's may be somebody else's
+
+    def told(self) -> dict[str, Any]:
+        """For :meth:`~orchestrator.agent.snapshots.NodeSnapshots.lay_out`."""
+        return {
+            "save_dir": self.save_dir,
+            "tag": self.tag,
+            "step": self.step,
+            "attempt": self.attempt,
+            "files": self.files,
+            "unvouched": self.unvouched,
+        }
+
+
+class Snapshots:
+    """One per run. ``save_dirs`` are the folders in which committed checkpoints are looked for."""
+
+    def __init__(self, run: str, world_size: int, save_dirs: Iterable[str]) -> None:
+        self.run = run
+        self.world_size = world_size
+        self.save_dirs = [os.path.abspath(folder) for folder in save_dirs]
+        self._pending: dict[Key, _Pending] = {}
+        self._committed: set[Key] = set()
+        self._went_on_from: dict[int, int] = {}
+        self._last_attempt = 0
+
+    def started(self, attempt: int, restore: Restore | None) -> None:
+        """An attempt goes on from here; what is stale by that is forgotten."""
+        self._last_attempt = attempt
+        self._went_on_from[attempt] = restore.step if restore else 0
+        self._pending = {
+            key: one
+            for key, one in self._pending.items()
+            # What not all ranks have staged before their attempt ended will never be whole.
+            if self._in_history(key.attempt, one.step) and (key.attempt == attempt or one.staged_s is not None)
+        }
+
+    def staged(self, saved: CheckpointSaved, now_s: float) -> None:
+        """All ranks have saved. Where it is staged, its parts are on their way to the disk."""
+        if saved.staged:
+            self._pending_of(Key(saved.attempt, saved.path, saved.tag), saved.step).staged_s = now_s
+
+    def adopt(self, restore: Restore, now_s: float) -> None:
+        """Gone on from, in memory: it is whole, whether or not all ranks could still say so."""
+        key = Key(restore.attempt, restore.save_dir, restore.tag)
+        if restore.source == MEMORY and key not in self._committed:
+            pending = self._pending_of(key, restore.step)
+            pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
+            pending.given_up = False  # the nodes try again
+
+    def durable(self, part: Mapping[str, Any], now_s: float) -> Commit | None:
+        """A rank's files are on the disk; the commit, if they were the last."""
+        if not self._in_history(part["attempt"], part["step"]):
+            return None
+        key = _key(part)
+        pending = self._pending_of(key, part["step"])
+        pending.parts[part["rank"]] = part["files"]
+        if len(pending.parts) < self.world_size:
+            return None
+        del self._pending[key]
+        self._committed.add(key)
+        if key.save_dir not in self.save_dirs:
+            self.save_dirs.append(key.save_dir)
+        write_s = 0.0 if pending.staged_s is None else now_s - pending.staged_s
+        files = {
+            name: FilePart(about["sha256"], about["bytes"], about["rank"])
+            for rank in sorted(pending.parts)
+            for name, about in pending.parts[rank].items()
+        }
+        manifest = Manifest(self.run, key.attempt, pending.step, key.tag, self.world_size, time.time(), files)
+        return Commit(key.save_dir, manifest, bool(part["save_latest"]), write_s)
+
+    def given_up(self, part: Mapping[str, Any]) -> None:
+        """A rank's files can not be written: nobody waits for this checkpoint, even if not all ranks have said yet
+        that they staged it."""
+        self._pending_of(_key(part), part["step"]).given_up = True
+
+    def rejected(self, before: int) -> None:
+        """Nothing that was saved from this step on is to be committed, whatever writers still bring."""
+        self._went_on_from[self._last_attempt + 1] = before - 1
+        self._pending = {key: one for key, one in self._pending.items() if self._in_history(key.attempt, one.step)}
+
+    def on_their_way(self) -> list[Key]:
+        """Checkpoints of which files may be on a disk, and that have no name yet."""
+        return list(self._pending)
+
+    def awaited(self) -> list[Key]:
+        """Checkpoints that all ranks have staged and that are not durable yet."""
+        return [key for key, one in self._pending.items() if one.staged_s is not None and not one.given_up]
+
+    def lost_node(self) -> None:
+        """What a node had in memory is gone: nothing on its way will arrive."""
+        self._pending.clear()
+
+    def from_memory(self, holdings: Sequence[Mapping[str, Any]], before: int | None) -> Restore | None:
+        """The newest generation that every rank has in memory; ``before`` leaves out its own step and later."""
+        ranks: dict[tuple[int, int, str, str], dict[int, Mapping[str, Any]]] = {}
+        for held in holdings:
+            name = (held["step"], held["attempt"], held["dir"], held["tag"])
+            if (before is None or held["step"] < before) and self._in_history(held["attempt"], held["step"]):
+                ranks.setdefault(name, {})[held["rank"]] = held
+        whole = [name for name, of_rank in ranks.items() if len(of_rank) == self.world_size]
+        if not whole:
+            return None
+        step, attempt, save_dir, tag = newest = max(whole)
+        files = {
+            name: {"rank": rank, "bytes": extent["bytes"], "memory": {"path": held["path"], **extent}}
+            for rank, held in ranks[newest].items()
+            for name, extent in held["entries"].items()
+        }
+        return Restore(MEMORY, attempt, step, tag, save_dir, files)
+
+    def from_disk(self, committed: Sequence[tuple[str, Manifest]], before: int | None) -> Restore | None:
+        """The newest of the committed checkpoints."""
+        fit = [(save_dir, one) for save_dir, one in committed if before is None or one.step < before]
+        if not fit:
+            return None
+        save_dir, one = max(fit, key=lambda pair: (pair[1].step, pair[1].attempt))
+        files = {name: {"rank": part.rank, "bytes": part.bytes} for name, part in one.files.items()}
+        return Restore(DISK, one.attempt, one.step, one.tag, save_dir, files)
+
+    def _in_history(self, attempt: int, step: int) -> bool:
+        later = (origin for number, origin in self._went_on_from.items() if number > attempt)
+        return all(step <= origin for origin in later)
+
+    def _pending_of(self, key: Key, step: int) -> _Pending:
+        return self._pending.setdefault(key, _Pending(step))
+
+
+def _key(part: Mapping[str, Any]) -> Key:
+    return Key(part["attempt"], part["dir"], part["tag"])

@@ -1,0 +1,77 @@
+"""``incidents``: what broke in a run, as a table or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.ledger.incidents import Incident
+from orchestrator.ledger.run_directory import find_run
+from orchestrator.text import UNKNOWN, duration, hours, hours_name, number, percent, plural, usd
+
+
+def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: bool = False) -> None:
+    """Print a run's incidents, from its journal alone; of a live run, those up to now.
+
+    Raises :class:`~orchestrator.errors.ConfigError` for a run that is not there.
+    """
+    directory = find_run(run, run_root, trust)
+    fold = JournalFold(directory)
+    folded = fold.catch_up().incidents
+    fold.keep_if_worth_it()
+    found = folded.so_far()
+    if as_json:
+        rows = [dataclasses.asdict(incident) for incident in found]
+        console.file.write(json.dumps(rows, indent=2) + "\n")  # past the console, which would wrap and colour it
+        return
+    facts, bill = folded.meter.facts, folded.meter.bill()
+    name = facts.run if facts else directory.name
+    if not found:
+        console.print(f"{name}: no incidents", highlight=False)
+        return
+    unit = hours_name(facts.unit) if facts else "GPU-hours"
+    spent_hours, cost_usd = sum(each.gpu_hours for each in found), sum(each.cost_usd for each in found)
+    console.print(_table(found))
+    share = percent(spent_hours / bill.gpu_hours) if bill.gpu_hours else UNKNOWN
+    told = f"{name}: {plural(len(found), 'incident')}, {hours(spent_hours)} {unit}, {usd(cost_usd)}"
+    console.print(f"\n{told}: {share} of {usd(bill.cost_usd)}", highlight=False, soft_wrap=True)
+
+
+def _table(found: list[Incident]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="dim")
+    table.add_column("", justify="right")
+    table.add_column("at")
+    table.add_column("what happened, and what was done", overflow="fold", ratio=1)
+    for heading in ("noticed\nafter", "recovered\nafter", "steps\nredone", "cost"):
+        table.add_column(heading, justify="right")
+    for each in found:
+        table.add_row(
+            str(each.number),
+            duration(each.at_elapsed_s),
+            _story(each),
+            _seconds(each.detected_after_s),
+            _seconds(each.recovered_after_s),
+            f"{each.redone_steps:,}",
+            usd(each.cost_usd),
+        )
+    return table
+
+
+def _story(each: Incident) -> Text:
+    story = Text(each.what)
+    if each.done:
+        story.append(f"\n{each.done}", style="dim")
+    elif each.reason:
+        story.append(f"\n{each.reason}", style="dim")
+    return story
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{number(value, 3)} s" if value < 600 else duration(value)

@@ -1,0 +1,199 @@
+"""What a budget or a deadline can train, as a person reads it, and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.show.budget_command import command
+from orchestrator.cli.show.plan_run import count, usd
+from orchestrator.cli.show.tables import GAP, Column, fitting, table_of
+from orchestrator.plan.search.runners_up import in_words
+from orchestrator.plan.sizing.limits import Option
+from orchestrator.planner.budget import LOSS_DIGITS, Answer
+from orchestrator.text import plural
+
+MOST_ROWS, MOST_SOONER = 10, 3
+UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
+_PAID = {"list": "on demand"}
+
+
+_COLUMNS: tuple[Column[Option], ...] = (
+    Column("cluster", lambda o: o.config.cluster.name, 0, text=True),
+    Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 0),
+    Column("parameters", lambda o: count(o.parameters), 0),
+    Column("tokens", lambda o: count(o.tokens), 1),
+    Column("loss", lambda o: f"{o.loss:.{LOSS_DIGITS}f}", 0),
+    Column("days", lambda o: _days(o), 0),
+    Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 4),
+    Column("USD", lambda o: _usd(o.prediction.costs[0].usd), 0),
+    Column("from", lambda o: _usd(o.prediction.costs[0].low_usd), 3),
+    Column("to", lambda o: _usd(o.prediction.costs[0].high_usd), 3),
+    Column("paid", lambda o: _paid(o), 5, text=True),
+    Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 6),
+    Column("layout", lambda o: in_words(o.candidate), 7, text=True),
+)
+
+
+def show_answer(found: Answer, console: Console) -> None:
+    """The winner in a few lines, the best of each cluster below, and what the figures rest on."""
+    console.print(_title(found))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    table.add_column(style="dim", no_wrap=True, min_width=10)
+    table.add_column(overflow="fold")
+    for label, value in _rows(found):
+        table.add_row(f"  {label}", Text(value))
+    console.print(table)
+    console.print(Text("  in detail:", style="dim"))
+    console.print(Text(f"  {command(found, found.options[0])}"), soft_wrap=True, highlight=False)
+    if len(found.options) > 1:
+        console.print(Text("\nBest of each cluster", style="bold"))
+        best = found.options[:MOST_ROWS]
+        console.print(table_of(fitting(_COLUMNS, best, console.width), best))
+    for note in _notes(found):
+        console.print(Text(note, style="dim"))
+
+
+def answer_json(found: Answer) -> dict[str, object]:
+    """The same for programs; losses are in nats per token."""
+    limits = found.asked.limits
+    return {
+        "budget_usd": limits.usd,
+        "within_days": limits.days,
+        "deadline_was_given": not found.asked.days_assumed,
+        "model_was_given": found.asked.model_given,
+        "scaling_law": dataclasses.asdict(found.law),
+        "options": [_option_json(found, option) for option in found.options],
+        "sooner": [_option_json(found, option) for option in found.sooner],
+        "any_size": None if found.any_size is None else _option_json(found, found.any_size),
+        "clusters_left_out": dict(found.left_out),
+    }
+
+
+def _title(found: Answer) -> Text:
+    limits = found.asked.limits
+    said = [] if limits.usd is None else [_usd(limits.usd)]
+    if limits.days is not None:
+        said.append(f"within {limits.days:g} days" + (", as no deadline_days was set" * found.asked.days_assumed))
+    if limits.usd is None and not (found.asked.nodes_given or found.asked.cluster_given):
+        said.append("with each cluster's own cluster.nodes")
+    looked = plural(len(found.options), "cluster")
+    return Text.assemble(("Best model  ", "bold"), (", ".join(said), "bold cyan"), f"; {looked} compared")
+
+
+def _rows(found: Answer) -> list[tuple[str, str]]:
+    best = found.options[0]
+    model, layout, run = best.model, best.candidate.layout, best.prediction
+    cost = run.costs[0]
+    rows = [
+        ("model", f"{model.name}, {count(best.parameters)} parameters: {model.layers} layers, hidden {model.hidden}, "
+         f"{model.heads} heads, {model.kv_heads} key-value heads, ffn {model.ffn}, vocabulary {model.vocab}, "
+         f"sequences of {model.seq_len}"),
+        ("tokens", f"{count(best.tokens)}, {best.tokens / best.parameters:.3g} per parameter, "
+         f"{best.share_of_optimal_tokens:.2g} × what is compute-optimal for this size; "
+         f"{run.steps:,} steps of {layout.global_batch} sequences"),
+        ("loss", f"{best.loss:.{LOSS_DIGITS}f} nats per token predicted"),
+    ]  # fmt: skip
+    if found.any_size is not None:
+        other = found.any_size
+        rows.append(("any size", f"{count(other.parameters)} parameters on {count(other.tokens)} tokens would reach "
+                     f"{other.loss:.{LOSS_DIGITS}f} on the same nodes"))  # fmt: skip
+    rows += [
+        ("cluster", f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}"),
+        ("layout", f"{in_words(best.candidate)}; MFU {run.mfu:.1%}"),
+        ("run", f"{_days(best)} days, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
+        ("cost", f"{_usd(cost.usd)} {_paid(best)} ({_usd(cost.low_usd)} to {_usd(cost.high_usd)}), "
+         f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}"),
+    ]  # fmt: skip
+    limits = found.asked.limits
+    if limits.usd is not None and cost.usd < limits.usd * (1 - UNSPENT):
+        rows.append(("unspent", f"{_usd(limits.usd - cost.usd)}: " + _why_unspent(found)))
+    rented = next((option for option in found.options if _paid(option) != "owned"), best)
+    if rented is not best:
+        rows.append(("rented", f"{rented.config.cluster.name}, {_in_short(rented)}"))
+    if found.sooner:
+        said = [_in_short(option) for option in found.sooner[:MOST_SOONER]]
+        rows.append(("sooner", "; ".join(said)))
+    return rows
+
+
+def _in_short(option: Option) -> str:
+    nodes = plural(option.candidate.layout.nodes, "node")
+    return f"{nodes}: {_days(option)} days, {count(option.parameters)} parameters, loss {option.loss:.{LOSS_DIGITS}f}"
+
+
+def _why_unspent(found: Answer) -> str:
+    asked, best = found.asked, found.options[0]
+    remedies = ["raise cluster.nodes"] * asked.nodes_given + ["set deadline_days to more"] * (not asked.nodes_given)
+    if found.data_parallel_only:
+        remedies.append("use a script with tensor and pipeline parallel ranks (job.supports=[tp,pp])")
+    return (
+        f"more nodes than {best.candidate.layout.nodes} do not divide the batch, do not fit or do not gain anything "
+        f"in the time; {' or '.join(remedies)}"
+    )
+
+
+def _notes(found: Answer) -> list[str]:
+    notes = [
+        f"\nLoss: {found.law.source}. N counts embeddings; it was fitted on MassiveText: it compares runs, and is no "
+        "forecast for other data. Costs: from few interruptions and fast steps to many and slow ones.",
+    ]
+    if len(found.options) > MOST_ROWS:
+        notes.append(f"{len(found.options) - MOST_ROWS} more clusters are in --json.")
+    if found.data_parallel_only:
+        notes.append("Data parallel layouts only, as the job's script knows no others (job.supports=[tp,pp] or null).")
+    if any(option.law_parameters < option.parameters for option in found.options):
+        notes.append("The law is of dense models: of experts only those that compute a token are counted.")
+    if found.left_out:
+        by_reason: dict[str, list[str]] = {}
+        for name, why in found.left_out.items():
+            by_reason.setdefault(why.partition(": ")[0], []).append(name)
+        notes += [f"Left out, as {why}: {', '.join(names)}" for why, names in by_reason.items()]
+    return notes
+
+
+def _days(option: Option) -> str:
+    return f"{option.days:.1f}" if option.days >= 1 else f"{option.days:.2g}"
+
+
+def _usd(value: float) -> str:
+    return f"${value:,.0f}" if value >= 100 else usd(value)
+
+
+def _paid(option: Option) -> str:
+    kind = option.prediction.costs[0].kind
+    return _PAID.get(kind, kind)
+
+
+def _option_json(found: Answer, option: Option) -> dict[str, object]:
+    run, layout, cost = option.prediction, option.candidate.layout, option.prediction.costs[0]
+    return {
+        "cluster": option.config.cluster.name,
+        "nodes": layout.nodes,
+        "gpus": layout.ranks,
+        "gpu": option.config.gpu.name,
+        "model": dataclasses.asdict(option.model),
+        "parameters": option.parameters,
+        "tokens": option.tokens,
+        "tokens_per_parameter": option.tokens / option.parameters,
+        "share_of_compute_optimal_tokens": option.share_of_optimal_tokens,
+        "predicted_loss_nats_per_token": option.loss,
+        "steps": run.steps,
+        "batch_sequences": layout.global_batch,
+        "batch_tokens": layout.global_batch * option.model.seq_len,
+        "layout": dataclasses.asdict(layout),
+        "step_time_s": run.step_time_s,
+        "mfu": run.mfu,
+        "days": option.days,
+        "gpu_hours": run.gpu_hours,
+        "cost_usd": cost.usd,
+        "cost_low_usd": cost.low_usd,
+        "cost_high_usd": cost.high_usd,
+        "price_kind": cost.kind,
+        "price_usd_per_gpu_hour": cost.usd_per_gpu_hour,
+        "price_source": cost.source,
+        "command": command(found, option),
+    }

@@ -1,0 +1,75 @@
+"""What the search chose, and what it won against, for people and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.plan.search.runners_up import in_words
+from orchestrator.plan.search.search import Search
+from orchestrator.plan.search.space import HEADROOM_SHARE, Candidate
+
+
+def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], console: Console) -> None:
+    """One paragraph: the choice, how to have it again without a search, and what was given."""
+    console.print(
+        Text.assemble(
+            ("layout=auto  ", "bold"),
+            (in_words(search.best), "bold cyan"),
+            f": the cheapest of {search.considered:,} layouts, of which {search.fitting:,} fit",
+            f"; given: {' '.join(kept)}" if kept else "",
+        )
+    )
+    console.print(Text(f"  the same again: {' '.join(overrides) or 'layout=default'}", "dim"), soft_wrap=True)
+    if not search.best.roomy:
+        free = f"{search.best.free_bytes / 1e9:.1f} GB"
+        console.print(Text(f"  it leaves only {free} free, and no other leaves {HEADROOM_SHARE:.0%}", "yellow"))
+
+
+def show_runners_up(search: Search, console: Console) -> None:
+    """The best of each other kind, and why it lost."""
+    table = Table(title="What it won against", title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  padding=(0, 2, 0, 2), header_style="dim")  # fmt: skip
+    table.add_column("layout", overflow="fold")
+    table.add_column("step, s", justify="right", no_wrap=True)
+    table.add_column("free, GB", justify="right", no_wrap=True)
+    table.add_column("why not", overflow="fold")
+    for candidate, why in ((search.best, "chosen"), *((other.candidate, other.why) for other in search.runners_up)):
+        style = "bold" if candidate is search.best else "" if candidate.fits else "dim"
+        row = (in_words(candidate), _seconds(candidate.step_time_s), f"{candidate.free_bytes / 1e9:.1f}", why)
+        table.add_row(*map(Text, row), style=style)
+    console.print(table)
+    console.print()
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def search_json(search: Search, overrides: Sequence[str], kept: Sequence[str]) -> dict[str, object]:
+    """All of it as plain JSON values."""
+    return {
+        "considered": search.considered,
+        "fitting": search.fitting,
+        "overrides": list(overrides),
+        "kept": list(kept),
+        "best": _candidate_json(search.best),
+        "runners_up": [{**_candidate_json(other.candidate), "why": other.why} for other in search.runners_up],
+    }
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, object]:
+    return {
+        "layout": dataclasses.asdict(candidate.layout),
+        "zero": dataclasses.asdict(candidate.sharding.zero),
+        "overrides": list(candidate.sharding.overrides),
+        "step_time_s": candidate.step_time_s,
+        "memory_bytes": candidate.memory.total_bytes,
+        "free_bytes": candidate.free_bytes,
+        "host_free_bytes": candidate.host_free_bytes,
+        "fits": candidate.fits,
+    }

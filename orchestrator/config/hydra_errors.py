@@ -1,0 +1,118 @@
+"""Hydra's errors as one line that names the key, what is wrong with it and the remedy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
+
+from orchestrator.config import load
+from orchestrator.errors import near_miss
+
+_UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
+_UNKNOWN_IN_SCHEMA = re.compile(r"Key '(?P<key>[^']+)' (is )?not in '?(?P<owner>\w+)'?")
+_FOREIGN_PACKAGE = re.compile(r"(?P<group>[a-z]+)@\w+\.(?P=group)")
+_NO_CONFIG_DIR = re.compile(r"Additional config directory '(?P<path>.+)' not found")
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """One line for a person. The chain of causes is searched for the one that names a key.
+
+    ``overrides`` is the rest of the command line: near misses are looked for in what it chose.
+    """
+    chain = _chain(error)
+    if isinstance(error, MarkedYAMLError):
+        return _no_yaml(error)
+    missing = next((e for e in chain if isinstance(e, MissingConfigException)), None)
+    if missing is not None and missing.missing_cfg_file:
+        return _no_such_option(missing)
+    for text in map(str, chain):
+        if match := _UNKNOWN_KEY.search(text):
+            return _no_such_key(match["key"], overrides)
+        if match := _NO_CONFIG_DIR.search(text):
+            return f"--config-dir={match['path']}: no such directory; it holds groups such as cluster/ and job/"
+    for cause in reversed(chain):
+        first = (str(cause).strip().splitlines() or [""])[0]
+        # OmegaConf raises some of its errors from a template of themselves.
+        if isinstance(cause, OmegaConfBaseException) and first and "$" not in first:
+            key = getattr(cause, "full_key", None)
+            if match := _UNKNOWN_IN_SCHEMA.search(first):
+                return _no_such_key(str(key or match["key"]), overrides)
+            return f"{key}: {first}" if key else first
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override that Hydra can read; write key=value, and quote values with spaces"
+    return " ".join(str(error).split())
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def _no_such_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(error.options or [])
+    if not options:
+        return f"{option}: no such config group or file in conf/"
+    return f"{group}={option}: no such option{near_miss(option, options)} ({group}: {', '.join(options)})"
+
+
+def _no_yaml(error: MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
+    return f"{where}: not YAML that can be read: {': '.join(filter(None, (error.context, error.problem)))}"
+
+
+def _no_such_key(key: str, overrides: Sequence[str]) -> str:
+    if match := _FOREIGN_PACKAGE.fullmatch(key):
+        return (
+            f"override /{match['group']}: a config file that chooses from another group starts with the line "
+            "'# @package _global_' and names its keys from the root"
+        )
+    known = _known_keys(overrides)
+    parent, _, leaf = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    hint = near_miss(leaf, siblings) or near_miss(key, known)
+    if parent and hint:
+        hint = hint.replace("'", f"'{parent}.", 1) if "." not in hint else hint
+    if parent.startswith("deepspeed") or key.startswith("deepspeed"):
+        return (
+            f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added with +{key}=…"
+        )
+    if parent.startswith(("job.args", "job.env")) or parent == "env":
+        return f"{key}: not set by the config{hint}; to add it write +{key}=…"
+    return f"{key}: no such key{hint}; --cfg job prints all keys"
+
+
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    """Every key of the schema and of the configuration that was chosen, files of ``--config-dir`` included."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd")
+    flags, words = parser.parse_known_args(list(overrides))
+    places = [load.conf_dir()]
+    search = [word for word in words if word.startswith("hydra.searchpath=")]
+    if flags.config_dir:
+        places.append(Path(flags.config_dir).resolve())
+        quoted = str(places[-1]).replace("'", r"\'")
+        search.append(f"hydra.searchpath=['file://{quoted}']")
+    groups = {path.name for place in places if place.is_dir() for path in place.iterdir() if path.is_dir()}
+    choices = [word for word in words if word.partition("=")[0] in groups and "," not in word]
+    for chosen in ([*search, *choices], []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
+                return load.known_keys(compose("config", overrides=chosen))
+        except (HydraException, OmegaConfBaseException):
+            continue  # what was chosen is itself what is wrong
+    return []

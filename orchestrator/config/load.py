@@ -1,0 +1,222 @@
+"""From what Hydra composed to plain dataclasses, and back to text.
+
+OmegaConf is used here, in the schema and in ``cli.py`` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from orchestrator import papers
+from orchestrator.config import hardware
+from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
+from orchestrator.errors import ConfigError
+from orchestrator.installation import PACKAGE
+from orchestrator.redact import learn
+
+CPU_RANKS = 2
+# A peak of 1e18 FLOP/s is that of a thousand accelerators of today.
+_MOST = 1e24
+_PATHS = (
+    "run_root", "run_dir", "calibration", "job.script", "job.cwd", "job.checkpoint_dir", "job.corpus", "snapshot.dirs",
+    "snapshot.trusted", "launch.working_dir",
+)  # fmt: skip
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*['\"]?(\w+)")
+_WHO_AND_WHERE = {"USER", "LOGNAME", "HOME", "HOSTNAME", "PWD", "SHELL", "LANG", "TZ", "TMPDIR"}
+
+
+def conf_dir() -> Path:
+    """Where ``conf/`` lies: inside the package in a wheel, beside it in a clone."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; safe to call twice."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    for resolver in (local_gpu, local_ranks, local_cpu_threads, local_gpu_memory):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def compose_once(overrides: Sequence[str]) -> DictConfig | None:
+    """What Hydra composes from KEY=VALUE words; None where that is left to ``hydra.main``.
+
+    ``hydra.main`` composes everything twice, the first time to learn whether the configuration itself asks for
+    a sweep. It is still needed for its flags, for whatever of Hydra a configuration makes use of, and to say
+    what is wrong.
+    """
+    if any(word.startswith("-") or "hydra" in word for word in overrides):
+        return None
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = compose("config", list(overrides), return_hydra_config=True)
+    except Exception:  # noqa: BLE001 - whatever it is, hydra.main meets it again, and there it is told
+        return None
+    with open_dict(composed):
+        hydra = composed.pop("hydra")
+    asks = hydra.mode is RunMode.MULTIRUN or hydra.callbacks or hydra.output_subdir or hydra.job.env_set
+    if asks or hydra.job.chdir or "${hydra:" in str(OmegaConf.to_container(composed, resolve=False)):
+        return None
+    return cast(DictConfig, composed)
+
+
+def local_ranks(device: Device) -> int:
+    """As many ranks as there are GPUs, or two on processor cores."""
+    return len(hardware.local_gpus()) if device is Device.cuda else CPU_RANKS
+
+
+def local_cpu_threads(device: Device) -> int:
+    """A GPU's share of the processor, or one thread for a rank that is a core."""
+    return hardware.threads_per_gpu() if device is Device.cuda else 1
+
+
+def local_gpu_memory() -> int:
+    """Bytes of the first visible GPU; 0 without one."""
+    return next((gpu.memory_bytes for gpu in hardware.local_gpus()), 0)
+
+
+def local_gpu() -> str:
+    """The option of ``conf/gpu`` that describes this machine's GPUs; ``cpu`` without any."""
+    gpus = hardware.local_gpus()
+    if not gpus:
+        return "cpu"
+    for path in sorted((conf_dir() / "gpu").glob("*.yaml")):
+        names = OmegaConf.select(OmegaConf.load(path), "product_names") or []
+        if any(name.lower() in gpus[0].product.lower() for name in names):
+            return path.stem
+    return "other_nvidia"
+
+
+def load(composed: DictConfig) -> Config:
+    """Plain, resolved dataclasses from what Hydra composed.
+
+    Raises :class:`ConfigError` for a missing value, an interpolation that leads nowhere, a value of
+    the wrong type and for ``_target_`` anywhere (nothing in a config is ever instantiated).
+    """
+    written = OmegaConf.to_container(composed, resolve=False)
+    for path in _keys(written):
+        if path.rsplit(".", 1)[-1] == "_target_":
+            raise ConfigError(f"{path}: a config is data here and '_target_' would run code; remove the key")
+    try:
+        learn(written)
+        learn(_from_environment(written), name="secret")
+        config = cast(Config, OmegaConf.to_object(composed))
+    except OmegaConfBaseException as error:
+        if missing := sorted(OmegaConf.missing_keys(composed)):
+            raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
+        raise ConfigError(_said(error)) from None
+    for path, value in _leaves(dataclasses.asdict(config)):
+        if (why := _why_no_value(path, value)) is not None:
+            raise ConfigError(f"{path}={papers.short(value)}: {why}")
+    return config
+
+
+def _said(error: OmegaConfBaseException) -> str:
+    """The key, and the first line: what follows is OmegaConf's own affair. Either may quote what it found."""
+    key = papers.one_line(str(getattr(error, "full_key", None) or "config"))
+    return f"{key}: {papers.one_line(next(iter(str(error).splitlines()), type(error).__name__))}"
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no container by its dotted path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{prefix}[{index}]")
+    else:
+        yield prefix, node
+
+
+def _why_no_value(path: str, value: Any) -> str | None:
+    """What no key of ours can be, whatever it means. A script's arguments are its own affair."""
+    if path.startswith("job.args."):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return "not a number; set one"
+    if isinstance(value, int | float) and not isinstance(value, bool) and _MOST < abs(value) < math.inf:
+        return f"out of range; no number here is above {_MOST:g}"
+    if isinstance(value, str) and "\0" in value:
+        return "holds a zero character, which neither a file's name nor a variable can; leave it out"
+    if isinstance(value, str) and path.partition("[")[0] in _PATHS and (why := papers.why_no_path(value)) is not None:
+        return f"{why}; give a shorter one"
+    return None
+
+
+def _from_environment(written: Any) -> list[str]:
+    """Values that a configuration takes from the environment, which is how secrets are kept out of it; not those that
+    say who and where we are, numbers and addresses: a password in one of these is known by its form."""
+    named = set(_ENVIRONMENT.findall(str(written))) - _WHO_AND_WHERE
+    values = [os.environ.get(name, "") for name in sorted(named)]
+    return [value for value in values if not value.isdigit() and "://" not in value]
+
+
+def load_tracking(composed: DictConfig) -> TrackingConfig:
+    """The tracking part alone, for verbs that need no job."""
+    learn(OmegaConf.to_container(composed.tracking, resolve=True))
+    return cast(TrackingConfig, OmegaConf.to_object(composed.tracking))
+
+
+def load_planner(composed: DictConfig) -> PlannerConfig:
+    """The planner's constants alone."""
+    return cast(PlannerConfig, OmegaConf.to_object(composed.planner))
+
+
+def to_container(config: Config) -> dict[str, Any]:
+    """Plain dicts and lists; enums as their names."""
+    structured = OmegaConf.structured(config)
+    return cast(dict[str, Any], OmegaConf.to_container(structured, enum_to_str=True))
+
+
+def from_container(container: dict[str, Any]) -> Config:
+    """Inverse of :func:`to_container`. Raises :class:`ConfigError` for what this version's schema does not know."""
+    try:
+        return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), container)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_said(error)) from None
+
+
+def to_yaml(container: dict[str, Any]) -> str:
+    """Plain dicts and lists as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.create(container))
+
+
+def flatten(container: dict[str, Any]) -> dict[str, Any]:
+    """Leaves by dotted key; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in container.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key below a container as a dotted path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            yield path
+            yield from _keys(value, path)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _keys(value, f"{prefix}[{index}]")
+
+
+def known_keys(composed: DictConfig) -> list[str]:
+    """Every dotted key of a composed configuration, for naming a near miss."""
+    return list(_keys(OmegaConf.to_container(composed, resolve=False)))

@@ -1,0 +1,116 @@
+"""From plan and configuration to what every node is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.agent.assignment import Assignment
+from orchestrator.config.schema import Config
+from orchestrator.config.signals import stop_numbers
+from orchestrator.driver.signing import signing_key
+from orchestrator.errors import ConfigError
+from orchestrator.plan.plan import Plan
+from orchestrator.rank.environment import held_back, reaching_ranks
+from orchestrator.rank.launch.zygote_key import is_read_at_import
+
+# Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
+_OPTIMIZER_BYTES = 12
+_WEIGHT_BYTES = {"fp32": 4}
+_GENERATIONS = 2
+
+
+def assignment_of(
+    config: Config, plan: Plan, name: str, run_dir: Path, run_dir_mark: str, warm_idle_timeout_s: float | None
+) -> Assignment:
+    """What the plan says to every node."""
+    shipped = working_dir(config)
+    checkpoint_dir = config.job.checkpoint_dir or str(run_dir / "checkpoints")
+    return Assignment(
+        run=name,
+        run_dir=str(run_dir),
+        checkpoint_dir=str(Path(plan.cwd, checkpoint_dir)),
+        script=plan.script,
+        args=list(plan.args),
+        cwd=plan.cwd,
+        environment={key: setting.value for key, setting in plan.environment.items()},
+        deepspeed=dict(plan.deepspeed),
+        ranks_per_node=plan.layout.ranks_per_node,
+        world_size=plan.layout.ranks,
+        device=plan.device,
+        zygote=config.launch.zygote,
+        product_names=list(plan.product_names),
+        expected=dict(plan.facts),
+        corpus=list(plan.corpus),
+        sample_every_s=config.tracking.system_metrics_every_s,
+        kill_after_s=config.recovery.kill_after_s,
+        run_dir_mark=run_dir_mark,
+        working_dir=str(shipped) if shipped else None,
+        warm_idle_timeout_s=warm_idle_timeout_s,
+        unit=plan.unit,
+        usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
+        mtbf_s=config.recovery.gpu_hours_per_failure * 3600 / plan.layout.ranks,
+        snapshots=config.snapshot.enabled,
+        snapshot_dirs=list(config.snapshot.dirs),
+        snapshot_bytes=snapshot_bytes_per_node(plan),
+        snapshot_keep=config.snapshot.keep,
+        snapshot_keep_hours=config.snapshot.keep_hours,
+        snapshot_trusted=[str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted],
+        snapshot_key=signing_key(config, run_dir).hex(),
+        snapshot_key_required=config.snapshot.key_file is not None,
+        snapshot_allow_types=list(config.snapshot.allow_types),
+        last_step=config.job.steps,
+        shell=reaching_ranks(os.environ, config.launch.forward),
+        held_back=held_back(os.environ, plan.environment),
+        hang_factor=config.recovery.hang_factor,
+        hang_floor_s=config.recovery.hang_floor_s,
+        hang_unknown_s=config.recovery.hang_unknown_s,
+        hang_evidence_s=config.recovery.hang_evidence_s,
+        hang_after_s=config.recovery.hang_after_s,
+        stop_signals=stop_numbers(config.recovery.stop_signals),
+        unkillable_s=config.recovery.unkillable_s,
+        agent_silence_s=config.recovery.agent_silence_s,
+        straggler_factor=config.recovery.straggler_factor,
+        straggler_steps=config.recovery.straggler_steps,
+        straggler_after_s=config.recovery.straggler_after_s,
+        log_max_bytes=config.launch.log_max_bytes or None,
+    )
+
+
+def snapshot_bytes_per_node(plan: Plan) -> int | None:
+    """Memory for two generations on the node that stages most; None where the model is not known.
+
+    About 14 bytes per parameter and generation with bf16: the weights in their own precision, which one
+    data-parallel rank stages for all, and 12 of the optimizer, which ZeRO divides among the ranks.
+    """
+    if plan.model is None:
+        return None
+    stage = int(plan.deepspeed.get("zero_optimization", {}).get("stage", 0))
+    weights = _WEIGHT_BYTES.get(plan.layout.precision, 2)
+    shared = weights / plan.layout.nodes if stage == 3 else weights
+    optimizer = _OPTIMIZER_BYTES / (plan.layout.nodes if stage else 1)
+    return int(_GENERATIONS * plan.model.parameters * (shared + optimizer))
+
+
+def check_forward(config: Config) -> None:
+    """Names to forward are names of variables that may travel. Raises :class:`ConfigError`."""
+    for name in config.launch.forward:
+        if not name or "=" in name or "*" in name:
+            raise ConfigError(f"launch.forward: {name!r} is not the name of a variable; set values with +env.NAME=…")
+        if is_read_at_import(name):
+            raise ConfigError(
+                f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks for "
+                f"another zygote; set it with +env.{name}=… instead"
+            )
+
+
+def working_dir(config: Config) -> Path | None:
+    """The folder that is shipped to the nodes. Raises :class:`ConfigError` where there is none."""
+    if config.launch.working_dir is None:
+        return None
+    folder = Path(config.launch.working_dir).expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"launch.working_dir={config.launch.working_dir}: no such folder; give one that has job.script below it"
+        )
+    return folder

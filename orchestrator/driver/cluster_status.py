@@ -1,0 +1,115 @@
+"""A look at a cluster as data: nodes, zygotes and runs with their cost so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import papers
+from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.driver.folded import Folded
+from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.errors import JournalError
+from orchestrator.events import Record, RunEnded, RunStarted, Status
+from orchestrator.ledger.run_directory import holder
+from orchestrator.trust import whose
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.session import Session
+
+LOST = "lost"
+ENDED = frozenset([LOST, *Status])
+_FIRST_LINE_BYTES = 1 << 20
+
+
+def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> dict[str, Any]:
+    """The cluster as JSON values; ``ray`` is initialised. Runs that ended, or hold nothing at this moment, are those
+    with a journal in ``run_root``."""
+    from orchestrator.cluster import overview
+
+    kept_here = cluster if cluster is not None and cluster.address == session.address else None
+    seen, now_s = overview.look(), time.time()
+    runs = [_live(dataclasses.asdict(run), now_s) for run in seen.runs]
+    since_s = kept_here.since_unix_s if kept_here else 0.0
+    others = other_runs(Path(run_root), session.address, since_s, {run["name"] for run in runs})
+    runs += [run for run in others if run["status"] not in ENDED]
+    ended = [run for run in others if run["status"] in ENDED]
+    return {
+        "address": session.address,
+        "dashboard_url": session.dashboard_url,
+        "kept": kept_here is not None,
+        "started_by_up": kept_here is not None and kept_here.ours,
+        "since_unix_s": since_s or None,
+        "idle_timeout_s": kept_here.idle_timeout_s if kept_here else None,
+        "nodes": [dataclasses.asdict(node) for node in seen.nodes],
+        "runs": runs,
+        "ended_runs": ended,
+        "cost_usd": sum(run["cost_usd"] for run in [*runs, *ended]),
+    }
+
+
+def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[dict[str, Any]]:
+    """What the journals below ``run_root`` say of runs on a cluster since a moment but for the ``live`` ones, oldest
+    first. Of a finished one nothing is read but its first line and its fold, however long it was."""
+    found = []
+    for path in run_root.glob("*/journal.jsonl"):
+        # Another user could have written anything there, or have put a pipe there that is never read to its end.
+        if path.parent.name in live or whose(path.parent) or whose(path) or not path.is_file():
+            continue
+        try:
+            first = _first(path) if path.stat().st_mtime >= since_s else None
+            here = first is not None and first.time_unix_s >= since_s
+            if first is None or not here or getattr(first.event, "ray_address", None) != address:
+                continue
+            fold = JournalFold(path.parent, stamp_is_enough=True)
+            told = _told(path.parent, fold.catch_up())
+            fold.keep_if_worth_it()
+        except (JournalError, OSError):
+            continue
+        found.append(told)
+    return sorted(found, key=lambda run: float(run["since_unix_s"]))
+
+
+def _first(path: Path) -> Record | None:
+    """The first record of a journal, None where it is no beginning of a run."""
+    try:
+        with papers.open_plain(path) as file:
+            line = file.readline(_FIRST_LINE_BYTES)
+        first = Record.from_json(line.decode()) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return first if first is not None and isinstance(first.event, RunStarted) else None
+
+
+def _told(run_dir: Path, folded: Folded) -> dict[str, Any]:
+    """A run by its journal. One whose last record is not its end waits or starts while a driver holds its directory,
+    and has lost its driver where none does."""
+    run, started, last = folded.run, folded.started, folded.last
+    assert run is not None
+    assert started is not None
+    assert last is not None
+    bill = folded.meter.bill()
+    if isinstance(last.event, RunEnded):
+        status = last.event.status.value
+    else:
+        status = bill.bucket.value if holder(run_dir) is not None else LOST
+    return {
+        "name": run.run,
+        "ranks": run.gpus,
+        "unit": run.unit,
+        "since_unix_s": started.time_unix_s,
+        "held_s": sum(bill.gpu_seconds.values()) / max(1, run.gpus),
+        "status": status,
+        "step": bill.step,
+        "cost_usd": bill.cost_usd,
+        "run_dir": str(run_dir.resolve()),
+    }
+
+
+def _live(run: dict[str, Any], now_s: float) -> dict[str, Any]:
+    """Nodes are paid for from the moment they are held."""
+    held_s = max(0.0, now_s - run["since_unix_s"])
+    cost_usd = held_s / 3600 * run["ranks"] * run.pop("usd_per_gpu_hour")
+    return {**run, "status": "running", "held_s": held_s, "cost_usd": cost_usd}

@@ -1,0 +1,186 @@
+"""Config → plan, with a look at this machine: what is refused here has cost nothing yet."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.agent import corpus
+from orchestrator.config import hardware
+from orchestrator.config.deepspeed_keys import check_deepspeed
+from orchestrator.config.load import conf_dir
+from orchestrator.config.schema import Config, Device
+from orchestrator.errors import ClusterUnreachable, ConfigError
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.planner.calibration_file import calibrations_of
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.warm.record import KeptCluster
+
+CONNECT_TIMEOUT_S = 5.0
+# The address that always means a cluster which starts and ends with the run.
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The cluster of a run: ``address`` None starts one; ``kept`` is on record by ``up``; ``remark`` is for people."""
+
+    address: str | None
+    kept: KeptCluster | None = None
+    remark: str | None = None
+
+
+def asked_address(config: Config) -> str | None:
+    """``ray_address``, or where it says nothing ``RAY_ADDRESS``, which Ray sets for the jobs that it is handed.
+
+    An HTTP address there is meant for Ray's own job commands.
+    """
+    named = os.environ.get("RAY_ADDRESS") or None
+    return config.ray_address or (None if named and named.startswith("http") else named)
+
+
+def find_target(config: Config) -> Target:
+    """The cluster that a run is to attach to, answering; or none where it is to start its own.
+
+    Raises :class:`ConfigError` and :class:`ClusterUnreachable`.
+    """
+    from orchestrator.cluster import tls
+
+    target = _target(config)
+    tls.check_own() if target.address is None else tls.check_other(target.address)
+    return target
+
+
+def _target(config: Config) -> Target:
+    from orchestrator.cluster.warm import record as kept
+
+    known, remark = kept.find(), None
+    if known is not None and not known.answers():
+        remark = (
+            f"the cluster that 'up' kept at {known.address} does not answer any more; 'orchestrator down' clears it"
+        )
+        known = None
+    asked = asked_address(config)
+    if asked is not None and asked != LOCAL:
+        address = reachable_address(asked)
+        return Target(address, known if known and known.address == address else None)
+    if known is not None and asked is None:
+        return Target(known.address, known)
+    if config.cluster.name != "local" or config.cluster.nodes > 1:
+        local = config.cluster.name == "local"
+        what = f"cluster.nodes={config.cluster.nodes}" if local else f"cluster={config.cluster.name}"
+        raise ConfigError(
+            f"{what}: needs ray_address=host:port of that cluster's Ray ('plan' works without it); "
+            "only cluster=local with one node is started here"
+        )
+    return Target(None, remark=remark)
+
+
+def plan_of(config: Config, observed: bool = True) -> Plan:
+    """The plan of a configuration, with script, corpus and versions as this machine has them.
+
+    Without ``observed`` the plan has no facts: the same is refused, but nothing is hashed. Enough to read,
+    not to launch. Raises :class:`ConfigError`.
+    """
+    check_deepspeed(config.deepspeed)
+    check_local_gpus(config)
+    cwd = Path(config.job.cwd or os.getcwd()).resolve()
+    script = find_script(config.job.script, cwd)
+    sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
+    facts = {}
+    if observed:
+        from orchestrator.agent import facts as provenance
+
+        facts = provenance.observe(script, sources, cwd, least_bytes)
+    elif sources:
+        corpus.find(sources, cwd, least_bytes)
+    return make_plan(config, str(script), str(cwd), facts, calibrations_of(config))
+
+
+def find_script(script: str, cwd: Path) -> Path:
+    """An absolute path: as given, from ``cwd``, or among the jobs that come with the project."""
+    candidates = [cwd / Path(script).expanduser(), conf_dir().parent / script]
+    for path in candidates:
+        if path.is_file():
+            return path.resolve()
+    raise ConfigError(
+        f"job.script={script}: no such file (looked at {' and '.join(map(str, dict.fromkeys(candidates)))}); "
+        "give the path of a Python script"
+    )
+
+
+def check_local_gpus(config: Config) -> None:
+    """A local cluster can not have more GPUs than this machine shows."""
+    here = asked_address(config) in (None, LOCAL) and config.cluster.name == "local"
+    if not here or config.gpu.device is not Device.cuda:
+        return
+    visible = len(hardware.local_gpus())
+    asked = min(config.job.ranks or config.cluster.gpus_per_node, config.cluster.gpus_per_node)
+    if asked > visible:
+        raise ConfigError(
+            f"cluster.gpus_per_node={config.cluster.gpus_per_node}: this machine shows {visible} GPUs; "
+            f"use cluster.gpus_per_node={visible}, or gpu=cpu"
+            if visible
+            else f"gpu={config.gpu.name}: this machine shows no GPU; use gpu=cpu, or ray_address=… of a cluster"
+        )
+
+
+def check_script_builds(config: Config) -> None:
+    """A script that builds another model than the one that was planned must not be paid for."""
+    for name, built in config.job.builds.items():
+        wanted = getattr(config.model, name, built)
+        if wanted != built:
+            raise ConfigError(
+                f"model={config.model.name if config.model else None}: has {name}={json.dumps(wanted)}, but job "
+                f"'{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and trained by a "
+                "job.script that builds it"
+            )
+
+
+def check_checkpoint_dir(config: Config) -> None:
+    """Checkpoints need renames and fsync. Raises :class:`ConfigError` for an object store."""
+    from orchestrator.checkpoint.manifest import refuse_object_store
+
+    refused = refuse_object_store(config.job.checkpoint_dir or "") or refuse_object_store(config.run_root)
+    if refused:
+        raise ConfigError(refused)
+
+
+def least_corpus_bytes(config: Config) -> int:
+    """Bytes of one sequence and the token after it, where tokens are bytes; else one byte."""
+    if config.model is None or config.job.tokenizer not in (None, "bytes"):
+        return 1
+    return config.model.seq_len + 1
+
+
+def reachable_address(address: str) -> str:
+    """host:port of what somebody asked for. A refused address is known at once; Ray itself would try for a minute.
+
+    Raises :class:`ClusterUnreachable`.
+    """
+    import socket
+
+    if address == "auto":
+        from orchestrator.cluster.own_rays import auto_address
+        from orchestrator.cluster.warm import record as kept
+
+        known = kept.find()
+        address = auto_address(known.address if known is not None and known.answers() else None)
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://") or not host or not port.isdigit():
+        raise ClusterUnreachable(
+            f"ray_address={address}: expected host:port of the cluster's GCS, e.g. 10.0.0.1:6379, or 'auto'"
+        )
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterUnreachable(
+            f"ray_address={address}: nothing answers there ({error.strerror or error}); start Ray with "
+            "'ray start --head' or 'orchestrator up', or leave ray_address out to use a local cluster"
+        ) from None
+    return address

@@ -1,0 +1,136 @@
+"""A run whose driver died, or that was stopped, is taken up again: its configuration, its journal, its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator import papers
+from orchestrator.config import load
+from orchestrator.config.schema import Config, Resume
+from orchestrator.driver.folded import Folded
+from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.events import RunEnded, RunResumed, Status
+from orchestrator.ledger.run_directory import RESUME, RunDirectory
+from orchestrator.rank.environment import reaching_ranks
+from orchestrator.redact import known, learn
+from orchestrator.trust import check_ours
+
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What ``resume.json`` holds; names and secrets came later than the rest."""
+
+    cwd: str
+    config: dict[str, Any]
+    forwarded: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that has not finished, as its journal tells it."""
+
+    path: Path
+    name: str
+    fold: JournalFold
+    forwarded: tuple[str, ...] = ()  # names of the variables that its ranks had from the shell that started it
+
+    @property
+    def resumed(self) -> RunResumed:
+        """The first event of the driver that takes it up."""
+        folded = self.fold.folded
+        step = folded.past.history.highest_step
+        if isinstance(folded.driver, RunEnded):
+            return RunResumed(self.name, f"it had ended as {folded.driver.status.value} at step {step}")
+        return RunResumed(self.name, f"its driver was lost after step {step}")
+
+    def past(self) -> Folded:
+        """What its next driver must know of it; to be asked once its directory is held.
+
+        Raises :class:`RunDirectoryError` where another driver has finished it meanwhile.
+        """
+        if _has_finished(self.fold.catch_up()):
+            raise RunDirectoryError(f"{self.path}: its run has finished meanwhile; there is nothing to resume")
+        return self.fold.copy()
+
+
+def remember(config: Config, directory: RunDirectory) -> None:
+    """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names only."""
+    names = sorted(reaching_ranks(os.environ, config.launch.forward))
+    kept = _Kept(os.getcwd(), load.to_container(config), names, known())
+    directory.write(RESUME, json.dumps(asdict(kept), indent=2) + "\n", mode=0o600)
+
+
+def unfinished(path: Path) -> Unfinished | None:
+    """The run in a directory, None where there is none, or where it has finished.
+
+    Raises :class:`~orchestrator.errors.JournalError` for a journal that is damaged.
+    """
+    fold = JournalFold(path)
+    folded = fold.catch_up()
+    fold.keep_if_worth_it()
+    if folded.run is None or _has_finished(folded):
+        return None
+    return Unfinished(path, folded.run.run, fold)
+
+
+def _has_finished(folded: Folded) -> bool:
+    return isinstance(folded.driver, RunEnded) and folded.driver.status is Status.FINISHED
+
+
+def to_take_up(config: Config, trust: bool = False) -> Unfinished | None:
+    """With ``job.resume=auto``: the run of this name or directory that has not finished, if there is one.
+
+    Raises :class:`ConfigError` where neither name nor directory says which run is meant, and unless ``trust`` for one
+    that is not ours, before anything in it is read.
+    """
+    if config.job.resume is not Resume.auto:
+        return None
+    if not config.run_name and not config.run_dir:
+        raise ConfigError("job.resume=auto: which run? Give it a run_name or a run_dir, the same every time")
+    path = Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve()
+    closed = path.exists() and not os.access(path, os.R_OK | os.X_OK)
+    if not trust and (closed or os.path.lexists(path / "journal.jsonl")):
+        check_ours(path, "a run")
+    return unfinished(path)
+
+
+def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
+    """Take up the run in a directory, as it was configured and from where it was started; the exit code."""
+    found = unfinished(path)
+    if found is None:
+        raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
+    try:
+        kept = papers.made(_Kept, papers.read_object(path / RESUME))
+        is_dir = os.path.isdir(kept.cwd)
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run can not "
+            "be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its checkpoints"
+        ) from None
+    if is_dir:
+        os.chdir(kept.cwd)  # paths of the configuration were meant from there
+    learn(kept.secrets, name="secrets")
+    config = load.from_container(kept.config)
+    config.run_dir = str(path)
+    return start(config, replace(found, forwarded=tuple(kept.forwarded)))
+
+
+def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:
+    """Which variables ranks are to have, or had when the run was started, that this shell does not have."""
+    asked = {*config.launch.forward, *(takes_up.forwarded if takes_up else ())}
+    missing = sorted(asked - set(os.environ))
+    if not missing:
+        return None
+    named = ", ".join(missing[:_MOST_NAMED]) + (
+        f" and {len(missing) - _MOST_NAMED} more" if missing[_MOST_NAMED:] else ""
+    )
+    return f"not set in this shell, so the ranks do not get it from here: {named}"

@@ -1,0 +1,238 @@
+"""One run, wired: run directory, plan, journal, MLflow process, Ray, supervise loop, summary."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from orchestrator.agent.assignment import zygote_environment
+from orchestrator.agent.launchers import early_zygote
+from orchestrator.agent.localize import leave_mark, remove_mark
+from orchestrator.cluster import ray_env
+from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
+from orchestrator.config.schema import Config
+from orchestrator.config.signals import stop_numbers
+from orchestrator.driver.assignment import assignment_of, check_forward, working_dir
+from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.observer import RunObserver
+from orchestrator.driver.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
+from orchestrator.driver.resume import Unfinished, missing_names, remember, resume, to_take_up
+from orchestrator.driver.signing import check_signing
+from orchestrator.driver.stopping import asked_by_signals, exit_code, take
+from orchestrator.driver.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
+from orchestrator.errors import RunDirectoryError, TrainingFailed
+from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
+from orchestrator.ledger.journal import Journal, disk_is_full
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.run_directory import RunDirectory, check_run_name, new_run_name, number_of_run
+from orchestrator.ledger.spend import SpendNote
+from orchestrator.output import outlive_full_disks
+from orchestrator.plan.plan import Plan
+from orchestrator.redact import redact_fields
+from orchestrator.supervise.clock import SystemClock
+from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
+from orchestrator.trust import check_nobody_elses
+
+_SPACE_S = 1.0
+# The one node of a cluster that we started does not come back.
+_OWN_NODE_S = 5.0
+
+
+def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, trust: bool = False) -> int:
+    """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with; with
+    ``trust`` one that ``job.resume=auto`` finds may be somebody else's, as may the folder of a new one.
+
+    Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
+    """
+    if takes_up is None and (found := to_take_up(config, trust)) is not None:
+        return resume(found.path, lambda kept, unfinished: run(kept, view, unfinished))
+    plan = plan_of(config)
+    check_script_builds(config)
+    check_checkpoint_dir(config)
+    target = find_target(config)
+    working_dir(config)
+    signals = stop_numbers(config.recovery.stop_signals)
+    check_forward(config)
+    check_signing(config)
+    problem = tracking_problem(config)
+    name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
+    check_run_name(name)
+    directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name), config.run_group_reads)
+    if takes_up is None and not trust:
+        check_nobody_elses(directory.path)
+    with ExitStack() as stack:
+        directory.hold(resume=takes_up is not None)
+        stack.callback(directory.release)
+        view.planned(plan)
+        if target.remark:
+            view.warn(target.remark)
+        if problem:
+            view.warn(
+                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again meanwhile"
+            )
+        if missing := missing_names(config, takes_up):
+            view.warn(missing)
+        if takes_up is None:
+            write_papers(config, plan, view.plan_text(plan), name, directory)
+            remember(config, directory)
+        outlive_full_disks()
+        stop = StopRequest()
+        stack.enter_context(asked_by_signals(stop, signals))
+        sink = MlflowSink(config, directory, problem)
+        stack.callback(sink.close)
+        return _supervised(config, plan, name, directory, target, stop, sink, view, takes_up)
+
+
+def _supervised(
+    config: Config,
+    plan: Plan,
+    name: str,
+    directory: RunDirectory,
+    target: Target,
+    stop: StopRequest,
+    sink: MlflowSink,
+    view: RunObserver,
+    takes_up: Unfinished | None,
+) -> int:
+    ray_env.prepare() if target.address is None else ray_env.prepare_to_attach(target.address)
+    last: Record | None = None
+    meter = Meter()
+    where = {"run directory": str(directory.path)}
+    with ExitStack() as stack:
+        # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
+        fold, past = takes_up.fold if takes_up else JournalFold(directory.path), Past()
+        if takes_up is not None:
+            folded = takes_up.past()
+            past, meter = folded.past, fold.copy().meter
+            view.remember(folded)
+        journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
+        mark = leave_mark(directory.path)
+        stack.callback(remove_mark, directory.path, mark)
+        idle_timeout_s = target.kept.idle_timeout_s if target.kept else None
+        assignment = assignment_of(config, plan, name, directory.path, mark, idle_timeout_s)
+        lent = None
+        if target.address is None and config.launch.zygote:
+            # Importing takes as long as Ray takes to start.
+            log_path = directory.path / "logs" / "zygote.node-0.log"
+            lent = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
+        sink.begin(view.notice)
+        from orchestrator.cluster.gauges import Gauges
+        from orchestrator.cluster.group import RayWorkerGroup
+        from orchestrator.cluster.session import connect
+
+        with view.busy("starting Ray" if target.address is None else "connecting to Ray"):
+            shipped, run_root = working_dir(config), Path(config.run_root).resolve()
+            session = stack.enter_context(
+                connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root, stop.signals)
+            )
+        take(stop, stop.signals)
+        if session.dashboard_url:
+            ends = " (ended with the run)" if session.local else ""
+            where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
+            view.dashboard(session.dashboard_url, session.token_path)
+        workers = RayWorkerGroup(
+            assignment,
+            plan.layout.nodes,
+            config.launch.wait_for_resources_s,
+            config.launch.start_timeout_s,
+            view.notice,
+            lent,
+            min(config.recovery.wait_for_node_s, _OWN_NODE_S) if session.local else config.recovery.wait_for_node_s,
+            f" after attempt {past.attempts}" if takes_up else "",
+        )
+        stack.callback(workers.close)
+        gauges = Gauges(*_labels(config, plan, name, directory.path, session.address))
+        spend = SpendNote(config, name, plan.unit, view.notice)
+        address = None if session.local else session.address
+        started = takes_up.resumed if takes_up else run_started(plan, name, address)
+        can_skip = asks_for(SKIP_BATCHES, plan.args)
+        manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
+        events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
+        with view.live():
+            for event in events:
+                last = _on_record(journal, event, view.notice, stop)
+                if isinstance(event, RunEnded):
+                    sink.run_ended()
+                fold.appended(last)
+                meter.fold(last)
+                bill = meter.bill()
+                view.observe(last, bill)
+                gauges.observe(last, bill)
+                spend.observe(last, bill)
+    fold.finish()
+    view.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
+    sink.finish(stop, view)
+    return _exit_code(last, stop)
+
+
+def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
+    """The run's first event: all that the meter needs, and where it ran unless on a cluster of its own."""
+    return RunStarted(
+        run=name,
+        job=plan.job,
+        cluster=plan.cluster,
+        gpu_type=plan.gpu_type,
+        gpus=plan.layout.ranks,
+        price_usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
+        unit=plan.unit,
+        steps=plan.prediction.steps,
+        tokens_per_step=plan.model.tokens_per_step if plan.model else None,
+        model_flops_per_token=plan.model.training_flops_per_token if plan.model else None,
+        peak_flops_per_gpu=plan.peak_flops_per_gpu,
+        ray_address=ray_address,
+        predicted_step_time_s=plan.prediction.step_time_s,
+        predicted_memory_bytes=plan.memory.total_bytes if plan.memory else None,
+        predicted_cost_usd_per_step=_cost_usd_per_step(plan),
+    )
+
+
+def _labels(config: Config, plan: Plan, name: str, path: Path, address: str) -> tuple[str, str]:
+    """Of the gauges: Ray's metrics are for everybody who reaches the node, so only loopback has names unasked."""
+    if config.metrics.names or address.startswith("127."):
+        return name, plan.cluster
+    return number_of_run(path), ""
+
+
+def _cost_usd_per_step(plan: Plan) -> float | None:
+    """Of a run of known length its share of the whole, faults and checkpoints included; else of a step alone."""
+    predicted = plan.prediction
+    if predicted.cost_usd is not None and predicted.steps:
+        return predicted.cost_usd / predicted.steps
+    if predicted.step_time_s is None:
+        return None
+    return predicted.step_time_s * plan.layout.ranks * plan.price.usd_per_gpu_hour / 3600
+
+
+def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], stop: StopRequest) -> Record:
+    """Append, and while the disk is full wait for space: nothing happens that is not on record."""
+    told = False
+    while True:
+        try:
+            return journal.append(redact_fields(event))
+        except RunDirectoryError as error:
+            if not disk_is_full(error) or stop.level > 1:
+                raise
+            if not told:
+                notice(f"{error}; waiting for space, nothing is lost meanwhile")
+            told = True
+            time.sleep(_SPACE_S)
+
+
+def _local_cpus(plan: Plan) -> int:
+    """Logical CPUs of a cluster that we start: at least one per rank, so that placement never fails."""
+    return max(os.cpu_count() or 1, plan.layout.ranks)
+
+
+def _exit_code(last: Record | None, stop: StopRequest) -> int:
+    assert last is not None
+    assert isinstance(last.event, RunEnded), "supervise ends every run with RunEnded"
+    match last.event.status:
+        case Status.FINISHED:
+            return 0
+        case Status.INTERRUPTED:
+            return exit_code(stop)
+        case _:
+            return TrainingFailed.exit_code

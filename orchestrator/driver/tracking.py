@@ -1,0 +1,176 @@
+"""What the driver does for MLflow without ever calling it: the run's papers, and the process that reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.agent import facts
+from orchestrator.config import load
+from orchestrator.config.schema import Config
+from orchestrator.driver.observer import Progress
+from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.ledger.mlflow.sink_process import SinkKeeper, pass_on
+from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking
+from orchestrator.ledger.run_directory import RunDirectory, number_of_run
+from orchestrator.plan.plan import Plan, plan_json
+from orchestrator.redact import redact
+from orchestrator.supervise.loop import StopRequest
+
+# What the MLflow process may take beyond its own deadline before it is killed.
+SINK_EXIT_S = 15.0
+LAST_WORDS_S = 2.0
+# For a slow server to answer once the run goes on: as long as the process that tells it waits for an answer.
+ANSWER_S = 10.0
+
+
+def write_papers(config: Config, plan: Plan, plan_text: str, name: str, directory: RunDirectory) -> None:
+    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address; ``plan_text``
+    is the plan as a person reads it."""
+    hidden = redact(load.to_container(config))
+    directory.write("config.yaml", load.to_yaml(hidden))
+    directory.write("plan.txt", plan_text)
+    directory.write_json("plan.json", plan_json(plan))
+    directory.write_json("deepspeed.json", redact(dict(plan.deepspeed)))
+    commit = facts.git_commit(Path(plan.cwd))
+    tags = {
+        "cluster": plan.cluster,
+        "gpu_type": plan.gpu_type,
+        "unit": plan.unit,
+        "job": plan.job,
+        "price_source": plan.price.source,
+        "git_commit": commit,
+        "run_dir": str(directory.path),
+        "run_number": number_of_run(directory.path),  # the label of its gauges
+        "mlflow.user": os.environ.get("USER") or f"uid {os.getuid()}",
+        "mlflow.source.name": plan.script,
+        "mlflow.source.git.commit": commit,
+    }
+    versions = {f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k}
+    layout = {f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()}
+    directory.write_json(
+        "tracking.json",
+        {
+            "uri": absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere
+            "experiment": config.tracking.experiment,
+            "run_name": name,
+            "flush_s": config.tracking.flush_s,
+            "params": {**load.flatten(hidden), **layout, **versions},
+            "tags": {key: redact(value) for key, value in tags.items() if value},
+            "artifacts": ["config.yaml", "plan.json", "plan.txt", "deepspeed.json"],
+        },
+        mode=0o600,
+    )
+
+
+def tracking_problem(config: Config) -> str | None:
+    """Why MLflow cannot be written to now; the journal has everything all the same.
+
+    Raises :class:`TrackingError` where MLflow is required, :class:`ConfigError` where it can never be at this address.
+    """
+    problem = check_tracking(config.tracking.uri, config.tracking.connect_timeout_s)
+    if problem and config.tracking.required:
+        raise TrackingError(f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without")
+    return problem
+
+
+def tracking_places(config: Config, tracked: bool) -> dict[str, str]:
+    uri = redact(config.tracking.uri)
+    if not tracked:
+        return {}
+    if uri.startswith("http"):
+        return {"MLflow": uri}
+    return {"MLflow": f"{command('mlflow')} ui --backend-store-uri {uri}"}
+
+
+def command(name: str) -> str:
+    """How to call a program of this environment from here."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
+
+
+class MlflowSink:
+    """The process that tells MLflow, kept going while the run lasts; see :class:`SinkKeeper`.
+
+    An end that is in the journal by now is an earlier driver's, so make this before the run's first word.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, problem: str | None) -> None:
+        journal = directory.path / "journal.jsonl"
+        self._earlier_bytes = journal.stat().st_size if journal.exists() else 0
+        self._config, self._directory = config, directory
+        self._say: Callable[[str], None] = lambda text: None
+        self._listener: threading.Thread | None = None
+        self._keeper = SinkKeeper(self._start, self._check, problem)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether anybody has told MLflow of the run."""
+        return self._keeper.ever_started
+
+    def begin(self, say: Callable[[str], None]) -> None:
+        """From here on; ``say`` puts a line before the user."""
+        self._say = say
+        self._keeper.begin(say)
+
+    def run_ended(self) -> None:
+        """The run's end is on record."""
+        self._keeper.run_ended()
+
+    def close(self) -> None:
+        """Look after it no more; it sees for itself when the driver is gone."""
+        self._keeper.close()
+
+    def finish(self, stop: StopRequest, progress: Progress) -> None:
+        """Wait until MLflow has everything; a Ctrl-C meanwhile leaves the process to go on by itself."""
+        asked = stop.level
+        deadline_s = time.monotonic() + self._config.tracking.finish_timeout_s + SINK_EXIT_S
+        with progress.busy("MLflow is being brought up to date"):
+            done = self._keeper.wait(lambda: stop.level > asked or time.monotonic() > deadline_s)
+        left = self._keeper.close()
+        if done:
+            return
+        if left is not None and left.poll() is None:
+            if stop.level > asked:
+                progress.warn(f"MLflow is brought up to date in the background (process {left.pid})")
+                return
+            left.kill()
+        if self._listener is not None:
+            self._listener.join(LAST_WORDS_S)
+        again = f"{sys.executable} -m orchestrator sync {self._directory.path}"
+        progress.warn(f"MLflow could not be brought up to date; the journal has everything. Later: {again}")
+
+    def _check(self, last: bool) -> str | None:
+        timeout_s = self._config.tracking.finish_timeout_s if last else ANSWER_S
+        try:
+            return check_tracking(self._config.tracking.uri, timeout_s)
+        except ConfigError as error:  # a driver that was there when the run began
+            return str(error)
+
+    def _start(self) -> subprocess.Popen[str]:
+        """In a session of its own, so that Ctrl-C does not reach it."""
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "orchestrator.ledger.mlflow.sink",
+                str(self._directory.path),
+                f"--finish-timeout-s={self._config.tracking.finish_timeout_s}",
+                f"--parent-pid={os.getpid()}",
+                f"--earlier-bytes={self._earlier_bytes}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._listener = pass_on(process, self._say)
+        return process

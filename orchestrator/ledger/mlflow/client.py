@@ -1,0 +1,249 @@
+"""One MLflow run: made once, written in batches, ended. Every call may be repeated after a failure.
+
+Two small files in the run directory make a restarted process continue where the last one was:
+``mlflow_run.json`` (for anybody: which MLflow run this is) and ``mlflow_sink.json`` (up to which record
+everything has been written, and the key by which a run whose creation was cut short is found again).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from orchestrator import papers
+from orchestrator.files import open_no_link, write_whole
+from orchestrator.ledger.incidents import Incident
+from orchestrator.ledger.mlflow.database import make_ready
+from orchestrator.ledger.mlflow.projection import Point, clean_key, clip
+from orchestrator.ledger.mlflow.uri import check_database, is_database
+from orchestrator.redact import redact, redact_text
+
+METRICS_PER_BATCH = 1000
+ENTITIES_PER_BATCH = 100
+MAX_PARAM_CHARACTERS = 6000
+MAX_TAG_CHARACTERS = 8000
+CONNECT_TIMEOUT_S = 3.0
+LOG_TAIL_BYTES = 256 * 1024
+MAX_LOGS = 256
+KEY_TAG = "orchestrator.key"
+INCIDENTS = "incidents.json"
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """What ``tracking.json`` says: where to record the run, and what is known before it begins."""
+
+    uri: str
+    experiment: str
+    run_name: str
+    flush_s: float = 2.0
+    params: dict[str, Any] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def read(path: Path) -> Tracking:
+        """Raises ``OSError`` or ``ValueError`` when the file is not what it should be."""
+        return papers.made(Tracking, papers.read_object(path))
+
+
+class MlflowRun:
+    """``written_seq``: every point of the records up to this one is in MLflow. While the server is away methods raise
+    whatever MLflow and what it is made of raise: there is no list of that."""
+
+    def __init__(self, run_dir: Path, tracking: Tracking) -> None:
+        self.run_id: str | None = None
+        self._run_dir, self._tracking = run_dir, tracking
+        self._state_path = run_dir / "mlflow_sink.json"
+        state = _read_json(self._state_path)
+        if state.get("uri") != tracking.uri or not _is_state(state):
+            state = {"uri": tracking.uri, "key": uuid.uuid4().hex, "written_seq": -1}
+            write_json(self._state_path, state)
+        self._state = state
+        self._client: MlflowClient | None = None
+        self._tags: dict[str, str] = {}
+        self._uploaded: set[str] = set()
+
+    @property
+    def written_seq(self) -> int:
+        return int(self._state["written_seq"])
+
+    def open(self, start_ms: int | None) -> None:
+        """Find or make the MLflow run; does nothing once that has worked."""
+        if self.run_id is not None:
+            return
+        uri = self._tracking.uri
+        if is_database(uri) and (reason := check_database(uri, CONNECT_TIMEOUT_S)):
+            raise ConnectionError(reason)  # MLflow would ask it for two minutes, and not hear that it has to stop
+        artifacts = make_ready(uri)
+        self._client = client = MlflowClient(tracking_uri=uri)
+        experiment_id = _experiment(client, self._tracking.experiment, artifacts)
+        tags = {clean_key(k): clip(str(v), MAX_TAG_CHARACTERS) for k, v in self._tracking.tags.items()}
+        query = f"tags.`{KEY_TAG}` = '{self._state['key']}'"
+        found = client.search_runs([experiment_id], query, max_results=1)
+        run = found[0] if found else None
+        if run is None:
+            self._advance(-1)
+            run = client.create_run(
+                experiment_id,
+                start_time=start_ms,
+                tags=tags | {KEY_TAG: self._state["key"]},
+                run_name=self._tracking.run_name,
+            )
+        elif run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, status="RUNNING")
+        self._write_params(client, run.info.run_id, dict(run.data.params))
+        where = {"uri": self._tracking.uri, "experiment": self._tracking.experiment}
+        write_json(
+            self._run_dir / "mlflow_run.json",
+            where | {"experiment_id": experiment_id, "run_id": run.info.run_id},
+        )
+        self.run_id = run.info.run_id
+
+    def write(self, points: Sequence[Point], done_seq: int) -> None:
+        """Points of whole records in order; afterwards everything up to ``done_seq`` is written."""
+        client, run_id = self._opened()
+        for chunk in _chunks(points, METRICS_PER_BATCH):
+            metrics = [Metric(p.key, p.value, p.timestamp_ms, p.step) for p in chunk]
+            client.log_batch(run_id, metrics=metrics, synchronous=True)
+        self._advance(done_seq)
+
+    def write_tags(self, tags: Mapping[str, str]) -> None:
+        """Write those that are new or have changed."""
+        client, run_id = self._opened()
+        changed = {k: v for k, v in tags.items() if self._tags.get(k) != v}
+        for chunk in _chunks(list(changed.items()), ENTITIES_PER_BATCH):
+            batch = [RunTag(clean_key(k), clip(v, MAX_TAG_CHARACTERS)) for k, v in chunk]
+            client.log_batch(run_id, tags=batch, synchronous=True)
+            self._tags |= dict(chunk)
+
+    def keep_incidents(self, incidents: Sequence[Incident]) -> None:
+        """Write the file that is uploaded; what MLflow is told does not wait for a full disk."""
+        try:
+            write_json(self._run_dir / INCIDENTS, [dataclasses.asdict(incident) for incident in incidents])
+        except OSError as error:
+            _log.warning("%s not written: %s", INCIDENTS, error)
+
+    def upload(self) -> None:
+        """The artifacts that exist, the journal, and the ends of the logs; each once."""
+        client, run_id = self._opened()
+        for name in [*self._tracking.artifacts, "journal.jsonl", INCIDENTS]:
+            path = self._run_dir / name
+            if name not in self._uploaded and _is_plain(path, self._run_dir):
+                client.log_artifact(run_id, str(path))
+                self._uploaded.add(name)
+        folder = self._run_dir / "logs"
+        logs = [path for path in sorted(folder.glob("*.log"))[:MAX_LOGS] if _is_plain(path, folder)]
+        if logs and "logs" not in self._uploaded:
+            with tempfile.TemporaryDirectory() as directory:
+                for path in logs:
+                    (Path(directory) / path.name).write_text(redact_text(_end_of(path)))
+                client.log_artifacts(run_id, directory, "logs")
+            self._uploaded.add("logs")
+
+    def end(self, status: str, end_ms: int) -> None:
+        """Set MLflow's own status: FINISHED, FAILED or KILLED."""
+        client, run_id = self._opened()
+        client.set_terminated(run_id, status, end_ms)
+
+    def _write_params(self, client: MlflowClient, run_id: str, known: dict[str, str]) -> None:
+        params = {clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS) for k, v in self._tracking.params.items()}
+        # MLflow refuses to change a parameter, and with it the whole batch.
+        changed = sorted(k for k, v in known.items() if params.get(k, v) != v)
+        if changed:
+            _log.warning("parameters that differ from those recorded before stay as they were: %s", changed)
+        for chunk in _chunks([Param(k, v) for k, v in params.items() if k not in known], ENTITIES_PER_BATCH):
+            client.log_batch(run_id, params=chunk, synchronous=True)
+
+    def _opened(self) -> tuple[MlflowClient, str]:
+        assert self._client is not None
+        assert self.run_id is not None
+        return self._client, self.run_id
+
+    def _advance(self, seq: int) -> None:
+        if seq != self.written_seq:
+            self._state = self._state | {"written_seq": seq}
+            write_json(self._state_path, self._state)
+
+
+def _is_plain(path: Path, folder: Path) -> bool:
+    """Whether it is a file of this folder, and not a link or a way to somebody's keys elsewhere."""
+    linked = path.is_symlink() or folder.is_symlink()
+    return path.parent == folder and path.name not in ("", "..") and not linked and path.is_file()
+
+
+def _is_state(state: Mapping[str, Any]) -> bool:
+    """Whether we have written it: the key becomes a part of a query."""
+    key, seq = state.get("key"), state.get("written_seq")
+    return isinstance(key, str) and key.isalnum() and type(seq) is int and -1 <= seq <= papers.LARGEST
+
+
+@contextmanager
+def only_writer(run_dir: Path) -> Iterator[None]:
+    """Wait until no other process writes this run: the sink of a driver that died may still be ending it."""
+    with open_no_link(run_dir / "mlflow_sink.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def write_json(path: Path, body: Any) -> None:
+    """Write beside and rename, so that a reader sees the old file or the new one."""
+    write_whole(path, json.dumps(body, indent=2) + "\n", 0o600)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return papers.read_object(path)
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+# MLflow's pages then show metrics first, not what generative applications need.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another run made it at the same moment
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise MlflowException(
+            f"experiment {name!r} is deleted; run mlflow experiments restore -x {found.experiment_id}"
+        )
+    return str(found.experiment_id)
+
+
+def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        skipped = max(0, size - LOG_TAIL_BYTES)
+        file.seek(skipped)
+        note = f"[the first {skipped} bytes are left out]\n" if skipped else ""
+        return note + file.read().decode(errors="replace")

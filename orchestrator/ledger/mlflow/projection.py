@@ -1,0 +1,242 @@
+"""Records → what MLflow keeps: metric points and tags. Pure and deterministic.
+
+Folding the same journal twice gives the same points with the same keys, steps and times, which is why
+a restarted sink may send some of them twice: MLflow keeps one of each. Names are agreed on here; the
+comparison of runs reads the same ones.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.events import (
+    AttemptStarted,
+    MetricLogged,
+    NodeSampled,
+    Record,
+    ResourcesGranted,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    Status,
+    StepDone,
+)
+from orchestrator.ledger.incidents import Incident, Incidents
+from orchestrator.ledger.meter import Bill, Meter
+from orchestrator.ledger.mlflow.thinning import Done, Thinning
+from orchestrator.ledger.predicted_actual import Accuracy
+from orchestrator.text import hours, hours_name, usd
+
+MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
+MAX_KEY_CHARACTERS = 250
+# A bill is never older than this share of the run: a month then has thousands of bills, not a million.
+BILL_SPACING = 0.002
+# Nor are the samples of a node further apart than this share, once that is longer than they are apart anyway.
+SAMPLE_SPACING = 0.001
+STEP_METRICS = ("loss", "lr", "grad_norm", "step_time_s", "tokens_per_s", "tokens_per_s_per_gpu", "mfu")
+_BAD_KEY = re.compile(r"[^\w\-. :/]")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one metric; ``seq`` is that of the record it came from."""
+
+    seq: int
+    key: str
+    value: float
+    timestamp_ms: int
+    step: int
+
+
+class Projection:
+    """Folds records into points; ``tags`` says at any time what is known of the run."""
+
+    def __init__(self, flush_s: float) -> None:
+        self._incidents = Incidents()
+        self.meter = self._incidents.meter
+        self._accuracy = Accuracy()
+        self.tags: dict[str, str] = {}
+        self.ended: RunEnded | None = None
+        self.first_ms: int | None = None
+        self.last_ms = 0
+        self._last_seq = -1
+        self._flush_s = flush_s
+        self._next_bill_s = flush_s
+        self._samples: Counter[str] = Counter()
+        self._next_sample_s: dict[str, float] = {}
+        self._steps = Thinning()
+
+    def fold(self, record: Record) -> list[Point]:
+        """The points of one record: its own, and a bill when one is due."""
+        self._incidents.fold(record)
+        self._accuracy.fold(record)
+        # A wall clock set back must not let an older bill look like the latest, nor two points like one.
+        now_ms = int(record.time_unix_s * 1000)
+        self.last_ms = now_ms if now_ms >= self.last_ms else self.last_ms + 1
+        self.first_ms = self.last_ms if self.first_ms is None else self.first_ms
+        self._last_seq = record.seq
+        self.ended = None
+        match record.event:
+            case RunStarted() as started:
+                self.tags = _facts(started)
+            case RunResumed(because=because):
+                self.tags |= {"status": "running", "status_reason": f"taken up again: {because}"}
+            case ResourcesGranted(nodes=nodes):
+                self.tags["nodes"] = str(len(nodes))
+            case AttemptStarted():
+                self._tag_incidents()
+            case RunEnded() as ended:
+                self.ended = ended
+                return self.final_points(ended.status.value, ended.reason)
+        # Steps that are done again are a stretch of their own.
+        points = self._step_points(self._steps.rest()) if isinstance(record.event, AttemptStarted) else []
+        points += self._own_points(record)
+        if record.elapsed_s >= self._next_bill_s:
+            self._next_bill_s = record.elapsed_s + max(self._flush_s, record.elapsed_s * BILL_SPACING)
+            points += self._points(self._bill_metrics(), self.meter.bill().step)
+        return points
+
+    def incidents(self) -> list[Incident]:
+        """All of the run so far."""
+        return self._incidents.so_far()
+
+    def final_points(self, status: str, reason: str) -> list[Point]:
+        """The last bill, and what the plan had predicted; sets the tags that say how the run ended.
+
+        The run's own throughput is the last point of the per-step series too, so that MLflow's table
+        of runs, which shows last values, shows the run and not its last step.
+        """
+        bill = self.meter.bill()
+        self.tags |= {"status": status, "status_reason": reason}
+        self._tag_incidents()
+        metrics = self._bill_metrics() | self._accuracy.comparison(bill).metrics()
+        for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
+            metrics[name] = metrics.get(f"mean_{name}")
+        if bill.final_loss is not None:
+            self.tags["final_loss"] = f"{bill.final_loss:.6g}"
+            metrics["final_loss"] = bill.final_loss
+        return self._step_points(self._steps.rest()) + self._points(metrics, bill.step)
+
+    def _bill_metrics(self) -> dict[str, float | None]:
+        return bill_metrics(self.meter.bill()) | incident_metrics(*self._incidents.totals())
+
+    def _tag_incidents(self) -> None:
+        incidents = self.incidents()
+        if incidents:
+            unit = self.meter.facts.unit if self.meter.facts else "GPU"
+            self.tags["incidents"] = incidents_in_words(incidents, unit)
+
+    def _own_points(self, record: Record) -> list[Point]:
+        match record.event:
+            case StepDone() as step:
+                done = Done(step, record.seq, self.last_ms, self.meter.gpus_held)
+                return self._step_points(self._steps.add(done))
+            case MetricLogged(step=step_number, metrics=metrics):
+                number = self.meter.bill().step if step_number is None else step_number
+                named = {f"job/{name}" if name in _OWN_NAMES else name: v for name, v in metrics.items()}
+                return self._points(named, number)
+            case NodeSampled(node=node, metrics=metrics):
+                number = self._samples[node]
+                self._samples[node] += 1
+                if record.elapsed_s < self._next_sample_s.get(node, 0.0):
+                    return []
+                self._next_sample_s[node] = record.elapsed_s * (1 + SAMPLE_SPACING)
+                return self._points({f"system/{node}/{name}": v for name, v in metrics.items()}, number)
+        return []
+
+    def _step_points(self, steps: Sequence[Done]) -> list[Point]:
+        return [
+            Point(done.seq, key, float(value), done.time_ms, done.step.step)
+            for done in steps
+            for key, value in self._step_metrics(done).items()
+            if value is not None
+        ]
+
+    def _step_metrics(self, done: Done) -> dict[str, float | None]:
+        step, gpus = done.step, done.gpus
+        metrics: dict[str, float | None] = {
+            "loss": step.loss,
+            "lr": step.lr,
+            "grad_norm": step.grad_norm,
+            "step_time_s": step.step_time_s,
+        }
+        facts = self.meter.facts
+        if facts and facts.tokens_per_step and step.step_time_s > 0:
+            tokens_per_s = facts.tokens_per_step / step.step_time_s
+            metrics["tokens_per_s"] = tokens_per_s
+            if gpus:
+                per_gpu = tokens_per_s / gpus
+                metrics["tokens_per_s_per_gpu"] = per_gpu
+                if facts.model_flops_per_token and facts.peak_flops_per_gpu:
+                    metrics["mfu"] = per_gpu * facts.model_flops_per_token / facts.peak_flops_per_gpu
+        return metrics
+
+    def _points(self, metrics: dict[str, float | None] | dict[str, float], step: int) -> list[Point]:
+        return [
+            Point(self._last_seq, clean_key(key), float(value), self.last_ms, step)
+            for key, value in metrics.items()
+            if value is not None
+        ]
+
+
+def bill_metrics(bill: Bill) -> dict[str, float | None]:
+    """The run so far, under the names that MLflow gets."""
+    return {
+        "gpu_hours": bill.gpu_hours,
+        "cost_usd": bill.cost_usd,
+        "cost_usd_per_million_tokens": bill.cost_usd_per_million_tokens,
+        "goodput": bill.goodput,
+        "restarts": bill.restarts,
+        "tokens": bill.tokens,
+        "mean_tokens_per_s": bill.tokens_per_s,
+        "mean_tokens_per_s_per_gpu": bill.tokens_per_s_per_gpu,
+        "mean_mfu": bill.mfu,
+    } | {f"seconds_{bucket.value}": value for bucket, value in bill.seconds.items()}
+
+
+def incident_metrics(count: int, cost_usd: float) -> dict[str, float]:
+    """How many there were, and what their recoveries and redone steps cost."""
+    return {"incidents": count, "incident_cost_usd": cost_usd}
+
+
+def incidents_in_words(incidents: Sequence[Incident], unit: str) -> str:
+    """For a column of a table: ``2 exit, 1 hang: 0.12 GPU-hours, $0.30; last: rank 3 on node n1, …``."""
+    kinds = Counter(incident.fault for incident in incidents)
+    cost = sum(incident.cost_usd for incident in incidents)
+    spent = f"{hours(sum(incident.gpu_hours for incident in incidents))} {hours_name(unit)}, {usd(cost)}"
+    return f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {spent}; last: {incidents[-1].what}"
+
+
+# A job may print metrics of these names too; they get a name of their own beside ours.
+_AT_THE_END = ("final_loss", *Accuracy().comparison(Meter().bill()).metrics())
+_OWN_NAMES = frozenset([*STEP_METRICS, *bill_metrics(Meter().bill()), *incident_metrics(0, 0.0), *_AT_THE_END])
+
+
+def clean_key(key: str) -> str:
+    """A name that MLflow accepts: other characters become ``_``, and path tricks are taken out."""
+    parts = [part for part in _BAD_KEY.sub("_", key).split("/") if part not in ("", ".", "..")]
+    return ("/".join(parts) or "_")[:MAX_KEY_CHARACTERS].rstrip("/")
+
+
+def clip(value: str, limit: int) -> str:
+    """``value``, or as much as fits together with a note of how much is missing."""
+    if len(value) <= limit:
+        return value
+    note = f" … (cut, {len(value)} characters in all)"
+    return value[: limit - len(note)] + note
+
+
+def _facts(started: RunStarted) -> dict[str, str]:
+    return {
+        "status": "running",
+        "run": started.run,
+        "job": started.job,
+        "cluster": started.cluster,
+        "gpu_type": started.gpu_type,
+        "gpus": str(started.gpus),
+        "unit": started.unit,
+        "price_usd_per_gpu_hour": repr(started.price_usd_per_gpu_hour),
+    }

@@ -1,0 +1,164 @@
+"""What the whole run will take: steps, hours, interruptions, energy, dollars, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.config.schema import Config, PriceKind
+from orchestrator.plan.forecast.energy import Energy, energy_of
+from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards
+from orchestrator.plan.forecast.interruptions import Forecast, cost_range, forecast
+from orchestrator.plan.forecast.price import Offer, offers
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.perf.baseline import group_of, nominal
+from orchestrator.plan.perf.calibration import Calibration, Group
+from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.memory import Memory
+from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_utilisation
+from orchestrator.plan.perf.step import StepTime
+from orchestrator.plan.perf.transformer import parameters
+
+# A checkpoint in 16-bit training: weights, and the optimizer's float32 weights and two moments (Rajbhandari et al.
+# 2020).
+CHECKPOINT_BYTES_PER_PARAMETER = 14
+# What bounds a step, by the part of it that takes longest.
+BOUNDS = {
+    "matmul_s": "matrix products", "attention_s": "attention", "memory_bound_s": "memory bandwidth",
+    "recompute_s": "recomputation", "host_s": "starting kernels on the host", "optimizer_s": "the optimizer",
+    "offload_s": "offload to the host", "tp_s": "tensor parallel communication",
+    "sp_s": "sequence parallel communication",
+    "ep_s": "expert parallel communication", "pp_s": "communication between pipeline stages",
+    "dp_s": "data parallel communication", "bubble_s": "the pipeline's bubble", "data_s": "reading data",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """US dollars of the run by one way of paying; `gpu_hours` differ where spot nodes are taken away."""
+
+    kind: str
+    usd_per_gpu_hour: float
+    gpu_hours: float
+    usd: float
+    low_usd: float
+    high_usd: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """None where nothing on record allows a prediction. `hours`, `gpu_hours` and `cost_usd` are of the whole run with
+    interruptions, by the chosen way of paying; `costs` are by every way whose price is known, that one first.
+    `step_time_error` is the planner's mean error on published runs that it was not fitted to, as a fraction; None
+    where its constants were calibrated on runs of the cluster, whose error is another."""
+
+    steps: int | None
+    tokens: int | None
+    step_time_s: float | None = None
+    step: StepTime | None = None
+    bound_by: str | None = None
+    tokens_per_s: float | None = None
+    tokens_per_s_per_gpu: float | None = None
+    mfu: float | None = None
+    hfu: float | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+    cost_usd: float | None = None
+    costs: tuple[Cost, ...] = ()
+    forecast: Forecast | None = None
+    energy: Energy | None = None
+    step_time_error: float | None = None
+    basis: str = ""
+
+
+def memory_and_calibration(
+    config: Config, layout: Layout, calibrations: Mapping[Group, Calibration]
+) -> tuple[Memory | None, StepTime | None, Calibration | None]:
+    """Memory and step time as far as they can be predicted, calibrated where this cluster's runs were."""
+    expected = nominal(config, layout)
+    if expected is None:
+        return None, None, None
+    calibration = calibrations.get(group_of(config, layout))
+    if calibration is not None:
+        step = calibration.apply(expected.step) if expected.step else None
+        return calibration.apply_memory(expected.memory), step, calibration
+    known = layout.precision in config.gpu.matmul_efficiency
+    return expected.memory, expected.step if known else None, None
+
+
+def predict(config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None) -> Prediction:
+    """The run's prediction from the time of one step. Raises ConfigError for absurd rates and a site's power limit."""
+    model, steps = config.model, config.job.steps
+    tokens_per_step = layout.global_batch * model.seq_len if model else None
+    tokens = steps * tokens_per_step if steps and tokens_per_step else None
+    if step is None or model is None or tokens_per_step is None:
+        reason = "the model is not described" if model is None else _why_not(config, layout)
+        energy = energy_of(config.cluster, config.gpu, layout.ranks, None)
+        return Prediction(steps, tokens, energy=energy, basis=reason)
+    machine, rate = Machine.of(config.cluster, config.gpu, config.fabric), tokens_per_step / step.total_s
+    whole = _whole_run(config, layout, step, steps) if steps else None
+    costs = tuple(
+        _cost(config, layout, step, steps, offer) for offer in offers(config.cluster.price, config.gpu) if steps
+    )
+    part, seconds = next(iter(step.parts().items()))
+    return Prediction(
+        steps=steps,
+        tokens=tokens,
+        step_time_s=step.total_s,
+        step=step,
+        bound_by=f"{BOUNDS[part]}, {seconds / step.total_s:.0%} of a step",
+        tokens_per_s=rate,
+        tokens_per_s_per_gpu=rate / layout.ranks,
+        mfu=model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate),
+        hfu=hardware_flops_utilisation(model, machine, layout.precision, layout.ranks, rate, layout.recompute),
+        hours=whole.wall_hours if whole else None,
+        gpu_hours=whole.gpu_hours if whole else None,
+        cost_usd=costs[0].usd if costs else None,
+        costs=costs,
+        forecast=whole,
+        energy=energy_of(config.cluster, config.gpu, layout.ranks, whole.wall_hours if whole else None),
+        step_time_error=None if calibration else config.planner.step_time_error,
+        basis=calibration.basis if calibration else f"planner's constants, fitted on {config.planner.fitted}",
+    )
+
+
+def _why_not(config: Config, layout: Layout) -> str:
+    return (
+        f"no efficiency of {layout.precision} is on record for {config.gpu.name}; after a run, "
+        "'python -m orchestrator calibrate' finds it"
+    )
+
+
+def _whole_run(config: Config, layout: Layout, step: StepTime, steps: int, kind: PriceKind | None = None) -> Forecast:
+    """The forecast of all steps; on spot nodes with their reclaims."""
+    assert config.model is not None
+    price = config.cluster.price
+    spot = (kind or price.kind) is PriceKind.spot
+    states = CHECKPOINT_BYTES_PER_PARAMETER * parameters(config.model).total
+    return forecast(
+        step.total_s * steps / 3600,
+        layout.ranks,
+        layout.nodes,
+        Hazards(
+            config.recovery.gpu_hours_per_failure,
+            spot_node_hours_per_interruption=price.spot_node_hours_per_interruption if spot else None,
+        ),
+        Checkpoints.of(states, layout.ranks, layout.nodes, staged=config.snapshot.enabled),
+        step.total_s,
+    )
+
+
+def _cost(config: Config, layout: Layout, step: StepTime, steps: int | None, offer: Offer) -> Cost:
+    assert steps is not None
+    run = _whole_run(config, layout, step, steps, offer.kind)
+    usd = cost_range(run, offer.usd_per_gpu_hour, config.planner.step_time_error)
+    return Cost(
+        kind=offer.kind.value,
+        usd_per_gpu_hour=offer.usd_per_gpu_hour,
+        gpu_hours=run.gpu_hours,
+        usd=usd.expected_usd,
+        low_usd=usd.low_usd,
+        high_usd=usd.high_usd,
+        source=offer.source,
+    )

@@ -1,0 +1,132 @@
+"""What one accelerator-hour costs: on demand, reserved, spot, or owned hardware written off with its power."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from orchestrator.config.schema import GpuConfig, PriceConfig, PriceKind
+from orchestrator.errors import ConfigError
+
+HOURS_PER_YEAR = 365.25 * 24
+MOST_USD_PER_GPU_HOUR = 1000.0
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for one accelerator during one hour, and where the figure comes from."""
+
+    usd_per_gpu_hour: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Offer(Price):
+    """A price by the way of paying it. The hours of one run differ by it too: spot nodes are reclaimed."""
+
+    kind: PriceKind
+
+
+def price_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> Price:
+    """The price of one hour of one `gpu` by the chosen kind.
+
+    Owned hardware costs capex / (lifetime x occupancy) plus power x PUE x electricity price; power is
+    `gpu.tdp_w` where the price names none. Idle hours carry their capex and no power.
+
+    Raises ConfigError naming key, value and remedy when a figure is missing, negative or absurd.
+    """
+    offer = offers(price, gpu)[0]
+    return Price(offer.usd_per_gpu_hour, offer.source)
+
+
+def offers(price: PriceConfig, gpu: GpuConfig) -> tuple[Offer, ...]:
+    """Every kind whose figures are complete, the chosen one first, the others in the order of `PriceKind`.
+
+    Raises ConfigError when the chosen kind lacks a figure, naming the key and the kinds that have theirs, and
+    when a figure of any kind is negative or absurd.
+    """
+    others = [kind for kind in PriceKind if kind is not price.kind]
+    known = [kind for kind in others if not _missing(kind, price, gpu)]
+    missing = _missing(price.kind, price, gpu)
+    if missing:
+        key = f"cluster.price.{missing[0]}"
+        instead = ", ".join(kind.value for kind in known)
+        known_here = f"those with their figures here: {instead}" if known else "none has its figures here yet"
+        raise ConfigError(
+            f"{key} is not set: set it, e.g. {key}=<number>, as cluster.price.kind={price.kind.value} needs it, "
+            f"or choose another cluster.price.kind ({known_here})"
+        )
+    return tuple(_offer(kind, price, gpu) for kind in (price.kind, *known))
+
+
+def _offer(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> Offer:
+    match kind:
+        case PriceKind.list:
+            usd = _number("usd_per_gpu_hour", price.usd_per_gpu_hour, least=0.0)
+            source = f"list price: {price.source}; date: {price.as_of}"
+        case PriceKind.reserved:
+            usd = _number("reserved_usd_per_gpu_hour", price.reserved_usd_per_gpu_hour, above=0.0)
+            source = f"reserved: {price.reserved_source or 'no source given'}"
+        case PriceKind.spot:
+            usd = _number("spot_usd_per_gpu_hour", price.spot_usd_per_gpu_hour, above=0.0)
+            source = f"spot: {price.spot_source or 'no source given'}"
+        case PriceKind.owned:
+            usd = _owned_usd_per_gpu_hour(price, gpu)
+            source = f"owned: {price.source}; date: {price.as_of}"
+    if usd > MOST_USD_PER_GPU_HOUR:
+        raise ConfigError(
+            f"cluster.price ({kind.value}) comes to {usd:g} USD per {gpu.unit}-hour, above "
+            f"{MOST_USD_PER_GPU_HOUR:g}: give prices per accelerator in USD, not per node or in cents"
+        )
+    return Offer(usd, source, kind)
+
+
+def _missing(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> list[str]:
+    """Keys of `cluster.price` that a price of this kind needs and that are not set."""
+    needed: dict[PriceKind, dict[str, float | None]] = {
+        PriceKind.list: {"usd_per_gpu_hour": price.usd_per_gpu_hour},
+        PriceKind.reserved: {"reserved_usd_per_gpu_hour": price.reserved_usd_per_gpu_hour},
+        PriceKind.spot: {"spot_usd_per_gpu_hour": price.spot_usd_per_gpu_hour},
+        PriceKind.owned: {
+            "capex_usd_per_gpu": price.capex_usd_per_gpu,
+            "lifetime_years": price.lifetime_years,
+            "power_w_per_gpu": _power_w(price, gpu),
+            "pue": price.pue,
+            "electricity_usd_per_kwh": price.electricity_usd_per_kwh,
+        },
+    }
+    return [name for name, value in needed[kind].items() if value is None]
+
+
+def _power_w(price: PriceConfig, gpu: GpuConfig) -> float | None:
+    return price.power_w_per_gpu if price.power_w_per_gpu is not None else gpu.tdp_w
+
+
+def _owned_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> float:
+    capex_usd = _number("capex_usd_per_gpu", price.capex_usd_per_gpu, least=0.0)
+    lifetime_years = _number("lifetime_years", price.lifetime_years, above=0.0)
+    occupancy = _number("occupancy", price.occupancy, above=0.0, most=1.0)
+    power_kw = _number("power_w_per_gpu", _power_w(price, gpu), least=0.0) / 1000.0
+    pue = _number("pue", price.pue, least=1.0)
+    usd_per_kwh = _number("electricity_usd_per_kwh", price.electricity_usd_per_kwh, least=0.0)
+    capital = capex_usd / (lifetime_years * HOURS_PER_YEAR * occupancy)
+    return capital + power_kw * pue * usd_per_kwh
+
+
+def _number(
+    name: str,
+    value: float | None,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    key = f"cluster.price.{name}"
+    if value is None or not math.isfinite(value):
+        raise ConfigError(f"{key}={value} is not a finite number: set {key} to one")
+    if not (least <= value <= most and value > above):
+        bounds = [f"at least {least:g}"] if least > -math.inf else []
+        bounds += [f"above {above:g}"] if above > -math.inf else []
+        bounds += [f"at most {most:g}"] if most < math.inf else []
+        raise ConfigError(f"{key}={value:g} is out of range: set it to {' and '.join(bounds)}")
+    return float(value)

@@ -1,0 +1,292 @@
+"""How the ranks share the work, and whether the numbers agree with each other.
+
+Every refusal names the key, both values and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config.schema import Config, Device, ModelConfig
+from orchestrator.config.signals import stop_numbers
+from orchestrator.errors import ConfigError, near_miss
+from orchestrator.plan.sections import count_of, section_of
+
+MOST_STAGE = 3  # of ZeRO
+# No degree of parallelism is worth more divisions than that.
+_MOST_DIVIDED = 1_000_000
+LEAST_LOG_BYTES = 4 * 1024 * 1024
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """dp x tp x pp x sp x ep over ``ranks``, and what each data-parallel rank does in one step."""
+
+    nodes: int
+    ranks_per_node: int
+    ranks: int
+    dp: int
+    tp: int
+    pp: int
+    sp: int
+    ep: int
+    zero_stage: int
+    offload: bool
+    recompute: bool
+    precision: str
+    micro_batch: int
+    accumulation: int
+    global_batch: int
+    vp: int = 1
+    selective: bool = False
+
+    @property
+    def degrees(self) -> str:
+        """``dp 8 × tp 2``: the degrees of parallelism above 1, and data parallel in any case."""
+        named = {"dp": self.dp, "tp": self.tp, "pp": self.pp, "sp": self.sp, "ep": self.ep, "vp": self.vp}
+        return " × ".join(f"{name} {degree}" for name, degree in named.items() if degree > 1 or name == "dp")
+
+
+def derive_layout(config: Config) -> Layout:
+    """The layout of a configuration. Raises :class:`ConfigError`."""
+    check_values(config)
+    nodes, ranks_per_node = _placement(config)
+    ranks = nodes * ranks_per_node
+    dp = _data_parallel(config, ranks)
+    micro, accumulation, global_batch = _batch(config, dp)
+    if config.model is not None:
+        _check_model(config.model, config)
+    zero = section_of(config.deepspeed, "zero_optimization")
+    return Layout(
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        ranks=ranks,
+        dp=dp,
+        tp=config.layout.tp,
+        pp=config.layout.pp,
+        sp=config.layout.sp,
+        ep=config.layout.ep,
+        zero_stage=_stage(zero),
+        offload=_offloads(zero),
+        recompute=config.layout.recompute,
+        precision=precision_of(config),
+        micro_batch=micro,
+        accumulation=accumulation,
+        global_batch=global_batch,
+        vp=config.layout.vp,
+    )
+
+
+def check_values(config: Config) -> None:
+    """Single values that no type can rule out."""
+    positive = {
+        "cluster.nodes": config.cluster.nodes,
+        "cluster.gpus_per_node": config.cluster.gpus_per_node,
+        "cluster.cpu_threads_per_rank": config.cluster.cpu_threads_per_rank,
+        "job.micro_batch": config.job.micro_batch,
+        "job.steps": config.job.steps,
+        "job.ranks": config.job.ranks,
+        "job.global_batch": config.job.global_batch,
+        "job.gradient_accumulation": config.job.gradient_accumulation,
+        "gpu.memory_bytes": config.gpu.memory_bytes,
+        "layout.tp": config.layout.tp,
+        "layout.pp": config.layout.pp,
+        "layout.sp": config.layout.sp,
+        "layout.ep": config.layout.ep,
+        "layout.vp": config.layout.vp,
+        "launch.poll_s": config.launch.poll_s,
+        "recovery.hang_factor": config.recovery.hang_factor,
+        "recovery.hang_floor_s": config.recovery.hang_floor_s,
+        "recovery.hang_unknown_s": config.recovery.hang_unknown_s,
+        "recovery.hang_evidence_s": config.recovery.hang_evidence_s,
+        "recovery.hang_after_s": config.recovery.hang_after_s,
+        "recovery.agent_silence_s": config.recovery.agent_silence_s,
+        "recovery.straggler_factor": config.recovery.straggler_factor,
+        "recovery.straggler_steps": config.recovery.straggler_steps,
+        "recovery.skip_batches": config.recovery.skip_batches,
+        "recovery.gpu_hours_per_failure": config.recovery.gpu_hours_per_failure,
+    }
+    for key, value in positive.items():
+        if value is not None and value <= 0:
+            raise ConfigError(f"{key}={value}: must be greater than 0")
+    not_negative = {
+        "recovery.max_restarts": config.recovery.max_restarts,
+        "recovery.stop_grace_s": config.recovery.stop_grace_s,
+        "recovery.kill_after_s": config.recovery.kill_after_s,
+        "recovery.max_idle_faults": config.recovery.max_idle_faults,
+        "recovery.max_skips": config.recovery.max_skips,
+        "recovery.straggler_after_s": config.recovery.straggler_after_s,
+        "recovery.unkillable_s": config.recovery.unkillable_s,
+        "recovery.wait_for_node_s": config.recovery.wait_for_node_s,
+        "snapshot.keep": config.snapshot.keep,
+        "launch.wait_for_resources_s": config.launch.wait_for_resources_s,
+    }
+    for key, value in not_negative.items():
+        if value < 0:
+            raise ConfigError(f"{key}={value}: must be 0 or more")
+    _check_log_bound(config.launch.log_max_bytes)
+    stop_numbers(config.recovery.stop_signals)
+    spike = config.recovery.loss_spike
+    if spike is not None and spike <= 1:
+        raise ConfigError(f"recovery.loss_spike={spike}: must be greater than 1, or null to reject only NaN")
+
+
+def _check_log_bound(most_bytes: int | None) -> None:
+    if most_bytes and most_bytes < LEAST_LOG_BYTES:
+        raise ConfigError(
+            f"launch.log_max_bytes={most_bytes}: less than the beginning and the end of a log need; "
+            f"use launch.log_max_bytes={LEAST_LOG_BYTES} or more, or launch.log_max_bytes=null for no bound"
+        )
+
+
+def precision_of(config: Config) -> str:
+    """``auto``: bf16 where the accelerator has a peak for it (or none is known), else fp32."""
+    asked = config.job.precision
+    if asked not in PRECISIONS:
+        raise ConfigError(f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}")
+    for name in ("bf16", "fp16"):
+        if section_of(config.deepspeed, name).get("enabled"):
+            return name
+    if asked != "auto":
+        return asked
+    known = config.gpu.peak_flops
+    return "bf16" if "bf16" in known or (not known and config.gpu.device is Device.cuda) else "fp32"
+
+
+def _placement(config: Config) -> tuple[int, int]:
+    per_node, nodes = config.cluster.gpus_per_node, config.cluster.nodes
+    ranks = config.job.ranks
+    if ranks is None:
+        return nodes, per_node
+    if ranks > nodes * per_node:
+        raise ConfigError(
+            f"job.ranks={ranks}: more than the cluster has (cluster.nodes={nodes} × "
+            f"cluster.gpus_per_node={per_node} = {nodes * per_node}); lower job.ranks or raise cluster.nodes"
+        )
+    if ranks <= per_node:
+        return 1, ranks
+    if ranks % per_node:
+        raise ConfigError(
+            f"job.ranks={ranks}: not a multiple of cluster.gpus_per_node={per_node}; "
+            f"use {ranks // per_node * per_node} or {(ranks // per_node + 1) * per_node}"
+        )
+    return ranks // per_node, per_node
+
+
+def _data_parallel(config: Config, ranks: int) -> int:
+    degrees = {"tp": config.layout.tp, "pp": config.layout.pp, "sp": config.layout.sp}
+    supported = config.job.supports
+    for name, degree in {**degrees, "ep": config.layout.ep, "vp": config.layout.vp}.items():
+        if degree > 1 and supported is not None and name not in supported:
+            raise ConfigError(
+                f"layout.{name}={degree}: job '{config.job.name}' can not do it "
+                f"(job.supports={supported}); set layout.{name}=1 or use a script that can"
+            )
+    product = degrees["tp"] * degrees["pp"] * degrees["sp"]
+    if ranks % product:
+        raise ConfigError(
+            f"layout: tp × pp × sp = {product} does not divide the {ranks} ranks; "
+            "change layout.tp, layout.pp, layout.sp or cluster.nodes"
+        )
+    dp = ranks // product
+    if dp % config.layout.ep:
+        raise ConfigError(f"layout.ep={config.layout.ep}: does not divide the {dp} data-parallel ranks")
+    return dp
+
+
+def _batch(config: Config, dp: int) -> tuple[int, int, int]:
+    """Micro-batch, accumulation and global batch; DeepSpeed's own keys win over the job's."""
+    micro = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or config.job.micro_batch
+    accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or config.job.gradient_accumulation
+    total = count_of(config.deepspeed, "train_batch_size") or config.job.global_batch
+    if total is None:
+        accumulation = accumulation or 1
+        return micro, accumulation, micro * accumulation * dp
+    if accumulation is None:
+        if total % (micro * dp):
+            below = max(1, total // (micro * dp)) * micro * dp
+            raise ConfigError(
+                f"job.global_batch={total}: not a multiple of job.micro_batch={micro} × {dp} data-parallel "
+                f"ranks = {micro * dp}; use job.global_batch={below} or another job.micro_batch"
+            )
+        accumulation = total // (micro * dp)
+    if micro * accumulation * dp != total:
+        raise ConfigError(
+            f"job.global_batch={total}: but job.micro_batch={micro} × job.gradient_accumulation="
+            f"{accumulation} × {dp} data-parallel ranks = {micro * accumulation * dp}; "
+            f"use job.global_batch={micro * accumulation * dp} or leave job.gradient_accumulation out"
+        )
+    return micro, accumulation, total
+
+
+def _check_model(model: ModelConfig, config: Config) -> None:
+    layout = config.layout
+    rules = [
+        ("model.heads", model.heads, "model.kv_heads", model.kv_heads),
+        ("model.heads", model.heads, "layout.tp", layout.tp),
+        ("model.kv_heads", model.kv_heads, "layout.tp", layout.tp),
+        ("model.seq_len", model.seq_len, "layout.sp", layout.sp),
+        ("model.heads", model.heads, "layout.sp", layout.sp),
+    ]
+    if layout.vp > 1:  # interleaved stages are equally long; others may differ by a layer
+        rules.append(("model.layers", model.layers, "layout.pp", layout.pp))
+        rules.append(("model.layers / layout.pp", model.layers // layout.pp, "layout.vp", layout.vp))
+    if model.head_dim is None:
+        rules.insert(0, ("model.hidden", model.hidden, "model.heads", model.heads))
+    if model.experts > 1:
+        rules.append(("model.experts", model.experts, "layout.ep", layout.ep))
+    sizes = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "experts", "experts_per_token")
+    for key in (*sizes, "head_dim", "sliding_window"):
+        value = getattr(model, key)
+        if value is not None and value <= 0:
+            raise ConfigError(f"model.{key}={value}: must be greater than 0")
+    _check_experts(model, layout.ep)
+    if model.layers < layout.pp:
+        raise ConfigError(
+            f"model.layers={model.layers}: fewer than the layout.pp={layout.pp} stages; "
+            f"use layout.pp={model.layers} or less"
+        )
+    for whole, amount, part, degree in rules:
+        if amount % degree:
+            raise ConfigError(
+                f"{whole}={amount}: not divisible by {part}={degree}; "
+                f"use a {part} that divides {amount}: {_divisors(amount, degree)}"
+            )
+
+
+def _check_experts(model: ModelConfig, ep: int) -> None:
+    if model.experts_per_token > model.experts:
+        raise ConfigError(
+            f"model.experts_per_token={model.experts_per_token}: more than model.experts={model.experts}; lower it "
+            "or raise model.experts"
+        )
+    if ep > 1 and model.experts == 1:
+        raise ConfigError(
+            f"layout.ep={ep}: model={model.name} has no experts to divide (model.experts=1); use layout.ep=1"
+        )
+
+
+def _divisors(amount: int, near: int) -> str:
+    """The divisors on both sides of a value."""
+    if amount > _MOST_DIVIDED:
+        return f"a smaller number than {amount}"
+    divisors = [d for d in range(1, amount + 1) if amount % d == 0]
+    below, above = [d for d in divisors if d < near], [d for d in divisors if d > near]
+    return " or ".join(str(d) for d in below[-1:] + above[:1])
+
+
+def _stage(zero: Mapping[str, Any]) -> int:
+    stage = count_of(zero, "stage", where="zero_optimization.")
+    if stage > MOST_STAGE:
+        raise ConfigError(f"deepspeed.zero_optimization.stage={stage}: there are the stages 0 to {MOST_STAGE}")
+    return stage
+
+
+def _offloads(zero: Mapping[str, Any]) -> bool:
+    for key in ("offload_optimizer", "offload_param"):
+        if str(section_of(zero, key, "zero_optimization.").get("device", "none")) != "none":
+            return True
+    return bool(zero.get("cpu_offload"))

@@ -1,0 +1,76 @@
+"""What of a cluster the step-time model knows: one node's accelerators, their links and the fabric between nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
+from orchestrator.errors import ConfigError
+
+# NVLink is not recorded for a GPU that has none: a PCIe 4.0 link with 16 lanes, one direction, as used.
+PCIE_BYTES_PER_S = 25.0e9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates are per accelerator, bandwidths in one direction; `node_bytes_per_s` is all NICs of a node at
+    line rate, 0 where nothing is recorded. `peak_flops` and `matmul_efficiency` are by precision."""
+
+    name: str
+    gpus_per_node: int
+    hbm_bytes_per_s: float
+    peak_flops: Mapping[str, float]
+    matmul_efficiency: Mapping[str, float]
+    multiprocessors: int
+    architecture: str
+    link_bytes_per_s: float
+    node_bytes_per_s: float
+    fabric_efficiency: float
+    fabric_latency_s: float
+    host_link_bytes_per_s: float
+
+    @classmethod
+    def of(cls, cluster: ClusterConfig, gpu: GpuConfig, fabric: FabricConfig) -> Machine:
+        """The machine that a configuration describes."""
+        return cls(
+            name=gpu.name,
+            gpus_per_node=cluster.gpus_per_node,
+            hbm_bytes_per_s=gpu.memory_bandwidth_bytes_per_s or 0.0,
+            peak_flops=gpu.peak_flops,
+            matmul_efficiency=gpu.matmul_efficiency,
+            multiprocessors=gpu.multiprocessors,
+            architecture=gpu.architecture,
+            link_bytes_per_s=gpu.nvlink_bytes_per_s or PCIE_BYTES_PER_S,
+            node_bytes_per_s=cluster.nics_per_node * cluster.nic_bits_per_s / 8,
+            fabric_efficiency=fabric.efficiency,
+            fabric_latency_s=fabric.latency_s,
+            host_link_bytes_per_s=cluster.host_link_bytes_per_s,
+        )
+
+    def sustained_flops(self, precision: str) -> float:
+        """FLOP/s of a large matrix product in training. Raises ConfigError where nothing is recorded."""
+        return peak_flops(self.name, self.peak_flops, precision) * self.matmul_efficiency[precision]
+
+
+def peak_flops(name: str, peaks: Mapping[str, float], precision: str) -> float:
+    """Dense peak of one accelerator in FLOP/s. Raises ConfigError when none is recorded for `precision`."""
+    try:
+        return peaks[precision]
+    except KeyError:
+        known = ", ".join(sorted(peaks)) or "none"
+        raise ConfigError(
+            f"job.precision={precision}: {name} has no peak recorded for it (known: {known}); choose one "
+            f"of those, or add gpu.peak_flops.{precision}"
+        ) from None
+
+
+def unrecorded(gpu: GpuConfig, precision: str) -> list[str]:
+    """The keys without whose values no step time can be predicted."""
+    recorded = {
+        f"gpu.peak_flops.{precision}": gpu.peak_flops.get(precision),
+        f"gpu.matmul_efficiency.{precision}": gpu.matmul_efficiency.get(precision),
+        "gpu.memory_bandwidth_bytes_per_s": gpu.memory_bandwidth_bytes_per_s,
+        "gpu.multiprocessors": gpu.multiprocessors,
+    }
+    return [key for key, value in recorded.items() if not value]

@@ -1,0 +1,66 @@
+"""What a budget and a deadline allow, what a layout is chosen from, and a run that keeps to both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.config.schema import Config, ModelConfig
+from orchestrator.plan.forecast.prediction import Prediction
+from orchestrator.plan.search.space import Candidate, Sharding
+from orchestrator.plan.sizing.scaling_law import ScalingLaw
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take, expected interruptions included; None is no limit, and one of the two is there."""
+
+    usd: float | None
+    days: float | None
+
+    def hours(self, gpus: int, usd_per_gpu_hour: float) -> float:
+        """Wall hours that both limits leave to so many accelerators."""
+        by_money = math.inf if self.usd is None or not usd_per_gpu_hour else self.usd / usd_per_gpu_hour / gpus
+        return min(by_money, math.inf if self.days is None else self.days * 24)
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What a layout is chosen from. Degrees that are named in `fixed` have that value, others of `able` are free and
+    the rest is 1; `global_batch` and `micro_batch` None are free."""
+
+    shardings: tuple[Sharding, ...]
+    recompute: tuple[bool, ...] = (False, True)
+    able: frozenset[str] = frozenset()
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    global_batch: int | None = None
+    micro_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One run within the limits; `config` has its cluster, nodes, model and steps. `loss` in nats per token."""
+
+    config: Config
+    candidate: Candidate
+    prediction: Prediction
+    parameters: int
+    law_parameters: int  # those that the law counts: of several experts, only the ones that compute a token
+    tokens: int
+    loss: float
+    law: ScalingLaw
+
+    @property
+    def model(self) -> ModelConfig:
+        assert self.config.model is not None
+        return self.config.model
+
+    @property
+    def days(self) -> float:
+        return (self.prediction.hours or 0.0) / 24
+
+    @property
+    def share_of_optimal_tokens(self) -> float:
+        """Tokens over those for which this size is the best use of the FLOPs; above 1 is trained for longer."""
+        return self.tokens / self.law.optimal_tokens(self.law_parameters)

@@ -1,0 +1,219 @@
+"""``layout=auto``: the search's choice, made in what Hydra composed, as if it had been typed.
+
+The choice goes into the composed and unresolved configuration, because a job's arguments refer to it
+(``${layout.recompute}``). What the command line names is kept, and the rest is searched.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from orchestrator.config import load
+from orchestrator.config.schema import Config, LayoutConfig
+from orchestrator.errors import ConfigError
+from orchestrator.plan.layout.deepspeed_rules import expert_degrees, pipeline_degrees, sequence_degrees, tensor_degrees
+from orchestrator.plan.layout.layout import Layout, check_values, derive_layout, precision_of
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.baseline import group_of
+from orchestrator.plan.perf.machine import Machine, unrecorded
+from orchestrator.plan.search.search import Search, search
+from orchestrator.plan.search.space import Sharding, Space, Subject
+from orchestrator.plan.sections import count_of
+from orchestrator.planner.calibration_file import calibrations_of
+
+_DEGREES = ("tp", "pp", "sp", "ep")
+_FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
+# DeepSpeed would refuse a script's own optimizer beside offload, whichever it is (runtime/engine.py,
+# _configure_optimizer); a script that brings none gets DeepSpeed's CPU Adam in any case.
+_ANY_OPTIMIZER = "zero_force_ds_cpu_optimizer"
+# DeepSpeed's names for the batch, which win over the job's.
+_OWN_NAMES = {"micro_batch": "train_micro_batch_size_per_gpu", "gradient_accumulation": "gradient_accumulation_steps"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``config`` has the choice applied, which ``search`` found in ``space`` for ``subject``; ``overrides`` make the
+    same without a search, ``kept`` were given."""
+
+    config: Config
+    search: Search
+    space: Space
+    subject: Subject
+    overrides: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
+    """Search and apply. ``words``: the command line's overrides, whose keys are kept.
+
+    Raises :class:`ConfigError` where nothing fits, and where no step time can be predicted.
+    """
+    config = load.load(composed)
+    check_values(config)
+    kept = _kept(composed, words)
+    base = _base(config, kept)
+    sections = {_as_composed(config): None} if "deepspeed" in kept else _shardings(base)
+    space, subject = _space(composed, config, base, kept, tuple(sections)), _subject(config, base)
+    found = search(space, subject)
+    best = found.best
+    changes = _changes(config, best.layout, kept)
+    chosen = copy.deepcopy(composed)
+    with open_dict(chosen):
+        for key, value in changes.items():
+            OmegaConf.update(chosen, key, value)
+        section = sections[best.sharding]
+        if section is not None:
+            chosen.deepspeed.zero_optimization = section
+            if best.layout.offload:
+                chosen.deepspeed[_ANY_OPTIMIZER] = False
+    typed = tuple(f"{key}={str(value).lower()}" for key, value in changes.items())
+    given = tuple(dict.fromkeys(itertools.chain.from_iterable(kept.values())))
+    return Choice(load.load(chosen), found, space, subject, (*best.sharding.overrides, *typed), given)
+
+
+def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:
+    """What is not searched, and the overrides that name it; or DeepSpeed's section, if it spells batch sizes out."""
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    keys = {name: f"layout.{name}" for name in (*_DEGREES, "recompute")} | {name: f"job.{name}" for name in _OWN_NAMES}
+    kept = {name: [word for word in overrides if _key(word) == key] for name, key in keys.items()}
+    kept["deepspeed"] = [
+        word for word in overrides if _key(word) == "deepspeed" or _key(word).startswith("deepspeed.zero_optimization")
+    ]
+    own = OmegaConf.to_container(composed.deepspeed, resolve=False)
+    assert isinstance(own, dict)
+    for name, theirs in _OWN_NAMES.items():
+        if own.get(theirs) is not None and not str(own[theirs]).startswith("${job."):
+            kept[name].append(f"deepspeed.{theirs}={own[theirs]}")
+    return {name: named for name, named in kept.items() if named}
+
+
+def _key(word: str) -> str:
+    """``deepspeed.gradient_clipping`` of ``++deepspeed.gradient_clipping=1``."""
+    return word.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def _as_composed(config: Config) -> Sharding:
+    return Sharding(Zero.from_config(config.deepspeed))
+
+
+def _base(config: Config, kept: Mapping[str, object]) -> Layout:
+    """Nodes, ranks and precision, and the degrees that are given. Raises :class:`ConfigError` where those are wrong."""
+    if config.model is None:
+        raise ConfigError("layout=auto: nothing to choose by without a model; name one with model=…, or layout=default")
+    given = LayoutConfig(**{name: getattr(config.layout, name) for name in _DEGREES if name in kept})
+    job = dataclasses.replace(config.job, micro_batch=1, gradient_accumulation=None, global_batch=None)
+    derived = derive_layout(dataclasses.replace(config, layout=given, job=job, deepspeed={}))
+    return dataclasses.replace(derived, precision=precision_of(config))
+
+
+def can_recompute(composed: DictConfig) -> bool:
+    """Whether the job's script can be told to: its arguments refer to the key, or it knows every kind."""
+    return composed.job.supports is None or "layout.recompute}" in str(OmegaConf.to_container(composed.job.args))
+
+
+def zero_section(name: str) -> dict[str, Any]:
+    """``zero_optimization`` of a file of ``conf/deepspeed``."""
+    body = OmegaConf.to_container(OmegaConf.load(load.conf_dir() / "deepspeed" / f"{name}.yaml"), resolve=False)
+    assert isinstance(body, dict)
+    section: dict[str, Any] = body["zero_optimization"]
+    return section
+
+
+def _shardings(base: Layout) -> dict[Sharding, dict[str, Any] | None]:
+    """Every ZeRO configuration of ``conf/deepspeed``, those with the optimizer alone offloaded, and ZeRO-3 with a
+    second copy of the weights within each node; with the section that each is."""
+    found: dict[Sharding, dict[str, Any] | None] = {}
+    hpz = {"zero_hpz_partition_size": base.ranks_per_node}
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
+    for name in _FILES:
+        plain = zero_section(name)
+        several = base.nodes > 1 and base.ranks_per_node > 1
+        if name == "zero3_offload" or plain["stage"] == 0:
+            additions: list[dict[str, Any]] = [{}]
+        elif plain["stage"] == 3 and several:
+            additions = [{}, offload, hpz, hpz | offload]
+        else:
+            additions = [{}, offload]
+        for addition in additions:
+            section = plain | addition
+            words = [f"++deepspeed.zero_optimization.{key}={value}" for key, value in load.flatten(addition).items()]
+            words += [f"++deepspeed.{_ANY_OPTIMIZER}=false"] * ("offload_optimizer" in section)
+            overrides = (f"deepspeed={name}", *(word.replace("=True", "=true") for word in words))
+            found[Sharding(Zero.from_config({"zero_optimization": section}), overrides)] = section
+    return found
+
+
+def _space(
+    composed: DictConfig,
+    config: Config,
+    base: Layout,
+    kept: Mapping[str, object],
+    shardings: tuple[Sharding, ...],
+) -> Space:
+    model, job = config.model, config.job
+    assert model is not None
+    able = _DEGREES if job.supports is None else job.supports
+    free = {
+        "tp": tensor_degrees(model, base.ranks_per_node),
+        "pp": pipeline_degrees(model),
+        "sp": sequence_degrees(model),
+        "ep": expert_degrees(model),
+    }
+    degrees = {
+        name: tuple(choices) if name in able and name not in kept else (getattr(base, name),)
+        for name, choices in free.items()
+    }
+    recomputes = can_recompute(composed)
+    micro_batch = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or job.micro_batch
+    accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or job.gradient_accumulation
+    total = count_of(config.deepspeed, "train_batch_size") or job.global_batch
+    return Space(
+        nodes=base.nodes,
+        ranks_per_node=base.ranks_per_node,
+        global_batch=total or micro_batch * (accumulation or 1) * base.dp,
+        precision=base.precision,
+        **degrees,
+        recompute=(False, True) if recomputes and "recompute" not in kept else (config.layout.recompute,),
+        shardings=shardings,
+        micro_batch=micro_batch if "micro_batch" in kept else None,
+        accumulation=accumulation if "gradient_accumulation" in kept else None,
+    )
+
+
+def _subject(config: Config, base: Layout) -> Subject:
+    gpu, precision = config.gpu, base.precision
+    missing = unrecorded(gpu, precision)
+    if missing:
+        raise ConfigError(
+            f"layout=auto: no step time can be predicted for {gpu.name}, as it has no {' and no '.join(missing)}; "
+            "set that, choose a cluster with another gpu, or name the layout yourself (layout=default) and "
+            "'calibrate' after a run"
+        )
+    assert config.model is not None
+    return Subject(
+        model=config.model,
+        gpu=gpu,
+        machine=Machine.of(config.cluster, gpu, config.fabric),
+        constants=config.planner,
+        host_memory_bytes=config.cluster.host_memory_bytes,
+        calibration=calibrations_of(config).get(group_of(config, base)),
+    )
+
+
+def _changes(config: Config, layout: Layout, kept: Mapping[str, object]) -> dict[str, Any]:
+    """Keys whose composed values are not the choice's yet."""
+    job = config.job
+    wanted = {name: (f"layout.{name}", getattr(config.layout, name), getattr(layout, name)) for name in _DEGREES}
+    wanted["recompute"] = ("layout.recompute", config.layout.recompute, layout.recompute)
+    wanted["micro_batch"] = ("job.micro_batch", job.micro_batch, layout.micro_batch)
+    if job.gradient_accumulation is not None or job.global_batch is None:
+        now = job.gradient_accumulation
+        wanted["gradient_accumulation"] = ("job.gradient_accumulation", now, layout.accumulation)
+    return {key: new for name, (key, now, new) in wanted.items() if name not in kept and now != new}

@@ -1,0 +1,227 @@
+"""``plan budget_usd=…`` and ``plan deadline_days=…``: which model to train, on which cluster, in which layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from orchestrator.config import load
+from orchestrator.config.catalog import THIS_MACHINE, read_all
+from orchestrator.config.schema import Config, ModelConfig
+from orchestrator.errors import ConfigError
+from orchestrator.plan.layout.layout import check_values, precision_of
+from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.machine import unrecorded
+from orchestrator.plan.search.space import Sharding
+from orchestrator.plan.sizing.best_run import LEAST_HOURS, Market
+from orchestrator.plan.sizing.limits import Freedom, Limits, Option
+from orchestrator.plan.sizing.model_ladder import LLAMA_SEQ_LEN, LLAMA_VOCAB, ladder
+from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw
+from orchestrator.planner.auto_layout import can_recompute, zero_section
+from orchestrator.planner.calibration_file import calibrations_of
+
+# Without a deadline the fewest nodes are the cheapest, and would take years. Llama 3 405B took 54 days and more.
+MOST_DAYS = 90.0
+MOST_NODES = 2048  # 16,384 GPUs in nodes of eight: the largest run of Llama 3's report
+DEFAULT_MODEL = DEFAULT_JOB = "tiny_gpt"  # of conf/config.yaml: nobody chose it
+SOONER = 0.9  # of the best run's days, to be worth a word
+LOSS_DIGITS = 3  # that are printed, and compared
+FREE_OF_SHAPE = {"vocab": LLAMA_VOCAB, "seq_len": LLAMA_SEQ_LEN}  # of a ladder
+DEGREES = ("tp", "pp", "sp", "ep")
+_FILES = ("zero1", "zero3")
+_CONTRADICTIONS = ("job.steps", "job.ranks", "job.gradient_accumulation")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line's overrides by key, and what they leave open."""
+
+    words: tuple[str, ...]
+    values: Mapping[str, Any]
+    limits: Limits
+    nodes_given: bool
+    cluster_given: bool
+    model_given: bool
+    days_assumed: bool  # nobody set a deadline
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``options`` are the best of each cluster, best loss first; ``sooner`` the winner's with other node counts;
+    ``any_size`` is what the winner's cluster and nodes could train where the model was given."""
+
+    asked: Asked
+    options: tuple[Option, ...]
+    sooner: tuple[Option, ...]
+    any_size: Option | None
+    left_out: Mapping[str, str]  # clusters, and why
+    data_parallel_only: bool
+    standing: Config  # as the command line leaves it
+    choices: Mapping[str, str]  # what to choose a cluster by, by its name
+    law: ScalingLaw = CHINCHILLA
+
+
+def answer(composed: DictConfig, words: Sequence[str]) -> Answer:
+    """Look for the best run. ``words``: the command line. Raises :class:`ConfigError` where there is none."""
+    asked = _asked(composed, words)
+    if OmegaConf.is_missing(composed.cluster, "nodes") and asked.limits.usd is not None:
+        composed = composed.copy()
+        composed.cluster.nodes = 1
+    base = load.load(composed)
+    check_values(base)
+    configs, left_out = {base.cluster.name: base}, dict[str, str]()
+    if not asked.cluster_given:
+        machines, left_out = read_all(composed, asked.values, nodes_needed=asked.limits.usd is None)
+        configs = {
+            name: dataclasses.replace(base, cluster=m.cluster, gpu=m.gpu, fabric=m.fabric)
+            for name, m in machines.items()
+        }
+    freedom, calibrations = _freedom(composed, base, asked), calibrations_of(base)
+    shapes = _shapes(base, asked)
+    markets = []
+    for name, config in configs.items():
+        try:
+            precision = precision_of(config)
+            _check_predictable(config, precision)
+            markets.append(Market(config, precision, asked.limits, freedom, calibrations))
+        except ConfigError as reason:
+            left_out[name] = str(reason).removeprefix(f"cluster={config.cluster.name}: ")
+            if asked.cluster_given:
+                raise
+    if not markets:
+        raise ConfigError(f"none of {len(left_out)} clusters can be planned on: {next(iter(left_out.values()))}")
+    found = [market.best(shapes, _node_counts(market.config, asked)) for market in markets]
+    best = sorted((options[0] for options in found if options), key=_rank)
+    if not best:
+        raise ConfigError(_nothing(asked, markets, shapes))
+    winner = next(options for options in found if options and options[0] is best[0])
+    whole = None
+    if asked.model_given:
+        market = markets[found.index(winner)]
+        whole = next(iter(market.best(ladder(), [best[0].config.cluster.nodes])), None)
+    return Answer(
+        asked=asked,
+        options=tuple(best),
+        sooner=tuple(sorted((o for o in winner[1:] if o.days < best[0].days * SOONER), key=lambda o: -o.days)),
+        any_size=whole,
+        left_out=left_out,
+        data_parallel_only=not freedom.able,
+        standing=base,
+        choices={config.cluster.name: name for name, config in configs.items()},
+    )
+
+
+def _rank(option: Option) -> tuple[float, float, float, str]:
+    """Best loss first, and of losses that are the same for all that is known the cheaper run."""
+    cost_usd = float(f"{option.prediction.cost_usd:.2g}")
+    return round(option.loss, LOSS_DIGITS), cost_usd, option.loss, option.config.cluster.name
+
+
+def _asked(composed: DictConfig, words: Sequence[str]) -> Asked:
+    words = [word for word in words if word != "--json"]
+    parsed = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
+    values = {entry.key_or_group: entry.value() for entry in parsed}
+    usd, days = composed.budget_usd, composed.deadline_days
+    for key, value in (("budget_usd", usd), ("deadline_days", days)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{key}={value:g}: is not a finite number above 0; set it to one, or leave it out")
+        if value is not None and (clash := [name for name in _CONTRADICTIONS if values.get(name) is not None]):
+            raise ConfigError(f"{clash[0]}={values[clash[0]]}: follows from {key}={value:g}; leave one of the two out")
+    if days is not None and days * 24 < LEAST_HOURS:
+        raise ConfigError(
+            f"deadline_days={days:g}: is {days * 24:.2g} hours; the shortest run that is planned takes "
+            f"{LEAST_HOURS:g}: use deadline_days={math.ceil(LEAST_HOURS / 24 * 1e4) / 1e4:g} or more"
+        )
+    chosen = composed.model is not None and composed.model.name != DEFAULT_MODEL
+    model_given = composed.model is not None and (values.get("model") is not None or chosen)
+    for key in values:
+        if key.startswith("model.") and key[6:] not in FREE_OF_SHAPE and not model_given:
+            raise ConfigError(f"{key}={values[key]}: the shape is chosen by budget; name model=… too, or leave it out")
+    nodes_given = "cluster.nodes" in values
+    assumed = days is None and not nodes_given
+    return Asked(
+        words=tuple(words),
+        values=values,
+        limits=Limits(usd, MOST_DAYS if assumed else days),
+        nodes_given=nodes_given,
+        cluster_given="cluster" in values or composed.cluster.name != THIS_MACHINE,
+        model_given=model_given,
+        days_assumed=assumed,
+    )
+
+
+def _check_predictable(config: Config, precision: str) -> None:
+    gpu = config.gpu
+    if missing := unrecorded(gpu, precision):
+        raise ConfigError(
+            f"cluster={config.cluster.name}: no step time can be predicted for {gpu.name}, as it has no "
+            f"{' and no '.join(missing)}; set that, choose another cluster, or leave cluster out"
+        )
+
+
+def _freedom(composed: DictConfig, base: Config, asked: Asked) -> Freedom:
+    job, values = base.job, asked.values
+    zero_given = any(key == "deepspeed" or key.startswith("deepspeed.zero_optimization") for key in values)
+    recompute = (False, True)
+    if "layout.recompute" in values or not can_recompute(composed):
+        recompute = (base.layout.recompute,)  # type: ignore[assignment]
+    able = {"tp", "pp"} & set(DEGREES if job.supports is None else job.supports)
+    return Freedom(
+        shardings=(Sharding(Zero.from_config(base.deepspeed)),) if zero_given else _shardings(),
+        recompute=recompute,
+        able=frozenset(able),
+        fixed={name: getattr(base.layout, name) for name in DEGREES if f"layout.{name}" in values},
+        global_batch=job.global_batch if "job.global_batch" in values else None,
+        micro_batch=job.micro_batch if "job.micro_batch" in values else None,
+    )
+
+
+def _shardings() -> tuple[Sharding, ...]:
+    found = []
+    for name in _FILES:
+        zero = Zero.from_config({"zero_optimization": zero_section(name)})
+        found.append(Sharding(zero, (f"deepspeed={name}",)))
+    return tuple(found)
+
+
+def _shapes(base: Config, asked: Asked) -> tuple[ModelConfig, ...]:
+    if asked.model_given:
+        assert base.model is not None
+        return (base.model,)
+    return ladder(**{key: asked.values.get(f"model.{key}", usual) for key, usual in FREE_OF_SHAPE.items()})
+
+
+def _node_counts(config: Config, asked: Asked) -> list[int]:
+    fixed = asked.nodes_given or asked.limits.usd is None
+    return [config.cluster.nodes] if fixed else [2**power for power in range(MOST_NODES.bit_length())]
+
+
+def _nothing(asked: Asked, markets: Sequence[Market], shapes: Sequence[ModelConfig]) -> str:
+    """Why no run is possible, and the least that would do."""
+    usd, days = asked.limits.usd, asked.limits.days
+    said = f"budget_usd={usd:g}" if usd is not None else f"deadline_days={days:g}"
+    what = f"model={shapes[0].name}" if asked.model_given else "the smallest model"
+    least = []
+    for market in markets:
+        found = market.least_usd(shapes[0], _node_counts(market.config, asked))
+        if found is not None:
+            least.append((*found, market.config.cluster.name))
+    if not least:
+        return f"{said}: {what} fits none of {len(markets)} clusters in any layout; use more nodes or larger GPUs"
+    dollars, nodes, cluster = min(least)
+    if usd is None or dollars <= usd:
+        return (
+            f"{said}: {what} fits cluster={cluster} with cluster.nodes={nodes}, but no run of an hour stays within "
+            "the limits with interruptions; raise them, or look at recovery.gpu_hours_per_failure and "
+            "cluster.power_limit_w"
+        )
+    return (
+        f"{said}: too little for {what} for an hour; the least that would do is "
+        f"budget_usd={math.ceil(dollars * 1.01)}, on cluster={cluster} with cluster.nodes={nodes}"
+    )

@@ -1,0 +1,321 @@
+"""Probes at DeepSpeed's own seams: what a rank tells about a script that knows nothing of us.
+
+They wrap `deepspeed.initialize`, and of the engines `forward`, `backward`, `step`, `train_batch`,
+`eval_batch`, `eval`, `train`, `save_checkpoint` and `load_checkpoint`. Nothing they do waits for the
+device, and nothing that goes wrong in them reaches the script: the probe says so once, and is silent
+from then on.
+
+Messages, beside the heartbeats of the link (all carry `kind`, `rank` and `time`, Unix seconds):
+
+- `phase`: `phase` is import, initialize, first_step or exit; `edge` is begin or end; `seconds` at the end
+- `step`: `step` counts completed global steps; `loss` (mean over the micro-batches, unscaled), `lr`
+  (that the step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown
+- `memory`: `step`, and `peak_bytes` up to it, see :mod:`~orchestrator.rank.probes.peak_memory`; null where unknown
+- `save`, `load`: `edge`, `dir`, `tag`, `step`; at the end `seconds` and `ok`
+- `error`: `type`, `message`, `traceback_tail`, `step`
+- `probe_failed`: `where`, `message`
+
+The link's phase is `validation` from `eval()` to `train()` or the next backward pass, and in `eval_batch`.
+Its progress moves at each forward and backward pass of an engine, at each step, and as checkpoints begin and end.
+
+`own_s` are the step's seconds outside of `backward`, `step`, `train_batch`, validation, saves and loads: what a
+rank does by itself, loading data and the forward pass above all. It is the host's clock. On a GPU the forward
+pass is only handed over in that time, unless something in it waits for the device; so a rank stands out by slow
+data or a slow host, and not by a slow GPU. With ZeRO-3 the forward pass gathers weights: where that blocks, as on
+CPUs, the others wait in it for a slow rank, and their own time is as long. With a pipeline only what is outside of
+`train_batch` counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from orchestrator.checkpoint.engine import RankSnapshots
+from orchestrator.rank.link import Link
+from orchestrator.rank.probes.import_hook import when_imported
+from orchestrator.rank.probes.own_time import OwnTime
+from orchestrator.rank.probes.peak_memory import PeakMemory
+from orchestrator.rank.probes.readout import Readout, number
+from orchestrator.rank.probes.validation import Validation
+
+SHARED_MEMORY_COLLECTIVE = "deepspeed_shm_comm"
+
+
+class Probes:
+    """The probes of one rank. They follow one engine: the first that completes a step."""
+
+    def __init__(self, link: Link, snapshot: dict[str, Any] | None = None) -> None:
+        self._link = link
+        self._snapshots = RankSnapshots(link, snapshot)
+        self._readout = Readout()
+        self._broken = False
+        self._engine: weakref.ref[Any] | None = None
+        self._losses: list[Any] = []
+        self._loss_scale = 1.0
+        self._boundary = time.perf_counter()
+        self._paused_s = 0.0
+        self._own_time = OwnTime()
+        self._had_step = False
+        self._validation = Validation(link, self._own_time)
+        self._peak_memory = PeakMemory(
+            lambda step, peak_bytes: link.send({"kind": "memory", "step": step, "peak_bytes": peak_bytes})
+        )
+
+    def attach_when_imported(self) -> None:
+        """Attach to DeepSpeed now if it is there, or as soon as the script has imported it."""
+        when_imported("deepspeed", self.attach)
+
+    def attach(self, deepspeed: Any) -> None:
+        if deepspeed.get_accelerator().device_name() == "cpu":
+            # Built on first use, in a minute or two; and segments that a killed rank left in
+            # /dev/shm make the next attempt hang for ever.
+            deepspeed.ops.__compatible_ops__[SHARED_MEMORY_COLLECTIVE] = False
+        engine, pipeline = deepspeed.DeepSpeedEngine, deepspeed.PipelineEngine
+        _wrap(deepspeed, "initialize", self._around_initialize)
+        _wrap(engine, "forward", self._around_forward)
+        _wrap(engine, "eval", self._validation.around_eval)
+        _wrap(engine, "train", self._validation.around_train)
+        _wrap(engine, "backward", self._around_backward)
+        _wrap(engine, "step", self._around_step)
+        _wrap(engine, "save_checkpoint", self._around_save)
+        _wrap(engine, "load_checkpoint", self._around_load)
+        for owner in (pipeline, getattr(deepspeed, "DualPipeVEngine", None)):
+            if owner is not None and "train_batch" in vars(owner):
+                _wrap(owner, "train_batch", self._around_train_batch)
+            if owner is not None and "eval_batch" in vars(owner):
+                _wrap(owner, "eval_batch", self._validation.around_eval_batch)
+
+    def flush(self) -> None:
+        """Send what is still on its way from the device."""
+        self._guarded("flush", self._readout.flush)
+
+    def abandon(self) -> None:
+        """Send what is still on its way without its numbers: after an error the device may be gone."""
+        self._guarded("abandon", self._readout.abandon)
+
+    def _guarded(self, where: str, probe: Callable[..., None], *args: Any) -> None:
+        """The one place that keeps a failing probe away from the training."""
+        if self._broken:
+            return
+        try:
+            probe(*args)
+        except Exception as error:  # noqa: BLE001 - a step already done must not be lost to its measuring
+            self._broken = True
+            self._link.send({"kind": "probe_failed", "where": where, "message": f"{type(error).__name__}: {error}"})
+
+    def _around_initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def initialize(*args: Any, **kwargs: Any) -> Any:
+            before = self._link.phase
+            self._link.enter("initialize")
+            self._link.send({"kind": "phase", "phase": "initialize", "edge": "begin"})
+            begin = time.perf_counter()
+            try:
+                result = original(*args, **kwargs)
+            except BaseException:
+                self._link.enter(before)
+                raise
+            self._boundary = time.perf_counter()
+            self._own_time.take()
+            seconds = self._boundary - begin
+            self._link.send({"kind": "phase", "phase": "initialize", "edge": "end", "seconds": seconds})
+            self._link.progress += 1
+            self._link.enter("step" if self._had_step else "first_step")
+            self._guarded("adopt", self._snapshots.adopt, result[0])
+            return result
+
+        return initialize
+
+    def _around_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        link = self._link
+
+        def forward(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            link.progress += 1
+            return original(engine, *args, **kwargs)
+
+        return forward
+
+    def _around_backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def backward(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            self._validation.end()  # a script may go on in that mode
+            with self._own_time.pause():
+                result = original(engine, *args, **kwargs)
+            self._guarded("backward", self._note_loss, engine, args, kwargs)
+            return result
+
+        return backward
+
+    def _note_loss(self, engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._link.progress += 1
+        if not self._follows(engine):
+            return
+        loss = args[0] if args else kwargs["loss"]
+        # DeepSpeed divides what it is passed by the number of micro-batches, and multiplies that by
+        # the loss scale; with scale_wrt_gas=False the script has divided already.
+        divided = not (args[2] if len(args) > 2 else kwargs.get("scale_wrt_gas", True))
+        self._loss_scale = 1.0 if divided else 1.0 / (len(self._losses) + 1)
+        loss = loss.detach()
+        self._losses.append(loss if loss.device.type != "cpu" else loss.item())
+
+    def _around_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            self._snapshots.before_step(engine)
+            before, lr = engine.global_steps, _learning_rate(engine)
+            with self._own_time.pause():
+                result = original(engine, *args, **kwargs)
+            if engine.global_steps != before:
+                self._guarded("step", self._step_done, engine, lr)
+            return result
+
+        return step
+
+    def _around_train_batch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def train_batch(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            self._snapshots.before_step(engine)
+            before, lr = engine.global_steps, _learning_rate(engine)
+            with self._own_time.pause():
+                result = original(engine, *args, **kwargs)
+            if engine.global_steps != before:
+                # The last stage has been through `backward`; all stages are told the mean in the end.
+                self._losses = [result.detach()] if hasattr(result, "detach") else []
+                self._loss_scale = 1.0
+                self._guarded("train_batch", self._step_done, engine, lr)
+            return result
+
+        return train_batch
+
+    def _follows(self, engine: Any) -> bool:
+        """Whether this engine's steps are reported. A script may train several, or make a new one."""
+        return self._engine is None or self._engine() in (None, engine)
+
+    def _step_done(self, engine: Any, lr: float | None) -> None:
+        if not self._follows(engine):
+            return
+        if self._engine is None or self._engine() is None:
+            self._engine = weakref.ref(engine)
+        now = time.perf_counter()
+        step_time_s = now - self._boundary - self._paused_s
+        self._boundary, self._paused_s, own_s = now, 0.0, self._own_time.take()
+        losses, self._losses = self._losses, []
+        link, step, ended = self._link, int(engine.global_steps), time.time()
+        link.step = step
+        link.progress += 1
+        if not self._had_step:
+            self._had_step = True
+            link.enter("step")
+            link.send({"kind": "phase", "phase": "first_step", "edge": "end", "seconds": step_time_s})
+
+        def emit(loss: float | None, grad_norm: float | None) -> None:
+            link.send(
+                {
+                    "kind": "step",
+                    "step": step,
+                    "loss": loss,
+                    "lr": lr,
+                    "grad_norm": grad_norm,
+                    "step_time_s": step_time_s,
+                    "own_s": own_s,
+                    "tokens": None,
+                    "time": ended,
+                }
+            )
+
+        self._readout.read(losses, self._loss_scale, engine.get_global_grad_norm(), emit)
+        self._peak_memory.step_done(step, getattr(engine, "device", None))
+
+    def _around_save(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def save_checkpoint(
+            engine: Any,
+            save_dir: Any,
+            tag: Any = None,
+            client_state: Any = None,
+            save_latest: bool = True,
+            **kwargs: Any,
+        ) -> Any:
+            step = int(engine.global_steps)
+            where = {"dir": os.fspath(save_dir), "tag": f"global_step{step}" if tag is None else str(tag)}
+            state = {} if client_state is None else client_state
+            self.flush()
+            with _Stretch(self, "save", {**where, "step": step}) as end:
+                if not self._snapshots.adopted(engine):
+                    result = original(engine, save_dir, tag, state, save_latest, **kwargs)
+                else:
+                    saving = self._snapshots.staging.begin(engine, where["dir"], where["tag"], save_latest)
+                    result = False
+                    try:
+                        result = original(engine, str(saving.folder.parent), where["tag"], state, False, **kwargs)
+                    finally:
+                        self._snapshots.staging.end(bool(result))
+                    end["dir"] = os.path.abspath(where["dir"])
+                    end["snapshot"] = {
+                        **saving.told(),
+                        "attempt": self._snapshots.staging.attempt,
+                        "save_latest": save_latest,
+                    }
+                end["ok"] = bool(result)
+            return result
+
+        return save_checkpoint
+
+    def _around_load(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def load_checkpoint(engine: Any, load_dir: Any, tag: Any = None, *args: Any, **kwargs: Any) -> Any:
+            folder = os.fspath(load_dir)
+            with _Stretch(self, "load", {"dir": folder, "tag": tag, "step": None}) as end:
+                ours = self._snapshots.adopted(engine) and not engine.load_universal_checkpoint()
+                lead_to, led_tag, wanted = self._snapshots.lead(folder, tag) if ours else (folder, tag, None)
+                if ours:
+                    self._snapshots.depart(engine, lead_to, led_tag, wanted)
+                result = original(engine, lead_to, led_tag, *args, **kwargs)
+                path = result[0]
+                if ours:
+                    self._snapshots.arrived(engine, path is not None, wanted)
+                end["ok"] = path is not None
+                if path is not None:
+                    end["step"] = self._link.step = int(engine.global_steps)
+                    end["tag"] = led_tag if led_tag is not None else os.path.dirname(os.path.relpath(path, lead_to))
+            return result
+
+        return load_checkpoint
+
+
+class _Stretch:
+    """A checkpoint being saved or loaded: its two messages, its phase, and its time, which no step took."""
+
+    def __init__(self, probes: Probes, kind: str, about: dict[str, Any]) -> None:
+        self._probes = probes
+        self._end = {"kind": kind, "edge": "end", **about, "ok": False}
+        self._begin = {"kind": kind, "edge": "begin", **about}
+
+    def __enter__(self) -> dict[str, Any]:
+        link = self._probes._link
+        self._phase_before = link.phase
+        link.enter(self._begin["kind"])
+        link.progress += 1
+        self._probes._own_time.pause()
+        link.send(self._begin)
+        self._begun = time.perf_counter()
+        return self._end
+
+    def __exit__(self, *_raised: object) -> None:
+        seconds = time.perf_counter() - self._begun
+        self._probes._paused_s += seconds
+        self._probes._own_time.resume()
+        link = self._probes._link
+        link.progress += 1
+        link.send({**self._end, "seconds": seconds})
+        link.enter(self._phase_before)
+
+
+def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, functools.wraps(original)(around(original)))
+
+
+def _learning_rate(engine: Any) -> float | None:
+    """That of the first parameter group; of no use where it lives on a device (capturable optimizers)."""
+    groups = getattr(engine.optimizer, "param_groups", None)
+    return number(groups[0].get("lr")) if groups else None
