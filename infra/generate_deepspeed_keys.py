@@ -1,4 +1,4 @@
-"""Write orchestrator/deepspeed_keys.json: every key that the installed DeepSpeed reads from its config.
+"""Write orchestrator/config/deepspeed_keys.json: every key that the installed DeepSpeed reads from its config.
 
     python infra/generate_deepspeed_keys.py
 

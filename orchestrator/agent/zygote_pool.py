@@ -1,6 +1,6 @@
 """The warm zygotes of one node, kept for whichever run comes next.
 
-Written without Ray, as the agent is; ``warm.py`` makes it an actor.
+Written without Ray, as the agent is; ``cluster/warm/keeper.py`` makes it an actor.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def node_step(node: int, step: int) -> Part:
 
 
 def node_sample(node: int) -> Part:
-    """As sampling.py names the figures of a node of eight GPUs."""
+    """As the agent names the figures of a node of eight GPUs."""
     host = ("cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage")
     network = ("network_receive_megabytes", "network_transmit_megabytes")
     of_gpu = ("memory_usage_megabytes", "memory_usage_percentage", "utilization_percentage", "power_usage_watts")

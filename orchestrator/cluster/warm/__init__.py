@@ -1,0 +1,1 @@
+"""A cluster that stays: its record on this machine, its Ray, and what keeps torch imported on every node."""

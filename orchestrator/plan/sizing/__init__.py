@@ -1,0 +1,1 @@
+"""What a budget or a deadline can train: the model, its tokens, the cluster's size."""
