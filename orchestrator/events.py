@@ -355,6 +355,19 @@ class RankLost(Event):
 
 
 @dataclass(frozen=True)
+class ProbesFailed(Event):
+    """What tells of a rank's steps has failed, and the rank trains on without it: ``where`` and ``reason`` say how. So
+    many ranks as ``observed`` still tell; where there are none, what follows in this attempt is not observed."""
+
+    attempt: int
+    rank: int
+    node: str
+    where: str
+    reason: str
+    observed: int
+
+
+@dataclass(frozen=True)
 class AttemptEnded(Event):
     """No rank of the attempt is alive any more."""
 

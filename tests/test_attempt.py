@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -20,6 +21,7 @@ from orchestrator.events import (
     NodeQuarantined,
     Outcome,
     PhaseEntered,
+    ProbesFailed,
     RankLost,
     RankOutput,
     StepDone,
@@ -82,6 +84,19 @@ def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
     part = {"kind": "saved", "step": 5, "ranks": 2, "tag": "step-5", "path": "/c", "seconds": 0.2, "staged": True}
     assert attempt.hear(0, part, 0.0) == []
     assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [CheckpointSaved(1, 5, "step-5", "/c", 0.7, True)]
+
+
+def test_ranks_whose_probes_have_failed_are_not_waited_for_but_what_they_save_is() -> None:
+    attempt = attempt_on(nodes=2, ranks_per_node=1)
+    failed = {"kind": "probe_failed", "rank": 1, "where": "step", "reason": "RuntimeError: no norm"}
+    told = ProbesFailed(1, 1, "node-1", "step", "RuntimeError: no norm", observed=1)
+    assert attempt.hear(1, failed, 0.0) == [told]
+    assert attempt.hear(0, step_part(step_message(7)), 0.0) == [StepDone(1, 7, 0.1, 1.0)]
+    part = {"kind": "saved", "step": 7, "ranks": 1, "tag": "t", "path": "/c", "seconds": 0.2, "staged": True}
+    assert attempt.hear(0, part, 0.0) == []
+    assert attempt.hear(1, part, 0.0) == [CheckpointSaved(1, 7, "t", "/c", 0.2, True)]
+    last = attempt.hear(0, {**failed, "rank": 0}, 0.0)
+    assert last == [dataclasses.replace(told, rank=0, node="node-0", observed=0)]
 
 
 def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:

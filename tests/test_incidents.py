@@ -39,6 +39,7 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
+from orchestrator.ledger.incident import Trouble
 from orchestrator.ledger.incidents import Incident, Incidents
 from orchestrator.ledger.meter import Bucket, Meter
 from tests.test_meter import TIMELINES
@@ -229,6 +230,23 @@ def test_a_bad_checkpoint_pays_for_the_steps_that_it_would_have_saved() -> None:
     assert fault.done == checkpoint.done == "restored step 4 from disk"
 
 
+def test_a_rank_that_found_no_space_is_recovered_from_as_from_any_fault() -> None:
+    """It is another thing than a checkpoint that waits for a full disk."""
+    (incident,) = of(
+        *BEGIN,
+        *steps(1, 1, 2, at=1),
+        (3, lost(1, 2, fault=Fault.DISK, error="OSError: [Errno 28] No space left on device")),
+        (4, started(2, 2, "memory")),
+        (7, StepDone(2, 3, 1.0)),
+    )
+    assert (incident.fault, incident.recovered_after_s, incident.done) == ("disk", 4.0, "restored step 2 from memory")
+    assert gpu_s(incident) == 4 * (1 + 3)
+
+
+def test_kinds_of_incidents_are_told_apart_by_their_names() -> None:
+    assert not set(map(str, Fault)) & set(map(str, Trouble))
+
+
 def test_a_full_disk_costs_nothing_of_its_own() -> None:
     held = SnapshotHeld("n1", "No space left on device")
     still, freed = of(
@@ -240,7 +258,7 @@ def test_a_full_disk_costs_nothing_of_its_own() -> None:
         (9.6, SnapshotHeld("n0", "given up")),
         (10, SnapshotFreed("n1", 6.0)),
     )
-    assert (freed.fault, freed.node, freed.step) == ("disk", "n1", 3)
+    assert (freed.fault, freed.node, freed.step) == ("write_blocked", "n1", 3)
     assert (freed.recovered_after_s, freed.cost_usd, freed.done) == (6.0, 0, "wrote it after 6.00 s")
     assert (still.node, still.recovered_after_s, still.done) == ("n0", None, "given up")
 

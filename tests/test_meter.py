@@ -24,6 +24,7 @@ from orchestrator.events import (
     NodeSampled,
     Outcome,
     PhaseEntered,
+    ProbesFailed,
     RankLost,
     Record,
     ResourcesGranted,
@@ -85,6 +86,7 @@ TURN_NOTHING: list[Event] = [
     SnapshotFreed("n0", 1.0),
     StragglerNamed(1, 0, "n0", "0", 1, 2.0),
     StallNamed(1, 0, "n0", "0", 1, "step", 95.0, "sleeps"),
+    ProbesFailed(1, 0, "n0", "step", "RuntimeError: no norm", observed=3),
 ]
 
 
@@ -253,6 +255,20 @@ def test_until_a_drained_node_is_left_its_steps_are_training_and_then_it_is_reco
     assert seconds(bill(*leaves)) == {"training": 5, "checkpoint": 0.75, "recovering": 0.25 + 1 + 1 + 2}
     stopped = bill(*leaves[:7], (3.5, StopRequested("SIGTERM", 30)), *leaves[7:9])
     assert seconds(stopped) == {"training": 3, "checkpoint": 0.75, "stopping": 1.25}
+
+
+def test_where_nobody_tells_of_steps_any_more_time_is_unobserved_and_not_stopping() -> None:
+    begin = [(0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2))]
+    some = ProbesFailed(1, 0, "n0", "step", "RuntimeError: no norm", observed=1)
+    none = dataclasses.replace(some, rank=1, observed=0)
+    assert seconds(bill(*begin, (2.5, some), (3, step(3)))) == {"training": 3}
+    hour = bill(*begin, (2.5, none), (2000, saved(3.0, 0)), (3602, AttemptEnded(1, Outcome.FINISHED, 2)),
+                (3602, ResourcesReleased()), (3603, RunEnded(Status.FINISHED, "done")))  # fmt: skip
+    assert seconds(hour) == {"training": 2, "checkpoint": 3, "unobserved": 3597, "stopping": 1}
+    again = [(10, LOST), (11, started(2)), (13, step(3, attempt=2))]
+    assert seconds(bill(*begin, (2.5, none), *again)) == {"training": 3, "unobserved": 8, "recovering": 2}
+    asked = bill(*begin, (2.5, none), (5, StopRequested("SIGTERM", 30)), (6, AttemptEnded(1, Outcome.STOPPED, 2)))
+    assert seconds(asked) == {"training": 2, "unobserved": 3, "stopping": 1}
 
 
 @pytest.mark.parametrize("event", TURN_NOTHING, ids=lambda event: type(event).__name__)

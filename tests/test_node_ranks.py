@@ -126,6 +126,30 @@ def test_who_is_overdue_is_told_when_it_changes_and_not_at_every_poll(node: Node
     assert overdue(node.later(1.0)) == []
 
 
+def test_a_rank_whose_probes_have_failed_is_told_once_and_not_waited_for(node: Node) -> None:
+    node.train(1)
+    for _ in range(2):
+        node.ranks[1].say("probe_failed", where="step", message="RuntimeError: no norm\nand more")
+    (failed,) = node.later(1.0)
+    assert failed == {"kind": "probe_failed", "rank": 1, "where": "step", "reason": "RuntimeError: no norm"}
+    node.ranks[0].step(2)
+    (step,) = node.later(1.0)
+    assert (step["kind"], step["step"], step["ranks"]) == ("step", 2, 1)
+
+
+def test_what_no_version_of_ours_says_and_who_cannot_answer_is_remarked_once(node: Node) -> None:
+    node.ranks[0].say("probe_failed", where="stacks", message="no space")
+    for _ in range(2):
+        node.ranks[1].say("weather", sky="blue")
+    assert [part["text"] for part in node.later(1.0) if part["kind"] == "remark"] == [
+        "rank 0 cannot tell where it is, should it hang: no space",
+        "rank 1 said 'weather', which this version does not know",
+    ]
+    for rank in node.ranks:
+        rank.say("save", edge="begin", step=1, dir="/c", tag="t")
+    assert not [part for part in node.later(1.0) if part["kind"] == "remark"]
+
+
 def test_ranks_that_are_left_alone_are_all(node: Node) -> None:
     node.train(LEAST_SAMPLES + 2)
     node.ranks[1].status = 0

@@ -15,6 +15,8 @@ from typing import Any, overload
 Part = dict[str, Any]
 # Ranks are a step apart, or a few: what waits for longer is of ranks that say nothing.
 MOST_WAITING = 1000
+# What a rank whose probes have failed does not tell.
+_OF_PROBES = ("step", "memory")
 
 
 class Gather:
@@ -26,8 +28,17 @@ class Gather:
 
     def __init__(self, expected: int) -> None:
         self.expected = expected
+        self._excused = 0
         self._waiting: dict[tuple[str, int], list[Part]] = {}  # in the order in which they began
         self._covered: Counter[tuple[str, int]] = Counter()  # ranks; counted anew, they would be n² for n nodes
+
+    def excuse(self) -> int:
+        """One rank tells no more of its steps; how many still do. What it saves and loads it tells all the same."""
+        self._excused = min(self.expected, self._excused + 1)
+        return self.expected - self._excused
+
+    def _needed(self, kind: str) -> int:
+        return self.expected - (self._excused if kind in _OF_PROBES else 0)
 
     def add(self, part: Part) -> Part | None:
         """The folded part if this one completed it."""
@@ -35,7 +46,7 @@ class Gather:
         parts = self._waiting.setdefault(key, [])
         parts.append(part)
         self._covered[key] += part["ranks"]
-        if self._covered[key] < self.expected:
+        if self._covered[key] < self._needed(key[0]):
             if len(self._waiting) > MOST_WAITING:
                 oldest = next(iter(self._waiting))
                 del self._waiting[oldest], self._covered[oldest]

@@ -23,6 +23,8 @@ from orchestrator.agent.messages import Gather, Part, checkpoint_part, memory_pa
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.watchdog import Watchdog
 from orchestrator.errors import NodeMismatch
+from orchestrator.rank import stacks
+from orchestrator.rank.heard import KINDS
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.spec import RankSpec
 
@@ -43,6 +45,8 @@ class _Watched:
     error: dict[str, Any] = field(default_factory=dict)
     status: int | None = None
     garbled_told: bool = False
+    silent: bool = False  # of its steps: what tells of them has failed
+    unknown: set[str] = field(default_factory=set)  # kinds of messages that it has been remarked for
 
 
 class NodeRanks:
@@ -241,7 +245,24 @@ class NodeRanks:
             case {"kind": "error"}:
                 rank.error = message
                 return {"kind": "error"}
+            case {"kind": "probe_failed"}:
+                return self._probe_failed(rank, message)
+            case {"kind": kind} if kind not in KINDS and kind not in rank.unknown:
+                rank.unknown.add(kind)
+                self._remarks.append(f"rank {rank.process.spec.rank} said {kind!r}, which this version does not know")
         return None
+
+    def _probe_failed(self, rank: _Watched, message: dict[str, Any]) -> Part | None:
+        """Its steps are not waited for any more. One that cannot answer for its stacks tells of its steps as before."""
+        number, reason = rank.process.spec.rank, _first_line(message["message"])
+        if message["where"] == stacks.PROBE:
+            self._remarks.append(f"rank {number} cannot tell where it is, should it hang: {reason}")
+            return None
+        if rank.silent:
+            return None
+        rank.silent = True
+        self._gather.excuse()
+        return {"kind": "probe_failed", "rank": number, "where": message["where"], "reason": reason}
 
     def _exit_part(self, rank: _Watched, status: int) -> Part:
         spec = rank.process.spec
@@ -261,7 +282,8 @@ class NodeRanks:
 
 
 def _one_line(error: dict[str, Any]) -> str | None:
-    if not error:
-        return None
-    message = str(error.get("message", "")).strip().splitlines()
-    return f"{error.get('type', 'error')}: {message[0] if message else ''}".strip(": ")
+    return f"{error.get('type', 'error')}: {_first_line(str(error.get('message', '')))}".strip(": ") if error else None
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")

@@ -22,6 +22,7 @@ from orchestrator.events import (
     NodeSampled,
     Outcome,
     PhaseEntered,
+    ProbesFailed,
     RankLost,
     RankOutput,
     StepDone,
@@ -98,6 +99,10 @@ class Attempt:
                 self._held = []  # its traceback, which comes with the exit
             case "sample":
                 return [NodeSampled(self.nodes[node_index], part["metrics"])]
+            case "probe_failed":
+                observed = self._gather.excuse()
+                node = self.nodes[node_index]
+                return [ProbesFailed(self.number, part["rank"], node, part["where"], part["reason"], observed)]
             case "phases":
                 return self._phase(node_index, part["phases"])
             case "exit":

@@ -21,6 +21,7 @@ class Bucket(StrEnum):
     REDONE = "redone"
     RECOVERING = "recovering"
     STOPPING = "stopping"
+    UNOBSERVED = "unobserved"
 
 
 @dataclass(frozen=True)

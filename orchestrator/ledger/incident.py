@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from orchestrator.events import AttemptStarted, Decided, RankLost, Record
+from orchestrator.events import AttemptStarted, Decided, Fault, RankLost, Record
 from orchestrator.ledger.meter import US_PER_S
 from orchestrator.text import clean, lost_in_words, number, plural
 
-CHECKPOINT, DISK = "checkpoint", "disk"
 # What the script makes of it, its own snapshot or a beginning, is known with its first step only.
 NOTHING_RESTORED = "restarted without a checkpoint of ours"
 MAX_REASON_CHARACTERS = 300
 
 
+class Trouble(StrEnum):
+    """What goes wrong without ending an attempt; no value of it is one of :class:`Fault`."""
+
+    CHECKPOINT = "checkpoint"  # one cannot be loaded
+    WRITE_BLOCKED = "write_blocked"  # one cannot be written, and is tried again
+
+
+Kind = Fault | Trouble
+
+
 @dataclass(frozen=True)
 class Incident:
-    """One fault. ``fault`` is a value of :class:`Fault`, ``checkpoint`` (one can not be loaded) or ``disk``
-    (a checkpoint can not be written). None is unknown, or not yet.
+    """One fault: ``fault`` is a value of :class:`Fault` or :class:`Trouble`. None is unknown, or not yet.
 
     ``at_elapsed_s`` (the run's clock) and ``time_unix_s`` are when it was noticed, ``detected_after_s`` after it
     struck. ``recovered_after_s`` reaches from then to the next attempt's first step; for a disk, to when the node
@@ -51,7 +60,7 @@ class Case:
     whether an attempt was started after it; ``remarks`` and ``outcome`` become ``done``."""
 
     record: Record
-    fault: str
+    fault: Kind
     what: str
     attempt: int
     step: int
@@ -71,7 +80,7 @@ class Case:
         lost, decided, gpu_hours = self.lost, self.decided, gpu_us / US_PER_S / 3600
         return Incident(
             number=number,
-            fault=self.fault,
+            fault=str(self.fault),
             what=self.what,
             node=lost.node if lost else self.node,
             gpu=lost.gpu if lost else None,

@@ -42,12 +42,12 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.bill import Bucket
 from orchestrator.ledger.incident import (
-    CHECKPOINT,
-    DISK,
     NOTHING_RESTORED,
     Case,
     Incident,
+    Kind,
     Redone,
+    Trouble,
     begun_in_words,
     is_alike,
     lost_with_reason,
@@ -143,7 +143,7 @@ class Incidents:
                         case.outcome = f"loaded step {loaded.step} by itself"
             case Decided() as decided:
                 for case in self._open:
-                    case.decided = case.decided if case.restarted or case.fault == CHECKPOINT else decided
+                    case.decided = case.decided if case.restarted or case.fault is Trouble.CHECKPOINT else decided
             case RunEnded() as ended:
                 for case in self._open:
                     case.outcome = "; ".join(filter(None, [case.outcome, f"the run ended, {ended.status}"]))
@@ -181,7 +181,7 @@ class Incidents:
             return
         if cause is not None and cause.lost is not None and is_alike(lost, cause.lost):
             return
-        self._fault(record, lost.fault, lost_with_reason(lost), lost).lost = lost
+        self._fault(record, Fault(lost.fault), lost_with_reason(lost), lost).lost = lost
 
     def _loss_rejected(self, record: Record, rejected: LossRejected) -> None:
         cause = self._causes.get(rejected.attempt)
@@ -189,7 +189,7 @@ class Incidents:
             what = f"the loss of step {rejected.step} was rejected: {one_line(rejected.reason)}"
             self._fault(record, Fault.LOSS, what, rejected)
 
-    def _fault(self, record: Record, fault: str, what: str, event: _Cause) -> Case:
+    def _fault(self, record: Record, fault: Kind, what: str, event: _Cause) -> Case:
         """The first of an attempt is its cause, and answers for what follows."""
         case = self._case(record, fault, what, event.step, event.attempt)
         if event.attempt not in self._causes:
@@ -214,12 +214,12 @@ class Incidents:
                 rejected.remarks.append(f"checkpoint {event.tag} quarantined")
                 return
         what = f"checkpoint {event.tag} was quarantined: {one_line(event.reason)}"
-        self._case(record, CHECKPOINT, what, event.step).reached = event.step
+        self._case(record, Trouble.CHECKPOINT, what, event.step).reached = event.step
 
-    def _case(self, record: Record, fault: str, what: str, step: int, attempt: int | None = None) -> Case:
-        case = Case(record, str(fault), what, self._attempt if attempt is None else attempt, step)
+    def _case(self, record: Record, fault: Kind, what: str, step: int, attempt: int | None = None) -> Case:
+        case = Case(record, fault, what, self._attempt if attempt is None else attempt, step)
         self._cases.append(case)
-        if fault != DISK:
+        if fault is not Trouble.WRITE_BLOCKED:
             self._open.append(case)
         return case
 
@@ -237,7 +237,7 @@ class Incidents:
         for case in self._open:
             if case.outcome == NOTHING_RESTORED:
                 case.outcome = begun_in_words(step.step)
-            if case.restarted or case.fault == CHECKPOINT:
+            if case.restarted or case.fault is Trouble.CHECKPOINT:
                 noticed_after_s = (case.lost.detected_s or 0.0) if case.lost else 0.0
                 case.recovered_after_s = record.elapsed_s - case.record.elapsed_s + noticed_after_s
         if self._open:
@@ -248,7 +248,7 @@ class Incidents:
             self._held[event.node].remarks.append(one_line(event.reason))
             return
         what = f"node {event.node} could not write its checkpoint: {one_line(event.reason)}"
-        case = self._held[event.node] = self._case(record, DISK, what, self._step)
+        case = self._held[event.node] = self._case(record, Trouble.WRITE_BLOCKED, what, self._step)
         case.node = event.node
 
     def _freed(self, node: str, held_s: float) -> None:

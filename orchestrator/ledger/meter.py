@@ -23,6 +23,8 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
   last of them on it is **recovering**.
 - After a stop was asked for, or the attempt ended for good: **stopping** until nothing is held. A step
   that is done all the same takes its own ``step_time_s``.
+- Where no rank tells of its steps any more, because what tells of them has failed in all of them, time is
+  **unobserved** from the last step on until the attempt ends or is stopped: the ranks may well train.
 - A run that was taken up again is **recovering** until its next step. It holds nothing until resources are granted
   anew, and the time between the two drivers is on nobody's clock.
 
@@ -49,6 +51,7 @@ from orchestrator.events import (
     LossRejected,
     NodeDraining,
     Outcome,
+    ProbesFailed,
     RankLost,
     Record,
     ResourcesGranted,
@@ -178,6 +181,9 @@ class Meter:
                 self._checkpoint(_us(event.stall_s))
             case RankLost() | LossRejected() | AttemptEnded(outcome=Outcome.FAILED):
                 self._fault()
+            case ProbesFailed(observed=0) if self.bucket is not Bucket.STOPPING:
+                self._close(unfinished=Bucket.UNOBSERVED)
+                self._begin(Bucket.UNOBSERVED)
             case NodeDraining() if self.bucket is not Bucket.STOPPING:
                 self._failed = self._going_back = True  # the step under way may be done, and be saved
             case AttemptEnded(outcome=Outcome.STOPPED) if self._going_back:

@@ -22,6 +22,7 @@ from orchestrator.events import (
     NodeQuarantined,
     Outcome,
     PhaseEntered,
+    ProbesFailed,
     RankLost,
     RankOutput,
     Record,
@@ -241,6 +242,13 @@ def _warning(event: Event) -> Line | None:
         case SnapshotUnstaged():
             where = f"rank {event.rank} on node {event.node}"
             text = f"{where}: no room to stage its checkpoints, training waits for the disk: {clean(event.reason)}"
+        case ProbesFailed():
+            text = (
+                f"rank {event.rank} on node {event.node} tells no more of its steps, it trains on without: "
+                f"{event.where}: {clean(event.reason)}"
+            )
+            if event.observed == 0:
+                text += "; no rank tells of them now, and what follows in this attempt is unobserved"
         case StragglerNamed():
             who = f"rank {event.rank} on node {event.node}, {event.gpu}"
             text = f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step {event.step})"

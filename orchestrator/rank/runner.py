@@ -87,7 +87,7 @@ def _answer_when_asked(link: Link) -> None:
     try:
         link.answer = stacks.Answers().write
     except OSError as error:  # at a hang its stacks will be missing
-        link.send({"kind": "probe_failed", "where": "stacks", "message": str(error)})
+        link.send({"kind": "probe_failed", "where": stacks.PROBE, "message": str(error)})
 
 
 def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None:

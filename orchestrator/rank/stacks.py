@@ -24,6 +24,8 @@ from orchestrator.rank import collectives
 from orchestrator.rank.stop_signals import ignore
 
 # Real-time: scripts and libraries use SIGUSR1 and SIGUSR2 for purposes of their own.
+# How a rank says that it will not be able to answer.
+PROBE = "stacks"
 SIGNAL = signal.SIGRTMIN + 13
 FILE_NAME = "orchestrator-stacks"
 GROUPS_MARK = "Process groups: "  # before a line of JSON, after the stacks of a thread's answer
