@@ -9,20 +9,25 @@
     │   ├── NotEnoughResources           3
     │   ├── NodeMismatch                 3
     │   ├── NodeLost                     3  a node's agent died while an attempt was prepared: a fault to recover from
+    │   ├── RankStartError               3  a rank could not be started
     │   └── Cancelled                    3  somebody asked to stop while resources were waited for
     ├── RunDirectoryError                4  unwritable, or held by another live run
     ├── TrackingError                    5  MLflow is required and does not answer
     ├── TrainingFailed                   6  the job itself failed; the message is the diagnosis
+    │   └── CheckpointError              6  a checkpoint that cannot be taken, written or loaded
+    │       ├── ManifestError            6  its manifest does not fit, or cannot be trusted
+    │       └── RestoreError             6  what was to be loaded was not, or must not be
     └── JournalError                     7  the journal is damaged in a way that is not a torn last line
 
 An interrupted run exits with 130 (Ctrl-C) or 143 (SIGTERM), as shells expect.
-Every error survives pickling: its arguments are its message and nothing else.
+Every error survives pickling: its arguments are its message and nothing else, and what else it knows are attributes.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 SIGNALLED = 128  # and the number of the signal that asked for it
 EXIT_INTERRUPTED = 130
@@ -64,7 +69,19 @@ class NodeMismatch(ClusterError):
 
 
 class NodeLost(ClusterError):
-    """A node's agent died while it was asked something; the message begins with the node's name and a colon."""
+    """A node's agent died while it was asked something: ``node`` is the node's name, ``how`` what happened to it."""
+
+    node = how = ""
+
+    @classmethod
+    def of(cls, node: str, how: str) -> Self:
+        lost = cls(f"{node}: {how}")
+        lost.node, lost.how = node, how
+        return lost
+
+
+class RankStartError(ClusterError):
+    """A rank could not be started. The message says why and what to do."""
 
 
 class RunDirectoryError(OrchestratorError):
@@ -83,6 +100,20 @@ class TrainingFailed(OrchestratorError):
     """The job failed and the policy gave up; the message is the diagnosis."""
 
     exit_code = 6
+
+
+class CheckpointError(TrainingFailed):
+    """A checkpoint cannot be taken, written or loaded."""
+
+
+class ManifestError(CheckpointError, ValueError):
+    """A manifest that can not be trusted or does not fit the files; the message is one line."""
+
+
+class RestoreError(CheckpointError):
+    """What was to be loaded was not, or must not be. The message says what and what to do."""
+
+    fault = "restore"  # of an attempt, see :class:`~orchestrator.events.Fault`
 
 
 class JournalError(OrchestratorError):

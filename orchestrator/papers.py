@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from orchestrator.errors import OrchestratorError
+
 if TYPE_CHECKING:
     import yaml
 
@@ -48,7 +50,7 @@ _T = TypeVar("_T")
 _Check = Callable[[Any], bool]
 
 
-class PaperError(ValueError):
+class PaperError(OrchestratorError, ValueError):
     """What was read is not what it should be; the message is one line that can follow a file's name."""
 
 

@@ -115,7 +115,7 @@ class FakeGroup:
         self.calls.append(f"start {attempt}")
         if self.lost_at_start:
             self.lost_at_start -= 1
-            raise NodeLost("node-a: its agent died")
+            raise NodeLost.of("node-a", "its agent died")
         if restore_before is not None:
             self.checkpoints = [step for step in self.checkpoints if step < restore_before]
         self.saved = max(self.checkpoints, default=0)

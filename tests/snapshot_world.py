@@ -17,7 +17,8 @@ from orchestrator.checkpoint import store
 from orchestrator.checkpoint.arena import Slot
 from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
 from orchestrator.checkpoint.vouching import why_not_vouched
-from orchestrator.rank.launch.launcher import Launcher, RankProcess, RankStartError
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.spec import RankSpec
 from tests.ports import free_port
 from tests.rank_harness import SCRIPTS, TIMEOUT_S, Bench, Outcome

@@ -8,14 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoint.store import (
-    Manifest,
-    ManifestError,
-    attempt_dir,
-    publish,
-    scan,
-    verify,
-)
+from orchestrator.checkpoint.store import Manifest, attempt_dir, publish, scan, verify
+from orchestrator.errors import ManifestError
 from tests.crashes import committed, contents, tree, written
 
 MODEL = "mp_rank_00_model_states.pt"

@@ -13,15 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.checkpoint.store import (
-    ManifestError,
-    prune,
-    quarantine,
-    repair_latest,
-    scan,
-    tidy,
-    verify,
-)
+from orchestrator.checkpoint.store import prune, quarantine, repair_latest, scan, tidy, verify
+from orchestrator.errors import ManifestError
 from tests.crashes import Machine, committed, manifest_of, tree, written
 
 MODEL = "mp_rank_00_model_states.pt"

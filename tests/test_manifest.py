@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from orchestrator.checkpoint.store import (
     FilePart,
     Manifest,
-    ManifestError,
     attempt_dir,
     publish,
     quarantine,
@@ -24,6 +23,7 @@ from orchestrator.checkpoint.store import (
     scan,
     verify,
 )
+from orchestrator.errors import ManifestError
 from tests.crashes import committed, contents, manifest_of, written
 
 MODEL = "mp_rank_00_model_states.pt"

@@ -21,9 +21,9 @@ from orchestrator.cluster import own_rays
 from orchestrator.cluster.warm import head, record
 from orchestrator.cluster.warm.record import KeptCluster
 from orchestrator.driver.warm_cluster import down
-from orchestrator.errors import ClusterUnreachable
+from orchestrator.errors import ClusterUnreachable, RankStartError
 from orchestrator.rank.launch import wire
-from orchestrator.rank.launch.launcher import RankStartError, SharedZygote
+from orchestrator.rank.launch.launcher import SharedZygote
 from tests.processes import end
 from tests.rank_harness import shared_owner, wait_until
 

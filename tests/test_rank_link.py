@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launch.launcher import ExecLauncher, RankStartError
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import ExecLauncher
 from orchestrator.rank.spec import RankSpec
 from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, wait_until
 

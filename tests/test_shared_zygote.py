@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launch.launcher import RankStartError, SharedZygote, ZygoteLauncher
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import SharedZygote, ZygoteLauncher
 from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, shared_owner, wait_until
 
 pytestmark = pytest.mark.real

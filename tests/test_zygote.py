@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.rank.launch.launcher import PreloadFailedError, RankStartError, ZygoteLauncher
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import PreloadFailedError, ZygoteLauncher
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 from tests.rank_harness import SCRIPTS, Bench, environment, is_gone, wait_until
 

@@ -9,14 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.agent.zygote_pool import Offer
-from orchestrator.rank.launch.launcher import (
-    DEFAULT_PRELOAD,
-    Launcher,
-    RankStartError,
-    SharedZygote,
-    ZygoteLauncher,
-    listening_zygote,
-)
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, Launcher, SharedZygote, ZygoteLauncher, listening_zygote
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 # What a node's keeper has for a key and the environment behind it.

@@ -274,6 +274,7 @@ class NodeRanks:
             "status": status,
             "step": rank.step,
             "time": time.time(),
+            "fault": rank.error.get("fault"),
             "error": _one_line(rank.error) or rank.process.loss,
             "out_of_memory": killed and self._memory_kills.new(),
             "log_tail": tail(Path(spec.log_path), _TAIL_LINES) if status else [],

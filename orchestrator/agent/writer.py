@@ -12,7 +12,8 @@ from typing import Any
 
 from orchestrator.agent.messages import Part
 from orchestrator.checkpoint import writer
-from orchestrator.rank.launch.launcher import Launcher, RankProcess, RankStartError
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.spec import RankSpec
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, RankStartError, ZygoteLauncher, listening_zygote
+from orchestrator.errors import RankStartError
+from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, ZygoteLauncher, listening_zygote
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 # More than this and the one that has been idle longest goes: each holds some hundred megabytes.

@@ -19,12 +19,9 @@ from orchestrator.checkpoint.manifest import MANIFEST, Manifest, sha256_of
 from orchestrator.checkpoint.plain_load import UnknownTypesError, plain_load
 from orchestrator.checkpoint.staging import NO_ROOM, Phases, Staging, below
 from orchestrator.checkpoint.vouching import why_not_vouched
+from orchestrator.errors import RestoreError
 
 _NOTHING, _OWN_CHOICE = -1, -2  # in place of a step
-
-
-class RestoreError(Exception):
-    """What was to be loaded was not, or must not be. The message says what and what to do."""
 
 
 class RankSnapshots:

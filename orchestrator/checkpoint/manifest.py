@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from orchestrator import papers
+from orchestrator.errors import ManifestError
 
 # Format 2 is format 1 with a signature; what has none is still written as 1.
 FORMAT, SIGNED = 1, 2
@@ -30,10 +31,6 @@ MANIFEST = "manifest.json"
 _HEX = "64 lower-case hex digits"
 _BLOCK_BYTES = 8 << 20
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # one slash: pathlib folds two into one
-
-
-class ManifestError(ValueError):
-    """A manifest that can not be trusted or does not fit the files; the message is one line."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ import types
 from collections.abc import Sequence
 from typing import Any
 
+from orchestrator.errors import CheckpointError
+
 # By name: what DeepSpeed does not have any more, or not yet, is left out.
 _OF_OTHERS = (
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
@@ -33,7 +35,7 @@ _OLDER_NAMES = {"numpy._core.multiarray": "numpy.core.multiarray"}
 _STANDARD = (argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathlib.PurePosixPath)
 
 
-class UnknownTypesError(Exception):
+class UnknownTypesError(CheckpointError):
     """A file needs types that are not known to be harmless. ``allowable`` are their names where allowing them helps:
     not for functions, and not where the file is not of a kind that can be looked into."""
 

@@ -30,13 +30,13 @@ from orchestrator.checkpoint.manifest import (
     MANIFEST,
     FilePart,
     Manifest,
-    ManifestError,
     check_tag,
     misfits,
     refuse_misfits,
     refuse_object_store,
     verify,
 )
+from orchestrator.errors import ManifestError
 
 __all__ = [
     "FilePart",

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.checkpoint.manifest import MANIFEST, Manifest, ManifestError
+from orchestrator.checkpoint.manifest import MANIFEST, Manifest
+from orchestrator.errors import ManifestError
 
 REASON = "reason.txt"
 REPLACED = "replaced-"

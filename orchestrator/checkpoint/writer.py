@@ -44,7 +44,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _READ_BYTES = 1 << 22
 
 
-class NotWrittenError(Exception):
+class _NotWrittenError(Exception):
     """A request that can not be fulfilled. The message says why."""
 
 
@@ -95,10 +95,10 @@ class Writer:
         began = time.monotonic()
         try:
             if request["op"] != "write":
-                raise NotWrittenError(f"unknown request {request['op']!r}")
+                raise _NotWrittenError(f"unknown request {request['op']!r}")
             files = self._from_slot(request) if request["slot"] is not None else self._in_place(request)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the next can be written
-            reason = str(error) if isinstance(error, NotWrittenError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, _NotWrittenError) else f"{type(error).__name__}: {error}"
             _give_up(request)
             self._answer({"event": "failed", "id": request["id"], "reason": reason})
             return
@@ -147,7 +147,7 @@ class Writer:
         """At least until the next try; longer where that would fill the disk again, in vain."""
         while True:
             if self._wait(RETRY_S):
-                raise NotWrittenError(f"{path}: there was no space for it, and nobody waits for it any more")
+                raise _NotWrittenError(f"{path}: there was no space for it, and nobody waits for it any more")
             _check_generation(slot, request)
             if _free_bytes(path) >= slot.extent(name)[1]:
                 return
@@ -177,12 +177,12 @@ def _check_generation(slot: Slot, request: dict[str, Any]) -> None:
     wanted = {key: request[key] for key in ("attempt", "tag", "dir")}
     if header["state"] != "staged" or any(header[key] != value for key, value in wanted.items()):
         held = {key: header.get(key) for key in ("state", *wanted)}
-        raise NotWrittenError(f"the memory of {wanted} was reused: it holds {held}")
+        raise _NotWrittenError(f"the memory of {wanted} was reused: it holds {held}")
 
 
 def _give_up(request: dict[str, Any]) -> None:
     """What will not be on the disk stays in memory, until its rank needs the slot: it must not wait for us."""
-    with contextlib.suppress(OSError, NotWrittenError):
+    with contextlib.suppress(OSError, _NotWrittenError):
         if request["slot"] is not None:
             slot = Slot.open(request["slot"])
             try:

@@ -251,11 +251,14 @@ class Attempt:
 def _fault(part: dict[str, Any]) -> Fault:
     if part.get("node_fault"):
         return Fault.NODE
-    if part.get("out_of_memory") or (part["error"] or "").startswith(_NO_MEMORY):
+    if part.get("out_of_memory"):
         return Fault.MEMORY
-    if any(words in (part["error"] or "") for words in _NO_SPACE):
-        return Fault.DISK
-    return Fault.RESTORE if (part["error"] or "").startswith("RestoreError") else Fault.EXIT
+    if part.get("fault") in set(Fault):
+        return Fault(part["fault"])
+    # Other libraries say it in words alone, when they wrap what Python has raised.
+    if (part["error"] or "").startswith(_NO_MEMORY):
+        return Fault.MEMORY
+    return Fault.DISK if any(words in (part["error"] or "") for words in _NO_SPACE) else Fault.EXIT
 
 
 def _guilt(part: dict[str, Any]) -> tuple[int, float, int]:

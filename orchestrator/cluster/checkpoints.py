@@ -18,9 +18,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.messages import Part
 from orchestrator.checkpoint.commits import DISK, MEMORY, Commit, Restore, Snapshots
-from orchestrator.checkpoint.manifest import Manifest, ManifestError
+from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.ray_errors import reason
+from orchestrator.errors import ManifestError
 from orchestrator.events import (
     CheckpointSaved,
     Event,

@@ -168,7 +168,7 @@ class Nodes:
             raise ClusterError(f"{node.name}: {reason(error)}") from None
         except RayActorError as error:
             node.lost = f"its agent died: {reason(error)}"
-            raise NodeLost(f"{node.name}: {node.lost}") from None
+            raise NodeLost.of(node.name, node.lost) from None
 
     def _no_answer(self, node: Node) -> ClusterError:
         limit = f"launch.start_timeout_s={self._start_timeout_s:g}"
@@ -271,7 +271,7 @@ class Nodes:
             for node, answer in answers:
                 node.draining = answer in waiting and self._drains.draining(where.get(node.index, ""))
             if drained := [node.name for node, _ in answers if node.draining]:
-                raise NodeLost(f"{', '.join(drained)}: it is being drained and takes no agent")
+                raise NodeLost.of(", ".join(drained), "it is being drained and takes no agent")
             if waiting and time.monotonic() > deadline_s:
                 raise self._no_answer(next(node for node, answer in answers if answer in waiting))
 

@@ -26,7 +26,7 @@ from orchestrator.text import plural
 LEAST_STEADY_STEPS = 3
 
 
-class Unusable(Exception):
+class Unusable(OrchestratorError):
     """Why a run says nothing about the planner, in a few words."""
 
 

@@ -77,10 +77,11 @@ _CHECKS: dict[str, Mapping[str, _Check]] = {
         "grad_norm": _or_none(_is_number),
     },
     "memory": {"step": _is_count, "peak_bytes": _or_none(_is_count)},
+    "error": {"fault": _or_none(_is_text)},
     "probe_failed": {"where": _is_text, "message": _is_text},
 }
 # What a rank of this version may say.
-KINDS = frozenset({*_CHECKS, "save", "load", "error"})
+KINDS = frozenset({*_CHECKS, "save", "load"})
 _UNDER_WAY: Mapping[str, _Check] = {"edge": _is_text, "step": _or_none(_is_count)}
 _DONE: Mapping[str, _Check] = {
     "step": _is_count,

@@ -25,6 +25,9 @@ from typing import Any, NoReturn
 
 import setproctitle
 
+from orchestrator.checkpoint.staging import NO_ROOM
+from orchestrator.errors import OrchestratorError
+from orchestrator.events import Fault
 from orchestrator.rank import stacks, stop_signals
 from orchestrator.rank.link import Link
 from orchestrator.rank.probes.deepspeed import Probes
@@ -122,6 +125,17 @@ def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None
         _report(error, probes, link)
 
 
+def _fault_of(error: BaseException) -> str | None:
+    """Which fault of an attempt an error is, where its type says so and not only its words."""
+    if isinstance(error, MemoryError):
+        return str(Fault.MEMORY)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return str(Fault.DISK)
+    if error.__cause__ is not None:
+        return _fault_of(error.__cause__)
+    return getattr(error, "fault", None) if isinstance(error, OrchestratorError) else None
+
+
 def _report(error: BaseException, probes: Probes, link: Link) -> NoReturn:
     """Tell the agent, let the script's own hook print, and end as the interpreter would."""
     trace = error.__traceback__
@@ -133,6 +147,7 @@ def _report(error: BaseException, probes: Probes, link: Link) -> NoReturn:
             "kind": "error",
             "type": type(error).__qualname__,
             "message": str(error),
+            "fault": _fault_of(error),
             "traceback_tail": "\n".join(tail[-TRACEBACK_TAIL_LINES:]),
             "step": link.step,
         }

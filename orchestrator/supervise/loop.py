@@ -262,7 +262,7 @@ class _Run:
 
 def _lost_before(attempt: int, step: int, error: NodeLost) -> RankLost:
     """A node that was lost while an attempt was prepared."""
-    node, _, how = str(error).partition(": ")
+    node, how = error.node, error.how
     return RankLost(
         attempt=attempt,
         rank=0,

@@ -33,7 +33,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"kind": "memory", "step": 3, "peak_bytes": 10},
     {"kind": "save", **SAVED, "snapshot": SNAPSHOT},
     {"kind": "load", **SAVED},
-    {"kind": "error", "type": "ValueError", "message": "boom", "step": 3},
+    {"kind": "error", "type": "ValueError", "message": "boom", "fault": None, "step": 3},
 ]
 LINES = st.sampled_from(MESSAGES).flatmap(lambda one: nearly(one) | st.just(one)).map(lambda m: json.dumps(m).encode())
 

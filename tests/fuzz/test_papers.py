@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.checkpoint.manifest import Manifest, ManifestError
+from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.checkpoint.store import scan
 from orchestrator.cli import sync
 from orchestrator.cluster.warm import record
@@ -24,7 +24,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver import resume
 from orchestrator.driver.cluster_status import other_runs
 from orchestrator.driver.preflight import plan_of
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import ConfigError, ManifestError, OrchestratorError
 from orchestrator.events import RunStarted
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.mlflow.client import MlflowRun, Tracking

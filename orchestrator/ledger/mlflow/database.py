@@ -20,23 +20,24 @@ import mlflow
 from alembic.script import ScriptDirectory
 from mlflow.tracking import MlflowClient
 
+from orchestrator.errors import TrackingError
 from orchestrator.ledger.mlflow.uri import prepare_sqlite, sqlite_contents, sqlite_path, sqlite_problem
 
 _POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
 
 
-class DatabaseUnusable(Exception):
+class DatabaseUnusable(TrackingError):
     """A person has to do something; the message says what. Trying again is right all the same: they may have."""
 
 
-class BeingMade(OSError):
+class _BeingMade(OSError):
     """Another process makes the database; it takes seconds."""
 
 
 def make_ready(uri: str) -> str | None:
     """See to it that MLflow can use a SQLite file, and make it where there is none; returns the artifacts' place.
 
-    Does nothing for other URIs. Raises :class:`BeingMade`, :class:`DatabaseUnusable`, ``OSError``, what MLflow raises.
+    Does nothing for other URIs. Raises :class:`_BeingMade`, :class:`DatabaseUnusable`, ``OSError``, what MLflow raises.
     """
     artifacts, named = prepare_sqlite(uri), sqlite_path(uri)
     if named is None or str(named).startswith("file:"):
@@ -64,7 +65,7 @@ def _only_maker(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BeingMade(f"tracking database {path} is being made by another process") from None
+            raise _BeingMade(f"tracking database {path} is being made by another process") from None
         except OSError:
             yield
             return

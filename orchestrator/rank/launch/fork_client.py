@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from orchestrator.errors import RankStartError
 from orchestrator.rank.launch import wire
-from orchestrator.rank.launch.process import AgentEnd, RankProcess, RankStartError, kill_group
+from orchestrator.rank.launch.process import AgentEnd, RankProcess, kill_group
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 from orchestrator.rank.spec import RankSpec
 

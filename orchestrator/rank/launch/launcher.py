@@ -8,8 +8,9 @@ import sys
 from dataclasses import replace
 from typing import IO, Protocol
 
+from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.fork_client import ForkingLauncher
-from orchestrator.rank.launch.process import AgentEnd, RankProcess, RankStartError, boot_command, kill_group
+from orchestrator.rank.launch.process import AgentEnd, RankProcess, boot_command, kill_group
 from orchestrator.rank.launch.shared_zygote import SharedZygote
 from orchestrator.rank.launch.zygote_owner import DEFAULT_PRELOAD, PreloadFailedError, ZygoteLauncher, listening_zygote
 from orchestrator.rank.spec import RankSpec

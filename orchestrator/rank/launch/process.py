@@ -22,10 +22,6 @@ _AT_ONCE_BYTES = 8 << 20
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {package} import {name}; del sys.path[0]; {name}.main()"
 
 
-class RankStartError(Exception):
-    """A rank could not be started. The message says why and what to do."""
-
-
 class RankProcess(abc.ABC):
     """A started rank. Not for use by several threads at once.
 

@@ -6,9 +6,9 @@ import os
 import socket
 from collections.abc import Sequence
 
+from orchestrator.errors import RankStartError
 from orchestrator.rank.launch import wire
 from orchestrator.rank.launch.fork_client import DEFAULT_PRELOAD, ForkingLauncher
-from orchestrator.rank.launch.process import RankStartError
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from orchestrator.errors import RankStartError
 from orchestrator.rank.launch import wire
 from orchestrator.rank.launch.fork_client import DEFAULT_PRELOAD, ForkingLauncher, PreloadFailedError
-from orchestrator.rank.launch.process import RankStartError, boot_command
+from orchestrator.rank.launch.process import boot_command
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 __all__ = ["DEFAULT_PRELOAD", "PreloadFailedError", "ZygoteLauncher", "listening_zygote"]
