@@ -24,10 +24,16 @@ def count(value: float | None) -> str:
     """With a magnitude: 950, 12.3k, 4.56M, 7.89B, 1.2T."""
     if value is None or math.isnan(value):
         return UNKNOWN
+    return _large(value, 1e3) or (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}")
+
+
+def _large(value: float, least: float) -> str | None:
+    """Three digits and a magnitude; None below ``least``. What rounds up to the next magnitude has that one."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size * 0.9995:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        if size >= least and abs(value) >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.3g}{unit}" if abs(scaled) < 999.5 else f"{scaled:,.0f}{unit}"
+    return None
 
 
 def percent(value: float | None) -> str:
@@ -35,12 +41,16 @@ def percent(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Cents; below a dollar two significant digits more, since small runs cost little."""
+    """$0.00184, $12.30, $9,300.12, $45,678, $16.9M, $1.2B: to the cent where cents matter, below a dollar to three
+    digits, since small runs cost little."""
     if value is None or math.isnan(value):
         return UNKNOWN
-    if 0 < abs(value) < 1:
-        return f"${value:.{min(8, 2 - math.floor(math.log10(abs(value))))}f}"
-    return f"${value:,.2f}"
+    sign, amount = "-" if value < 0 else "", abs(value)
+    if 0 < amount < 1:
+        return f"{sign}${amount:.{min(12, 2 - math.floor(math.log10(amount)))}f}"
+    if amount < 9_999.995:
+        return f"{sign}${amount:,.2f}"
+    return f"{sign}${_large(amount, 1e6) or f'{amount:,.0f}'}"
 
 
 def hours(value: float | None) -> str:
@@ -76,17 +86,50 @@ def ending(text: str, width: int) -> str:
 
 def bytes_in_words(amount: float) -> str:
     """950 B, 12 MB, 1.5 GB: decimal, as disks are sold."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if amount >= size * 0.9995:
-            return f"{amount / size:.3g} {unit}"
+    for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(amount) >= size * 0.9995:
+            return f"{_three(amount / size)} {unit}"
     return f"{amount:.0f} B"
 
 
 def seconds_in_words(seconds: float | None) -> str:
-    """412 ms, 1.25 s, 184 s: of a step."""
+    """42 µs, 412 ms, 1.25 s, 184 s: of a step."""
     if seconds is None or math.isnan(seconds):
         return UNKNOWN
-    return f"{1000 * seconds:.3g} ms" if 0 < seconds < 0.9995 else f"{number(seconds, 3)} s"
+    if 0 < seconds < 0.9995e-3:
+        return f"{1e6 * seconds:.3g} µs"
+    if 0 < seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{number(seconds, 3) if seconds < 999.5 else _three(seconds)} s"
+
+
+def _three(value: float) -> str:
+    """Three digits, or all before the point: 1.5, 12, 81.2, 12,345."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
+def energy_in_words(kwh: float) -> str:
+    """12.3 kWh, 4,560 kWh, 12 MWh, 1.2 GWh."""
+    whole = f"{kwh:,.0f} kWh" if kwh < 1e4 else f"{kwh / 1e3:,.0f} MWh"
+    return f"{kwh:,.3g} kWh" if kwh < 100 else whole if kwh < 1e6 else f"{kwh / 1e6:,.3g} GWh"
+
+
+def power_in_words(watts: float) -> str:
+    """11.2 kW, 1.3 MW."""
+    return f"{watts / 1e3:,.3g} kW" if watts < 1e6 else f"{watts / 1e6:,.3g} MW"
+
+
+def with_prefix(value: float) -> str:
+    """A figure with its SI prefix and a space, for a unit to follow: ``11.2 M``."""
+    for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= limit:
+            return f"{value / limit:.3g} {letter}"
+    return f"{value:g} "
+
+
+def hours_in_words(value: float) -> str:
+    """1.50 hours, or days where there are many: 2.0 days."""
+    return f"{value:.2f} hours" if value < 48 else f"{value / 24:.1f} days"
 
 
 def clean(text: str) -> str:

@@ -183,8 +183,8 @@ def test_the_table_marks_the_front_and_says_what_is_refused(tmp_path: Path) -> N
 def test_bills_of_different_kinds_are_told_apart(tmp_path: Path) -> None:
     owned = PlannedPoint(("cluster=b",), a_plan(1, 200, "owned"))
     text = table([*points_of({"cluster=a": (1, 100)}), owned], tmp_path / "plans.png")
-    assert "$100 on demand" in text
-    assert "$200 owned" in text
+    assert "$100.00 on demand" in text
+    assert "$200.00 owned" in text
 
 
 def test_a_narrow_terminal_leaves_columns_out_and_says_so(tmp_path: Path) -> None:

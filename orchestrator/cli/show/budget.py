@@ -9,12 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.budget_command import command
-from orchestrator.cli.show.plan_run import count, usd
 from orchestrator.cli.show.tables import GAP, Column, fitting, table_of
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.sizing.limits import Option
 from orchestrator.planner.budget import LOSS_DIGITS, Answer
-from orchestrator.text import plural
+from orchestrator.text import count, plural, usd
 
 MOST_ROWS, MOST_SOONER = 10, 3
 UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
@@ -29,9 +28,9 @@ _COLUMNS: tuple[Column[Option], ...] = (
     Column("loss", lambda o: f"{o.loss:.{LOSS_DIGITS}f}", 0),
     Column("days", lambda o: _days(o), 0),
     Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 4),
-    Column("USD", lambda o: _usd(o.prediction.costs[0].usd), 0),
-    Column("from", lambda o: _usd(o.prediction.costs[0].low_usd), 3),
-    Column("to", lambda o: _usd(o.prediction.costs[0].high_usd), 3),
+    Column("USD", lambda o: usd(o.prediction.costs[0].usd), 0),
+    Column("from", lambda o: usd(o.prediction.costs[0].low_usd), 3),
+    Column("to", lambda o: usd(o.prediction.costs[0].high_usd), 3),
     Column("paid", lambda o: _paid(o), 5, text=True),
     Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 6),
     Column("layout", lambda o: in_words(o.candidate), 7, text=True),
@@ -75,7 +74,7 @@ def answer_json(found: Answer) -> dict[str, object]:
 
 def _title(found: Answer) -> Text:
     limits = found.asked.limits
-    said = [] if limits.usd is None else [_usd(limits.usd)]
+    said = [] if limits.usd is None else [usd(limits.usd)]
     if limits.days is not None:
         said.append(f"within {limits.days:g} days" + (", as no deadline_days was set" * found.asked.days_assumed))
     if limits.usd is None and not (found.asked.nodes_given or found.asked.cluster_given):
@@ -105,12 +104,12 @@ def _rows(found: Answer) -> list[tuple[str, str]]:
         ("cluster", f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}"),
         ("layout", f"{in_words(best.candidate)}; MFU {run.mfu:.1%}"),
         ("run", f"{_days(best)} days, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
-        ("cost", f"{_usd(cost.usd)} {_paid(best)} ({_usd(cost.low_usd)} to {_usd(cost.high_usd)}), "
+        ("cost", f"{usd(cost.usd)} {_paid(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
          f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}"),
     ]  # fmt: skip
     limits = found.asked.limits
     if limits.usd is not None and cost.usd < limits.usd * (1 - UNSPENT):
-        rows.append(("unspent", f"{_usd(limits.usd - cost.usd)}: " + _why_unspent(found)))
+        rows.append(("unspent", f"{usd(limits.usd - cost.usd)}: " + _why_unspent(found)))
     rented = next((option for option in found.options if _paid(option) != "owned"), best)
     if rented is not best:
         rows.append(("rented", f"{rented.config.cluster.name}, {_in_short(rented)}"))
@@ -157,10 +156,6 @@ def _notes(found: Answer) -> list[str]:
 
 def _days(option: Option) -> str:
     return f"{option.days:.1f}" if option.days >= 1 else f"{option.days:.2g}"
-
-
-def _usd(value: float) -> str:
-    return f"${value:,.0f}" if value >= 100 else usd(value)
 
 
 def _paid(option: Option) -> str:

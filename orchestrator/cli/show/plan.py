@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.show.plan_run import count, money_rows, parts_of, si, size
+from orchestrator.cli.show.plan_run import money_rows, parts_of
 from orchestrator.cli.show.screen import Screen
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
+from orchestrator.text import bytes_in_words, count, with_prefix
 
 
 def show_plan(plan: Plan, console: Console, brief: bool = False) -> None:
@@ -59,7 +60,7 @@ def _rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
         size_of = f"{count(plan.model.parameters)} parameters"
         if plan.model.active_parameters < plan.model.parameters:
             size_of += f" ({count(plan.model.active_parameters)} active per token)"
-        rows.append(("model", f"{plan.model.name}, {size_of}, {si(flops)}FLOP per token"))
+        rows.append(("model", f"{plan.model.name}, {size_of}, {with_prefix(flops)}FLOP per token"))
     else:
         rows.append(("model", "not described, so memory and time are not predicted"))
     rows += [
@@ -74,8 +75,8 @@ def _rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
     if plan.memory is not None:
         share = plan.memory.total_bytes / plan.gpu_memory_bytes
         parts = f": {memory_parts(plan)}" if brief else ""
-        rows.append(("memory", f"{size(plan.memory.total_bytes)} of {size(plan.gpu_memory_bytes)} per {unit} "
-                     f"({share:.0%}) predicted{parts}"))  # fmt: skip
+        used, there = bytes_in_words(plan.memory.total_bytes), bytes_in_words(plan.gpu_memory_bytes)
+        rows.append(("memory", f"{used} of {there} per {unit} ({share:.0%}) predicted{parts}"))
     return rows
 
 
@@ -95,7 +96,7 @@ def memory_parts(plan: Plan) -> str:
     assert plan.memory is not None
     parts = {k.removesuffix("_bytes"): v for k, v in dataclasses.asdict(plan.memory).items() if k != "total_bytes"}
     shown = sorted(((v, k) for k, v in parts.items() if v), reverse=True)
-    return ", ".join(f"{name} {size(value)}" for value, name in shown)
+    return ", ".join(f"{name} {bytes_in_words(value)}" for value, name in shown)
 
 
 def zero(plan: Plan) -> str:

@@ -10,6 +10,15 @@ from rich.text import Text
 
 from orchestrator.plan.forecast.prediction import Cost
 from orchestrator.plan.plan import Plan
+from orchestrator.text import (
+    bytes_in_words,
+    count,
+    energy_in_words,
+    hours_in_words,
+    power_in_words,
+    seconds_in_words,
+    usd,
+)
 
 _UNKNOWN = "not predicted"
 _PAID = {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
@@ -23,11 +32,11 @@ def parts_of(plan: Plan) -> RenderableType:
     if plan.memory is not None:
         total = plan.memory.total_bytes
         kept = {k: v for k, v in dataclasses.asdict(plan.memory).items() if k != "host_bytes" and v}
-        tables.append(_parts(f"Memory per {plan.unit}", kept, total, size))
+        tables.append(_parts(f"Memory per {plan.unit}", kept, total, bytes_in_words))
     step = plan.prediction.step
     if step is not None:
         shown = {name: s for name, s in step.parts().items() if s > step.total_s / 1000}
-        tables.append(_parts("Time of a step", shown, step.total_s, seconds))
+        tables.append(_parts("Time of a step", shown, step.total_s, seconds_in_words))
     grid.add_row(*tables)
     return grid
 
@@ -78,7 +87,7 @@ def money_rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
         rows.append(("time, cost", f"{_UNKNOWN}: {predicted.basis}"))
         return [*rows, _price(plan)]
     assert predicted.tokens_per_s is not None
-    speed = f"{seconds(predicted.step_time_s)} a step, {predicted.tokens_per_s:,.0f} tokens/s"
+    speed = f"{seconds_in_words(predicted.step_time_s)} a step, {predicted.tokens_per_s:,.0f} tokens/s"
     if predicted.mfu is not None and plan.device == "cuda":
         speed += f", {predicted.tokens_per_s_per_gpu:,.0f} per {unit}; MFU {predicted.mfu:.1%}, HFU {predicted.hfu:.1%}"
     rows.append(("speed", speed))
@@ -98,7 +107,8 @@ def _run_rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
     rows = [
         (
             "run",
-            f"{hours(run.wall_hours)}, {predicted.gpu_hours:,.{0 if predicted.gpu_hours > 100 else 2}f} {unit}-hours",
+            f"{hours_in_words(run.wall_hours)}, "
+            f"{predicted.gpu_hours:,.{0 if predicted.gpu_hours > 100 else 2}f} {unit}-hours",
         )
     ]
     if not brief and run.interruptions >= 0.005:
@@ -107,8 +117,8 @@ def _run_rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
                      f"goodput {run.goodput:.1%}"))  # fmt: skip
     if not brief and energy is not None and energy.energy_kwh is not None:
         limit = f" of {energy.site_limit_w / 1e6:,.3g} MW" if energy.site_limit_w else ""
-        rows.append(("energy", f"{_energy(energy.energy_kwh)}; peak {_power(energy.peak_power_w)}{limit}, "
-                     f"{_power(energy.mean_power_w)} at work"))  # fmt: skip
+        peak, mean = power_in_words(energy.peak_power_w), power_in_words(energy.mean_power_w)
+        rows.append(("energy", f"{energy_in_words(energy.energy_kwh)}; peak {peak}{limit}, {mean} at work"))
     for place, cost in enumerate(predicted.costs):
         if place and brief:
             break
@@ -127,56 +137,5 @@ def _price(plan: Plan) -> tuple[str, str]:
     return "price", f"${each:.3f} per {plan.unit}-hour, {whole}; {plan.price.source}"
 
 
-def usd(value: float) -> str:
-    """``$0.0018``, ``$12.30``, ``$16.9M``."""
-    if value < 1:
-        return f"${value:.2g}"
-    if value < 1e4:
-        return f"${value:,.2f}"
-    if value < 1e6:
-        return f"${value / 1e3:,.{1 if value < 1e5 else 0}f}K"
-    return f"${value / 1e6:,.3g}M"
-
-
-def seconds(value: float) -> str:
-    """``38.5 s``, ``210 ms``."""
-    return f"{value:,.3g} s" if value >= 1 else f"{value * 1e3:,.3g} ms" if value >= 1e-3 else f"{value * 1e6:,.3g} µs"
-
-
 def _span(value_s: float) -> str:
     return f"{value_s:.0f} s" if value_s < 120 else f"{value_s / 60:.0f} min"
-
-
-def _energy(kwh: float) -> str:
-    whole = f"{kwh:,.0f} kWh" if kwh < 1e4 else f"{kwh / 1e3:,.0f} MWh"
-    return f"{kwh:,.3g} kWh" if kwh < 100 else whole if kwh < 1e6 else f"{kwh / 1e6:,.3g} GWh"
-
-
-def _power(watts: float) -> str:
-    return f"{watts / 1e3:,.3g} kW" if watts < 1e6 else f"{watts / 1e6:,.3g} MW"
-
-
-def size(size_bytes: float) -> str:
-    """Decimal bytes: ``81.2 GB``."""
-    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
-
-
-def count(value: float) -> str:
-    """``1.87M``, ``70.6B``, ``15.0T``."""
-    for limit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= limit:
-            return f"{value / limit:.3g}{letter}"
-    return f"{value:g}"
-
-
-def si(value: float) -> str:
-    """A figure with its SI prefix and a space: ``11.2 M``."""
-    for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= limit:
-            return f"{value / limit:.3g} {letter}"
-    return f"{value:g} "
-
-
-def hours(value: float) -> str:
-    """Hours, or days where there are many."""
-    return f"{value:.2f} hours" if value < 48 else f"{value / 24:.1f} days"

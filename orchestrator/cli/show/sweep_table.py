@@ -94,7 +94,7 @@ def _amount(value: float | None) -> str:
 
 def _usd(row: PlanRow, with_bill: bool) -> str:
     """Whole dollars where there are many."""
-    text = f"${row.cost_usd:,.0f}" if row.cost_usd is not None and row.cost_usd >= 100 else usd(row.cost_usd)
+    text = usd(row.cost_usd)
     return f"{text} {row.bill}" if with_bill and row.cost_usd is not None else text
 
 
