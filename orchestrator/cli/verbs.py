@@ -143,12 +143,13 @@ def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
 
 def _resume(composed: DictConfig, own: argparse.Namespace) -> int:
     from orchestrator.cli.show.run_view import RunOnTerminal
-    from orchestrator.driver.resume import resume
+    from orchestrator.driver.resume import resumable
     from orchestrator.driver.run import run
     from orchestrator.ledger.run_directory import find_run
 
     path = find_run(own.run_ref, composed.run_root, own.trust).resolve()
-    return resume(path, lambda config, found: run(config, RunOnTerminal(Screen()), found))
+    config, found = resumable(path)
+    return run(config, RunOnTerminal(Screen()), found)
 
 
 def _sync(composed: DictConfig, own: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,10 @@ def to_take_up(config: Config, trust: bool = False) -> Unfinished | None:
     return unfinished(path)
 
 
-def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
-    """Take up the run in a directory, as it was configured and from where it was started; the exit code."""
+def resumable(path: Path) -> tuple[Config, Unfinished]:
+    """The run in a directory, to be gone on with as it was configured and from where it was started: this process is
+    there from now on. Raises :class:`RunDirectoryError` where there is nothing to resume, or not enough to do it with.
+    """
     found = unfinished(path)
     if found is None:
         raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
@@ -121,7 +122,7 @@ def resume(path: Path, start: Callable[[Config, Unfinished], int]) -> int:
     learn(kept.secrets, name="secrets")
     config = load.from_container(kept.config)
     config.run_dir = str(path)
-    return start(config, replace(found, forwarded=tuple(kept.forwarded)))
+    return config, replace(found, forwarded=tuple(kept.forwarded))
 
 
 def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:

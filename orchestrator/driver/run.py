@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.agent.assignment import zygote_environment
@@ -19,7 +20,7 @@ from orchestrator.driver.assignment import assignment_of, check_forward, working
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
-from orchestrator.driver.resume import Unfinished, missing_names, remember, resume, to_take_up
+from orchestrator.driver.resume import Unfinished, missing_names, remember, resumable, to_take_up
 from orchestrator.driver.signing import check_signing
 from orchestrator.driver.stopping import asked_by_signals, exit_code, take
 from orchestrator.driver.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
@@ -48,7 +49,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
     if takes_up is None and (found := to_take_up(config, trust)) is not None:
-        return resume(found.path, lambda kept, unfinished: run(kept, view, unfinished))
+        config, takes_up = resumable(found.path)
     plan = plan_of(config)
     check_script_builds(config)
     check_checkpoint_dir(config)
@@ -83,20 +84,27 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         stack.enter_context(asked_by_signals(stop, signals))
         sink = MlflowSink(config, directory, problem)
         stack.callback(sink.close)
-        return _supervised(config, plan, name, directory, target, stop, sink, view, takes_up)
+        return _supervised(_Wired(config, plan, name, directory, target, stop, sink, view, takes_up))
 
 
-def _supervised(
-    config: Config,
-    plan: Plan,
-    name: str,
-    directory: RunDirectory,
-    target: Target,
-    stop: StopRequest,
-    sink: MlflowSink,
-    view: RunObserver,
-    takes_up: Unfinished | None,
-) -> int:
+@dataclass(frozen=True)
+class _Wired:
+    """A run whose directory is held and that may start."""
+
+    config: Config
+    plan: Plan
+    name: str
+    directory: RunDirectory
+    target: Target
+    stop: StopRequest
+    sink: MlflowSink
+    view: RunObserver
+    takes_up: Unfinished | None
+
+
+def _supervised(run: _Wired) -> int:
+    config, plan, target, view, takes_up = run.config, run.plan, run.target, run.view, run.takes_up
+    directory, stop = run.directory, run.stop
     ray_env.prepare() if target.address is None else ray_env.prepare_to_attach(target.address)
     last: Record | None = None
     meter = Meter()
@@ -112,13 +120,13 @@ def _supervised(
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
         idle_timeout_s = target.kept.idle_timeout_s if target.kept else None
-        assignment = assignment_of(config, plan, name, directory.path, mark, idle_timeout_s)
+        assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s)
         lent = None
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
             lent = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
-        sink.begin(view.notice)
+        run.sink.begin(view.notice)
         from orchestrator.cluster.gauges import Gauges
         from orchestrator.cluster.group import RayWorkerGroup
         from orchestrator.cluster.session import connect
@@ -133,21 +141,22 @@ def _supervised(
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
             view.dashboard(session.dashboard_url, session.token_path)
+        own_node_s = min(config.recovery.wait_for_node_s, _OWN_NODE_S)
         workers = RayWorkerGroup(
             assignment,
             plan.layout.nodes,
-            config.launch.wait_for_resources_s,
-            config.launch.start_timeout_s,
-            view.notice,
-            lent,
-            min(config.recovery.wait_for_node_s, _OWN_NODE_S) if session.local else config.recovery.wait_for_node_s,
-            f" after attempt {past.attempts}" if takes_up else "",
+            wait_for_resources_s=config.launch.wait_for_resources_s,
+            start_timeout_s=config.launch.start_timeout_s,
+            notice=view.notice,
+            lent=lent,
+            wait_for_node_s=own_node_s if session.local else config.recovery.wait_for_node_s,
+            taken_up=f" after attempt {past.attempts}" if takes_up else "",
         )
         stack.callback(workers.close)
-        gauges = Gauges(*_labels(config, plan, name, directory.path, session.address))
-        spend = SpendNote(config, name, plan.unit, view.notice)
+        gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
+        spend = SpendNote(config, run.name, plan.unit, view.notice)
         address = None if session.local else session.address
-        started = takes_up.resumed if takes_up else run_started(plan, name, address)
+        started = takes_up.resumed if takes_up else run_started(plan, run.name, address)
         can_skip = asks_for(SKIP_BATCHES, plan.args)
         manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
@@ -155,7 +164,7 @@ def _supervised(
             for event in events:
                 last = _on_record(journal, event, view.notice, stop)
                 if isinstance(event, RunEnded):
-                    sink.run_ended()
+                    run.sink.run_ended()
                 fold.appended(last)
                 meter.fold(last)
                 bill = meter.bill()
@@ -163,8 +172,8 @@ def _supervised(
                 gauges.observe(last, bill)
                 spend.observe(last, bill)
     fold.finish()
-    view.summary(last, meter.bill(), where | tracking_places(config, sink.recorded))
-    sink.finish(stop, view)
+    view.summary(last, meter.bill(), where | tracking_places(config, run.sink.recorded))
+    run.sink.finish(stop, view)
     return _exit_code(last, stop)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import load
+from orchestrator.config.placeholders import asks_for
 from orchestrator.config.schema import Config, LayoutConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.deepspeed_rules import expert_degrees, pipeline_degrees, sequence_degrees, tensor_degrees
@@ -115,7 +116,9 @@ def _base(config: Config, kept: Mapping[str, object]) -> Layout:
 
 def can_recompute(composed: DictConfig) -> bool:
     """Whether the job's script can be told to: its arguments refer to the key, or it knows every kind."""
-    return composed.job.supports is None or "layout.recompute}" in str(OmegaConf.to_container(composed.job.args))
+    arguments = OmegaConf.to_container(composed.job.args)
+    assert isinstance(arguments, dict)
+    return composed.job.supports is None or asks_for("${layout.recompute}", map(str, arguments.values()))
 
 
 def zero_section(name: str) -> dict[str, Any]:
