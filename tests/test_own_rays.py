@@ -23,6 +23,7 @@ from orchestrator.errors import ClusterUnreachable
 from orchestrator.keep import down
 from orchestrator.rank import control
 from orchestrator.rank.launcher import RankStartError, SharedZygote
+from orchestrator.run_view import OnTerminal
 from tests.processes import end
 from tests.rank_harness import shared_owner, wait_until
 
@@ -113,7 +114,7 @@ def test_a_stale_record_ends_no_session_that_has_its_number_now(
     kept.record(recorded(stranger.pid, created, str(tmp_path / "session")))
     (tmp_path / "session").mkdir()
     said = StringIO()
-    assert down(Console(file=said, width=200), force=False) == 0
+    down(OnTerminal(Console(file=said, width=200)), force=False)
     assert f"belongs to another user (uid {ME}) and is left as it is" in said.getvalue()
     assert kept.find() is None
     assert stranger.poll() is None
