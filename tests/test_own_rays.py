@@ -17,6 +17,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from orchestrator.cli.show.run_view import OnTerminal
 from orchestrator.cluster import own_rays
 from orchestrator.cluster.warm import head, record
 from orchestrator.cluster.warm.record import KeptCluster
@@ -114,7 +115,7 @@ def test_a_stale_record_ends_no_session_that_has_its_number_now(
     record.record(recorded(stranger.pid, created, str(tmp_path / "session")))
     (tmp_path / "session").mkdir()
     said = StringIO()
-    assert down(Console(file=said, width=200), force=False) == 0
+    down(OnTerminal(Console(file=said, width=200)), force=False)
     assert f"belongs to another user (uid {ME}) and is left as it is" in said.getvalue()
     assert record.find() is None
     assert stranger.poll() is None
