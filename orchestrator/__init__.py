@@ -1,3 +1,78 @@
-"""orchestrator: turns scarce, expensive GPUs into trained models, and accounts for every dollar."""
+"""orchestrator: turns scarce, expensive GPUs into trained models, and accounts for every dollar.
+
+In a program::
+
+    import orchestrator as orc
+
+    config = orc.compose("job=tiny_gpt", "job.steps=50")
+    print(orc.make_plan(config).prediction.cost_usd)
+    run = orc.start(config)
+    for record in run.follow():
+        ...
+    print(run.result().cost_usd)
+
+What stands in ``__all__`` is the public API; see ``docs/python_api.md``. Nothing of it is imported before it is asked
+for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "compose": "orchestrator.config.composing",
+    "make_plan": "orchestrator.driver.preflight:plan_of",
+    "start": "orchestrator.driver.handle",
+    "run": "orchestrator.driver.handle",
+    "resume": "orchestrator.driver.handle",
+    "open_run": "orchestrator.driver.handle",
+    "Run": "orchestrator.driver.handle",
+    "Config": "orchestrator.config.schema",
+    "Plan": "orchestrator.plan.plan",
+    "Bill": "orchestrator.ledger.bill",
+    "Incident": "orchestrator.ledger.incident",
+    "Record": "orchestrator.events",
+    "OrchestratorError": "orchestrator.errors",
+    "ConfigError": "orchestrator.errors",
+    "ClusterError": "orchestrator.errors",
+    "RunDirectoryError": "orchestrator.errors",
+    "TrackingError": "orchestrator.errors",
+    "TrainingFailed": "orchestrator.errors",
+    "JournalError": "orchestrator.errors",
+}
+__all__ = [*sorted(_ROOMS), "__version__"]
+
+if TYPE_CHECKING:  # what __getattr__ gives
+    from orchestrator.config.composing import compose as compose
+    from orchestrator.config.schema import Config as Config
+    from orchestrator.driver.handle import Run as Run
+    from orchestrator.driver.handle import open_run as open_run
+    from orchestrator.driver.handle import resume as resume
+    from orchestrator.driver.handle import run as run
+    from orchestrator.driver.handle import start as start
+    from orchestrator.driver.preflight import plan_of as make_plan  # noqa: F401
+    from orchestrator.errors import ClusterError as ClusterError
+    from orchestrator.errors import ConfigError as ConfigError
+    from orchestrator.errors import JournalError as JournalError
+    from orchestrator.errors import OrchestratorError as OrchestratorError
+    from orchestrator.errors import RunDirectoryError as RunDirectoryError
+    from orchestrator.errors import TrackingError as TrackingError
+    from orchestrator.errors import TrainingFailed as TrainingFailed
+    from orchestrator.events import Record as Record
+    from orchestrator.ledger.bill import Bill as Bill
+    from orchestrator.ledger.incident import Incident as Incident
+    from orchestrator.plan.plan import Plan as Plan
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        module, _, own_name = _ROOMS[name].partition(":")
+        return getattr(importlib.import_module(module), own_name or name)
+    raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
