@@ -112,7 +112,8 @@ class PhaseEntered(Event):
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """A global step that all ranks finished. ``loss`` is the mean over ranks, ``step_time_s`` the slowest's."""
+    """A global step that all ranks finished. ``loss`` is the mean over ranks, ``step_time_s`` the slowest's. One that
+    is ``skipped`` trained nothing: the loss scale of fp16 was too high for it, and is lower for the next."""
 
     attempt: int
     step: int
@@ -120,6 +121,7 @@ class StepDone(Event):
     loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

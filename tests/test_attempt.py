@@ -70,6 +70,14 @@ def test_the_slowest_rank_sets_the_step_time_and_no_loss_is_none() -> None:
     assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.3, None, 1e-3, None)]
 
 
+def test_a_step_is_skipped_where_one_rank_found_its_loss_scale_too_high() -> None:
+    gather = Gather(2)
+    gather.add(step_part(step_message(1)))
+    whole = gather.add(step_part(step_message(1, skipped=True)))
+    assert whole is not None
+    assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.1, 1.0, skipped=True)]
+
+
 def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
     gather = Gather(2)
     for step in range(100):

@@ -144,3 +144,9 @@ def test_skipping_changes_no_step_before_the_rejected_one(rejections: list[tuple
 def test_steps_count_from_one(step: int) -> None:
     with pytest.raises(ValueError, match="steps count from 1"):
         batch_of(step, [])
+
+
+def test_the_loss_of_a_step_that_the_loss_scale_skipped_is_not_judged() -> None:
+    watch = LossWatch(3.0)
+    assert watch.observe(StepDone(1, 1, 0.1, math.inf, skipped=True)) is None
+    assert watch.observe(StepDone(1, 2, 0.1, math.inf)) is not None

@@ -257,6 +257,20 @@ def test_until_a_drained_node_is_left_its_steps_are_training_and_then_it_is_reco
     assert seconds(stopped) == {"training": 3, "checkpoint": 0.75, "stopping": 1.25}
 
 
+def test_steps_that_the_loss_scale_skipped_are_no_training_no_tokens_and_no_throughput() -> None:
+    def skipped(number: int) -> StepDone:
+        return dataclasses.replace(step(number, loss=float("inf")), skipped=True)
+
+    result = bill((0, RUN), (0, GRANTED), (0, started()), (1, skipped(1)), (2, skipped(2)), (3, step(3, loss=2.0)),
+                  (4, step(4, loss=1.0)), (5, skipped(5)), (7, saved(0.5, 5)), (8, step(6, loss=0.5)))  # fmt: skip
+    assert seconds(result) == {"skipped": 3, "training": 2 + 2.5, "checkpoint": 0.5}
+    assert (result.skipped_steps, result.steps, result.step, result.tokens) == (3, 3, 6, 3000)
+    assert (result.final_loss, result.cost_usd_per_million_tokens) == (0.5, pytest.approx(result.cost_usd * 1e6 / 3000))
+    again = bill((0, RUN), (0, GRANTED), (0, started()), (1, skipped(1)), (2, LOST), (3, started(2)),
+                 (4, dataclasses.replace(step(1, attempt=2), skipped=True)), (5, step(2, attempt=2)))  # fmt: skip
+    assert (seconds(again)["redone"], again.skipped_steps, again.steps) == (1, 1, 1)
+
+
 def test_where_nobody_tells_of_steps_any_more_time_is_unobserved_and_not_stopping() -> None:
     begin = [(0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (2, step(2))]
     some = ProbesFailed(1, 0, "n0", "step", "RuntimeError: no norm", observed=1)

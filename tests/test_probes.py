@@ -60,6 +60,7 @@ def fake_deepspeed(accelerator: str = "cuda") -> Any:
 
         def __init__(self, micro_batches: int = 1, global_steps: int = 0) -> None:
             self.micro_batches, self.global_steps, self.micro_steps = micro_batches, global_steps, 0
+            self.skipped_steps, self.overflows = 0, False
             self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
 
         def __call__(self, batch: Any) -> Any:
@@ -81,6 +82,7 @@ def fake_deepspeed(accelerator: str = "cuda") -> Any:
             self.micro_steps += 1
             if self.micro_steps % self.micro_batches == 0:
                 self.global_steps += 1
+                self.skipped_steps += self.overflows
                 self.optimizer.param_groups[0]["lr"] /= 2
             return "stepped"
 
@@ -128,6 +130,16 @@ def attached(link: FakeLink, accelerator: str = "cuda") -> Any:
     deepspeed = fake_deepspeed(accelerator)
     Probes(link).attach(deepspeed)  # type: ignore[arg-type]
     return deepspeed
+
+
+def test_a_step_that_the_loss_scale_skipped_is_told_as_one(link: FakeLink) -> None:
+    deepspeed = attached(link)
+    engine, *_ = deepspeed.initialize(deepspeed.DeepSpeedEngine())
+    for overflows in (True, False, True):
+        engine.overflows = overflows
+        engine.backward(Loss(1.0))
+        engine.step()
+    assert [(step["step"], step["skipped"]) for step in link.of_kind("step")] == [(1, True), (2, False), (3, True)]
 
 
 def test_a_step_is_told_once_with_the_mean_loss_and_the_rate_it_was_taken_with(link: FakeLink) -> None:

@@ -173,6 +173,7 @@ class Attempt:
                     shortened(mean_loss(part), 7),
                     shortened(part["lr"], 5),
                     shortened(part["grad_norm"], 5),
+                    part["skipped"],
                 )
             case "saved":
                 return CheckpointSaved(

@@ -22,13 +22,15 @@ class Bucket(StrEnum):
     RECOVERING = "recovering"
     STOPPING = "stopping"
     UNOBSERVED = "unobserved"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)
 class Bill:
     """What a run has taken and given up to ``elapsed_s``. None means unknown, or nothing to divide by.
 
-    ``steps`` counts new steps of this run, ``step`` is the highest one reached. ``gpu_hours`` are in
+    ``steps`` counts new steps of this run that trained, ``skipped_steps`` those that the loss scale skipped, ``step``
+    is the highest one reached. ``gpu_hours`` are in
     the run's own unit. ``goodput`` is the training share of the GPU-seconds held.
     """
 
@@ -49,6 +51,7 @@ class Bill:
     mfu: float | None
     cost_usd_per_million_tokens: float | None
     final_loss: float | None
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def make_bill(
     restarts: int,
     steady: Steady,
     final_loss: float | None,
+    skipped_steps: int = 0,
 ) -> Bill:
     """Multiply and divide; without a steady state the throughput is that of all training time.
 
@@ -104,6 +108,7 @@ def make_bill(
         mfu=_ratio(flops_per_s, facts.peak_flops_per_gpu if facts else None),
         cost_usd_per_million_tokens=_ratio(cost_usd * 1e6, tokens),
         final_loss=final_loss,
+        skipped_steps=skipped_steps,
     )
 
 

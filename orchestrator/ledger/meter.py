@@ -11,7 +11,8 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
 - Before resources are granted: **waiting**, with no GPU held.
 - Then **starting** until the first step; after a failed attempt, **recovering** until the next one.
   Of the time that ends with an attempt's first step, that step's own ``step_time_s`` is training.
-- From step to step: **training**, or **redone** when the step had been reached before. Time after the last
+- From step to step: **training**, **redone** when the step had been reached before, or **skipped** when the loss scale
+  was too high for it: such a step trains nothing, and is no step, no tokens and no throughput. Time after the last
   step completed none, so it is never training: it goes to what ended it, a fault (**recovering**, so a hang
   does not look like work) or a stop (**stopping**).
 - A checkpoint's ``stall_s`` is **checkpoint**. It is taken from the time since the last step and, because
@@ -68,6 +69,7 @@ __all__ = ["Bill", "Bucket", "Meter"]
 
 US_PER_S = 1_000_000
 STEPPING = (Bucket.TRAINING, Bucket.REDONE)
+_STEPS = (*STEPPING, Bucket.SKIPPED)  # from which a checkpoint's stall may have to be taken
 
 
 @dataclass
@@ -95,9 +97,10 @@ class Meter:
     _warming: bool = True
     _highest_step: int = 0
     _new_steps: int = 0
+    _skipped_steps: int = 0
     _loss: float | None = None
     _steady: _SteadyUs = field(default_factory=_SteadyUs)
-    _claimable_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(STEPPING, 0))
+    _claimable_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(_STEPS, 0))
     _claimable_steady_us: int = 0
     _surplus_us: int = 0  # that steps of this attempt were counted longer than they took
 
@@ -132,6 +135,7 @@ class Meter:
             restarts=max(0, self._attempts - 1),
             steady=Steady(self._steady.steps, self._steady.us / US_PER_S, self._steady.gpu_us / US_PER_S),
             final_loss=self._loss,
+            skipped_steps=self._skipped_steps,
         )
 
     @property
@@ -149,7 +153,7 @@ class Meter:
 
     def redoes(self, step: int) -> bool:
         """Whether a step that is done now had been reached before."""
-        return step <= self._highest_step and self._new_steps > 0
+        return step <= self._highest_step and self._new_steps + self._skipped_steps > 0
 
     def _ahead_us(self, now_elapsed_s: float | None) -> int:
         if now_elapsed_s is None or self._ended:
@@ -203,7 +207,7 @@ class Meter:
     def _step(self, event: StepDone) -> None:
         interval_us, own_us = self._open_us, _us(event.step_time_s)
         redone = self.redoes(event.step)
-        kind = Bucket.REDONE if redone else Bucket.TRAINING
+        kind = Bucket.REDONE if redone else Bucket.SKIPPED if event.skipped else Bucket.TRAINING
         first = self.bucket not in STEPPING
         counted_us = min(own_us, interval_us) if first else interval_us
         self._add(self.bucket, interval_us - counted_us)
@@ -213,7 +217,9 @@ class Meter:
         self._surplus_us += counted_us - own_us
         # Steps that one poll saw together with the first have no time of their own in the journal.
         self._warming = first or (self._warming and 2 * interval_us < own_us)
-        if not redone:
+        if kind is Bucket.SKIPPED:
+            self._skipped_steps += 1
+        elif not redone:
             self._new_steps += 1
             if not self._warming:
                 self._steady.steps += 1
@@ -221,7 +227,7 @@ class Meter:
                 self._steady.gpu_us += counted_us * self._gpus
                 self._claimable_steady_us += counted_us
         self._highest_step = max(self._highest_step, event.step)
-        if event.loss is not None:
+        if event.loss is not None and not event.skipped:
             self._loss = event.loss
         if self.bucket is not Bucket.STOPPING:
             self.bucket = Bucket.REDONE if event.step < self._highest_step else Bucket.TRAINING
@@ -230,7 +236,7 @@ class Meter:
         taken_us = min(stall_us, self._open_us)
         self._open_us -= taken_us
         self._add(Bucket.CHECKPOINT, taken_us)
-        for kind in STEPPING:
+        for kind in _STEPS:
             more_us = min(stall_us - taken_us, self._claimable_us[kind])
             self._add(kind, -more_us)
             self._add(Bucket.CHECKPOINT, more_us)
@@ -244,7 +250,7 @@ class Meter:
                 self._claimable_steady_us -= steady_us
         left_us = max(0, self._surplus_us)
         self._claimable_steady_us = min(self._claimable_steady_us, left_us)
-        for kind in STEPPING:
+        for kind in _STEPS:
             self._claimable_us[kind] = min(self._claimable_us[kind], left_us)
             left_us -= self._claimable_us[kind]
 
@@ -275,7 +281,7 @@ class Meter:
         self._begin(bucket)
 
     def _forget_claims(self) -> None:
-        self._claimable_us = dict.fromkeys(STEPPING, 0)
+        self._claimable_us = dict.fromkeys(_STEPS, 0)
         self._claimable_steady_us = self._surplus_us = 0
 
     def _close(self, unfinished: Bucket = Bucket.RECOVERING) -> None:

@@ -37,6 +37,7 @@ def line_of(record: Record, before: Record | None) -> str:
         body["try"] = event.attempt
     body |= {"step": event.step, "s": event.step_time_s}
     body |= {name: value for name in _KNOWN if (value := getattr(event, name)) is not None}
+    body |= {"skipped": True} if event.skipped else {}
     return json.dumps(body, allow_nan=True, separators=(",", ":"))
 
 

@@ -140,7 +140,10 @@ class Story:
     def step_line(self, step: StepDone, bill: Bill) -> Line:
         """A step with the figures of the run so far."""
         of = f"/{self.total_steps}" if self.total_steps else ""
-        figures = [f"step {step.step}{of}", f"loss {number(step.loss)}"]
+        figures = [
+            f"step {step.step}{of}",
+            "skipped by the loss scale" if step.skipped else f"loss {number(step.loss)}",
+        ]
         figures += [f"{count(bill.tokens_per_s)} tokens/s"] if bill.tokens is not None else []
         figures += [f"{number(step.step_time_s, 3)} s/step", f"ETA {duration(self.eta_s(bill))}"]
         figures += [f"{hours(bill.gpu_hours)} {hours_name(self.unit)}", usd(bill.cost_usd)]

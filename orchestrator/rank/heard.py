@@ -75,6 +75,7 @@ _CHECKS: dict[str, Mapping[str, _Check]] = {
         "loss": _or_none(_is_number),
         "lr": _or_none(_is_number),
         "grad_norm": _or_none(_is_number),
+        "skipped": lambda value: value is None or isinstance(value, bool),
     },
     "memory": {"step": _is_count, "peak_bytes": _or_none(_is_count)},
     "error": {"fault": _or_none(_is_text)},

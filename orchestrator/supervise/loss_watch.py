@@ -39,7 +39,7 @@ class LossWatch:
 
     def observe(self, step: StepDone) -> LossRejected | None:
         """Take a step into account; its loss is accepted, unknown (None) or rejected."""
-        if step.loss is None or step.attempt == self._rejected_attempt:
+        if step.loss is None or step.skipped or step.attempt == self._rejected_attempt:
             return None
         self.rewind(step.step - 1)  # a step that is done again replaces what it was
         reason = self._reason_against(step.loss)

@@ -23,7 +23,16 @@ from orchestrator.rank.launch.process import AgentEnd
 from orchestrator.rank.stacks import GROUPS_MARK
 from tests.fuzz.inputs import bounded, damaged, fuzzed, nearly, rough
 
-STEP = {"step": 3, "loss": 2.0, "lr": 0.1, "grad_norm": 1.0, "step_time_s": 0.5, "own_s": 0.4, "tokens": None}
+STEP = {
+    "step": 3,
+    "loss": 2.0,
+    "lr": 0.1,
+    "grad_norm": 1.0,
+    "step_time_s": 0.5,
+    "own_s": 0.4,
+    "tokens": None,
+    "skipped": False,
+}
 SNAPSHOT = {"slot": 0, "files": [], "to": "/c/.attempts/x", "given_up": "", "attempt": 1, "save_latest": True}
 SAVED = {"edge": "end", "ok": True, "step": 3, "dir": "/c", "tag": "t", "seconds": 0.1}
 MESSAGES: list[dict[str, Any]] = [

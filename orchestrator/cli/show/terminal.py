@@ -198,10 +198,11 @@ class Terminal:
         total = self._story.total_steps
         unit = self._story.unit
         per_million = usd(bill.cost_usd_per_million_tokens)
+        skipped = f"  ({bill.skipped_steps} skipped by the loss scale)" if bill.skipped_steps else ""
         validation = [self._story.metrics[n] for n in VALIDATION_NAMES if n in self._story.metrics]
         return (
             {
-                "steps": f"{bill.step} of {total}" if total else str(bill.step),
+                "steps": (f"{bill.step} of {total}" if total else str(bill.step)) + skipped,
                 "tokens": count(bill.tokens),
                 "final loss": number(bill.final_loss),
                 "validation loss": number(validation[0] if validation else None),

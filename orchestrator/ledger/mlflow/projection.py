@@ -194,6 +194,7 @@ def bill_metrics(bill: Bill) -> dict[str, float | None]:
         "mean_tokens_per_s": bill.tokens_per_s,
         "mean_tokens_per_s_per_gpu": bill.tokens_per_s_per_gpu,
         "mean_mfu": bill.mfu,
+        "skipped_steps": bill.skipped_steps or None,
     } | {f"seconds_{bucket.value}": value for bucket, value in bill.seconds.items()}
 
 

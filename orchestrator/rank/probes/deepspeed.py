@@ -9,7 +9,8 @@ Messages, beside the heartbeats of the link (all carry `kind`, `rank` and `time`
 
 - `phase`: `phase` is import, initialize, first_step or exit; `edge` is begin or end; `seconds` at the end
 - `step`: `step` counts completed global steps; `loss` (mean over the micro-batches, unscaled), `lr`
-  (that the step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown
+  (that the step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown. `skipped`: the loss
+  scale was too high, and the weights stay as they were
 - `memory`: `step`, and `peak_bytes` up to it, see :mod:`~orchestrator.rank.probes.peak_memory`; null where unknown
 - `save`, `load`: `edge`, `dir`, `tag`, `step`; at the end `seconds` and `ok`
 - `error`: `type`, `message`, `traceback_tail`, `step`
@@ -164,11 +165,11 @@ class Probes:
     def _around_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(engine: Any, *args: Any, **kwargs: Any) -> Any:
             self._snapshots.before_step(engine)
-            before, lr = engine.global_steps, _learning_rate(engine)
+            before, skipped, lr = engine.global_steps, _skipped_steps(engine), _learning_rate(engine)
             with self._own_time.pause():
                 result = original(engine, *args, **kwargs)
             if engine.global_steps != before:
-                self._guarded("step", self._step_done, engine, lr)
+                self._guarded("step", self._step_done, engine, lr, _skipped_steps(engine) != skipped)
             return result
 
         return step
@@ -176,14 +177,14 @@ class Probes:
     def _around_train_batch(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def train_batch(engine: Any, *args: Any, **kwargs: Any) -> Any:
             self._snapshots.before_step(engine)
-            before, lr = engine.global_steps, _learning_rate(engine)
+            before, skipped, lr = engine.global_steps, _skipped_steps(engine), _learning_rate(engine)
             with self._own_time.pause():
                 result = original(engine, *args, **kwargs)
             if engine.global_steps != before:
                 # The last stage has been through `backward`; all stages are told the mean in the end.
                 self._losses = [result.detach()] if hasattr(result, "detach") else []
                 self._loss_scale = 1.0
-                self._guarded("train_batch", self._step_done, engine, lr)
+                self._guarded("train_batch", self._step_done, engine, lr, _skipped_steps(engine) != skipped)
             return result
 
         return train_batch
@@ -192,7 +193,7 @@ class Probes:
         """Whether this engine's steps are reported. A script may train several, or make a new one."""
         return self._engine is None or self._engine() in (None, engine)
 
-    def _step_done(self, engine: Any, lr: float | None) -> None:
+    def _step_done(self, engine: Any, lr: float | None, skipped: bool) -> None:
         if not self._follows(engine):
             return
         if self._engine is None or self._engine() is None:
@@ -219,6 +220,7 @@ class Probes:
                     "grad_norm": grad_norm,
                     "step_time_s": step_time_s,
                     "own_s": own_s,
+                    "skipped": skipped,
                     "tokens": None,
                     "time": ended,
                 }
@@ -313,6 +315,11 @@ class _Stretch:
 def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     original = getattr(owner, name)
     setattr(owner, name, functools.wraps(original)(around(original)))
+
+
+def _skipped_steps(engine: Any) -> int:
+    """Steps in which DeepSpeed found an overflow and left the weights as they were, to lower the loss scale."""
+    return int(getattr(engine, "skipped_steps", 0))
 
 
 def _learning_rate(engine: Any) -> float | None:
