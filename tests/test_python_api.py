@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,34 @@ def test_what_is_wrong_is_one_line_that_names_the_key(words: list[str], said: st
 def test_a_plan_is_that_of_the_command_line() -> None:
     plan = orc.make_plan(orc.compose("job=llama3_8b", "cluster=dgx_h100", "cluster.nodes=4"))
     assert (plan.layout.ranks, plan.cluster, plan.prediction.cost_usd is not None) == (32, "dgx_h100", True)
+
+
+class Driver:
+    """A process that ends when the test says so."""
+
+    pid = 4_000_000
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+
+def test_what_an_earlier_driver_said_last_is_not_the_end_of_the_next(tmp_path: Path) -> None:
+    night = shutil.copytree(Path(__file__).with_name("kept") / "0.1.0" / "night", tmp_path / "night")
+    assert (orc.open_run(night).state, len(orc.open_run(night).incidents)) == ("finished", 1)
+    assert orc.open_run(night).checkpoints == [4, 8]
+    lines = (night / "journal.jsonl").read_text().splitlines(keepends=True)
+    driver = Driver()
+    again = orc.Run(night, driver, before=len(lines) - 1)  # type: ignore[arg-type]
+    assert again.state == "recovering"
+    with pytest.raises(TimeoutError, match=r"it goes on after 0 s \(recovering\)"):
+        again.wait(0)
+    driver.code = 1
+    assert (again.state, again.wait(), orc.open_run(night).state) == (LOST, LOST, "finished")
+    with pytest.raises(orc.RunDirectoryError, match=r"its driver was lost, see driver\.log there; resume takes it up"):
+        again.result()
 
 
 @pytest.mark.real

@@ -24,7 +24,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import ConfigError, OrchestratorError, RunDirectoryError, TrainingFailed
 from orchestrator.events import Record, RunEnded, Status
-from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.journal import Tail
 from orchestrator.ledger.run_directory import check_run_name, find_run, holder, new_run_name
@@ -40,10 +40,12 @@ _POLL_S = 0.2
 class Run:
     """One run, by its directory. Every property is read anew from the journal."""
 
-    def __init__(self, path: Path, driver: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, path: Path, driver: subprocess.Popen[bytes] | None = None, before: int = -1) -> None:
+        """``before`` is the last record of an earlier driver: an end up to there is not that of ``driver``."""
         self.path = path
         self._driver = driver
         self._fold = JournalFold(path)
+        self._before = before
 
     def __repr__(self) -> str:
         return f"<Run {self.name} {self.state}>"
@@ -57,10 +59,8 @@ class Run:
     def state(self) -> str:
         """What its time goes to (a :class:`~orchestrator.ledger.bill.Bucket`), how it ended (a
         :class:`~orchestrator.events.Status`), or ``lost`` where its driver is gone without a last word."""
-        ended = self._ended()
-        if ended is not None:
-            return ended.status.value
-        return self._fold.folded.meter.bucket.value if self._lives() else LOST
+        lives, ended = self._lives(), self._ended()  # in this order: a driver that is gone has written its last word
+        return ended.status.value if ended is not None else self._bucket() if lives else LOST
 
     @property
     def bill(self) -> Bill:
@@ -124,9 +124,14 @@ class Run:
             raise TrainingFailed(f"{self.name} {ended.status}: {ended.reason}")
         return self.bill
 
+    def _bucket(self) -> str:
+        last, meter = self._fold.folded.last, self._fold.folded.meter
+        taken_up = last is not None and isinstance(last.event, RunEnded)
+        return (Bucket.RECOVERING if taken_up else meter.bucket).value
+
     def _ended(self) -> RunEnded | None:
         last = self._fold.catch_up().last
-        return last.event if last is not None and isinstance(last.event, RunEnded) else None
+        return last.event if last is not None and isinstance(last.event, RunEnded) and last.seq > self._before else None
 
     def _lives(self) -> bool:
         """Our own driver lives until it has told MLflow too; of another one its lock is known."""
@@ -158,13 +163,14 @@ def start(config: Config, trust: bool = False) -> Run:
     name = config.run_name or new_run_name(config.job.name)
     check_run_name(name)
     container["run_name"] = name
-    return _begun({"config": container, "trust": trust, "secrets": known()})
+    return _begun({"config": container, "trust": trust, "secrets": known()}, before=-1)
 
 
 def resume(run: Run | str | Path, run_root: str = "runs", trust: bool = False) -> Run:
     """Take up a run whose driver was lost, or that was stopped. Raises as :func:`start` does."""
     path = run.path if isinstance(run, Run) else find_run(str(run), run_root, trust)
-    return _begun({"resume": str(path), "trust": trust, "secrets": known()})
+    last = JournalFold(path).catch_up().last
+    return _begun({"resume": str(path), "trust": trust, "secrets": known()}, -1 if last is None else last.seq)
 
 
 def open_run(run: str | Path, run_root: str = "runs", trust: bool = False) -> Run:
@@ -182,7 +188,7 @@ def run(config: Config, trust: bool = False) -> Run:
     return started
 
 
-def _begun(told: dict[str, Any]) -> Run:
+def _begun(told: dict[str, Any], before: int) -> Run:
     """In a session of its own, so that the terminal's Ctrl-C is not the run's; what it is told may hold secrets, and
     goes by its standard input."""
     ours, its = os.pipe()
@@ -212,7 +218,7 @@ def _begun(told: dict[str, Any]) -> Run:
         driver.wait()
         kind = getattr(errors, answer["error"], OrchestratorError)
         raise kind(answer["message"])
-    return Run(Path(answer["path"]), driver)
+    return Run(Path(answer["path"]), driver, before)
 
 
 def _answer(answers: IO[bytes]) -> dict[str, Any] | None:
