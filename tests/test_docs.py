@@ -109,3 +109,19 @@ def test_the_reference_takes_meanings_from_comments_and_docstrings(
         "| `s.named` | true or false | `false` | what the docstring says of it, whole. |",
         "| `s.bare` | number | `2.0` |  |",
     ]
+
+
+def test_the_summary_of_the_benchmarks_says_what_their_sections_say() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| \[([^\]]+)\]\(#[^)]+\) \| (.+) \|$", page, re.MULTILINE)
+    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", page, re.MULTILINE))
+    assert [title for title, _ in rows] == list(sections)
+    for title, told in rows:
+        missing = [figure for figure in re.findall(r"\d[\d.,]*\d|\d", told) if figure not in sections[title]]
+        assert not missing, f"{title}: the summary at the top says {missing}, its section does not"
+
+
+def test_a_word_is_explained_once() -> None:
+    table = (ROOT / "docs" / "concepts.md").read_text().partition("\n## ")[0]
+    words = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    assert sorted(words) == sorted(set(words))
