@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from infra import generate_reference
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATOR = ROOT / "infra" / "generate_configuration_reference.py"
@@ -82,6 +84,12 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
 
 def test_the_configuration_reference_is_what_the_schema_and_conf_say(generator: ModuleType) -> None:
     assert generator.TARGET.read_text() == generator.generate(), "docs/configuration.md is stale: run make docs"
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    page = generate_reference.generate()
+    assert generate_reference.TARGET.read_text() == page, "docs/reference.md is stale: run make docs"
+    assert [line for line in page.splitlines() if len(line) > 110 and not line.startswith("|")] == []
 
 
 def test_the_reference_takes_meanings_from_comments_and_docstrings(
