@@ -55,8 +55,9 @@ test-real: $(VENV)/.installed-dev  ## the tests with real ranks, clusters and se
 keys: $(VENV)/.installed  ## generate the list of DeepSpeed's keys again (after an upgrade of DeepSpeed)
 	$(BIN)/python infra/generate_deepspeed_keys.py
 
-docs: $(VENV)/.installed  ## generate docs/configuration.md again (after a change of the schema or of conf/)
-	$(BIN)/python infra/generate_configuration_reference.py
+docs: $(VENV)/.installed  ## generate docs/configuration.md and docs/reference.md again (after a change of the schema, of conf/, or of what is written as JSON)
+	$(BIN)/python -m infra.generate_configuration_reference
+	$(BIN)/python -m infra.generate_reference
 
 golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q

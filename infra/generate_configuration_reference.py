@@ -1,6 +1,6 @@
 """Write docs/configuration.md: every group, key and option of the configuration.
 
-    python infra/generate_configuration_reference.py
+    python -m infra.generate_configuration_reference
 
 Types and defaults are the schema's. What a key means is taken from its comment in orchestrator/config/schema.py,
 on the line or right above it; without one, from the sentences of its class's docstring that name it in
@@ -10,14 +10,9 @@ at the head of its file, or else in its `description`, `node_type`, `name` or `s
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import io
 import re
 import sys
-import tokenize
-import types
 import typing
 from enum import Enum
 from pathlib import Path
@@ -26,14 +21,13 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
+from infra.field_docs import comments_of, prose, sentences, split_docstring, table, without_none
 from orchestrator.config import schema as schema
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "configuration.md"
 CONF = ROOT / "conf"
 
-# After "e.g." and "i.e." the sentence goes on.
-SENTENCE_END = re.compile(r"(?<=\.)(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`])")
 INTRODUCTION = """\
 # Configuration
 
@@ -50,58 +44,6 @@ wins over the default shown here, and the command line over both."""
 
 
 # --- what the schema says -----------------------------------------------------------------------
-
-
-def key_comments() -> dict[tuple[str, str], str]:
-    """(class, field) -> the comment on the field's line, or on lines of their own right above it."""
-    source = inspect.getsource(schema)
-    comments, own_line = {}, set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            line, column = token.start
-            comments[line] = token.string.lstrip("#: ")
-            if not token.line[:column].strip():
-                own_line.add(line)
-    found = {}
-    for node in ast.parse(source).body:
-        for item in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                assert isinstance(node, ast.ClassDef)
-                above = item.lineno
-                while above - 1 in own_line:
-                    above -= 1
-                lines = [*range(above, item.lineno), item.end_lineno or item.lineno]
-                found[node.name, item.target.id] = " ".join(comments[line] for line in lines if line in comments)
-    return found
-
-
-def sentences(text: str | None) -> list[str]:
-    return SENTENCE_END.split(" ".join((text or "").split())) if text else []
-
-
-def split_docstring(owner: type) -> tuple[str, dict[str, str]]:
-    """What a class's docstring says of the whole, and of each key that it names."""
-    names = {field.name for field in dataclasses.fields(owner)}
-    whole, by_key = [], {}
-    for sentence in sentences(owner.__doc__):
-        named = names & set(re.findall(r"``(\w+)``", sentence))
-        for name in named:
-            by_key[name] = f"{by_key[name]} {sentence}" if name in by_key else sentence
-        if not named:
-            whole.append(sentence)
-    return prose(" ".join(whole)), {name: prose(text) for name, text in by_key.items()}
-
-
-def prose(text: str) -> str:
-    """Docstring text as Markdown."""
-    return text.replace("``", "`")
-
-
-def without_none(annotation: Any) -> tuple[Any, bool]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        parts = [part for part in typing.get_args(annotation) if part is not types.NoneType]
-        return parts[0], len(parts) < len(typing.get_args(annotation))
-    return annotation, False
 
 
 def is_section(annotation: Any) -> bool:
@@ -191,15 +133,8 @@ def options_table(group: str) -> list[str]:
 # --- the page -----------------------------------------------------------------------------------
 
 
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return [line(head), "|" + "---|" * len(head), *map(line, rows), ""]
-
-
 def keys_table(owner: Any, prefix: str) -> list[str]:
-    comments, said = key_comments(), split_docstring(owner)[1]
+    comments, said = comments_of(schema), split_docstring(owner)[1]
     hints = typing.get_type_hints(owner)
     rows = []
     for field in dataclasses.fields(owner):

@@ -414,10 +414,10 @@ class Record:
     ``seq`` counts from 0 without gaps. ``elapsed_s`` never decreases.
     """
 
-    seq: int
-    elapsed_s: float
-    time_unix_s: float
-    event: Event
+    seq: int  # place in the journal, from 0 without gaps
+    elapsed_s: float  # the run's own clock, which never goes back: since the run began
+    time_unix_s: float  # wall clock, which somebody may set
+    event: Event  # `type`, its name, and its fields beside it
 
     def to_json(self) -> str:
         """One line of JSON without newline."""

@@ -59,7 +59,8 @@ def story(run: RunStarted, step_s: float, loss: float, status: Status | None) ->
 
 def record_run(directory: Path, uri: str, run: RunStarted, began_s: float, *how: object) -> Bill:
     """What the sink does, without its process."""
-    from orchestrator.ledger.mlflow.client import MlflowRun, Tracking
+    from orchestrator.ledger.mlflow.client import MlflowRun
+    from orchestrator.ledger.mlflow.tracking_file import Tracking
 
     run_dir = directory / run.run
     run_dir.mkdir()

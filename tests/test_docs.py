@@ -10,8 +10,10 @@ from urllib.parse import unquote
 
 import pytest
 
+from infra import generate_reference
+
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 GENERATOR = ROOT / "infra" / "generate_configuration_reference.py"
 
 FENCED = re.compile(r"^(`{3,}|~{3,}).*?^\1", re.DOTALL | re.MULTILINE)
@@ -84,6 +86,12 @@ def test_the_configuration_reference_is_what_the_schema_and_conf_say(generator: 
     assert generator.TARGET.read_text() == generator.generate(), "docs/configuration.md is stale: run make docs"
 
 
+def test_the_reference_is_what_the_code_says() -> None:
+    page = generate_reference.generate()
+    assert generate_reference.TARGET.read_text() == page, "docs/reference.md is stale: run make docs"
+    assert [line for line in page.splitlines() if len(line) > 110 and not line.startswith("|")] == []
+
+
 def test_the_reference_takes_meanings_from_comments_and_docstrings(
     generator: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -109,3 +117,19 @@ def test_the_reference_takes_meanings_from_comments_and_docstrings(
         "| `s.named` | true or false | `false` | what the docstring says of it, whole. |",
         "| `s.bare` | number | `2.0` |  |",
     ]
+
+
+def test_the_summary_of_the_benchmarks_says_what_their_sections_say() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| \[([^\]]+)\]\(#[^)]+\) \| (.+) \|$", page, re.MULTILINE)
+    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", page, re.MULTILINE))
+    assert [title for title, _ in rows] == list(sections)
+    for title, told in rows:
+        missing = [figure for figure in re.findall(r"\d[\d.,]*\d|\d", told) if figure not in sections[title]]
+        assert not missing, f"{title}: the summary at the top says {missing}, its section does not"
+
+
+def test_a_word_is_explained_once() -> None:
+    table = (ROOT / "docs" / "concepts.md").read_text().partition("\n## ")[0]
+    words = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+    assert sorted(words) == sorted(set(words))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 
@@ -34,6 +34,19 @@ class Offer:
     key: ZygoteKey
     ready: bool
     difference: tuple[str, ...] = ()
+
+
+class ZygoteReport(TypedDict):
+    """One warm zygote, as those are told who look at the cluster."""
+
+    pid: int  # of its process
+    state: str  # `importing`, `ready` or `in use`
+    launchers: int  # agents that are connected to it
+    ranks: int  # forked from it and alive
+    runs: int  # that it has served
+    idle_s: float  # since it was used; 0 while it is
+    rss_bytes: int  # of its process in memory; 0 where it has just ended
+    environment: dict[str, str]  # variables that were set when it imported, and that a run must share
 
 
 @dataclass
@@ -100,8 +113,8 @@ class NodeZygotes:
                 return [*problems, f"process {importing[0]} still imports after {timeout_s:g} s"]
             time.sleep(0.05)
 
-    def report(self) -> list[dict[str, Any]]:
-        """One entry per zygote: pid, state, launchers connected, ranks, runs served, idle seconds, resident bytes."""
+    def report(self) -> list[ZygoteReport]:
+        """One entry per zygote."""
         with self._lock:
             self._drop_dead()
             return [self._describe(held) for held in self._held]
@@ -124,7 +137,7 @@ class NodeZygotes:
         self._held.append(_Held(launcher, address, time.monotonic()))
         return self._held[-1]
 
-    def _describe(self, held: _Held) -> dict[str, Any]:
+    def _describe(self, held: _Held) -> ZygoteReport:
         launchers, ranks = self._usage(held)
         rss_bytes = 0
         with contextlib.suppress(psutil.Error):

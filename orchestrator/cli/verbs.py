@@ -88,7 +88,8 @@ def _asks_what_to_train(composed: DictConfig) -> bool:
 
 
 def _plan_budget(composed: DictConfig, own: argparse.Namespace, words: Sequence[str]) -> int:
-    from orchestrator.cli.show.budget import answer_json, show_answer
+    from orchestrator.cli.show.budget import show_answer
+    from orchestrator.cli.show.budget_json import answer_json
     from orchestrator.planner.budget import answer
 
     found = answer(composed, words)

@@ -22,6 +22,11 @@ DESCRIPTIONS = {
     "orchestrator_cost_usd": "Dollars spent so far",
     "orchestrator_restarts": "Attempts after the first one",
 }
+# What every gauge is tagged with. On a cluster of several machines everybody reads them, so that names are left out.
+LABELS = {
+    "run": "Name of the run; its number where `metrics.names` is not true and the cluster is of several machines",
+    "cluster": "Name of the cluster, empty where the run is told by its number",
+}
 
 
 class Gauges:
@@ -30,7 +35,7 @@ class Gauges:
     def __init__(self, run: str, cluster: str, gauge: Callable[..., Any] | None = None) -> None:
         self._tags = {"run": run, "cluster": cluster}
         self._gauges = {
-            name: (gauge or _ray_gauge())(name, description=text, tag_keys=("run", "cluster"))
+            name: (gauge or _ray_gauge())(name, description=text, tag_keys=tuple(LABELS))
             for name, text in DESCRIPTIONS.items()
         }
         self._shown: dict[str, float] = {}

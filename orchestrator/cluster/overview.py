@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 
 from orchestrator.agent.agent import AGENT
+from orchestrator.agent.zygote_pool import ZygoteReport
 from orchestrator.cluster import placement
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.cluster.warm import keeper
@@ -19,16 +19,16 @@ _ANSWER_TIMEOUT_S = 5.0
 
 @dataclass
 class Node:
-    """One node. ``zygotes`` is None where no keeper runs; entries as :meth:`NodeZygotes.report` gives them."""
+    """One node, as Ray and its keeper tell."""
 
-    node_id: str
-    host: str
-    address: str
-    cpus: float
-    gpus: float
-    held_cpus: float = 0.0
-    held_gpus: float = 0.0
-    zygotes: list[dict[str, Any]] | None = None
+    node_id: str  # Ray's
+    host: str  # its name
+    address: str  # in the cluster's network
+    cpus: float  # that Ray may give away
+    gpus: float  # that Ray may give away
+    held_cpus: float = 0.0  # by all that has asked Ray for them
+    held_gpus: float = 0.0  # by all that has asked Ray for them
+    zygotes: list[ZygoteReport] | None = None  # that are kept warm there; null where no keeper runs
 
 
 @dataclass

@@ -65,7 +65,7 @@ class PriceConfig:
 @dataclass
 class GpuConfig:
     """One accelerator. Rates are dense peaks in FLOP/s by precision; bandwidths are one direction.
-    ``matmul_efficiency`` is fitted to published training runs, see ``docs/planner.md``."""
+    ``matmul_efficiency`` is fitted to published training runs, see ``docs/planner_model.md``."""
 
     name: str = MISSING  # as printed
     device: Device = Device.cuda
@@ -253,7 +253,7 @@ class SnapshotConfig:
 @dataclass
 class PlannerConfig:
     """Constants of the step-time and memory model, each with a meaning, fitted to published training runs by
-    ``tests/benchmarks/planner_fit.py``. See ``docs/planner.md``."""
+    ``tests/benchmarks/planner_fit.py``. See ``docs/planner_model.md``."""
 
     fitted: str = MISSING  # when, and to what
     # mean of |predicted / measured - 1| of step times over tables of published runs, each left out of the fit
@@ -345,7 +345,7 @@ class Config:
     calibration: str | None = None  # file that `calibrate` wrote; null is calibration.yaml in run_root, if it is there
     budget_usd: float | None = None  # 'plan' then answers what can be trained for so much
     deadline_days: float | None = None  # 'plan' then answers what can be trained in that time
-    run_name: str | None = None  # null is job, time and four random characters
+    run_name: str | None = None  # null is job, time and eight random characters
     run_group_reads: bool = False  # a new run directory is 0750 instead of 0700: its group may read what is in it
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path
     # who pays, in run_root/spend/RUN.json, which the group of run_root may read; null is the user who starts the run

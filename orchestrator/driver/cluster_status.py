@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 from orchestrator import papers
 from orchestrator.cluster.warm.record import KeptCluster
@@ -17,6 +17,7 @@ from orchestrator.ledger.run_directory import holder
 from orchestrator.trust import whose
 
 if TYPE_CHECKING:
+    from orchestrator.cluster.overview import LiveRun, Node
     from orchestrator.cluster.session import Session
 
 LOST = "lost"
@@ -24,14 +25,45 @@ ENDED = frozenset([LOST, *Status])
 _FIRST_LINE_BYTES = 1 << 20
 
 
-def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> dict[str, Any]:
+class RunSeen(TypedDict):
+    """A run of the cluster. What holds nodes is told by its agent, all else by its journal in ``run_root``."""
+
+    name: str  # of the run
+    nodes: NotRequired[int]  # that it holds; left out where it holds none
+    ranks: int  # of the whole run, which are its GPUs
+    unit: str  # what an hour is counted of: `GPU` or `CPU core`
+    since_unix_s: float  # when it began, or took its nodes
+    held_s: float  # for how long, which is paid
+    # `running` while it holds nodes; `lost` where its driver is gone; how it ended; else what it spends its time on
+    status: str
+    step: int  # the last one that is done
+    cost_usd: float  # so far
+    run_dir: str  # its directory
+
+
+class ClusterSeen(TypedDict):
+    """A look at a cluster: what ``status --json`` prints."""
+
+    address: str  # of its Ray
+    dashboard_url: str | None  # of Ray's dashboard; null where it has none
+    kept: bool  # whether `up` keeps it, from this machine
+    started_by_up: bool  # whether `up` started it, so that `down` ends it
+    since_unix_s: float | None  # when `up` took it; null where it is not kept
+    idle_timeout_s: float | None  # after which a zygote ends that nobody uses; null where it is not kept
+    nodes: list[Annotated[dict[str, Any], Node]]  # by host and address
+    runs: list[RunSeen]  # that go on
+    ended_runs: list[RunSeen]  # since it is kept, oldest first
+    cost_usd: float  # of all these runs
+
+
+def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> ClusterSeen:
     """The cluster as JSON values; ``ray`` is initialised. Runs that ended, or hold nothing at this moment, are those
     with a journal in ``run_root``."""
     from orchestrator.cluster import overview
 
     kept_here = cluster if cluster is not None and cluster.address == session.address else None
     seen, now_s = overview.look(), time.time()
-    runs = [_live(dataclasses.asdict(run), now_s) for run in seen.runs]
+    runs = [live(run, now_s) for run in seen.runs]
     since_s = kept_here.since_unix_s if kept_here else 0.0
     others = other_runs(Path(run_root), session.address, since_s, {run["name"] for run in runs})
     runs += [run for run in others if run["status"] not in ENDED]
@@ -50,7 +82,7 @@ def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> dic
     }
 
 
-def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[dict[str, Any]]:
+def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[RunSeen]:
     """What the journals below ``run_root`` say of runs on a cluster since a moment but for the ``live`` ones, oldest
     first. Of a finished one nothing is read but its first line and its fold, however long it was."""
     found = []
@@ -69,7 +101,7 @@ def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> 
         except (JournalError, OSError):
             continue
         found.append(told)
-    return sorted(found, key=lambda run: float(run["since_unix_s"]))
+    return sorted(found, key=lambda run: run["since_unix_s"])
 
 
 def _first(path: Path) -> Record | None:
@@ -83,7 +115,7 @@ def _first(path: Path) -> Record | None:
     return first if first is not None and isinstance(first.event, RunStarted) else None
 
 
-def _told(run_dir: Path, folded: Folded) -> dict[str, Any]:
+def _told(run_dir: Path, folded: Folded) -> RunSeen:
     """A run by its journal. One whose last record is not its end waits or starts while a driver holds its directory,
     and has lost its driver where none does."""
     run, started, last = folded.run, folded.started, folded.last
@@ -108,8 +140,18 @@ def _told(run_dir: Path, folded: Folded) -> dict[str, Any]:
     }
 
 
-def _live(run: dict[str, Any], now_s: float) -> dict[str, Any]:
+def live(run: LiveRun, now_s: float) -> RunSeen:
     """Nodes are paid for from the moment they are held."""
-    held_s = max(0.0, now_s - run["since_unix_s"])
-    cost_usd = held_s / 3600 * run["ranks"] * run.pop("usd_per_gpu_hour")
-    return {**run, "status": "running", "held_s": held_s, "cost_usd": cost_usd}
+    held_s = max(0.0, now_s - run.since_unix_s)
+    return {
+        "name": run.name,
+        "nodes": run.nodes,
+        "ranks": run.ranks,
+        "unit": run.unit,
+        "since_unix_s": run.since_unix_s,
+        "step": run.step,
+        "run_dir": run.run_dir,
+        "status": "running",
+        "held_s": held_s,
+        "cost_usd": held_s / 3600 * run.ranks * run.usd_per_gpu_hour,
+    }

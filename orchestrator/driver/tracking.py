@@ -17,7 +17,9 @@ from orchestrator.config import load
 from orchestrator.config.schema import Config
 from orchestrator.driver.observer import Progress
 from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.ledger.mlflow.names import START_ARTIFACTS
 from orchestrator.ledger.mlflow.sink_process import SinkKeeper, pass_on
+from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking
 from orchestrator.ledger.run_directory import RunDirectory, number_of_run
 from orchestrator.plan.plan import Plan, plan_json
@@ -55,19 +57,16 @@ def write_papers(config: Config, plan: Plan, plan_text: str, name: str, director
     }
     versions = {f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k}
     layout = {f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()}
-    directory.write_json(
-        "tracking.json",
-        {
-            "uri": absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere
-            "experiment": config.tracking.experiment,
-            "run_name": name,
-            "flush_s": config.tracking.flush_s,
-            "params": {**load.flatten(hidden), **layout, **versions},
-            "tags": {key: redact(value) for key, value in tags.items() if value},
-            "artifacts": ["config.yaml", "plan.json", "plan.txt", "deepspeed.json"],
-        },
-        mode=0o600,
+    tracking = Tracking(
+        uri=absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere
+        experiment=config.tracking.experiment,
+        run_name=name,
+        flush_s=config.tracking.flush_s,
+        params={**load.flatten(hidden), **layout, **versions},
+        tags={key: redact(value) for key, value in tags.items() if value},
+        artifacts=list(START_ARTIFACTS),
     )
+    directory.write_json("tracking.json", dataclasses.asdict(tracking), mode=0o600)
 
 
 def tracking_problem(config: Config) -> str | None:

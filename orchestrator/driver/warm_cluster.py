@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -17,7 +17,7 @@ from orchestrator.cluster import ray_env, tls
 from orchestrator.cluster.warm import head, record
 from orchestrator.cluster.warm.record import KeptCluster
 from orchestrator.config.schema import Config
-from orchestrator.driver.cluster_status import seen_by
+from orchestrator.driver.cluster_status import ClusterSeen, seen_by
 from orchestrator.driver.observer import Progress
 from orchestrator.driver.preflight import LOCAL, asked_address, plan_of, reachable_address
 from orchestrator.errors import EXIT_TERMINATED, ClusterError, ClusterUnreachable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 180.0
 
 
-def up(config: Config, progress: Progress) -> tuple[KeptCluster, dict[str, Any]]:
+def up(config: Config, progress: Progress) -> tuple[KeptCluster, ClusterSeen]:
     """Start Ray on this machine, or join the one at ``ray_address``, and warm a zygote on every node.
 
     What is up already is found and completed: nodes that joined since get their zygotes. Returns the cluster as it is
@@ -60,7 +60,7 @@ def up(config: Config, progress: Progress) -> tuple[KeptCluster, dict[str, Any]]
     return cluster, seen
 
 
-def status(config: Config) -> dict[str, Any]:
+def status(config: Config) -> ClusterSeen:
     """Nodes, zygotes, runs and what they cost so far. Raises :class:`ClusterError` when nothing is up."""
     cluster = record.find()
     address = asked_address(config) or (cluster.address if cluster and cluster.answers() else None)

@@ -26,32 +26,30 @@ Kind = Fault | Trouble
 
 @dataclass(frozen=True)
 class Incident:
-    """One fault: ``fault`` is a value of :class:`Fault` or :class:`Trouble`. None is unknown, or not yet.
+    """One fault: what broke, what was done about it, and what that took. The costs of a run's incidents add up to
+    what the meter counted as recovering and redone."""
 
-    ``at_elapsed_s`` (the run's clock) and ``time_unix_s`` are when it was noticed, ``detected_after_s`` after it
-    struck. ``recovered_after_s`` reaches from then to the next attempt's first step; for a disk, to when the node
-    could write again. ``gpu_hours``, in the run's own unit, and ``cost_usd`` are the recovery and the steps redone.
-    ``action`` and ``reason`` are what was decided, ``done`` what came of it.
-    """
-
-    number: int
-    fault: str
-    what: str
-    node: str | None
-    gpu: str | None
-    rank: int | None
-    step: int
-    attempt: int
-    at_elapsed_s: float
-    time_unix_s: float
-    detected_after_s: float | None
+    number: int  # counts from 1, in the order of the journal
+    fault: str  # as of `RankLost`, or `checkpoint` (one cannot be loaded) or `write_blocked` (one cannot be written)
+    what: str  # what broke, in one line
+    node: str | None  # name of the node; null where none is to blame
+    gpu: str | None  # name of the GPU; null where no rank is to blame
+    rank: int | None  # number of the rank; null where none is to blame
+    step: int  # the last step done when it was noticed
+    attempt: int  # that it struck
+    at_elapsed_s: float  # when it was noticed, by the run's clock
+    time_unix_s: float  # the same by the wall clock
+    detected_after_s: float | None  # from the fault to its being noticed; null where nobody knows when it struck
+    # from the fault to the next attempt's first step; for a disk, to when the node could write again; null before
+    # that
     recovered_after_s: float | None
-    redone_steps: int
-    gpu_hours: float
-    cost_usd: float
+    redone_steps: int  # steps done again because of it
+    gpu_hours: float  # of the recovery and the redone steps, in the run's unit
+    cost_usd: float  # the same in dollars
+    # what the policy chose: `restart`, `replace`, `rewind` or `stop`; null where nothing had to be decided
     action: str | None
-    reason: str | None
-    done: str | None
+    reason: str | None  # why; null where nothing had to be decided
+    done: str | None  # what came of it; null before anything has
 
 
 @dataclass(eq=False)

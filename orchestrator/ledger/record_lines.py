@@ -19,6 +19,20 @@ from orchestrator import papers
 from orchestrator.events import Record, StepDone
 
 _TYPE = StepDone.__name__
+# What a step's short line may hold; all but the first four may be missing.
+STEP_LINE = {
+    "type": "`StepDone`",
+    "t": "`elapsed_s` of the record",
+    "step": "the step",
+    "s": "its `step_time_s`",
+    "seq": "of the record; left out where it is one more than that of the line above",
+    "at": "`time_unix_s` of the record; left out where it is as far from that of the line above as `t` is",
+    "try": "the `attempt`; left out where the line above is a step of the same one",
+    "loss": "left out where it is not known",
+    "lr": "left out where it is not known",
+    "grad_norm": "left out where it is not known",
+    "skipped": "true where the loss scale skipped the step; left out where it did not",
+}
 _KNOWN = ("loss", "lr", "grad_norm")
 
 

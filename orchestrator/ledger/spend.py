@@ -13,7 +13,7 @@ import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from orchestrator.config.schema import Config
 from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
@@ -27,20 +27,30 @@ FOLDER = "spend"
 _TURNS = (RunStarted, RunResumed, ResourcesGranted, ResourcesReleased, RunEnded)
 
 
+class Spend(TypedDict):
+    """What others are told of one run: the content of ``spend/RUN.json``."""
+
+    format: int  # of this file; it grows with a change that breaks readers
+    run: str  # name of the run
+    owner: str  # who pays: `owner`, else the user who started the run
+    project: str | None  # and for what; null where `project` is not set
+    cost_center: str | None  # whose budget it is; null where `cost_center` is not set
+    unit: str  # what an hour is counted of: `GPU` or `CPU core`
+    every_s: float  # how old the figures may be while the run goes on
+    state: str  # `waiting`, `running`, or how the run ended: `finished`, `failed` or `interrupted`
+    gpus_held: int  # at this moment
+    gpu_hours: float  # held so far, in the unit
+    cost_usd: float  # spent so far
+    updated_unix_s: float  # when this was written
+
+
 class SpendNote:
     """One run's. ``notice`` is told once where it cannot be written: nobody's training waits for it."""
 
     def __init__(self, config: Config, run: str, unit: str, notice: Callable[[str], None]) -> None:
         self.path = Path(config.run_root).resolve() / FOLDER / f"{run}.json"
-        self._about: dict[str, Any] = {
-            "format": FORMAT,
-            "run": run,
-            "owner": config.owner or user_name(),
-            "project": config.project,
-            "cost_center": config.cost_center,
-            "unit": unit,
-            "every_s": EVERY_S,
-        }
+        self._config, self._run, self._unit = config, run, unit
+        self._owner = config.owner or user_name()
         self._notice: Callable[[str], None] | None = notice
         self._state = "waiting"
         self._next_s = 0.0
@@ -59,8 +69,14 @@ class SpendNote:
             self._write(record, bill)
 
     def _write(self, record: Record, bill: Bill) -> None:
-        said = {
-            **self._about,
+        said: Spend = {
+            "format": FORMAT,
+            "run": self._run,
+            "owner": self._owner,
+            "project": self._config.project,
+            "cost_center": self._config.cost_center,
+            "unit": self._unit,
+            "every_s": EVERY_S,
             "state": self._state,
             "gpus_held": bill.gpus_held,
             "gpu_hours": bill.gpu_hours,

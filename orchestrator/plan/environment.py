@@ -16,8 +16,8 @@ _LOOPBACK = "lo"
 class Setting:
     """The value of one environment variable and where it comes from."""
 
-    value: str
-    source: str
+    value: str  # what the variable is set to
+    source: str  # where the value comes from, and what it replaces
 
 
 def interconnect_environment(fabric: FabricConfig, user: Mapping[str, str], nodes: int = 1) -> dict[str, Setting]:

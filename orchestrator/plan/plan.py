@@ -25,46 +25,50 @@ from orchestrator.redact import HIDDEN, is_secret, redact
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
 OFFLOAD_BUFFER_FACTOR = 1.5
+# What programs are told beside the fields, so that none of them has to add them up.
+DERIVED_MEMORY = ("total_bytes",)
+DERIVED_FORECAST = ("wall_hours", "goodput", "gpu_hours", "gpu_hours_low", "gpu_hours_high")
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of the model as configured; FLOPs are forward and backward, attention counted. ``active_parameters``
-    are those that one token passes: fewer than ``parameters`` where it is sent to some experts of many."""
+    """What is counted of the model as configured."""
 
-    name: str
-    parameters: int
-    active_parameters: int
-    training_flops_per_token: float
-    tokens_per_step: int
+    name: str  # as in `model.name`
+    parameters: int  # all of them
+    active_parameters: int  # those that one token passes: fewer than all where it is sent to some experts of many
+    training_flops_per_token: float  # forward and backward, attention counted
+    tokens_per_step: int  # of the global batch
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that launch needs and a person wants to know before paying."""
 
-    job: str
-    script: str
-    args: tuple[str, ...]
-    cwd: str
-    cluster: str
-    node_type: str
-    gpu_type: str
-    unit: str
-    device: str
-    product_names: tuple[str, ...]
-    gpu_memory_bytes: int
+    job: str  # name of the job
+    script: str  # absolute path of the script that every rank runs
+    args: tuple[str, ...]  # its arguments, one word each
+    cwd: str  # working directory of the ranks
+    cluster: str  # name of the cluster
+    node_type: str  # as the provider calls it
+    gpu_type: str  # name of the GPU, or of the processor
+    unit: str  # what an hour is counted of: `GPU` or `CPU core`
+    device: str  # `cuda` or `cpu`
+    product_names: tuple[str, ...]  # what a node's GPUs may call themselves; empty is not looked at
+    gpu_memory_bytes: int  # of one accelerator
+    # dense, a second, in the layout's precision; null where the peak is not on record
     peak_flops_per_gpu: float | None
-    fabric: str
-    layout: Layout
-    model: ModelFacts | None
-    memory: Memory | None
-    price: Price
-    prediction: Prediction
+    fabric: str  # name of the fabric
+    layout: Layout  # how the ranks share the work
+    model: ModelFacts | None  # the model as configured; null where the job has none, as a script of its own may
+    memory: Memory | None  # of the fullest rank, by part; null where there is no model, or nothing to predict it from
+    price: Price  # what the run is billed by
+    prediction: Prediction  # what the whole run will take
+    # what a rank's environment gets on top of its node's, by name; values of secrets are hidden
     environment: Mapping[str, Setting]
-    deepspeed: Mapping[str, Any]
-    corpus: tuple[str, ...]
-    facts: Mapping[str, str]
+    deepspeed: Mapping[str, Any]  # the DeepSpeed configuration of the run; values of secrets are hidden
+    corpus: tuple[str, ...]  # files of the data that every node must have
+    facts: Mapping[str, str]  # what all nodes must share, by name: interpreter, packages, hashes of script and data
 
     def command(self) -> str:
         """The command of every rank as one would type it."""
@@ -75,12 +79,11 @@ class Plan:
         body = dataclasses.asdict(self)
         body["command"] = self.command()
         if self.memory is not None:
-            body["memory"] = _in_bytes(body["memory"])
-            body["memory"]["total_bytes"] = self.memory.total_bytes
+            body["memory"] = {in_bytes(name): value for name, value in body["memory"].items()}
+            body["memory"] |= {name: getattr(self.memory, name) for name in DERIVED_MEMORY}
         run = self.prediction.forecast
         if run is not None:
-            derived = ("wall_hours", "goodput", "gpu_hours", "gpu_hours_low", "gpu_hours_high")
-            body["prediction"]["forecast"] |= {name: getattr(run, name) for name in derived}
+            body["prediction"]["forecast"] |= {name: getattr(run, name) for name in DERIVED_FORECAST}
             if math.isinf(run.hours_between_interruptions):  # which JSON has no word for
                 body["prediction"]["forecast"]["hours_between_interruptions"] = None
         return body
@@ -210,9 +213,9 @@ def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
         )
 
 
-def _in_bytes(parts: Mapping[str, int]) -> dict[str, int]:
-    """Every key with its unit."""
-    return {name if name.endswith("_bytes") else f"{name}_bytes": value for name, value in parts.items()}
+def in_bytes(name: str) -> str:
+    """The key of a part of the memory, with its unit."""
+    return name if name.endswith("_bytes") else f"{name}_bytes"
 
 
 def _gb(size_bytes: float) -> str:

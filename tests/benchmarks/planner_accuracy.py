@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument("--leave-one-table-out", action="store_true", help="fit to the other tables; takes minutes")
-    parser.add_argument("--write", action="store_true", help="docs/planner.md's tables and pictures; fits as well")
+    parser.add_argument("--write", action="store_true", help="the figures of docs/planner_validation.md; fits as well")
     own = parser.parse_args()
     try:
         rows, constants = read(own.rows), load_constants()

@@ -46,7 +46,7 @@ def precision_of(text: str) -> str:
 
 
 # Words of a row, the file of conf/gpu that is nearest, and what differs from it: dense peak in 16 bits, bytes, bytes
-# per second to memory and to other accelerators, share of the sustained rate (gpu_specs of docs/planner.md).
+# per second to memory and to other accelerators, share of the sustained rate (gpu_specs of docs/planner_model.md).
 GPUS: tuple[tuple[str, str, tuple[float, float, float, float, float] | None], ...] = (
     ("gb200", "b200", (2500e12, 186e9, 8.0e12, 900e9, 1.0)),
     ("b300", "b200", (2250e12, 288e9, 8.0e12, 900e9, 1.0)),

@@ -1,4 +1,4 @@
-"""Validation of the planner's model: tables for the terminal and docs/planner.md, each table left out in turn."""
+"""Validation of the planner: tables for the terminal and docs/planner_validation.md, each table left out in turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.benchmarks.planner_folds import leave_one_table_out as fit_folds
 from tests.benchmarks.planner_layouts import Choices, choices_by_table
 from tests.benchmarks.report import write_section
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "planner.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "planner_validation.md"
 SECTION = "validation"
 WHOLE_RUNS = Path(__file__).parent / "planner" / "whole_runs.csv"
 PLANNER = "planner"

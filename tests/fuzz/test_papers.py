@@ -27,7 +27,8 @@ from orchestrator.driver.preflight import plan_of
 from orchestrator.errors import ConfigError, ManifestError, OrchestratorError
 from orchestrator.events import RunStarted
 from orchestrator.ledger.journal import Journal
-from orchestrator.ledger.mlflow.client import MlflowRun, Tracking
+from orchestrator.ledger.mlflow.client import MlflowRun
+from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import check_tracking, refuse_unusable
 from orchestrator.ledger.run_directory import holder
 from orchestrator.plan.perf.calibration import Calibration, Group

@@ -408,8 +408,8 @@ def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from orchestrator.ledger.mlflow import sink as mlflow_sink
-    from orchestrator.ledger.mlflow.client import Tracking
     from orchestrator.ledger.mlflow.projection import Projection
+    from orchestrator.ledger.mlflow.tracking_file import Tracking
 
     monkeypatch.setattr(mlflow_sink, "MAX_PENDING_POINTS", 100)
     monkeypatch.setattr(mlflow_sink, "FLUSH_AT_POINTS", 50)
@@ -432,7 +432,7 @@ def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
 
 def fake_sink(run_dir: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> Any:
     from orchestrator.ledger.mlflow import sink as mlflow_sink
-    from orchestrator.ledger.mlflow.client import Tracking
+    from orchestrator.ledger.mlflow.tracking_file import Tracking
 
     track(run_dir, "sqlite:///unused.db")
     monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)

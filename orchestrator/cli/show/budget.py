@@ -1,8 +1,6 @@
-"""What a budget or a deadline can train, as a person reads it, and for programs."""
+"""What a budget or a deadline can train, as a person reads it."""
 
 from __future__ import annotations
-
-import dataclasses
 
 from rich.console import Console
 from rich.table import Table
@@ -54,22 +52,6 @@ def show_answer(found: Answer, console: Console) -> None:
         console.print(table_of(fitting(_COLUMNS, best, console.width), best))
     for note in _notes(found):
         console.print(Text(note, style="dim"))
-
-
-def answer_json(found: Answer) -> dict[str, object]:
-    """The same for programs; losses are in nats per token."""
-    limits = found.asked.limits
-    return {
-        "budget_usd": limits.usd,
-        "within_days": limits.days,
-        "deadline_was_given": not found.asked.days_assumed,
-        "model_was_given": found.asked.model_given,
-        "scaling_law": dataclasses.asdict(found.law),
-        "options": [_option_json(found, option) for option in found.options],
-        "sooner": [_option_json(found, option) for option in found.sooner],
-        "any_size": None if found.any_size is None else _option_json(found, found.any_size),
-        "clusters_left_out": dict(found.left_out),
-    }
 
 
 def _title(found: Answer) -> Text:
@@ -161,34 +143,3 @@ def _days(option: Option) -> str:
 def _paid(option: Option) -> str:
     kind = option.prediction.costs[0].kind
     return _PAID.get(kind, kind)
-
-
-def _option_json(found: Answer, option: Option) -> dict[str, object]:
-    run, layout, cost = option.prediction, option.candidate.layout, option.prediction.costs[0]
-    return {
-        "cluster": option.config.cluster.name,
-        "nodes": layout.nodes,
-        "gpus": layout.ranks,
-        "gpu": option.config.gpu.name,
-        "model": dataclasses.asdict(option.model),
-        "parameters": option.parameters,
-        "tokens": option.tokens,
-        "tokens_per_parameter": option.tokens / option.parameters,
-        "share_of_compute_optimal_tokens": option.share_of_optimal_tokens,
-        "predicted_loss_nats_per_token": option.loss,
-        "steps": run.steps,
-        "batch_sequences": layout.global_batch,
-        "batch_tokens": layout.global_batch * option.model.seq_len,
-        "layout": dataclasses.asdict(layout),
-        "step_time_s": run.step_time_s,
-        "mfu": run.mfu,
-        "days": option.days,
-        "gpu_hours": run.gpu_hours,
-        "cost_usd": cost.usd,
-        "cost_low_usd": cost.low_usd,
-        "cost_high_usd": cost.high_usd,
-        "price_kind": cost.kind,
-        "price_usd_per_gpu_hour": cost.usd_per_gpu_hour,
-        "price_source": cost.source,
-        "command": command(found, option),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,12 +17,13 @@ from orchestrator.driver.tracking import command
 from orchestrator.text import UNKNOWN, duration, plural, usd
 
 if TYPE_CHECKING:
-    pass
+    from orchestrator.agent.zygote_pool import ZygoteReport
+    from orchestrator.driver.cluster_status import ClusterSeen, RunSeen
 
 _MOST_ENDED = 10
 
 
-def show_status(seen: dict[str, Any], console: Console) -> None:
+def show_status(seen: ClusterSeen, console: Console) -> None:
     """Print a look at a cluster."""
     since = f", up for {duration(time.time() - seen['since_unix_s'])}" if seen["since_unix_s"] else ""
     by = "started by 'up'" if seen["started_by_up"] else "joined by 'up'" if seen["kept"] else "not kept by 'up'"
@@ -37,7 +38,7 @@ def show_status(seen: dict[str, Any], console: Console) -> None:
         console.print("no runs on it yet" if seen["kept"] else "no runs on it")
 
 
-def _nodes(seen: dict[str, Any]) -> Table:
+def _nodes(seen: ClusterSeen) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("node", "address", "GPUs held", "CPUs held", "zygotes"):
         table.add_column(heading)
@@ -48,7 +49,7 @@ def _nodes(seen: dict[str, Any]) -> Table:
     return table
 
 
-def _zygotes(zygotes: list[dict[str, Any]] | None, idle_timeout_s: float | None) -> str:
+def _zygotes(zygotes: list[ZygoteReport] | None, idle_timeout_s: float | None) -> str:
     told = []
     for zygote in zygotes or []:
         text = f"{zygote['state']}, {zygote['rss_bytes'] / 1e6:.0f} MB"
@@ -60,7 +61,7 @@ def _zygotes(zygotes: list[dict[str, Any]] | None, idle_timeout_s: float | None)
     return "\n".join(told) or "none: the next run warms one"
 
 
-def _runs(runs: list[dict[str, Any]], seen: dict[str, Any]) -> Table:
+def _runs(runs: list[RunSeen], seen: ClusterSeen) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_footer=True)
     table.add_column("run", "all", overflow="fold")
     for heading in ("state", "ranks", "step", "held"):

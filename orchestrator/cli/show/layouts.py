@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.search.search import Search
 from orchestrator.plan.search.space import HEADROOM_SHARE, Candidate
@@ -50,7 +53,43 @@ def _seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def search_json(search: Search, overrides: Sequence[str], kept: Sequence[str]) -> dict[str, object]:
+class CandidateJson(TypedDict):
+    """A layout that was looked at."""
+
+    layout: Annotated[dict[str, Any], Layout]  # how the ranks share the work
+    zero: Annotated[dict[str, Any], Zero]  # what ZeRO shards and offloads
+    overrides: list[str]  # what chooses this sharding on the command line
+    step_time_s: float  # predicted
+    memory_bytes: int  # of the fullest rank
+    free_bytes: int  # of its accelerator; below 0 is what it lacks
+    host_free_bytes: int  # of the node; 0 where nothing is offloaded or its memory is not known
+    fits: bool  # whether neither is below 0
+
+
+class RunnerUpJson(CandidateJson):
+    """The best of another kind."""
+
+    why: str  # it lost
+
+
+class SearchJson(TypedDict):
+    """What ``layout=auto`` looked at."""
+
+    considered: int  # layouts
+    fitting: int  # of them
+    overrides: list[str]  # the choice, to have it again without a search
+    kept: list[str]  # what the command line gave, and the search left alone
+    best: CandidateJson  # the choice
+    runners_up: list[RunnerUpJson]  # what it won against
+
+
+class Searched(TypedDict):
+    """What ``plan --json`` prints beside the plan."""
+
+    search: NotRequired[SearchJson]  # what `layout=auto` looked at; left out without it
+
+
+def search_json(search: Search, overrides: Sequence[str], kept: Sequence[str]) -> SearchJson:
     """All of it as plain JSON values."""
     return {
         "considered": search.considered,
@@ -62,7 +101,7 @@ def search_json(search: Search, overrides: Sequence[str], kept: Sequence[str]) -
     }
 
 
-def _candidate_json(candidate: Candidate) -> dict[str, object]:
+def _candidate_json(candidate: Candidate) -> CandidateJson:
     return {
         "layout": dataclasses.asdict(candidate.layout),
         "zero": dataclasses.asdict(candidate.sharding.zero),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, NotRequired, TypedDict
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +13,7 @@ from rich.text import Text
 from orchestrator.cli.show import sweep_picture
 from orchestrator.cli.show.tables import Column, fitting, table_of
 from orchestrator.errors import ConfigError
-from orchestrator.plan.plan import plan_json
+from orchestrator.plan.plan import Plan, plan_json
 from orchestrator.planner.sweep import (
     PlannedPoint,
     PlanRow,
@@ -28,6 +29,15 @@ from orchestrator.text import UNKNOWN, count, hours, hours_name, percent, plural
 
 NOT_PREDICTED = "not predicted"
 PARETO = "Pareto front: no other plan is cheaper without taking longer"
+
+
+class SweptPlan(TypedDict):
+    """One point of a sweep: a plan, or why it is refused."""
+
+    overrides: list[str]  # of this point; values of secrets are hidden
+    plan: NotRequired[Annotated[dict[str, object], Plan]]  # left out where the point is refused
+    pareto: NotRequired[bool]  # no other plan is cheaper without taking longer; left out where the point is refused
+    refused: NotRequired[str]  # the reason; left out where there is a plan
 
 
 def show_plans(points: Sequence[PlannedPoint], picture: Path, console: Console) -> None:
@@ -48,7 +58,7 @@ def show_plans(points: Sequence[PlannedPoint], picture: Path, console: Console) 
 def plans_json(points: Sequence[PlannedPoint]) -> str:
     """A list in the order of the sweep: ``overrides`` with ``plan`` and ``pareto``, or with ``refused``."""
     rows = iter(rows_of(points))
-    body: list[dict[str, object]] = []
+    body: list[SweptPlan] = []
     for point in points:
         overrides = hide_secrets(point.overrides)
         if point.plan is None:

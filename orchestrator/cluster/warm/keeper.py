@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.agent.assignment import own_environment
 from orchestrator.agent.launchers import as_important_as_others
 from orchestrator.agent.raylet import end_with_raylet
-from orchestrator.agent.zygote_pool import NodeZygotes, Offer
+from orchestrator.agent.zygote_pool import NodeZygotes, Offer, ZygoteReport
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD
 from orchestrator.rank.launch.zygote_key import ZygoteKey
@@ -87,10 +87,10 @@ def offer_here(wanted: ZygoteKey, environment: Mapping[str, str], idle_timeout_s
     return offered
 
 
-def reports(node_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+def reports(node_ids: list[str]) -> dict[str, list[ZygoteReport]]:
     """What every keeper says of its zygotes, by node; a keeper that does not answer says nothing."""
     asked = {node_id: keeper.report.remote() for node_id in node_ids if (keeper := find(node_id))}
-    answers: dict[str, list[dict[str, Any]]] = {}
+    answers: dict[str, list[ZygoteReport]] = {}
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_TIMEOUT_S) if asked else None
     for node_id, answer in asked.items():
         try:

@@ -16,7 +16,6 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +27,9 @@ from orchestrator import papers
 from orchestrator.files import open_no_link, write_whole
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow.database import make_ready
+from orchestrator.ledger.mlflow.names import INCIDENTS, JOURNAL, KEY_TAG, LOGS
 from orchestrator.ledger.mlflow.projection import Point, clean_key, clip
+from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import check_database, is_database
 from orchestrator.redact import redact, redact_text
 
@@ -39,29 +40,9 @@ MAX_TAG_CHARACTERS = 8000
 CONNECT_TIMEOUT_S = 3.0
 LOG_TAIL_BYTES = 256 * 1024
 MAX_LOGS = 256
-KEY_TAG = "orchestrator.key"
-INCIDENTS = "incidents.json"
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """What ``tracking.json`` says: where to record the run, and what is known before it begins."""
-
-    uri: str
-    experiment: str
-    run_name: str
-    flush_s: float = 2.0
-    params: dict[str, Any] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    artifacts: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def read(path: Path) -> Tracking:
-        """Raises ``OSError`` or ``ValueError`` when the file is not what it should be."""
-        return papers.made(Tracking, papers.read_object(path))
 
 
 class MlflowRun:
@@ -144,19 +125,19 @@ class MlflowRun:
     def upload(self) -> None:
         """The artifacts that exist, the journal, and the ends of the logs; each once."""
         client, run_id = self._opened()
-        for name in [*self._tracking.artifacts, "journal.jsonl", INCIDENTS]:
+        for name in [*self._tracking.artifacts, JOURNAL, INCIDENTS]:
             path = self._run_dir / name
             if name not in self._uploaded and _is_plain(path, self._run_dir):
                 client.log_artifact(run_id, str(path))
                 self._uploaded.add(name)
-        folder = self._run_dir / "logs"
+        folder = self._run_dir / LOGS
         logs = [path for path in sorted(folder.glob("*.log"))[:MAX_LOGS] if _is_plain(path, folder)]
-        if logs and "logs" not in self._uploaded:
+        if logs and LOGS not in self._uploaded:
             with tempfile.TemporaryDirectory() as directory:
                 for path in logs:
                     (Path(directory) / path.name).write_text(redact_text(_end_of(path)))
-                client.log_artifacts(run_id, directory, "logs")
-            self._uploaded.add("logs")
+                client.log_artifacts(run_id, directory, LOGS)
+            self._uploaded.add(LOGS)
 
     def end(self, status: str, end_ms: int) -> None:
         """Set MLflow's own status: FINISHED, FAILED or KILLED."""

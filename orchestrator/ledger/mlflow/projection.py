@@ -1,8 +1,8 @@
 """Records → what MLflow keeps: metric points and tags. Pure and deterministic.
 
 Folding the same journal twice gives the same points with the same keys, steps and times, which is why
-a restarted sink may send some of them twice: MLflow keeps one of each. Names are agreed on here; the
-comparison of runs reads the same ones.
+a restarted sink may send some of them twice: MLflow keeps one of each. Names are those of
+``names.py``; the comparison of runs reads the same ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.incidents import Incident, Incidents
-from orchestrator.ledger.meter import Bill, Meter
+from orchestrator.ledger.meter import Bill
+from orchestrator.ledger.mlflow.names import END_METRICS, RUN_METRICS, STEP_METRICS
 from orchestrator.ledger.mlflow.thinning import Done, Thinning
 from orchestrator.ledger.predicted_actual import Accuracy
 from orchestrator.text import hours, hours_name, usd
@@ -36,7 +37,6 @@ MAX_KEY_CHARACTERS = 250
 BILL_SPACING = 0.002
 # Nor are the samples of a node further apart than this share, once that is longer than they are apart anyway.
 SAMPLE_SPACING = 0.001
-STEP_METRICS = ("loss", "lr", "grad_norm", "step_time_s", "tokens_per_s", "tokens_per_s_per_gpu", "mfu")
 _BAD_KEY = re.compile(r"[^\w\-. :/]")
 
 
@@ -212,8 +212,7 @@ def incidents_in_words(incidents: Sequence[Incident], unit: str) -> str:
 
 
 # A job may print metrics of these names too; they get a name of their own beside ours.
-_AT_THE_END = ("final_loss", *Accuracy().comparison(Meter().bill()).metrics())
-_OWN_NAMES = frozenset([*STEP_METRICS, *bill_metrics(Meter().bill()), *incident_metrics(0, 0.0), *_AT_THE_END])
+_OWN_NAMES = frozenset([*STEP_METRICS, *RUN_METRICS, *END_METRICS])
 
 
 def clean_key(key: str) -> str:

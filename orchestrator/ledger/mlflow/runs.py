@@ -24,26 +24,26 @@ HOW_TO = "python -m orchestrator job=... makes one"
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run. The field names are those of the JSON export; None is unknown, NaN never occurs."""
+    """One run. The field names are those of the JSON export; None where MLflow does not have it; NaN never occurs."""
 
-    run_id: str
-    name: str
-    job: str | None
-    status: str
-    started_at: str | None
-    cluster: str | None
-    gpu_type: str | None
-    gpus: int | None
-    unit: str | None
-    tokens: int | None
-    tokens_per_s: float | None
-    mfu: float | None
-    gpu_hours: float | None
-    cost_usd: float | None
-    cost_usd_per_million_tokens: float | None
-    goodput: float | None
-    restarts: int | None
-    final_loss: float | None
+    run_id: str  # MLflow's
+    name: str  # of the run
+    job: str | None  # name of the job
+    status: str  # `running`, `finished`, `failed`, `interrupted`, or `unknown` where the driver was lost
+    started_at: str | None  # ISO 8601, UTC
+    cluster: str | None  # name of the cluster
+    gpu_type: str | None  # name of the GPU, or of the processor
+    gpus: int | None  # of the whole run
+    unit: str | None  # what an hour is counted of: GPU or core
+    tokens: int | None  # trained on, each new step once; null also where the job has no model
+    tokens_per_s: float | None  # of the whole run, mean of the steady state
+    mfu: float | None  # mean, 0 to 1
+    gpu_hours: float | None  # held, in the run's unit
+    cost_usd: float | None  # spent
+    cost_usd_per_million_tokens: float | None  # spent over what was trained
+    goodput: float | None  # training's share of the GPU-seconds held, 0 to 1
+    restarts: int | None  # attempts after the first
+    final_loss: float | None  # of the last step; null also before the run has ended
 
 
 def load_runs(uri: str, experiment: str, limit: int) -> list[RunRow]:

@@ -54,10 +54,11 @@ from orchestrator import papers  # noqa: E402
 from orchestrator.errors import OrchestratorError  # noqa: E402
 from orchestrator.events import RunResumed, StopRequested  # noqa: E402
 from orchestrator.ledger.journal import Tail  # noqa: E402
-from orchestrator.ledger.mlflow.client import MlflowRun, Tracking, only_writer  # noqa: E402
+from orchestrator.ledger.mlflow.client import MlflowRun, only_writer  # noqa: E402
 from orchestrator.ledger.mlflow.database import DatabaseUnusable  # noqa: E402
 from orchestrator.ledger.mlflow.outage import Outage  # noqa: E402
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Point, Projection  # noqa: E402
+from orchestrator.ledger.mlflow.tracking_file import Tracking  # noqa: E402
 from orchestrator.redact import learn, redact_text  # noqa: E402
 
 POLL_S = 0.1

@@ -22,11 +22,11 @@ class Energy:
     PUE. `energy_kwh` is None where the hours are not known, `site_limit_w` where there is no limit. `basis` says
     in one line what the figures rest on."""
 
-    peak_power_w: float
-    mean_power_w: float
-    energy_kwh: float | None
-    site_limit_w: float | None
-    basis: str
+    peak_power_w: float  # what the nodes may draw at most, PUE included
+    mean_power_w: float  # what they draw in training, PUE included
+    energy_kwh: float | None  # of the whole run; null where its hours are not known
+    site_limit_w: float | None  # `cluster.power_limit_w`; null where there is no limit
+    basis: str  # what the figures rest on, in one line
 
 
 def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | None) -> Energy | None:

@@ -27,21 +27,22 @@ class Forecast:
     """Expected values; `low` and `high` are at the 10 % and 90 % quantile of the number of interruptions.
     `wall_hours` are `work_hours` and what is lost: stalled by checkpoints, restarting, and work done again."""
 
-    gpus: int
-    work_hours: float
-    hours_between_interruptions: float  # infinite where nothing interrupts
-    checkpoint_every_s: float
-    interruptions: float
-    interruptions_low: int
-    interruptions_high: int
-    stalled_hours: float
-    restarting_hours: float
-    redone_hours: float
-    wall_hours_low: float
-    wall_hours_high: float
+    gpus: int  # held at once
+    work_hours: float  # of training, without interruptions
+    hours_between_interruptions: float  # on average, infinite where none is expected; null where none is expected
+    checkpoint_every_s: float  # the interval that loses least, or the configured one
+    interruptions: float  # expected number
+    interruptions_low: int  # at the 10% quantile
+    interruptions_high: int  # at the 90% quantile
+    stalled_hours: float  # held up by checkpoints
+    restarting_hours: float  # from a fault to the next step
+    redone_hours: float  # steps done again
+    wall_hours_low: float  # with few interruptions
+    wall_hours_high: float  # with many interruptions
 
     @property
     def wall_hours(self) -> float:
+        """Of the whole run: work and what is lost."""
         return self.work_hours + self.stalled_hours + self.restarting_hours + self.redone_hours
 
     @property
@@ -56,10 +57,12 @@ class Forecast:
 
     @property
     def gpu_hours_low(self) -> float:
+        """The same with few interruptions."""
         return self.gpus * self.wall_hours_low
 
     @property
     def gpu_hours_high(self) -> float:
+        """The same with many interruptions."""
         return self.gpus * self.wall_hours_high
 
 

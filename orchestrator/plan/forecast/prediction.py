@@ -37,13 +37,13 @@ BOUNDS = {
 class Cost:
     """US dollars of the run by one way of paying; `gpu_hours` differ where spot nodes are taken away."""
 
-    kind: str
-    usd_per_gpu_hour: float
-    gpu_hours: float
-    usd: float
-    low_usd: float
-    high_usd: float
-    source: str
+    kind: str  # how it is paid: `list`, `reserved`, `spot` or `owned`
+    usd_per_gpu_hour: float  # of one accelerator
+    gpu_hours: float  # paid for: more where spot nodes are taken away
+    usd: float  # expected
+    low_usd: float  # with few interruptions and fast steps
+    high_usd: float  # with many interruptions and slow steps
+    source: str  # where the price comes from
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,26 @@ class Prediction:
     `step_time_error` is the planner's mean error on published runs that it was not fitted to, as a fraction; None
     where its constants were calibrated on runs of the cluster, whose error is another."""
 
-    steps: int | None
-    tokens: int | None
-    step_time_s: float | None = None
-    step: StepTime | None = None
-    bound_by: str | None = None
-    tokens_per_s: float | None = None
-    tokens_per_s_per_gpu: float | None = None
-    mfu: float | None = None
-    hfu: float | None = None
-    hours: float | None = None
-    gpu_hours: float | None = None
-    cost_usd: float | None = None
+    steps: int | None  # of the whole run; null where the job does not say
+    tokens: int | None  # of the whole run; null where steps or the model are not known
+    step_time_s: float | None = None  # of one step of the slowest rank
+    step: StepTime | None = None  # the same by part
+    bound_by: str | None = None  # what takes longest of a step, in words
+    tokens_per_s: float | None = None  # of the whole run's ranks
+    tokens_per_s_per_gpu: float | None = None  # of one accelerator
+    mfu: float | None = None  # model FLOPs over the dense peak, 0 to 1
+    hfu: float | None = None  # the same with what is computed again
+    hours: float | None = None  # of the whole run, interruptions included
+    gpu_hours: float | None = None  # the same times the accelerators, by the chosen way of paying
+    cost_usd: float | None = None  # expected, by the chosen way of paying
+    # by every way of paying whose price is known, the chosen one first; empty where the hours are not known
     costs: tuple[Cost, ...] = ()
-    forecast: Forecast | None = None
-    energy: Energy | None = None
+    forecast: Forecast | None = None  # interruptions and what they take
+    energy: Energy | None = None  # power and energy; null where the power of the nodes is not on record
+    # the planner's mean error on published runs, as a fraction; null where its constants were calibrated on runs of
+    # the cluster, or nothing is predicted
     step_time_error: float | None = None
-    basis: str = ""
+    basis: str = ""  # what the figures rest on, in words
 
 
 def memory_and_calibration(

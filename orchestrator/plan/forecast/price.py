@@ -16,8 +16,8 @@ MOST_USD_PER_GPU_HOUR = 1000.0
 class Price:
     """US dollars for one accelerator during one hour, and where the figure comes from."""
 
-    usd_per_gpu_hour: float
-    source: str
+    usd_per_gpu_hour: float  # of one accelerator
+    source: str  # where the figure comes from
 
 
 @dataclass(frozen=True)

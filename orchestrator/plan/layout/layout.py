@@ -25,23 +25,23 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 class Layout:
     """dp x tp x pp x sp x ep over ``ranks``, and what each data-parallel rank does in one step."""
 
-    nodes: int
-    ranks_per_node: int
-    ranks: int
-    dp: int
-    tp: int
-    pp: int
-    sp: int
-    ep: int
-    zero_stage: int
-    offload: bool
-    recompute: bool
-    precision: str
-    micro_batch: int
-    accumulation: int
-    global_batch: int
-    vp: int = 1
-    selective: bool = False
+    nodes: int  # that are asked for
+    ranks_per_node: int  # one for each GPU
+    ranks: int  # of all nodes
+    dp: int  # data parallel degree
+    tp: int  # tensor parallel degree
+    pp: int  # pipeline stages
+    sp: int  # sequence parallel degree
+    ep: int  # expert parallel degree
+    zero_stage: int  # of ZeRO, 0 to 3
+    offload: bool  # whether ZeRO keeps anything in the host's memory
+    recompute: bool  # whether activations are computed again in the backward pass
+    precision: str  # `bf16`, `fp16` or `fp32`
+    micro_batch: int  # sequences of one data parallel rank at a time
+    accumulation: int  # micro-batches of one step
+    global_batch: int  # sequences of one step
+    vp: int = 1  # virtual pipeline stages of each rank
+    selective: bool = False  # whether attention alone is computed again
 
     @property
     def degrees(self) -> str:

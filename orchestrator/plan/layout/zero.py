@@ -14,13 +14,13 @@ from orchestrator.plan.sections import count_of, section_of
 class Zero:
     """What ZeRO shards and offloads. Buckets and live parameters are elements, with DeepSpeed's defaults."""
 
-    stage: int = 0
-    offload_optimizer: bool = False
-    offload_parameters: bool = False
-    reduce_bucket: int = 500_000_000
-    overlap_comm: bool = False
-    live_parameters: int = 1_000_000_000
-    prefetch_bucket: int = 50_000_000
+    stage: int = 0  # 0 to 3
+    offload_optimizer: bool = False  # optimizer states are in the host's memory
+    offload_parameters: bool = False  # weights are in the host's memory
+    reduce_bucket: int = 500_000_000  # elements of gradients that are reduced at once
+    overlap_comm: bool = False  # gradients travel beside the backward pass
+    live_parameters: int = 1_000_000_000  # elements that stage 3 holds gathered at most
+    prefetch_bucket: int = 50_000_000  # elements that stage 3 gathers ahead
     hpz: int = 1  # ranks of a node that keep a second copy of the weights among them (ZeRO++)
 
     @property

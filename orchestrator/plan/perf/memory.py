@@ -48,14 +48,14 @@ class States:
 class Memory:
     """Bytes of the fullest rank, by part. ``host_bytes`` is its share of host memory under offload."""
 
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    logits: int
-    framework: int
-    fragmentation: int = 0
-    host_bytes: int = 0
+    weights: int  # of the model, in its precision
+    gradients: int  # of the weights
+    optimizer: int  # moments, and weights in full precision
+    activations: int  # kept for the backward pass
+    logits: int  # at the loss
+    framework: int  # CUDA context, NCCL and DeepSpeed's buckets; on a processor the process itself
+    fragmentation: int = 0  # what the allocator loses between its blocks
+    host_bytes: int = 0  # in the host's memory, under offload
 
     @property
     def total_bytes(self) -> int:

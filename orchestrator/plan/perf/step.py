@@ -35,21 +35,21 @@ class StepTime:
     `hidden_s`, not in the total, is what runs beside compute. `bubble_s` is the pipeline filling and emptying.
     """
 
-    matmul_s: float
-    attention_s: float
-    memory_bound_s: float
-    recompute_s: float
-    host_s: float
-    optimizer_s: float
-    offload_s: float
-    tp_s: float
-    sp_s: float
-    ep_s: float
-    pp_s: float
-    dp_s: float
-    bubble_s: float
-    data_s: float
-    hidden_s: float
+    matmul_s: float  # matrix products, forward and backward
+    attention_s: float  # scores, softmax and values, forward and backward
+    memory_bound_s: float  # norms, residuals, casts and the loss: what waits for memory
+    recompute_s: float  # forward passes in the backward pass
+    host_s: float  # the accelerator waiting for the host to start kernels
+    optimizer_s: float  # the optimizer on the accelerator
+    offload_s: float  # copies to and from the host's memory, and its optimizer
+    tp_s: float  # tensor parallel communication that nothing hides
+    sp_s: float  # sequence parallel communication that nothing hides
+    ep_s: float  # expert parallel communication that nothing hides
+    pp_s: float  # communication between pipeline stages that nothing hides
+    dp_s: float  # data parallel communication that nothing hides
+    bubble_s: float  # the pipeline filling and emptying
+    data_s: float  # tokens to the accelerator
+    hidden_s: float  # communication beside compute: not in the total
 
     @property
     def total_s(self) -> float:

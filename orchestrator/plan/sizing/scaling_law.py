@@ -23,12 +23,12 @@ MOST_BATCH_TOKENS = 2**24  # the largest batch of Llama 3 405B (arXiv 2407.21783
 class ScalingLaw:
     """Loss in nats per token; ``irreducible`` is what no model gets below."""
 
-    irreducible: float
-    size_factor: float
-    token_factor: float
-    size_exponent: float
-    token_exponent: float
-    source: str
+    irreducible: float  # nats per token that no model gets below
+    size_factor: float  # A of A / N^alpha
+    token_factor: float  # B of B / D^beta
+    size_exponent: float  # alpha
+    token_exponent: float  # beta
+    source: str  # where the law was published
 
     def loss(self, size: float, tokens: float) -> float:
         """Nats per token after `tokens` > 0 with `size` > 0 parameters."""

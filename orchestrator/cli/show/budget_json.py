@@ -1,0 +1,104 @@
+"""What a budget or a deadline can train, for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, TypedDict
+
+from orchestrator.cli.show.budget_command import command
+from orchestrator.config.schema import ModelConfig
+from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.sizing.limits import Option
+from orchestrator.plan.sizing.scaling_law import ScalingLaw
+from orchestrator.planner.budget import Answer
+
+
+class OptionJson(TypedDict):
+    """One run within the limits, interruptions included."""
+
+    cluster: str  # name of the cluster
+    nodes: int  # of it
+    gpus: int  # of all these nodes
+    gpu: str  # name of the GPU
+    model: Annotated[dict[str, Any], ModelConfig]  # its shape, by the keys of the configuration
+    parameters: int  # of the model, embedding and head included
+    tokens: int  # to train on
+    tokens_per_parameter: float  # tokens over parameters
+    share_of_compute_optimal_tokens: float  # above 1 the model is trained for longer than is the best use of the FLOPs
+    predicted_loss_nats_per_token: float  # by the scaling law
+    steps: int | None  # of the whole run; null where it is not predicted
+    batch_sequences: int  # of one step
+    batch_tokens: int  # of one step
+    layout: Annotated[dict[str, Any], Layout]  # how the ranks share the work
+    step_time_s: float | None  # predicted; null where it is not
+    mfu: float | None  # model FLOPs over the dense peak, 0 to 1; null where it is not predicted
+    days: float  # of the whole run
+    gpu_hours: float | None  # of the whole run; null where they are not predicted
+    cost_usd: float  # expected
+    cost_low_usd: float  # with few interruptions and fast steps
+    cost_high_usd: float  # with many interruptions and slow steps
+    price_kind: str  # how it is paid: `list`, `reserved`, `spot` or `owned`
+    price_usd_per_gpu_hour: float  # of one accelerator
+    price_source: str  # where the price comes from
+    command: str  # what plans this run in detail, to be typed
+
+
+class AnswerJson(TypedDict):
+    """What ``plan budget_usd=… --json`` and ``plan deadline_days=… --json`` print."""
+
+    budget_usd: float | None  # what the run may cost; null where no budget was given
+    within_days: float | None  # the deadline, given or assumed; null where the nodes are given and no deadline is
+    deadline_was_given: bool  # false where one is assumed, as neither it nor the nodes were given
+    model_was_given: bool  # false where a size of a ladder is chosen
+    scaling_law: Annotated[dict[str, Any], ScalingLaw]  # what the losses are predicted by
+    options: list[OptionJson]  # the best run of each cluster, best loss first
+    sooner: list[OptionJson]  # the winner's with other numbers of nodes, which end sooner
+    any_size: OptionJson | None  # what the winner's nodes could train of any size; null where no model was given
+    clusters_left_out: dict[str, str]  # why, by cluster
+
+
+def answer_json(found: Answer) -> AnswerJson:
+    """The same for programs; losses are in nats per token."""
+    limits = found.asked.limits
+    return {
+        "budget_usd": limits.usd,
+        "within_days": limits.days,
+        "deadline_was_given": not found.asked.days_assumed,
+        "model_was_given": found.asked.model_given,
+        "scaling_law": dataclasses.asdict(found.law),
+        "options": [_option_json(found, option) for option in found.options],
+        "sooner": [_option_json(found, option) for option in found.sooner],
+        "any_size": None if found.any_size is None else _option_json(found, found.any_size),
+        "clusters_left_out": dict(found.left_out),
+    }
+
+
+def _option_json(found: Answer, option: Option) -> OptionJson:
+    run, layout, cost = option.prediction, option.candidate.layout, option.prediction.costs[0]
+    return {
+        "cluster": option.config.cluster.name,
+        "nodes": layout.nodes,
+        "gpus": layout.ranks,
+        "gpu": option.config.gpu.name,
+        "model": dataclasses.asdict(option.model),
+        "parameters": option.parameters,
+        "tokens": option.tokens,
+        "tokens_per_parameter": option.tokens / option.parameters,
+        "share_of_compute_optimal_tokens": option.share_of_optimal_tokens,
+        "predicted_loss_nats_per_token": option.loss,
+        "steps": run.steps,
+        "batch_sequences": layout.global_batch,
+        "batch_tokens": layout.global_batch * option.model.seq_len,
+        "layout": dataclasses.asdict(layout),
+        "step_time_s": run.step_time_s,
+        "mfu": run.mfu,
+        "days": option.days,
+        "gpu_hours": run.gpu_hours,
+        "cost_usd": cost.usd,
+        "cost_low_usd": cost.low_usd,
+        "cost_high_usd": cost.high_usd,
+        "price_kind": cost.kind,
+        "price_usd_per_gpu_hour": cost.usd_per_gpu_hour,
+        "price_source": cost.source,
+        "command": command(found, option),
+    }

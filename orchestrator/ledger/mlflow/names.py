@@ -1,0 +1,109 @@
+"""The names under which MLflow has a run, and what each means: what docs/reference.md says of them.
+
+Whoever writes one of these says it here too; tests/test_reference.py compares them with what is written.
+"""
+
+from __future__ import annotations
+
+from orchestrator.ledger.bill import Bucket
+
+# A point for every step, but for those that thinning leaves out of a long run.
+STEP_METRICS = {
+    "loss": "mean over ranks",
+    "lr": "learning rate, as DeepSpeed tells it",
+    "grad_norm": "norm of the gradients, as DeepSpeed tells it",
+    "step_time_s": "of the slowest rank",
+    "tokens_per_s": "of the step; the last point is the run's own, as `mean_tokens_per_s`",
+    "tokens_per_s_per_gpu": "of the step; the last point is the run's own",
+    "mfu": "of the step, 0 to 1; the last point is the run's own",
+}
+# The run so far: a point every `tracking.flush_s`, rarer in a long run, and one at the end.
+RUN_METRICS = {
+    "gpu_hours": "held so far, in the run's unit",
+    "cost_usd": "spent so far",
+    "cost_usd_per_million_tokens": "spent over what was trained",
+    "goodput": "training's share of the GPU-seconds held, 0 to 1",
+    "restarts": "attempts after the first",
+    "tokens": "trained on, each new step once",
+    "mean_tokens_per_s": "of the steady state",
+    "mean_tokens_per_s_per_gpu": "of the steady state",
+    "mean_mfu": "of the steady state, 0 to 1",
+    **{f"seconds_{bucket.value}": f"wall seconds spent {doing}" for bucket, doing in {
+        Bucket.WAITING: "before nodes are held, which cost nothing",
+        Bucket.STARTING: "until the first step of the first attempt",
+        Bucket.TRAINING: "on new steps",
+        Bucket.CHECKPOINT: "standing still for a save",
+        Bucket.REDONE: "on steps that an earlier attempt had done",
+        Bucket.RECOVERING: "from a fault to the next step",
+        Bucket.STOPPING: "from the last step to the release of the nodes",
+        Bucket.UNOBSERVED: "where no rank told of its steps any more",
+        Bucket.SKIPPED: "on steps that the loss scale of fp16 skipped",
+    }.items()},
+    "skipped_steps": "steps that the loss scale of fp16 skipped; only where there were some",
+    "incidents": "how many there were",
+    "incident_cost_usd": "what their recoveries and redone steps cost",
+}  # fmt: skip
+# One point, when the run has ended.
+END_METRICS = {
+    "final_loss": "of the last step",
+    "predicted_memory_bytes": "of the fullest rank, as planned",
+    "actual_memory_bytes": "the peak of the fullest rank",
+    "actual_over_predicted_memory": "actual over predicted",
+    "predicted_step_time_s": "as planned",
+    "actual_step_time_s": "median, without the first three of each attempt",
+    "actual_over_predicted_step_time": "actual over predicted",
+    "predicted_cost_usd": "of the steps that were done, as planned",
+    "actual_cost_usd": "all that the meter has counted",
+    "actual_over_predicted_cost": "actual over predicted",
+}
+# Names that are not ours in full.
+OTHER_METRICS = {
+    "system/NODE/NAME": "a figure of a node (processor, memory, network, GPU), as its agent samples it",
+    "NAME": "a figure that the job printed in a line of JSON",
+    "job/NAME": "the same where NAME is one of those above",
+}
+# The driver's, known before the run begins (tracking.json); one that is not known is left out.
+START_TAGS = {
+    "cluster": "name of the cluster",
+    "gpu_type": "name of the GPU, or of the processor",
+    "unit": "what an hour is counted of: `GPU` or `CPU core`",
+    "job": "name of the job",
+    "price_source": "where the price comes from",
+    "git_commit": "of the working directory",
+    "run_dir": "the run's directory",
+    "run_number": "the label of its gauges on a cluster of several machines",
+    "mlflow.user": "who started the run",
+    "mlflow.source.name": "the job's script",
+    "mlflow.source.git.commit": "of the working directory",
+}
+# What the journal says later.
+RUN_TAGS = {
+    "status": "`running`, `finished`, `failed` or `interrupted`; `unknown` where the driver was lost",
+    "status_reason": "why it ended, or was taken up again",
+    "run": "name of the run",
+    "gpus": "how many the run has",
+    "price_usd_per_gpu_hour": "what it is billed by",
+    "nodes": "how many it holds",
+    "incidents": "how many of each kind, what they cost, and the last one in words",
+    "final_loss": "of the last step, to six digits",
+}
+KEY_TAG = "orchestrator.key"
+OWN_TAGS = {KEY_TAG: "by which a run is found again whose creation was cut short"}
+PARAMS = {
+    "KEY": "each key of the [configuration](configuration.md), as `cluster.nodes`; secrets are hidden",
+    "layout.NAME": "each field of the plan's [layout](#layout)",
+    "version.NAME": "version of a package or of the interpreter",
+}
+# The first four are there before the run begins (tracking.json); the others come with its end.
+START_ARTIFACTS = {
+    "config.yaml": "the configuration, secrets hidden",
+    "plan.json": "the [plan](#plan)",
+    "plan.txt": "the plan as it was printed",
+    "deepspeed.json": "DeepSpeed's part of it",
+}
+JOURNAL, INCIDENTS, LOGS = "journal.jsonl", "incidents.json", "logs"
+END_ARTIFACTS = {
+    JOURNAL: "the [journal](#the-journal)",
+    INCIDENTS: "the [incidents](#incident)",
+    LOGS: "the ends of up to 256 logs of ranks, 256 KiB each",
+}
