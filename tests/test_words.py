@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.cli import cli
 from orchestrator.config import load
 from orchestrator.config.schema import Config
-from orchestrator.config.words import for_hydra, literally
+from orchestrator.config.words import for_hydra, literally, parsed_override
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import arguments, environment_of
 
@@ -40,7 +40,7 @@ def is_for_hydra(text: str) -> bool:
     )  # fmt: skip
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(texts=st.lists(ANY | ODD, min_size=6, max_size=6))
 @example(texts=["mlx5_0,mlx5_1", "a=b", "a: b", "#1", "{checkpoint_dir}", "mañana"])
 @example(texts=["12e4567", "1e-3", "1.10", "007", "1_000", " x "])
@@ -58,6 +58,16 @@ def test_text_arrives_byte_for_byte(texts: list[str]) -> None:
         assert config.job.env[f"B{place}"] == text
         assert environment[f"A{place}"].value == text
         assert f"--c{place}={text}" in given_
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(text=ANY | ODD)
+def test_hydra_reads_any_text_as_it_is(text: str) -> None:
+    assume(not is_for_hydra(text))
+    (word,) = for_hydra([f"env.A={text}"])
+    parsed = parsed_override(word)
+    assert parsed is not None
+    assert str(parsed.value()) == text
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -141,6 +151,17 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         return code, told.out, told.err
 
     return run
+
+
+@pytest.mark.parametrize("flags", [[], ["--config-dir", "."], ["hydra.verbose=false"]], ids=["", "a folder", "hydra's"])
+def test_the_whole_command_line_hands_it_on(call: Call, flags: list[str]) -> None:
+    """With its flags it is Hydra's own command line that composes, more than once."""
+    text = "hydra: {a},\n\\'\" é=#"
+    code, out, err = call("plan", "--json", *flags, f"env.A={text}", f"+job.args.a={text}")
+    assert (code, err) == (0, "")
+    plan = json.loads(out)
+    assert plan["environment"]["A"]["value"] == text
+    assert f"--a={text}" in plan["args"]
 
 
 @pytest.mark.parametrize(
