@@ -6,16 +6,21 @@ DeepSpeed has no schema. So its own parser is run on a dictionary that notes wha
 first at the top level, then once per key found with such a dictionary in its place, and so on. Where
 a section goes into a pydantic model, the model's fields, aliases and deprecated fields are read
 instead; where DeepSpeed takes a section as a whole, any key is allowed in it.
+
+What a value may be is told by a model's fields: by their types, their bounds, and what the model says to -1 and 0, as
+some of its checks are code. The parser checks nothing: there it is the type of its default.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import importlib
 import inspect
 import json
 import os
+import pathlib
 import re
 import sys
 import types
@@ -29,6 +34,16 @@ PROBE = "__probe__"
 MOST_DEPTH = 5
 # Read outside the parser: deepspeed.initialize builds its device mesh from these.
 MESH_KEYS = re.compile(r'"(\w+)" in config\b')
+# The parser's defaults for these are None, or say nothing of the range. DeepSpeed divides by the first four
+# (_set_batch_related_parameters, tput_timer) and compares the last with 0.
+TOP_LEVEL_VALUES: dict[str, dict[str, Any]] = {
+    "train_batch_size": {"is": "int", "gt": 0},
+    "train_micro_batch_size_per_gpu": {"is": "int", "gt": 0},
+    "gradient_accumulation_steps": {"is": "int", "gt": 0},
+    "steps_per_print": {"is": "int", "gt": 0},
+    "gradient_clipping": {"is": "float", "ge": 0, "default": 1.0},
+}
+KINDS = {bool: "bool", int: "int", float: "float", str: "str", pathlib.Path: "str", list: "list", tuple: "list"}
 
 
 class Recorder(dict[str, Any]):
@@ -37,6 +52,7 @@ class Recorder(dict[str, Any]):
     def __init__(self, content: dict[str, Any]) -> None:
         super().__init__(content)
         self.asked: set[str] = set()
+        self.defaults: dict[str, Any] = {}
         self.taken_whole = False
 
     def _note(self, key: Any) -> None:
@@ -53,6 +69,7 @@ class Recorder(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         self._note(key)
+        self.defaults.setdefault(key, default)
         return super().get(key, default)
 
     def keys(self) -> Any:
@@ -99,6 +116,8 @@ def generate() -> dict[str, Any]:
     for name in parser._REMOVED_ZERO_CONFIG_KEYS:
         tree["zero_optimization"]["keys"][name] = {"removed": True}
     tree["zero_optimization"]["scalar"] = True  # the old form, a boolean
+    for name, node in TOP_LEVEL_VALUES.items():
+        tree[name] = node
     # Copied whole, but only once they are enabled and complete, which a probe never is.
     data = tree["data_efficiency"]["keys"]
     data["data_sampling"]["keys"]["curriculum_learning"]["open"] = True
@@ -117,7 +136,7 @@ def generate() -> dict[str, Any]:
 
 def _section(path: tuple[str, ...]) -> dict[str, Any] | None:
     """Node of one section, {"keys": {...}} or {"open": true}; None when `path` is no section."""
-    asked, taken_whole, model = _trace(path)
+    asked, taken_whole, model, defaults = _trace(path)
     if model is not None:
         return _model(model)
     if path and not asked:
@@ -125,15 +144,16 @@ def _section(path: tuple[str, ...]) -> dict[str, Any] | None:
     node: dict[str, Any] = {"keys": {}}
     for name in sorted(asked):
         child = _section((*path, name)) if len(path) < MOST_DEPTH else None
-        node["keys"][name] = child or {}
+        default = defaults.get(name)
+        node["keys"][name] = child or (_kind(type(default)) | _default(default) if default != "auto" else {})
     if path and taken_whole:
         node["open"] = True
     return node
 
 
-def _trace(path: tuple[str, ...]) -> tuple[set[str], bool, type | None]:
+def _trace(path: tuple[str, ...]) -> tuple[set[str], bool, type | None, dict[str, Any]]:
     """Run DeepSpeed's parser with a recorder at `path`: keys asked for there, whether it was taken as a
-    whole, and the pydantic model that it was handed to."""
+    whole, the pydantic model that it was handed to, and the defaults."""
     from deepspeed.runtime import config as parser
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
@@ -158,33 +178,84 @@ def _trace(path: tuple[str, ...]) -> tuple[set[str], bool, type | None]:
             parser.DeepSpeedConfig(top)
     finally:
         DeepSpeedConfigModel.__init__ = original
-    return leaf.asked, leaf.taken_whole, models[0] if models else None
+    return leaf.asked, leaf.taken_whole, models[0] if models else None, leaf.defaults
 
 
 def _model(model: Any) -> dict[str, Any]:
-    """Node of a pydantic model: names, aliases, deprecated fields, and the models nested in it."""
+    """Node of a pydantic model: names, aliases, deprecated fields, bounds, and the models nested in it.
+
+    Such a model leaves out what is "auto", and has its default then.
+    """
     keys: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         node = _annotation(field.annotation)
+        for bound in field.metadata:
+            node |= {side: getattr(bound, side) for side in ("gt", "ge", "lt", "le") if hasattr(bound, side)}
+        if node.get("is") in ("int", "float") and not node.keys() & {"gt", "ge"}:
+            node |= _lower_bound(model, name)
+        if node.keys() & {"is", "of"}:
+            node |= _default(field.default)
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         if extra.get("deprecated"):
             node = {**node, "deprecated": str(extra.get("new_param", ""))}
         keys[name] = node
         if field.alias:
             keys[field.alias] = node
-    return {"keys": keys}
+    return {"keys": keys, "auto": True}
+
+
+def _lower_bound(model: Any, name: str) -> dict[str, Any]:
+    """What a model says in code of its own, asked with -1 and 0."""
+
+    def takes(value: int) -> bool:
+        try:
+            model(**{name: value})
+        except ValueError:
+            return False
+        return True
+
+    if takes(-1) or not takes(1):  # the latter: it depends on other fields
+        return {}
+    return {"ge": 0} if takes(0) else {"gt": 0}
 
 
 def _annotation(annotation: Any) -> dict[str, Any]:
-    """Node of a field by its type: a nested model, a dictionary with keys of its own, or a scalar."""
+    """Node of a field by its type: a nested model, a dictionary with keys of its own, or what a value may be."""
     if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
         return _model(annotation)
-    if annotation is dict or typing.get_origin(annotation) is dict:
+    origin = typing.get_origin(annotation)
+    if annotation is dict or origin is dict:
         return {"open": True}
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        nodes = [_annotation(part) for part in typing.get_args(annotation)]
-        return next((node for node in nodes if node), {})
-    return {}
+    if origin is typing.Literal:
+        return {"of": list(typing.get_args(annotation))}
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return {"of": [member.value for member in annotation]}
+    if origin in (typing.Union, types.UnionType):
+        return _union(list(typing.get_args(annotation)))
+    return _kind(origin or annotation)
+
+
+def _union(parts: list[Any]) -> dict[str, Any]:
+    nodes = [_annotation(part) for part in parts if part is not type(None)]
+    null = {"null": True} if type(None) in parts else {}
+    section = next((node for node in nodes if node.keys() & {"keys", "open"}), None)
+    if section is not None:
+        return section | null
+    if len(nodes) == 1:
+        return nodes[0] | null if nodes[0] else {}
+    kinds = [node.get("is") for node in nodes]
+    return {"is": "|".join(map(str, kinds))} | null if all(kinds) else {}
+
+
+def _default(value: Any) -> dict[str, Any]:
+    """For the word that is proposed in place of a wrong one."""
+    value = value.value if isinstance(value, enum.Enum) else value
+    plain = next((kind for kind in (bool, int, float, str) if isinstance(value, kind)), None)
+    return {"default": plain(value)} if plain and value not in ("", "auto") else {}
+
+
+def _kind(kind: Any) -> dict[str, Any]:
+    return {"is": KINDS[kind]} if kind in KINDS else {}
 
 
 def _pipeline() -> dict[str, Any]:

@@ -127,6 +127,11 @@ def test_precision(changes: dict[str, Any], precision: str) -> None:
     assert derive_layout(config(**changes)).precision == precision
 
 
+def test_two_precisions_are_refused() -> None:
+    both = {"bf16": {"enabled": True}, "fp16": {"enabled": True}}
+    assert "write deepspeed.fp16.enabled=false or" in refused(deepspeed=both)
+
+
 def test_heads_of_their_own_width_need_not_divide_the_hidden_size() -> None:
     assert derive_layout(config(model__hidden=72, model__heads=16, model__head_dim=8)).dp == 8
     assert derive_layout(config(model__experts=8, model__experts_per_token=2, layout__ep=4)).ep == 4

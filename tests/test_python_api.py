@@ -75,6 +75,11 @@ def test_what_is_wrong_is_one_line_that_names_the_key(words: list[str], said: st
     assert "\n" not in str(refusal.value)
 
 
+def test_text_is_taken_as_it_is_given() -> None:
+    config = orc.compose("job=tiny_gpt", "env.NCCL_IB_HCA=mlx5_0,mlx5_1", "+job.args.note=a=b: {c}")
+    assert (config.env["NCCL_IB_HCA"], config.job.args["note"]) == ("mlx5_0,mlx5_1", "a=b: {c}")
+
+
 def test_a_plan_is_that_of_the_command_line() -> None:
     plan = orc.make_plan(orc.compose("job=llama3_8b", "cluster=dgx_h100", "cluster.nodes=4"))
     assert (plan.layout.ranks, plan.cluster, plan.prediction.cost_usd is not None) == (32, "dgx_h100", True)

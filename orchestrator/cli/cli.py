@@ -50,8 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from yaml import YAMLError
 
         from orchestrator.config import load
+        from orchestrator.config.words import for_hydra
 
         load.register()
+        try:
+            own.overrides = overrides = for_hydra(overrides)
+        except ConfigError as error:
+            return _fail(error)
         composed_once = load.compose_once(overrides)
     codes: list[int] = []
     called: list[DictConfig] = []

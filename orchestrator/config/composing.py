@@ -11,6 +11,7 @@ from yaml import YAMLError
 from orchestrator.config import guard, load
 from orchestrator.config.hydra_errors import explain
 from orchestrator.config.schema import Config
+from orchestrator.config.words import for_hydra
 from orchestrator.errors import ConfigError
 
 
@@ -24,6 +25,7 @@ def compose(*words: str) -> Config:
     if flags:
         raise ConfigError(f"{flags[0]}: flags are for the command line; compose takes KEY=VALUE and GROUP=OPTION")
     load.register()
+    words = tuple(for_hydra(words))
     try:
         guard.refuse_code(words)
         with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):

@@ -1,9 +1,10 @@
-"""Refuse DeepSpeed configurations with keys that DeepSpeed would ignore without a word.
+"""Refuse DeepSpeed configurations with keys that DeepSpeed would ignore without a word, and values it would choke on.
 
 What DeepSpeed reads is listed in ``deepspeed_keys.json``, which ``infra/generate_deepspeed_keys.py``
-writes from DeepSpeed's own parser. A node of it is ``{}`` for a value, ``{"keys": ...}`` for a section;
-``open`` allows other keys too, ``scalar`` a plain value in place of a section, ``removed`` marks what
-DeepSpeed once knew, ``deprecated`` what it still takes under a newer name.
+writes from DeepSpeed's own parser. A node of it is a value's (see ``deepspeed_values``), or ``{"keys": ...}``
+for a section; ``open`` allows other keys too, ``scalar`` a plain value in place of a section, ``auto`` the word
+auto in place of its values, ``removed`` marks what DeepSpeed once knew, ``deprecated`` what it still takes under
+a newer name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.deepspeed_values import check_value
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.papers import short
 
@@ -24,7 +26,7 @@ KEYS_FILE = Path(__file__).with_name("deepspeed_keys.json")
 
 
 def check_deepspeed(config: Mapping[str, Any]) -> None:
-    """Check every key of a native DeepSpeed configuration, and its optimizer's and scheduler's type.
+    """Check every key and value of a native DeepSpeed configuration, and its optimizer's and scheduler's type.
 
     Raises ConfigError with the full key path, the nearest known name and the DeepSpeed version.
     """
@@ -67,6 +69,8 @@ def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: st
         elif "keys" in child and not child.get("scalar") and value is not None:
             some = next(iter(child["keys"]))
             raise ConfigError(f"{where}={_named(value)}: {version} takes a section here, e.g. {where}.{some}=...")
+        elif "keys" not in child and not (value is None and path == "deepspeed"):  # null there is left out of the file
+            check_value(where, value, child, version, "auto" in node)
 
 
 def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str) -> None:

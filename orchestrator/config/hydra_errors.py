@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from orchestrator.config import load
+from orchestrator.config.words import as_typed, parsed_override
 from orchestrator.errors import near_miss
 
-_UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
+_UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']*)'")
 _UNKNOWN_IN_SCHEMA = re.compile(r"Key '(?P<key>[^']+)' (is )?not in '?(?P<owner>\w+)'?")
 _FOREIGN_PACKAGE = re.compile(r"(?P<group>[a-z]+)@\w+\.(?P=group)")
+_NO_MULTIRUN = re.compile(
+    r"(Sweep parameters|Ambiguous value for argument) '(?P<word>.*)'(?= requires --multirun|\s*1\. To use it)",
+    re.DOTALL,
+)
 _NO_CONFIG_DIR = re.compile(r"Additional config directory '(?P<path>.+)' not found")
 
 
@@ -47,7 +53,9 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
                 return _no_such_key(str(key or match["key"]), overrides)
             return f"{key}: {first}" if key else first
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override that Hydra can read; write key=value, and quote values with spaces"
+        return _no_override(error.override)
+    if match := _NO_MULTIRUN.search(str(error)):
+        return _no_sweep(match["word"])
     return " ".join(str(error).split())
 
 
@@ -58,6 +66,25 @@ def _chain(error: BaseException) -> list[BaseException]:
         chain.append(current)
         current = current.__cause__ or current.__context__
     return chain
+
+
+def _no_override(word: str) -> str:
+    """What to type instead, to the letter."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word}: not an override, which is KEY=VALUE, or ~KEY to take a key out; see --help"
+    if parsed_override(f"{key}=1") is None:
+        return f"{word}: {key or 'nothing'} is no key; a key is of letters, digits, _ and -, with dots between"
+    return f"{word}: not an override that Hydra can read; as a text it is written {as_typed(key, value)}"
+
+
+def _no_sweep(word: str) -> str:
+    key, _, value = word.partition("=")
+    several = shlex.quote(f"{key}=[{value}]")
+    return (
+        f"{word}: several values are a sweep; add --multirun for a run of each, or write {several} for a list and "
+        f"{as_typed(key, value)} for a text"
+    )
 
 
 def _no_such_option(error: MissingConfigException) -> str:
@@ -75,6 +102,8 @@ def _no_yaml(error: MarkedYAMLError) -> str:
 
 
 def _no_such_key(key: str, overrides: Sequence[str]) -> str:
+    if not key:
+        return "a word that begins with '=' has no key; write KEY=VALUE"
     if match := _FOREIGN_PACKAGE.fullmatch(key):
         return (
             f"override /{match['group']}: a config file that chooses from another group starts with the line "

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from orchestrator import papers
 from orchestrator.config import hardware
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
+from orchestrator.config.words import literally
 from orchestrator.errors import ConfigError
 from orchestrator.installation import PACKAGE
 from orchestrator.redact import learn
@@ -177,21 +179,31 @@ def load_planner(composed: DictConfig) -> PlannerConfig:
 
 def to_container(config: Config) -> dict[str, Any]:
     """Plain dicts and lists; enums as their names."""
-    structured = OmegaConf.structured(config)
-    return cast(dict[str, Any], OmegaConf.to_container(structured, enum_to_str=True))
+    return cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    return node.name if isinstance(node, Enum) else node
 
 
 def from_container(container: dict[str, Any]) -> Config:
-    """Inverse of :func:`to_container`. Raises :class:`ConfigError` for what this version's schema does not know."""
+    """Inverse of :func:`to_container`: nothing is left to interpolate, and a text that looks so is a text.
+
+    Raises :class:`ConfigError` for what this version's schema does not know.
+    """
     try:
-        return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), container)))
+        return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), literally(container))))
     except OmegaConfBaseException as error:
         raise ConfigError(_said(error)) from None
 
 
 def to_yaml(container: dict[str, Any]) -> str:
-    """Plain dicts and lists as YAML text."""
-    return OmegaConf.to_yaml(OmegaConf.create(container))
+    """Plain dicts and lists as YAML text that Hydra reads as the same."""
+    return OmegaConf.to_yaml(OmegaConf.create(literally(container)))
 
 
 def flatten(container: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.load import conf_dir
 from orchestrator.config.schema import Config, Device
 from orchestrator.errors import ClusterUnreachable, ConfigError
+from orchestrator.plan.layout.layout import check_values
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.planner.calibration_file import calibrations_of
 
@@ -86,6 +87,7 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     Without ``observed`` the plan has no facts: the same is refused, but nothing is hashed. Enough to read,
     not to launch. Raises :class:`ConfigError`.
     """
+    check_values(config)  # first: DeepSpeed's batch sizes come from the job's
     check_deepspeed(config.deepspeed)
     check_local_gpus(config)
     cwd = Path(config.job.cwd or os.getcwd()).resolve()

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import load
+from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.placeholders import asks_for
 from orchestrator.config.schema import Config, LayoutConfig
 from orchestrator.errors import ConfigError
@@ -58,6 +59,7 @@ def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
     """
     config = load.load(composed)
     check_values(config)
+    check_deepspeed(config.deepspeed)
     kept = _kept(composed, words)
     base = _base(config, kept)
     sections = {_as_composed(config): None} if "deepspeed" in kept else _shardings(base)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
+from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.layout import check_values, precision_of
@@ -75,6 +76,7 @@ def answer(composed: DictConfig, words: Sequence[str]) -> Answer:
         composed.cluster.nodes = 1
     base = load.load(composed)
     check_values(base)
+    check_deepspeed(base.deepspeed)
     configs, left_out = {base.cluster.name: base}, dict[str, str]()
     if not asked.cluster_given:
         machines, left_out = read_all(composed, asked.values, nodes_needed=asked.limits.usd is None)

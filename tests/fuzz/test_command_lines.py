@@ -113,6 +113,10 @@ WORDS = st.one_of(
 @example(words=["++deepspeed.train_batch_size=x"])
 @example(words=["model.heads=1000000000000", "layout.tp=3"])
 @example(words=["run_root=\ud800"])
+@example(words=["env.A=\ud800{", "+job.args.a=${"])
+@example(words=["-m", "env.A={,1"])
+@example(words=[f"+job.args.a={'[' * 300}"])
+@example(words=["++deepspeed.gradient_clipping=auto"])
 def test_any_words(told: Told, words: list[str]) -> None:
     told(["plan", *words])
 

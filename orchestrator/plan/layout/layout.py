@@ -147,9 +147,14 @@ def precision_of(config: Config) -> str:
     asked = config.job.precision
     if asked not in PRECISIONS:
         raise ConfigError(f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}")
-    for name in ("bf16", "fp16"):
-        if section_of(config.deepspeed, name).get("enabled"):
-            return name
+    switched_on = [name for name in ("bf16", "fp16") if section_of(config.deepspeed, name).get("enabled")]
+    if len(switched_on) > 1:
+        raise ConfigError(
+            "deepspeed.bf16.enabled=true: and deepspeed.fp16.enabled=true; DeepSpeed computes in one of them, so write "
+            "deepspeed.fp16.enabled=false or deepspeed.bf16.enabled=false"
+        )
+    if switched_on:
+        return switched_on[0]
     if asked != "auto":
         return asked
     known = config.gpu.peak_flops
