@@ -47,7 +47,7 @@ class ConfigError(OrchestratorError):
 
 
 class ClusterError(OrchestratorError):
-    """The cluster can not do what the plan asks."""
+    """The cluster cannot do what the plan asks."""
 
     exit_code = 3
 
@@ -85,7 +85,7 @@ class RankStartError(ClusterError):
 
 
 class RunDirectoryError(OrchestratorError):
-    """The run directory can not be written, or another live run holds it."""
+    """The run directory cannot be written, or another live run holds it."""
 
     exit_code = 4
 
@@ -107,7 +107,7 @@ class CheckpointError(TrainingFailed):
 
 
 class ManifestError(CheckpointError, ValueError):
-    """A manifest that can not be trusted or does not fit the files; the message is one line."""
+    """A manifest that cannot be trusted or does not fit the files; the message is one line."""
 
 
 class RestoreError(CheckpointError):

@@ -228,7 +228,7 @@ class SnapshotDoubted(Event):
 
 @dataclass(frozen=True)
 class SnapshotHeld(Event):
-    """A node can not write its checkpoint out, a full disk for instance; it tries again until it can."""
+    """A node cannot write its checkpoint out, a full disk for instance; it tries again until it can."""
 
     node: str
     reason: str

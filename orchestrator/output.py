@@ -57,7 +57,7 @@ class OutputLost(OrchestratorError):
 
 
 class _Output(io.FileIO):
-    """A descriptor of ours to write to; what can not be written is lost without a word."""
+    """A descriptor of ours to write to; what cannot be written is lost without a word."""
 
     outlives_full_disks = False
 
@@ -68,7 +68,7 @@ class _Output(io.FileIO):
             if error.errno in _FULL and not _Output.outlives_full_disks:
                 _to_nowhere(self.fileno())  # the interpreter tries once more when it ends
                 raise OutputLost(
-                    f"what is printed can not be written: {error.strerror}; print to another place"
+                    f"what is printed cannot be written: {error.strerror}; print to another place"
                 ) from None
             if error.errno not in _GONE | _FULL:
                 raise

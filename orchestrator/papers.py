@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.errors import OrchestratorError
-
 if TYPE_CHECKING:
     import yaml
 
@@ -50,7 +48,7 @@ _T = TypeVar("_T")
 _Check = Callable[[Any], bool]
 
 
-class PaperError(OrchestratorError, ValueError):
+class PaperError(ValueError):
     """What was read is not what it should be; the message is one line that can follow a file's name."""
 
 

@@ -181,7 +181,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "calibration.yaml"
     write_calibrations(path, {HERE: FITTED})
     monkeypatch.setattr("os.fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(RunDirectoryError, match=r"can not be written \(No space left on device\)"):
+    with pytest.raises(RunDirectoryError, match=r"cannot be written \(No space left on device\)"):
         write_calibrations(path, {THERE: FITTED})
     assert read_calibrations(path) == {HERE: FITTED}
     assert list(tmp_path.iterdir()) == [path]
@@ -195,7 +195,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         ("calibrations: {a: 1}", "has no list 'calibrations'"),
         ("calibrations: [3]", "entry 1 is no mapping"),
         ("calibrations: [{cluster: local}]", "entry 1 has no gpu"),
-        ("{", "can not be read"),
+        ("{", "cannot be read"),
     ],
 )
 def test_another_file_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
@@ -341,7 +341,7 @@ def test_runs_that_say_nothing_are_skipped_with_the_reason(tmp_path: Path) -> No
         "stopped": "has not finished (interrupted)",
         "script": "its model was not described",
         "damaged": "its journal is damaged",
-        "bare": "its configuration can not be read",
+        "bare": "its configuration cannot be read",
         "older": "its configuration is of another version",
         "empty": "it never began",
         "live": "it is still running",

@@ -23,7 +23,7 @@ from orchestrator.planner.auto_layout import Choice, choose
 
 LLAMA_8B = ("job=llama3_8b", "cluster=azure_nd_h100_v5")
 LLAMA_70B = ("job=llama3_70b", "cluster=azure_nd_h100_v5", "cluster.nodes=16")
-# A script that can do everything, which the project's own jobs can not.
+# A script that can do everything, which the project's own jobs cannot.
 ABLE = ("job.supports=null", "model=llama3_70b", "job.global_batch=1024")
 JOBS = {
     "8B": LLAMA_8B,
@@ -144,7 +144,7 @@ def test_recomputation_is_left_alone_where_the_script_does_not_ask_for_it() -> N
     [
         ((), r"layout=auto: no step time.*CPU core.*matmul_efficiency.fp32.*calibrate"),
         (("job=script", "job.script=x.py", "cluster=azure_nd_h100_v5"), r"without a model.*model="),
-        ((*LLAMA_8B, "layout.tp=2"), r"layout.tp=2: job 'llama3_8b' can not do it"),
+        ((*LLAMA_8B, "layout.tp=2"), r"layout.tp=2: job 'llama3_8b' cannot do it"),
         ((*LLAMA_70B, *ABLE, "layout.tp=16"), r"model.kv_heads=8: not divisible by layout.tp=16"),
         ((*LLAMA_70B, *ABLE, "layout.pp=2", "deepspeed=zero3"), r"layout.pp=2.*ZeRO-0 and ZeRO-1 only"),
         (("job=llama3_70b", "cluster=azure_nd_a100_v4", "cluster.nodes=1", "deepspeed=zero2"), r"lacks .* GB per GPU"),

@@ -88,7 +88,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ),
     ("ranks", ["job.ranks=5"], "more than the cluster has (cluster.nodes=1 × cluster.gpus_per_node=2 = 2)"),
     (
-        "model that can not fit",
+        "model that cannot fit",
         ["job=llama3_70b", "cluster=dgx_h100", "gpu=h100_sxm", "cluster.gpus_per_node=8", "cluster.nodes=1"],
         "H100 SXM 80GB has 84.9 GB: 110.4 GB too much; would fit: deepspeed=zero3_offload",
     ),
@@ -148,7 +148,7 @@ def test_a_run_is_named_after_the_verb_whatever_flags_and_values_are_around_it(c
 
 def test_a_run_directory_that_can_not_be_written(call: Call, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "can not be written" in one_line(call(*CPU, "run_root=file"), code=4)
+    assert "cannot be written" in one_line(call(*CPU, "run_root=file"), code=4)
 
 
 def test_a_run_directory_that_a_live_run_holds(call: Call, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_what_cannot_be_is_refused_with_the_remedy(change: dict[str, float], mes
 
 
 def test_a_limit_that_cannot_be_checked_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"power_limit_w=1000 can not be checked.*set cluster\.node_power_w"):
+    with pytest.raises(ConfigError, match=r"power_limit_w=1000 cannot be checked.*set cluster\.node_power_w"):
         energy_of(replace(DGX, node_power_w=None, power_limit_w=1000), CORE, 2, 1.0)
 
 

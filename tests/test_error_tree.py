@@ -16,6 +16,8 @@ from orchestrator.events import Fault
 from orchestrator.rank.runner import _fault_of
 
 PACKAGE = Path(errors.__file__).parent
+# Never the last word: who reads a paper says which file it was, by an error of the tree.
+BENEATH = {"PaperError", "NotJsonError"}
 TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
@@ -46,7 +48,7 @@ def test_no_public_exception_is_outside_the_tree() -> None:
         )
         if is_error and "OrchestratorError" not in above and not name.startswith("_"):
             outside.append(name)
-    assert outside == []
+    assert set(outside) == BENEATH
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)

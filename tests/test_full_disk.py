@@ -57,6 +57,6 @@ def test_another_error_and_a_second_ctrl_c_end_the_wait(
 ) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         monkeypatch.setattr(os, "write", FullDisk(times=1, number=number))
-        with pytest.raises(RunDirectoryError, match="can not write the journal"):
+        with pytest.raises(RunDirectoryError, match="cannot write the journal"):
             run._on_record(journal, ResourcesReleased(), terminal.notice, StopRequest(level=level))
     assert list(replay(tmp_path / "journal.jsonl")) == []

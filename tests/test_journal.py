@@ -258,7 +258,7 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirectoryError, match="can not write the journal"):
+    with pytest.raises(RunDirectoryError, match="cannot write the journal"):
         Journal(tmp_path / "file" / "journal.jsonl")
 
 

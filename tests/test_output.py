@@ -74,7 +74,7 @@ def test_a_full_disk_ends_what_only_prints_and_no_training() -> None:
     with open("/dev/full", "wb") as full:
         status, _, _, err = run(stdout=full)
         assert status == 1
-        assert "OutputLost: what is printed can not be written: No space left on device" in err
+        assert "OutputLost: what is printed cannot be written: No space left on device" in err
         status, _, _, err = run("output.outlive_full_disks()", stdout=full)
     assert status == 7
     assert err.count("Größe") == 3

@@ -133,7 +133,7 @@ ROWS = {
         "no more losses may be rejected (recovery.max_skips=1): step 9: the loss is nan; look at the learning rate",
         RecoveryConfig(max_skips=1),
     ),
-    "a loss is rejected and the script can not skip": Row(
+    "a loss is rejected and the script cannot skip": Row(
         (*AT_15, nan(1, 20)),
         Action.RESTART,
         "restart from the checkpoint of step 15 or the newest whole one before it with the same batches, rejected "
@@ -141,7 +141,7 @@ ROWS = {
         can_skip=False,
         restore_before=20,
     ),
-    "the same step's loss is rejected again and the script can not skip": Row(
+    "the same step's loss is rejected again and the script cannot skip": Row(
         (*AT_15, nan(1, 20), nan(2, 20)),
         Action.STOP,
         "hand {skip_batches} to the script in job.args",

@@ -126,7 +126,7 @@ def test_interleaved_stages_shorten_the_bubble() -> None:
     for vp, supports, words in (
         (3, "null", r"model.layers / layout.pp=20: not divisible by layout.vp=3"),
         (0, "null", r"layout.vp=0: must be greater than 0"),
-        (2, "[tp,pp]", r"layout.vp=2: job 'llama3_70b' can not do it"),
+        (2, "[tp,pp]", r"layout.vp=2: job 'llama3_70b' cannot do it"),
     ):
         with pytest.raises(ConfigError, match=words):
             plan_of(config(*sizes, f"layout.vp={vp}", f"job.supports={supports}"))

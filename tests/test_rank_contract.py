@@ -255,6 +255,6 @@ def test_a_rank_holds_no_descriptor_but_its_own(bench: Bench) -> None:
     )
     held = bench.run(script).output.strip()
     log = str(bench.folder / "rank0.log")
-    stacks = "/memfd"  # written to by a signal's handler, which can not open a file
+    stacks = "/memfd"  # written to by a signal's handler, which cannot open a file
     own_time = "/proc/PID/task/PID/schedstat"  # read several times a step
     assert held == str(sorted(["/dev/null", stacks, log, log, own_time, "pipe", "socket"]))

@@ -190,7 +190,7 @@ RECOVERIES = {
 
 
 @pytest.mark.parametrize("name", RECOVERIES)
-@pytest.mark.parametrize("can_skip", [True, False], ids=["can skip", "can not skip"])
+@pytest.mark.parametrize("can_skip", [True, False], ids=["can skip", "cannot skip"])
 def test_years_of_faults_end_within_every_budget(name: str, can_skip: bool) -> None:
     recovery, finished, simulated_s = RECOVERIES[name], 0, 0.0
     for seed in range(12):

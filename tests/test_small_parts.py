@@ -125,7 +125,7 @@ def test_an_earlier_runs_journal_is_never_written_over(tmp_path: Path) -> None:
 def test_an_unwritable_place_is_refused(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("not a folder")
-    with pytest.raises(RunDirectoryError, match="can not be written"):
+    with pytest.raises(RunDirectoryError, match="cannot be written"):
         RunDirectory(blocker / "run").hold()
 
 

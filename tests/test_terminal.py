@@ -210,7 +210,7 @@ def test_identical_errors_are_told_once_and_others_briefly() -> None:
 
 
 def test_a_warning_about_the_nodes_is_a_line_of_its_own() -> None:
-    warning = "job.checkpoint_dir=/c: n1 can not see what n0 writes"
+    warning = "job.checkpoint_dir=/c: n1 cannot see what n0 writes"
     lines = plain([(0, RUN), (3, ResourcesGranted(["n0", "n1"], 4, [warning]))]).splitlines()
     granted = next(index for index, line in enumerate(lines) if "4 GPUs on 2 nodes granted" in line)
     assert lines[granted + 1] == " " * 10 + warning

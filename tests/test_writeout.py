@@ -43,7 +43,7 @@ def test_what_is_written_loads_as_what_torch_saves(state: dict[str, Any], zipfil
         torch.save(state, folder / "expected.pt", _use_new_zipfile_serialization=zipfile)
         try:
             expected = torch.load(folder / "expected.pt", weights_only=False)
-        except AttributeError:  # of its older format torch can not read what it wrote of newer dtypes
+        except AttributeError:  # of its older format torch cannot read what it wrote of newer dtypes
             assert not zipfile
             reject()
         stage(slot, {"a.pt": state}, zipfile)

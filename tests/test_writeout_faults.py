@@ -1,4 +1,4 @@
-"""The writer when a slot is reused, a request can not be fulfilled, or the disk is full."""
+"""The writer when a slot is reused, a request cannot be fulfilled, or the disk is full."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.slot_harness import (
     write,
 )
 
-# --- requests that can not be fulfilled
+# --- requests that cannot be fulfilled
 
 
 @pytest.mark.parametrize("changed", [{"attempt": 2}, {"tag": "global_step8"}, {"dir": "/elsewhere"}])

@@ -59,7 +59,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Seen:
-    """A rank at one moment. ``entered``: its main thread is in a collective; None where that can not be known
+    """A rank at one moment. ``entered``: its main thread is in a collective; None where that cannot be known
     (no stack, or it may be waiting for the device). ``where``: the innermost frame of the user's own code,
     "" where there is none."""
 
@@ -126,7 +126,7 @@ def collect(files: Mapping[int, str], since: Mapping[int, int]) -> dict[int, str
 
 
 def keep(texts: Mapping[int, str], paths: Mapping[int, Path], heading: str) -> None:
-    """Append stacks to the ranks' files. One that can not be written is left out: a full disk is no reason to fail."""
+    """Append stacks to the ranks' files. One that cannot be written is left out: a full disk is no reason to fail."""
     for rank, text in texts.items():
         if text:
             with contextlib.suppress(OSError), paths[rank].open("a", encoding="utf-8") as stream:
@@ -160,7 +160,7 @@ def judge(stack_text: str, state: str, line_of: Callable[[str, int], str] = line
 
 
 def name_culprits(seen: Sequence[tuple[int, Seen]]) -> list[int]:
-    """The ranks that never entered the collective while others did, stopped ones first. Where it can not be
+    """The ranks that never entered the collective while others did, stopped ones first. Where it cannot be
     known of the rest, those that certainly did not; all when none differ."""
     order = {rank: _blame(one) for rank, one in seen}
     ranks = sorted(order, key=lambda rank: (order[rank], rank))

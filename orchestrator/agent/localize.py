@@ -102,9 +102,9 @@ def sees_mark(folder: Path, mark: str) -> bool:
 
 
 def unshared(checkpoint_dir: str, writer: str, blind: Iterable[str]) -> str:
-    """The warning that nodes can not see what another one writes."""
+    """The warning that nodes cannot see what another one writes."""
     return (
-        f"job.checkpoint_dir={checkpoint_dir}: {', '.join(blind)} can not see what {writer} writes there, so a restart "
+        f"job.checkpoint_dir={checkpoint_dir}: {', '.join(blind)} cannot see what {writer} writes there, so a restart "
         "could not load its checkpoints; set it to a folder on a filesystem that all nodes share"
     )
 

@@ -107,5 +107,5 @@ class LogKeeper:
             with path.open("ab") as stream:
                 stream.write(part["data"])
         except OSError as error:
-            raise RunDirectoryError(f"can not write {path}: {error.strerror}") from None
+            raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from None
         self._bounds.hold(path)

@@ -78,7 +78,7 @@ class NodeRanks:
     def check_gone(self, attempt: int) -> None:
         """Raises :class:`NodeMismatch` when ranks are still alive."""
         if self._alive():
-            raise NodeMismatch(f"attempt {attempt} can not start: ranks of an older one are still alive")
+            raise NodeMismatch(f"attempt {attempt} cannot start: ranks of an older one are still alive")
 
     def start(self, specs: Sequence[RankSpec], launcher: Launcher) -> None:
         """Start the ranks of an attempt."""
@@ -164,7 +164,7 @@ class NodeRanks:
         return [{"kind": "overdue", "all": told[1], "ranks": [asdict(one) for one in overdue]}]
 
     def _outlived(self, rank: _Watched) -> Part:
-        """It is stuck in the kernel or a driver: whatever it holds, this node can not be used any more."""
+        """It is stuck in the kernel or a driver: whatever it holds, this node cannot be used any more."""
         rank.status = -signal.SIGKILL
         rank.error = {"type": "", "message": f"outlived SIGKILL by {self.assignment.unkillable_s:g} s"}
         return {**self._exit_part(rank, rank.status), "node_fault": True, "node_unusable": True}

@@ -154,7 +154,7 @@ class NodeZygotes:
         }
 
     def _usage(self, held: _Held) -> tuple[int, int]:
-        """Launchers and ranks; one that still imports has neither, and can not be asked."""
+        """Launchers and ranks; one that still imports has neither, and cannot be asked."""
         if not held.launcher.alive() or not held.launcher.ready:
             return 0, 0
         try:
@@ -195,7 +195,7 @@ class NodeZygotes:
         with self._lock:
             self._drop_dead()
             for held in list(self._held):
-                # One that still imports can not be asked; somebody may wait for it.
+                # One that still imports cannot be asked; somebody may wait for it.
                 if self._usage(held)[0] or not held.launcher.ready:
                     held.used_s = now_s
                 elif now_s - held.used_s >= self.idle_timeout_s:

@@ -131,7 +131,7 @@ class Snapshots:
         return Commit(key.save_dir, manifest, bool(part["save_latest"]), write_s)
 
     def given_up(self, part: Mapping[str, Any]) -> None:
-        """A rank's files can not be written: nobody waits for this checkpoint, even if not all ranks have said yet
+        """A rank's files cannot be written: nobody waits for this checkpoint, even if not all ranks have said yet
         that they staged it."""
         self._pending_of(_key(part), part["step"]).given_up = True
 

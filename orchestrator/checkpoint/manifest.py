@@ -46,7 +46,7 @@ class FilePart:
 class Manifest:
     """A checkpoint of ``world_size`` ranks; ``files`` by their path relative to the tag's folder.
 
-    Every value is checked when it is made: ManifestError names the first that can not be.
+    Every value is checked when it is made: ManifestError names the first that cannot be.
     """
 
     run: str
@@ -181,7 +181,7 @@ def refuse_misfits(folder: Path, manifest: Manifest) -> None:
         path, fault = next(iter(wrong.items()))
         more = f", and {len(wrong) - 1} more of {len(manifest.files)} files" if len(wrong) > 1 else ""
         raise ManifestError(
-            f"{folder} can not be committed: {path} {'is ' * (fault == 'missing')}{fault}{more}; the folder has to "
+            f"{folder} cannot be committed: {path} {'is ' * (fault == 'missing')}{fault}{more}; the folder has to "
             "hold what the ranks wrote, on a file system that all nodes share"
         )
 
@@ -200,7 +200,7 @@ def verify(save_dir: Path, manifest: Manifest, files: Iterable[str] | None = Non
         try:
             return None if sha256_of(folder / path) == part.sha256 else "sha256 differs"
         except OSError as error:
-            return f"can not be read ({error.strerror})"
+            return f"cannot be read ({error.strerror})"
 
     # Largest first: at the end no thread then waits for one that took a big file last.
     paths = sorted(
@@ -213,14 +213,14 @@ def verify(save_dir: Path, manifest: Manifest, files: Iterable[str] | None = Non
 
 
 def refuse_object_store(path: str) -> str | None:
-    """Why ``path`` can not hold checkpoints when it is a URL, None when it is a path."""
+    """Why ``path`` cannot hold checkpoints when it is a URL, None when it is a path."""
     url = _URL.match(path)
     if url is None:
         return None
     if url[1].lower() == "file":
-        return f"checkpoints can not go to {path}: write the path itself, without 'file:'"
+        return f"checkpoints cannot go to {path}: write the path itself, without 'file:'"
     return (
-        f"checkpoints can not go to {path}: a commit needs rename and fsync of a POSIX file system, which {url[1]} "
+        f"checkpoints cannot go to {path}: a commit needs rename and fsync of a POSIX file system, which {url[1]} "
         "does not have; use a folder of a local or shared file system, or the folder where the store is mounted"
     )
 
@@ -231,7 +231,7 @@ def _size_fault(path: Path, part: FilePart) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return "missing"
     except OSError as error:
-        return f"can not be read ({error.strerror})"
+        return f"cannot be read ({error.strerror})"
     if not stat.S_ISREG(status.st_mode):
         return "is not a file"
     return None if status.st_size == part.bytes else f"has {status.st_size} bytes instead of {part.bytes}"

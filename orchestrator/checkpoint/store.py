@@ -9,7 +9,7 @@
     SAVE_DIR/.attempts/removed-TAG.1/      on its way out
     SAVE_DIR/.quarantine/TAG.1/            not loaded any more, with reason.txt
 
-A checkpoint appears and goes by one rename of its folder. A folder of the same tag can not be exchanged in
+A checkpoint appears and goes by one rename of its folder. A folder of the same tag cannot be exchanged in
 one step everywhere, so it is set aside first: a ``replaced-TAG`` without a TAG tells of a crash in between, and
 :func:`repair_latest` puts it back. One process at a time changes the directory, on the driver's word.
 """
@@ -127,9 +127,7 @@ def scan(save_dir: Path) -> Scan:
             if manifest.tag == folder.name:
                 found.committed.append(manifest)
             else:
-                found.odd[folder.name] = (
-                    f"its manifest is that of {manifest.tag}: a folder can not be renamed or copied"
-                )
+                found.odd[folder.name] = f"its manifest is that of {manifest.tag}: a folder cannot be renamed or copied"
     found.committed.sort(key=lambda manifest: (manifest.step, manifest.attempt, manifest.tag))
     return found
 

@@ -45,7 +45,7 @@ _READ_BYTES = 1 << 22
 
 
 class _NotWrittenError(Exception):
-    """A request that can not be fulfilled. The message says why."""
+    """A request that cannot be fulfilled. The message says why."""
 
 
 class Hashed:

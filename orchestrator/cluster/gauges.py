@@ -41,7 +41,7 @@ class Gauges:
         self._shown: dict[str, float] = {}
 
     def observe(self, record: Record, bill: Bill) -> None:
-        """Set what has changed; unknown values are left out, since a gauge can not say "unknown"."""
+        """Set what has changed; unknown values are left out, since a gauge cannot say "unknown"."""
         for name, value in _values(bill).items():
             if value is None or not math.isfinite(value) or self._shown.get(name) == value:
                 continue

@@ -306,7 +306,7 @@ class Nodes:
             raise NodeMismatch(unshared(self._assignment.checkpoint_dir, self.all[0].name, blind))
 
     def _blind(self) -> list[str]:
-        """The nodes that can not see what the first one writes into the checkpoint directory."""
+        """The nodes that cannot see what the first one writes into the checkpoint directory."""
         first, *others = self.all
         if not others:
             return []

@@ -98,7 +98,7 @@ def regain(group: PlacementGroup, lost: Sequence[str], asked: Asked, cancelled: 
 
 
 def missing(asked: Asked, seen: Seen) -> str:
-    """Which of the nodes can not give a bundle, and what each lacks."""
+    """Which of the nodes cannot give a bundle, and what each lacks."""
     able = sum(
         not _lacks(node["Resources"], asked.needs) and node["NodeID"] not in seen.draining for node in seen.nodes
     )

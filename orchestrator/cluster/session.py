@@ -60,7 +60,7 @@ def connect(
     which ask the run to stop: it lives until the ranks have saved. Ray ships
     ``working_dir``, without the runs below it, to every node that an actor of ours starts on.
     What ``client.py`` prepares must have been prepared before Ray was imported.
-    Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for a folder that can not be shipped.
+    Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for a folder that cannot be shipped.
     """
     with contextlib.ExitStack() as stack:
         token_path = None

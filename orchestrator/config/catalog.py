@@ -35,7 +35,7 @@ class Machines:
 def read_all(
     composed: DictConfig, overrides: Mapping[str, Any], nodes_needed: bool
 ) -> tuple[dict[str, Machines], dict[str, str]]:
-    """Every cluster but this machine by its option's name, and those that can not be read with the reason.
+    """Every cluster but this machine by its option's name, and those that cannot be read with the reason.
 
     ``overrides`` of cluster, gpu and fabric hold for each; other keys of a cluster's file are not looked at.
     Raises :class:`ConfigError` where ``nodes_needed`` and a file leaves the number of nodes open.

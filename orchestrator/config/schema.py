@@ -285,7 +285,7 @@ class TrackingConfig:
 
     uri: str = MISSING  # sqlite:///FILE or http(s)://HOST:PORT
     experiment: str = "orchestrator"  # the MLflow experiment of the runs
-    required: bool = False  # refuse a run that MLflow can not record, before it costs anything
+    required: bool = False  # refuse a run that MLflow cannot record, before it costs anything
     flush_s: float = 2.0  # between two batches of metrics
     finish_timeout_s: float = 60.0  # for what MLflow has not taken when the run ends
     connect_timeout_s: float = 3.0  # for MLflow to answer before a run

@@ -19,17 +19,17 @@ _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 def settle() -> None:
     """Call once, in a program that is all ours, before anything heavy is imported.
 
-    MLflow can not be imported where nothing says what the home is, and torch compiles for DeepSpeed below
-    ``~/.cache``. Where there is no home, or it can not be written, a folder of our own takes its place.
+    MLflow cannot be imported where nothing says what the home is, and torch compiles for DeepSpeed below
+    ``~/.cache``. Where there is no home, or it cannot be written, a folder of our own takes its place.
     """
     home, place = _home(), None
     if home is None or (home == Path("/") and not _writable(home)):
         place = _own_folder()
         os.environ["HOME"] = str(place or "/")
-        why = "no home" if home is None else f"HOME={home} can not be written"
+        why = "no home" if home is None else f"HOME={home} cannot be written"
     elif not os.environ.get("XDG_CACHE_HOME") and not _writable(home / ".cache", home):
         place = _own_folder()
-        why = f"HOME={home} can not be written"
+        why = f"HOME={home} cannot be written"
         if place is not None:
             os.environ["XDG_CACHE_HOME"] = str(place / ".cache")
     if place is not None:

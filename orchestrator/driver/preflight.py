@@ -116,7 +116,7 @@ def find_script(script: str, cwd: Path) -> Path:
 
 
 def check_local_gpus(config: Config) -> None:
-    """A local cluster can not have more GPUs than this machine shows."""
+    """A local cluster cannot have more GPUs than this machine shows."""
     here = asked_address(config) in (None, LOCAL) and config.cluster.name == "local"
     if not here or config.gpu.device is not Device.cuda:
         return

@@ -114,7 +114,7 @@ def resumable(path: Path) -> tuple[Config, Unfinished]:
         is_dir = os.path.isdir(kept.cwd)
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run can not "
+            f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run cannot "
             "be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its checkpoints"
         ) from None
     if is_dir:

@@ -42,7 +42,7 @@ class Journal:
 
     ``clock`` gives monotonic seconds, ``wall`` seconds since 1970. The time during which no writer
     had the file open is not part of ``elapsed_s``. Raises :class:`RunDirectoryError` when the file
-    can not be written or another process is writing it, :class:`JournalError` when it is damaged. What is
+    cannot be written or another process is writing it, :class:`JournalError` when it is damaged. What is
     before the mark ``after`` is not read again: whoever gives it has done so.
     """
 
@@ -132,7 +132,7 @@ class Journal:
         except OSError as error:
             # Half a line in the middle would make the whole journal unreadable later.
             os.ftruncate(self._fd, self._size)
-            raise RunDirectoryError(f"can not write the journal {self.path}: {error.strerror}") from error
+            raise RunDirectoryError(f"cannot write the journal {self.path}: {error.strerror}") from error
         self._size += len(data)
 
 
@@ -269,7 +269,7 @@ def _open_exclusively(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise RunDirectoryError(f"can not write the journal {path}: {error.strerror}") from error
+        raise RunDirectoryError(f"cannot write the journal {path}: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -107,7 +107,7 @@ class RunDirectory:
     def hold(self, resume: bool = False) -> None:
         """Create the directory and lock it.
 
-        Raises :class:`RunDirectoryError` when it can not be written, when another live run holds
+        Raises :class:`RunDirectoryError` when it cannot be written, when another live run holds
         it, or when it already has a journal that is not to be gone on with (none is ever written over).
         """
         try:
@@ -115,7 +115,7 @@ class RunDirectory:
             self._lock = open_no_link(self.path / "lock", "a+")
         except OSError as error:
             raise RunDirectoryError(
-                f"run directory {self.path}: can not be written ({error.strerror}); set run_root or run_dir "
+                f"run directory {self.path}: cannot be written ({error.strerror}); set run_root or run_dir "
                 "to a folder that you may write"
                 if error.errno != errno.ELOOP
                 else f"run directory {self.path}: its file 'lock' is a link, which is not followed; remove it"

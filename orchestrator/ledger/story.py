@@ -241,7 +241,7 @@ def _warning(event: Event) -> Line | None:
                 "run nothing are loaded; name the script's own in snapshot.allow_types"
             )
         case SnapshotHeld():
-            text = f"node {event.node} can not write its checkpoint: {clean(event.reason)}"
+            text = f"node {event.node} cannot write its checkpoint: {clean(event.reason)}"
         case SnapshotUnstaged():
             where = f"rank {event.rank} on node {event.node}"
             text = f"{where}: no room to stage its checkpoints, training waits for the disk: {clean(event.reason)}"

@@ -99,7 +99,7 @@ def make_plan(
     """Derive the plan. ``script`` and ``cwd`` are absolute; ``facts`` is what nodes must share; of
     ``calibrations`` the one for this cluster, GPU and precision is applied.
 
-    Raises :class:`ConfigError` for numbers that contradict each other and for a model that can not fit.
+    Raises :class:`ConfigError` for numbers that contradict each other and for a model that cannot fit.
     """
     layout = derive_layout(config)
     price = price_usd_per_gpu_hour(config.cluster.price, config.gpu)
@@ -194,7 +194,7 @@ def _model_facts(config: Config, layout: Layout) -> ModelFacts | None:
 
 
 def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
-    """Refuses what can not fit, on the accelerator or, with offload, in the node's own memory."""
+    """Refuses what cannot fit, on the accelerator or, with offload, in the node's own memory."""
     assert config.model is not None
     if needed.total_bytes > config.gpu.memory_bytes:
         fits = what_fits(config.model, config.gpu, layout, Zero.from_config(config.deepspeed))

@@ -96,7 +96,7 @@ def fit_group(group: Group, runs: Sequence[MeasuredRun]) -> Fitted:
 def _read(
     refs: Sequence[str], run_root: str, constants: PlannerConfig, trust: bool
 ) -> tuple[list[MeasuredRun], list[tuple[str, str]]]:
-    """The runs that can be used, and why the others can not."""
+    """The runs that can be used, and why the others cannot."""
     if refs:
         paths = [find_run(ref, run_root, trust) for ref in dict.fromkeys(refs)]
     else:

@@ -53,7 +53,7 @@ def read_calibrations(path: Path) -> dict[Group, Calibration]:
         return {}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise _wrong(path, f"can not be read ({reason})") from None
+        raise _wrong(path, f"cannot be read ({reason})") from None
     entries = body.get(_KEYS) if isinstance(body, dict) else None
     if not isinstance(entries, list):
         raise _wrong(path, f"has no list '{_KEYS}'")
@@ -71,7 +71,7 @@ def write_calibrations(path: Path, calibrations: Mapping[Group, Calibration]) ->
         write_whole(path, text)
     except OSError as error:
         raise RunDirectoryError(
-            f"calibration={path}: can not be written ({error.strerror}); set calibration to a file that you may write"
+            f"calibration={path}: cannot be written ({error.strerror}); set calibration to a file that you may write"
         ) from None
 
 

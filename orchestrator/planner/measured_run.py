@@ -102,7 +102,7 @@ def configured(path: Path, constants: PlannerConfig) -> tuple[Config, Layout]:
         layout = derive_layout(_as_planned(config, plan) if config.layout.auto else config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unusable(
-            f"its configuration can not be read ({type(error).__name__}: {papers.one_line(str(error))})"
+            f"its configuration cannot be read ({type(error).__name__}: {papers.one_line(str(error))})"
         ) from None
     except OrchestratorError as error:
         raise Unusable(f"its configuration is of another version ({papers.one_line(str(error))})") from None

@@ -164,7 +164,7 @@ def _after_rejection(
     again = sum(other.step == failure.step for other in rejections) - 1
     where, budget = _where(failure), f"{len(rejections)} of {recovery.max_skips} (recovery.max_skips)"
     if again and not can_skip:
-        why = "the same step's loss was rejected again, so it is not by chance, and the script can not skip its batch"
+        why = "the same step's loss was rejected again, so it is not by chance, and the script cannot skip its batch"
         remedy = "hand {skip_batches} to the script in job.args and let it leave those batches out"
         return Decision(Action.STOP, f"stop: {why}: {where}; {remedy}{_or_spike(failure)}")
     if len(rejections) > recovery.max_skips:

@@ -6,7 +6,7 @@ Any CSV with the columns of tests/benchmarks/planner/fit.csv will do; columns th
 Errors are fractions of the measured step time, or of the one that follows from the measured rate. The constants
 are those of conf/planner/default.yaml; nothing is fitted, except under --leave-one-table-out.
 
-`--json` prints one object: `rows` (all of the file), `refused` (those of them that can not be planned),
+`--json` prints one object: `rows` (all of the file), `refused` (those of them that cannot be planned),
 `mean_abs_error` (mean of |predicted / measured - 1| over the others), `memory_mean_abs_error` (the same of the
 memory per GPU, null where no row has any) and `by_table`, for each table `rows`, `refused`, `mean_abs_error` and
 `bias` (mean of predicted / measured - 1). A mean over nothing is null.

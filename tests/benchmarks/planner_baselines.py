@@ -37,7 +37,7 @@ Efficiency = Mapping[str, float]  # by architecture; "" stands for those that ar
 
 @dataclass(frozen=True)
 class Baseline:
-    """Predicts `ideal_s`, seconds at the peak (None where it can not say), over an efficiency: learnt from the
+    """Predicts `ideal_s`, seconds at the peak (None where it cannot say), over an efficiency: learnt from the
     other tables where `fixed` is None."""
 
     name: str

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.planner_fit [--rows FILE.csv] [--write]
 
 Each table of the rows weighs the same, however many rows it has. A constant is held near the value that its
-meaning suggests (``FREE``), so that a table which says nothing of it can not drag it away.
+meaning suggests (``FREE``), so that a table which says nothing of it cannot drag it away.
 """
 
 from __future__ import annotations

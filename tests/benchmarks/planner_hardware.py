@@ -23,7 +23,7 @@ STATIC_W, POWER_TO_CLOCK = 130, 0.4
 
 
 class Refused(Exception):
-    """Why a row can not be planned."""
+    """Why a row cannot be planned."""
 
 
 def number(row: Mapping[str, str], key: str) -> float | None:

@@ -135,7 +135,7 @@ def test_a_signal_for_every_process_saves_too(how: int, code: int, user: User, k
             process.send_signal(how)
     if how == SIGTERM:
         titles = " ".join(map(title, told))
-        assert all(one in titles for one in ("raylet", "gcs_server", "NodeAgent", "zygote", "rank 1/2", "mlflow_sink"))
+        assert all(one in titles for one in ("raylet", "gcs_server", "NodeAgent", "zygote", "rank 1/2", "mlflow.sink"))
     assert run.ended().code == code, run.text
     ended = run.events()[-1]
     assert isinstance(ended, RunEnded)

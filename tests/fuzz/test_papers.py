@@ -131,14 +131,11 @@ def remembered() -> dict[str, Any]:
 def resumes(folder: Path) -> None:
     """Take the run up as far as to its plan."""
 
-    def start(found: Config, run: resume.Unfinished) -> int:
-        assert resume.missing_names(found, run) != ""
-        plan_json(plan_of(found, observed=False))
-        return 0
-
     before = os.getcwd()
     try:
-        resume.resume(folder, start)
+        found, run = resume.resumable(folder)
+        assert resume.missing_names(found, run) != ""
+        plan_json(plan_of(found, observed=False))
     except OrchestratorError as error:
         is_one_line(error)
     finally:
@@ -164,7 +161,7 @@ def test_resume_refuses(run_dir: Path, change: dict[str, Any] | None) -> None:
     for text in ROUGH if change is None else [json.dumps(remembered() | change).encode()]:
         (run_dir / "resume.json").write_bytes(text)
         with bounded(), pytest.raises(OrchestratorError) as refusal:
-            resume.resume(run_dir, lambda _config, _found: 0)
+            resume.resumable(run_dir)
         is_one_line(refusal.value)
 
 

@@ -127,7 +127,7 @@ def record(desk: Desk) -> kept.KeptCluster:
 def test_up_shows_a_warm_node_and_is_on_loopback_alone(desk: Desk, up: str) -> None:
     assert "ready" in up
     assert "started by 'up'" in up
-    assert "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'" in up
+    assert "Other machines cannot join a loopback address: for that, 'up launch.node_address=ADDRESS'" in up
     pid = record(desk).head_pid
     assert pid is not None
     heard = {each.laddr.ip for process in in_session(pid) for each in process.net_connections("tcp")

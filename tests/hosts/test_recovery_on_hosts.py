@@ -231,7 +231,7 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
     assert 4 <= lost.detected_s < 60
     stacks = (run.folder / "logs" / "attempt-1.rank-0.stacks").read_text()
     assert "no progress; stacks of" in stacks
-    assert 'File "' in stacks, "where the other rank waits; one that is stopped can not say"
+    assert 'File "' in stacks, "where the other rank waits; one that is stopped cannot say"
     assert desk.seen_from_outside(lost.log_path).is_file(), "the path that is named leads somewhere on the driver"
     _, again, *_ = run.of(AttemptStarted)
     assert again.restore_from == "memory"

@@ -81,9 +81,9 @@ def test_checkpoints_that_the_nodes_do_not_share_are_warned_of_once(head: Host, 
     (granted,) = warned.of(ResourcesGranted)
     (warning,) = granted.warnings
     first, *others = granted.nodes
-    assert warning.startswith(f"job.checkpoint_dir={WORK}/runs/warned/checkpoints: {', '.join(others)} can not see")
+    assert warning.startswith(f"job.checkpoint_dir={WORK}/runs/warned/checkpoints: {', '.join(others)} cannot see")
     assert f"what {first} writes" in warning
-    assert warned.text.count("can not see what") == 1
+    assert warned.text.count("cannot see what") == 1
     assert alone.of(ResourcesGranted)[0].warnings == []
 
 

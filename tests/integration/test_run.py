@@ -299,7 +299,7 @@ def test_ctrl_c_saves_stops_and_leaves_nothing(folder: Path, environment: dict[s
     assert leftovers(environment["HOME"]) == [], "no process is left"
 
 
-OURS = ("orchestrator rank", "orchestrator zygote", "ray::", "gcs_server", "raylet", "mlflow_sink")
+OURS = ("orchestrator rank", "orchestrator zygote", "ray::", "gcs_server", "raylet", "mlflow.sink")
 
 
 def leftovers(home: str) -> list[str]:

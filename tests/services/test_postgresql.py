@@ -41,7 +41,7 @@ pytestmark = MARKS
 
 STEPS = 60
 IMPORT_S = 40.0  # of MLflow, on a busy machine; 2 s at rest
-# In a process of its own: a database with a connection can not be copied.
+# In a process of its own: a database with a connection cannot be copied.
 MAKE_TABLES = "import sys, mlflow; mlflow.MlflowClient(tracking_uri=sys.argv[1]).search_experiments()"
 
 

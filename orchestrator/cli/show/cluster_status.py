@@ -85,7 +85,7 @@ def show_how_to_join(cluster: KeptCluster, console: Console) -> None:
     """What can be done with a cluster that ``up`` started."""
     text = "Runs attach by themselves; 'orchestrator down' stops it. "
     if cluster.address.startswith("127."):
-        text += "Other machines can not join a loopback address: for that, 'up launch.node_address=ADDRESS'."
+        text += "Other machines cannot join a loopback address: for that, 'up launch.node_address=ADDRESS'."
     else:
         text += (
             f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "

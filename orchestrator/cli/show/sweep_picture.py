@@ -31,7 +31,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 def draw(rows: Sequence[PlanRow], path: Path) -> str:
     """Write the picture of rows that have a prediction; returns what a reader has to know of it, or "".
 
-    Raises :class:`OSError` where the file can not be written.
+    Raises :class:`OSError` where the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure

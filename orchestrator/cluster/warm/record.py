@@ -136,9 +136,9 @@ def make_state_dir() -> Path:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.access(folder, os.W_OK | os.X_OK):
                 return folder
-            why = f"{folder} can not be written"
+            why = f"{folder} cannot be written"
         except OSError as error:
-            why = f"{folder} can not be made ({error.strerror})"
+            why = f"{folder} cannot be made ({error.strerror})"
     raise ClusterError(
         f"no place to keep a cluster on record: {why}; set XDG_STATE_HOME to a folder that you may write, "
         "for later commands too"

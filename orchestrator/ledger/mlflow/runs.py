@@ -49,7 +49,7 @@ class RunRow:
 def load_runs(uri: str, experiment: str, limit: int) -> list[RunRow]:
     """At most ``limit`` runs, newest first.
 
-    Raises :class:`TrackingError` when MLflow can not be read, :class:`ConfigError` when there is no
+    Raises :class:`TrackingError` when MLflow cannot be read, :class:`ConfigError` when there is no
     such experiment or no run in it.
     """
     if reason := check_tracking(uri, CHECK_TIMEOUT_S):

@@ -36,14 +36,14 @@ def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | 
     rating. Where `cluster.node_power_w` is null a node is estimated at its accelerators' `gpu.tdp_w` times
     `NODE_SHARE`. None where neither is known, as on CPU cores.
 
-    Raises ConfigError when the peak is above `cluster.power_limit_w`, or the limit can not be checked.
+    Raises ConfigError when the peak is above `cluster.power_limit_w`, or the limit cannot be checked.
     """
     limit_w = _checked("power_limit_w", cluster.power_limit_w, 0.0)
     node_w, source = _node_power_w(cluster, gpu)
     if node_w is None:
         if limit_w is not None:
             raise ConfigError(
-                f"cluster.power_limit_w={limit_w:g} can not be checked: neither cluster.node_power_w nor gpu.tdp_w "
+                f"cluster.power_limit_w={limit_w:g} cannot be checked: neither cluster.node_power_w nor gpu.tdp_w "
                 f"of {gpu.name} is known; set cluster.node_power_w=<watts of one node>, or power_limit_w=null"
             )
         return None

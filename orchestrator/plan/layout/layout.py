@@ -187,7 +187,7 @@ def _data_parallel(config: Config, ranks: int) -> int:
     for name, degree in {**degrees, "ep": config.layout.ep, "vp": config.layout.vp}.items():
         if degree > 1 and supported is not None and name not in supported:
             raise ConfigError(
-                f"layout.{name}={degree}: job '{config.job.name}' can not do it "
+                f"layout.{name}={degree}: job '{config.job.name}' cannot do it "
                 f"(job.supports={supported}); set layout.{name}=1 or use a script that can"
             )
     product = degrees["tp"] * degrees["pp"] * degrees["sp"]

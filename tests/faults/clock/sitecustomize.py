@@ -1,6 +1,6 @@
 """On PYTHONPATH of a run: its wall clock is set back as soon as the file that CLOCK_SET_BACK names is there.
 
-The machine's own clock can not be set here. Every Python process of the run imports this before all else.
+The machine's own clock cannot be set here. Every Python process of the run imports this before all else.
 """
 
 import os
