@@ -60,7 +60,7 @@ def fake_deepspeed(accelerator: str = "cuda") -> Any:
 
         def __init__(self, micro_batches: int = 1, global_steps: int = 0) -> None:
             self.micro_batches, self.global_steps, self.micro_steps = micro_batches, global_steps, 0
-            self.skipped_steps, self.overflows = 0, False
+            self.skipped_steps, self.overflows, self.half = 0, False, True
             self.optimizer = SimpleNamespace(param_groups=[{"lr": 0.5}])
 
         def __call__(self, batch: Any) -> Any:
@@ -85,6 +85,9 @@ def fake_deepspeed(accelerator: str = "cuda") -> Any:
                 self.skipped_steps += self.overflows
                 self.optimizer.param_groups[0]["lr"] /= 2
             return "stepped"
+
+        def fp16_enabled(self) -> bool:
+            return self.half
 
         def get_global_grad_norm(self) -> float:
             return 0.25
@@ -139,7 +142,10 @@ def test_a_step_that_the_loss_scale_skipped_is_told_as_one(link: FakeLink) -> No
         engine.overflows = overflows
         engine.backward(Loss(1.0))
         engine.step()
-    assert [(step["step"], step["skipped"]) for step in link.of_kind("step")] == [(1, True), (2, False), (3, True)]
+    engine.half = False  # gradients that are no numbers, in a precision without a loss scale
+    engine.step()
+    told = [(step["step"], step["skipped"]) for step in link.of_kind("step")]
+    assert told == [(1, True), (2, False), (3, True), (4, False)]
 
 
 def test_a_step_is_told_once_with_the_mean_loss_and_the_rate_it_was_taken_with(link: FakeLink) -> None:

@@ -318,8 +318,10 @@ def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable
 
 
 def _skipped_steps(engine: Any) -> int:
-    """Steps in which DeepSpeed found an overflow and left the weights as they were, to lower the loss scale."""
-    return int(getattr(engine, "skipped_steps", 0))
+    """Steps in which DeepSpeed found an overflow and left the weights as they were, to lower the loss scale of fp16. In
+    other precisions there is none: what is skipped there had gradients that are no numbers, which is a fault."""
+    half = getattr(engine, "fp16_enabled", None)  # an engine of another DeepSpeed must not end the script here
+    return int(getattr(engine, "skipped_steps", 0)) if callable(half) and half() else 0
 
 
 def _learning_rate(engine: Any) -> float | None:
