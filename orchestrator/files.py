@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from pathlib import Path
 from typing import IO
+
+# Of an OSError: the disk or the quota is full, and may have room again.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:

@@ -76,7 +76,12 @@ def test_an_error_s_type_says_which_fault_it_is() -> None:
         Fault.DISK: [full, wrapped, OSError(errno.EDQUOT, "x")],
         Fault.MEMORY: [MemoryError()],
         Fault.RESTORE: [RestoreError("x")],
-        None: [ManifestError("x"), OSError(errno.EIO, "x"), RuntimeError("RestoreError: No space left")],
+        None: [
+            ManifestError("x"),
+            OSError(errno.EIO, "x"),
+            OSError(errno.ENOMEM, "x"),
+            RuntimeError("RestoreError: No space left"),
+        ],
     }
     assert {fault: [_fault_of(error) for error in those] for fault, those in told.items()} == {
         fault: [fault] * len(those) for fault, those in told.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 import time
@@ -13,6 +12,7 @@ from orchestrator.agent.assignment import Assignment
 from orchestrator.checkpoint import store
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.checkpoint.vouching import why_not_vouched
+from orchestrator.files import NO_SPACE
 from orchestrator.trust import why_not_ours
 
 _UNSIGNED = "its manifest is not signed with the key of snapshot.key_file"
@@ -32,7 +32,7 @@ class CheckpointFiles:
             with tempfile.TemporaryFile(dir=folder) as probe:
                 os.posix_fallocate(probe.fileno(), 0, _PROBE_BYTES)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in NO_SPACE:
                 return f"{error.strerror} in {folder}"
         return None
 

@@ -30,8 +30,6 @@ def compose(*words: str) -> Config:
         guard.refuse_code(words)
         with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
             composed = hydra_compose("config", list(words))
-    except ConfigError:
-        raise
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise ConfigError(explain(error, words)) from None
     return load.load(composed)

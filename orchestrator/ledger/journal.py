@@ -8,7 +8,6 @@ and the next writer cuts it off. Anything else raises :class:`JournalError`.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import time
@@ -21,6 +20,7 @@ from typing import Protocol, Self
 from orchestrator import papers
 from orchestrator.errors import JournalError, RunDirectoryError
 from orchestrator.events import Event, Record
+from orchestrator.files import NO_SPACE
 from orchestrator.ledger.record_lines import line_of, record_of, time_after
 
 # The driver looks at its ranks every tenth of a second; a millisecond is more than it knows.
@@ -139,7 +139,7 @@ class Journal:
 def disk_is_full(error: RunDirectoryError) -> bool:
     """Whether an append failed for want of space, so that it may be tried again."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(cause, OSError) and cause.errno in NO_SPACE
 
 
 class Digest(Protocol):

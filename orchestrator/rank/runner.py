@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 
 import setproctitle
 
-from orchestrator.checkpoint.staging import NO_ROOM
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import Fault
+from orchestrator.files import NO_SPACE
 from orchestrator.rank import stacks, stop_signals
 from orchestrator.rank.link import Link
 from orchestrator.rank.probes.deepspeed import Probes
@@ -129,7 +129,7 @@ def _fault_of(error: BaseException) -> str | None:
     """Which fault of an attempt an error is, where its type says so and not only its words."""
     if isinstance(error, MemoryError):
         return str(Fault.MEMORY)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         return str(Fault.DISK)
     if error.__cause__ is not None:
         return _fault_of(error.__cause__)

@@ -15,6 +15,7 @@ from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.search.search import Search
 from orchestrator.plan.search.space import HEADROOM_SHARE, Candidate
+from orchestrator.text import bytes_in_words
 
 
 def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], console: Console) -> None:
@@ -29,7 +30,7 @@ def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], c
     )
     console.print(Text(f"  the same again: {' '.join(overrides) or 'layout=default'}", "dim"), soft_wrap=True)
     if not search.best.roomy:
-        free = f"{search.best.free_bytes / 1e9:.1f} GB"
+        free = bytes_in_words(search.best.free_bytes)
         console.print(Text(f"  it leaves only {free} free, and no other leaves {HEADROOM_SHARE:.0%}", "yellow"))
 
 
