@@ -109,7 +109,7 @@ $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
 	@touch $@
 
 bench: $(VENV)/.installed-bench  ## measure everything, into docs/benchmarks.md (an hour or two, machine at rest)
-	@status=0; for name in $(BENCHMARKS); do $(BIN)/python -m tests.benchmarks.$$name $(ARGS) || status=1; done; exit $$status
+	@status=0; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 
 clean:  ## remove the environment and caches, but no runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

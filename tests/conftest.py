@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.mlflow_server import make_database
+from tests.support.mlflow_server import make_database
 
 # How fast an example runs says something about the machine; benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)

@@ -1,7 +1,7 @@
 """Which nodes Ray has been told to empty: by an autoscaler, a cloud that takes a machine back, or a person.
 
-No public API of Ray tells it. This is the one place that asks Ray's own state, and `tests/test_draining.py` holds the
-name that it asks by.
+No public API of Ray tells it. This is the one place that asks Ray's own state, and
+`tests/unit/cluster/test_draining.py` holds the name that it asks by.
 """
 
 from __future__ import annotations

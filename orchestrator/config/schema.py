@@ -253,7 +253,7 @@ class SnapshotConfig:
 @dataclass
 class PlannerConfig:
     """Constants of the step-time and memory model, each with a meaning, fitted to published training runs by
-    ``tests/benchmarks/planner_fit.py``. See ``docs/planner_model.md``."""
+    ``benchmarks/planner_fit.py``. See ``docs/planner_model.md``."""
 
     fitted: str = MISSING  # when, and to what
     # mean of |predicted / measured - 1| of step times over tables of published runs, each left out of the fit

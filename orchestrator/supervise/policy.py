@@ -1,6 +1,6 @@
 """What to do after a failure: a pure function of the history, so that a simulation can test years of it.
 
-docs/recovery.md has the decisions as a table; tests/test_policy_table.py a test for each of its rows.
+docs/recovery.md has the decisions as a table; tests/unit/supervise/test_policy_table.py a test for each of its rows.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A fault waits for its moment by following the journal of its run, finds its process by title below the run's driver
 (or below the head of the cluster that these tests keep) and strikes. What it struck is on record, and a run whose
 fault did not strike fails its test. Signals come from outside; what only the rank itself can do to itself
-(``by("exception")``) is done by tests/scripts/pretrain_struck.py.
+(``by("exception")``) is done by tests/support/scripts/pretrain_struck.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import psutil
 
 from orchestrator.events import AttemptStarted, Decided, Event, PhaseEntered, Record, SnapshotCommitted, StepDone
-from tests.processes import title
+from tests.support.processes import title
 
 LOOK_S = 0.01
 # Between two files of a checkpoint there are milliseconds.

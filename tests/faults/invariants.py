@@ -23,7 +23,7 @@ from orchestrator.events import (
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Bill, Bucket, Meter
 from tests.faults.runs import Run
-from tests.processes import open_segments
+from tests.support.processes import open_segments
 
 # What is left of a run has to be gone by then.
 GONE_S = 30.0

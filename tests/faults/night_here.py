@@ -18,9 +18,9 @@ from tests.faults.disks import MB, fill, free
 from tests.faults.invariants import finished_like, mlflow_agrees, nothing_left
 from tests.faults.night import Lasting, Night, planned
 from tests.faults.runs import STEPS, Run, User
-from tests.mlflow_server import Server
-from tests.processes import title
-from tests.proxy import Proxy, Trouble
+from tests.support.mlflow_server import Server
+from tests.support.processes import title
+from tests.support.proxy import Proxy, Trouble
 
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 SETTINGS = [

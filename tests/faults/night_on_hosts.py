@@ -20,7 +20,7 @@ from tests.faults.invariants import buckets_sum, one_attempt_at_a_time, trained_
 from tests.faults.night import Lasting, Night, planned
 from tests.hosts.hosts import SHARED, Host, Network, new_token
 from tests.hosts.runs import COMMON, STEPS, Run, hurry, processes_of, take_up, train
-from tests.processes import running
+from tests.support.processes import running
 
 NODES, WORKERS = 2, 3
 SETTINGS = [

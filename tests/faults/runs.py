@@ -23,8 +23,8 @@ from orchestrator.cluster.warm.record import KeptCluster
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault
-from tests.paced import PACE_S, STRUCK, paced
-from tests.processes import below, end, running, title
+from tests.support.paced import PACE_S, STRUCK, paced
+from tests.support.processes import below, end, running, title
 
 MARKS = [
     pytest.mark.real,

@@ -38,8 +38,8 @@ from tests.faults.night_here import NightHere, Place
 from tests.faults.night_on_hosts import NightOnHosts, site
 from tests.faults.runs import COMMON, User
 from tests.hosts.hosts import NoHostsError
-from tests.mlflow_server import Server, make_database
-from tests.proxy import Proxy
+from tests.support.mlflow_server import Server, make_database
+from tests.support.proxy import Proxy
 
 LANES_HERE = 2
 LANES = LANES_HERE + 1

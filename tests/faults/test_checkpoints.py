@@ -47,7 +47,7 @@ from tests.faults.disks import MB, NoDisksError, fill, free, mount, unmount
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, holds, nothing_left, wait_until
 from tests.faults.runs import MARKS, STEPS, Run, User
-from tests.processes import title
+from tests.support.processes import title
 
 pytestmark = MARKS
 
@@ -111,7 +111,7 @@ def test_an_agent_that_dies_with_the_last_checkpoint_after_its_ranks_have_ended(
     assert run.code == 0, run.text
     holds(run)
     (lost,) = run.of(RankLost)
-    # Whether the driver had heard of the ranks' end by then: tests/test_group.py has the one that had.
+    # Whether the driver had heard of the ranks' end by then: tests/unit/cluster/test_group.py has the one that had.
     assert (lost.fault, lost.step) == (Fault.NODE, STEPS)
     assert [event.action for event in run.of(Decided)] == ["replace"]
     assert run.losses() == whole.losses()

@@ -43,7 +43,7 @@ from orchestrator.events import (
 from tests.faults.faults import Fault, Moment, both, commit, event, fail, the_phase, the_step, write_out
 from tests.faults.invariants import GONE_S, finished_like, gone, holds, mlflow_agrees, nothing_left
 from tests.faults.runs import MARKS, STEPS, Run, User
-from tests.processes import title
+from tests.support.processes import title
 
 pytestmark = MARKS
 

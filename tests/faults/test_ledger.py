@@ -27,7 +27,7 @@ from orchestrator.events import RankLost, RunStarted, StepDone
 from tests.faults.faults import event, fail
 from tests.faults.invariants import finished_like, mlflow_agrees
 from tests.faults.runs import MARKS, Run, User
-from tests.mlflow_server import Server
+from tests.support.mlflow_server import Server
 
 pytestmark = MARKS
 

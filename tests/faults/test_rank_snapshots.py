@@ -20,9 +20,9 @@ from orchestrator.checkpoint.arena import Slot
 from orchestrator.checkpoint.manifest import MANIFEST, Manifest, sha256_of
 from orchestrator.checkpoint.store import scan, verify
 from orchestrator.rank.launch.launcher import ZygoteLauncher
-from tests.rank_harness import Outcome
-from tests.slot_harness import small_tmpfs
-from tests.snapshot_world import KEY, World, errors, losses, small_assignment
+from tests.support.rank_harness import Outcome
+from tests.support.slot_harness import small_tmpfs
+from tests.support.snapshot_world import KEY, World, errors, losses, small_assignment
 
 pytestmark = pytest.mark.real
 

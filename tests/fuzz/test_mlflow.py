@@ -23,7 +23,7 @@ from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.runs import RunRow, _row, load_runs
 from orchestrator.ledger.mlflow.uri import QUESTIONS, check_tracking
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, files_of, fuzzed, is_one_line
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 # MLflow's own models, on import: nothing to do with what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")

@@ -35,8 +35,8 @@ from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.plan import plan_json
 from orchestrator.planner.calibration_file import read_calibrations, write_calibrations
 from orchestrator.planner.measured_run import Unusable, configured
-from tests.crashes import contents, manifest_of
 from tests.fuzz.inputs import ROUGH, as_yaml, bounded, damaged, files_of, fuzzed, is_one_line, nearly, rough
+from tests.support.crashes import contents, manifest_of
 
 
 @functools.cache

@@ -24,7 +24,6 @@ from typing import Any
 import psutil
 
 from tests.hosts.namespaces import (
-    CHECKOUT,
     HOME,
     NEEDED,
     PATH,
@@ -40,8 +39,9 @@ from tests.hosts.namespaces import (
     setup_of_a_host,
     wait_ready,
 )
+from tests.support.folders import PROJECT
 
-__all__ = ["CHECKOUT", "HOME", "SHARED", "WORK", "Host", "Network", "NoHostsError", "new_token", "wait_until"]
+__all__ = ["HOME", "PROJECT", "SHARED", "WORK", "Host", "Network", "NoHostsError", "new_token", "wait_until"]
 
 GCS_PORT = 6379
 # Ray's own time to notice a node without power is half a minute.

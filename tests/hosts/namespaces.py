@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.support.folders import PROJECT
+
 HOME, WORK, SHARED = "/tmp/home", "/tmp/work", "/tmp/shared"
 NEEDED = {
     "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux", "mount": "mount", "ip": "iproute2",
     "pkill": "procps",
 }  # fmt: skip
 # Read-only on every host, also where it lies in a folder that is private to each or on a disk of its own.
-_SAME_IMAGE = dict.fromkeys(map(os.path.realpath, (CHECKOUT, sys.prefix, sys.base_prefix)))
+_SAME_IMAGE = dict.fromkeys(map(os.path.realpath, (PROJECT, sys.prefix, sys.base_prefix)))
 _PRIVATE = ("/tmp", "/run", "/var/tmp", "/dev/shm")
 READY_TIMEOUT_S = 20
 PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"  # `ip` is often in one of the last two

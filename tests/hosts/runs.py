@@ -14,15 +14,15 @@ import psutil
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.hosts.hosts import SHARED, WORK, Host, wait_until
-from tests.paced import PACE_S, paced
-from tests.processes import running
+from tests.support.folders import SCRIPTS
+from tests.support.paced import PACE_S, paced
+from tests.support.processes import running
 
 # Of the main job and of every other one: two ranks on processor cores per host, and no MLflow.
 COMMON = [
     "gpu=cpu", "cluster=local", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1",
     "tracking.uri=http://127.0.0.1:9",
 ]  # fmt: skip
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 # A script that says where it runs; without what takes seconds to start and is not looked at.
 WHERE = [*COMMON, "job=script", f"job.script={SCRIPTS / 'where.py'}", "launch.zygote=false"]
 TIMEOUT_S = 240

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.hosts.hosts import CHECKOUT, HOME, Host, Network, wait_until
+from tests.hosts.hosts import HOME, Host, Network, wait_until
+from tests.support.folders import PROJECT
 
 pytestmark = pytest.mark.real
 
@@ -61,7 +62,7 @@ def test_the_image_is_the_same_and_nobody_writes_to_it(pair: list[Host]) -> None
     for host in pair:
         where = host.run([sys.executable, "-c", "import orchestrator; print(orchestrator.__file__)"], check=True)
         assert Path(where.stdout.strip()).is_file()
-        assert host.run(f"touch {CHECKOUT}/written {Path(sys.prefix)}/written").returncode != 0
+        assert host.run(f"touch {PROJECT}/written {Path(sys.prefix)}/written").returncode != 0
 
 
 def test_a_shared_folder_is_the_same_on_all(pair: list[Host], shared: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_test_process_that_dies_leaves_nothing(network: Network) -> None:
         "import time\nfrom tests.hosts.hosts import Network\nnetwork = Network()\nhost = network.add_host()\n"
         "host.popen('sleep 1000')\nprint('made', flush=True)\ntime.sleep(1000)\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child, child.stdout:
         assert child.stdout.readline() == "made\n"

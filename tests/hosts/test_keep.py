@@ -19,7 +19,7 @@ import pytest
 from orchestrator.cluster.warm import record as kept
 from orchestrator.events import AttemptStarted, CheckpointSaved, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.journal import replay
-from tests.paced import paced
+from tests.support.paced import paced
 
 pytestmark = pytest.mark.real
 

@@ -16,7 +16,8 @@ from orchestrator.events import (
     Status,
 )
 from tests.hosts.hosts import WORK, Host
-from tests.hosts.runs import COMMON, SCRIPTS, TIMEOUT_S, WHERE, Run, start
+from tests.hosts.runs import COMMON, TIMEOUT_S, WHERE, Run, start
+from tests.support.folders import SCRIPTS
 
 pytestmark = pytest.mark.real
 

@@ -20,10 +20,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator import __version__
+from tests.support.folders import PROJECT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = PROJECT
 BUILD_TIMEOUT_S, INSTALL_TIMEOUT_S, RUN_TIMEOUT_S = 300, 1500, 180
 # Whatever this machine has, two processor cores train.
 CPU = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
@@ -152,7 +153,7 @@ def test_a_wheel_from_the_archive_is_the_wheel_from_the_checkout(built: Distribu
 def test_the_archive_can_be_worked_with(built: Distributions) -> None:
     with tarfile.open(built.archive) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"Makefile", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests/test_cli.py"} <= names
+    assert {"Makefile", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests/unit/cli/test_cli.py"} <= names
     assert not [name for name in names if re.search(r"(^|/)(\.venv|runs|__pycache__)/", name)]
 
 

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from signal import SIGINT, SIGQUIT, Signals
 
-from tests.ports import free_port
 from tests.services.needs import module, program
 from tests.services.processes import Service, accepts, unprivileged
+from tests.support.ports import free_port
 
 OWNER = "postgres"  # a user that Debian's package makes; the server refuses to run as root
 # SIGINT ends it in good order, SIGQUIT leaves everything to the recovery at the next start, as a crash does.

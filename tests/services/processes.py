@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.processes import end
+from tests.support.processes import end
 
 START_S = 120.0
 STOP_S = 30.0

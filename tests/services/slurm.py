@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.ports import free_port
 from tests.services.needs import program
 from tests.services.processes import Service
+from tests.support.ports import free_port
 
 # No accounting, no control groups: what a job needs to be started, followed and ended.
 CONFIGURATION = """\

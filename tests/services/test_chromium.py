@@ -16,10 +16,10 @@ from matplotlib.image import imread
 
 from orchestrator.ledger.meter import Meter
 from tests.faults.runs import MARKS, Run, User
-from tests.ports import free_port
 from tests.services.needs import module, program
 from tests.services.processes import Service
 from tests.services.runs import SHORT
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

@@ -18,11 +18,11 @@ from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.mlflow.uri import check_tracking
 from tests.faults.invariants import mlflow_agrees
 from tests.faults.runs import MARKS, Run, User
-from tests.ports import free_port
 from tests.services.postgresql import AT_ONCE, IN_ORDER, Postgres
 from tests.services.processes import START_S
 from tests.services.runs import SHORT
-from tests.sink_harness import (
+from tests.support.ports import free_port
+from tests.support.sink_harness import (
     END,
     Sinks,
     Writer,

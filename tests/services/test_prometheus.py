@@ -18,9 +18,9 @@ import pytest
 from orchestrator.cluster.gauges import DESCRIPTIONS
 from orchestrator.ledger.meter import Meter
 from tests.faults.runs import MARKS, Run, User
-from tests.ports import free_port
 from tests.services.needs import program
 from tests.services.processes import Service
+from tests.support.ports import free_port
 
 pytestmark = MARKS
 

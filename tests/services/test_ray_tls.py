@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.certificates import Authority
 from tests.faults.runs import COMMON, MARKS, UNTRACKED, User
+from tests.support.certificates import Authority
 
 pytestmark = MARKS
 

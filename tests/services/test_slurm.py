@@ -16,9 +16,9 @@ import pytest
 from orchestrator.events import Event, RunEnded, Status, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.runs import COMMON, MARKS, TIMEOUT_S, UNTRACKED, User
-from tests.processes import end
 from tests.services.runs import SHORT
 from tests.services.slurm import Slurm
+from tests.support.processes import end
 
 pytestmark = MARKS
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.faults.faults import Fault, fail
 from tests.faults.runs import UNTRACKED, Run, User
-from tests.ports import free_port
+from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
 # Steps take so long that a kill which is asked for in the middle strikes there.

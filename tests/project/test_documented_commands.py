@@ -1,0 +1,157 @@
+"""Every command in the documents, and every KEY=VALUE in them, is one that the command line takes.
+
+They are taken apart and composed in this process; nothing is started and no plan is made.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from orchestrator.cli.args import check_flags, own_flags, take_run, take_runs, take_verb
+from orchestrator.config import load
+from orchestrator.config.words import for_hydra
+from tests.project.test_docs import DOCUMENTS, INLINE_CODE, ROOT
+
+COMMAND = "python -m orchestrator"
+HELP = ROOT / "conf" / "config.yaml"
+EXAMPLES = ROOT / "docs" / "examples" / "conf"
+# What ends a command of a shell.
+AFTER = {"|", ";", "&&", "||", "&", ">", "`", ")"}
+TOP = {
+    *(path.stem for path in load.conf_dir().iterdir()),
+    *(name for name in load.Config.__dataclass_fields__),
+}
+WORD = re.compile(r"(\+{0,2})([a-z_]+)((\.\w+)*)=.+")
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The words of each command: whole lines, continued ones too, inline code, and lines of the help's examples."""
+    text = document.read_text().replace("\\\n", " ")
+    if document == HELP:
+        lines = [line.strip().partition("  ")[0] for line in text.splitlines() if line.strip().startswith(COMMAND)]
+    else:
+        lines = [line for line in text.splitlines() if re.match(rf"(    |\w*\$ +|\w+=\S+ ){COMMAND}", line)]
+        inline = [code.strip("`").replace("… plan", f"{COMMAND} plan") for code in INLINE_CODE.findall(text)]
+        lines += [code for code in inline if COMMAND in code and not code.rstrip("…").endswith(f"{COMMAND} ")]
+    return [words_of(line.partition(COMMAND)[2]) for line in lines]
+
+
+def words_of(line: str) -> list[str]:
+    words = shlex.split(line.replace("$$", "$"), comments=True)
+    end = next((place for place, word in enumerate(words) if word in AFTER), len(words))
+    return [word.replace("…", "x") for word in words[:end] if word != "…"]
+
+
+def single_words(document: Path) -> list[str]:
+    """Inline code that is one KEY=VALUE of ours, or several."""
+    found = []
+    for code in INLINE_CODE.findall(document.read_text()):
+        words = code.strip("`").split()
+        matches = [WORD.fullmatch(word) for word in words]
+        if all(match is not None and match[2] in TOP for match in matches) and "'" not in code:
+            found += [word.replace("…", "x") for word in words]
+    return found
+
+
+def composed(args: Sequence[str], config_dir: Path) -> None:
+    """As the command line does it, but that each point of a sweep is composed and no verb is called."""
+    words = list(args)
+    verb = take_verb(words)
+    take_run(verb, words), take_runs(verb, words)
+    _, overrides = own_flags(verb).parse_known_args(words)
+    check_flags(verb, overrides)
+    if "--help" in args or "--version" in args:
+        return
+    made = for_hydra(overrides)
+    given = []
+    while made:
+        word = made.pop(0)
+        if word in ("--config-dir", "-cd"):
+            made.pop(0)
+            given.append(f"hydra.searchpath=['file://{config_dir}']")
+        elif word in ("--cfg", "-c"):
+            made.pop(0)
+        elif not word.startswith("-"):
+            given.append(word)
+    for point in points(given):
+        with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
+            load.load(compose("config", overrides=point))
+
+
+def points(words: Sequence[str]) -> Iterator[list[str]]:
+    """The first and the last of a sweep's points; the words themselves where there is none."""
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    swept = {place: list(one.sweep_string_iterator()) for place, one in enumerate(parsed) if one.is_sweep_override()}
+    for end in (0, -1) if swept else (0,):
+        yield [
+            f"{word.partition('=')[0]}={swept[place][end]}" if place in swept else word
+            for place, word in enumerate(words)
+        ]
+
+
+ALL = [
+    pytest.param(words, id=f"{document.name}: {' '.join(words)}")
+    for document in (*DOCUMENTS, HELP)
+    for words in commands(document)
+]
+
+
+@pytest.fixture(scope="module")
+def config_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's, with a job of another name."""
+    load.register()
+    folder = tmp_path_factory.mktemp("documented") / "conf"
+    shutil.copytree(EXAMPLES, folder)
+    shutil.copy(folder / "job" / "sine.yaml", folder / "job" / "mine.yaml")
+    return folder
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_a_documented_command_is_taken(words: list[str], config_dir: Path) -> None:
+    composed(words, config_dir)
+
+
+def test_documented_words_are_taken(config_dir: Path) -> None:
+    """As many as have different keys are composed together; which of them it is, is looked for when that fails."""
+    left = list(dict.fromkeys(word for document in DOCUMENTS for word in single_words(document)))
+    assert {"env.NCCL_IB_HCA=mlx5_0,mlx5_1", "recovery=spot", "launch.zygote=false"} <= set(left)
+    while left:
+        keys = [word.lstrip("+").partition("=")[0] for word in left]
+        batch = [word for place, word in enumerate(left) if keys.index(keys[place]) == place]
+        left = [word for word in left if word not in batch]
+        try:
+            composed([*batch, "job.script=train.py"], config_dir)  # job=script leaves it open
+        except Exception:
+            for word in batch:
+                print(word)
+                composed([word, "job.script=train.py"], config_dir)
+            raise
+
+
+def test_the_commands_are_found() -> None:
+    found = [" ".join(words) for document in (*DOCUMENTS, HELP) for words in commands(document)]
+    assert len(found) > 40
+    assert "plan -m cluster=aws_p5,gcp_a4 cluster.nodes=8,16" in found
+    assert "job=tiny_gpt job.steps=50 +job.args.lr=1e-3" in found
+    assert "up launch.node_address=HEAD" in found
+    assert "job=tiny_gpt cluster.nodes=3" in found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["plan", "job.stepz=1"], ["paln"], ["plan", "job=nosuch"], ["plan", "-m", "cluster=local,nosuch"]),
+        *(["compare", "--sort"], ["resume"], ["run_name={x}"], ["job.args.nosuch=1"], ["--nosuch"]),
+    ],
+)
+def test_a_wrong_command_is_not(words: list[str], config_dir: Path) -> None:
+    with pytest.raises(Exception, match=r"(?s).+"):
+        composed(words, config_dir)

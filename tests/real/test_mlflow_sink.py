@@ -1,0 +1,485 @@
+"""The sink against real stores: SQLite files and an MLflow server on loopback."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.util import CommandError
+from rich.console import Console
+
+from orchestrator.cli.sync import sync
+from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
+from orchestrator.events import ResourcesReleased, RunEnded, RunResumed, Status, StopRequested
+from orchestrator.ledger.journal import Tail, replay
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.mlflow.uri import check_tracking
+from orchestrator.plan.layout.layout import LEAST_LOG_BYTES
+from tests.support.folders import PROJECT
+from tests.support.mlflow_server import Server
+from tests.support.sink_harness import (
+    END,
+    UNTIL_S,
+    Sinks,
+    Writer,
+    assert_faithful,
+    cursor,
+    ended,
+    log_of,
+    new_run_dir,
+    story,
+    the_run,
+    track,
+    until,
+)
+
+pytestmark = [
+    pytest.mark.real,
+    # MLflow's own models, on import: nothing to do with what is tested.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
+]
+
+STUCK_FOR_S = 60.0
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return new_run_dir(tmp_path)
+
+
+@pytest.fixture
+def sinks() -> Iterator[Sinks]:
+    starter = Sinks()
+    yield starter
+    starter.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Server]:
+    """It starts beside the first tests."""
+    instance = Server(tmp_path_factory.mktemp("server"), empty_database)
+    instance.start()
+    yield instance
+    instance.close()
+
+
+def copy_of(database: Path, directory: Path) -> str:
+    shutil.copy(database, directory / "mlflow.db")
+    return f"sqlite:///{directory}/mlflow.db"
+
+
+def huge_log(path: Path) -> None:
+    """Of a terabyte, all but the first line and what a bound of the least size keeps of the end is left out."""
+    with path.open("w") as log:
+        log.write("the first line\n")
+        log.truncate(10**12)
+        log.seek(0, os.SEEK_END)
+        log.write("\n" + "x\n" * (LEAST_LOG_BYTES // 4) + "the last line\n")
+
+
+def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    database = tmp_path / "new" / "place" / "mlflow.db"
+    uri = f"sqlite:///{database}"
+    track(run_dir, uri)
+    huge_log(run_dir / "logs" / "rank-1.log")
+    writer = Writer(run_dir)
+    writer.write([*story(60), *END])
+    sink = sinks(run_dir)
+    assert ended(sink) == ""
+    assert_faithful(uri, run_dir, 60)
+    client, run = the_run(uri)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "night-1")
+    assert run.info.start_time == 1_700_000_000_000
+    assert run.info.end_time == int(writer.wall.now * 1000)
+    assert run.data.tags["status_reason"] == "all steps done"
+    expected = {"owner": "ada", "status": "finished", "cluster": "lab", "gpu_type": "H100", "gpus": "4"}
+    assert {name: run.data.tags[name] for name in expected} == expected
+    assert run.data.params["job.steps"] == "400"
+    assert run.data.params["bad key_"] == "None"
+    assert run.data.params["job.args"].endswith("x … (cut, 7000 characters in all)")
+    metrics = run.data.metrics
+    assert {"job/loss", "odd_ name_", "system/n0/gpu_0_power_usage_watts"} <= metrics.keys()
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {"config.yaml", "incidents.json", "journal.jsonl", "logs"}
+    copied = database.parent / "mlartifacts" / run.info.run_id / "artifacts" / "logs" / "rank-0.log"
+    assert copied.read_text().startswith("[the first 97856 bytes are left out]\n")
+    end_of_huge = copied.with_name("rank-1.log").read_bytes()
+    assert len(end_of_huge) < 300_000
+    assert b"\0" not in end_of_huge
+    assert end_of_huge.endswith(b"the last line\n")
+    assert not (run_dir / "mlruns").exists()
+    assert json.loads((run_dir / "mlflow_run.json").read_text())["run_id"] == run.info.run_id
+
+    # Once more from the start: MLflow keeps one of each.
+    state = json.loads((run_dir / "mlflow_sink.json").read_text())
+    (run_dir / "mlflow_sink.json").write_text(json.dumps(state | {"written_seq": -1}))
+    assert ended(sinks(run_dir)) == ""
+    assert_faithful(uri, run_dir, 60)
+
+    # And when MLflow has lost the run, it is written anew whatever the cursor says.
+    shutil.copy(empty_database, database)
+    assert ended(sinks(run_dir, parent_pid=0)) == ""
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sinks: Sinks) -> None:
+    track(run_dir, "http://127.0.0.1:9")
+    Writer(run_dir).write([*story(60), *END])
+    shutil.copytree(run_dir, run_dir.with_name("night-2"))
+    stubborn = sinks(run_dir.with_name("night-2"), timeout_s=300)
+    stderr = ended(sinks(run_dir, timeout_s=2), exit_code=1)
+    assert stderr.startswith("mlflow_sink: MLflow did not take everything within 2 s (")
+    stubborn.send_signal(signal.SIGTERM)
+    assert "did not take everything" in ended(stubborn, exit_code=1), "SIGTERM ends even a patient wait"
+    assert stderr.count("\n") == 1
+    assert len(list(replay(run_dir / "journal.jsonl"))) > 60
+
+
+LOSE_DRIVER = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-m", "orchestrator.ledger.mlflow.sink", sys.argv[1]])
+while True:
+    time.sleep(1)
+"""
+
+
+def test_a_driver_that_dies_and_comes_back(run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write(events[:30])
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    driver = subprocess.Popen([sys.executable, "-c", LOSE_DRIVER, str(run_dir)], env=environment)
+    try:
+        until(lambda: cursor(run_dir) == 29)
+    finally:
+        driver.kill()
+        driver.wait()
+    until(lambda: the_run(uri)[1].info.status == "KILLED")
+    _, run = the_run(uri)
+    assert (run.data.tags["status"], run.data.tags["status_reason"]) == ("unknown", "driver lost")
+    so_far = Meter().fold_all(replay(run_dir / "journal.jsonl")).bill()
+    assert run.data.metrics["cost_usd"] == pytest.approx(so_far.cost_usd)
+
+    earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
+    writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1]), *events[30:], *END])
+    assert ended(sinks(run_dir, earlier_bytes=earlier_bytes)) == ""
+    _, again = the_run(uri)
+    assert again.info.run_id == run.info.run_id
+    assert (again.info.status, again.data.tags["status"]) == ("FINISHED", "finished")
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_a_stopped_run_that_is_taken_up_again_is_followed_to_its_new_end(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write([*events[:30], (0, StopRequested("Ctrl-C", 30)), (1, RunEnded(Status.INTERRUPTED, "Ctrl-C"))])
+    assert ended(sinks(run_dir)) == ""
+    assert the_run(uri)[1].info.status == "KILLED"
+
+    earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
+    sink = sinks(run_dir, earlier_bytes=earlier_bytes)
+    until(lambda: the_run(uri)[1].info.status == "RUNNING")
+    assert sink.poll() is None, "the end on record is not its driver's, which is still connecting to Ray"
+    writer.write([(6, RunResumed("night-1", "it had ended as interrupted")), (0, events[1][1])])
+    until(lambda: the_run(uri)[1].data.tags["status"] == "running")
+    writer.write([*events[30:], *END])
+    assert ended(sink) == ""
+    _, run = the_run(uri)
+    assert (run.info.status, run.data.tags["status_reason"]) == ("FINISHED", "all steps done")
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_the_sink_of_a_dead_driver_leaves_the_end_to_that_of_the_next_one(
+    run_dir: Path, sinks: Sinks, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    server.wait()
+    server.tell(signal.SIGSTOP)
+    try:
+        track(run_dir, server.uri, experiment="taken-over")
+        writer = Writer(run_dir)
+        events = list(story(60))
+        writer.write(events[:30])
+        orphan = sinks(run_dir, parent_pid=0)
+        until(lambda: "not written" in log_of(run_dir))
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+        earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
+        heir = sinks(run_dir, earlier_bytes=earlier_bytes)
+        writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1])])
+        assert "did not take" not in ended(orphan), "it does not wait for a server to say what is no longer true"
+    finally:
+        server.tell(signal.SIGCONT)
+    writer.write([*events[30:], *END])
+    assert ended(heir) == ""
+    assert_faithful(server.uri, run_dir, 60, "taken-over")
+    assert the_run(server.uri, "taken-over")[1].info.status == "FINISHED"
+
+
+def synced(run_dir: Path) -> str:
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    sync(run_dir.name, str(run_dir.parent), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_sync_brings_a_dead_drivers_run_up_to_its_journal_as_often_as_wanted(
+    run_dir: Path, tmp_path: Path, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write(events[:30])
+    told = synced(run_dir)
+    assert told.splitlines() == [
+        "30 new records of 30 written, MLflow has all 30 records of night-1",
+        f"MLflow: {uri}",
+        "the run has no end on record: its driver is gone, its status is unknown",
+    ]
+    _, run = the_run(uri)
+    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "unknown")
+
+    writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1]), *events[30:], *END])
+    new = len(list(replay(run_dir / "journal.jsonl"))) - 30
+    assert synced(run_dir).startswith(f"{new} new records of {30 + new} written, MLflow has all {30 + new} records")
+    assert_faithful(uri, run_dir, 60)
+    once = the_run(uri)[1]
+    assert (once.info.run_id, once.info.status) == (run.info.run_id, "FINISHED")
+
+    assert synced(run_dir).startswith(f"up to date: MLflow had all {30 + new} records of night-1\n")
+    assert_faithful(uri, run_dir, 60)
+    assert the_run(uri)[1].to_dictionary() == once.to_dictionary()
+
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    assert synced(run_dir).startswith("MLflow did not have the run any more: all ")
+    assert_faithful(uri, run_dir, 60)
+
+
+def test_sync_refuses_in_one_line_what_it_can_not_do(run_dir: Path, tmp_path: Path) -> None:
+    Writer(run_dir).write([*story(60), *END])
+    with pytest.raises(ConfigError, match=r"tracking\.json: missing"):
+        synced(run_dir)
+    (run_dir / "tracking.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tracking\.json: 'uri' is None and has to be where MLflow is"):
+        synced(run_dir)
+    track(run_dir, "http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"tracking\.uri: .*127\.0\.0\.1:9"):
+        synced(run_dir)
+    with (run_dir / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711\n")
+        lock.flush()
+        with pytest.raises(RunDirectoryError, match=r"its driver is alive \(process 4711\)"):
+            synced(run_dir)
+    (run_dir / "journal.jsonl").write_text("")
+    track(run_dir, f"sqlite:///{tmp_path}/mlflow.db")
+    assert synced(run_dir) == "night-1 never began: there is nothing to tell MLflow\n"
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_sigterm_flushes_and_leaves_the_run_as_it_is_but_stays_for_a_stop(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    uri = copy_of(empty_database, tmp_path)
+    track(run_dir, uri, flush_s=600)
+    writer = Writer(run_dir)
+    events = list(story(60))
+    writer.write(events[:20])
+    sink = sinks(run_dir)
+    until(lambda: cursor(run_dir) == 19)
+    writer.write(events[20:30])
+    sink.send_signal(signal.SIGTERM)
+    assert ended(sink) == ""
+    assert cursor(run_dir) == 29
+    assert the_run(uri)[1].info.status == "RUNNING"
+
+    sink = sinks(run_dir)
+    until(lambda: log_of(run_dir).count("following") == 2)
+    sink.send_signal(signal.SIGINT)  # Ctrl-C reaches the whole process group; it is the driver's
+    sink.send_signal(signal.SIGTERM)
+    writer.write([(0, StopRequested("SIGTERM", 30))])
+    time.sleep(1.5)
+    assert sink.poll() is None
+    writer.write([(1, ResourcesReleased()), (0, RunEnded(Status.INTERRUPTED, "SIGTERM"))])
+    assert ended(sink) == ""
+    _, run = the_run(uri)
+    assert (run.info.status, run.data.tags["status"]) == ("KILLED", "interrupted")
+
+
+def test_a_run_that_never_began_leaves_no_mlflow_run(run_dir: Path, tmp_path: Path, sinks: Sinks) -> None:
+    track(run_dir, f"sqlite:///{tmp_path}/mlflow.db")
+    assert ended(sinks(run_dir, parent_pid=0)) == ""
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (run_dir / "mlflow_run.json").exists()
+
+
+def test_a_missing_or_wrong_tracking_file_is_one_line(run_dir: Path, sinks: Sinks) -> None:
+    track(run_dir, "sqlite:///x.db", surprise=1)
+    stderr = ended(sinks(run_dir), exit_code=1)
+    assert "tracking.json" in stderr
+    assert "surprise" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_server_that_hangs_at_first_and_a_sink_killed_midway(
+    run_dir: Path, sinks: Sinks, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # soon, and still enough for a busy machine
+    server.wait()
+    server.tell(signal.SIGSTOP)
+    track(run_dir, server.uri)
+    writer = Writer(run_dir)
+    events = list(story(400))
+    writer.write(events[:100])
+    sink = sinks(run_dir)
+    until(lambda: "not written" in log_of(run_dir))
+    assert check_tracking(server.uri, 0.2) is not None
+    server.tell(signal.SIGCONT)
+    until(lambda: cursor(run_dir) >= 99)
+    assert check_tracking(server.uri, UNTIL_S) is None
+    for start in range(100, 400, 20):
+        writer.write(events[start : start + 20])
+        time.sleep(0.02)
+    until(lambda: cursor(run_dir) > 150)
+    sink.kill()
+    sink.communicate()
+    first_id = json.loads((run_dir / "mlflow_run.json").read_text())["run_id"]
+    writer.write([*events[400:], *END])
+    assert ended(sinks(run_dir)) == ""
+    assert_faithful(server.uri, run_dir, 400)
+    client, run = the_run(server.uri)
+    assert (run.info.run_id, run.info.status) == (first_id, "FINISHED")
+    assert {item.path for item in client.list_artifacts(first_id)} == {
+        "config.yaml",
+        "incidents.json",
+        "journal.jsonl",
+        "logs",
+    }
+
+
+class FakeRun:
+    """Stands for the MLflow run: away until told otherwise, and then remembers what it got."""
+
+    def __init__(self) -> None:
+        self.away, self.written_seq = True, -1
+        self.error: Exception = OSError("away")
+        self.points: list[Any] = []
+        self.status = ""
+
+    def open(self, start_ms: int | None) -> None:
+        if self.away:
+            raise self.error
+
+    def write(self, points: list[Any], done_seq: int) -> None:
+        self.points += points
+        self.written_seq = done_seq
+
+    def write_tags(self, tags: dict[str, str]) -> None: ...
+
+    def upload(self) -> None: ...
+
+    def keep_incidents(self, incidents: list[Any]) -> None: ...
+
+    def end(self, status: str, end_ms: int) -> None:
+        self.status = status
+
+
+def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.ledger.mlflow import sink as mlflow_sink
+    from orchestrator.ledger.mlflow.projection import Projection
+    from orchestrator.ledger.mlflow.tracking_file import Tracking
+
+    monkeypatch.setattr(mlflow_sink, "MAX_PENDING_POINTS", 100)
+    monkeypatch.setattr(mlflow_sink, "FLUSH_AT_POINTS", 50)
+    monkeypatch.setattr(Tail, "READ_BYTES", 2000)
+    track(run_dir, "sqlite:///unused.db")
+    Writer(run_dir).write([*story(200), *END])
+    run = FakeRun()
+    monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)
+    sink = mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), os.getppid())
+    ending = sink.follow(1.0)
+    assert (ending.status, run.points) == ("FINISHED", []), "the end is seen though the server is away"
+    assert not sink.finish(ending, 0.3)
+    run.away = False
+    assert sink.finish(ending, 10.0)
+    projection = Projection(0.3)
+    expected = [p for record in replay(run_dir / "journal.jsonl") for p in projection.fold(record)]
+    assert list(map(repr, run.points)) == list(map(repr, expected)), "each point once, in order"
+    assert run.status == "FINISHED"
+
+
+def fake_sink(run_dir: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from orchestrator.ledger.mlflow import sink as mlflow_sink
+    from orchestrator.ledger.mlflow.tracking_file import Tracking
+
+    track(run_dir, "sqlite:///unused.db")
+    monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)
+    return mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), os.getppid())
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), sqlite3.OperationalError("no such table"), CommandError("no revision")]
+)
+def test_whatever_is_raised_is_tried_again(run_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    Writer(run_dir).write([*story(60), *END])
+    run = FakeRun()
+    run.error = error
+    sink = fake_sink(run_dir, run, monkeypatch)
+    ending = sink.follow(1.0)
+    assert not sink.finish(ending, 0.1)
+    assert sink.outage.last_error == str(error)
+    run.away = False
+    assert sink.finish(ending, 10.0)
+    assert run.status == "FINISHED"
+
+
+def test_at_the_end_it_does_not_wait_for_a_person(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.ledger.mlflow import sink as mlflow_sink
+    from orchestrator.ledger.mlflow.database import DatabaseUnusable
+
+    monkeypatch.setattr(mlflow_sink, "UNUSABLE_AT_END_S", 0.3)
+    Writer(run_dir).write([*story(60), *END])
+    run = FakeRun()
+    run.error = DatabaseUnusable("half made")
+    sink = fake_sink(run_dir, run, monkeypatch)
+    assert not sink.finish(sink.follow(1.0), 300.0)
+
+
+def test_a_call_that_does_not_come_back_ends_in_time(
+    run_dir: Path, sinks: Sinks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes connections and never says a word; the call to it would last for longer than the deadline."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{10 * STUCK_FOR_S:.0f}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        track(run_dir, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        Writer(run_dir).write([*story(60), *END])
+        sink = sinks(run_dir, timeout_s=0.5)
+        until(lambda: "following" in log_of(run_dir))
+        began_s = time.monotonic()
+        stderr = ended(sink, exit_code=1)
+    assert time.monotonic() - began_s < STUCK_FOR_S
+    assert stderr.startswith("mlflow_sink: MLflow did not take everything within ")
+    assert stderr.count("\n") == 1

@@ -1,0 +1,36 @@
+"""What the arguments of a job become on a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.agent.assignment import rank_specs
+from tests.unit.agent.test_on_node import assignment
+
+ARGS = [
+    "--dir={checkpoint_dir}", "--json={deepspeed_config}", "--run={run_dir}/x", "--skip={skip_batches}",
+    "--mtbf={mtbf_s}", "--own={mine}",
+]  # fmt: skip
+
+
+def arguments(run_dir: Path, skip_batches: tuple[int, ...] = (), **changes: object) -> list[str]:
+    """Of the last rank of the second node."""
+    there = assignment(run_dir=str(run_dir), checkpoint_dir=str(run_dir / "kept"), args=ARGS, **changes)
+    (run_dir / "logs").mkdir(exist_ok=True)
+    specs = rank_specs(there, 1, 2, "10.0.0.1", 29500, skip_batches=skip_batches)
+    assert [spec.rank for spec in specs] == [2, 3]
+    assert specs[0].args == specs[1].args
+    return specs[1].args
+
+
+def test_placeholders_become_paths_on_the_node_and_what_the_attempt_is_told(tmp_path: Path) -> None:
+    filled = arguments(tmp_path, (3, 17), mtbf_s=22815000.0)
+    assert filled == [
+        f"--dir={tmp_path}/kept", f"--json={tmp_path}/deepspeed.node-1.json", f"--run={tmp_path}/x", "--skip=3,17",
+        "--mtbf=22815000.0", "--own={mine}",
+    ]  # fmt: skip
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_nothing_to_skip_and_a_failure_rate_that_nobody_knows(tmp_path: Path) -> None:
+    assert arguments(tmp_path)[3:5] == ["--skip=", "--mtbf=0.0"]

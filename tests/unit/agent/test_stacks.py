@@ -1,0 +1,396 @@
+"""What ranks were doing when they hung: their own stacks, and whose fault it looks like."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.agent import hang_stacks as stacks_module
+from orchestrator.agent.hang_stacks import (
+    SIGNAL_AFTER_S,
+    Inquiry,
+    Seen,
+    _catches,
+    ask_by_signal,
+    judge,
+    keep,
+    main_thread,
+    name_culprits,
+    process_state,
+)
+from orchestrator.rank import stacks as rank_stacks
+from orchestrator.rank.launch.launcher import ExecLauncher, ZygoteLauncher
+from orchestrator.rank.launch.process import RankProcess
+from orchestrator.rank.link import HEARTBEAT_S
+from tests.support.rank_harness import TIMEOUT_S, Bench, environment, wait_until
+
+PACKAGES = "/venv/lib/python3.11/site-packages"
+OURS = os.path.dirname(rank_stacks.__file__)
+BOTTOM = [f"{OURS}/runner.py:104 _run_script", f"{OURS}/runner.py:76 run", "<string>:1 <module>"]
+ALL_REDUCE = [f"{PACKAGES}/torch/distributed/distributed_c10d.py:3252 all_reduce",
+              f"{PACKAGES}/torch/distributed/c10d_logger.py:83 wrapper"]  # fmt: skip
+THROUGH_DEEPSPEED = [*ALL_REDUCE, f"{PACKAGES}/deepspeed/comm/comm.py:710 all_reduce",
+                     f"{PACKAGES}/deepspeed/runtime/zero/stage_1_and_2.py:2384 allreduce_bucket"]  # fmt: skip
+SCRIPT = "/home/me/job/train.py:20 <module>"
+
+
+def answer(*frames: str, others: tuple[list[str], ...] = (), bottom: tuple[str, ...] = tuple(BOTTOM)) -> str:
+    """As faulthandler writes it; a frame is `file:line name`. The main thread comes last."""
+
+    def thread(heading: str, written: list[str]) -> str:
+        lines = []
+        for frame in written:
+            place, _, name = frame.rpartition(" ")
+            file, _, line = place.rpartition(":")
+            lines.append(f'  File "{file}", line {line} in {name}')
+        return "\n".join([heading, *lines])
+
+    threads = [thread("Thread 0x00007f5a741546c0 (most recent call first):", other) for other in others]
+    main = thread("Current thread 0x00007f5a9c4b8b80 (most recent call first):", [*frames, *bottom])
+    return "\n\n".join([*threads, main]) + "\n"
+
+
+def no_source(_file: str, _line: int) -> str:
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("frames", "entered", "where"),
+    [
+        ([*ALL_REDUCE, SCRIPT], True, "train.py:20 in <module>"),
+        ([*THROUGH_DEEPSPEED, f"{OURS}/probes.py:109 backward", SCRIPT], True, "train.py:20 in <module>"),
+        ([f"{PACKAGES}/torch/distributed/rendezvous.py:9 _create_c10d_store", SCRIPT], True, "train.py:20 in <module>"),
+        ([f"{PACKAGES}/deepspeed/runtime/zero/partition_parameters.py:9 wait", SCRIPT], True,
+         "train.py:20 in <module>"),
+        ([SCRIPT], False, "train.py:20 in <module>"),
+        (["/home/me/job/lib/data.py:7 read", SCRIPT], False, "data.py:7 in read"),
+        (["/usr/lib/python3.11/queue.py:171 get", f"{PACKAGES}/torch/utils/data/dataloader.py:1 _get_data", SCRIPT],
+         False, "train.py:20 in <module>"),
+        # it called the user's code back, which does not come to an end
+        (["/home/me/job/hooks.py:5 hook", *ALL_REDUCE, SCRIPT], False, "hooks.py:5 in hook"),
+        # these may wait for a device that waits for the others
+        ([f"{PACKAGES}/torch/cuda/__init__.py:1 synchronize", SCRIPT], None, "train.py:20 in <module>"),
+        ([f"{PACKAGES}/torch/distributed/distributed_c10d.py:2 destroy_process_group", SCRIPT], None,
+         "train.py:20 in <module>"),
+        ([f"{PACKAGES}/torch/autograd/graph.py:1 _engine_run_backward", SCRIPT], None, "train.py:20 in <module>"),
+    ],
+)  # fmt: skip
+def test_a_rank_has_entered_when_a_collective_is_what_it_is_in(
+    frames: list[str], entered: bool | None, where: str
+) -> None:
+    assert judge(answer(*frames), "sleeping", no_source) == Seen(entered, where, "sleeping")
+
+
+@pytest.mark.parametrize(("line", "entered"), [("work.wait()", None), ("x = loss.item()", None), ("spin()", False)])
+def test_a_line_that_may_wait_for_an_earlier_collective_says_nothing(line: str, entered: bool | None) -> None:
+    assert judge(answer(SCRIPT), "sleeping", lambda file, number: f"    {line}\n").entered is entered
+
+
+def test_the_backward_pass_of_a_gpu_runs_in_a_thread_of_its_own() -> None:
+    main = [f"{PACKAGES}/torch/autograd/graph.py:1 _engine_run_backward", SCRIPT]
+    assert judge(answer(*main, others=(THROUGH_DEEPSPEED,)), "sleeping", no_source).entered is True
+    assert judge(answer(SCRIPT, others=(THROUGH_DEEPSPEED,)), "sleeping", no_source).entered is False
+
+
+def test_a_script_below_installed_packages_is_the_users_own() -> None:
+    text = answer(*ALL_REDUCE, f"{PACKAGES}/jobs/training.py:60 train_step", f"{PACKAGES}/jobs/pretrain.py:9 <module>")
+    assert judge(text, "sleeping", no_source).where == "training.py:60 in train_step"
+
+
+def test_a_stack_too_deep_to_show_our_runner_is_the_oldest_thread() -> None:
+    text = answer(*["/home/me/job/tree.py:3 walk"] * 100, others=([f"{OURS}/link.py:9 _watch"],), bottom=())
+    assert judge(text, "running", no_source) == Seen(False, "tree.py:3 in walk", "running")
+    assert main_thread('Thread 0x1 (most recent call first):\n  File "/x.py", line 1 in f\n...\n') == []
+
+
+def test_no_answer_is_no_verdict() -> None:
+    assert judge("", "stopped") == Seen(None, "", "stopped")
+
+
+IN, OUT, UNKNOWN = Seen(True, "a", "sleeping"), Seen(False, "b", "sleeping"), Seen(None, "c", "sleeping")
+STOPPED, STUCK, GONE = (Seen(None, "", state) for state in ("stopped", "uninterruptible", "gone"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "culprits"),
+    [
+        ([IN, OUT, IN], [1]),
+        ([OUT, IN, STOPPED, IN], [2, 0]),
+        ([IN, STUCK, OUT, GONE, STOPPED], [4, 3, 1, 2]),
+        ([IN, Seen(True, "a", "stopped")], [1]),
+        ([UNKNOWN, OUT, UNKNOWN], [1]),
+        ([IN, UNKNOWN, IN], [1]),
+        ([IN, Seen(True, "a", "uninterruptible")], [0, 1]),
+        ([IN, IN], [0, 1]),
+        ([UNKNOWN, UNKNOWN], [0, 1]),
+        ([OUT, STOPPED], [1, 0]),
+        ([], []),
+    ],
+)
+def test_those_are_named_that_never_entered_what_the_others_wait_in(seen: list[Seen], culprits: list[int]) -> None:
+    assert name_culprits(list(enumerate(seen))) == culprits
+
+
+def test_stacks_are_kept_where_they_can_be(tmp_path: Path) -> None:
+    paths = {0: tmp_path / "rank-0.stacks", 1: tmp_path / "nowhere" / "rank-1.stacks", 2: tmp_path / "rank-2.stacks"}
+    for turn in ("first", "second"):
+        keep({0: f"{turn} stack\n", 1: "lost\n", 2: ""}, paths, "--- hang ---")
+    assert paths[0].read_text() == "--- hang ---\nfirst stack\n\n--- hang ---\nsecond stack\n\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["rank-0.stacks"]
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[ZygoteLauncher]:
+    launcher = ZygoteLauncher(environment(), ["torch", "torch.utils.data"])
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def bench(zygote: ZygoteLauncher, tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(zygote, tmp_path, environment())
+    yield made
+    made.clear()
+
+
+@dataclass
+class Other:
+    """A process that is none of our ranks, or one that is asked only on paper."""
+
+    pid: int
+    asked: int = 0
+
+    def ask_stacks(self) -> None:
+        self.asked += 1
+
+
+def asked(ranks: Iterable[RankProcess], waited_s: float = 0.0) -> Inquiry:
+    """An inquiry that has been answered by all that can: it thinks that so much time has gone by, and no more."""
+    inquiry = Inquiry({one.spec.rank: one for one in ranks}, now_s=0.0)
+    assert wait_until(lambda: inquiry.poll(now_s=waited_s) is not None, TIMEOUT_S)
+    return inquiry
+
+
+def seen_when(ranks: Sequence[RankProcess], **expected: Seen) -> dict[int, Seen]:
+    """What is seen of the ranks, once they have got to where their script makes them go.
+
+    On the way there one may wait for another as well, and in an import, say, and not in the script.
+    """
+    last: dict[int, Seen] = {}
+
+    def is_there() -> bool:
+        last.update(asked(ranks).judge())
+        return {f"rank{rank}": one for rank, one in last.items()} == expected
+
+    assert wait_until(is_there, TIMEOUT_S), last
+    return last
+
+
+MEETING = """
+    import os
+    import time
+
+    import torch
+    import torch.distributed as dist
+
+    def think():
+        time.sleep(300)
+
+    def meet():
+        {meet}
+
+    dist.init_process_group("gloo")
+    print("up", flush=True)
+    for step in range(1_000_000):
+        if os.environ["RANK"] == "1" and {absent}:
+            think()
+        meet()
+"""
+
+
+@pytest.mark.real
+def test_the_rank_is_named_that_others_wait_for_in_a_collective(bench: Bench) -> None:
+    script = bench.write(MEETING.format(meet="dist.all_reduce(torch.zeros(1))", absent="step == 3"))
+    ranks = bench.start_world(script)
+    waits = Seen(True, "script.py:12 in meet", "sleeping")
+    seen = seen_when(ranks, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
+    assert name_culprits(list(seen.items())) == [1]
+
+
+@pytest.mark.real
+def test_a_rank_that_waits_for_a_collective_begun_earlier_is_not_taken_for_the_cause(bench: Bench) -> None:
+    meet = "dist.all_reduce(torch.zeros(1), async_op=True).wait()"
+    ranks = bench.start_world(bench.write(MEETING.format(meet=meet, absent="step == 3")))
+    waits = Seen(None, "script.py:12 in meet", "sleeping")
+    seen = seen_when(ranks, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
+    assert name_culprits(list(seen.items())) == [1]
+
+
+@pytest.mark.real
+def test_a_stopped_rank_is_named_and_not_waited_for(bench: Bench) -> None:
+    script = bench.write(MEETING.format(meet="dist.all_reduce(torch.zeros(1)); time.sleep(0.01)", absent="False"))
+    ranks = bench.start_world(script)
+    assert all(bench.shows("up", rank.spec.rank) for rank in ranks)
+    os.kill(ranks[1].pid, signal.SIGSTOP)
+    seen = seen_when(ranks, rank0=Seen(True, "script.py:12 in meet", "sleeping"), rank1=Seen(None, "", "stopped"))
+    assert name_culprits(list(seen.items())) == [1]
+    os.kill(ranks[1].pid, signal.SIGCONT)  # it answers what it was asked meanwhile, and goes on
+    assert wait_until(lambda: process_state(ranks[1].pid) != "stopped")
+    assert asked(ranks).judge()[1].state != "stopped"
+    assert [rank.poll() for rank in ranks] == [None, None]
+
+
+@pytest.mark.real
+def test_a_rank_answers_from_native_code_that_keeps_the_interpreter_to_itself(bench: Bench) -> None:
+    script = bench.write(
+        """
+        import ctypes
+        def sleep():
+            ctypes.PyDLL(None).usleep(300_000_000)  # with the interpreter's lock held
+        print("up", flush=True)
+        for _ in range(1000):
+            sleep()
+        """
+    )
+    rank = bench.start(script)
+    assert bench.shows("up")
+    inquiry = Inquiry({0: rank}, now_s=0.0)
+    assert not wait_until(lambda: inquiry.poll(now_s=0.0) is not None, timeout_s=1.0)
+    assert wait_until(lambda: "sleep" in asked([rank], waited_s=SIGNAL_AFTER_S).judge()[0].where)
+    rank.messages()
+    time.sleep(1.5 * HEARTBEAT_S)
+    assert rank.messages() == []
+
+
+@pytest.mark.real
+def test_asking_disturbs_neither_the_script_nor_its_data_loaders(bench: Bench) -> None:
+    script = bench.write(
+        """
+        import os, signal, time
+        from torch.utils.data import DataLoader
+
+        def slow(rows):
+            time.sleep(0.05)
+            return sum(rows)
+
+        heard = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+        print("up", flush=True)
+        loader = DataLoader(range(80), batch_size=2, num_workers=2, collate_fn=slow, multiprocessing_context="fork")
+        sums = [int(total) for total in loader]
+        os.kill(os.getpid(), signal.SIGUSR1)
+        print("sums", sums == [4 * n + 1 for n in range(40)], heard, os.listdir("."), flush=True)
+        """
+    )
+    rank = bench.start(script)
+    assert bench.shows("up")
+    answers = 0
+    while rank.poll() is None:
+        inquiry = Inquiry({0: rank}, now_s=0.0)
+        wait_until(lambda inquiry=inquiry: inquiry.poll(0.0) is not None or rank.poll() is not None)
+        answers += bool(main_thread((inquiry.poll(99.0) or {}).get(0, "")))
+    assert rank.poll() == 0, bench.log()
+    assert answers > 3
+    expected = f"sums True [{int(signal.SIGUSR1)}] {os.listdir(bench.folder)}"
+    assert bench.log().splitlines() == ["up", expected]
+
+
+@pytest.mark.real
+def test_a_question_strikes_nobody_beside_a_thread_that_runs(bench: Bench) -> None:
+    """Threads that run are not to be walked through from outside: one answer in nine was a crash."""
+    script = bench.write(
+        """
+        import json, threading, time
+        def work():
+            while True:
+                json.loads(json.dumps([[number] for number in range(20)]))
+        threading.Thread(target=work, daemon=True).start()
+        print("up", flush=True)
+        time.sleep(300)
+        """
+    )
+    rank = bench.start(script)
+    assert bench.shows("up")
+    for _ in range(100):
+        assert main_thread(asked([rank]).poll(0.0)[0])  # type: ignore[index]
+    assert rank.poll() is None
+
+
+@pytest.mark.real
+def test_asking_a_rank_that_ends_does_not_change_how_it_ends(bench: Bench) -> None:
+    """An interpreter that is being taken apart has no stacks to show, and the question must not kill it."""
+    script = bench.write(
+        """
+        import sys, time
+
+        class Late:
+            def __init__(self):
+                self.sleep, self.write = time.sleep, sys.stdout.write
+
+            def __del__(self):
+                self.write("late\\n")
+                self.sleep(1)
+
+        sys.late = Late()  # taken apart with the interpreter, after all functions of atexit
+        sys.exit(7)
+        """
+    )
+    rank = bench.start(script)
+    assert bench.shows("late")
+    assert not _catches(rank.pid)
+    while rank.poll() is None:
+        rank.ask_stacks()
+        os.kill(rank.pid, rank_stacks.SIGNAL)  # as from somebody who had looked a moment before
+        time.sleep(0.01)
+    assert rank.poll() == 7, bench.log()
+
+
+@pytest.mark.real
+def test_an_execd_rank_answers_too(tmp_path: Path) -> None:
+    bench = Bench(ExecLauncher(), tmp_path, environment())
+    try:
+        rank = bench.start(bench.write("import time; time.sleep(300)"))
+        assert wait_until(lambda: asked([rank]).judge()[0].where == "script.py:1 in <module>")
+    finally:
+        bench.clear()
+
+
+@pytest.mark.real
+def test_a_process_that_does_not_answer_is_not_killed_by_the_question() -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    try:
+        ask_by_signal([other.pid])
+        inquiry = Inquiry({0: Other(other.pid)}, now_s=0.0)
+        inquiry.poll(0.0)
+        assert inquiry.poll(0.0) == {0: ""}
+        assert process_state(other.pid) in ("sleeping", "running", "uninterruptible")  # it may wait for a disk
+    finally:
+        other.kill()
+        other.wait()
+    assert process_state(other.pid) == "gone"
+    ask_by_signal([other.pid])
+    assert Inquiry({0: Other(other.pid)}, now_s=0.0).poll(0.0) == {0: ""}
+
+
+def test_an_answer_that_does_not_come_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A rank in a driver call is there, and its signal is never delivered."""
+    monkeypatch.setattr(rank_stacks, "answers_of", lambda pid: str(tmp_path / "answers"))
+    monkeypatch.setattr(stacks_module, "_catches", lambda pid: True)
+    signalled: list[int] = []
+    monkeypatch.setattr(stacks_module, "ask_by_signal", signalled.extend)
+    (tmp_path / "answers").write_text("an older answer\n")
+    rank = Other(os.getpid())
+    inquiry = Inquiry({0: rank}, now_s=10.0)
+    assert inquiry.poll(10.1) is inquiry.poll(14.9) is None
+    assert (rank.asked, signalled) == (1, [])
+    assert inquiry.poll(15.0) is inquiry.poll(16.9) is None
+    assert (rank.asked, signalled) == (1, [os.getpid()])
+    assert inquiry.poll(17.0) == {0: ""}

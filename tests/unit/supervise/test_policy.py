@@ -1,0 +1,145 @@
+"""The policy beside its table: which failures are the same, and what holds for any history."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from orchestrator.config.schema import RecoveryConfig
+from orchestrator.events import (
+    AttemptStarted,
+    BatchesSkipped,
+    Decided,
+    Event,
+    Fault,
+    LossRejected,
+    NodeDraining,
+    RunResumed,
+)
+from orchestrator.supervise.history import History
+from orchestrator.supervise.policy import Action, decide, signature
+from tests.support.fakes import lost
+from tests.support.histories import AT_15, dies, done, killed, nan, saved, story
+
+STRICT = RecoveryConfig(max_restarts=0)
+
+
+@pytest.mark.parametrize("fault", [Fault.EXIT, Fault.MEMORY, Fault.HANG, Fault.NODE, Fault.RESTORE])
+def test_strict_stops_at_the_first_fault_of_whatever_kind(fault: Fault) -> None:
+    assert decide(story(dies(1, 7, fault)), STRICT, can_skip=True).action is Action.STOP
+    assert decide(story(nan(1, 7)), STRICT, can_skip=True).action is Action.STOP
+
+
+def test_numbers_that_vary_do_not_hide_a_repeated_failure() -> None:
+    one, two = (lost(n, 5, f"RuntimeError: [10.0.0.{n}]:471{n} refused after {n}.5 s") for n in (1, 2))
+    assert signature(one) == signature(two)
+    assert signature(one) != signature(lost(1, 5, "RuntimeError: no route"))
+    assert signature(one) != signature(dataclasses.replace(one, exit_status=2))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [dies(2, 6), dies(2, 5, error="KeyError"), dies(2, 5, Fault.MEMORY), dies(2, 5, Fault.HANG)],
+    ids=["another step", "another error", "another cause", "a hang"],
+)
+def test_what_differs_is_not_the_same_failure(second: Event) -> None:
+    assert decide(story(dies(1, 5), second), RecoveryConfig(), can_skip=True).action is Action.RESTART
+
+
+@pytest.mark.parametrize("others", [{"rank": 1}, {"alike": 2}], ids=["another rank", "more ranks"])
+def test_other_ranks_that_hang_are_another_hang(others: dict[str, int]) -> None:
+    history = story(dies(1, 5, Fault.HANG), dies(2, 5, Fault.HANG, **others))
+    assert decide(history, RecoveryConfig(), can_skip=True).action is Action.RESTART
+
+
+def test_faults_of_nodes_and_of_the_driver_leave_the_budget_alone() -> None:
+    history = story(done(1, 1), killed(1, 1), Decided("", ""))
+    for attempt in range(2, 30):
+        history.fold(done(attempt, attempt))
+        history.fold(dies(attempt, attempt, Fault.NODE) if attempt % 2 else RunResumed("run", ""))
+        assert decide(history, RecoveryConfig(), can_skip=True).action in (Action.REPLACE, Action.RESTART)
+        history.fold(Decided("", ""))
+    history.fold(killed(30, 29))
+    assert "restart 2 of 3" in decide(history, RecoveryConfig(), can_skip=True).reason
+
+
+def test_drained_nodes_count_against_nothing() -> None:
+    strict = RecoveryConfig(max_restarts=0, max_idle_faults=0)
+    history = story(done(1, 5))
+    for attempt in range(1, 30):  # not a new step between them
+        history.fold(AttemptStarted(attempt, "", 0, 2, 5))
+        history.fold(NodeDraining(attempt, f"node-{attempt}", 5, None))
+        history.fold(dies(attempt, 5))  # felt it
+        assert decide(history, strict, can_skip=False, can_go_back=False).action is Action.REPLACE
+        history.fold(Decided("replace", ""))
+    assert history.idle_faults == 0
+    history.fold_all([AttemptStarted(30, "", 0, 2, 5), dies(30, 5)])
+    assert "restart 1 of 3" in decide(history, RecoveryConfig(), can_skip=False).reason
+    assert history.idle_faults == 1
+
+
+def test_the_caller_knows_better_what_can_be_restored() -> None:
+    history = story(*AT_15, nan(1, 20), nan(2, 20))
+    decision = decide(history, RecoveryConfig(), can_skip=True, restorable=[19])
+    assert (decision.restore_before, decision.skip) == (20, (19,)), "going back further would go to the beginning"
+    assert "the checkpoint of step 19" in decision.reason
+    decision = decide(story(*AT_15, killed(1, 20)), RecoveryConfig(), can_skip=True, restorable=[])
+    assert "from its start, without a checkpoint" in decision.reason
+
+
+def test_going_back_is_not_forgotten_when_no_attempt_could_begin() -> None:
+    history = story(*AT_15, saved(1, 20), nan(1, 20), Decided("rewind", ""))
+    history.fold(dies(2, 20, Fault.NODE, "the node was lost before the attempt began"))
+    decision = decide(history, RecoveryConfig(), can_skip=True, restorable=[10, 15, 20])
+    assert (decision.action, decision.restore_before) == (Action.REPLACE, 20)
+    assert "restart from the checkpoint of step 15" in decision.reason
+    history.fold_all([Decided("replace", ""), RunResumed("run", "")])
+    assert decide(history, RecoveryConfig(), can_skip=True).restore_before == 20
+    history.fold_all([Decided("restart", ""), AttemptStarted(3, "", 0, 2, 15), killed(3, 17)])
+    assert decide(history, RecoveryConfig(), can_skip=True).restore_before is None
+
+
+def test_a_spike_may_be_usual() -> None:
+    spike = LossRejected(1, 20, 9.5, "the loss 9.5 is 4 times 2.4")
+    for can_skip, events in ((True, (spike,)), (False, (spike, dataclasses.replace(spike, attempt=2)))):
+        reason = decide(story(*events), RecoveryConfig(max_skips=0), can_skip=can_skip).reason
+        assert "raise recovery.loss_spike if such losses are usual" in reason
+    assert "loss_spike" not in decide(story(nan(1, 20)), RecoveryConfig(max_skips=0), can_skip=True).reason
+
+
+def test_many_batches_are_told_by_their_ends() -> None:
+    history = story(done(1, 20), BatchesSkipped([25], ""), nan(1, 20))
+    decision = decide(history, RecoveryConfig(skip_batches=200), can_skip=True)
+    assert len(decision.skip) == 200
+    assert "skip 200 batches from 19 to 219" in decision.reason
+
+
+def test_nothing_open_is_nothing_to_decide() -> None:
+    with pytest.raises(ValueError, match="nothing failed"):
+        decide(story(killed(1, 5), Decided("restart", "")), RecoveryConfig(), can_skip=True)
+
+
+FAULTS = st.tuples(st.sampled_from([f for f in Fault if f is not Fault.DRIVER]), st.integers(0, 30), st.integers(0, 3))
+
+
+@example([(Fault.LOSS, 0, 0), (Fault.LOSS, 0, 0), (Fault.LOSS, 1, 0)], True, 3, 3)
+@given(st.lists(FAULTS, min_size=1, max_size=12), st.booleans(), st.integers(0, 3), st.integers(0, 3))
+def test_every_history_has_a_decision_and_no_budget_is_exceeded(
+    faults: list[tuple[Fault, int, int]], can_skip: bool, restarts: int, skips: int
+) -> None:
+    recovery, history = RecoveryConfig(max_restarts=restarts, max_skips=skips), History()
+    for attempt, (fault, step, rank) in enumerate(faults, 1):
+        history.fold_all([AttemptStarted(attempt, "", 0, 2), done(attempt, step)])
+        history.fold(dies(attempt, step, fault, f"error {'x' * attempt}", rank=rank))
+        decision = decide(history, recovery, can_skip=can_skip)
+        assert decide(history, recovery, can_skip=can_skip) == decision, "asked twice it says the same"
+        if decision.action is Action.STOP:
+            return
+        kinds = [f.fault for f in history.failures]
+        assert sum(kind in (Fault.EXIT, Fault.MEMORY, Fault.HANG) for kind in kinds) <= restarts
+        assert kinds.count(Fault.LOSS) <= skips
+        assert (decision.restore_before is not None) == (fault is Fault.LOSS)
+        history.fold_all([BatchesSkipped(list(decision.skip), ""), Decided(decision.action, decision.reason)])
