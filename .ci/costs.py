@@ -58,7 +58,14 @@ class Group:
         """The command, in this group from its first instruction on."""
         if self._folder is None:
             return list(command)
-        return ["sh", "-c", 'echo $$ > "$1" && shift && exec "$@"', "sh", str(self._folder / "cgroup.procs"), *command]
+        return [
+            "sh",
+            "-c",
+            'echo $$ > "$1" && shift && exec "$@"',
+            "sh",
+            str(self._folder / "cgroup.procs"),
+            *command,
+        ]
 
     def cost(self) -> Cost:
         if self._folder is None:
@@ -95,7 +102,8 @@ class Group:
                 command = _command(pid)
                 if "/gcs/gcs_server " in command:
                     self._seen["ray"].add(pid)
-                elif command == ZYGOTE and _command(_parent(pid)) != ZYGOTE:  # or a rank that it has just forked
+                # or a rank that it has just forked
+                elif command == ZYGOTE and _command(_parent(pid)) != ZYGOTE:
                     self._seen["zygote"].add(pid)
                 elif " -m venv " in command:
                     self._seen["environment"].add(pid)

@@ -1,4 +1,5 @@
-"""Refuses at once what would fail after a quarter of an hour: a machine that lacks a program or makes no namespaces.
+"""Refuses at once what would fail after a quarter of an hour: a machine that lacks a program or makes no
+namespaces.
 
 Runs with the system's Python, before anything is installed.
 """
@@ -24,7 +25,10 @@ def lacking() -> Iterator[str]:
     """One line for each thing that is missing, with what brings it."""
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         first, last = (".".join(map(str, version)) for version in PYTHONS)
-        yield f"Python {first} to {last} is needed and python3 is {sys.version.split()[0]}: set PYTHON=python{first}"
+        yield (
+            f"Python {first} to {last} is needed and python3 is {sys.version.split()[0]}: set"
+            f" PYTHON=python{first}"
+        )
     for module in ("venv", "ensurepip"):
         if importlib.util.find_spec(module) is None:
             yield f"python3 has no module {module}: apt-get install python3-venv"

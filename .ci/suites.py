@@ -1,7 +1,7 @@
 """All suites beside each other, since most of them mostly wait: each with a home and a log of its own.
 
-Goes on after a suite that fails. In the end it says of each what it took and which tests have failed, and exits with 1
-if any has.
+Goes on after a suite that fails. In the end it says of each what it took and which tests have failed, and
+exits with 1 if any has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 from costs import Cost, Group
 
 ROOT = Path(__file__).resolve().parents[1]
-# By the names of their make targets; `make test` is lint, unit and test-real. Those that take longest begin first.
+# By the names of their make targets; `make test` is lint, unit and test-real. Those that take longest begin
+# first.
 SUITES = ("test-faults", "test-hosts", "lint", "test-real", "unit", "test-package")
 # More at once, and on two cores they disturb each other more than they wait.
 AT_ONCE = 3
@@ -57,9 +58,13 @@ class Ended:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("suite", nargs="*", help=f"all by default: {', '.join(SUITES)}")
-    parser.add_argument("--times", type=int, default=1, help="run each so often, to find tests that fail sometimes")
+    parser.add_argument(
+        "--times", type=int, default=1, help="run each so often, to find tests that fail sometimes"
+    )
     parser.add_argument("--busy", type=int, default=0, help="so many neighbours that compute all the time")
     asked = parser.parse_args()
     if strange := sorted(set(asked.suite) - set(SUITES)):
@@ -68,7 +73,10 @@ def main() -> int:
     # A shell that starts this in the background has us ignore it, and so would all that we start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     begun_s = time.monotonic()
-    print(f"{len(suites)} suites, up to {AT_ONCE} beside each other; each tells of itself when it ends", flush=True)
+    print(
+        f"{len(suites)} suites, up to {AT_ONCE} beside each other; each tells of itself when it ends",
+        flush=True,
+    )
     with neighbours(asked.busy):
         ended = run_all(suites)
     print(table(ended, time.monotonic() - begun_s), flush=True)
@@ -90,7 +98,10 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 def run_all(suites: Sequence[str]) -> list[Ended]:
-    with tempfile.TemporaryDirectory(prefix="orchestrator-suites-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="orchestrator-suites-") as folder,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
         running = [pool.submit(run, suite, Path(folder, f"{suite}-{n}")) for n, suite in enumerate(suites)]
         try:
             return [one.result() for one in running]
@@ -105,12 +116,13 @@ _running: dict[str, subprocess.Popen[bytes]] = {}
 
 
 def run(suite: str, folder: Path) -> Ended:
-    """Run one suite to its end and print what it printed: of one that passed the end, of one that failed all."""
+    """Run one suite to its end and print what it printed: of one that passed the end, of one that failed
+    all."""
     folder.mkdir()
     log, begun_s = folder / "log", time.monotonic()
     with ExitStack() as stack:
-        # Each pytest removes what those before it left below one root: two at once would find it gone, or not empty.
-        # The unit tests keep the usual one: some make sockets below it, whose paths may not be long.
+        # Each pytest removes what those before it left below one root: two at once would find it gone, or not
+        # empty. The unit tests keep the usual one: some make sockets below it, whose paths may not be long.
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="t-", ignore_cleanup_errors=True))
         group, output = stack.enter_context(closing(Group(folder.name))), stack.enter_context(log.open("wb"))
         process = _running[folder.name] = subprocess.Popen(
@@ -136,9 +148,12 @@ def run(suite: str, folder: Path) -> Ended:
 
 
 def environment(home: Path, temporary: str) -> dict[str, str]:
-    """Ours, with an empty home and a folder for pytest's temporary ones; what pip has fetched is used again."""
+    """Ours, with an empty home and a folder for pytest's temporary ones; what pip has fetched is used
+    again."""
     home.mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "RAY_", "MLFLOW_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "RAY_", "MLFLOW_"))
+    }
     cache = os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip")
     own = {"PYTEST_DEBUG_TEMPROOT": temporary} if temporary else {}
     return {**kept, "HOME": str(home), **own, "PIP_CACHE_DIR": cache, **MORE}
@@ -163,12 +178,15 @@ def table(ended: Sequence[Ended], wall_s: float) -> str:
     """What each suite took, and all of them; a Markdown table, as CONTRIBUTING.md has it."""
     rows = [("suite", "result", "wall", "processor", "Ray starts", "zygotes", "environments")]
     for one in ended:
-        rows.append((one.suite, "passed" if one.code == 0 else "FAILED", minutes(one.wall_s), *one.cost.cells))
+        rows.append(
+            (one.suite, "passed" if one.code == 0 else "FAILED", minutes(one.wall_s), *one.cost.cells)
+        )
     total = Cost.total([one.cost for one in ended])
     rows.append(("all", f"{sum(one.code == 0 for one in ended)} passed", minutes(wall_s), *total.cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(["", *lines])

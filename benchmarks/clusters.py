@@ -21,7 +21,10 @@ def ray_cluster(ground: Ground, task: Task) -> Iterator[Task]:
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--disable-usage-stats"]
     command += [f"--ray-client-server-port={client_port}", f"--dashboard-port={dashboard_port}"]
     # One more than the ranks: Ray Train's controller and the like.
-    command += [f"--num-cpus={max(os.cpu_count() or 1, task.ranks + 1)}", f"--temp-dir={ground.folder / 'ray'}"]
+    command += [
+        f"--num-cpus={max(os.cpu_count() or 1, task.ranks + 1)}",
+        f"--temp-dir={ground.folder / 'ray'}",
+    ]
     with ground.started(command, "ray.log") as (process, _):
         wait_for(
             lambda: "Ray runtime started" in ground.said("ray.log") or process.poll() is not None,
@@ -29,7 +32,9 @@ def ray_cluster(ground: Ground, task: Task) -> Iterator[Task]:
             START_TIMEOUT_S,
         )
         if process.poll() is not None:
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {ground.said('ray.log')}")
+            raise RuntimeError(
+                f"{' '.join(command)} ended with {process.returncode}: {ground.said('ray.log')}"
+            )
         yield replace(task, address=f"127.0.0.1:{port}")
 
 

@@ -19,7 +19,8 @@ STEPS_SCRIPT = Path(__file__).parent / "noop_engine" / "steps.py"
 
 
 def calls_s() -> float:
-    """What the wrapped calls add to a step, measured as tests/unit/rank/test_probes.py does: no link, best of 20."""
+    """What the wrapped calls add to a step, measured as tests/unit/rank/test_probes.py does: no link, best of
+    20."""
 
     def best_s(engine: Any) -> float:
         loss, best = Loss(1.0), float("inf")
@@ -38,7 +39,12 @@ def in_a_rank_s(folder: Path) -> dict[str, float]:
     """Processor time that a real rank adds to a step: of its training thread, and of all its threads."""
     env = environment(OMP_NUM_THREADS="1")
     bare = subprocess.run(
-        [sys.executable, str(STEPS_SCRIPT)], env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=TIMEOUT_S
+        [sys.executable, str(STEPS_SCRIPT)],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_S,
     ).stdout
     with closing(ExecLauncher()) as launcher:
         bench = Bench(launcher, folder, env)

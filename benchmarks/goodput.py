@@ -1,8 +1,8 @@
 """How much of the time trains new steps when ranks are killed: python -m benchmarks.goodput [--rounds N]
 
-job/trains_on.py trains a fixed number of steps under torchrun, Ray Train and the orchestrator in turn, each told to
-restart; the last rank gets SIGKILL at the same moments after the first step under each. The clock runs from the
-first step to the last. The result replaces this benchmark's section of docs/benchmarks.md.
+job/trains_on.py trains a fixed number of steps under torchrun, Ray Train and the orchestrator in turn, each
+told to restart; the last rank gets SIGKILL at the same moments after the first step under each. The clock
+runs from the first step to the last. The result replaces this benchmark's section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ TRIED_STEPS = 100
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run: seconds from its first step to its last, of them in steps that were new and in saves, as rank 0
-    counts them; steps that were done again; how many faults met ranks that did not train yet."""
+    """Of one run: seconds from its first step to its last, of them in steps that were new and in saves, as
+    rank 0 counts them; steps that were done again; how many faults met ranks that did not train yet."""
 
     wall_s: float
     new_s: float
@@ -63,7 +63,8 @@ class Outcome:
 
 
 def outcome(launcher: Launcher, here: Ground, task: Task) -> Outcome:
-    """One run under the fault schedule, to its end. Raises RuntimeError where a fault came too late to strike."""
+    """One run under the fault schedule, to its end. Raises RuntimeError where a fault came too late to
+    strike."""
     place = Place.fresh(here)
     early = 0
     with here.started(launcher.command(task, place)) as (process, _):
@@ -146,11 +147,13 @@ def section(found: Mapping[str, Sequence[Outcome]], task: Task, rounds: int, loa
     lines = [
         "## Goodput under faults",
         "",
-        f"{ranks_in_words(task)}, ZeRO-1, 2 million parameters, {task.steps} steps, a checkpoint every {SAVE_EVERY}; "
-        f"the last rank gets SIGKILL {moments} s after the first step, or as soon as there is one to kill; "
-        f"{interleaved_rounds(rounds)}. Goodput is the share of the time from the first step to the last that was "
-        "spent in steps that had not been done before; the launch is not in it. torchrun and Ray Train save and load "
-        "as DeepSpeed does by itself.",
+        (
+            f"{ranks_in_words(task)}, ZeRO-1, 2 million parameters, {task.steps} steps, a checkpoint every"
+            f" {SAVE_EVERY}; the last rank gets SIGKILL {moments} s after the first step, or as soon as there"
+            f" is one to kill; {interleaved_rounds(rounds)}. Goodput is the share of the time from the first"
+            " step to the last that was spent in steps that had not been done before; the launch is not in"
+            " it. torchrun and Ray Train save and load as DeepSpeed does by itself."
+        ),
         "",
         *table(
             [
@@ -160,8 +163,10 @@ def section(found: Mapping[str, Sequence[Outcome]], task: Task, rounds: int, loa
             rows,
         ),
         "",
-        f"{len(FAULTS_AFTER_S)} faults in so short a time are many more than any cluster has: what is compared is "
-        "what one fault costs.",
+        (
+            f"{len(FAULTS_AFTER_S)} faults in so short a time are many more than any cluster has: what is"
+            " compared is what one fault costs."
+        ),
         "",
         *conditions(f"python -m benchmarks.goodput --rounds {rounds} --steps {task.steps}", load),
     ]

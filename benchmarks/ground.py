@@ -55,7 +55,9 @@ class Ground:
             try:
                 status = process.wait(TIMEOUT_S)
             except subprocess.TimeoutExpired:
-                raise RuntimeError(f"{' '.join(command)} did not end in {TIMEOUT_S:g} s: {self.said()}") from None
+                raise RuntimeError(
+                    f"{' '.join(command)} did not end in {TIMEOUT_S:g} s: {self.said()}"
+                ) from None
         if status:
             raise RuntimeError(f"{' '.join(command)} ended with {status}: {self.said()}")
         return begin_unix_s

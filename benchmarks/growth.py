@@ -1,10 +1,11 @@
 """What a long run costs to keep, to look at and to take up: python -m benchmarks.growth [--steps N ...]
 
-A journal as a run of so many steps leaves it (a step a second, a checkpoint every hundred steps, a lost rank every
-hundred thousand) is written by the journal's own code, without waiting for a disk. Then it is read as the verbs read
-it, each in a process of its own: `resume` up to the moment before Ray starts, `incidents` and `status` whole but for
-Ray. Once as the driver has left it, and once where the fold that lies beside the journal is missing, as beside those
-of older versions. The result replaces this benchmark's section of docs/benchmarks.md.
+A journal as a run of so many steps leaves it (a step a second, a checkpoint every hundred steps, a lost rank
+every hundred thousand) is written by the journal's own code, without waiting for a disk. Then it is read as
+the verbs read it, each in a process of its own: `resume` up to the moment before Ray starts, `incidents` and
+`status` whole but for Ray. Once as the driver has left it, and once where the fold that lies beside the
+journal is missing, as beside those of older versions. The result replaces this benchmark's section of
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ ADDRESS = "127.0.0.1:6379"
 def events(steps: int, ended: bool = False) -> Iterator[Event]:
     """What a run of so many steps tells; the last attempt is under way unless it has ``ended``."""
     yield RunStarted(
-        "long", "llama3_8b", "dgx_h100", "NVIDIA H100 80GB HBM3", 8, 2.5, steps=2 * steps, tokens_per_step=1 << 20,
-        model_flops_per_token=4.8e10, peak_flops_per_gpu=9.89e14, ray_address=ADDRESS, predicted_step_time_s=1.0,
+        "long", "llama3_8b", "dgx_h100", "NVIDIA H100 80GB HBM3", 8, 2.5, steps=2 * steps,
+        tokens_per_step=1 << 20, model_flops_per_token=4.8e10, peak_flops_per_gpu=9.89e14,
+        ray_address=ADDRESS, predicted_step_time_s=1.0,
     )  # fmt: skip
     yield ResourcesGranted(["n0"], 8)
     attempt = 1
@@ -118,7 +120,9 @@ STATUS = f"""
 from orchestrator.driver.cluster_status import other_runs
 assert other_runs(folder, "{ADDRESS}", 0.0, set())
 """
-AS_THE_VERB_DOES = "import json, os, resource, sys, time; from pathlib import Path; folder = Path(sys.argv[1])\n"
+AS_THE_VERB_DOES = (
+    "import json, os, resource, sys, time; from pathlib import Path; folder = Path(sys.argv[1])\n"
+)
 TOLD = """
 print(json.dumps([time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
 """
@@ -187,22 +191,35 @@ def section(lengths: list[Length], finished: list[tuple[int, int, Look]], comman
         ]
         for each in lengths
     ]
-    heads = ["steps", "journal, bytes a step", *(f"`{name}`, s" for name in VERBS), "`resume`, MB", "fold, kB"]
+    heads = [
+        "steps",
+        "journal, bytes a step",
+        *(f"`{name}`, s" for name in VERBS),
+        "`resume`, MB",
+        "fold, kB",
+    ]
     longest = lengths[-1]
     resume = longest.looks["resume"]
     others = max(longest.looks[name].cpu_s for name in ("incidents", "status"))
     lines = [
         "## A long run",
         "",
-        f"- A step takes **{longest.bytes_a_step:.2f} bytes** of journal (goal: under 120), its share of checkpoints "
-        "and faults included",
-        f"- {longest.steps:,} steps: `resume` takes **{resume.cpu_s:.1f} s** and {resume.peak_bytes / 1e6:.0f} MB "
-        f"before Ray starts (goal: under 5 s, 100 MB); `incidents` and `status` take **{others:.2f} s** at most (goal: "
-        "under 1 s)",
+        (
+            f"- A step takes **{longest.bytes_a_step:.2f} bytes** of journal (goal: under 120), its share of"
+            " checkpoints and faults included"
+        ),
+        (
+            f"- {longest.steps:,} steps: `resume` takes **{resume.cpu_s:.1f} s** and"
+            f" {resume.peak_bytes / 1e6:.0f} MB before Ray starts (goal: under 5 s, 100 MB); `incidents` and"
+            f" `status` take **{others:.2f} s** at most (goal: under 1 s)"
+        ),
         "",
-        "Seconds of processor time of a whole process, Python's start and imports included: with the fold that the "
-        "driver keeps beside the journal / without it, as beside an older journal. A step a second, a checkpoint every "
-        f"{SAVE_EVERY} steps, a lost rank every {FAULT_EVERY:,}. `status` is all but its questions to Ray.",
+        (
+            "Seconds of processor time of a whole process, Python's start and imports included: with the"
+            " fold that the driver keeps beside the journal / without it, as beside an older journal. A step"
+            f" a second, a checkpoint every {SAVE_EVERY} steps, a lost rank every {FAULT_EVERY:,}. `status`"
+            " is all but its questions to Ray."
+        ),
         "",
         *table(heads, rows),
         "",

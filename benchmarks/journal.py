@@ -68,9 +68,11 @@ def section(one: Sequence[float], many: Sequence[float], folder: Path, rounds: i
         "",
         *table(["append of", "appends", "p50, ms", "p99, ms", "most, ms"], rows),
         "",
-        "A run that takes several steps a second spends a few thousandths of a second of the driver on it, and "
-        "nothing of the ranks: they do not wait for the journal. On a network file system it is slower; "
-        "measure yours with `--folder`.",
+        (
+            "A run that takes several steps a second spends a few thousandths of a second of the driver on"
+            " it, and nothing of the ranks: they do not wait for the journal. On a network file system it is"
+            " slower; measure yours with `--folder`."
+        ),
         "",
         *conditions(f"python -m benchmarks.journal --rounds {rounds}", load),
     ]

@@ -57,7 +57,9 @@ WARM = Case("orchestrator, warm", launchers.ORCHESTRATOR, kept_cluster)
 CASES = (TORCHRUN, DEEPSPEED, RAY_COLD, COLD, RAY_WARM, WARM)
 
 
-def interleaved(cases: Sequence[Case], task: Task, here: Ground, rounds: int, say: str = "") -> dict[str, list[Launch]]:
+def interleaved(
+    cases: Sequence[Case], task: Task, here: Ground, rounds: int, say: str = ""
+) -> dict[str, list[Launch]]:
     """The launches of each case by round; every other round goes backwards."""
     launches: dict[str, list[Launch]] = {case.name: [] for case in cases}
     for turn in range(rounds):
@@ -91,17 +93,18 @@ def reading(launches: Mapping[str, Sequence[Launch]], cuda: bool) -> str:
         return f"{sum(launch.phases.get(phase, 0.0) for phase in phases) / launch.total_s:.0%}"
 
     text = (
-        f"Imports rule. A rank of torchrun spends {share(TORCHRUN, 'import', 'initialize')} of the launch on "
-        "`import` and `initialize`, and the second is imports too, which DeepSpeed leaves until then. A rank "
-        "that is forked has them already. What is left of a warm launch is the command's own start "
-        f"({share(WARM, 'tool')}), joining Ray ({share(WARM, 'attach')}) and the placement "
-        f"({share(WARM, 'place')}); of a cold one, the start of Ray ({share(COLD, 'attach')}), during which the zygote "
-        f"imports, so that hardly anything is left to wait for in `spawn` ({share(COLD, 'spawn')})."
+        f"Imports rule. A rank of torchrun spends {share(TORCHRUN, 'import', 'initialize')} of the launch on"
+        " `import` and `initialize`, and the second is imports too, which DeepSpeed leaves until then. A"
+        " rank that is forked has them already. What is left of a warm launch is the command's own start"
+        f" ({share(WARM, 'tool')}), joining Ray ({share(WARM, 'attach')}) and the placement"
+        f" ({share(WARM, 'place')}); of a cold one, the start of Ray ({share(COLD, 'attach')}), during which"
+        " the zygote imports, so that hardly anything is left to wait for in `spawn`"
+        f" ({share(COLD, 'spawn')})."
     )
     if not cuda:
         text += (
-            " Not measured: a GPU. CUDA contexts and NCCL's start come on top of every row there, the same for "
-            "all launchers, so that the ratios come closer to 1."
+            " Not measured: a GPU. CUDA contexts and NCCL's start come on top of every row there, the same"
+            " for all launchers, so that the ratios come closer to 1."
         )
     return text
 
@@ -120,11 +123,14 @@ def section(launches: Mapping[str, Sequence[Launch]], task: Task, rounds: int, l
         verdict(launches, COLD, RAY_COLD, COLD_GOAL),
         f"- {WARM.name} / {RAY_WARM.name}: {ratio(launches, WARM, RAY_WARM):.2f}",
         "",
-        f"One DeepSpeed script (ZeRO-2, {'NCCL' if task.cuda else 'gloo'}, a model of a quarter of a million "
-        f"parameters, made-up data) on {task.ranks} {'GPUs' if task.cuda else 'processor cores, one thread each'}; "
-        f"{interleaved_rounds(rounds)}, DeepSpeed's shared-memory collective off for "
-        "all. Cold: no Ray is there. Warm: on a cluster that was started before, by `ray start` for Ray Train and "
-        "by `orchestrator up` for the orchestrator. Ratios are medians over the rounds.",
+        (
+            f"One DeepSpeed script (ZeRO-2, {'NCCL' if task.cuda else 'gloo'}, a model of a quarter of a"
+            f" million parameters, made-up data) on {task.ranks}"
+            f" {'GPUs' if task.cuda else 'processor cores, one thread each'}; {interleaved_rounds(rounds)},"
+            " DeepSpeed's shared-memory collective off for all. Cold: no Ray is there. Warm: on a cluster"
+            " that was started before, by `ray start` for Ray Train and by `orchestrator up` for the"
+            " orchestrator. Ratios are medians over the rounds."
+        ),
         "",
         *table(["started by", "median, s", "rounds, s", "× torchrun"], totals),
         "",
@@ -134,10 +140,13 @@ def section(launches: Mapping[str, Sequence[Launch]], task: Task, rounds: int, l
         "",
         *table(["phase", *launches], phase_rows(launches)),
         "",
-        "*tool*: the command's own imports and planning (of torchrun and deepspeed: all until the ranks' processes "
-        "begin); *attach*: start Ray, or join it; *place*: resources and agents; *spawn*: until the ranks' "
-        "processes begin; *start*: until the script's first line. Ray Train starts its workers ahead of time, and "
-        "they import torch and form the process group before the script runs: its *start* holds all of that.",
+        (
+            "*tool*: the command's own imports and planning (of torchrun and deepspeed: all until the ranks'"
+            " processes begin); *attach*: start Ray, or join it; *place*: resources and agents; *spawn*:"
+            " until the ranks' processes begin; *start*: until the script's first line. Ray Train starts its"
+            " workers ahead of time, and they import torch and form the process group before the script runs:"
+            " its *start* holds all of that."
+        ),
         "",
         reading(launches, task.cuda),
         "",
@@ -150,9 +159,13 @@ def chosen_device(wanted: str, ranks: int | None) -> Task:
     """`auto` takes the GPUs of this machine, two at most; processor cores where it has none."""
     count = 0 if wanted == "cpu" else len(gpus())
     if wanted == "cuda" and not count:
-        raise SystemExit("--device=cuda: this machine has no NVIDIA GPU that its driver shows; use --device=cpu")
+        raise SystemExit(
+            "--device=cuda: this machine has no NVIDIA GPU that its driver shows; use --device=cpu"
+        )
     if count and ranks and ranks > count:
-        raise SystemExit(f"--ranks={ranks}: this machine has {count} GPUs; ask for fewer, or use --device=cpu")
+        raise SystemExit(
+            f"--ranks={ranks}: this machine has {count} GPUs; ask for fewer, or use --device=cpu"
+        )
     return Task(ranks or (min(2, count) if count else 2), cuda=bool(count))
 
 

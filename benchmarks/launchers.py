@@ -1,4 +1,5 @@
-"""The ways to start job/first_step.py that are compared: what is typed, and what shows how far it has come."""
+"""The ways to start job/first_step.py that are compared: what is typed, and what shows how far it has
+come."""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Launcher:
-    """`before_ranks` gives the ends of the phases before the script's first line, from what the tool left behind."""
+    """`before_ranks` gives the ends of the phases before the script's first line, from what the tool left
+    behind."""
 
     command: Callable[[Task, Place], list[str]]
     before_ranks: Callable[[Place, Mapping[str, float]], dict[str, float]]
@@ -89,7 +91,9 @@ def check_alike(ranks: Sequence[Mapping[str, Any]], task: Task, ground: Ground) 
     wanted = (task.ranks, "cuda" if task.cuda else "cpu", int(ground.env["OMP_NUM_THREADS"]))
     seen = [(rank["world_size"], rank["device"], rank["threads"]) for rank in ranks]
     if seen != [wanted] * task.ranks:
-        raise RuntimeError(f"{task.ranks} ranks with (world size, device, threads) {wanted} were wanted, {seen} came")
+        raise RuntimeError(
+            f"{task.ranks} ranks with (world size, device, threads) {wanted} were wanted, {seen} came"
+        )
 
 
 def script_options(task: Task, place: Place) -> dict[str, str]:
@@ -105,8 +109,8 @@ def torchrun(task: Task, place: Place) -> list[str]:
     command = [str(BIN / "torchrun"), f"--nproc_per_node={task.ranks}"]
     if not task.restarts:
         return [*command, f"--master_port={free_port()}", *script_arguments(task, place)]
-    # With the store that attempts share by default, ranks meet the addresses of the attempt before, and the restart
-    # fails (https://github.com/pytorch/pytorch/issues/135712).
+    # With the store that attempts share by default, ranks meet the addresses of the attempt before, and the
+    # restart fails (https://github.com/pytorch/pytorch/issues/135712).
     how = ["--standalone", f"--max_restarts={task.restarts}"]
     return ["env", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1", *command, *how, *script_arguments(task, place)]
 
@@ -125,7 +129,12 @@ def ray_train(task: Task, place: Place) -> list[str]:
 
 
 def orchestrator(task: Task, place: Place) -> list[str]:
-    keys = [f"run_name={place.name}", f"run_dir={place.inside}/run", "job=script", f"job.script={task.script}"]
+    keys = [
+        f"run_name={place.name}",
+        f"run_dir={place.inside}/run",
+        "job=script",
+        f"job.script={task.script}",
+    ]
     keys += [f"+job.args.{name}={value}" for name, value in script_options(task, place).items()]
     keys += [f"recovery.max_restarts={task.restarts}", *orchestrator_cluster(task)]
     keys += [f"ray_address={task.address}"] if task.address else []
@@ -144,7 +153,8 @@ def seen_from_outside(_place: Place, ranks: Mapping[str, float]) -> dict[str, fl
 
 
 def seen_by_driver(place: Place, _ranks: Mapping[str, float]) -> dict[str, float]:
-    """Ray starts workers ahead, so their processes' beginning says nothing: 'start' is all until the script runs."""
+    """Ray starts workers ahead, so their processes' beginning says nothing: 'start' is all until the script
+    runs."""
     told = json.loads((place.folder / "driver.json").read_text())
     return {"tool": told["imported"], "attach": told["attached"]}
 

@@ -32,7 +32,8 @@ class HostGround(Ground):
 
 @contextmanager
 def ray_on_hosts(ground: Ground, count: int) -> Iterator[tuple[HostGround, str]]:
-    """`count` hosts joined by a Ray of theirs, and its address. Raises NoHostsError where namespaces are forbidden."""
+    """`count` hosts joined by a Ray of theirs, and its address. Raises NoHostsError where namespaces are
+    forbidden."""
     with Network() as network:
         hosts = [network.add_host(ground.folder) for _ in range(count)]
         for host in hosts:

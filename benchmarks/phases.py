@@ -44,8 +44,8 @@ class Launch:
     def between(cls, begin_s: float, before_ranks: Mapping[str, float], ranks: Mapping[str, float]) -> Launch:
         """Cut the time since `begin_s` at the ends of phases.
 
-        `before_ranks` holds ends by launcher phase, `ranks` the moments of the slowest rank by point. A phase whose
-        end is not known counts with the one after it. Raises ValueError for ends that are out of order.
+        `before_ranks` holds ends by launcher phase, `ranks` the moments of the slowest rank by point. A phase
+        whose end is not known counts with the one after it. Raises ValueError for ends that are out of order.
         """
         known = {name: before_ranks[name] for name in LAUNCHER_PHASES if name in before_ranks}
         known |= {phase: ranks[point] for point, phase in RANK_PHASES.items() if point in ranks}
@@ -69,7 +69,8 @@ def total_s(launches: Sequence[Launch]) -> float:
 
 
 def phase_rows(launches: Mapping[str, Sequence[Launch]]) -> list[list[str]]:
-    """One row per phase with a column per launcher, of its typical launch; phases that nobody has are left out."""
+    """One row per phase with a column per launcher, of its typical launch; phases that nobody has are left
+    out."""
     typicals = [typical(of_one) for of_one in launches.values()]
     rows = []
     for phase in PHASES:

@@ -22,7 +22,10 @@ TEXT = "#808890"
 
 def grouped(launch: Launch) -> dict[str, float]:
     """Seconds by group of phases."""
-    return {name: sum(launch.phases.get(phase, 0.0) for phase in phases) for name, (phases, _colour) in GROUPS.items()}
+    return {
+        name: sum(launch.phases.get(phase, 0.0) for phase in phases)
+        for name, (phases, _colour) in GROUPS.items()
+    }
 
 
 def draw(launches: Mapping[str, Sequence[Launch]], path: Path = PICTURE) -> bool:

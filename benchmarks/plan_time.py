@@ -1,4 +1,5 @@
-"""How much processor time the command line takes without a cluster: python -m benchmarks.plan_time [--rounds N]
+"""How much processor time the command line takes without a cluster: python -m benchmarks.plan_time [--rounds
+N]
 
 `orchestrator plan` as a whole process, beside a Python that does nothing and `--version`; which heavy
 modules it loads; and where its time goes. The result replaces this benchmark's section of docs/benchmarks.md.
@@ -64,7 +65,9 @@ def processor_s(here: Ground, command: list[str]) -> float:
 
 def told(here: Ground, command: list[str]) -> str:
     """What a command says on stderr."""
-    return subprocess.run(command, cwd=here.folder, env=here.env, capture_output=True, text=True, check=True).stderr
+    return subprocess.run(
+        command, cwd=here.folder, env=here.env, capture_output=True, text=True, check=True
+    ).stderr
 
 
 def heavy_modules(import_times: str) -> list[str]:
@@ -89,14 +92,24 @@ def main() -> int:
     lines = [
         "## The command line",
         "",
-        f"Processor time of whole processes, {interleaved_rounds(args.rounds)}. A plan asks no cluster; heavy modules "
-        f"({', '.join(HEAVY)}) that it loads: {', '.join(heavy) or 'none'}.",
+        (
+            f"Processor time of whole processes, {interleaved_rounds(args.rounds)}. A plan asks no cluster;"
+            f" heavy modules ({', '.join(HEAVY)}) that it loads: {', '.join(heavy) or 'none'}."
+        ),
         "",
-        *table(["command", "median, s", "rounds, s"], [[n, f"{median(s):.2f}", spread(s)] for n, s in times.items()]),
+        *table(
+            ["command", "median, s", "rounds, s"],
+            [[n, f"{median(s):.2f}", spread(s)] for n, s in times.items()],
+        ),
         "",
-        f"{MEASURED} takes {own_s:.2f} s after the start of the interpreter; the goal is {GOAL_S:g} s. Where they go:",
+        (
+            f"{MEASURED} takes {own_s:.2f} s after the start of the interpreter; the goal is {GOAL_S:g} s."
+            " Where they go:"
+        ),
         "",
-        *table(["part", "median, ms"], [[part, f"{median(spent) * 1e3:.0f}"] for part, spent in parts.items()]),
+        *table(
+            ["part", "median, ms"], [[part, f"{median(spent) * 1e3:.0f}"] for part, spent in parts.items()]
+        ),
         "",
         *conditions(f"python -m benchmarks.plan_time --rounds {args.rounds}", load),
     ]

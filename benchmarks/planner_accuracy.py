@@ -3,13 +3,13 @@
     python -m benchmarks.planner_accuracy --rows FILE.csv [--json] [--leave-one-table-out] [--write]
 
 Any CSV with the columns of benchmarks/planner/fit.csv will do; columns that nothing here knows are ignored.
-Errors are fractions of the measured step time, or of the one that follows from the measured rate. The constants
-are those of conf/planner/default.yaml; nothing is fitted, except under --leave-one-table-out.
+Errors are fractions of the measured step time, or of the one that follows from the measured rate. The
+constants are those of conf/planner/default.yaml; nothing is fitted, except under --leave-one-table-out.
 
 `--json` prints one object: `rows` (all of the file), `refused` (those of them that cannot be planned),
-`mean_abs_error` (mean of |predicted / measured - 1| over the others), `memory_mean_abs_error` (the same of the
-memory per GPU, null where no row has any) and `by_table`, for each table `rows`, `refused`, `mean_abs_error` and
-`bias` (mean of predicted / measured - 1). A mean over nothing is null.
+`mean_abs_error` (mean of |predicted / measured - 1| over the others), `memory_mean_abs_error` (the same of
+the memory per GPU, null where no row has any) and `by_table`, for each table `rows`, `refused`,
+`mean_abs_error` and `bias` (mean of predicted / measured - 1). A mean over nothing is null.
 """
 
 from __future__ import annotations
@@ -43,7 +43,18 @@ from orchestrator.plan.perf.memory import Memory, memory_of
 Row = Mapping[str, str]
 BLANK = {"", "-", "–", "?", "n/a", "na", "none", "null", "unknown"}
 POSITIVE = (
-    *("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "global_batch", "micro_batch", "gpus"),
+    *(
+        "layers",
+        "hidden",
+        "heads",
+        "kv_heads",
+        "ffn",
+        "vocab",
+        "seq_len",
+        "global_batch",
+        "micro_batch",
+        "gpus",
+    ),
     *("gpus_per_node", "tp", "pp", "dp", "tokens_per_s_per_gpu", "tflops_per_gpu", "mfu", "step_time_s"),
     *("derived_step_time_s", "mem_gb"),
 )
@@ -79,9 +90,9 @@ class Answer:
 
 
 def comparable_bytes(memory: Memory, kind: str) -> int:
-    """The part of the predicted memory that a row's figure covers: all that is on the GPU for nvidia-smi; states and
-    activations for a paper's estimate; for a framework's own log what its allocator holds, without the CUDA context
-    and the buffers of NCCL and DeepSpeed."""
+    """The part of the predicted memory that a row's figure covers: all that is on the GPU for nvidia-smi;
+    states and activations for a paper's estimate; for a framework's own log what its allocator holds, without
+    the CUDA context and the buffers of NCCL and DeepSpeed."""
     if "nvidia-smi" in kind:
         return memory.total_bytes
     if "estimate" in kind:
@@ -120,7 +131,9 @@ def answer(row: Row, constants: PlannerConfig) -> Answer:
         row = {**row, **dict.fromkeys(RATES, ""), "step_time_s": "1"}  # a time that nothing looks at
     case = planner_rows.case_of(row, constants)
     predicted_s = planner_rows.predict(case, constants).total_s
-    if not (math.isfinite(predicted_s) and predicted_s > 0 and math.isfinite(case.step_s) and case.step_s > 0):
+    if not (
+        math.isfinite(predicted_s) and predicted_s > 0 and math.isfinite(case.step_s) and case.step_s > 0
+    ):
         raise Refused(f"a step time of {predicted_s:g} s predicted, {case.step_s:g} s measured")
     memory = memory_of(case.model, case.gpu, case.layout, case.zero, case.software)
     return Answer(case, predicted_s, memory, failed)
@@ -170,7 +183,9 @@ def by_table(answered: Iterable[Answer]) -> dict[str, list[Answer]]:
     return dict(found)
 
 
-def body(rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tuple[Row, str]]) -> dict[str, Any]:
+def body(
+    rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tuple[Row, str]]
+) -> dict[str, Any]:
     """The object that --json prints."""
     totals = collections.Counter(table_of(row) for row in rows)
     lost = collections.Counter(table_of(row) for row, _ in refused)
@@ -192,9 +207,13 @@ def body(rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tupl
     }
 
 
-def show(rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tuple[Row, str]], console: Console) -> None:
+def show(
+    rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tuple[Row, str]], console: Console
+) -> None:
     found, tables = body(rows, answered, refused), by_table(answered)
-    table = Table(title="Step time and memory per GPU, predicted against measured", box=box.SIMPLE_HEAD, padding=0)
+    table = Table(
+        title="Step time and memory per GPU, predicted against measured", box=box.SIMPLE_HEAD, padding=0
+    )
     table.add_column("table", no_wrap=True)
     for name in ("rows", "refused", "mean error", "bias", "with memory", "its error", "right fit"):
         table.add_column(name, justify="right")
@@ -211,7 +230,9 @@ def show(rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tupl
         )  # fmt: skip
     console.print(table)
     weighed = mean(f["mean_abs_error"] for f in found["by_table"].values() if f["mean_abs_error"] is not None)
-    console.print(f"Every table weighing the same: {percent(weighed)}. Rows answered: {len(answered)} of {len(rows)}.")
+    console.print(
+        f"Every table weighing the same: {percent(weighed)}. Rows answered: {len(answered)} of {len(rows)}."
+    )
     reasons = collections.Counter((table_of(row), reason) for row, reason in refused)
     for (name, reason), count in reasons.most_common():
         console.print(f"refused: {count} of {name}: {reason}", markup=False, highlight=False)
@@ -222,11 +243,17 @@ def percent(value: float | None, sign: str = "") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=Path, default=ROWS, help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    parser.add_argument("--leave-one-table-out", action="store_true", help="fit to the other tables; takes minutes")
-    parser.add_argument("--write", action="store_true", help="the figures of docs/planner_validation.md; fits as well")
+    parser.add_argument(
+        "--leave-one-table-out", action="store_true", help="fit to the other tables; takes minutes"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="the figures of docs/planner_validation.md; fits as well"
+    )
     own = parser.parse_args()
     try:
         rows, constants = read(own.rows), load_constants()

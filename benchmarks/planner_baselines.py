@@ -1,8 +1,8 @@
 """What simpler ways to predict a step time say of the same rows.
 
-Constant utilisation: the hardware FLOPs of a step (recomputed ones included, attention in full) over the dense
-peak times a constant. llm-analysis 0.2.2 (cli99/llm-analysis): the same idea with FLOPs counted its own way; it
-is no dependency of the project, and left out where it is not installed:
+Constant utilisation: the hardware FLOPs of a step (recomputed ones included, attention in full) over the
+dense peak times a constant. llm-analysis 0.2.2 (cli99/llm-analysis): the same idea with FLOPs counted its own
+way; it is no dependency of the project, and left out where it is not installed:
 
     pip install --no-deps --target DIR llm-analysis==0.2.2 'fire<0.6' six termcolor
     PYTHONPATH=DIR python -m benchmarks.planner_accuracy --leave-one-table-out
@@ -22,14 +22,22 @@ from typing import Any
 
 from benchmarks.planner_hardware import POWER_TO_CLOCK, STATIC_W
 from benchmarks.planner_rows import Case
-from orchestrator.plan.perf.transformer import query_width, recompute_flops_per_token, training_flops_per_token
+from orchestrator.plan.perf.transformer import (
+    query_width,
+    recompute_flops_per_token,
+    training_flops_per_token,
+)
 
 # Medians of llm-foundry's published BF16 rows, by architecture.
 LLM_FOUNDRY = {"ampere": 0.559, "hopper": 0.418}
 # llm_analysis/constant.py sets 1 and notes that Megatron-LM achieves about 0.5.
 LLM_ANALYSIS_DEFAULT, LLM_ANALYSIS_NOTED = 1.0, 0.5
 CONSTANT, UNTUNED = "constant utilisation", "constant utilisation, untuned"
-ANALYSIS, ANALYSIS_NOTED, ANALYSIS_DEFAULT = "llm-analysis, tuned", "llm-analysis at 0.5", "llm-analysis as it comes"
+ANALYSIS, ANALYSIS_NOTED, ANALYSIS_DEFAULT = (
+    "llm-analysis, tuned",
+    "llm-analysis at 0.5",
+    "llm-analysis as it comes",
+)
 # What runs below its power limit has a lower peak than its data sheet's, for us and so for them.
 CLOCK = {"H100 SXM 96GB HBM2e": ((500 - STATIC_W) / (700 - STATIC_W)) ** POWER_TO_CLOCK}
 Efficiency = Mapping[str, float]  # by architecture; "" stands for those that are not known
@@ -49,7 +57,9 @@ class Baseline:
         ideals = [self.ideal_s(case) for case in cases]
         found: list[float | None] = [None] * len(cases)
         for table in {case.table for case in cases}:
-            efficiency = self.fixed or learnt([(c, i) for c, i in zip(cases, ideals, strict=True) if c.table != table])
+            efficiency = self.fixed or learnt(
+                [(c, i) for c, i in zip(cases, ideals, strict=True) if c.table != table]
+            )
             for place, (case, ideal_s) in enumerate(zip(cases, ideals, strict=True)):
                 if case.table == table and ideal_s is not None:
                     share = efficiency.get(case.gpu.architecture, efficiency[""])
@@ -97,7 +107,9 @@ def utilisation_s(case: Case) -> float:
     elif layout.selective:
         flops += 4.0 * model.layers * model.seq_len * query_width(model)
     tokens = layout.accumulation * layout.micro_batch * layout.dp * model.seq_len
-    return flops * tokens / (layout.ranks * case.gpu.peak_flops[case.precision] * CLOCK.get(case.gpu.name, 1.0))
+    return (
+        flops * tokens / (layout.ranks * case.gpu.peak_flops[case.precision] * CLOCK.get(case.gpu.name, 1.0))
+    )
 
 
 def llm_analysis() -> Callable[[Case], float | None]:
@@ -136,7 +148,8 @@ def _latency_s(analysis: Any, config: Any, case: Case) -> float:
             inter_node_bandwidth_in_GB_per_sec=case.machine.node_bytes_per_s / 1e9,
         ),
         config.DtypeConfig(weight_bits=bits, activation_bits=bits),
-        config.ParallelismConfig(  # it knows no context parallelism, which divides the work as tensor parallelism does
+        # it knows no context parallelism, which divides the work as tensor parallelism does
+        config.ParallelismConfig(
             tp_size=layout.tp * layout.sp, pp_size=layout.pp, dp_size=layout.dp, sp_size=1,
         ),
         flops_efficiency=LLM_ANALYSIS_DEFAULT,

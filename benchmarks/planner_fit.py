@@ -50,8 +50,9 @@ FREE: dict[str, tuple[float, float]] = {
     "dp_hidden_share": (0.8, 0.3),
     "contention": (0.2, 0.5),
 }
-# Largest matrix products measured, share of the dense peak: stas00/ml-engineering@744d01e, "maximum achievable
-# matmul FLOPS". Architectures without training rows sustain the same part of theirs as Hopper does.
+# Largest matrix products measured, share of the dense peak: stas00/ml-engineering@744d01e, "maximum
+# achievable matmul FLOPS". Architectures without training rows sustain the same part of theirs as Hopper
+# does.
 MEASURED_MATMUL = {
     "hopper": {"bf16": 794.5 / 989, "fp8": 1402.6 / 1979},
     "blackwell": {"bf16": 1745 / 2250, "fp8": 3432.5 / 4500},
@@ -115,7 +116,9 @@ def fit(cases: Sequence[Case], base: PlannerConfig) -> PlannerConfig:
 
     def residuals(point: np.ndarray) -> np.ndarray:
         constants = with_values(base, values(point))
-        predicted = [planner_rows.predict(planner_rows.rebase(case, constants), constants).total_s for case in chosen]
+        predicted = [
+            planner_rows.predict(planner_rows.rebase(case, constants), constants).total_s for case in chosen
+        ]
         error = np.log(predicted) - measured
         # about the absolute error for large ones: a row that nothing explains must not bend the rest
         robust = np.sign(error) * np.sqrt(2 * SCALE * (np.sqrt(SCALE**2 + error**2) - SCALE))
@@ -148,7 +151,8 @@ def write(constants: PlannerConfig, rows: int, tables: int) -> None:
     body["fitted"] = f"{datetime.date.today().isoformat()}, to {rows} published rows of {tables} tables"
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in body.items()}
     rounded["matmul_efficiency"] = {
-        arch: {p: float(f"{v:.4g}") for p, v in shares.items()} for arch, shares in body["matmul_efficiency"].items()
+        arch: {p: float(f"{v:.4g}") for p, v in shares.items()}
+        for arch, shares in body["matmul_efficiency"].items()
     }
     head = "# The planner's constants, as 'python -m benchmarks.planner_fit --write' found them.\n"
     FILE.write_text(head + OmegaConf.to_yaml(OmegaConf.create(rounded)))

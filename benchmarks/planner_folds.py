@@ -33,7 +33,9 @@ def leave_one_table_out(rows: Sequence[Row], base: PlannerConfig) -> list[Fold]:
     """
     tables = list(dict.fromkeys(table_of(row) for row in rows))
     if len(tables) < 2:
-        raise ConfigError(f"--leave-one-table-out: the rows are of {len(tables)} table; at least 2 are needed")
+        raise ConfigError(
+            f"--leave-one-table-out: the rows are of {len(tables)} table; at least 2 are needed"
+        )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes are the parallelism
     plain = [dict(row) for row in rows]
     pool = concurrent.futures.ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn"))
@@ -45,8 +47,8 @@ def leave_one_table_out(rows: Sequence[Row], base: PlannerConfig) -> list[Fold]:
 
 
 def fold(table: str, rows: Sequence[Row], base: PlannerConfig) -> Fold:
-    """Fits twice: what fills a row's blanks depends on the constants, so the second fit is to rows that the first
-    one filled in. Neither begins with constants that have seen `table`."""
+    """Fits twice: what fills a row's blanks depends on the constants, so the second fit is to rows that the
+    first one filled in. Neither begins with constants that have seen `table`."""
     others = [row for row in rows if table_of(row) != table]
     constants = with_values(base, {name: start for name, (start, _) in FREE.items()})
     for _ in range(2):

@@ -45,8 +45,9 @@ def precision_of(text: str) -> str:
     return "fp8" if "fp8" in text else "fp32" if text in ("fp32", "tf32") else "bf16"
 
 
-# Words of a row, the file of conf/gpu that is nearest, and what differs from it: dense peak in 16 bits, bytes, bytes
-# per second to memory and to other accelerators, share of the sustained rate (gpu_specs of docs/planner_model.md).
+# Words of a row, the file of conf/gpu that is nearest, and what differs from it: dense peak in 16 bits,
+# bytes, bytes per second to memory and to other accelerators, share of the sustained rate (gpu_specs of
+# docs/planner_model.md).
 GPUS: tuple[tuple[str, str, tuple[float, float, float, float, float] | None], ...] = (
     ("gb200", "b200", (2500e12, 186e9, 8.0e12, 900e9, 1.0)),
     ("b300", "b200", (2250e12, 288e9, 8.0e12, 900e9, 1.0)),
@@ -104,7 +105,9 @@ def _efficiencies(constants: PlannerConfig) -> tuple[tuple[str, tuple[tuple[str,
 
 @functools.lru_cache(maxsize=64)
 def gpu_option(option: str, efficiencies: tuple[Any, ...]) -> GpuConfig:
-    root = OmegaConf.create({"planner": {"matmul_efficiency": {arch: dict(values) for arch, values in efficiencies}}})
+    root = OmegaConf.create(
+        {"planner": {"matmul_efficiency": {arch: dict(values) for arch, values in efficiencies}}}
+    )
     path = conf_dir() / "gpu" / f"{option}.yaml"
     if not path.exists():
         raise Refused(f"no file of conf/gpu describes '{option}'")
@@ -119,11 +122,14 @@ def machine_of(row: Mapping[str, str], gpu: GpuConfig) -> Machine:
     config = Config(gpu=gpu)
     config.cluster.gpus_per_node = per_node
     machine = Machine.of(config.cluster, gpu, config.fabric)
-    return replace(machine, node_bytes_per_s=node_bits_per_s(row.get("interconnect") or "", gpu, per_node) / 8)
+    return replace(
+        machine, node_bytes_per_s=node_bits_per_s(row.get("interconnect") or "", gpu, per_node) / 8
+    )
 
 
 def node_bits_per_s(text: str, gpu: GpuConfig, per_node: int) -> float:
-    """``8x400Gb IB``, ``1600 Gb/s RoCE per node``, ``400 Gb/s RDMA per GPU``; else what such GPUs usually have."""
+    """``8x400Gb IB``, ``1600 Gb/s RoCE per node``, ``400 Gb/s RDMA per GPU``; else what such GPUs usually
+    have."""
     if match := re.search(r"(\d+)\s*x\s*(\d+)\s*G", text):
         return int(match[1]) * int(match[2]) * 1e9
     if match := re.search(r"(\d+)\s*G", text):
@@ -155,16 +161,20 @@ def software_of(row: Mapping[str, str]) -> Software:
         )
     if any(word in name for word in ("jax", "maxtext", "paxml")):
         return Software(
-            hopper_attention=True, elementwise_share=0.4, sequence_parallel=True, tp_overlap=True, host_factor=0.1,
-            selective_share=0.45, copies_loss=False, ring_attention=True, half_copy=False,
+            hopper_attention=True, elementwise_share=0.4, sequence_parallel=True, tp_overlap=True,
+            host_factor=0.1, selective_share=0.45, copies_loss=False, ring_attention=True, half_copy=False,
         )  # fmt: skip
     if "torchtitan" in name:
         compiled = (
-            ("compile" in notes and "no compile" not in notes) or "fp8" in (row.get("precision") or "") or "tp" in notes
+            ("compile" in notes and "no compile" not in notes)
+            or "fp8" in (row.get("precision") or "")
+            or "tp" in notes
         )
         return Software(
             elementwise_share=0.5 if compiled else 1.0, sequence_parallel=True, tp_overlap="async" in notes,
             host_factor=0.4 if compiled else 1.0, selective_share=0.45, ring_attention=True, half_copy=False,
         )  # fmt: skip
     foundry = "foundry" in name
-    return Software(skips_masked=not foundry, copies_loss=not foundry, half_copy=not (foundry or "fsdp" in name))
+    return Software(
+        skips_masked=not foundry, copies_loss=not foundry, half_copy=not (foundry or "fsdp" in name)
+    )

@@ -1,4 +1,5 @@
-"""Whether the planner's model finds the best layout, where one model was measured in several on the same GPUs."""
+"""Whether the planner's model finds the best layout, where one model was measured in several on the same
+GPUs."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from benchmarks.planner_accuracy import Answer, by_table, timed
 
 @dataclass(frozen=True)
 class Choice:
-    """One group of layouts: how many, Spearman's rank correlation of predicted with measured step times (None where
-    all were measured alike), and how much longer the step of the chosen one is than the best's, as a fraction of it."""
+    """One group of layouts: how many, Spearman's rank correlation of predicted with measured step times (None
+    where all were measured alike), and how much longer the step of the chosen one is than the best's, as a
+    fraction of it."""
 
     layouts: int
     correlation: float | None
@@ -42,7 +44,9 @@ def choices_by_table(answers: Iterable[Answer]) -> dict[str, Choices]:
 
 def choices(answers: Iterable[Answer]) -> list[Choice]:
     """Groups of at least two layouts. The same layout measured twice counts once, with its mean."""
-    groups: dict[Any, dict[Any, list[Answer]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    groups: dict[Any, dict[Any, list[Answer]]] = collections.defaultdict(
+        lambda: collections.defaultdict(list)
+    )
     for one in answers:
         # a compiler or overlapped kernels are no layout; sequence parallelism is
         software = one.case.software

@@ -1,8 +1,8 @@
 """How near a calibrated plan comes to runs that it has not seen: python -m benchmarks.planner_on_this_machine
 
-`jobs/pretrain.py` trains models of several shapes and batches for some steps each. `orchestrator calibrate` is fitted
-to half of the runs, and predicts step time and memory of the others; then the halves change places. The result
-replaces this benchmark's section of docs/benchmarks.md.
+`jobs/pretrain.py` trains models of several shapes and batches for some steps each. `orchestrator calibrate`
+is fitted to half of the runs, and predicts step time and memory of the others; then the halves change places.
+The result replaces this benchmark's section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class Shape:
 
 # Neighbours lie in different halves; each half has small and large ones of every kind.
 ON_CORES = (
-    Shape(2, 128, 128, 4), Shape(2, 192, 256, 4), Shape(4, 256, 128, 4), Shape(4, 256, 256, 8), Shape(6, 384, 256, 2),
-    Shape(4, 384, 256, 4), Shape(8, 512, 256, 1), Shape(6, 512, 256, 2), Shape(4, 256, 256, 2, 4),
-    Shape(2, 384, 256, 2, 2), Shape(2, 512, 512, 2), Shape(3, 256, 512, 2),
+    Shape(2, 128, 128, 4), Shape(2, 192, 256, 4), Shape(4, 256, 128, 4), Shape(4, 256, 256, 8),
+    Shape(6, 384, 256, 2), Shape(4, 384, 256, 4), Shape(8, 512, 256, 1), Shape(6, 512, 256, 2),
+    Shape(4, 256, 256, 2, 4), Shape(2, 384, 256, 2, 2), Shape(2, 512, 512, 2), Shape(3, 256, 512, 2),
 )  # fmt: skip
 ON_GPUS = (
     Shape(8, 1024, 1024, 4), Shape(12, 1024, 1024, 8), Shape(12, 1536, 2048, 2), Shape(16, 1536, 2048, 4),
-    Shape(16, 2048, 2048, 2), Shape(24, 2048, 2048, 4), Shape(16, 2048, 1024, 4, 4), Shape(12, 2048, 1024, 8, 2),
+    Shape(16, 2048, 2048, 2), Shape(24, 2048, 2048, 4), Shape(16, 2048, 1024, 4, 4),
+    Shape(12, 2048, 1024, 8, 2),
 )  # fmt: skip
 
 
@@ -80,7 +81,12 @@ class Foretold:
 
 def trained(here: Ground, task: Task, shape: Shape, steps: int) -> MeasuredRun:
     """One run, as its journal tells it."""
-    keys = ["job=pretrain", f"job.script={ROOT / 'jobs' / 'pretrain.py'}", *orchestrator_cluster(task), *shape.keys]
+    keys = [
+        "job=pretrain",
+        f"job.script={ROOT / 'jobs' / 'pretrain.py'}",
+        *orchestrator_cluster(task),
+        *shape.keys,
+    ]
     keys += [f"run_name={shape.name}", f"job.steps={steps}", "job.global_batch=null", "deepspeed=zero1"]
     keys += [f"job.args.{name}=0" for name in ("val_every", "checkpoint_every", "sample_tokens")]
     here.rest()
@@ -104,27 +110,41 @@ def foretold(runs: Sequence[MeasuredRun]) -> list[Foretold]:
 
 def _spread(errors: Sequence[float | None]) -> str:
     sizes = [100 * abs(error) for error in errors if error is not None]
-    return f"{median(sizes):.0f}% (nine of ten within {percentile(sizes, 0.9):.0f}%, all within {max(sizes):.0f}%)"
+    return (
+        f"{median(sizes):.0f}% (nine of ten within {percentile(sizes, 0.9):.0f}%, all within"
+        f" {max(sizes):.0f}%)"
+    )
 
 
 def section(found: Sequence[Foretold], task: Task, steps: int, load: float) -> str:
     rows = []
     for one in found:
         step_s, memory = one.run.step_time_s, one.run.memory_bytes
-        row = [one.run.name, f"{1000 * (step_s or 0):.0f}", f"{1000 * one.step_time_s:.0f}", _percent(one.step_error)]
-        rows.append([*row, f"{(memory or 0) / 1e6:.0f}", f"{one.memory_bytes / 1e6:.0f}", _percent(one.memory_error)])
+        row = [
+            one.run.name,
+            f"{1000 * (step_s or 0):.0f}",
+            f"{1000 * one.step_time_s:.0f}",
+            _percent(one.step_error),
+        ]
+        rows.append(
+            [*row, f"{(memory or 0) / 1e6:.0f}", f"{one.memory_bytes / 1e6:.0f}", _percent(one.memory_error)]
+        )
     head = ["layers x hidden - sequence - micro-batch x accumulation", "step, ms", "predicted, ms", "error"]
     lines = [
         "## A calibrated plan",
         "",
-        f"{ranks_in_words(task)}, ZeRO-1, {len(found)} shapes of `jobs/pretrain.py`, {steps} steps each. "
-        "`orchestrator calibrate` is fitted to every other run and predicts the rest, then the halves change places: "
-        "no run is predicted from itself.",
+        (
+            f"{ranks_in_words(task)}, ZeRO-1, {len(found)} shapes of `jobs/pretrain.py`, {steps} steps each."
+            " `orchestrator calibrate` is fitted to every other run and predicts the rest, then the halves"
+            " change places: no run is predicted from itself."
+        ),
         "",
         *table([*head, "memory per rank, MB", "predicted, MB", "error"], rows),
         "",
-        f"Median of the errors: step time {_spread([one.step_error for one in found])}, memory "
-        f"{_spread([one.memory_error for one in found])}. The goal is {GOAL:.0%}.",
+        (
+            f"Median of the errors: step time {_spread([one.step_error for one in found])}, memory "
+            f"{_spread([one.memory_error for one in found])}. The goal is {GOAL:.0%}."
+        ),
         "",
         *conditions(f"python -m benchmarks.planner_on_this_machine --steps {steps}", load),
     ]

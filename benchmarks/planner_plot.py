@@ -1,4 +1,5 @@
-"""docs/images/planner.svg: predicted against measured step times, and errors by table beside the baselines'."""
+"""docs/images/planner.svg: predicted against measured step times, and errors by table beside the
+baselines'."""
 
 from __future__ import annotations
 
@@ -16,15 +17,34 @@ from benchmarks.planner_baselines import CONSTANT
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "planner.svg"
 # Tones that stand out on white as on black; grey text for the same reason.
-COLOURS = ("#4c8dd6", "#98a0a9", "#e0823d", "#3fa66b", "#d6524c", "#9a7fd1", "#c9a227", "#2fb5c4", "#d66fb1", "#7d8f3a")
+COLOURS = (
+    "#4c8dd6",
+    "#98a0a9",
+    "#e0823d",
+    "#3fa66b",
+    "#d6524c",
+    "#9a7fd1",
+    "#c9a227",
+    "#2fb5c4",
+    "#d66fb1",
+    "#7d8f3a",
+)
 TEXT, OURS, OTHERS = "#808890", "#3fa66b", ("#4c8dd6", "#e0823d", "#9a7fd1")
 BANDS = {0.25: 0.13, 0.10: 0.25}  # and how strongly they are shaded
 FAMILIES = (CONSTANT, "llm-analysis")
 
 
-def draw(answers: Sequence[Answer], errors: Mapping[str, Mapping[str, float]], ours: str, path: Path = PICTURE) -> None:
-    """`answers` with stored constants; `errors` by method and table, `ours` the method that is the planner's."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": "planner", "font.family": "sans-serif", "font.size": 10.5}
+def draw(
+    answers: Sequence[Answer], errors: Mapping[str, Mapping[str, float]], ours: str, path: Path = PICTURE
+) -> None:
+    """`answers` with stored constants; `errors` by method and table, `ours` the method that is the
+    planner's."""
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "planner",
+        "font.family": "sans-serif",
+        "font.size": 10.5,
+    }
     style |= {"text.color": TEXT, "xtick.color": TEXT, "ytick.color": TEXT, "axes.labelcolor": TEXT}
     style |= {"axes.edgecolor": TEXT, "axes.titlecolor": TEXT}
     with matplotlib.rc_context(style):
@@ -34,7 +54,9 @@ def draw(answers: Sequence[Answer], errors: Mapping[str, Mapping[str, float]], o
         _ratios(panels["ratio"], timed(answers))
         _bars(panels["bars"], _shown(errors, ours), ours)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, dpi=180, metadata={"Date": None} if path.suffix == ".svg" else None)
+        figure.savefig(
+            path, transparent=True, dpi=180, metadata={"Date": None} if path.suffix == ".svg" else None
+        )
     if path.suffix == ".svg":  # its own choice of fonts would be this machine's
         path.write_text(path.read_text().replace("DejaVu Sans", "Helvetica"))
 
@@ -43,7 +65,9 @@ def _step_times(axes: Any, answers: Sequence[Answer]) -> None:
     low, high = _range(answers)
     for band, alpha in BANDS.items():
         below, above = [low * (1 - band), high * (1 - band)], [low * (1 + band), high * (1 + band)]
-        axes.fill_between([low, high], below, above, color=TEXT, alpha=alpha, linewidth=0, label=f"±{band:.0%}")
+        axes.fill_between(
+            [low, high], below, above, color=TEXT, alpha=alpha, linewidth=0, label=f"±{band:.0%}"
+        )
     axes.plot([low, high], [low, high], color=TEXT, linewidth=0.8)
     _points(axes, answers, lambda one: one.predicted_s)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), ylabel="predicted step, s")

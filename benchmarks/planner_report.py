@@ -1,4 +1,5 @@
-"""Validation of the planner: tables for the terminal and docs/planner_validation.md, each table left out in turn."""
+"""Validation of the planner: tables for the terminal and docs/planner_validation.md, each table left out in
+turn."""
 
 from __future__ import annotations
 
@@ -34,8 +35,9 @@ GOAL_OF_BASELINE, GOAL_MEMORY, GOAL_CORRELATION, GOAL_REGRET, GOAL_ANSWERED = 0.
 
 @dataclass(frozen=True)
 class Validation:
-    """`errors`: mean |predicted / measured - 1| of the step time by method and table, the planner's with constants
-    fitted to the other tables. `stored` are answers with the constants as they are stored, `held_out` without."""
+    """`errors`: mean |predicted / measured - 1| of the step time by method and table, the planner's with
+    constants fitted to the other tables. `stored` are answers with the constants as they are stored,
+    `held_out` without."""
 
     rows: int
     errors: dict[str, dict[str, float]]
@@ -64,7 +66,9 @@ class Validation:
         return {
             "mean_abs_error_over_tables": {name: self.over_tables(name) for name in self.errors},
             "mean_abs_error_by_table": self.errors,
-            "memory_mean_abs_error_by_table": {t: mean(map(abs, errors)) for t, errors in self.memory.items()},
+            "memory_mean_abs_error_by_table": {
+                t: mean(map(abs, errors)) for t, errors in self.memory.items()
+            },
             "layouts_by_table": {table: asdict(found) for table, found in self.choices.items()},
             "fit_as_measured": mean(one.fits is not one.out_of_memory for one in self.stored),
         }
@@ -73,7 +77,9 @@ class Validation:
 def validate(rows: Sequence[Row], constants: PlannerConfig) -> Validation:
     stored, _ = accuracy.answers(rows, constants)
     held_out = [one for fold in fit_folds(rows, constants) for one in fold.answers]
-    errors = {PLANNER: {t: mean(abs(one.error) for one in here) for t, here in by_table(timed(held_out)).items()}}
+    errors = {
+        PLANNER: {t: mean(abs(one.error) for one in here) for t, here in by_table(timed(held_out)).items()}
+    }
     cases = [one.case for one in timed(stored)]
     for baseline in baselines():
         found = list(zip(cases, baseline.errors(cases), strict=True))
@@ -104,12 +110,25 @@ def leave_one_table_out(rows: Sequence[Row], constants: PlannerConfig, *, write:
 
 def tables(found: Validation) -> list[str]:
     """Goals and tables in Markdown."""
-    return [*_goals(found), "", *_step_time(found), "", *_memory(found), "", *_layouts(found), "", *_whole_runs(found)]
+    return [
+        *_goals(found),
+        "",
+        *_step_time(found),
+        "",
+        *_memory(found),
+        "",
+        *_layouts(found),
+        "",
+        *_whole_runs(found),
+    ]
 
 
 def _goals(found: Validation) -> list[str]:
     best, ours = found.best_baseline, found.over_tables(PLANNER)
-    answered, fitting = len(found.stored) / found.rows, mean(one.fits is not one.out_of_memory for one in found.stored)
+    answered, fitting = (
+        len(found.stored) / found.rows,
+        mean(one.fits is not one.out_of_memory for one in found.stored),
+    )
     worst_memory = max((mean(map(abs, errors)) or 0.0 for errors in found.memory.values()), default=None)
     choices = list(found.choices.values())
     correlation = min((c.correlation for c in choices if c.correlation is not None), default=None)
@@ -120,17 +139,31 @@ def _goals(found: Validation) -> list[str]:
     correlation_met = correlation is not None and correlation > GOAL_CORRELATION
     regret_met = regret is not None and regret < GOAL_REGRET
     return [
-        f"- Step time of tables that the constants have not seen, relative to {best}: **{ours / baseline:.2f}** "
-        f"({compared}; goal: {GOAL_OF_BASELINE} at most; {met(ours <= GOAL_OF_BASELINE * baseline)})",
-        f"- Rows answered: **{percent(answered)}** "
-        f"(goal: {GOAL_ANSWERED:.0%} at least; {met(answered >= GOAL_ANSWERED)})",
-        f"- Memory, the table with the largest mean error: **{percent(worst_memory)}** "
-        f"(goal: {GOAL_MEMORY:.0%} at most; {met(memory_met)})",
-        f"- Runs that trained and are planned as fitting: **{percent(fitting)}** (goal: all; {met(fitting == 1)})",
-        f"- Rank correlation of layouts, the table with the least: **{_number(correlation)}** "
-        f"(goal: more than {GOAL_CORRELATION}; {met(correlation_met)})",
-        f"- Time that the chosen layout costs over the best measured one, the table with the largest mean: "
-        f"**{percent(regret)}** (goal: less than {GOAL_REGRET:.0%}; {met(regret_met)})",
+        (
+            f"- Step time of tables that the constants have not seen, relative to {best}:"
+            f" **{ours / baseline:.2f}** ({compared}; goal: {GOAL_OF_BASELINE} at most;"
+            f" {met(ours <= GOAL_OF_BASELINE * baseline)})"
+        ),
+        (
+            f"- Rows answered: **{percent(answered)}** "
+            f"(goal: {GOAL_ANSWERED:.0%} at least; {met(answered >= GOAL_ANSWERED)})"
+        ),
+        (
+            f"- Memory, the table with the largest mean error: **{percent(worst_memory)}** "
+            f"(goal: {GOAL_MEMORY:.0%} at most; {met(memory_met)})"
+        ),
+        (
+            f"- Runs that trained and are planned as fitting: **{percent(fitting)}** (goal: all;"
+            f" {met(fitting == 1)})"
+        ),
+        (
+            f"- Rank correlation of layouts, the table with the least: **{_number(correlation)}** "
+            f"(goal: more than {GOAL_CORRELATION}; {met(correlation_met)})"
+        ),
+        (
+            "- Time that the chosen layout costs over the best measured one, the table with the largest"
+            f" mean: **{percent(regret)}** (goal: less than {GOAL_REGRET:.0%}; {met(regret_met)})"
+        ),
     ]
 
 
@@ -171,7 +204,15 @@ def _memory(found: Validation) -> list[str]:
             [table, str(len(errors) or "–"), percent(mean(map(abs, errors))), percent(mean(errors), "+"),
              str(len(here)), str(len(not_fitting)), _models(not_fitting)]
         )  # fmt: skip
-    head = ["table", "rows with memory", "mean error", "bias", "rows", "planned as not fitting", "of these models"]
+    head = [
+        "table",
+        "rows with memory",
+        "mean error",
+        "bias",
+        "rows",
+        "planned as not fitting",
+        "of these models",
+    ]
     return ["Memory per GPU, and runs that trained although the planner says that they do not fit:", "",
             *markdown(head, lines)]  # fmt: skip
 
@@ -182,7 +223,14 @@ def _models(answers: Sequence[Answer]) -> str:
 
 def _layouts(found: Validation) -> list[str]:
     lines = [
-        [table, str(c.groups), str(c.layouts), _number(c.correlation), percent(c.regret), percent(c.worst_regret)]
+        [
+            table,
+            str(c.groups),
+            str(c.layouts),
+            _number(c.correlation),
+            percent(c.regret),
+            percent(c.worst_regret),
+        ]
         for table, c in found.choices.items()
     ]
     head = ["table", "groups", "layouts", "rank correlation", "mean regret", "worst regret"]
@@ -197,7 +245,11 @@ def _whole_runs(found: Validation) -> list[str]:
         for one in found.whole_runs
     ]  # fmt: skip
     head = ["model", "GPUs", "tokens/s/GPU, published", "tokens/s/GPU, predicted", "error of the time"]
-    return ["Whole runs, which nothing is fitted to, their rates from published GPU-hours:", "", *markdown(head, lines)]
+    return [
+        "Whole runs, which nothing is fitted to, their rates from published GPU-hours:",
+        "",
+        *markdown(head, lines),
+    ]
 
 
 def _rate(one: Answer, step_s: float) -> float:

@@ -31,9 +31,18 @@ from orchestrator.plan.perf.transformer import parameters, recompute_flops_per_t
 
 GIB = 2**30
 GATED = ("llama", "mistral", "mixtral", "qwen", "grok", "gemma", "deepseek", "nemotron-h", "phi-3")
-SHAPES = {"grok1": "grok1_314b", "llama3-8b": "llama3_8b", "llama3-70b": "llama3_70b", "llama3-405b": "llama3_405b",
-          "llama2-70b": "llama2_70b", "llama2-13b": "llama2_13b", "llama2-7b": "llama2_7b", "gpt3-175b": "gpt3_175b",
-          "mixtral-8x7b": "mixtral_8x7b", "mistral-7b": "mistral_7b"}  # fmt: skip
+SHAPES = {
+    "grok1": "grok1_314b",
+    "llama3-8b": "llama3_8b",
+    "llama3-70b": "llama3_70b",
+    "llama3-405b": "llama3_405b",
+    "llama2-70b": "llama2_70b",
+    "llama2-13b": "llama2_13b",
+    "llama2-7b": "llama2_7b",
+    "gpt3-175b": "gpt3_175b",
+    "mixtral-8x7b": "mixtral_8x7b",
+    "mistral-7b": "mistral_7b",
+}
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,24 @@ def case_of(row: Mapping[str, str], constants: PlannerConfig) -> Case:
         step_s=measured_step_s(row, model, gpu, layout, precision),
         memory_bytes=None if memory is None else memory * GIB,
         memory_kind=row.get("mem_kind") or "",
-        group="|".join(str(v) for v in (row.get("table"), row.get("model"), model.layers, model.hidden, model.heads,
-                                        model.seq_len, layout.global_batch, layout.ranks, gpu.name, precision,
-                                        row.get("framework"), row.get("source"))),
-    )  # fmt: skip
+        group="|".join(
+            str(v)
+            for v in (
+                row.get("table"),
+                row.get("model"),
+                model.layers,
+                model.hidden,
+                model.heads,
+                model.seq_len,
+                layout.global_batch,
+                layout.ranks,
+                gpu.name,
+                precision,
+                row.get("framework"),
+                row.get("source"),
+            )
+        ),
+    )
 
 
 def model_of(row: Mapping[str, str]) -> ModelConfig:
@@ -108,9 +131,9 @@ def model_of(row: Mapping[str, str]) -> ModelConfig:
     gated = any(word in name.lower() for word in GATED)
     ffn = whole(row, "ffn") or (int(hidden * 8 / 3 / 256 + 0.999) * 256 if gated else 4 * hidden)
     return ModelConfig(
-        name=name, layers=layers, hidden=hidden, heads=heads, kv_heads=whole(row, "kv_heads") or heads, ffn=ffn,
-        vocab=whole(row, "vocab") or 51200, seq_len=seq_len, gated_mlp=gated, tie_embeddings=not gated,
-        head_dim=None if hidden % heads == 0 else max(1, hidden // heads),
+        name=name, layers=layers, hidden=hidden, heads=heads, kv_heads=whole(row, "kv_heads") or heads,
+        ffn=ffn, vocab=whole(row, "vocab") or 51200, seq_len=seq_len, gated_mlp=gated,
+        tie_embeddings=not gated, head_dim=None if hidden % heads == 0 else max(1, hidden // heads),
     )  # fmt: skip
 
 
@@ -120,9 +143,14 @@ def model_option(option: str) -> ModelConfig:
 
 
 def fill_in(
-    row: Mapping[str, str], model: ModelConfig, gpu: GpuConfig, machine: Machine, software: Software, precision: str,
+    row: Mapping[str, str],
+    model: ModelConfig,
+    gpu: GpuConfig,
+    machine: Machine,
+    software: Software,
+    precision: str,
     constants: PlannerConfig,
-) -> tuple[Layout, Zero]:  # fmt: skip
+) -> tuple[Layout, Zero]:
     """The row's layout; blanks are the fastest values that fit."""
     candidates = list(layouts(row, model, precision))
     if not candidates:
@@ -130,7 +158,9 @@ def fill_in(
     if len(candidates) == 1:
         return candidates[0]
     times = StepModel(model, machine, constants, precision, software)
-    fitting = [c for c in candidates if memory_of(model, gpu, c[0], c[1], software).total_bytes <= gpu.memory_bytes]
+    fitting = [
+        c for c in candidates if memory_of(model, gpu, c[0], c[1], software).total_bytes <= gpu.memory_bytes
+    ]
     return min(fitting or candidates[-1:], key=lambda c: times.time(c[0], c[1]).total_s)
 
 
@@ -142,7 +172,9 @@ def layouts(row: Mapping[str, str], model: ModelConfig, precision: str) -> Itera
     sp, ep = whole(row, "cp", 1) or 1, whole(row, "ep", 1) or 1
     stages = _zero_stages(row)
     offload = (row.get("offload") or "").strip().lower() not in ("", "no", "none", "false")
-    for tp, pp in itertools.product(_choices(row, "tp", (1, 2, 4, 8)), _choices(row, "pp", (1, 2, 4, 6, 8, 12, 16))):
+    for tp, pp in itertools.product(
+        _choices(row, "tp", (1, 2, 4, 8)), _choices(row, "pp", (1, 2, 4, 6, 8, 12, 16))
+    ):
         dp = gpus // (tp * pp * sp)
         if dp * tp * pp * sp != gpus or dp < 1 or dp * sp % ep:
             continue
@@ -154,10 +186,11 @@ def layouts(row: Mapping[str, str], model: ModelConfig, precision: str) -> Itera
             ):
                 continue
             layout = Layout(
-                nodes=math.ceil(gpus / per_node), ranks_per_node=min(gpus, per_node), ranks=gpus, dp=dp, tp=tp, pp=pp,
-                sp=sp, ep=ep, zero_stage=stage, offload=offload, recompute=full,
+                nodes=math.ceil(gpus / per_node), ranks_per_node=min(gpus, per_node), ranks=gpus, dp=dp,
+                tp=tp, pp=pp, sp=sp, ep=ep, zero_stage=stage, offload=offload, recompute=full,
                 precision="bf16" if precision == "fp8" else precision, micro_batch=micro,
-                accumulation=max(1, math.ceil(batch / (micro * dp))), global_batch=batch, vp=vp, selective=selective,
+                accumulation=max(1, math.ceil(batch / (micro * dp))), global_batch=batch, vp=vp,
+                selective=selective,
             )  # fmt: skip
             yield layout, replace(Zero.of_layout(layout), overlap_comm=True)
 
@@ -229,10 +262,14 @@ def rebase(case: Case, constants: PlannerConfig) -> Case:
 
 
 def predict(case: Case, constants: PlannerConfig) -> StepTime:
-    return StepModel(case.model, case.machine, constants, case.precision, case.software).time(case.layout, case.zero)
+    return StepModel(case.model, case.machine, constants, case.precision, case.software).time(
+        case.layout, case.zero
+    )
 
 
-def cases(rows: list[dict[str, str]], constants: PlannerConfig) -> tuple[list[Case], list[tuple[dict[str, str], str]]]:
+def cases(
+    rows: list[dict[str, str]], constants: PlannerConfig
+) -> tuple[list[Case], list[tuple[dict[str, str], str]]]:
     """Rows as cases, and those refused with the reason."""
     answered, refused = [], []
     heads = usual_heads(rows)

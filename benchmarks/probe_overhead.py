@@ -113,7 +113,9 @@ def wait_for(bench: Bench, statuses: Callable[[], list[int | None]]) -> None:
         time.sleep(POLL_S)
     if any(status != 0 for status in ended):
         said = "".join(bench.log(rank)[-2000:] for rank in range(RANKS))
-        raise RuntimeError(f"the ranks ended with {ended} (None: not within {TIMEOUT_S:g} s); they said\n{said}")
+        raise RuntimeError(
+            f"the ranks ended with {ended} (None: not within {TIMEOUT_S:g} s); they said\n{said}"
+        )
 
 
 def step_s(log: str, tokens_per_step: int) -> float:
@@ -176,7 +178,9 @@ def section(measured: Measured, rounds: int) -> str:
     effect = max(abs(measured.ratio(name) - 1) for name in (EXEC, ZYGOTE))
     told = f"Rounds of one and the same way to start differ by up to {measured.noise:.1%}"
     if effect < measured.noise:
-        told += f", the ways to start by {effect:.1%} at most: what the probes cost is lost in the noise of this"
+        told += (
+            f", the ways to start by {effect:.1%} at most: what the probes cost is lost in the noise of this"
+        )
         told += " machine, and the direct cost below is the firm figure."
     else:
         told += f", the ways to start by up to {effect:.1%}: more than noise alone explains."
@@ -215,7 +219,9 @@ def section(measured: Measured, rounds: int) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of three runs each, about 80 s")
     rounds = parser.parse_args().rounds
     if rounds < 2:

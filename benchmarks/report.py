@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,10 +13,20 @@ import psutil
 import pynvml
 
 REPORT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+WIDTH = 110
 # In the order in which they are read, and measured by `make bench`.
 SECTIONS = (
     *("launch", "scaling", "restart", "goodput", "snapshot_stall", "zygote"),
-    *("steady", "probe_overhead", "tick", "journal", "growth", "plan_time", "search_time", "planner_on_this_machine"),
+    *(
+        "steady",
+        "probe_overhead",
+        "tick",
+        "journal",
+        "growth",
+        "plan_time",
+        "search_time",
+        "planner_on_this_machine",
+    ),
 )
 HEAD = "# Benchmarks\n\nMeasured, not promised; `make bench` measures them anew on the machine it runs on.\n"
 
@@ -28,7 +39,9 @@ def gpus() -> list[str]:
         return []
     try:
         count = pynvml.nvmlDeviceGetCount()
-        return [str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))) for index in range(count)]
+        return [
+            str(pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))) for index in range(count)
+        ]
     finally:
         pynvml.nvmlShutdown()
 
@@ -39,7 +52,9 @@ def conditions(command: str, load: float) -> list[str]:
     `load` is the load average from before the benchmark put its own on top.
     """
     cpuinfo = Path("/proc/cpuinfo").read_text()
-    models = {line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")}
+    models = {
+        line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")
+    }
     cores, memory_bytes = len(os.sched_getaffinity(0)), psutil.virtual_memory().total
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "deepspeed", "ray"))
     cards = ", ".join(gpus()) or "no GPU"
@@ -63,4 +78,15 @@ def write_section(name: str, text: str, report: Path = REPORT) -> None:
         place = min((found for found in places if found >= 0), default=len(known))
         known = f"{known[:place].rstrip()}\n\n{begin}\n{end}\n\n{known[place:]}".rstrip() + "\n"
     before, after = known.partition(begin)[0], known.partition(end)[2]
-    report.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    report.write_text(f"{before}{begin}\n{_wrapped(text)}\n{end}{after}")
+
+
+def _wrapped(text: str) -> str:
+    """Paragraphs of prose in lines that are not too long; tables, lists and code as they are."""
+    parts, in_code = [], False
+    for part in text.split("\n\n"):
+        prose = not in_code and not part.startswith(("|", "-", "#", "`" * 3, "<", " ", "!"))
+        in_code ^= part.count("`" * 3) % 2 == 1
+        lines = textwrap.wrap(part, WIDTH, break_long_words=False, break_on_hyphens=False)
+        parts.append("\n".join(lines) if prose else part)
+    return "\n\n".join(parts)

@@ -1,9 +1,10 @@
 """From a killed rank to the next new step: python -m benchmarks.restart [--rounds N]
 
 The last rank of a job that trains and saves, job/trains_on.py, is killed with SIGKILL a few steps after a
-checkpoint; the time ends when all ranks of the next attempt have done the first step that none had done before.
-torchrun, Ray Train and the orchestrator in turn, each told to restart; the script loads the last checkpoint under
-each. The deepspeed launcher has no restart. The result replaces this benchmark's section of docs/benchmarks.md.
+checkpoint; the time ends when all ranks of the next attempt have done the first step that none had done
+before. torchrun, Ray Train and the orchestrator in turn, each told to restart; the script loads the last
+checkpoint under each. The deepspeed launcher has no restart. The result replaces this benchmark's section of
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ class Restart:
         return sum(self.phases.values())
 
     @classmethod
-    def between(cls, killed_unix_s: float, notes: Sequence[trail.Note], ranks: int, reached: int) -> Restart | None:
-        """From the notes of the ranks that were started after the kill; None until all have done a new step."""
+    def between(
+        cls, killed_unix_s: float, notes: Sequence[trail.Note], ranks: int, reached: int
+    ) -> Restart | None:
+        """From the notes of the ranks that were started after the kill; None until all have done a new
+        step."""
         loaded = next((note.step for note in notes if note.what == "loaded"), 0)
         points = [("script", "script", 0), ("initialized", "initialized", 0), ("loaded", "loaded", 0)]
         points += [("first", "step", loaded + 1), ("new", "step", reached + 1)]
@@ -129,16 +133,22 @@ def section(restarts: Mapping[str, Sequence[Restart]], task: Task, rounds: int, 
         "",
         *(verdict(restarts, theirs) for theirs in GOALS),
         "",
-        f"{ranks_in_words(task)}, ZeRO-1, 2 million parameters, a checkpoint every {SAVE_EVERY} steps; one rank gets "
-        f"SIGKILL after step {KILLED_AFTER}, all are started again, load the last checkpoint and train until they are "
-        f"further than before; {interleaved_rounds(rounds)}. torchrun and Ray Train save and load as DeepSpeed does by "
-        "itself. torchrun runs with `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, as its restart fails on gloo without it "
-        "(PyTorch issue 135712); the deepspeed launcher has no restart.",
+        (
+            f"{ranks_in_words(task)}, ZeRO-1, 2 million parameters, a checkpoint every {SAVE_EVERY} steps;"
+            f" one rank gets SIGKILL after step {KILLED_AFTER}, all are started again, load the last"
+            f" checkpoint and train until they are further than before; {interleaved_rounds(rounds)}."
+            " torchrun and Ray Train save and load as DeepSpeed does by itself. torchrun runs with"
+            " `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`, as its restart fails on gloo without it (PyTorch issue"
+            " 135712); the deepspeed launcher has no restart."
+        ),
         "",
         *table(["started by", "kill to next new step, s", "rounds, s", *PHASES.values()], rows),
         "",
-        "Phases are medians of their own. The orchestrator's ranks are forked with all imports done and load from "
-        "memory: what is left is to notice, to give the others a moment to end, and to join again.",
+        (
+            "Phases are medians of their own. The orchestrator's ranks are forked with all imports done and"
+            " load from memory: what is left is to notice, to give the others a moment to end, and to join"
+            " again."
+        ),
         "",
         *conditions(f"python -m benchmarks.restart --rounds {rounds}", load),
     ]

@@ -49,7 +49,11 @@ def by_ranks(here: Ground, most: int, rounds: int) -> Launches:
             with case.ready(here, Task(most)) as ready:
                 tasks = {ranks: replace(ready, ranks=ranks) for ranks in sizes(most)}
                 in_turn(
-                    here, case.launcher, tasks, launches[case.name], f"round {turn + 1}/{rounds}: {case.name}, ranks"
+                    here,
+                    case.launcher,
+                    tasks,
+                    launches[case.name],
+                    f"round {turn + 1}/{rounds}: {case.name}, ranks",
                 )
     return launches
 
@@ -60,7 +64,9 @@ def by_hosts(here: Ground, most: int, rounds: int) -> Launches:
     launches: Launches = {case.name: {} for case in cases}
     with ray_on_hosts(here, most) as (first_host, address):
         tasks = {hosts: Task(hosts, hosts=hosts, address=address) for hosts in range(1, most + 1)}
-        first_host.run([*ORCHESTRATOR_COMMAND, "up", f"ray_address={address}", *orchestrator_cluster(tasks[most])])
+        first_host.run(
+            [*ORCHESTRATOR_COMMAND, "up", f"ray_address={address}", *orchestrator_cluster(tasks[most])]
+        )
         for turn in range(rounds):
             for case in cases[:: -1 if turn % 2 else 1]:
                 say = f"round {turn + 1}/{rounds}: {case.name}, hosts"
@@ -98,13 +104,17 @@ def section(ranks: Launches, hosts: Launches | str, rounds: int, command: str, l
     lines = [
         "## How a launch grows",
         "",
-        f"From the command to the first step done, in seconds: median and spread of {interleaved_rounds(rounds)}; "
-        f"gloo, ZeRO-2, one thread for each rank.",
+        (
+            "From the command to the first step done, in seconds: median and spread of"
+            f" {interleaved_rounds(rounds)}; gloo, ZeRO-2, one thread for each rank."
+        ),
         "",
         *table(["ranks on this machine", *ranks], rows(ranks)),
         "",
-        f"Each further rank: {growth(ranks)}. This machine has {cores} cores: with more ranks than that, those that "
-        "import for themselves wait for each other, and forked ones have nothing to import.",
+        (
+            f"Each further rank: {growth(ranks)}. This machine has {cores} cores: with more ranks than that,"
+            " those that import for themselves wait for each other, and forked ones have nothing to import."
+        ),
         "",
     ]
     if isinstance(hosts, str):
@@ -113,9 +123,11 @@ def section(ranks: Launches, hosts: Launches | str, rounds: int, command: str, l
         lines += [
             *table(["hosts of one rank", *hosts], rows(hosts)),
             "",
-            f"Each further host: {growth(hosts)}. Hosts are namespaces of this one machine: they share its cores "
-            "and have no network latency, so that this shows the growth of the launchers' own work, not that of "
-            "a data centre.",
+            (
+                f"Each further host: {growth(hosts)}. Hosts are namespaces of this one machine: they share"
+                " its cores and have no network latency, so that this shows the growth of the launchers' own"
+                " work, not that of a data centre."
+            ),
             "",
         ]
     return "\n".join([*lines, *conditions(command, load)])

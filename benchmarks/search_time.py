@@ -73,13 +73,25 @@ def main() -> int:
                 f"{median(alone):.3f}", spread(alone, 3), f"{median(whole):.3f}", in_words(found.best),
             ]
         )  # fmt: skip
-    head = ["model", "GPUs", "batch", "layouts", "that fit", "search, s", "rounds, s", "with Hydra, s", "chosen"]
+    head = [
+        "model",
+        "GPUs",
+        "batch",
+        "layouts",
+        "that fit",
+        "search, s",
+        "rounds, s",
+        "with Hydra, s",
+        "chosen",
+    ]
     lines = [
         "## The cheapest layout",
         "",
-        f"`layout=auto` for a script that can do every kind of parallelism, on nodes of eight H100, median of "
-        f"{args.rounds} rounds on one core. Beside the search alone, all from what Hydra composed to the configuration "
-        "with the choice in it.",
+        (
+            "`layout=auto` for a script that can do every kind of parallelism, on nodes of eight H100,"
+            f" median of {args.rounds} rounds on one core. Beside the search alone, all from what Hydra"
+            " composed to the configuration with the choice in it."
+        ),
         "",
         *table(head, rows),
         "",

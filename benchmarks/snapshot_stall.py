@@ -1,8 +1,8 @@
 """How long a save holds up the training: python -m benchmarks.snapshot_stall [--rounds N] [--millions N ...]
 
-job/saves.py, two ranks that take a step, save, and so on, run under the orchestrator, which stages in memory and
-writes behind the training, and under torchrun, where DeepSpeed writes to the same disk by itself. The script times
-its own `save_checkpoint`. The result replaces this benchmark's section of docs/benchmarks.md.
+job/saves.py, two ranks that take a step, save, and so on, run under the orchestrator, which stages in memory
+and writes behind the training, and under torchrun, where DeepSpeed writes to the same disk by itself. The
+script times its own `save_checkpoint`. The result replaces this benchmark's section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ MILLIONS = (10, 100, 300)
 # Two slots are taken and touched by the first two saves; those after find them so.
 COLD, SAVES = 2, 5
 RANKS = 2
-# A process of 300 million parameters and one of its ranks' two generations, with what the disk has not taken yet.
+# A process of 300 million parameters and one of its ranks' two generations, with what the disk has not taken
+# yet.
 NEEDED_BYTES_PER_PARAMETER = 55
 STAGED_WROTE = 0.01
 OURS, THEIRS = "orchestrator", "torchrun"
@@ -37,8 +38,8 @@ CASES = {THEIRS: launchers.TORCHRUN, OURS: launchers.ORCHESTRATOR}
 
 @dataclass(frozen=True)
 class Saves:
-    """Of one run, in seconds: what the first save and, in the median, the warm ones took on the slowest rank; and
-    until they were on the disk, `fsync` included. `size` is that of a checkpoint, in bytes."""
+    """Of one run, in seconds: what the first save and, in the median, the warm ones took on the slowest rank;
+    and until they were on the disk, `fsync` included. `size` is that of a checkpoint, in bytes."""
 
     first_s: float
     warm_s: float
@@ -48,16 +49,25 @@ class Saves:
     @classmethod
     def of(cls, notes: Sequence[trail.Note], staged: bool) -> Saves:
         """Raises RuntimeError where saves went another way than they were to."""
-        saved = [[note for note in notes if note.what == "saved" and note.step == step] for step in range(1, SAVES + 1)]
+        saved = [
+            [note for note in notes if note.what == "saved" and note.step == step]
+            for step in range(1, SAVES + 1)
+        ]
         durable = [note for note in notes if note.what == ("committed" if staged else "synced")]
         if [len(ranks) for ranks in saved] != [RANKS] * SAVES or len(durable) != SAVES:
-            raise RuntimeError(f"{SAVES} saves of {RANKS} ranks were wanted, and durable; these came: {notes}")
+            raise RuntimeError(
+                f"{SAVES} saves of {RANKS} ranks were wanted, and durable; these came: {notes}"
+            )
         size = durable[-1].wrote
         wrote = sum(note.wrote for note in saved[-1])
         if (wrote < STAGED_WROTE * size) != staged:
-            raise RuntimeError(f"of {size:,} bytes ranks wrote {wrote:,} by themselves; staged was to be {staged}")
+            raise RuntimeError(
+                f"of {size:,} bytes ranks wrote {wrote:,} by themselves; staged was to be {staged}"
+            )
         stalls_s = [max(note.seconds for note in ranks) for ranks in saved]
-        return cls(stalls_s[0], median(stalls_s[COLD:]), median(note.seconds for note in durable[COLD:]), size)
+        return cls(
+            stalls_s[0], median(stalls_s[COLD:]), median(note.seconds for note in durable[COLD:]), size
+        )
 
 
 def saves(launcher: Launcher, here: Ground, task: Task, staged: bool) -> Saves:
@@ -85,7 +95,9 @@ def interleaved(here: Ground, millions: int, rounds: int) -> dict[str, list[Save
 
 def enough_memory(millions: int) -> bool:
     shm = psutil.disk_usage("/dev/shm").free
-    return min(psutil.virtual_memory().available, 2 * shm) >= NEEDED_BYTES_PER_PARAMETER * millions * 1_000_000
+    return (
+        min(psutil.virtual_memory().available, 2 * shm) >= NEEDED_BYTES_PER_PARAMETER * millions * 1_000_000
+    )
 
 
 # --- the report ---------------------------------------------------------------------------------
@@ -98,7 +110,11 @@ def ratios(found: Mapping[str, Sequence[Saves]], durable: bool = False) -> list[
 
 
 def section(
-    sizes: Mapping[int, Mapping[str, Sequence[Saves]]], left_out: Sequence[int], rounds: int, load: float, disk: str
+    sizes: Mapping[int, Mapping[str, Sequence[Saves]]],
+    left_out: Sequence[int],
+    rounds: int,
+    load: float,
+    disk: str,
 ) -> str:
     rows, verdicts = [], []
     for millions, found in sizes.items():
@@ -121,7 +137,9 @@ def section(
             ]
         )
     sizes_said = " ".join(map(str, sizes))
-    missing = [f"Not measured for want of memory: {', '.join(map(str, left_out))} million.", ""] if left_out else []
+    missing = (
+        [f"Not measured for want of memory: {', '.join(map(str, left_out))} million.", ""] if left_out else []
+    )
     lines = [
         "## How long a save holds up the training",
         "",
@@ -130,24 +148,36 @@ def section(
         *verdicts,
         "",
         *missing,
-        f"{RANKS} gloo ranks of one thread, ZeRO-1, bf16 with AdamW's state in fp32; the same script times its own "
-        f"`save_checkpoint` on the slowest rank, until it returns: the {SAVES - COLD} warm saves of a run, their "
-        f"median; {interleaved_rounds(rounds)}, ratios are medians over them. Under torchrun DeepSpeed writes to the "
-        f"disk ({disk}) by itself. It does not `fsync`: what it has written may still be lost with the machine. "
-        "The columns *and `fsync`* are until the files that were added are on the disk too. The orchestrator's "
-        "checkpoints are on the disk, hashed and under their name, after *committed*, counted from the same beginning; "
-        "the next save of the script comes after that, so that none waits for a slot.",
+        (
+            f"{RANKS} gloo ranks of one thread, ZeRO-1, bf16 with AdamW's state in fp32; the same script"
+            f" times its own `save_checkpoint` on the slowest rank, until it returns: the {SAVES - COLD} warm"
+            f" saves of a run, their median; {interleaved_rounds(rounds)}, ratios are medians over them."
+            f" Under torchrun DeepSpeed writes to the disk ({disk}) by itself. It does not `fsync`: what it"
+            " has written may still be lost with the machine. The columns *and `fsync`* are until the files"
+            " that were added are on the disk too. The orchestrator's checkpoints are on the disk, hashed"
+            " and under their name, after *committed*, counted from the same beginning; the next save of the"
+            " script comes after that, so that none waits for a slot."
+        ),
         "",
         *table(
             [
-                *("parameters, checkpoint", "staged, ms", "rounds, ms", "DeepSpeed, ms", "rounds, ms", "ratio"),
+                *(
+                    "parameters, checkpoint",
+                    "staged, ms",
+                    "rounds, ms",
+                    "DeepSpeed, ms",
+                    "rounds, ms",
+                    "ratio",
+                ),
                 *("DeepSpeed and `fsync`, ms", "ratio", "staged first, ms", "committed, s"),
             ],
             rows,
         ),
         "",
-        f"The first save takes its slot's memory and touches it (*staged first*), the second that of the other slot; "
-        f"both slots stay for the {SAVES - COLD} after.",
+        (
+            "The first save takes its slot's memory and touches it (*staged first*), the second that of the"
+            f" other slot; both slots stay for the {SAVES - COLD} after."
+        ),
         "",
         *conditions(f"python -m benchmarks.snapshot_stall --rounds {rounds} --millions {sizes_said}", load),
     ]

@@ -39,7 +39,9 @@ def overrides(task: Task, steps: int) -> list[str]:
 
 def planned(here: Ground, keys: Sequence[str]) -> dict[str, Any]:
     command = [*ORCHESTRATOR_COMMAND, "plan", "--json", *keys]
-    done = subprocess.run(command, cwd=here.folder, env=here.env, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=here.folder, env=here.env, stdout=subprocess.PIPE, text=True, check=True
+    )
     plan: dict[str, Any] = json.loads(done.stdout)
     return plan
 
@@ -66,9 +68,13 @@ def by_orchestrator(here: Ground, keys: Sequence[str], turn: int) -> str:
 def tokens_per_s(printed: str, steps: int) -> float:
     """Of all steps after the warm-up: each line stands for as many tokens as any other."""
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-    rates = [line["tokens_per_s"] for line in lines if "tokens_per_s" in line and line["step"] > WARM_UP_STEPS]
+    rates = [
+        line["tokens_per_s"] for line in lines if "tokens_per_s" in line and line["step"] > WARM_UP_STEPS
+    ]
     if len(rates) != steps // STEPS_PER_LINE:
-        raise RuntimeError(f"{steps // STEPS_PER_LINE} rates were to be printed, {len(rates)} were: {printed[-2000:]}")
+        raise RuntimeError(
+            f"{steps // STEPS_PER_LINE} rates were to be printed, {len(rates)} were: {printed[-2000:]}"
+        )
     return harmonic_mean(rates)
 
 
@@ -116,18 +122,25 @@ def section(speeds: Mapping[str, Sequence[float]], task: Task, steps: int, load:
     lines = [
         "## Speed once it runs",
         "",
-        f"Orchestrator / torchrun: **{median(of_rounds):.4f}**, {low:.4f} to {high:.4f} with a confidence of "
-        f"{sure:.0%}. Goal: within {GOAL:.0%}; {verdict(low, high, sure)}.",
+        (
+            f"Orchestrator / torchrun: **{median(of_rounds):.4f}**, {low:.4f} to {high:.4f} with a confidence"
+            f" of {sure:.0%}. Goal: within {GOAL:.0%}; {verdict(low, high, sure)}."
+        ),
         "",
-        f"`job=tiny_gpt` on {task.ranks} {units}: {steps} steps after {WARM_UP_STEPS} to warm up, as the job itself "
-        f"counts them; {interleaved_rounds(rounds)}, the same script, arguments, environment and DeepSpeed JSON. The "
-        "ratio is the median over the rounds, its interval that of the sign test, which supposes nothing of how "
-        "the rounds are distributed.",
+        (
+            f"`job=tiny_gpt` on {task.ranks} {units}: {steps} steps after {WARM_UP_STEPS} to warm up, as the"
+            f" job itself counts them; {interleaved_rounds(rounds)}, the same script, arguments, environment"
+            " and DeepSpeed JSON. The ratio is the median over the rounds, its interval that of the sign"
+            " test, which supposes nothing of how the rounds are distributed."
+        ),
         "",
         *table(["started by", "tokens/s, median", "rounds"], rows),
         "",
-        f"Ratios of the rounds: {', '.join(f'{ratio:.3f}' for ratio in of_rounds)}. The orchestrator's probes, its "
-        "agent, Ray and the MLflow process are all in it; they have the cores to themselves that the ranks leave.",
+        (
+            f"Ratios of the rounds: {', '.join(f'{ratio:.3f}' for ratio in of_rounds)}. The orchestrator's"
+            " probes, its agent, Ray and the MLflow process are all in it; they have the cores to themselves"
+            " that the ranks leave."
+        ),
         "",
         *conditions(f"python -m benchmarks.steady --rounds {rounds} --steps {steps}", load),
     ]

@@ -1,7 +1,8 @@
 """What `sync` takes for a long run: python -m benchmarks.sync [--steps N ...]
 
-A journal of steps and nothing else, into a new SQLite file, by the command itself. Wall and processor time, the file's
-size, and the same for a million steps, where the two longest runs say how it goes on. Prints a table.
+A journal of steps and nothing else, into a new SQLite file, by the command itself. Wall and processor time,
+the file's size, and the same for a million steps, where the two longest runs say how it goes on. Prints a
+table.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import table
-from orchestrator.events import AttemptStarted, Event, Record, ResourcesGranted, RunEnded, RunStarted, Status, StepDone
+from orchestrator.events import (
+    AttemptStarted,
+    Event,
+    Record,
+    ResourcesGranted,
+    RunEnded,
+    RunStarted,
+    Status,
+    StepDone,
+)
 
 STEP_S = 0.5
 MILLION = 1_000_000
@@ -46,7 +56,9 @@ def write_journal(path: Path, steps: int) -> None:
         for seq, event in enumerate(begin):
             write(seq, 0.0, event)
         for number in range(1, steps + 1):
-            step = StepDone(1, number, STEP_S + number % 7 * 1e-3, 5.0 / number, 1e-3, 1.0 + number % 13 * 0.01)
+            step = StepDone(
+                1, number, STEP_S + number % 7 * 1e-3, 5.0 / number, 1e-3, 1.0 + number % 13 * 0.01
+            )
             write(len(begin) + number - 1, number * STEP_S, step)
         write(len(begin) + steps, steps * STEP_S, RunEnded(Status.FINISHED, "all steps done"))
 
@@ -78,14 +90,19 @@ def for_a_million(shorter: Took, longer: Took) -> Took:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[20_000, 100_000])
     args = parser.parse_args()
     took = [sync(steps) for steps in sorted(args.steps)]
     rows = [(f"{one.steps:,}", one) for one in took]
     if len(took) > 1 and took[-1].steps < MILLION:
         rows.append(("1,000,000 at most", for_a_million(*took[-2:])))
-    cells = [[what, f"{one.wall_s:.1f}", f"{one.cpu_s:.1f}", f"{one.database_bytes / 1e6:.1f}"] for what, one in rows]
+    cells = [
+        [what, f"{one.wall_s:.1f}", f"{one.cpu_s:.1f}", f"{one.database_bytes / 1e6:.1f}"]
+        for what, one in rows
+    ]
     print("\n".join(table(["steps", "wall, s", "processor, s", "database, MB"], cells)))
     return 0
 

@@ -1,9 +1,9 @@
 """What one look at all nodes costs the driver: python -m benchmarks.tick [--rounds N] [--agents N ...]
 
-The driver's own code, from what the nodes say to the journal, the bill and the terminal, with a list in place of
-Ray: the parts of `--agents` nodes of 8 ranks come as the bytes that Ray would have carried, each made by the
-nodes' own fold. What Ray takes to ask and to answer is measured by itself. The result replaces this benchmark's
-section of docs/benchmarks.md.
+The driver's own code, from what the nodes say to the journal, the bill and the terminal, with a list in place
+of Ray: the parts of `--agents` nodes of 8 ranks come as the bytes that Ray would have carried, each made by
+the nodes' own fold. What Ray takes to ask and to answer is measured by itself. The result replaces this
+benchmark's section of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ ASKED_ACTORS = 4
 
 @dataclass
 class Ticks:
-    """Seconds of the driver: of ticks with a step of every rank, of one in which every node sends a sample too,
-    of the last, in which every rank ends; and how much the journal grew by in a usual tick."""
+    """Seconds of the driver: of ticks with a step of every rank, of one in which every node sends a sample
+    too, of the last, in which every rank ends; and how much the journal grew by in a usual tick."""
 
     usual_s: list[float] = field(default_factory=list)
     samples_s: float = 0.0
@@ -126,7 +126,12 @@ def node_sample(node: int) -> Part:
     """As the agent names the figures of a node of eight GPUs."""
     host = ("cpu_utilization_percentage", "system_memory_usage_megabytes", "system_memory_usage_percentage")
     network = ("network_receive_megabytes", "network_transmit_megabytes")
-    of_gpu = ("memory_usage_megabytes", "memory_usage_percentage", "utilization_percentage", "power_usage_watts")
+    of_gpu = (
+        "memory_usage_megabytes",
+        "memory_usage_percentage",
+        "utilization_percentage",
+        "power_usage_watts",
+    )
     gpus = [f"gpu_{index}_{name}" for index in range(RANKS_PER_NODE) for name in of_gpu]
     return {"kind": "sample", "metrics": dict.fromkeys((*host, *network, *gpus), 1234.5 + node)}
 
@@ -134,7 +139,9 @@ def node_sample(node: int) -> Part:
 def node_exits(node: int) -> list[Part]:
     about: Part = {"kind": "exit", "status": 0, "time": 0.0, "error": None, "log_tail": [], "log_path": ""}
     ranks = range(RANKS_PER_NODE)
-    return [{**about, "rank": node * RANKS_PER_NODE + rank, "gpu": f"GPU {rank}", "step": 1} for rank in ranks]
+    return [
+        {**about, "rank": node * RANKS_PER_NODE + rank, "gpu": f"GPU {rank}", "step": 1} for rank in ranks
+    ]
 
 
 def words(agents: int, ticks: int) -> Callable[[int], list[bytes] | None]:
@@ -173,7 +180,7 @@ def assignment(folder: Path, world_size: int) -> Assignment:
         expected={},
         corpus=[],
         sample_every_s=10.0,
-        kill_after_s=2.0,
+        kill_grace_s=2.0,
     )
 
 
@@ -224,7 +231,9 @@ def ray_call_s(calls: int, rounds: int) -> float:
 
 def rays_share(rounds: int) -> float:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        ray.init("local", num_cpus=ASKED_ACTORS, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+        ray.init(
+            "local", num_cpus=ASKED_ACTORS, include_dashboard=False, log_to_driver=False, _temp_dir=folder
+        )
         try:
             return ray_call_s(1000, rounds)
         finally:
@@ -243,7 +252,9 @@ def growth(per_agent_s: Mapping[int, float]) -> str:
     )
 
 
-def section(found: Mapping[int, Ticks], ray_s: float, ticks: int, load: float, command: str, disk: str) -> str:
+def section(
+    found: Mapping[int, Ticks], ray_s: float, ticks: int, load: float, command: str, disk: str
+) -> str:
     rows = []
     for agents, one in found.items():
         middle = median(one.usual_s)
@@ -264,12 +275,18 @@ def section(found: Mapping[int, Ticks], ray_s: float, ticks: int, load: float, c
         word = "met" if middle < GOAL_S else "MISSED"
         lines += [f"- {GOAL_AGENTS:,} agents: **{middle:.3f} s** a tick (goal: under {GOAL_S:g} s; {word})"]
     lines += [
-        f"- {growth({agents: median(one.usual_s) / agents for agents, one in found.items()})} (goal: linear or better)",
+        (
+            f"- {growth({agents: median(one.usual_s) / agents for agents, one in found.items()})} (goal:"
+            " linear or better)"
+        ),
         "",
-        f"What the driver does with what all nodes say at one look: unpickle, fold, supervise, journal (on {disk}, "
-        f"`fsync` included), bill, terminal. Nodes of {RANKS_PER_NODE} ranks; each tick every node tells a step and "
-        f"its ranks' phases, and one in {SAMPLE_EVERY_TICKS} a sample of its figures, as often as they do at the "
-        f"usual interval of 10 s; {ticks} ticks. A list stands in for Ray.",
+        (
+            "What the driver does with what all nodes say at one look: unpickle, fold, supervise, journal"
+            f" (on {disk}, `fsync` included), bill, terminal. Nodes of {RANKS_PER_NODE} ranks; each tick"
+            f" every node tells a step and its ranks' phases, and one in {SAMPLE_EVERY_TICKS} a sample of its"
+            f" figures, as often as they do at the usual interval of 10 s; {ticks} ticks. A list stands in"
+            " for Ray."
+        ),
         "",
         *table(
             [
@@ -284,9 +301,11 @@ def section(found: Mapping[int, Ticks], ray_s: float, ticks: int, load: float, c
             rows,
         ),
         "",
-        f"Ray comes on top: {ray_s * 1e6:.0f} µs of the driver's processor time for each node asked "
-        f"(1,000 calls at a time to {ASKED_ACTORS} actors on this machine), "
-        f"{ray_s * GOAL_AGENTS:.2f} s for {GOAL_AGENTS:,}; the network between real nodes is not in it.",
+        (
+            f"Ray comes on top: {ray_s * 1e6:.0f} µs of the driver's processor time for each node asked "
+            f"(1,000 calls at a time to {ASKED_ACTORS} actors on this machine), "
+            f"{ray_s * GOAL_AGENTS:.2f} s for {GOAL_AGENTS:,}; the network between real nodes is not in it."
+        ),
         "",
         *conditions(command, load),
     ]

@@ -48,7 +48,8 @@ def before(notes: Sequence[Note], unix_s: float) -> list[Note]:
 
 
 def last_s(notes: Sequence[Note], what: str, ranks: int, step: int = 0) -> float | None:
-    """When the last of the ranks came to it for the first time, None where one has not; at `step`, or at any."""
+    """When the last of the ranks came to it for the first time, None where one has not; at `step`, or at
+    any."""
     first: dict[int, float] = {}
     for note in notes:
         if note.what == what and step in (0, note.step):
@@ -63,7 +64,9 @@ def reached(notes: Sequence[Note]) -> int:
 
 def newest_pid(notes: Sequence[Note], rank: int) -> int:
     """The process in which this rank's script began last."""
-    return max((note for note in notes if note.rank == rank and note.what == "script"), key=lambda n: n.at_unix_s).pid
+    return max(
+        (note for note in notes if note.rank == rank and note.what == "script"), key=lambda n: n.at_unix_s
+    ).pid
 
 
 def rank_zero_steps(notes: Sequence[Note]) -> list[Note]:

@@ -64,7 +64,9 @@ def section(
 ) -> str:
     totals = [["zygote ready", f"{median(ready_s):.2f}", spread(ready_s)]]
     for name, of_one in launches.items():
-        totals.append([f"{name}, first step done", f"{total_s(of_one):.2f}", spread([one.total_s for one in of_one])])
+        totals.append(
+            [f"{name}, first step done", f"{total_s(of_one):.2f}", spread([one.total_s for one in of_one])]
+        )
     saved_s = total_s(launches[EXECUTED]) - total_s(launches[FORKED])
     lines = [
         "## The zygote",
@@ -75,8 +77,10 @@ def section(
         "",
         *table(["phase, s, of the launch with the median total", *launches], phase_rows(launches)),
         "",
-        f"A fork saves {saved_s:.1f} s of every start and restart once the zygote is ready, and what it imports "
-        f"({median(ready_s):.1f} s) is imported once, for all ranks and restarts together.",
+        (
+            f"A fork saves {saved_s:.1f} s of every start and restart once the zygote is ready, and what it"
+            f" imports ({median(ready_s):.1f} s) is imported once, for all ranks and restarts together."
+        ),
         "",
         *conditions(f"python -m benchmarks.zygote --rounds {rounds}", load),
     ]

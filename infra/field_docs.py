@@ -1,7 +1,7 @@
 """What the code says of its own fields: their types, and their meanings from comments and docstrings.
 
-A field's meaning is its comment, on the line or on lines of their own right above it; without one, the sentences of
-its class's docstring that name it in backticks.
+A field's meaning is its comment, on the line or on lines of their own right above it; without one, the
+sentences of its class's docstring that name it in backticks.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import functools
 import inspect
 import io
 import re
+import textwrap
 import tokenize
 import types
 import typing
 from typing import Any
 
+WIDTH = 110
 # After "e.g." and "i.e." the sentence goes on.
 SENTENCE_END = re.compile(r"(?<=\.)(?<!e\.g\.)(?<!i\.e\.)\s+(?=[A-Z`])")
 
@@ -43,7 +45,9 @@ def comments_of(module: types.ModuleType) -> dict[tuple[str, str], str]:
                 while above - 1 in own_line:
                     above -= 1
                 lines = [*range(above, item.lineno), item.end_lineno or item.lineno]
-                found[node.name, item.target.id] = " ".join(comments[line] for line in lines if line in comments)
+                found[node.name, item.target.id] = " ".join(
+                    comments[line] for line in lines if line in comments
+                )
     return found
 
 
@@ -73,7 +77,9 @@ def field_names(owner: Any) -> list[str]:
 
 def prose(text: str) -> str:
     """Docstring text as Markdown."""
-    return re.sub(r":\w+:`~?([^`]+)`", lambda found: f"`{found[1].rpartition('.')[2]}`", text).replace("``", "`")
+    return re.sub(r":\w+:`~?([^`]+)`", lambda found: f"`{found[1].rpartition('.')[2]}`", text).replace(
+        "``", "`"
+    )
 
 
 def without_none(annotation: Any) -> tuple[Any, bool]:
@@ -90,3 +96,13 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return [line(head), "|" + "---|" * len(head), *map(line, rows), ""]
+
+
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """Prose of lines that are not too long; ``indent`` is before all but the first."""
+    options: dict[str, Any] = {
+        "break_long_words": False,
+        "break_on_hyphens": False,
+        "subsequent_indent": indent,
+    }
+    return textwrap.wrap(text, WIDTH, **options)

@@ -2,10 +2,11 @@
 
     python -m infra.generate_configuration_reference
 
-Types and defaults are the schema's. What a key means is taken from its comment in orchestrator/config/schema.py,
-on the line or right above it; without one, from the sentences of its class's docstring that name it in
-double backticks; without those, from the docstring of its type. What an option is for stands in the comment
-at the head of its file, or else in its `description`, `node_type`, `name` or `source`.
+Types and defaults are the schema's. What a key means is taken from its comment in
+orchestrator/config/schema.py, on the line or right above it; without one, from the sentences of its class's
+docstring that name it in double backticks; without those, from the docstring of its type. What an option is
+for stands in the comment at the head of its file, or else in its `description`, `node_type`, `name` or
+`source`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
-from infra.field_docs import comments_of, prose, sentences, split_docstring, table, without_none
+from infra.field_docs import comments_of, prose, sentences, split_docstring, table, without_none, wrapped
 from orchestrator.config import schema as schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +92,11 @@ def meaning(field: dataclasses.Field[Any], annotation: Any, comment: str, said: 
     inner = next((part for part in typing.get_args(kind) if isinstance(part, type) and part is not str), kind)
     if dataclasses.is_dataclass(inner) and isinstance(inner, type):
         return prose(sentences(inner.__doc__)[0])
-    return prose(" ".join((inner.__doc__ or "").split())) if isinstance(inner, type) and issubclass(inner, Enum) else ""
+    return (
+        prose(" ".join((inner.__doc__ or "").split()))
+        if isinstance(inner, type) and issubclass(inner, Enum)
+        else ""
+    )
 
 
 # --- what conf/ says ----------------------------------------------------------------------------
@@ -140,7 +145,9 @@ def keys_table(owner: Any, prefix: str) -> list[str]:
     for field in dataclasses.fields(owner):
         if owner is schema.Config and is_section(hints[field.name]):
             continue
-        about = meaning(field, hints[field.name], comments[owner.__name__, field.name], said.get(field.name, ""))
+        about = meaning(
+            field, hints[field.name], comments[owner.__name__, field.name], said.get(field.name, "")
+        )
         rows.append([f"`{prefix}{field.name}`", type_name(hints[field.name]), default(field), about])
     return table(["key", "type", "default", "meaning"], rows)
 
@@ -160,14 +167,14 @@ def generate() -> str:
     lines = [INTRODUCTION, "", "## Top level", "", *keys_table(schema.Config, "")]
     shared: dict[Any, None] = {}
     for name, owner in sections.items():
-        lines += [f"## {name}", "", split_docstring(owner)[0], "", *keys_table(owner, f"{name}.")]
+        lines += [f"## {name}", "", *wrapped(split_docstring(owner)[0]), "", *keys_table(owner, f"{name}.")]
         lines += options_table(name)
         shared |= dict.fromkeys(nested(owner))
     for group in groups:
         if group not in sections:
             lines += [f"## {group}", "", *options_table(group)]
     for owner in shared:
-        lines += [f"## {title(owner)}", "", split_docstring(owner)[0], "", *keys_table(owner, "")]
+        lines += [f"## {title(owner)}", "", *wrapped(split_docstring(owner)[0]), "", *keys_table(owner, "")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
 
 

@@ -1,7 +1,8 @@
-"""Writes down what this environment has: infra/constraints.txt, by which `make` installs, and docs/dependencies.md.
+"""Writes down what this environment has: infra/constraints.txt, by which `make` installs, and
+docs/dependencies.md.
 
-`make constraints` runs it in a new environment that was made without constraints. Versions are those of the public
-index: a local part ("+cpu") says how torch was built here, and another machine needs another build.
+`make constraints` runs it in a new environment that was made without constraints. Versions are those of the
+public index: a local part ("+cpu") says how torch was built here, and another machine needs another build.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ NOT_OURS = {"orchestrator", "pip", "setuptools", "wheel"}
 OF_TORCH = re.compile(r"^(nvidia-(?!ml-py$)|triton$|cuda-)")
 # Others than these are looked at by a person before they are taken.
 PERMISSIVE = re.compile(
-    r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Unlicense|0BSD|Zlib|HPND|CC0|Public Domain|MPL|Mozilla|LGPL|"
-    r"Lesser General Public",
+    r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Unlicense|0BSD|Zlib|CC0|Public Domain|MPL|Mozilla|"
+    r"HPND|LGPL|Lesser General Public",
     re.IGNORECASE,
 )  # fmt: skip
 # Not even beside one that is, unless there is a choice.
 COPYLEFT = re.compile(r"\bA?GPL|\bGNU (?:Affero )?General Public")
-# Without a word in their metadata, or with one that says too little: what their source says, looked up by hand.
+# Without a word in their metadata, or with one that says too little: what their source says, looked up by
+# hand.
 LOOKED_UP = {"huey": "MIT", "skops": "MIT"}
 _LONGEST = 60
 
@@ -49,11 +51,14 @@ def packages() -> list[Package]:
 
 
 def licence_of(distribution: Distribution) -> str:
-    """As its metadata say: an expression, else classifiers, else the first words of a text; "" where there is none."""
+    """As its metadata say: an expression, else classifiers, else the first words of a text; "" where there is
+    none."""
     about = distribution.metadata
     if expression := about.get("License-Expression"):
         return str(expression)
-    classes = [str(value) for value in about.get_all("Classifier") or [] if str(value).startswith("License ::")]
+    classes = [
+        str(value) for value in about.get_all("Classifier") or [] if str(value).startswith("License ::")
+    ]
     named = [value.rpartition(" :: ")[2] for value in classes if value != "License :: OSI Approved"]
     if named:
         return ", ".join(dict.fromkeys(named))
@@ -68,7 +73,10 @@ def _name(distribution: Distribution) -> str:
 def constraints(found: list[Package]) -> str:
     """For pip: what is installed has these versions, whoever asks for it."""
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    head = f"# Written by 'make constraints' with {python}: what was tested together. Ranges are in pyproject.toml.\n"
+    head = (
+        f"# Written by 'make constraints' with {python}: what was tested together. Ranges are in"
+        " pyproject.toml.\n"
+    )
     return head + "".join(f"{package.name}=={package.version}\n" for package in found)
 
 
@@ -76,12 +84,12 @@ def document(found: list[Package]) -> str:
     """The table of docs/dependencies.md."""
     rows = "".join(f"| {package.name} | {package.version} | {package.licence} |\n" for package in found)
     return (
-        "# Dependencies\n\n"
-        "What `make run` and `make test` install, directly and through others: the versions that were tested together\n"
-        "(`infra/constraints.txt`) and their licences, as their own metadata say. Written by `make constraints`,\n"
-        "which takes the newest that `pyproject.toml` allows. A wheel installed by hand takes any of these.\n"
-        "Torch's builds for GPUs bring packages of NVIDIA's under NVIDIA's own licences; they are not listed.\n\n"
-        f"| package | version | licence |\n|---|---|---|\n{rows}"
+        "# Dependencies\n\nWhat `make run` and `make test` install, directly and through others: the"
+        " versions that were tested together\n(`infra/constraints.txt`) and their licences, as their own"
+        " metadata say. Written by `make constraints`,\nwhich takes the newest that `pyproject.toml` allows."
+        " A wheel installed by hand takes any of these.\nTorch's builds for GPUs bring packages of NVIDIA's"
+        " under NVIDIA's own licences; they are not listed.\n\n| package | version | licence"
+        f" |\n|---|---|---|\n{rows}"
     )
 
 
@@ -95,7 +103,12 @@ def refused(found: list[Package]) -> list[str]:
 def main() -> int:
     found = packages()
     if wrong := refused(found):
-        print("look at these licences, then add what you found to LOOKED_UP:", *wrong, sep="\n  ", file=sys.stderr)
+        print(
+            "look at these licences, then add what you found to LOOKED_UP:",
+            *wrong,
+            sep="\n  ",
+            file=sys.stderr,
+        )
         return 1
     CONSTRAINTS.write_text(constraints(found))
     DOCUMENT.write_text(document(found))

@@ -1,4 +1,5 @@
-"""Write orchestrator/config/deepspeed_keys.json: every key that the installed DeepSpeed reads from its config.
+"""Write orchestrator/config/deepspeed_keys.json: every key that the installed DeepSpeed reads from its
+config.
 
     python infra/generate_deepspeed_keys.py
 
@@ -7,8 +8,8 @@ first at the top level, then once per key found with such a dictionary in its pl
 a section goes into a pydantic model, the model's fields, aliases and deprecated fields are read
 instead; where DeepSpeed takes a section as a whole, any key is allowed in it.
 
-What a value may be is told by a model's fields: by their types, their bounds, and what the model says to -1 and 0, as
-some of its checks are code. The parser checks nothing: there it is the type of its default.
+What a value may be is told by a model's fields: by their types, their bounds, and what the model says to -1
+and 0, as some of its checks are code. The parser checks nothing: there it is the type of its default.
 """
 
 from __future__ import annotations
@@ -43,7 +44,15 @@ TOP_LEVEL_VALUES: dict[str, dict[str, Any]] = {
     "steps_per_print": {"is": "int", "gt": 0},
     "gradient_clipping": {"is": "float", "ge": 0, "default": 1.0},
 }
-KINDS = {bool: "bool", int: "int", float: "float", str: "str", pathlib.Path: "str", list: "list", tuple: "list"}
+KINDS = {
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    pathlib.Path: "str",
+    list: "list",
+    tuple: "list",
+}
 
 
 class Recorder(dict[str, Any]):
@@ -220,7 +229,8 @@ def _lower_bound(model: Any, name: str) -> dict[str, Any]:
 
 
 def _annotation(annotation: Any) -> dict[str, Any]:
-    """Node of a field by its type: a nested model, a dictionary with keys of its own, or what a value may be."""
+    """Node of a field by its type: a nested model, a dictionary with keys of its own, or what a value may
+    be."""
     if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
         return _model(annotation)
     origin = typing.get_origin(annotation)

@@ -117,7 +117,8 @@ def _bare_name(kind: Any) -> str:
 
 
 def fields_of(owner: Any) -> list[Field]:
-    """As they are written. Raises ``ValueError`` for one that says not what it means, or not when it is null."""
+    """As they are written. Raises ``ValueError`` for one that says not what it means, or not when it is
+    null."""
     found = [_field(owner, name) for name in field_names(owner)]
     if owner is Memory:
         found = [dataclasses.replace(field, name=in_bytes(field.name)) for field in found]
@@ -140,14 +141,18 @@ def _field(owner: Any, name: str) -> Field:
     annotation = hints_of(owner)[name]
     required = typing.get_origin(annotation) is not typing.NotRequired
     inner = annotation if required else typing.get_args(annotation)[0]
-    comment = prose(comment_of(owner, name)) or split_docstring(owner)[1].get(name, "").removeprefix(f"`{name}`: ")
+    comment = prose(comment_of(owner, name)) or split_docstring(owner)[1].get(name, "").removeprefix(
+        f"`{name}`: "
+    )
     meaning, null = _split(comment)
     optional = without_none(inner)[1]
     if optional and not null:
         whole = re.search(r"\bNone (where [^.;]+)", " ".join((owner.__doc__ or "").split()))
         null = whole[1] if whole else ""
     if not meaning or (optional and not null):
-        raise ValueError(f"{owner.__module__}.{owner.__name__}.{name}: say in a comment what it is, and when null")
+        raise ValueError(
+            f"{owner.__module__}.{owner.__name__}.{name}: say in a comment what it is, and when null"
+        )
     # In JSON an infinity is null too, which no annotation says.
     return Field(name, inner | None if null else inner, required, meaning, null)
 
@@ -196,16 +201,24 @@ def differences(value: Any, annotation: Any, where: str = "") -> list[str]:
         return [] if optional else [f"{where} is null, and its type does not say so"]
     if isinstance(value, list):
         inner = typing.get_args(kind)[0]
-        return [told for place, one in enumerate(value) for told in differences(one, inner, f"{where}[{place}]")]
+        return [
+            told for place, one in enumerate(value) for told in differences(one, inner, f"{where}[{place}]")
+        ]
     owner = object_in(kind)
     if owner is None or not isinstance(value, dict):
         return []
-    if (origin := typing.get_origin(kind)) is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+    if (
+        (origin := typing.get_origin(kind)) is not None
+        and isinstance(origin, type)
+        and issubclass(origin, Mapping)
+    ):
         inner = typing.get_args(kind)[1]
         return [told for key, one in value.items() for told in differences(one, inner, f"{where}.{key}")]
     fields = {field.name: field for field in fields_of(owner)}
     told = [f"{where}.{key} is not described" for key in value if key not in fields]
-    told += [f"{where}.{name} is missing" for name, field in fields.items() if field.required and name not in value]
+    told += [
+        f"{where}.{name} is missing" for name, field in fields.items() if field.required and name not in value
+    ]
     for name, field in fields.items():
         if name in value:
             told += differences(value[name], field.annotation, f"{where}.{name}")

@@ -132,7 +132,9 @@ def record(arguments: Sequence[str], kill_at_step: int) -> tuple[list[Frame], st
             child.close(force=True)
         if child.exitstatus:
             said = "\n".join(line for line in recorder.screen.display if line.strip())
-            raise SystemExit(f"{said}\n'{command}' ended with status {child.exitstatus}; no picture was written")
+            raise SystemExit(
+                f"{said}\n'{command}' ended with status {child.exitstatus}; no picture was written"
+            )
         recorder.feed(PROMPT)
         recorder.note(recorder.frames[-1].at_s + SPEED * SMALLEST_GAP_S)
     return recorder.frames, command
@@ -178,11 +180,18 @@ def kill_rank(ours: int, rank: int) -> None:
 def environment(home: str) -> dict[str, str]:
     """Of the command: this checkout, its programs by name, 256 colours, and nothing of the caller's."""
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-    return {"PATH": path, "PYTHONPATH": str(PROJECT), "HOME": home, "LANG": "C.UTF-8", "TERM": "xterm-256color"}
+    return {
+        "PATH": path,
+        "PYTHONPATH": str(PROJECT),
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+    }
 
 
 def timed(frames: Sequence[Frame]) -> list[Frame]:
-    """The frames at the times of the picture: idle time shortened, faster, none shorter than ``SMALLEST_GAP_S``."""
+    """The frames at the times of the picture: idle time shortened, faster, none shorter than
+    ``SMALLEST_GAP_S``."""
     lasting_s = [min(frame.at_s - before.at_s, IDLE_S) for before, frame in pairwise([frames[0], *frames])]
     speed = max(SPEED, sum(lasting_s) / LONGEST_S)
     shown: list[Frame] = []
@@ -208,19 +217,26 @@ def refuse_private(svg: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kill-at-step", type=int, default=70, help="kill rank 1 when this step is shown; 0 is never")
+    parser.add_argument(
+        "--kill-at-step", type=int, default=70, help="kill rank 1 when this step is shown; 0 is never"
+    )
     parser.add_argument("--output", type=Path, default=TARGET)
     options, arguments = parser.parse_known_args()
     frames, command = record(arguments or ["job=tiny_gpt"], options.kill_at_step)
     frames = timed(frames)
-    title = command + (f"   (rank 1 is killed at step {options.kill_at_step})" if options.kill_at_step else "")
+    title = command + (
+        f"   (rank 1 is killed at step {options.kill_at_step})" if options.kill_at_step else ""
+    )
     svg = render(frames, COLUMNS, ROWS, title, HOLD_S)
     refuse_private(svg)
     if len(svg.encode()) > MOST_BYTES:
         raise SystemExit(f"the picture has {len(svg.encode())} bytes, more than {MOST_BYTES}: raise SPEED")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(svg)
-    print(f"{options.output}: {len(frames)} frames, {frames[-1].at_s + HOLD_S:.0f} s, {len(svg.encode()):,} bytes")
+    print(
+        f"{options.output}: {len(frames)} frames, {frames[-1].at_s + HOLD_S:.0f} s, {len(svg.encode()):,}"
+        " bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ class Style:
 
     def css(self) -> str:
         """Properties of the class that draws it; empty for plain text."""
-        colour = COLOURS.get(self.colour) or (f"#{self.colour}" if re.fullmatch("[0-9a-f]{6}", self.colour) else "")
+        colour = COLOURS.get(self.colour) or (
+            f"#{self.colour}" if re.fullmatch("[0-9a-f]{6}", self.colour) else ""
+        )
         parts = [f"fill:{colour}"] if colour else []
         parts += ["font-weight:700"] if self.bold else []
         parts += ["opacity:.62"] if self.dim else []
@@ -73,12 +75,16 @@ def render(frames: Sequence[Frame], columns: int, rows: int, title: str, hold_s:
     numbers = {block: number for number, block in enumerate(dict.fromkeys(blocks))}
     shown = escape(title)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" role="img" aria-label="{shown}">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+            f'height="{height:g}" role="img" aria-label="{shown}">'
+        ),
         f"<title>{shown}</title>",
         f"<style>{_css(frames, styles, reel_height, hold_s)}</style>",
-        f'<rect x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="{RADIUS}" fill="{BACKGROUND}" '
-        f'stroke="{EDGE}"/>',
+        (
+            f'<rect x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="{RADIUS}"'
+            f' fill="{BACKGROUND}" stroke="{EDGE}"/>'
+        ),
         *(f'<circle cx="{20 + 18 * i}" cy="{BAR_HEIGHT / 2:g}" r="5.5" fill="{EDGE}"/>' for i in range(3)),
         f'<path d="M0 {BAR_HEIGHT}H{width:g}" stroke="{EDGE}"/>',
         f'<text class="bar" x="{width / 2:g}" y="{BAR_HEIGHT / 2 + 4.5:g}">{shown}</text>',
@@ -86,7 +92,10 @@ def render(frames: Sequence[Frame], columns: int, rows: int, title: str, hold_s:
         *(f'<g id="l{number}">{_draw(line, styles)}</g>' for line, number in lines.items()),
         *(f'<g id="b{number}">{_place(block, lines)}</g>' for block, number in numbers.items()),
         "</defs>",
-        f'<svg x="{MARGIN}" y="{BAR_HEIGHT + MARGIN}" width="{columns * CELL_WIDTH:g}" height="{reel_height}">',
+        (
+            f'<svg x="{MARGIN}" y="{BAR_HEIGHT + MARGIN}" width="{columns * CELL_WIDTH:g}"'
+            f' height="{reel_height}">'
+        ),
         f'<g class="reel" transform="{rest}">',
     ]
     for index, (frame, block) in enumerate(zip(frames, blocks, strict=True)):
@@ -97,7 +106,8 @@ def render(frames: Sequence[Frame], columns: int, rows: int, title: str, hold_s:
 
 
 def _still(frames: Sequence[Frame], index: int) -> tuple[Line, ...]:
-    """The lines of a frame that a neighbour has at the same place; the others are empty. Drawn once for both."""
+    """The lines of a frame that a neighbour has at the same place; the others are empty. Drawn once for
+    both."""
     here = frames[index].lines
     shared = [
         tuple(line if line == other else () for line, other in zip(here, neighbour.lines, strict=True))
@@ -151,7 +161,9 @@ def _draw(line: Line, styles: dict[Style, int]) -> str:
         kind = f' class="s{styles[run.style]}"' if run.style in styles else ""
         x, width = f"{run.column * CELL_WIDTH:g}", f"{len(run.text) * CELL_WIDTH:g}"
         if set(run.text) == {BLOCK}:
-            drawn.append(f'<rect x="{x}" y="{2 - BASELINE}" width="{width}" height="{LINE_HEIGHT - 3}"{kind}/>')
+            drawn.append(
+                f'<rect x="{x}" y="{2 - BASELINE}" width="{width}" height="{LINE_HEIGHT - 3}"{kind}/>'
+            )
             continue
         length = f' textLength="{width}"' if len(run.text) > 2 else ""
         if RULE.search(run.text):  # these have to touch

@@ -46,7 +46,9 @@ class Shape:
                 "turn pairs within a head"
             )
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}: change one of them")
+            raise ValueError(
+                f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}: change one of them"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -130,7 +132,9 @@ class Attention(nn.Module):
         )
         table = rotary_table(length, self.shape.head_dim, self.shape.rope_theta, x.device)
         grouped = self.shape.kv_heads != self.shape.heads
-        out = F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v, is_causal=True, enable_gqa=grouped)
+        out = F.scaled_dot_product_attention(
+            rotate(q, table), rotate(k, table), v, is_causal=True, enable_gqa=grouped
+        )
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 

@@ -72,7 +72,9 @@ class SaveTimer:
     """Says after which step to save. Fixed steps are arithmetic, the same on every rank; a clock is not, and
     ranks that save one step apart hang, so what `due` says is to be put to a vote."""
 
-    def __init__(self, every: Every, mtbf_s: float, step: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, every: Every, mtbf_s: float, step: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.every, self.mtbf_s, self.clock = every, mtbf_s, clock
         self.stalls_s: list[float] = []
         self.saved_step = step
@@ -93,7 +95,8 @@ class SaveTimer:
 
     @property
     def stall_s(self) -> float:
-        """Mean of this process's saves so far. The first also makes folders and takes memory: it counts while alone."""
+        """Mean of this process's saves so far. The first also makes folders and takes memory: it counts while
+        alone."""
         return statistics.fmean(self.stalls_s[1:] or self.stalls_s)
 
     @property

@@ -78,8 +78,8 @@ class Share:
 def past_skipped(consumed_samples: int, global_batch: int, skipped: Collection[int]) -> int:
     """Sample at which the next batch begins that shares none with a skipped one.
 
-    Batch b is the samples b * global_batch <= k < (b + 1) * global_batch. A position inside a batch, left by a
-    run with another global batch, moves past every skipped batch that the next one would reach into.
+    Batch b is the samples b * global_batch <= k < (b + 1) * global_batch. A position inside a batch, left by
+    a run with another global batch, moves past every skipped batch that the next one would reach into.
     """
     place = consumed_samples
     while skipped:

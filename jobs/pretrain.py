@@ -41,7 +41,9 @@ def open_data(args: argparse.Namespace) -> Data:
     """Map the corpus and cut it into training windows and the held-out tail."""
     tokenizer = text.make_tokenizer(args.tokenizer)
     if args.vocab < tokenizer.vocab:
-        raise SettingsError(f"--vocab={args.vocab} is less than the {tokenizer.vocab} of the tokenizer: raise it")
+        raise SettingsError(
+            f"--vocab={args.vocab} is less than the {tokenizer.vocab} of the tokenizer: raise it"
+        )
     if not 0 <= args.val_fraction < 1:
         raise SettingsError(f"--val_fraction={args.val_fraction} must be at least 0 and below 1")
     try:
@@ -53,7 +55,9 @@ def open_data(args: argparse.Namespace) -> Data:
     needs = f"tokens and --seq_len={args.seq_len} needs {args.seq_len + 1}"
     if not train.count:
         named = ",".join(args.data)
-        raise SettingsError(f"--data={named} gives {len(train.tokens)} {needs}: add text or shorten the sequences")
+        raise SettingsError(
+            f"--data={named} gives {len(train.tokens)} {needs}: add text or shorten the sequences"
+        )
     if args.val_every and args.val_fraction and not held_out.count:
         raise SettingsError(
             f"--val_fraction={args.val_fraction} holds out {len(held_out.tokens)} {needs}: "
@@ -77,7 +81,9 @@ def make_engine(args: argparse.Namespace, shape: Shape, config: dict[str, Any]) 
         parsed = deepspeed.DeepSpeedConfig(copy.deepcopy(config))
     except (AssertionError, ValueError, deepspeed.DeepSpeedConfigError) as error:
         reason = " ".join(str(error).split())
-        raise SettingsError(f"--deepspeed_config={args.deepspeed_config} does not hold together: {reason}") from None
+        raise SettingsError(
+            f"--deepspeed_config={args.deepspeed_config} does not hold together: {reason}"
+        ) from None
     torch.manual_seed(args.seed)
     with deepspeed.zero.Init(config_dict_or_path=config, enabled=parsed.zero_optimization_stage == 3):
         model = GPT(shape, args.activation_checkpointing)
@@ -106,7 +112,8 @@ def make_engine(args: argparse.Namespace, shape: Shape, config: dict[str, Any]) 
 def find_checkpoint(
     args: argparse.Namespace, identity: dict[str, Any], control: dist.ProcessGroup, universal: bool
 ) -> str | None:
-    """Tag on the disk to resume from, the same on all ranks, of a job like this one; None for a fresh start."""
+    """Tag on the disk to resume from, the same on all ranks, of a job like this one; None for a fresh
+    start."""
     tag, remark = checkpoints.find(args.checkpoint_dir)
     if universal:
         tag = checkpoints.find_universal(args.checkpoint_dir)

@@ -53,8 +53,8 @@ def agree(value: int, control: dist.ProcessGroup, what: str, remedy: str) -> Non
 
 
 class Vote:
-    """Lets all ranks do the same after the same step: stop, once SIGTERM has reached any of them, and save, when
-    rank 0's clock says so.
+    """Lets all ranks do the same after the same step: stop, once SIGTERM has reached any of them, and save,
+    when rank 0's clock says so.
 
     A small all-reduce of what each rank knows starts before a step and is read after it: the wait is hidden
     behind the step, and no rank ever acts on what it alone knows.
@@ -65,7 +65,8 @@ class Vote:
         self.clock_counts = dist.get_rank(control) == 0
         self.told_to_stop = False
         flags = torch.zeros(2, dtype=torch.int32)
-        self.flags, self.numbers = flags, flags.numpy()  # The same memory; a number is cheaper to set in the latter.
+        # The same memory; a number is cheaper to set in the latter.
+        self.flags, self.numbers = flags, flags.numpy()
         self.pending: dist.Work | None = None
         signal.signal(signal.SIGTERM, self._on_signal)
 
@@ -78,7 +79,8 @@ class Vote:
         self.pending = dist.all_reduce(self.flags, dist.ReduceOp.MAX, group=self.control, async_op=True)
 
     def read(self) -> tuple[bool, bool]:
-        """Whether to stop and whether to save: what the ranks knew when the vote started, the same on each."""
+        """Whether to stop and whether to save: what the ranks knew when the vote started, the same on
+        each."""
         if self.pending is not None:
             self.pending.wait()
             self.pending = None

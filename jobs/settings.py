@@ -37,7 +37,12 @@ def parse_arguments(description: str | None, argv: list[str] | None = None) -> a
     flag("--checkpoint_dir", type=Path, help="shared by all nodes; without it nothing is saved")
     every = "steps (50), time (90s, 10min, 2h) or auto; 0 saves at the end and on SIGTERM only"
     flag("--checkpoint_every", type=_every, default="0", help=every)
-    flag("--mtbf_s", type=_duration, default=0.0, help="between failures of any rank, for auto; 0 is a usual one")
+    flag(
+        "--mtbf_s",
+        type=_duration,
+        default=0.0,
+        help="between failures of any rank, for auto; 0 is a usual one",
+    )
     keep = "complete checkpoints to keep, 0 all; an engine that commits by itself has its own say"
     flag("--checkpoint_keep", type=int, default=2, help=keep)
     flag("--log_every", type=int, default=10, help="steps; 0 is never")
@@ -51,7 +56,9 @@ def parse_arguments(description: str | None, argv: list[str] | None = None) -> a
 
 def _data_flags(flag: Callable[..., Any]) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "pretrain-tokens"
-    flag("--data", nargs="+", default=["stdlib"], help="files, directories, globs, or stdlib; commas work too")
+    flag(
+        "--data", nargs="+", default=["stdlib"], help="files, directories, globs, or stdlib; commas work too"
+    )
     flag("--data_cache", type=Path, default=cache, help="where token files are kept")
     flag("--tokenizer", default="bytes", help="bytes, a tokenizer.json, or a Hugging Face name")
     flag("--skip_batches", type=_numbers, default="", help="global batches, from 0, not to train on: 3,17")
@@ -97,7 +104,9 @@ def _duration(value: str) -> float:
 def _numbers(value: str) -> frozenset[int]:
     numbers = [item.strip() for item in value.split(",") if item.strip()]
     if not all(item.isascii() and item.isdigit() for item in numbers):
-        raise argparse.ArgumentTypeError(f"{value!r} must be numbers of batches with commas between them, or empty")
+        raise argparse.ArgumentTypeError(
+            f"{value!r} must be numbers of batches with commas between them, or empty"
+        )
     return frozenset(map(int, numbers))
 
 
@@ -110,9 +119,13 @@ def read_deepspeed_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
     except OSError as error:
-        raise SettingsError(f"--deepspeed_config={path}: {error.strerror}; give the path of a DeepSpeed JSON") from None
+        raise SettingsError(
+            f"--deepspeed_config={path}: {error.strerror}; give the path of a DeepSpeed JSON"
+        ) from None
     except ValueError as error:
         raise SettingsError(f"--deepspeed_config={path} is not JSON ({error}): correct it") from None
     if not isinstance(config, dict):
-        raise SettingsError(f"--deepspeed_config={path} holds a {type(config).__name__}: it must be a JSON object")
+        raise SettingsError(
+            f"--deepspeed_config={path} holds a {type(config).__name__}: it must be a JSON object"
+        )
     return config

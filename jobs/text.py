@@ -144,13 +144,19 @@ def resolve(sources: Sequence[str]) -> list[Document]:
         elif root.is_file():
             found, root = [root], root.parent
         else:
-            found = sorted(Path(name) for name in glob.glob(str(root), recursive=True) if os.path.isfile(name))
+            found = sorted(
+                Path(name) for name in glob.glob(str(root), recursive=True) if os.path.isfile(name)
+            )
             root = Path(os.path.commonpath([path.parent for path in found])) if found else root
         if not found:
-            raise DataError(f"--data={source} names no file: give an existing file, directory, glob or 'stdlib'")
+            raise DataError(
+                f"--data={source} names no file: give an existing file, directory, glob or 'stdlib'"
+            )
         documents += [Document(path.relative_to(root).as_posix(), path) for path in found]
     if not any(document.path.stat().st_size for document in documents):
-        raise DataError(f"--data={','.join(sources)} is empty ({len(documents)} files, 0 bytes): name other text")
+        raise DataError(
+            f"--data={','.join(sources)} is empty ({len(documents)} files, 0 bytes): name other text"
+        )
     return documents
 
 

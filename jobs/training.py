@@ -65,7 +65,8 @@ class Run:
 
     @property
     def decoupled(self) -> bool:
-        """Whether the engine stages what is saved, puts it on disk behind the training, names and prunes it."""
+        """Whether the engine stages what is saved, puts it on disk behind the training, names and prunes
+        it."""
         return bool(self.engine.checkpoint_engine.is_decoupled())
 
     def batch(self, windows: order.Windows, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,8 +11,8 @@ In a program::
         ...
     print(run.result().cost_usd)
 
-What stands in ``__all__`` is the public API; see ``docs/python_api.md``. Nothing of it is imported before it is asked
-for.
+What stands in ``__all__`` is the public API; see ``docs/python_api.md``. Nothing of it is imported before it
+is asked for.
 """
 
 from __future__ import annotations

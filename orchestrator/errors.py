@@ -8,7 +8,7 @@
     │   ├── ClusterUnreachable           3
     │   ├── NotEnoughResources           3
     │   ├── NodeMismatch                 3
-    │   ├── NodeLost                     3  a node's agent died while an attempt was prepared: a fault to recover from
+    │   ├── NodeLost                     3  a node's agent died while an attempt was prepared: a fault
     │   ├── RankStartError               3  a rank could not be started
     │   └── Cancelled                    3  somebody asked to stop while resources were waited for
     ├── RunDirectoryError                4  unwritable, or held by another live run
@@ -19,8 +19,8 @@
     │       └── RestoreError             6  what was to be loaded was not, or must not be
     └── JournalError                     7  the journal is damaged in a way that is not a torn last line
 
-An interrupted run exits with 130 (Ctrl-C) or 143 (SIGTERM), as shells expect.
-Every error survives pickling: its arguments are its message and nothing else, and what else it knows are attributes.
+An interrupted run exits with 130 (Ctrl-C) or 143 (SIGTERM), as shells expect. Every error survives pickling:
+its arguments are its message and nothing else, and what else it knows are attributes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class NodeMismatch(ClusterError):
 
 
 class NodeLost(ClusterError):
-    """A node's agent died while it was asked something: ``node`` is the node's name, ``how`` what happened to it."""
+    """A node's agent died while it was asked something: ``node`` is the node's name, ``how`` what happened to
+    it."""
 
     node = how = ""
 

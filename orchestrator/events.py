@@ -48,9 +48,9 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A user's run began; nothing is allocated yet. Carries all that the meter needs, so that the
-    journal can be read without the config: what is None is not known (a script without a model). What is
-    ``predicted`` is the plan's: memory of the fullest rank, and the cost of a whole run shared among its steps."""
+    """A user's run began; nothing is allocated yet. Carries all that the meter needs, so that the journal can
+    be read without the config: what is None is not known (a script without a model). What is ``predicted`` is
+    the plan's: memory of the fullest rank, and the cost of a whole run shared among its steps."""
 
     run: str
     job: str
@@ -71,7 +71,8 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class ResourcesGranted(Event):
-    """From here on ``gpus`` are held and paid for. ``warnings``: what about the nodes may cost the run its work."""
+    """From here on ``gpus`` are held and paid for. ``warnings``: what about the nodes may cost the run its
+    work."""
 
     nodes: list[str]
     gpus: int
@@ -80,7 +81,8 @@ class ResourcesGranted(Event):
 
 @dataclass(frozen=True)
 class RunResumed(Event):
-    """Another driver took the run up: the one before ended without a last word, or somebody had stopped it."""
+    """Another driver took the run up: the one before ended without a last word, or somebody had stopped
+    it."""
 
     run: str
     because: str
@@ -112,8 +114,9 @@ class PhaseEntered(Event):
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """A global step that all ranks finished. ``loss`` is the mean over ranks, ``step_time_s`` the slowest's. One that
-    is ``skipped`` trained nothing: the loss scale of fp16 was too high for it, and is lower for the next."""
+    """A global step that all ranks finished. ``loss`` is the mean over ranks, ``step_time_s`` the slowest's.
+    One that is ``skipped`` trained nothing: the loss scale of fp16 was too high for it, and is lower for the
+    next."""
 
     attempt: int
     step: int
@@ -126,8 +129,8 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class MemoryPeaked(Event):
-    """The most memory that a rank of the attempt has taken up to this step, of all its ranks: bytes of its GPU or, of a
-    rank on a processor, of the node. Measured after steps 1, 2, 4, 8, … of an attempt."""
+    """The most memory that a rank of the attempt has taken up to this step, of all its ranks: bytes of its
+    GPU or, of a rank on a processor, of the node. Measured after steps 1, 2, 4, 8, … of an attempt."""
 
     attempt: int
     step: int
@@ -199,7 +202,8 @@ class SnapshotCommitted(Event):
 
 @dataclass(frozen=True)
 class SnapshotQuarantined(Event):
-    """A checkpoint that was committed is not loaded any more: ``reason`` says which file, or which step it followed."""
+    """A checkpoint that was committed is not loaded any more: ``reason`` says which file, or which step it
+    followed."""
 
     step: int
     tag: str
@@ -209,8 +213,8 @@ class SnapshotQuarantined(Event):
 
 @dataclass(frozen=True)
 class SnapshotPassedOver(Event):
-    """A folder looks like a checkpoint and cannot be taken for one: ``reason`` says what is wrong with its manifest.
-    It stays where it is. Told once by each driver, when it looks for one to load."""
+    """A folder looks like a checkpoint and cannot be taken for one: ``reason`` says what is wrong with its
+    manifest. It stays where it is. Told once by each driver, when it looks for one to load."""
 
     tag: str
     path: str
@@ -219,8 +223,8 @@ class SnapshotPassedOver(Event):
 
 @dataclass(frozen=True)
 class SnapshotDoubted(Event):
-    """Others could change what is committed in the run's folder: a checkpoint that is loaded from there may hold known
-    types alone. Told once by each driver, before its first attempt; ``reason`` says who could."""
+    """Others could change what is committed in the run's folder: a checkpoint that is loaded from there may
+    hold known types alone. Told once by each driver, before its first attempt; ``reason`` says who could."""
 
     path: str
     reason: str
@@ -253,7 +257,8 @@ class SnapshotFreed(Event):
 
 @dataclass(frozen=True)
 class StragglerNamed(Event):
-    """A rank that the others kept waiting for over a window of steps: its own work takes ``ratio`` times theirs."""
+    """A rank that the others kept waiting for over a window of steps: its own work takes ``ratio`` times
+    theirs."""
 
     attempt: int
     rank: int
@@ -265,8 +270,9 @@ class StragglerNamed(Event):
 
 @dataclass(frozen=True)
 class StallNamed(Event):
-    """No rank has made progress for ``silent_s``; nothing is ended for that alone. The rank that the others wait
-    for, or one of all: ``doing`` and ``awaited`` complete the sentence "rank 3 …" ("" where nothing is known)."""
+    """No rank has made progress for ``silent_s``; nothing is ended for that alone. The rank that the others
+    wait for, or one of all: ``doing`` and ``awaited`` complete the sentence "rank 3 …" ("" where nothing is
+    known)."""
 
     attempt: int
     rank: int
@@ -358,8 +364,9 @@ class RankLost(Event):
 
 @dataclass(frozen=True)
 class ProbesFailed(Event):
-    """What tells of a rank's steps has failed, and the rank trains on without it: ``where`` and ``reason`` say how. So
-    many ranks as ``observed`` still tell; where there are none, what follows in this attempt is not observed."""
+    """What tells of a rank's steps has failed, and the rank trains on without it: ``where`` and ``reason``
+    say how. So many ranks as ``observed`` still tell; where there are none, what follows in this attempt is
+    not observed."""
 
     attempt: int
     rank: int
@@ -428,7 +435,8 @@ class Record:
 
     @staticmethod
     def from_json(line: str) -> Record:
-        """Inverse of :meth:`to_json`; raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
+        """Inverse of :meth:`to_json`; raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything
+        else."""
         body = papers.json_of(line)
         if not isinstance(body, dict):
             raise papers.PaperError("it is not a JSON object")
@@ -446,13 +454,16 @@ class Record:
 
     @staticmethod
     def checked(seq: Any, elapsed_s: Any, time_unix_s: Any, event: Event) -> Record:
-        """One whose numbers can be counted with, whoever wrote them; raises ``ValueError``. The event is checked."""
+        """One whose numbers can be counted with, whoever wrote them; raises ``ValueError``. The event is
+        checked."""
         if type(seq) is not int or not 0 <= seq <= papers.LARGEST:
             raise papers.PaperError(f"seq is {papers.short(seq)} and has to be a whole number from 0")
         if type(elapsed_s) not in _NUMBERS or not 0 <= elapsed_s <= LONGEST_S:
             raise papers.PaperError(f"elapsed_s is {papers.short(elapsed_s)} and has to be seconds from 0")
         if type(time_unix_s) not in _NUMBERS or not 0 <= time_unix_s < papers.LATEST_UNIX_S:
-            raise papers.PaperError(f"time_unix_s is {papers.short(time_unix_s)} and has to be seconds since 1970")
+            raise papers.PaperError(
+                f"time_unix_s is {papers.short(time_unix_s)} and has to be seconds since 1970"
+            )
         return Record(seq, elapsed_s, time_unix_s, event)
 
 

@@ -14,7 +14,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make a folder of this mode, for its owner alone unless it is said otherwise; one that is there stays as it is."""
+    """Make a folder of this mode, for its owner alone unless it is said otherwise; one that is there stays as
+    it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
@@ -27,8 +28,8 @@ def open_no_link(path: Path, mode: str) -> IO[str]:
 
 
 def write_whole(path: Path, content: str | bytes, mode: int = 0o644, synced: bool = True) -> Path:
-    """Write a file whole or not at all, beside its place and under a name that nobody else can have made; ``synced``
-    when it must be there after a loss of power too."""
+    """Write a file whole or not at all, beside its place and under a name that nobody else can have made;
+    ``synced`` when it must be there after a loss of power too."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

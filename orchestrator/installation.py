@@ -1,4 +1,5 @@
-"""Where this package lies. Whatever looks for its own files, or starts another interpreter with it, begins here."""
+"""Where this package lies. Whatever looks for its own files, or starts another interpreter with it, begins
+here."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Standard output and error that no training depends on: closed, broken, full or of few characters; and that tell
-no secret and give a terminal no orders but our own.
+"""Standard output and error that no training depends on: closed, broken, full or of few characters; and that
+tell no secret and give a terminal no orders but our own.
 
-What a run prints is for people; the journal has everything. So whoever reads it may go (``| head -1``, a terminal
-that was closed), and the run goes on with the exit code that it earns.
+What a run prints is for people; the journal has everything. So whoever reads it may go (``| head -1``, a
+terminal that was closed), and the run goes on with the exit code that it earns.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ _GONE = {errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-# Escape sequences, whole: of colours and the cursor (CSI), of titles, links and the clipboard (OSC), the rest.
+# Escape sequences, whole: of colours and the cursor (CSI), of titles, links and the clipboard (OSC), the
+# rest.
 _ESCAPE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
-    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?|\x9b[0-?]*[ -/]*[@-~]|\x1b[ -~]?"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?|\x9b[0-?]*["
+    r" -/]*[@-~]|\x1b[ -~]?"
 )
 # Control characters of both sets, and those that make a text read otherwise than it is written.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -1,8 +1,10 @@
-"""What others may have written, read within bounds: bytes of a plain file, JSON, YAML, dataclasses of plain values.
+"""What others may have written, read within bounds: bytes of a plain file, JSON, YAML, dataclasses of plain
+values.
 
-Whoever writes a run directory chooses what lies in it: a pipe that never ends, a file larger than memory, lists that
-nest without end, a text where a number belongs. Here each of them is a :class:`PaperError` of one line, which is a
-``ValueError``, and costs neither memory nor time; :mod:`json`, :mod:`yaml` and a bare ``open`` promise none of that.
+Whoever writes a run directory chooses what lies in it: a pipe that never ends, a file larger than memory,
+lists that nest without end, a text where a number belongs. Here each of them is a :class:`PaperError` of one
+line, which is a ``ValueError``, and costs neither memory nor time; :mod:`json`, :mod:`yaml` and a bare
+``open`` promise none of that.
 """
 
 from __future__ import annotations
@@ -78,12 +80,15 @@ def why_no_path(text: str) -> str | None:
     if "\0" in text:
         return "it holds a zero character"
     if len(data) >= _MOST_PATH_BYTES or any(len(name) > _MOST_NAME_BYTES for name in data.split(b"/")):
-        return f"no name in a path has more than {_MOST_NAME_BYTES} bytes, and no path {_MOST_PATH_BYTES - 1:,}"
+        return (
+            f"no name in a path has more than {_MOST_NAME_BYTES} bytes, and no path {_MOST_PATH_BYTES - 1:,}"
+        )
     return None
 
 
 def read_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
-    """A plain file's bytes. Raises OSError, and PaperError for a pipe, a device and for more than ``most_bytes``."""
+    """A plain file's bytes. Raises OSError, and PaperError for a pipe, a device and for more than
+    ``most_bytes``."""
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
@@ -92,8 +97,8 @@ def read_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def open_plain(path: Path | str) -> io.BufferedReader:
-    """A plain file to be read. Raises OSError, and PaperError for a pipe, at which a bare ``open`` would wait for
-    ever, or a device."""
+    """A plain file to be read. Raises OSError, and PaperError for a pipe, at which a bare ``open`` would wait
+    for ever, or a device."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
@@ -146,14 +151,17 @@ def read_object(path: Path | str, most_bytes: int = MOST_BYTES) -> dict[str, Any
 
 
 def yaml_of(text: str, most_values: int = MOST_VALUES) -> Any:
-    """A value of YAML's plain types. Raises PaperError, also for what stands for more than ``most_values``."""
+    """A value of YAML's plain types. Raises PaperError, also for what stands for more than
+    ``most_values``."""
     import yaml
 
     loader = yaml.CSafeLoader(text)
     try:
         node = loader.get_single_node()
         if values_in(node) > most_values:
-            raise PaperError(f"with its aliases it stands for more than {most_values:,} values; write them out")
+            raise PaperError(
+                f"with its aliases it stands for more than {most_values:,} values; write them out"
+            )
         return None if node is None else loader.construct_document(node)
     except PaperError:
         raise
@@ -166,9 +174,9 @@ def yaml_of(text: str, most_values: int = MOST_VALUES) -> Any:
 
 
 def values_in(node: yaml.Node | None) -> float:
-    """How many values a document of YAML stands for: a few lines of aliases may stand for more than memory holds, and
-    infinitely many where one contains itself. Raises PaperError for a number that would take minutes to work out, and
-    for what nests deeper than what is read next can go."""
+    """How many values a document of YAML stands for: a few lines of aliases may stand for more than memory
+    holds, and infinitely many where one contains itself. Raises PaperError for a number that would take
+    minutes to work out, and for what nests deeper than what is read next can go."""
     return _expanded(node, {})
 
 
@@ -187,7 +195,8 @@ def _expanded(node: Any, known: dict[int, float], depth: int = 0) -> float:
 
 
 def made(kind: Callable[..., _T], body: Mapping[str, Any]) -> _T:
-    """A dataclass from its fields, each of the type that it is declared with. Raises PaperError, which names the field.
+    """A dataclass from its fields, each of the type that it is declared with. Raises PaperError, which names
+    the field.
 
     A number of a float may be whole, and NaN; no number has more than 64 bits.
     """
@@ -214,13 +223,17 @@ def _check_of(hint: Any) -> tuple[_Check, str]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         checks = [_check_of(each) for each in arguments]
-        return (lambda value: any(check(value) for check, _ in checks)), " or ".join(words for _, words in checks)
+        return (lambda value: any(check(value) for check, _ in checks)), " or ".join(
+            words for _, words in checks
+        )
     if origin is list:
         inner, words = _check_of(arguments[0])
         return (lambda value: type(value) is list and all(map(inner, value))), f"a list, each of it {words}"
     if origin is dict:
         inner, words = _check_of(arguments[1])
-        return (lambda value: type(value) is dict and all(map(inner, value.values()))), f"a map, each value {words}"
+        return (
+            lambda value: type(value) is dict and all(map(inner, value.values()))
+        ), f"a map, each value {words}"
     assert isinstance(hint, type) and issubclass(hint, enum.Enum), hint  # noqa: PT018
     return (lambda value: isinstance(value, hint)), f"one of {', '.join(str(each.value) for each in hint)}"
 

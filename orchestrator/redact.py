@@ -1,8 +1,8 @@
-"""Secrets leave the process only as ``***``: what bears the name of one, what has the form of one, and every value
-that is known to be one, wherever it occurs.
+"""Secrets leave the process only as ``***``: what bears the name of one, what has the form of one, and every
+value that is known to be one, wherever it occurs.
 
-Known are the values of secret-looking variables of the environment, and what :func:`learn` has been shown. Text is
-hidden where it is written: papers, events, MLflow's fields, and all that is printed.
+Known are the values of secret-looking variables of the environment, and what :func:`learn` has been shown.
+Text is hidden where it is written: papers, events, MLflow's fields, and all that is printed.
 """
 
 from __future__ import annotations
@@ -18,53 +18,70 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-# Shorter ones, and short words of letters alone, are hidden under their name, and not wherever their letters occur.
+# Shorter ones, and short words of letters alone, are hidden under their name, and not wherever their letters
+# occur.
 LEAST_CHARACTERS, LEAST_LETTERS = 5, 8
 
 _T = TypeVar("_T")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_WORDS = {
-    "token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "passcode", "pass", "pwd", "pat",
-    "credential", "credentials", "cred", "creds", "apikey", "apikeys", "accesskey", "secretkey", "privatekey",
-    "authkey", "auth", "authorization", "bearer", "cookie", "cookies", "jwt", "sas", "netrc", "kubeconfig",
+    "token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "passcode", "pass", "pwd",
+    "pat", "credential", "credentials", "cred", "creds", "apikey", "apikeys", "accesskey", "secretkey",
+    "privatekey", "authkey", "auth", "authorization", "bearer", "cookie", "cookies", "jwt", "sas", "netrc",
+    "kubeconfig",
 }  # fmt: skip
 _SECRET_ENDS = ("password", "passwd", "secret", "apikey")
 # Two words that say so together, whatever follows.
-_SECRET_PAIRS = {("access", "key"), ("api", "key"), ("secret", "key"), ("private", "key"), ("access", "token"),
-                 ("account", "key"), ("service", "account")}  # fmt: skip
+_SECRET_PAIRS = {("access", "key"), ("api", "key"), ("secret", "key"), ("private", "key"),
+                 ("access", "token"), ("account", "key"), ("service", "account")}  # fmt: skip
 # A name that ends in one of these is about something else: where the secret lies, or how long it is.
 _ABOUT = {
-    "path", "file", "files", "dir", "folder", "url", "uri", "host", "port", "name", "names", "id", "ids", "mode",
-    "type", "types", "kind", "enabled", "required", "length", "len", "size", "count", "num", "dim", "index", "provider",
-    "parallelism", "format", "version", "sock", "method", "rate", "ratio", "limit", "budget", "time", "timeout", "ttl",
-    "level", "fn", "func", "cls", "class", "tokens", "tokenizer", "cost", "loss", "weight", "embedding", "head",
-    "heads", "accuracy", "entropy", "norm", "prob", "probs", "logprob", "logprobs", "throughput", "s", "ms", "sec",
-    "seconds",
+    "path", "file", "files", "dir", "folder", "url", "uri", "host", "port", "name", "names", "id", "ids",
+    "mode", "type", "types", "kind", "enabled", "required", "length", "len", "size", "count", "num", "dim",
+    "index", "provider", "parallelism", "format", "version", "sock", "method", "rate", "ratio", "limit",
+    "budget", "time", "timeout", "ttl", "level", "fn", "func", "cls", "class", "tokens", "tokenizer", "cost",
+    "loss", "weight", "embedding", "head", "heads", "accuracy", "entropy", "norm", "prob", "probs",
+    "logprob", "logprobs", "throughput", "s", "ms", "sec", "seconds",
 }  # fmt: skip
 # Training terms: "eos_token" is a word of the vocabulary, "text_key" a column, "forward_pass" a computation.
 _TRAINING = {
-    "token": {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "per", "max", "min", "num", "n", "special", "image",
-              "audio", "video", "start", "end", "stop", "next", "first", "last", "prompt", "extra", "sample", "think",
-              "decoder", "additional", "usd", "flops", "bytes"},
-    "pass": {"forward", "backward", "single", "multi", "first", "second", "last", "one", "two", "per", "low", "high",
-             "band", "fwd", "bwd", "n", "num"},
-    "key": {"text", "label", "image", "input", "target", "sort", "group", "primary", "foreign", "partition", "query",
-            "cache", "metric", "column", "audio", "prompt", "response", "user", "data", "value", "source", "feature",
-            "output", "loss", "answer", "question", "message", "messages", "content", "chosen", "rejected", "monitor"},
+    "token": {"pad", "eos", "bos", "unk", "mask", "sep", "cls", "per", "max", "min", "num", "n", "special",
+              "image", "audio", "video", "start", "end", "stop", "next", "first", "last", "prompt", "extra",
+              "sample", "think", "decoder", "additional", "usd", "flops", "bytes"},
+    "pass": {"forward", "backward", "single", "multi", "first", "second", "last", "one", "two", "per", "low",
+             "high", "band", "fwd", "bwd", "n", "num"},
+    "key": {"text", "label", "image", "input", "target", "sort", "group", "primary", "foreign", "partition",
+            "query", "cache", "metric", "column", "audio", "prompt", "response", "user", "data", "value",
+            "source", "feature", "output", "loss", "answer", "question", "message", "messages", "content",
+            "chosen", "rejected", "monitor"},
     "pat": set(),
     "auth": set(),
 }  # fmt: skip
-_COMMON = {"false", "true", "none", "null", "token", "secret", "password", "passwd", "default", "public", "basic"}
+_COMMON = {
+    "false",
+    "true",
+    "none",
+    "null",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "default",
+    "public",
+    "basic",
+}
 _FORMS = re.compile(
     r"""
-      (?P<scheme>\b[a-z][a-z0-9+.-]{1,20}+://[^\s:/@"']{0,200}+):[^\s"'<>]{1,500}@  # a password, whatever is in it
+      (?P<scheme>\b[a-z][a-z0-9+.-]{1,20}+://[^\s:/@"']{0,200}+):[^\s"'<>]{1,500}@  # a password
     | (?P<lone>\b[a-z][a-z0-9+.-]{1,20}+://)[^\s:/@"']{16,500}+@         # a token in the place of a user
-    | (?P<query>[?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|passwd|auth|credential)=)[^&\s"'\#]+
+    | (?P<query>[?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|passwd|auth|credential)=)
+      [^&\s"'\#]+
     | (?P<header>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/-]{12,}=*
     | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
     | \b(?:hf_|api_org_|gh[opsru]_|npm_|r8_|gsk_|wandb_v1_)[A-Za-z0-9]{20,}
     | \bgithub_pat_\w{20,} | \bglpat-[\w-]{16,} | \bsk-[\w-]{20,} | \bxox[a-z]-[\w-]{10,} | \bnvapi-[\w-]{20,}
-    | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b | \bAIza[\w-]{35} | \bya29\.[\w-]{20,} | \bdapi[0-9a-f]{32} | \bpypi-[\w-]{16,}
+    | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b | \bAIza[\w-]{35} | \bya29\.[\w-]{20,} | \bdapi[0-9a-f]{32}
+    | \bpypi-[\w-]{16,}
     | \beyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+                               # a JSON web token
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -82,8 +99,8 @@ _known: set[str] = set()
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable or key of this name holds a secret: ``WANDB_API_KEY`` and ``hubPassword`` do, ``max_token``,
-    ``text_key`` and ``key_file`` do not."""
+    """Whether a variable or key of this name holds a secret: ``WANDB_API_KEY`` and ``hubPassword`` do,
+    ``max_token``, ``text_key`` and ``key_file`` do not."""
     words = _words(name)
     if any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words)):
         return words[-1] not in {"path", "file", "dir"}
@@ -117,7 +134,8 @@ def known() -> list[str]:
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """A copy of a structure of dicts, lists and texts without the secrets; ``name`` is what the value goes by."""
+    """A copy of a structure of dicts, lists and texts without the secrets; ``name`` is what the value goes
+    by."""
     return _redacted(value, is_secret(name) if name else False)
 
 
@@ -135,7 +153,8 @@ def redact_fields(said: _T) -> _T:
     news = {}
     for field in dataclasses.fields(said):  # type: ignore[arg-type]
         value = getattr(said, field.name)
-        if isinstance(value, str | list) and (hidden := redact(value)) != value:  # what is counted is no secret
+        # what is counted is no secret
+        if isinstance(value, str | list) and (hidden := redact(value)) != value:
             news[field.name] = hidden
     return dataclasses.replace(said, **news) if news else said  # type: ignore[type-var]
 
@@ -171,7 +190,11 @@ def _secrets(value: Any, name: str, hide: bool = False) -> Iterator[str]:
 def _values() -> re.Pattern[str] | None:
     """All known secrets, in every way that they are written; the longest first."""
     known = _known | _worth_hiding(_secrets(dict(os.environ), ""))
-    ways = {way for text in known for way in (text, quote(text, safe=""), json.dumps(text)[1:-1], repr(text)[1:-1])}
+    ways = {
+        way
+        for text in known
+        for way in (text, quote(text, safe=""), json.dumps(text)[1:-1], repr(text)[1:-1])
+    }
     return re.compile("|".join(map(re.escape, sorted(ways, key=len, reverse=True)))) if ways else None
 
 
@@ -196,9 +219,14 @@ def _is_path(text: str) -> bool:
 def _hide_assigned(match: re.Match[str]) -> str:
     value = match["value"]
     name = (match["name"] or match["named"]).rpartition(".")[2]
-    if not is_secret(name) or (len(_words(name)) == 1 and _words(name)[0] == "key") or value in ('""', "''", HIDDEN):
+    if (
+        not is_secret(name)
+        or (len(_words(name)) == 1 and _words(name)[0] == "key")
+        or value in ('""', "''", HIDDEN)
+    ):
         return match[0]  # "key" alone is what any table has
-    if _NUMBER.fullmatch(value):  # "token=128" of a training log; one that is a password is known by its value
+    # "token=128" of a training log; one that is a password is known by its value
+    if _NUMBER.fullmatch(value):
         return match[0]
     quoted = value[0] if value[0] in "\"'" else ""
     return f"{match['before']}{quoted}{HIDDEN}{quoted}"

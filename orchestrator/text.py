@@ -28,7 +28,8 @@ def count(value: float | None) -> str:
 
 
 def _large(value: float, least: float) -> str | None:
-    """Three digits and a magnitude; None below ``least``. What rounds up to the next magnitude has that one."""
+    """Three digits and a magnitude; None below ``least``. What rounds up to the next magnitude has that
+    one."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if size >= least and abs(value) >= size * 0.9995:
             scaled = value / size
@@ -41,8 +42,8 @@ def percent(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """$0.00184, $12.30, $9,300.12, $45,678, $16.9M, $1.2B: to the cent where cents matter, below a dollar to three
-    digits, since small runs cost little."""
+    """$0.00184, $12.30, $9,300.12, $45,678, $16.9M, $1.2B: to the cent where cents matter, below a dollar to
+    three digits, since small runs cost little."""
     if value is None or math.isnan(value):
         return UNKNOWN
     sign, amount = "-" if value < 0 else "", abs(value)

@@ -15,10 +15,11 @@ _ROOT = 0
 
 
 def check_ours(path: Path, what: str) -> None:
-    """Refuse what somebody else owns, or may exchange: raises :class:`ConfigError` with the reason and the remedy.
+    """Refuse what somebody else owns, or may exchange: raises :class:`ConfigError` with the reason and the
+    remedy.
 
-    A folder on the way to it may be root's, and may be open to everybody where each can remove only what is theirs
-    (the sticky bit, as ``/tmp`` has it). Links are followed, and where they lie is looked at too.
+    A folder on the way to it may be root's, and may be open to everybody where each can remove only what is
+    theirs (the sticky bit, as ``/tmp`` has it). Links are followed, and where they lie is looked at too.
     """
     if (reason := why_not_ours(path)) is not None:
         remedy = "mend that, or give --trust if you know who wrote it"
@@ -26,8 +27,9 @@ def check_ours(path: Path, what: str) -> None:
 
 
 def check_nobody_elses(path: Path) -> None:
-    """Refuse to begin in a folder that somebody else has made before us, or in which everybody may put files: raises
-    :class:`ConfigError`. How our own is shared with a group is our user's choice; one that is not there is nobody's.
+    """Refuse to begin in a folder that somebody else has made before us, or in which everybody may put files:
+    raises :class:`ConfigError`. How our own is shared with a group is our user's choice; one that is not
+    there is nobody's.
     """
     if not os.path.lexists(path):
         return
@@ -36,13 +38,14 @@ def check_nobody_elses(path: Path) -> None:
         reason = f"{path} may be written by everybody"
     if reason is not None:
         raise ConfigError(
-            f"{path}: a run begins in nobody else's folder, and {reason}; choose another run_name or run_dir, or give "
-            "--trust if you know who made it"
+            f"{path}: a run begins in nobody else's folder, and {reason}; choose another run_name or run_dir,"
+            " or give --trust if you know who made it"
         )
 
 
 def whose(path: Path) -> str | None:
-    """To whom a file or folder belongs if it is neither ours nor root's, wherever it lies; None where it is."""
+    """To whom a file or folder belongs if it is neither ours nor root's, wherever it lies; None where it
+    is."""
     for place in dict.fromkeys((path, path.resolve())):
         try:
             uid = place.lstat().st_uid
@@ -91,15 +94,17 @@ def _our_users(itself: bool) -> set[int]:
 
 def _unmapped() -> set[int]:
     try:
-        whole = any(int(line.split()[2]) > 1 << 31 for line in Path("/proc/self/uid_map").read_text().splitlines())
+        whole = any(
+            int(line.split()[2]) > 1 << 31 for line in Path("/proc/self/uid_map").read_text().splitlines()
+        )
         return set() if whole else {int(Path("/proc/sys/kernel/overflowuid").read_text())}
     except (OSError, ValueError, IndexError):
         return set()
 
 
 def _is_nobody_elses(gid: int) -> bool:
-    """Root's group, which a user without a name has in a container, or one of our user's alone, as many systems make
-    them: it bears the user's name and has no other member."""
+    """Root's group, which a user without a name has in a container, or one of our user's alone, as many
+    systems make them: it bears the user's name and has no other member."""
     if gid == _ROOT:
         return True
     try:

@@ -31,5 +31,6 @@ def _no_cluster_of_the_developer() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with tables and no rows: making them takes longer than all that most tests do with them."""
+    """An MLflow database with tables and no rows: making them takes longer than all that most tests do with
+    them."""
     return make_database(tmp_path_factory.mktemp("empty") / "mlflow.db")

@@ -23,7 +23,8 @@ HIDDEN, LAYERS, MICRO_BATCH = 256, 4, 4
 
 
 def process_began_unix_s() -> float:
-    """From the kernel, to a tick of 10 ms; counted from boot, as psutil's knows the boot to the second only."""
+    """From the kernel, to a tick of 10 ms; counted from boot, as psutil's knows the boot to the second
+    only."""
     started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - age_s
@@ -38,11 +39,15 @@ def make_engine(cuda: bool):
         "zero_optimization": {"stage": 2},
         "bf16": {"enabled": cuda},
     }
-    return deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)[0]
+    return deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)[
+        0
+    ]
 
 
 def train_step(engine, cuda: bool) -> None:
-    batch = torch.randn(MICRO_BATCH, HIDDEN, device=engine.device, dtype=torch.bfloat16 if cuda else torch.float32)
+    batch = torch.randn(
+        MICRO_BATCH, HIDDEN, device=engine.device, dtype=torch.bfloat16 if cuda else torch.float32
+    )
     loss = engine(batch).square().mean()
     engine.backward(loss)
     engine.step()

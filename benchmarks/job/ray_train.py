@@ -1,4 +1,5 @@
-"""The same script under Ray Train: python ray_train.py --ranks N [--address HOST:PORT] ... SCRIPT ARGUMENTS"""
+"""The same script under Ray Train: python ray_train.py --ranks N [--address HOST:PORT] ... SCRIPT
+ARGUMENTS"""
 
 import argparse
 import json
@@ -33,7 +34,9 @@ def main() -> None:
     # Ray's own number of CPUs is that of the cores: more ranks than that would wait for ever.
     cpus = {"num_cpus": max(os.cpu_count() or 1, args.ranks + 1)} if args.address == "local" else {}
     ray.init(args.address, **cpus)
-    (args.folder / "driver.json").write_text(json.dumps({"imported": IMPORTED_UNIX_S, "attached": time.time()}))
+    (args.folder / "driver.json").write_text(
+        json.dumps({"imported": IMPORTED_UNIX_S, "attached": time.time()})
+    )
     trainer = TorchTrainer(
         train,
         train_loop_config={"argv": args.argv},

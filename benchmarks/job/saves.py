@@ -1,9 +1,10 @@
 """A DeepSpeed job of any size that trains a step, saves, and so on, and notes how long each save held it up.
 
-It knows nothing of who started it. Each rank appends JSON lines to DIR/rank-N.PID.jsonl, with the `step` and the
-`seconds` since all ranks began to save: saved (`save_checkpoint` has returned; `wrote` are the bytes that this
-process handed to the kernel for it), then on rank 0 synced (fsync of all that was added, where DeepSpeed wrote it)
-or committed (where an engine of its own puts it on the disk behind the training). The next step begins after that.
+It knows nothing of who started it. Each rank appends JSON lines to DIR/rank-N.PID.jsonl, with the `step` and
+the `seconds` since all ranks began to save: saved (`save_checkpoint` has returned; `wrote` are the bytes that
+this process handed to the kernel for it), then on rank 0 synced (fsync of all that was added, where DeepSpeed
+wrote it) or committed (where an engine of its own puts it on the disk behind the training). The next step
+begins after that.
 """
 
 import argparse
@@ -29,14 +30,18 @@ def make_engine(parameters: int):
     """About so many parameters, in bf16, with AdamW's state in fp32: 14 bytes each in a checkpoint."""
     hidden = 1024 if parameters < 50_000_000 else 2048
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(hidden, hidden, bias=False) for _ in range(max(1, round(parameters / hidden**2)))]
+    layers = [
+        torch.nn.Linear(hidden, hidden, bias=False) for _ in range(max(1, round(parameters / hidden**2)))
+    ]
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 1},
         "bf16": {"enabled": True},
     }
     model = torch.nn.Sequential(*layers)
-    engine = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)[0]
+    engine = deepspeed.initialize(
+        model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config
+    )[0]
     return engine, hidden
 
 

@@ -1,8 +1,8 @@
 """A plain DeepSpeed job that saves, loads what it finds and trains on, and notes when it did what.
 
 It knows nothing of who started it. Each rank appends JSON lines to DIR/rank-N.PID.jsonl: `what` (script,
-imported, process_group, initialized, loaded, step, saved), `at` (Unix seconds), and for loaded, step and saved
-the `step` and the `seconds` it took.
+imported, process_group, initialized, loaded, step, saved), `at` (Unix seconds), and for loaded, step and
+saved the `step` and the `seconds` it took.
 """
 
 import time
@@ -24,7 +24,8 @@ MICRO_BATCH = 4
 
 
 class Notes:
-    """What this rank has done. A line is in the file when `add` returns, so that a killed rank's notes stay."""
+    """What this rank has done. A line is in the file when `add` returns, so that a killed rank's notes
+    stay."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"rank-{os.environ['RANK']}.{os.getpid()}.jsonl"
@@ -44,11 +45,15 @@ def make_engine(hidden: int, layers: int, stage: int, cuda: bool):
         "zero_optimization": {"stage": stage},
         "bf16": {"enabled": cuda},
     }
-    return deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)[0]
+    return deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(model.parameters()), config=config)[
+        0
+    ]
 
 
 def train_step(engine, hidden: int, cuda: bool) -> None:
-    batch = torch.randn(MICRO_BATCH, hidden, device=engine.device, dtype=torch.bfloat16 if cuda else torch.float32)
+    batch = torch.randn(
+        MICRO_BATCH, hidden, device=engine.device, dtype=torch.bfloat16 if cuda else torch.float32
+    )
     loss = engine(batch).square().mean()
     engine.backward(loss)
     engine.step()

@@ -26,7 +26,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def join() -> None:
-    """Meet the other ranks: whoever started them has put RANK, WORLD_SIZE and the rest into the environment."""
+    """Meet the other ranks: whoever started them has put RANK, WORLD_SIZE and the rest into the
+    environment."""
     if get_accelerator().device_name() == "cpu":
         # DeepSpeed would spend the first minutes on compiling a collective for CPUs; gloo does the same.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -36,7 +37,8 @@ def join() -> None:
 
 
 def make_engine(args: argparse.Namespace) -> deepspeed.DeepSpeedEngine:
-    """Batch sizes, ZeRO stage and precision come from the DeepSpeed file, the learning rate from the arguments."""
+    """Batch sizes, ZeRO stage and precision come from the DeepSpeed file, the learning rate from the
+    arguments."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(1, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
@@ -51,7 +53,8 @@ def loss_of(engine: deepspeed.DeepSpeedEngine, samples: torch.Tensor) -> torch.T
 
 
 def train_step(engine: deepspeed.DeepSpeedEngine, step: int) -> None:
-    """One optimizer step. The batch follows from the step alone, so a resumed run sees what it would have seen."""
+    """One optimizer step. The batch follows from the step alone, so a resumed run sees what it would have
+    seen."""
     generator = torch.Generator().manual_seed(step)
     batch = torch.empty(engine.train_batch_size(), 1).uniform_(-3, 3, generator=generator)
     mine = batch.chunk(dist.get_world_size())[dist.get_rank()]

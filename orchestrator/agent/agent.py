@@ -62,8 +62,8 @@ class NodeAgent(CheckpointFiles):
         place: Callable[[], Place] | None = None,
         own_process: bool = False,
     ) -> None:
-        """``place`` tells where this node is; None is by itself, without a cluster. ``own_process``: nothing else
-        runs in this process, so that signals and its end are the agent's."""
+        """``place`` tells where this node is; None is by itself, without a cluster. ``own_process``: nothing
+        else runs in this process, so that signals and its end are the agent's."""
         if own_process:
             _leave_stopping_to_the_driver(assignment.stop_signals)
             end_with_raylet()
@@ -83,7 +83,8 @@ class NodeAgent(CheckpointFiles):
     def describe(self, shell: Mapping[str, str], held_back: Mapping[str, str]) -> dict[str, Any]:
         """Who this node is, and what about it differs from the plan; the zygote imports meanwhile.
 
-        ``shell`` is what its ranks have from the shell that started the run, ``held_back`` what they have not.
+        ``shell`` is what its ranks have from the shell that started the run, ``held_back`` what they have
+        not.
         """
         self.assignment = replace(self.assignment, shell=dict(shell), held_back=dict(held_back))
         here = self._place
@@ -111,7 +112,8 @@ class NodeAgent(CheckpointFiles):
             return [str(error)]
 
     def report(self) -> dict[str, Any]:
-        """The run, for those who look at the cluster; the fields of :class:`~orchestrator.cluster.overview.LiveRun`."""
+        """The run, for those who look at the cluster; the fields of
+        :class:`~orchestrator.cluster.overview.LiveRun`."""
         told = self.assignment
         return {
             "name": told.run,
@@ -153,7 +155,8 @@ class NodeAgent(CheckpointFiles):
             self._snapshots.forget(from_step)
 
     def lay_out(self, restore: dict[str, Any] | None) -> list[str]:
-        """Put in place what the ranks of the next attempt will read; which files have to come from other nodes."""
+        """Put in place what the ranks of the next attempt will read; which files have to come from other
+        nodes."""
         if self._snapshots is None:
             return []
         return self._snapshots.lay_out(restore, self._ready_launcher())
@@ -163,7 +166,9 @@ class NodeAgent(CheckpointFiles):
         assert self._snapshots is not None
         self._snapshots.take(name, data, entry, first)
 
-    def start(self, attempt: int, master_addr: str, master_port: int, skip_batches: Sequence[int] = ()) -> None:
+    def start(
+        self, attempt: int, master_addr: str, master_port: int, skip_batches: Sequence[int] = ()
+    ) -> None:
         """Start this node's ranks of an attempt. Raises :class:`NodeMismatch` when ranks are still alive."""
         self._ranks.check_gone(attempt)
         specs = rank_specs(
@@ -235,6 +240,7 @@ class NodeAgent(CheckpointFiles):
 
 
 def _leave_stopping_to_the_driver(numbers: Sequence[int]) -> None:
-    """What a job manager sends to every process would end the agent, and its ranks with it, before they have saved."""
+    """What a job manager sends to every process would end the agent, and its ranks with it, before they have
+    saved."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN)

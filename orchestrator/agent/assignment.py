@@ -22,12 +22,12 @@ _SHIPPED = f"{os.sep}runtime_resources{os.sep}"
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the plan says to a node. Paths are the same on every node, save those below ``working_dir``,
-    which Ray unpacks on each; ``environment`` is all that the plan sets, on top of ``shell``, which is what came
-    from the shell that started the run, and of the node's own. ``shell`` may hold secrets: it is told to agents only.
-    So is ``held_back``, what does not travel though it may be meant to.
-    ``run_dir_mark`` is the file by which a node knows that it shares the driver's run directory; where
-    it does not, it sends its logs."""
+    """What the plan says to a node. Paths are the same on every node, save those below ``working_dir``, which
+    Ray unpacks on each; ``environment`` is all that the plan sets, on top of ``shell``, which is what came
+    from the shell that started the run, and of the node's own. ``shell`` may hold secrets: it is told to
+    agents only. So is ``held_back``, what does not travel though it may be meant to. ``run_dir_mark`` is the
+    file by which a node knows that it shares the driver's run directory; where it does not, it sends its
+    logs."""
 
     run: str
     run_dir: str
@@ -45,16 +45,17 @@ class Assignment:
     expected: dict[str, str]
     corpus: list[str]
     sample_every_s: float
-    kill_after_s: float
+    kill_grace_s: float
     run_dir_mark: str | None = None
     working_dir: str | None = None
-    # A node of a kept cluster gets a keeper of zygotes that lives this long unused; None takes only one that is there.
+    # A node of a kept cluster gets a keeper of zygotes that lives this long unused; None takes only one that
+    # is there.
     warm_idle_timeout_s: float | None = None
     unit: str = "GPU"
     usd_per_gpu_hour: float = 0.0
     mtbf_s: float = 0.0  # mean time between failures of all its GPUs together
-    # Checkpoints are staged in the first of these with room for this many bytes (None is not known); none of them
-    # where they are left to DeepSpeed.
+    # Checkpoints are staged in the first of these with room for this many bytes (None is not known); none of
+    # them where they are left to DeepSpeed.
     snapshots: bool = False
     snapshot_dirs: list[str] = field(default_factory=list)
     snapshot_bytes: int | None = None
@@ -69,12 +70,12 @@ class Assignment:
     held_back: dict[str, str] = field(default_factory=dict, repr=False)
     hang_factor: float = 3.0
     hang_floor_s: float = 60.0
-    hang_unknown_s: float = 90.0
+    hang_timeout_cold_s: float = 90.0
     hang_evidence_s: float = 120.0
     hang_after_s: float | None = None
     stop_signals: list[int] = field(default_factory=list)
-    unkillable_s: float = 15.0
-    agent_silence_s: float = 30.0
+    sigkill_timeout_s: float = 15.0
+    agent_timeout_s: float = 30.0
     straggler_factor: float = 1.5
     straggler_steps: int = 20
     straggler_after_s: float = 300.0
@@ -86,7 +87,8 @@ class Assignment:
 
 
 def base_environment(assignment: Assignment) -> dict[str, str]:
-    """A rank's: the node's own without what Ray put there, what came from the run's shell, and the plan's on top."""
+    """A rank's: the node's own without what Ray put there, what came from the run's shell, and the plan's on
+    top."""
     return own_environment() | assignment.shell | assignment.environment
 
 
@@ -101,7 +103,11 @@ def own_environment() -> dict[str, str]:
     Ray puts the folder that it shipped on PYTHONPATH. A script finds its own folder without that, and
     with it every change of a file would ask for another zygote.
     """
-    own = {k: v for k, v in without_leftovers(os.environ).items() if not k.startswith("RAY_") and k not in _NOT_ITS_OWN}
+    own = {
+        k: v
+        for k, v in without_leftovers(os.environ).items()
+        if not k.startswith("RAY_") and k not in _NOT_ITS_OWN
+    }
     path = [entry for entry in own.pop("PYTHONPATH", "").split(os.pathsep) if entry and _SHIPPED not in entry]
     return own | ({"PYTHONPATH": os.pathsep.join(path)} if path else {}) | compiled_programs(own)
 

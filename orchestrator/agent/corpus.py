@@ -62,12 +62,14 @@ def find(sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> list[TextFi
                 f"job.corpus: '{source}' names no file (looked in {cwd}); "
                 f"give an existing file, directory or glob, or '{STDLIB}'"
             )
-        files += [TextFile(path, path.removeprefix(f"{root}{os.sep}"), os.stat(path).st_size) for path in paths]
+        files += [
+            TextFile(path, path.removeprefix(f"{root}{os.sep}"), os.stat(path).st_size) for path in paths
+        ]
     size_bytes = sum(file.size_bytes for file in files)
     if size_bytes < least_bytes:
         raise ConfigError(
-            f"job.corpus: {','.join(sources)} holds {size_bytes} bytes in {len(files)} files, but one sequence "
-            f"needs {least_bytes}; give more text or a smaller model.seq_len"
+            f"job.corpus: {','.join(sources)} holds {size_bytes} bytes in {len(files)} files, but one"
+            f" sequence needs {least_bytes}; give more text or a smaller model.seq_len"
         )
     return files
 
@@ -94,7 +96,9 @@ def _walk(root: Path, suffix: str = "", beside: frozenset[str] = frozenset()) ->
     found: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__pycache__" and f not in beside]
-        found += [f"{folder}{os.sep}{name}" for name in names if name.endswith(suffix) and not name.startswith(".")]
+        found += [
+            f"{folder}{os.sep}{name}" for name in names if name.endswith(suffix) and not name.startswith(".")
+        ]
     return sorted(path for path in found if os.path.isfile(path))
 
 

@@ -23,8 +23,8 @@ COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
 
 
 def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> dict[str, str]:
-    """Facts by name: ``python``, ``package <name>``, ``orchestrator sha256``, ``script sha256`` and, if any, ``corpus
-    fingerprint``.
+    """Facts by name: ``python``, ``package <name>``, ``orchestrator sha256``, ``script sha256`` and, if any,
+    ``corpus fingerprint``.
 
     Raises :class:`ConfigError` when the script or the corpus is not there.
     """
@@ -89,7 +89,9 @@ def gpu_differences(product_names: Sequence[str], count: int) -> list[str]:
         problems.append(f"GPUs: {len(gpus)} there, {count} in the plan")
     for gpu in gpus[:count]:
         if product_names and not any(name.lower() in gpu.product.lower() for name in product_names):
-            problems.append(f"GPU {gpu.index}: '{gpu.product}' there, {' or '.join(product_names)} in the plan")
+            problems.append(
+                f"GPU {gpu.index}: '{gpu.product}' there, {' or '.join(product_names)} in the plan"
+            )
     return problems
 
 

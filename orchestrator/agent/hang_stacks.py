@@ -19,8 +19,8 @@ from orchestrator import papers
 from orchestrator.installation import PACKAGE
 from orchestrator.rank import stacks
 
-# A rank answers in milliseconds, unless native code keeps the interpreter to itself: then a signal makes it answer,
-# unless the kernel does not let it.
+# A rank answers in milliseconds, unless native code keeps the interpreter to itself: then a signal makes it
+# answer, unless the kernel does not let it.
 SIGNAL_AFTER_S = 5.0
 ANSWER_S = SIGNAL_AFTER_S + 2.0
 STOPPED, GONE, UNINTERRUPTIBLE = "stopped", "gone", "uninterruptible"
@@ -39,8 +39,8 @@ _COLLECTIVE = re.compile(
 _LEAVING = ("destroy_process_group",)
 # Where the main thread waits for those that run the backward pass of a GPU.
 _AUTOGRAD = "_engine_run_backward"
-# Code that hands work to a device and takes results from it: a rank that is here may have entered a collective
-# or not, because on a GPU these go on behind the program's back.
+# Code that hands work to a device and takes results from it: a rank that is here may have entered a
+# collective or not, because on a GPU these go on behind the program's back.
 _MAY_WAIT_FOR_DEVICE = re.compile(r"/(torch|deepspeed)/(?!utils/data/)")
 _MAY_WAIT_IN_LINE = re.compile(r"\.(wait|item|synchronize|cpu|tolist|numpy|to)\(")
 
@@ -58,7 +58,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StackVerdict:
     """A rank at one moment. ``entered``: its main thread is in a collective; None where that cannot be known
     (no stack, or it may be waiting for the device). ``where``: the innermost frame of the user's own code,
     "" where there is none."""
@@ -68,7 +68,7 @@ class Seen:
     state: str
 
 
-class Asked(Protocol):
+class AskableRank(Protocol):
     """A rank that can be asked, as its launcher knows it."""
 
     pid: int
@@ -79,11 +79,13 @@ class Asked(Protocol):
 class Inquiry:
     """Asks the ranks of a node for their stacks, by rank, without waiting for them."""
 
-    def __init__(self, ranks: Mapping[int, Asked], now_s: float) -> None:
+    def __init__(self, ranks: Mapping[int, AskableRank], now_s: float) -> None:
         self._pids = {rank: one.pid for rank, one in ranks.items()}
         # A rank that is starting has a place for answers before it hears the question: it is not waited for.
         hears = [rank for rank, pid in self._pids.items() if _catches(pid)]
-        self._files = {rank: path for rank in hears if (path := stacks.answers_of(self._pids[rank])) is not None}
+        self._files = {
+            rank: path for rank in hears if (path := stacks.answers_of(self._pids[rank])) is not None
+        }
         self._since = {rank: _size(path) for rank, path in self._files.items()}
         self._signal_due_s: float | None = now_s + SIGNAL_AFTER_S
         self._until_s = now_s + ANSWER_S
@@ -92,7 +94,8 @@ class Inquiry:
             ranks[rank].ask_stacks()
 
     def poll(self, now_s: float) -> dict[int, str] | None:
-        """The stacks by rank once all that can answer have, "" for the others; None as long as some may come."""
+        """The stacks by rank once all that can answer have, "" for the others; None as long as some may
+        come."""
         before, self._texts = self._texts, self._texts | collect(self._files, self._since)
         awaited = [rank for rank in self._files if process_state(self._pids[rank]) not in (STOPPED, GONE)]
         complete = all(_complete(self._texts[rank], self._signal_due_s is None) for rank in awaited)
@@ -102,13 +105,14 @@ class Inquiry:
             ask_by_signal(self._pids[rank] for rank in awaited if not self._texts[rank])
         return dict(self._texts) if settled or now_s >= self._until_s else None
 
-    def judge(self) -> dict[int, Seen]:
+    def judge(self) -> dict[int, StackVerdict]:
         """What the stacks of the last poll say, with the ranks' states now."""
         return {rank: judge(self._texts[rank], process_state(pid)) for rank, pid in self._pids.items()}
 
 
 def ask_by_signal(pids: Iterable[int]) -> None:
-    """Have ranks write down their stacks. The signal would kill a process that does not answer: it gets none."""
+    """Have ranks write down their stacks. The signal would kill a process that does not answer: it gets
+    none."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             if _catches(pid):
@@ -126,7 +130,8 @@ def collect(files: Mapping[int, str], since: Mapping[int, int]) -> dict[int, str
 
 
 def keep(texts: Mapping[int, str], paths: Mapping[int, Path], heading: str) -> None:
-    """Append stacks to the ranks' files. One that cannot be written is left out: a full disk is no reason to fail."""
+    """Append stacks to the ranks' files. One that cannot be written is left out: a full disk is no reason to
+    fail."""
     for rank, text in texts.items():
         if text:
             with contextlib.suppress(OSError), paths[rank].open("a", encoding="utf-8") as stream:
@@ -142,24 +147,26 @@ def process_state(pid: int) -> str:
     return _STATES.get(stat.rpartition(")")[2].split()[0], GONE)
 
 
-def judge(stack_text: str, state: str, line_of: Callable[[str, int], str] = linecache.getline) -> Seen:
+def judge(
+    stack_text: str, state: str, line_of: Callable[[str, int], str] = linecache.getline
+) -> StackVerdict:
     """Read one answer of ``faulthandler`` (of all threads, most recent call first)."""
     threads = _threads(stack_text)
     main = _main_of(threads)
     if not main:
-        return Seen(None, "", state)
+        return StackVerdict(None, "", state)
     folder = _script_folder(main)
     own = next((frame for frame in main if _is_own(frame, folder)), None)
     where = str(own) if own is not None else ""
     if _in_collective(main, folder):
-        return Seen(True, where, state)
+        return StackVerdict(True, where, state)
     if main[0].name == _AUTOGRAD:
         others = any(_in_collective(frames, folder) for frames in threads if frames is not main)
-        return Seen(True if others else None, where, state)
-    return Seen(None if _may_wait(main[0], main[0] is own, line_of) else False, where, state)
+        return StackVerdict(True if others else None, where, state)
+    return StackVerdict(None if _may_wait(main[0], main[0] is own, line_of) else False, where, state)
 
 
-def name_culprits(seen: Sequence[tuple[int, Seen]]) -> list[int]:
+def name_culprits(seen: Sequence[tuple[int, StackVerdict]]) -> list[int]:
     """The ranks that never entered the collective while others did, stopped ones first. Where it cannot be
     known of the rest, those that certainly did not; all when none differ."""
     order = {rank: _blame(one) for rank, one in seen}
@@ -174,7 +181,7 @@ def name_culprits(seen: Sequence[tuple[int, Seen]]) -> list[int]:
 _NOT_ENTERED, _UNKNOWN, _ENTERED = 3, 4, 5
 
 
-def _blame(one: Seen) -> int:
+def _blame(one: StackVerdict) -> int:
     """Smallest first: stopped, gone, not let go by the kernel, elsewhere, not known, in the collective."""
     if one.state in (STOPPED, GONE):
         return (STOPPED, GONE).index(one.state)
@@ -186,8 +193,8 @@ def _blame(one: Seen) -> int:
 
 
 def groups_of(answer: str) -> dict[str, dict[str, Any]]:
-    """What a rank told of its process groups, see :func:`orchestrator.rank.collectives.groups`; empty where it was
-    asked by a signal."""
+    """What a rank told of its process groups, see :func:`orchestrator.rank.collectives.groups`; empty where
+    it was asked by a signal."""
     line = next((line for line in answer.splitlines() if line.startswith(stacks.GROUPS_MARK)), None)
     return _groups(line.removeprefix(stacks.GROUPS_MARK)) if line is not None else {}
 
@@ -200,7 +207,8 @@ def _groups(told: str) -> dict[str, dict[str, Any]]:
         return {}
     kinds = {"entered": int, "operation": str, "peer": bool}
     whole = isinstance(body, dict) and all(
-        isinstance(one, dict) and {name: type(value) for name, value in one.items()} == kinds for one in body.values()
+        isinstance(one, dict) and {name: type(value) for name, value in one.items()} == kinds
+        for one in body.values()
     )
     return body if whole else {}
 
@@ -225,7 +233,8 @@ def _complete(answer: str, signalled: bool) -> bool:
 def _threads(text: str) -> list[list[Frame]]:
     threads: list[list[Frame]] = []
     for line in text.splitlines():
-        if line.startswith(("Thread 0x", "Current thread 0x", "...")):  # of more than a hundred the oldest are left out
+        # of more than a hundred the oldest are left out
+        if line.startswith(("Thread 0x", "Current thread 0x", "...")):
             threads.append([])
         elif threads and (match := _FRAME.match(line)):
             threads[-1].append(Frame(match["file"], int(match["line"]), match["name"]))
@@ -264,7 +273,8 @@ def _in_collective(frames: Iterable[Frame], script_folder: str | None) -> bool:
 
 
 def _may_wait(innermost: Frame, own: bool, line_of: Callable[[str, int], str]) -> bool:
-    """Whether the innermost frame may be waiting for the device, or for a collective that was begun earlier."""
+    """Whether the innermost frame may be waiting for the device, or for a collective that was begun
+    earlier."""
     if _STANDARD_LIBRARY.search(innermost.file):
         return False
     if not own and _MAY_WAIT_FOR_DEVICE.search(innermost.file):
@@ -278,7 +288,8 @@ def _awaits_handle(frame: Frame) -> bool:
 
 
 def _catches(pid: int) -> bool:
-    """Whether a process has a handler for the signal: one that is starting, or has become another program, has not."""
+    """Whether a process has a handler for the signal: one that is starting, or has become another program,
+    has not."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

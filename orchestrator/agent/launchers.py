@@ -8,31 +8,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.agent.zygote_pool import Offer
+from orchestrator.agent.zygote_pool import ZygoteLease
 from orchestrator.errors import RankStartError
-from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, Launcher, SharedZygote, ZygoteLauncher, listening_zygote
+from orchestrator.rank.launch.launcher import (
+    DEFAULT_PRELOAD,
+    Launcher,
+    SharedZygote,
+    ZygoteLauncher,
+    listening_zygote,
+)
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 # What a node's keeper has for a key and the environment behind it.
-WarmZygotes = Callable[[ZygoteKey, dict[str, str]], Offer | None]
+WarmZygotes = Callable[[ZygoteKey, dict[str, str]], ZygoteLease | None]
 
 
 @dataclass(frozen=True)
-class Lent:
+class FixedLease:
     """One offer, for the job that it was made for: a :data:`WarmZygotes` that can travel to an agent."""
 
-    offer: Offer
+    offer: ZygoteLease
 
-    def __call__(self, wanted: ZygoteKey, _environment: dict[str, str]) -> Offer | None:
+    def __call__(self, wanted: ZygoteKey, _environment: dict[str, str]) -> ZygoteLease | None:
         return None if self.offer.key.difference(wanted) else self.offer
 
 
 @contextlib.contextmanager
-def early_zygote(environment: dict[str, str], log_path: Path) -> Iterator[Lent]:
+def early_zygote(environment: dict[str, str], log_path: Path) -> Iterator[FixedLease]:
     """A zygote of this process that imports while Ray starts, for an agent on this machine to fork from."""
     launcher, address = listening_zygote(environment, log_path=str(log_path))
     try:
-        yield Lent(Offer(address, launcher.key, ready=False))
+        yield FixedLease(ZygoteLease(address, launcher.key, ready=False))
     finally:
         launcher.close()
 
@@ -66,7 +72,7 @@ def standing_in(launcher: Launcher, environment: dict[str, str], log_path: str) 
     return launcher
 
 
-def _not_used(offer: Offer) -> str | None:
+def _not_used(offer: ZygoteLease) -> str | None:
     if not offer.difference:
         return None
     return f"the warm zygote does not fit this job ({'; '.join(offer.difference)}); another was started"

@@ -1,4 +1,5 @@
-"""What an assignment becomes on the node that carries it out, which folders nodes have in common, who is who there."""
+"""What an assignment becomes on the node that carries it out, which folders nodes have in common, who is who
+there."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from orchestrator.agent.assignment import Assignment
 from orchestrator.config.placeholders import INTERFACE, asks_for
 
 Interfaces = Mapping[str, Iterable[str]]
-# A start is told by the time since the machine's, which every process reads anew: it moves with the clock a little.
+# A start is told by the time since the machine's, which every process reads anew: it moves with the clock a
+# little.
 _SAME_START_S = 2.0
 
 
@@ -49,11 +51,14 @@ def on_node(assignment: Assignment, unpacked: str, there: Interfaces, address: s
 
 
 def differences(assignment: Assignment) -> list[str]:
-    """What about this node differs from the plan. Raises :class:`ConfigError` for what is not there at all."""
+    """What about this node differs from the plan. Raises :class:`ConfigError` for what is not there at
+    all."""
     seen = facts.observe(Path(assignment.script), assignment.corpus, Path(assignment.cwd))
     problems = facts.differences(assignment.expected, seen)
     if not Path(assignment.cwd).is_dir():
-        problems.append(f"job.cwd: no folder {assignment.cwd}; make it there, or ship it with launch.working_dir")
+        problems.append(
+            f"job.cwd: no folder {assignment.cwd}; make it there, or ship it with launch.working_dir"
+        )
     if assignment.device == "cuda":
         problems += facts.gpu_differences(assignment.product_names, assignment.ranks_per_node)
     return problems
@@ -89,7 +94,8 @@ def _moved_argument(arg: str, folder: str, to: str) -> str:
 
 
 def leave_mark(folder: Path) -> str:
-    """Leave a file of a new name, by which others can tell that they see the same folder; returns the name."""
+    """Leave a file of a new name, by which others can tell that they see the same folder; returns the
+    name."""
     mark = f".seen-{secrets.token_hex(8)}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / mark).touch()
@@ -104,8 +110,8 @@ def sees_mark(folder: Path, mark: str) -> bool:
 def unshared(checkpoint_dir: str, writer: str, blind: Iterable[str]) -> str:
     """The warning that nodes cannot see what another one writes."""
     return (
-        f"job.checkpoint_dir={checkpoint_dir}: {', '.join(blind)} cannot see what {writer} writes there, so a restart "
-        "could not load its checkpoints; set it to a folder on a filesystem that all nodes share"
+        f"job.checkpoint_dir={checkpoint_dir}: {', '.join(blind)} cannot see what {writer} writes there, so a"
+        " restart could not load its checkpoints; set it to a folder on a filesystem that all nodes share"
     )
 
 

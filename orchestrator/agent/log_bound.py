@@ -1,10 +1,12 @@
-"""Logs that stay within a bound while they are written: what lies between their first and last lines is left out.
+"""Logs that stay within a bound while they are written: what lies between their first and last lines is left
+out.
 
-A rank appends to its log by a descriptor that it inherited and its children have too. So the file can be neither
-replaced nor shortened without losing lines, and whoever reads along must find the rest at the same offsets. What is
-left out becomes a hole: the file keeps its length, and the disk gets the blocks back. A hole reads as zero bytes. So
-each begins with a line that says what it is and ends with the end of a line, and there are many small ones rather than
-a large one, which ``grep -a`` would take for one line and hold in memory.
+A rank appends to its log by a descriptor that it inherited and its children have too. So the file can be
+neither replaced nor shortened without losing lines, and whoever reads along must find the rest at the same
+offsets. What is left out becomes a hole: the file keeps its length, and the disk gets the blocks back. A hole
+reads as zero bytes. So each begins with a line that says what it is and ends with the end of a line, and
+there are many small ones rather than a large one, which ``grep -a`` would take for one line and hold in
+memory.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ _MOST_HEAD_BYTES = 4 * 1024 * 1024
 _MOST_HOLE_BYTES = 64 * 1024 * 1024
 # So far the end of a line is looked for.
 _LINE_BYTES = 4096
-# What a disk gives at a time. Some claim to give megabytes, which is what they like to be asked for: so much of a
-# bound is believed.
+# What a disk gives at a time. Some claim to give megabytes, which is what they like to be asked for: so much
+# of a bound is believed.
 _BLOCK_BYTES, _BLOCK_SHARE = 4096, 64
 LEAST_BYTES = _BLOCK_BYTES * _BLOCK_SHARE
 
 
 @dataclass
 class _Holes:
-    """What is left out of one log: all between ``begin`` and ``end``, but for a block on both sides of each hole."""
+    """What is left out of one log: all between ``begin`` and ``end``, but for a block on both sides of each
+    hole."""
 
     begin: int = 0
     end: int = 0
@@ -56,7 +59,8 @@ class LogBound:
 
     @property
     def end(self) -> int:
-        """Where the last hole ends: what is before is left out, or the beginning. 0 while nothing is left out."""
+        """Where the last hole ends: what is before is left out, or the beginning. 0 while nothing is left
+        out."""
         return self._holes.end
 
     def hold(self) -> None:
@@ -86,7 +90,8 @@ class LogBound:
         return 2 * self._block_bytes * count
 
     def _leave_out(self, fd: int) -> None:
-        """Another hole behind the last one, or, where what is around them takes an eighth of the bound, one for all."""
+        """Another hole behind the last one, or, where what is around them takes an eighth of the bound, one
+        for all."""
         holes = self._holes
         if not holes.count:
             begin = self._end_of_head(fd)
@@ -98,7 +103,8 @@ class LogBound:
             begin = holes.end
             grown = _Holes(holes.begin, begin, holes.count + 1)
         grown.end = _line_after(fd, max(holes.end, grown.begin) + self._hole_bytes)
-        told = f"[orchestrator] {grown.end - begin:,} bytes of this log are left out here ({self._key})\n".encode()
+        left_out = f"{grown.end - begin:,} bytes of this log are left out here ({self._key})"
+        told = f"[orchestrator] {left_out}\n".encode()
         if begin and os.pread(fd, 1, begin - 1) != b"\n":
             told = b"\n" + told
         _punch(fd, begin + len(told), grown.end - 1)
@@ -140,13 +146,14 @@ class LogBounds:
             bound.hold()
         except OSError as error:
             self._tell(
-                f"logs in {path.parent} grow beyond launch.log_max_bytes={self.most_bytes}: nothing can be left out of "
-                f"them there ({error.strerror}); watch that disk, or choose a run_root on another file system"
+                f"logs in {path.parent} grow beyond launch.log_max_bytes={self.most_bytes}: nothing can be"
+                f" left out of them there ({error.strerror}); watch that disk, or choose a run_root on"
+                " another file system"
             )
         if bound.end:
             self._tell(
-                f"logs have reached launch.log_max_bytes={self.most_bytes}: from here on what lies between their "
-                "first and last lines is left out of them"
+                f"logs have reached launch.log_max_bytes={self.most_bytes}: from here on what lies between"
+                " their first and last lines is left out of them"
             )
         return bound.end
 

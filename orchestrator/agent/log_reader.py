@@ -36,8 +36,8 @@ class LogReader:
         return self._offset
 
     def skip(self, offset: int) -> None:
-        """Go on from there, if that is ahead: what is before is no more in the file. The next lines begin with how
-        much that was."""
+        """Go on from there, if that is ahead: what is before is no more in the file. The next lines begin
+        with how much that was."""
         if offset <= self._offset:
             return
         if self._rest:
@@ -78,7 +78,9 @@ class LogReader:
     def _take_passed(self) -> list[str]:
         passed, self._passed = self._passed, []
         if self._passed_bytes:
-            passed.append(f"… {self._passed_bytes:,} bytes left out here, of the log too (launch.log_max_bytes)")
+            passed.append(
+                f"… {self._passed_bytes:,} bytes left out here, of the log too (launch.log_max_bytes)"
+            )
             self._passed_bytes = 0
         return passed
 

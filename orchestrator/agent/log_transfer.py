@@ -93,7 +93,7 @@ def sender_of(assignment: Assignment) -> LogSender | None:
     return LogSender(run_dir / "logs", assignment.world_size // assignment.ranks_per_node)
 
 
-class LogKeeper:
+class LogWriter:
     """On the driver: adds the parts to logs of the same names, and bounds these as nodes do theirs."""
 
     def __init__(self, folder: Path, bounds: LogBounds) -> None:

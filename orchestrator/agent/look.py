@@ -1,8 +1,8 @@
-"""A look at the ranks of a node that make no progress: where they are, what they wait for, and for how long they
-have done nothing at all.
+"""A look at the ranks of a node that make no progress: where they are, what they wait for, and for how long
+they have done nothing at all.
 
-Counters are read before the ranks are asked for their stacks and after they have answered, since an answer is work
-as well. That may take a while where a node has thousands of connections, so it is done in a thread.
+Counters are read before the ranks are asked for their stacks and after they have answered, since an answer is
+work as well. That may take a while where a node has thousands of connections, so it is done in a thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator.agent.hang_stacks import Frame, Inquiry, Seen, groups_of, main_thread, other_threads
+from orchestrator.agent.hang_stacks import Frame, Inquiry, StackVerdict, groups_of, main_thread, other_threads
 from orchestrator.agent.stillness import Sample, Stillness
 from orchestrator.agent.vitals import Vitals, vitals
 from orchestrator.agent.waits import Wait, wait_of
@@ -23,7 +23,9 @@ from orchestrator.rank.launch.process import RankProcess
 _ENDABLE = frozenset({Wait.LOCK, Wait.CALL, Wait.WORKERS, Wait.DISK, Wait.STOPPED})
 _OF_A_WORKER = _ENDABLE | {Wait.PIPE, Wait.GONE}
 
-_DEBUGGER = re.compile(r"/(bdb|pdb|code)\.py$|/(debugpy|pydevd|_pydevd_bundle|IPython|remote_pdb|web_pdb|rpdb)/")
+_DEBUGGER = re.compile(
+    r"/(bdb|pdb|code)\.py$|/(debugpy|pydevd|_pydevd_bundle|IPython|remote_pdb|web_pdb|rpdb)/"
+)
 _CHILD = re.compile(r"/subprocess\.py$|/asyncio/subprocess\.py$")
 _WORKERS = re.compile(r"/multiprocessing/|/torch/utils/data/|/concurrent/futures/process\.py$")
 _CONNECTION = re.compile(r"/(socket|ssl)\.py$|/http/client\.py$|/urllib3/|/grpc/_channel\.py$|/paramiko/")
@@ -104,7 +106,12 @@ class Looks:
         return self._thread.submit(self._measure, pids, int(port) if port.isdigit() else None)
 
     def _seen(
-        self, rank: int, seen: Seen, before: Mapping[int, Measured], after: Mapping[int, Measured], now_s: float
+        self,
+        rank: int,
+        seen: StackVerdict,
+        before: Mapping[int, Measured],
+        after: Mapping[int, Measured],
+        now_s: float,
     ) -> dict[str, Any]:
         pid, text = self._ranks[rank].pid, self._texts[rank]
         stack = main_thread(text)
@@ -119,7 +126,8 @@ class Looks:
 
 
 def refined(wait: Wait, stack: Sequence[Frame], others: Iterable[Sequence[Frame]]) -> Wait:
-    """What the Python stacks say about a wait that the kernel cannot tell: what is behind a lock or a pipe."""
+    """What the Python stacks say about a wait that the kernel cannot tell: what is behind a lock or a
+    pipe."""
     if any(_DEBUGGER.search(frame.file) for frame in stack):
         return Wait.DEBUGGER
     if wait in (Wait.LOCK, Wait.PIPE, Wait.UNKNOWN):
@@ -133,5 +141,6 @@ def refined(wait: Wait, stack: Sequence[Frame], others: Iterable[Sequence[Frame]
 
 
 def _talks(thread: Sequence[Frame]) -> bool:
-    """Whether a thread waits for an answer over a network, as uploads and downloads behind the main thread do."""
+    """Whether a thread waits for an answer over a network, as uploads and downloads behind the main thread
+    do."""
     return bool(thread) and _CONNECTION.search(thread[0].file) is not None and thread[0].name not in _ACCEPTS

@@ -1,4 +1,5 @@
-"""Whether the kernel killed a process of this node because memory ran out, and whether Ray would do so before it."""
+"""Whether the kernel killed a process of this node because memory ran out, and whether Ray would do so before
+it."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _MONITOR_OFF = b"RAY_memory_monitor_refresh_ms=0"
 
 
 def monitor_remark() -> str | None:
-    """What there is to say where this process's Ray watches memory: it kills its own workers, so the agent with
-    all ranks of the node, and not the rank that grew."""
+    """What there is to say where this process's Ray watches memory: it kills its own workers, so the agent
+    with all ranks of the node, and not the rank that grew."""
     parent = Path(f"/proc/{os.getppid()}")
     try:
         is_raylet = parent.joinpath("comm").read_text().strip() == "raylet"
@@ -28,13 +29,14 @@ def monitor_remark() -> str | None:
     if not is_raylet or _MONITOR_OFF in settings:
         return None
     return (
-        "Ray's memory monitor is on: when the host's memory runs out, it ends all ranks of the node instead of the one "
-        "that grew; start Ray there with RAY_memory_monitor_refresh_ms=0"
+        "Ray's memory monitor is on: when the host's memory runs out, it ends all ranks of the node instead"
+        " of the one that grew; start Ray there with RAY_memory_monitor_refresh_ms=0"
     )
 
 
 class MemoryKills:
-    """Notices by the kernel's counters. Others' processes count too where the whole host is short of memory."""
+    """Notices by the kernel's counters. Others' processes count too where the whole host is short of
+    memory."""
 
     def __init__(self) -> None:
         self._seen = _kills()

@@ -30,10 +30,12 @@ class Gather:
         self.expected = expected
         self._excused = 0
         self._waiting: dict[tuple[str, int], list[Part]] = {}  # in the order in which they began
-        self._covered: Counter[tuple[str, int]] = Counter()  # ranks; counted anew, they would be n² for n nodes
+        # ranks; counted anew, they would be n² for n nodes
+        self._covered: Counter[tuple[str, int]] = Counter()
 
     def excuse(self) -> int:
-        """One rank tells no more of its steps; how many still do. What it saves and loads it tells all the same."""
+        """One rank tells no more of its steps; how many still do. What it saves and loads it tells all the
+        same."""
         self._excused = min(self.expected, self._excused + 1)
         return self.expected - self._excused
 
@@ -113,8 +115,8 @@ def fold_steps(parts: Sequence[Part]) -> Part:
 
 
 def mean_loss(part: Part) -> float | None:
-    """The mean of the ranks' losses, or None where no rank said one; infinite or NaN where one of them is, or where the
-    sum is larger than a number can be."""
+    """The mean of the ranks' losses, or None where no rank said one; infinite or NaN where one of them is, or
+    where the sum is larger than a number can be."""
     losses = part["losses"]
     if not losses:
         return None

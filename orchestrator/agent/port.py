@@ -1,4 +1,5 @@
-"""A port for rank 0 to listen on, held until it does: a free one that nobody holds is soon somebody else's."""
+"""A port for rank 0 to listen on, held until it does: a free one that nobody holds is soon somebody
+else's."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import socket
 class HeldPort:
     """A TCP port of this node that the kernel gives to nobody, and that a server of ours can still listen on.
 
-    A socket that is bound and does not listen keeps a port from all who ask for any, and from all who bind it without
-    ``SO_REUSEADDR``. Those who set that, as torch's store does, may bind it too, and the first of them listens. So
-    it stays bound for as long as ranks may start.
+    A socket that is bound and does not listen keeps a port from all who ask for any, and from all who bind it
+    without ``SO_REUSEADDR``. Those who set that, as torch's store does, may bind it too, and the first of
+    them listens. So it stays bound for as long as ranks may start.
     """
 
     def __init__(self) -> None:

@@ -62,7 +62,10 @@ class NodeRanks:
         self._remarks: list[str] = []
         self._bounds = LogBounds(assignment.log_max_bytes, self._remarks.append)
         self._watchdog = Watchdog(
-            assignment.hang_factor, assignment.hang_floor_s, assignment.hang_unknown_s, assignment.last_step
+            assignment.hang_factor,
+            assignment.hang_floor_s,
+            assignment.hang_timeout_cold_s,
+            assignment.last_step,
         )
         self._memory_kills = MemoryKills()
         self._kill_due_s: float | None = None
@@ -153,7 +156,7 @@ class NodeRanks:
         """Ranks that make no progress, told when that changes; and those that do not die."""
         alive = self._alive()
         if self._killed_s is not None:
-            if not alive or now_s - self._killed_s < self.assignment.unkillable_s:
+            if not alive or now_s - self._killed_s < self.assignment.sigkill_timeout_s:
                 return []
             return [self._outlived(rank) for rank in alive]
         overdue = self._watchdog.overdue(now_s, [rank.process.spec.rank for rank in alive])
@@ -166,7 +169,7 @@ class NodeRanks:
     def _outlived(self, rank: _Watched) -> Part:
         """It is stuck in the kernel or a driver: whatever it holds, this node cannot be used any more."""
         rank.status = -signal.SIGKILL
-        rank.error = {"type": "", "message": f"outlived SIGKILL by {self.assignment.unkillable_s:g} s"}
+        rank.error = {"type": "", "message": f"outlived SIGKILL by {self.assignment.sigkill_timeout_s:g} s"}
         return {**self._exit_part(rank, rank.status), "node_fault": True, "node_unusable": True}
 
     def _stacks(self, now_s: float) -> list[Part]:
@@ -208,8 +211,8 @@ class NodeRanks:
         if rank.process.garbled and not rank.garbled_told:
             rank.garbled_told = True
             self._remarks.append(
-                f"rank {rank.process.spec.rank} said something that is no message, which is left out: its script, or a "
-                "child of it, writes to a descriptor that it did not open"
+                f"rank {rank.process.spec.rank} said something that is no message, which is left out: its"
+                " script, or a child of it, writes to a descriptor that it did not open"
             )
         read_bytes = rank.log.read_bytes
         lines = rank.log.lines() if status is None else rank.log.rest()
@@ -218,7 +221,9 @@ class NodeRanks:
         if len(lines) > MOST_LINES:
             on_host = f" on {socket.gethostname()}" if self.sender is not None else ""
             kept = "the first and last lines of all" if self._bounds.left_out(rank.log.path) else "all"
-            left_out = f"… {len(lines) - MOST_LINES:,} lines left out here; {kept} are in {rank.log.path}{on_host}"
+            left_out = (
+                f"… {len(lines) - MOST_LINES:,} lines left out here; {kept} are in {rank.log.path}{on_host}"
+            )
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
         if rank.process.spec.rank == 0 and not rank.error:
@@ -249,11 +254,14 @@ class NodeRanks:
                 return self._probe_failed(rank, message)
             case {"kind": kind} if kind not in KINDS and kind not in rank.unknown:
                 rank.unknown.add(kind)
-                self._remarks.append(f"rank {rank.process.spec.rank} said {kind!r}, which this version does not know")
+                self._remarks.append(
+                    f"rank {rank.process.spec.rank} said {kind!r}, which this version does not know"
+                )
         return None
 
     def _probe_failed(self, rank: _Watched, message: dict[str, Any]) -> Part | None:
-        """Its steps are not waited for any more. One that cannot answer for its stacks tells of its steps as before."""
+        """Its steps are not waited for any more. One that cannot answer for its stacks tells of its steps as
+        before."""
         number, reason = rank.process.spec.rank, _first_line(message["message"])
         if message["where"] == stacks.PROBE:
             self._remarks.append(f"rank {number} cannot tell where it is, should it hang: {reason}")
@@ -283,7 +291,11 @@ class NodeRanks:
 
 
 def _one_line(error: dict[str, Any]) -> str | None:
-    return f"{error.get('type', 'error')}: {_first_line(str(error.get('message', '')))}".strip(": ") if error else None
+    return (
+        f"{error.get('type', 'error')}: {_first_line(str(error.get('message', '')))}".strip(": ")
+        if error
+        else None
+    )
 
 
 def _first_line(text: str) -> str:

@@ -38,7 +38,9 @@ class NodeSnapshots:
         self.remark = place.remark
         self._folder = place.folder
         ranks = range(assignment.ranks_per_node)
-        self._slots = [[open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks]
+        self._slots = [
+            [open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks
+        ]
         self._fetched: list[int] = []
         self._unstaged: set[int] = set()  # ranks of which it has been said
         self._told: list[Part] = []
@@ -47,7 +49,8 @@ class NodeSnapshots:
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
 
     def told(self, attempt: int, local_rank: int) -> dict[str, Any]:
-        """What a rank of the attempt must know: see :class:`~orchestrator.checkpoint.engine.RankSnapshots`."""
+        """What a rank of the attempt must know: see
+        :class:`~orchestrator.checkpoint.engine.RankSnapshots`."""
         slots = [elsewhere(fd) for fd in self._slots[local_rank]]
         return {
             "attempt": attempt,
@@ -89,7 +92,10 @@ class NodeSnapshots:
             if header is not None and header["state"] == "staged":
                 keys = ("attempt", "tag", "step", "dir", "save_latest")
                 entries = {name: _extent_of(slot, name) for name in slot.entries()}
-                about = {key: header[key] for key in keys} | {"rank": rank, "written": _is_written(slot, header)}
+                about = {key: header[key] for key in keys} | {
+                    "rank": rank,
+                    "written": _is_written(slot, header),
+                }
                 held.append({**about, "path": path, "entries": entries})
         return held
 
@@ -103,9 +109,9 @@ class NodeSnapshots:
     def lay_out(self, restore: Mapping[str, Any] | None, launcher: Launcher) -> list[str]:
         """Make the folder that ranks are led to, with a name for every file of the checkpoint.
 
-        ``restore`` has ``save_dir``, ``tag``, ``step``, ``unvouched``, and ``files``: by name the ``rank`` that
-        wrote it, and ``memory`` (path, offset, bytes and entry in a slot) where it is restored from there. Returns
-        the files that ranks here need and that are not on this node.
+        ``restore`` has ``save_dir``, ``tag``, ``step``, ``unvouched``, and ``files``: by name the ``rank``
+        that wrote it, and ``memory`` (path, offset, bytes and entry in a slot) where it is restored from
+        there. Returns the files that ranks here need and that are not on this node.
         """
         shutil.rmtree(self._view, ignore_errors=True)
         while self._fetched:
@@ -137,7 +143,8 @@ class NodeSnapshots:
         return lacking
 
     def _write_what_is_held(self, restore: Mapping[str, Any], launcher: Launcher) -> None:
-        """A rank that died right after staging could not say so any more: its part is written all the same."""
+        """A rank that died right after staging could not say so any more: its part is written all the
+        same."""
         for held in self.holdings():
             same = all(held[key] == restore.get(of) for key, of in (("dir", "save_dir"), ("tag", "tag")))
             if not same or held["written"] or held["attempt"] != restore["attempt"]:
@@ -150,16 +157,19 @@ class NodeSnapshots:
             self._writer.write(about, [request], launcher)
 
     def _drop_what_nobody_writes(self) -> None:
-        """A rank died right after staging, and the others did not get that far: the next one in its place would
-        wait for ever until this generation is on the disk."""
+        """A rank died right after staging, and the others did not get that far: the next one in its place
+        would wait for ever until this generation is on the disk."""
         for rank, _, slot in self._opened():
             header = slot.header()
-            about = {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
+            about = (
+                {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
+            )
             if header and is_awaited(slot) and not self._writer.writes(about):
                 slot.forget()
 
     def take(self, name: str, data: bytes, entry: Mapping[str, Any] | None, first: bool) -> None:
-        """A stretch of a file of another node: into memory where ``entry`` describes it, else into the view."""
+        """A stretch of a file of another node: into memory where ``entry`` describes it, else into the
+        view."""
         assert self._restore is not None
         if entry is None:
             with (self._view / self._restore["tag"] / name).open("wb" if first else "ab") as file:
@@ -170,7 +180,8 @@ class NodeSnapshots:
             self._fetched.append(open_slot_file(self._folder))
             path = elsewhere(self._fetched[-1])
             self._restore["files"][name] = {"path": path, "offset": 0, "entry": dict(entry)}
-        with open(self._fetched[-1], "wb", closefd=False) as file:  # all of it, or an error: there may be no room
+        # all of it, or an error: there may be no room
+        with open(self._fetched[-1], "wb", closefd=False) as file:
             file.write(data)
 
     def close(self) -> None:

@@ -16,8 +16,8 @@ _LEAST_BYTES = 64 << 20
 
 @dataclass
 class Place:
-    """Where the node stages; ``folder`` None makes the training wait for the disk. ``remark`` says why it is not
-    the first choice."""
+    """Where the node stages; ``folder`` None makes the training wait for the disk. ``remark`` says why it is
+    not the first choice."""
 
     folder: Path | None
     remark: str | None = None

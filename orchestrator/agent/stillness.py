@@ -27,9 +27,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Still:
-    """``still_s``: for how long the process tree has done nothing, with the same stack and the same wait at each
-    look. ``same_place_s``: for how long its main thread was found in the same functions. ``cpu_share``: how many
-    processors the tree has kept busy since then."""
+    """``still_s``: for how long the process tree has done nothing, with the same stack and the same wait at
+    each look. ``same_place_s``: for how long its main thread was found in the same functions. ``cpu_share``:
+    how many processors the tree has kept busy since then."""
 
     still_s: float
     same_place_s: float
@@ -55,8 +55,8 @@ class Stillness:
 
 
 def moved(first: Sample, last: Sample, now: Sample) -> bool:
-    """Whether anything has changed between two looks, or more time of a processor was used since the first of them
-    than a process needs to do nothing. What cannot be seen counts as changed."""
+    """Whether anything has changed between two looks, or more time of a processor was used since the first of
+    them than a process needs to do nothing. What cannot be seen counts as changed."""
     if now.stack != last.stack or (not now.stack and now.wait not in (Wait.STOPPED, Wait.DISK)):
         return True
     if now.wait is not last.wait or now.before is None or last.after is None or first.after is None:

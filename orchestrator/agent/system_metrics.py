@@ -50,7 +50,9 @@ class Sampler:
                 memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
                 metrics[f"gpu_{index}_memory_usage_megabytes"] = memory.used / _MB
                 metrics[f"gpu_{index}_memory_usage_percentage"] = 100 * memory.used / memory.total
-                metrics[f"gpu_{index}_utilization_percentage"] = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+                metrics[f"gpu_{index}_utilization_percentage"] = float(
+                    pynvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                )
                 metrics[f"gpu_{index}_power_usage_watts"] = pynvml.nvmlDeviceGetPowerUsage(handle) / 1000
         except pynvml.NVMLError:
             return metrics  # a GPU that fell off the bus is the supervisor's business, not a metric's

@@ -1,7 +1,7 @@
 """What a process and all that it has started have done: counters that stand still when nothing happens.
 
-`/proc/PID/io` counts what goes through files and pipes, and not what goes through sockets; the kernel's socket
-diagnosis (what `ss -ti` prints) counts the bytes of TCP.
+`/proc/PID/io` counts what goes through files and pipes, and not what goes through sockets; the kernel's
+socket diagnosis (what `ss -ti` prints) counts the bytes of TCP.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _WANT_TCP_INFO = 1 << 1  # INET_DIAG_INFO - 1
 
 @dataclass(frozen=True)
 class Vitals:
-    """Sums over a tree of processes. ``cpu_s`` are seconds of a processor, ``io`` bytes and calls through files and
-    pipes, ``faults`` pages that came from a disk, ``socket_bytes`` those of TCP in both directions."""
+    """Sums over a tree of processes. ``cpu_s`` are seconds of a processor, ``io`` bytes and calls through
+    files and pipes, ``faults`` pages that came from a disk, ``socket_bytes`` those of TCP in both
+    directions."""
 
     pids: frozenset[int]
     cpu_s: float
@@ -40,8 +41,8 @@ class _Process:
 
 
 def vitals(leaders: Iterable[int], quiet_port: int | None = None) -> dict[int, Vitals]:
-    """By the process id of each rank, for itself and its descendants. What is said through ``quiet_port`` does not
-    count: at the rendezvous ranks ask for each other's state for as long as they live."""
+    """By the process id of each rank, for itself and its descendants. What is said through ``quiet_port``
+    does not count: at the rendezvous ranks ask for each other's state for as long as they live."""
     processes = _processes()
     trees = {pid: tree(pid, processes) for pid in leaders}
     moved = _tcp_bytes(quiet_port)
@@ -76,7 +77,9 @@ def _parse(stat: str) -> _Process:
     """See proc(5); times are those of the process and of its children that it has asked after."""
     fields = stat.rpartition(")")[2].split()
     cpu_s = sum(map(int, fields[11:15])) / _TICKS_PER_S
-    return _Process(parent=int(fields[1]), session=int(fields[3]), cpu_s=cpu_s, faults=int(fields[9]) + int(fields[10]))
+    return _Process(
+        parent=int(fields[1]), session=int(fields[3]), cpu_s=cpu_s, faults=int(fields[9]) + int(fields[10])
+    )
 
 
 def _of(pids: frozenset[int], processes: Mapping[int, _Process], moved: Mapping[str, int]) -> Vitals:

@@ -1,8 +1,8 @@
 """What a process waits for, as the kernel sees it: which system call its main thread is in, and on what.
 
-`/proc/PID/syscall` names call and arguments to whoever may trace the process, which an agent may do with its ranks.
-Where it is not allowed, `/proc/PID/wchan` names the function of the kernel that it sleeps in; where both are hidden,
-nothing is known, and nothing is concluded from it.
+`/proc/PID/syscall` names call and arguments to whoever may trace the process, which an agent may do with its
+ranks. Where it is not allowed, `/proc/PID/wchan` names the function of the kernel that it sleeps in; where
+both are hidden, nothing is known, and nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _CALLS = {
     Wait.FILE_LOCK: ((73, 72), (32, 25)),  # flock, fcntl (which waits for nothing else)
     Wait.SOCKET: ((42, 43, 288, 44, 45, 46, 47, 299), (203, 202, 242, 206, 207, 211, 212, 243)),
 }
-_READS = ((0, 1, 19, 20, 17, 18), (63, 64, 65, 66, 67, 68))  # read, write and their kin: on the first argument
+# read, write and their kin: on the first argument
+_READS = ((0, 1, 19, 20, 17, 18), (63, 64, 65, 66, 67, 68))
 _POLLS = ((7, 271), (73,))  # poll, ppoll: an array of descriptors in the process's memory
 _EPOLLS = ((232, 281, 441), (22, 441))
 _MACHINES = {"x86_64": 0, "aarch64": 1}
@@ -134,7 +135,8 @@ def _in_epoll(pid: int, descriptor: int) -> list[int]:
 
 
 def _of_descriptors(pid: int, descriptors: Iterable[int]) -> Wait:
-    """What a wait for several is a wait for; a connection among them is what may bring an answer from elsewhere."""
+    """What a wait for several is a wait for; a connection among them is what may bring an answer from
+    elsewhere."""
     kinds = {_kind(pid, descriptor) for descriptor in descriptors}
     order = (Wait.SOCKET, Wait.TERMINAL, Wait.UNKNOWN, Wait.PIPE, Wait.LOCK)
     return next((wait for wait in order if wait in kinds), Wait.UNKNOWN if not kinds else kinds.pop())

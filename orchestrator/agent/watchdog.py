@@ -1,4 +1,5 @@
-"""Who makes no progress: a clock for each rank of a node, set back by every sign of it. Pure; the time comes in.
+"""Who makes no progress: a clock for each rank of a node, set back by every sign of it. Pure; the time comes
+in.
 
 How long a rank may be silent follows from how long ranks of this node were silent before in the same phase.
 What counts is the longest silence of each training step (between two micro-batches, or in the optimizer),
@@ -77,7 +78,7 @@ class Watchdog:
     """Watches the ranks of one node; what it learns is kept over attempts.
 
     A rank may be silent for ``hang_factor`` times the median of its phase, never less than ``hang_floor_s``;
-    in a phase of which it has not seen :data:`LEAST_SAMPLES` yet for ``hang_unknown_s``. So it is after
+    in a phase of which it has not seen :data:`LEAST_SAMPLES` yet for ``hang_timeout_cold_s``. So it is after
     ``last_step`` as well, where that is known: scripts then convert, upload and evaluate as they like.
 
     Ranks wait for each other. One in ``step`` may wait for another, here or on another node, that validates
@@ -85,11 +86,15 @@ class Watchdog:
     """
 
     def __init__(
-        self, hang_factor: float, hang_floor_s: float, hang_unknown_s: float, last_step: int | None = None
+        self,
+        hang_factor: float,
+        hang_floor_s: float,
+        hang_timeout_cold_s: float,
+        last_step: int | None = None,
     ) -> None:
         self._factor = hang_factor
         self._floor_s = max(hang_floor_s, _LEAST_LIMIT_S)
-        self._unknown_s = max(hang_unknown_s, self._floor_s)
+        self._unknown_s = max(hang_timeout_cold_s, self._floor_s)
         self._last_step = last_step
         self._clocks: dict[int, _Clock] = {}
         self._history: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT_SAMPLES))
@@ -123,8 +128,8 @@ class Watchdog:
                 elif phase == "initialize":
                     clock.enter("first_step")
             case {"kind": "step", "step": int(step)}:
-                # It may come late, when its numbers have arrived from the device; the rank works all the same,
-                # and how long it was silent in what it does by now is not known from that.
+                # It may come late, when its numbers have arrived from the device; the rank works all the
+                # same, and how long it was silent in what it does by now is not known from that.
                 if clock.phase in ("step", "first_step"):
                     clock.moved(now_s)
                 clock.since_s = now_s

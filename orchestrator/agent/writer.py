@@ -1,4 +1,5 @@
-"""A node's writer: the process that puts staged checkpoints on the disk, and what it was asked for. Never blocks."""
+"""A node's writer: the process that puts staged checkpoints on the disk, and what it was asked for. Never
+blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class _Writing:
 
 
 class NodeWriter:
-    """Started like a rank, from the same zygote, with the first request; one that dies is started and asked again.
+    """Started like a rank, from the same zygote, with the first request; one that dies is started and asked
+    again.
 
     ``env`` is what the zygote's key asks for.
     """
@@ -87,7 +89,9 @@ class NodeWriter:
             self._writing.remove(writing)
             return [{"kind": "unwritten", **writing.about, "reason": answer["reason"]}]
         writing.waiting.discard(number)
-        writing.files |= {name: {**part, "rank": writing.about["rank"]} for name, part in answer["files"].items()}
+        writing.files |= {
+            name: {**part, "rank": writing.about["rank"]} for name, part in answer["files"].items()
+        }
         writing.seconds += answer["seconds"]
         if writing.waiting:
             return []

@@ -1,6 +1,6 @@
 """The warm zygotes of one node, kept for whichever run comes next.
 
-Written without Ray, as the agent is; ``cluster/warm/keeper.py`` makes it an actor.
+Written without Ray, as the agent is; ``cluster/warm/pool.py`` makes it an actor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_TICK_S = 5.0
 
 
 @dataclass(frozen=True)
-class Offer:
+class ZygoteLease:
     """A zygote that fits a job. ``difference`` is why one that was warm already did not, in words."""
 
     address: str
@@ -80,8 +80,11 @@ class NodeZygotes:
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="idle zygotes", daemon=True).start()
 
-    def offer(self, wanted: ZygoteKey, environment: Mapping[str, str], use: bool = True) -> Offer | None:
-        """A zygote with the key ``wanted``; started from ``environment`` when none is warm, and then still importing.
+    def offer(
+        self, wanted: ZygoteKey, environment: Mapping[str, str], use: bool = True
+    ) -> ZygoteLease | None:
+        """A zygote with the key ``wanted``; started from ``environment`` when none is warm, and then still
+        importing.
 
         None when one started here could never fit: its interpreter or packages are others.
         """
@@ -97,7 +100,9 @@ class NodeZygotes:
                 fitting = self._start(environment)
             fitting.used_s = time.monotonic()
             fitting.runs += use
-            return Offer(fitting.address, fitting.launcher.key, fitting.launcher.ready, tuple(difference))
+            return ZygoteLease(
+                fitting.address, fitting.launcher.key, fitting.launcher.ready, tuple(difference)
+            )
 
     def wait_ready(self, timeout_s: float) -> list[str]:
         """Wait until every zygote has imported; what went wrong with those that have not, in words."""

@@ -2,8 +2,10 @@
 
 A slot holds one generation: the checkpoint files that a rank wrote in one `save_checkpoint`.
 
-    0     JSON, ended by NUL: state, attempt, tag, step, dir, save_latest, table_offset, table_bytes, staged_unix_s
-    2048  the same by the writer alone: attempt, tag, dir of the generation that was written out last, or given_up
+    0     JSON, ended by NUL: state, attempt, tag, step, dir, save_latest, table_offset, table_bytes,
+          staged_unix_s
+    2048  the same by the writer alone: attempt, tag, dir of the generation that was written out last, or
+          given_up
     4096  entries (see entries.py), then the table: a JSON list of them
 
 The state is `staging` from before the first byte of a generation until after its last, and only then
@@ -33,7 +35,8 @@ _WRITTEN_AT = 2048
 # For the table, and for a generation that is a little larger than the last: mapping anew takes time.
 _SPARE_BYTES = 1 << 16
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module does not name it
-# The interpreter lock is held while pages are made: other threads, the heartbeat's, get their turn in between.
+# The interpreter lock is held while pages are made: other threads, the heartbeat's, get their turn in
+# between.
 _POPULATE_BYTES = 32 << 20
 
 
@@ -44,7 +47,8 @@ def open_slot_file(directory: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
             raise
-    fd, path = tempfile.mkstemp(prefix=".slot-", dir=directory)  # a file system that makes none without a name
+    # a file system that makes none without a name
+    fd, path = tempfile.mkstemp(prefix=".slot-", dir=directory)
     os.unlink(path)
     return fd
 
@@ -128,7 +132,9 @@ class Slot:
     def finish(self) -> int:
         """Make what was added a generation; returns its bytes. Raises OSError."""
         if self._about is None or not self._whole:
-            raise RuntimeError("there is no generation to finish: begin() comes first, and every add() succeeds")
+            raise RuntimeError(
+                "there is no generation to finish: begin() comes first, and every add() succeeds"
+            )
         _synchronize()
         table = json.dumps(list(self._table.values())).encode()
         self._take(self._end + len(table))
@@ -185,7 +191,8 @@ class Slot:
         return load_entry(self._fd, entry["data_offset"], entry)
 
     def write(self, relpath: str, file: BinaryIO) -> None:
-        """Write the file as `torch.save` would have, without unpickling. Raises FileNotFoundError, OSError."""
+        """Write the file as `torch.save` would have, without unpickling. Raises FileNotFoundError,
+        OSError."""
         entry = self._entry(relpath)
         write_entry(self._fd, entry["data_offset"], entry, file)
 
@@ -200,14 +207,17 @@ class Slot:
         return entries[relpath]
 
     def _take(self, size: int) -> None:
-        """Have the file system allocate `size` bytes from the start: a page that it lacks later is a SIGBUS."""
+        """Have the file system allocate `size` bytes from the start: a page that it lacks later is a
+        SIGBUS."""
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         lacking = size - self._size
         if lacking <= 0:
             return
         left, refusal = room(self._fd)
         if lacking > left:
-            raise OSError(refusal, f"{os.strerror(refusal)}: {lacking} bytes more to stage in, {left} are left")
+            raise OSError(
+                refusal, f"{os.strerror(refusal)}: {lacking} bytes more to stage in, {left} are left"
+            )
         os.posix_fallocate(self._fd, self._size, lacking)
         self._size = size
 
@@ -227,8 +237,11 @@ class Slot:
                 raise
             mapping = mmap.mmap(self._fd, self._size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._mapping, self._memory = mapping, torch.frombuffer(mapping, dtype=torch.uint8)
-        if torch.cuda.is_initialized():  # copies from the GPU then need no buffer in between, and nobody waits
-            self._pinned = not int(torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._size, 0))
+        # copies from the GPU then need no buffer in between, and nobody waits
+        if torch.cuda.is_initialized():
+            self._pinned = not int(
+                torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._size, 0)
+            )
 
     def _unmap(self) -> None:
         if self._pinned:
@@ -251,10 +264,16 @@ class Slot:
         os.pwrite(self._fd, text.ljust(most, b"\0"), offset)
 
 
-# A rank's memory is its script's too: what is no header or table of ours holds nothing, and is never the agent's end.
+# A rank's memory is its script's too: what is no header or table of ours holds nothing, and is never the
+# agent's end.
 _NAMED: dict[str, type] = {"attempt": int, "tag": str, "dir": str}
 _PLACED: dict[str, type] = {"table_offset": int, "table_bytes": int}
-_ENTRY: dict[str, type] = {"skeleton_offset": int, "skeleton_bytes": int, "data_offset": int, "data_bytes": int}
+_ENTRY: dict[str, type] = {
+    "skeleton_offset": int,
+    "skeleton_bytes": int,
+    "data_offset": int,
+    "data_bytes": int,
+}
 
 
 def _has(value: dict[str, Any], kinds: dict[str, type]) -> bool:
@@ -270,7 +289,11 @@ def _is_header(header: dict[str, Any], size: int) -> bool:
         return False
     if header["state"] != "staged":
         return True
-    return "save_latest" in header and _has(header, _PLACED) and header["table_offset"] + header["table_bytes"] <= size
+    return (
+        "save_latest" in header
+        and _has(header, _PLACED)
+        and header["table_offset"] + header["table_bytes"] <= size
+    )
 
 
 def _is_entry(entry: Any, size: int) -> bool:

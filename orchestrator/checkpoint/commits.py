@@ -50,7 +50,8 @@ class Commit:
 
 @dataclass(frozen=True)
 class Restore:
-    """What an attempt goes on from. ``files``: by name the rank that wrote it and, from memory, where it lies."""
+    """What an attempt goes on from. ``files``: by name the rank that wrote it and, from memory, where it
+    lies."""
 
     source: str
     attempt: int
@@ -92,7 +93,8 @@ class Snapshots:
             key: one
             for key, one in self._pending.items()
             # What not all ranks have staged before their attempt ended will never be whole.
-            if self._in_history(key.attempt, one.step) and (key.attempt == attempt or one.staged_s is not None)
+            if self._in_history(key.attempt, one.step)
+            and (key.attempt == attempt or one.staged_s is not None)
         }
 
     def staged(self, saved: CheckpointSaved, now_s: float) -> None:
@@ -131,14 +133,16 @@ class Snapshots:
         return Commit(key.save_dir, manifest, bool(part["save_latest"]), write_s)
 
     def given_up(self, part: Mapping[str, Any]) -> None:
-        """A rank's files cannot be written: nobody waits for this checkpoint, even if not all ranks have said yet
-        that they staged it."""
+        """A rank's files cannot be written: nobody waits for this checkpoint, even if not all ranks have said
+        yet that they staged it."""
         self._pending_of(_key(part), part["step"]).given_up = True
 
     def rejected(self, before: int) -> None:
         """Nothing that was saved from this step on is to be committed, whatever writers still bring."""
         self._went_on_from[self._last_attempt + 1] = before - 1
-        self._pending = {key: one for key, one in self._pending.items() if self._in_history(key.attempt, one.step)}
+        self._pending = {
+            key: one for key, one in self._pending.items() if self._in_history(key.attempt, one.step)
+        }
 
     def on_their_way(self) -> list[Key]:
         """Checkpoints of which files may be on a disk, and that have no name yet."""
@@ -153,7 +157,8 @@ class Snapshots:
         self._pending.clear()
 
     def from_memory(self, holdings: Sequence[Mapping[str, Any]], before: int | None) -> Restore | None:
-        """The newest generation that every rank has in memory; ``before`` leaves out its own step and later."""
+        """The newest generation that every rank has in memory; ``before`` leaves out its own step and
+        later."""
         ranks: dict[tuple[int, int, str, str], dict[int, Mapping[str, Any]]] = {}
         for held in holdings:
             name = (held["step"], held["attempt"], held["dir"], held["tag"])

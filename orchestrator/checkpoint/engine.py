@@ -66,9 +66,10 @@ class RankSnapshots:
         """Raises RestoreError where the script takes a step without having loaded what it was to load."""
         if self._restore is not None and self.adopted(engine):
             raise RestoreError(
-                f"this attempt was to go on from step {self._restore['step']}, but the script took a step without "
-                f"having called load_checkpoint('{self._restore['save_dir']}'): it would have begun at step 0. Load "
-                "what is there when the script starts, or set snapshot.enabled=false to begin anew at every fault"
+                f"this attempt was to go on from step {self._restore['step']}, but the script took a step"
+                f" without having called load_checkpoint('{self._restore['save_dir']}'): it would have begun"
+                " at step 0. Load what is there when the script starts, or set snapshot.enabled=false to"
+                " begin anew at every fault"
             )
 
     def lead(self, load_dir: str, tag: str | None) -> tuple[str, str | None, int | None]:
@@ -79,8 +80,8 @@ class RankSnapshots:
         return restore["view"], restore["tag"], int(restore["step"])
 
     def depart(self, engine: Any, load_dir: str, tag: str | None, wanted: int | None) -> None:
-        """All ranks compare what they are about to load. Raises RestoreError on every rank where that differs: a rank
-        that finds nothing would leave the others waiting for it in the middle of loading."""
+        """All ranks compare what they are about to load. Raises RestoreError on every rank where that
+        differs: a rank that finds nothing would leave the others waiting for it in the middle of loading."""
         finds = tag is not None or os.path.isfile(os.path.join(load_dir, "latest"))
         own = _OWN_CHOICE if finds else _NOTHING
         low, high = _lowest_and_highest(engine, own if wanted is None else wanted)
@@ -89,18 +90,22 @@ class RankSnapshots:
             raise RestoreError(f"ranks are about to load different checkpoints; here {here}")
 
     def arrived(self, engine: Any, loaded: bool, wanted: int | None) -> None:
-        """All ranks compare what they loaded. Raises RestoreError on every rank unless all hold the same step."""
+        """All ranks compare what they loaded. Raises RestoreError on every rank unless all hold the same
+        step."""
         step = int(engine.global_steps) if loaded else _NOTHING
         low, high = _lowest_and_highest(engine, step)
         if low != high:
             raise RestoreError(f"ranks loaded different steps, {low} to {high} (-1 is nothing); here {step}")
         if wanted is not None and step != wanted:
-            raise RestoreError(f"the checkpoint of step {wanted} was to be loaded, and step {step} was (-1 is nothing)")
+            raise RestoreError(
+                f"the checkpoint of step {wanted} was to be loaded, and step {step} was (-1 is nothing)"
+            )
         if wanted is not None:
             self._restore = None
 
     def fetch(self, inner: Any, path: str, map_location: Any) -> Any:
-        """One file of the checkpoint that is being loaded. Raises RestoreError for one that no manifest names."""
+        """One file of the checkpoint that is being loaded. Raises RestoreError for one that no manifest
+        names."""
         restore = self._restore
         name = None if restore is None else below(path, Path(restore["view"], restore["tag"]))
         if restore is not None and name is not None:
@@ -123,15 +128,15 @@ class RankSnapshots:
             trusted = f"snapshot.trusted=[{os.path.dirname(os.path.dirname(os.path.realpath(path)))}]"
             remedy = f"snapshot.allow_types=[{','.join(error.allowable)}]" if error.allowable else trusted
             raise RestoreError(
-                f"{path}: {unvouched}, so only types that are known to run nothing are loaded from it; but {error}. "
-                f"If you know who wrote it, set {remedy}"
+                f"{path}: {unvouched}, so only types that are known to run nothing are loaded from it; but"
+                f" {error}. If you know who wrote it, set {remedy}"
             ) from None
         except ValueError as error:
             raise RestoreError(str(error)) from None
 
     def _why_not_vouched(self, path: str) -> str | None:
-        """Of a file that a script loads by itself; None where it is ours. Raises RestoreError where no manifest has
-        it."""
+        """Of a file that a script loads by itself; None where it is ours. Raises RestoreError where no
+        manifest has it."""
         real = os.path.realpath(path)
         if any(below(real, Path(folder)) for folder in self._trusted):
             return None
@@ -140,9 +145,13 @@ class RankSnapshots:
                 manifest = Manifest.read(folder / MANIFEST)
                 part = manifest.files.get(os.path.relpath(real, folder))
                 if part is None or sha256_of(Path(real)) != part.sha256:
-                    raise RestoreError(f"{path} is not as its manifest says: it is damaged, or was put there later")
+                    raise RestoreError(
+                        f"{path} is not as its manifest says: it is damaged, or was put there later"
+                    )
                 if self._key_required and not manifest.is_signed_with(self._key):
-                    raise RestoreError(f"{path}: its manifest is not signed with the key of snapshot.key_file")
+                    raise RestoreError(
+                        f"{path}: its manifest is not signed with the key of snapshot.key_file"
+                    )
                 return why_not_vouched(folder, manifest, self._key)
         raise RestoreError(
             f"{path}: no manifest names it, and loading a pickle runs what it says; if you trust it, put its "

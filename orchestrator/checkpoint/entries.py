@@ -1,4 +1,5 @@
-"""One checkpoint file as it lies in memory: the elements of its tensors, then a skeleton that puts them together.
+"""One checkpoint file as it lies in memory: the elements of its tensors, then a skeleton that puts them
+together.
 
 The skeleton is the pickle that `torch.save` would make of the same state, with the tensors' storages named
 and left out. So a file for the disk is made without unpickling: the process that writes it needs none of the

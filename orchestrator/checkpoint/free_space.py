@@ -1,4 +1,5 @@
-"""How much may still be put into a folder: on a disk what is free there, in memory what the node has left for us."""
+"""How much may still be put into a folder: on a disk what is free there, in memory what the node has left for
+us."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def room_bytes(directory: Path) -> int:
-    """What may still be taken there, bytes: of a file system in memory no more than memory and limits leave."""
+    """What may still be taken there, bytes: of a file system in memory no more than memory and limits
+    leave."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return room(fd)[0]
@@ -38,7 +40,9 @@ def room(fd: int) -> tuple[int, int]:
 
 def _is_in_memory(fd: int) -> bool:
     """By the mount: numbers of devices are not those of the mount on some disks (btrfs)."""
-    info = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines() if ":" in line)
+    info = dict(
+        line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines() if ":" in line
+    )
     mount = info["mnt_id"].strip()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()

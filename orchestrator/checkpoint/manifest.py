@@ -74,14 +74,17 @@ class Manifest:
             _check(_is_hex(part.sha256), f"sha256 of {path}", part.sha256, _HEX)
             _check(_is_count(part.bytes, 0), f"bytes of {path}", part.bytes, "a whole number from 0")
             ranks = f"a rank from 0 to {self.world_size - 1}"
-            _check(_is_count(part.rank, 0) and part.rank < self.world_size, f"rank of {path}", part.rank, ranks)
+            _check(
+                _is_count(part.rank, 0) and part.rank < self.world_size, f"rank of {path}", part.rank, ranks
+            )
 
     @property
     def total_bytes(self) -> int:
         return sum(part.bytes for part in self.files.values())
 
     def of_ranks(self, ranks: Container[int]) -> Manifest:
-        """The part that these ranks wrote, perhaps no file: what a node commits in a folder of its own. Unsigned."""
+        """The part that these ranks wrote, perhaps no file: what a node commits in a folder of its own.
+        Unsigned."""
         of_ranks = {path: part for path, part in self.files.items() if part.rank in ranks}
         return replace(self, files=of_ranks, signature=None)
 
@@ -104,8 +107,8 @@ class Manifest:
         for part in parts[1:]:
             if replace(part, files={}, signature=None) != replace(whole, files={}):
                 raise ManifestError(
-                    f"{part.tag} is step {part.step} of attempt {part.attempt} on one node and step {whole.step} of "
-                    f"attempt {whole.attempt} on another: not all nodes had committed it"
+                    f"{part.tag} is step {part.step} of attempt {part.attempt} on one node and step"
+                    f" {whole.step} of attempt {whole.attempt} on another: not all nodes had committed it"
                 )
             whole = replace(whole, files=whole.files | part.files)
         return whole
@@ -133,7 +136,9 @@ class Manifest:
         try:
             body = papers.json_of(text, MOST_VALUES)
         except papers.PaperError as error:
-            raise ManifestError(f"manifest {str(error).removeprefix('it ')}: it was damaged or cut off") from None
+            raise ManifestError(
+                f"manifest {str(error).removeprefix('it ')}: it was damaged or cut off"
+            ) from None
         found = body.get("format") if isinstance(body, dict) else f"a {type(body).__name__}"
         if type(found) is not int or found not in (FORMAT, SIGNED):
             raise ManifestError(
@@ -149,7 +154,9 @@ class Manifest:
         _check_keys(body, cls, "manifest")
         _check(isinstance(body["files"], dict), "files", body["files"], "a map of paths")
         if len(body["files"]) > MOST_FILES:
-            raise ManifestError(f"manifest names {len(body['files']):,} files, and at most {MOST_FILES:,} are read")
+            raise ManifestError(
+                f"manifest names {len(body['files']):,} files, and at most {MOST_FILES:,} are read"
+            )
         parts = {}
         for path, part in body.pop("files").items():
             _check(isinstance(part, dict), f"files: {_short(path)}", part, "a map")
@@ -181,12 +188,14 @@ def refuse_misfits(folder: Path, manifest: Manifest) -> None:
         path, fault = next(iter(wrong.items()))
         more = f", and {len(wrong) - 1} more of {len(manifest.files)} files" if len(wrong) > 1 else ""
         raise ManifestError(
-            f"{folder} cannot be committed: {path} {'is ' * (fault == 'missing')}{fault}{more}; the folder has to "
-            "hold what the ranks wrote, on a file system that all nodes share"
+            f"{folder} cannot be committed: {path} {'is ' * (fault == 'missing')}{fault}{more}; the folder"
+            " has to hold what the ranks wrote, on a file system that all nodes share"
         )
 
 
-def verify(save_dir: Path, manifest: Manifest, files: Iterable[str] | None = None, threads: int = 4) -> dict[str, str]:
+def verify(
+    save_dir: Path, manifest: Manifest, files: Iterable[str] | None = None, threads: int = 4
+) -> dict[str, str]:
     """Read ``files`` (all, when None) of a committed checkpoint; what is wrong by path, empty when good."""
     folder = save_dir / manifest.tag
 
@@ -220,8 +229,9 @@ def refuse_object_store(path: str) -> str | None:
     if url[1].lower() == "file":
         return f"checkpoints cannot go to {path}: write the path itself, without 'file:'"
     return (
-        f"checkpoints cannot go to {path}: a commit needs rename and fsync of a POSIX file system, which {url[1]} "
-        "does not have; use a folder of a local or shared file system, or the folder where the store is mounted"
+        f"checkpoints cannot go to {path}: a commit needs rename and fsync of a POSIX file system, which"
+        f" {url[1]} does not have; use a folder of a local or shared file system, or the folder where the"
+        " store is mounted"
     )
 
 
@@ -257,7 +267,8 @@ def _check_path(path: str) -> None:
     plain = isinstance(path, str) and path.isprintable() and not path.startswith("/")
     if not plain or ".." in path.split("/") or str(PurePosixPath(path)) != path or path in (".", MANIFEST):
         raise ManifestError(
-            f"manifest names the file {_short(path)}: a file is named by its plain path below the tag's folder"
+            f"manifest names the file {_short(path)}: a file is named by its plain path below the tag's"
+            " folder"
         )
 
 
@@ -267,7 +278,8 @@ def _check_keys(body: dict[str, Any], kind: type[Manifest | FilePart], what: str
         raise ManifestError(f"{what} lacks {', '.join(sorted(missing))}")
     if unknown := body.keys() - known:
         raise ManifestError(
-            f"{what} has {', '.join(map(_short, sorted(unknown)))}, which no format that this version reads knows"
+            f"{what} has {', '.join(map(_short, sorted(unknown)))}, which no format that this version reads"
+            " knows"
         )
 
 

@@ -1,9 +1,11 @@
-"""Loading a checkpoint that may be somebody else's: its pickle may build tensors and plain values, and run nothing.
+"""Loading a checkpoint that may be somebody else's: its pickle may build tensors and plain values, and run
+nothing.
 
-Torch's weights-only loading refuses every type that it does not know to be harmless. Known here as well are DeepSpeed's
-own, of which its checkpoints of every ZeRO stage hold some, and those of numpy and of the standard library that
-scripts keep beside their weights: random states, and their arguments. Torch is asked itself and not by way of
-``TORCH_FORCE_WEIGHTS_ONLY_LOAD``: a variable is the whole process's, and a thread of the script may load meanwhile.
+Torch's weights-only loading refuses every type that it does not know to be harmless. Known here as well are
+DeepSpeed's own, of which its checkpoints of every ZeRO stage hold some, and those of numpy and of the
+standard library that scripts keep beside their weights: random states, and their arguments. Torch is asked
+itself and not by way of ``TORCH_FORCE_WEIGHTS_ONLY_LOAD``: a variable is the whole process's, and a thread of
+the script may load meanwhile.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ _STANDARD = (argparse.Namespace, types.SimpleNamespace, pathlib.PosixPath, pathl
 
 
 class UnknownTypesError(CheckpointError):
-    """A file needs types that are not known to be harmless. ``allowable`` are their names where allowing them helps:
-    not for functions, and not where the file is not of a kind that can be looked into."""
+    """A file needs types that are not known to be harmless. ``allowable`` are their names where allowing them
+    helps: not for functions, and not where the file is not of a kind that can be looked into."""
 
     def __init__(self, message: str, names: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -47,8 +49,8 @@ class UnknownTypesError(CheckpointError):
 def plain_load(path: str, map_location: Any, allow: Sequence[str] = ()) -> Any:
     """What ``torch.load`` gives; ``allow`` are more types, by their names.
 
-    Raises :class:`UnknownTypesError` before anything of the file is built, ValueError for a name in ``allow`` that
-    is none, and what ``torch.load`` raises for a file that is damaged.
+    Raises :class:`UnknownTypesError` before anything of the file is built, ValueError for a name in ``allow``
+    that is none, and what ``torch.load`` raises for a file that is damaged.
     """
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -65,7 +67,9 @@ def plain_load(path: str, map_location: Any, allow: Sequence[str] = ()) -> Any:
         except pickle.UnpicklingError as error:
             # Torch advises to load it all the same, over many lines; the first sentence says what is wrong.
             said = str(error).strip().splitlines()
-            raise UnknownTypesError(f"torch does not load it by weights alone: {said[0] if said else error}") from error
+            raise UnknownTypesError(
+                f"torch does not load it by weights alone: {said[0] if said else error}"
+            ) from error
 
 
 def _known() -> list[Any]:
@@ -92,10 +96,13 @@ def _named(name: str) -> Any:
         one = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         raise ValueError(
-            f"snapshot.allow_types: there is no {name}; write a type's module and name, as in argparse.Namespace"
+            f"snapshot.allow_types: there is no {name}; write a type's module and name, as in"
+            " argparse.Namespace"
         ) from None
     if not isinstance(one, type):
-        raise ValueError(f"snapshot.allow_types: {name} is no type, and calling it can do anything; leave it out")
+        raise ValueError(
+            f"snapshot.allow_types: {name} is no type, and calling it can do anything; leave it out"
+        )
     return one, name
 
 

@@ -46,7 +46,8 @@ class Staging:
             _thread.start_new_thread(self._reserve, (bytes_to_stage(engine),))
 
     def begin(self, engine: Any, save_dir: str, tag: str, save_latest: bool) -> Saving:
-        """Get ready for the files of one checkpoint; waits for a slot whose generation is on its way to the disk."""
+        """Get ready for the files of one checkpoint; waits for a slot whose generation is on its way to the
+        disk."""
         folder = attempt_dir(Path(os.path.abspath(save_dir)), self.attempt, int(engine.global_steps), tag)
         slot, index = self._free_slot()
         saving = Saving(folder, slot, index, _zipfile(engine.checkpoint_engine.inner))
@@ -62,7 +63,8 @@ class Staging:
             saving.slot.finish()
 
     def stage(self, inner: Any, state: Any, path: str) -> None:
-        """One file of the checkpoint that is being saved: into memory, or where there is no room to the disk."""
+        """One file of the checkpoint that is being saved: into memory, or where there is no room to the
+        disk."""
         saving = self._saving
         name = None if saving is None else below(path, saving.folder)
         if saving is None or name is None:
@@ -109,7 +111,8 @@ class Staging:
 
 
 class Saving:
-    """One checkpoint on its way: `direct` names the files that went to the disk at once, because of `given_up`."""
+    """One checkpoint on its way: `direct` names the files that went to the disk at once, because of
+    `given_up`."""
 
     def __init__(self, folder: Path, slot: Slot | None, index: int | None, zipfile: bool) -> None:
         self.folder = folder
@@ -139,7 +142,8 @@ class Saving:
 
 
 def bytes_to_stage(engine: Any) -> int:
-    """About what this rank puts into a checkpoint: its weights, and 12 bytes of optimizer state per parameter.
+    """About what this rank puts into a checkpoint: its weights, and 12 bytes of optimizer state per
+    parameter.
 
     ZeRO divides the optimizer among the data-parallel ranks, stage 3 the weights too; else the first of
     them writes all.
@@ -156,7 +160,9 @@ def bytes_to_stage(engine: Any) -> int:
 
 def _age(slot: Slot) -> tuple[int, int]:
     header = slot.header()
-    return (int(header["attempt"]), int(header["step"])) if header and header["state"] == "staged" else (-1, -1)
+    return (
+        (int(header["attempt"]), int(header["step"])) if header and header["state"] == "staged" else (-1, -1)
+    )
 
 
 def is_awaited(slot: Slot) -> bool:

@@ -9,8 +9,8 @@
     SAVE_DIR/.attempts/removed-TAG.1/      on its way out
     SAVE_DIR/.quarantine/TAG.1/            not loaded any more, with reason.txt
 
-A checkpoint appears and goes by one rename of its folder. A folder of the same tag cannot be exchanged in
-one step everywhere, so it is set aside first: a ``replaced-TAG`` without a TAG tells of a crash in between, and
+A checkpoint appears and goes by one rename of its folder. A folder of the same tag cannot be exchanged in one
+step everywhere, so it is set aside first: a ``replaced-TAG`` without a TAG tells of a crash in between, and
 :func:`repair_latest` puts it back. One process at a time changes the directory, on the driver's word.
 """
 
@@ -70,13 +70,15 @@ class Scan:
 
 
 def attempt_dir(save_dir: Path, attempt: int, step: int, tag: str) -> Path:
-    """Where the ranks of an attempt write the files of a tag. Raises ManifestError for a tag that is no name."""
+    """Where the ranks of an attempt write the files of a tag. Raises ManifestError for a tag that is no
+    name."""
     check_tag(tag)
     return store_files.attempts_of(save_dir) / f"attempt-{attempt:04d}-step-{step:06d}" / tag
 
 
 def publish(save_dir: Path, manifest: Manifest, save_latest: bool) -> Path:
-    """Commit what the attempt wrote, and point ``latest`` at it; again after a crash, finish what is left to do.
+    """Commit what the attempt wrote, and point ``latest`` at it; again after a crash, finish what is left to
+    do.
 
     Files of the attempt folder's root move to ``save_dir``. Of a folder that is replaced, what no manifest
     names and DeepSpeed would not load (a tokenizer, the script's notes) stays with the tag.
@@ -89,11 +91,12 @@ def publish(save_dir: Path, manifest: Manifest, save_latest: bool) -> Path:
     committed = _committed(save_dir, manifest.tag)
     if committed and committed.run == manifest.run and committed.attempt > manifest.attempt:
         raise ManifestError(
-            f"{target} was committed by attempt {committed.attempt}: attempt {manifest.attempt} is stale and can "
-            "not replace it"
+            f"{target} was committed by attempt {committed.attempt}: attempt {manifest.attempt} is stale and"
+            " can not replace it"
         )
     done = committed == manifest
-    if not done and not manifest.files:  # a node of which no rank wrote a file: its manifest says that it has its part
+    # a node of which no rank wrote a file: its manifest says that it has its part
+    if not done and not manifest.files:
         source.mkdir(parents=True, exist_ok=True)
     refuse_misfits(target if done else source, manifest)
     if not done:
@@ -127,13 +130,16 @@ def scan(save_dir: Path) -> Scan:
             if manifest.tag == folder.name:
                 found.committed.append(manifest)
             else:
-                found.odd[folder.name] = f"its manifest is that of {manifest.tag}: a folder cannot be renamed or copied"
+                found.odd[folder.name] = (
+                    f"its manifest is that of {manifest.tag}: a folder cannot be renamed or copied"
+                )
     found.committed.sort(key=lambda manifest: (manifest.step, manifest.attempt, manifest.tag))
     return found
 
 
 def quarantine(save_dir: Path, tag: str, reason: str) -> Path:
-    """Take a checkpoint out of service; the folder where it is now. ``latest`` names another one before it moves.
+    """Take a checkpoint out of service; the folder where it is now. ``latest`` names another one before it
+    moves.
 
     Raises ManifestError when there is no such checkpoint, quarantined or not.
     """
@@ -161,7 +167,8 @@ def quarantine(save_dir: Path, tag: str, reason: str) -> Path:
 def prune(
     save_dir: Path, keep: int, keep_hours: float | None, now_unix_s: float, protect: Collection[str]
 ) -> list[str]:
-    """Remove committed checkpoints that are not among the newest ``keep`` and are ``keep_hours`` old; their tags.
+    """Remove committed checkpoints that are not among the newest ``keep`` and are ``keep_hours`` old; their
+    tags.
 
     ``keep`` 0 keeps all, ``keep_hours`` None keeps none for its age. The newest one whose files are all there
     stays in any case, and so do the one that ``latest`` names and those in ``protect``.
@@ -217,7 +224,8 @@ def tidy(save_dir: Path, attempts_before: int, keep: Collection[str] = ()) -> No
 
 
 def repair_latest(save_dir: Path) -> str | None:
-    """After a crash: put back what was set aside and not replaced, and let ``latest`` name a committed checkpoint.
+    """After a crash: put back what was set aside and not replaced, and let ``latest`` name a committed
+    checkpoint.
 
     Returns what was done in a sentence, None when nothing had to be.
     """
@@ -226,7 +234,13 @@ def repair_latest(save_dir: Path) -> str | None:
     named = _latest(save_dir)
     if tags and named not in tags:
         store_files.replace_file(save_dir / _LATEST, tags[-1])
-        was = "was missing" if named is None else f"named {named!r}, which is not committed" if named else "was empty"
+        was = (
+            "was missing"
+            if named is None
+            else f"named {named!r}, which is not committed"
+            if named
+            else "was empty"
+        )
         said.append(f"'latest' {was}: it names {tags[-1]} now, the newest committed checkpoint")
     return f"{save_dir}: {'; '.join(said)}" if said else None
 

@@ -1,4 +1,5 @@
-"""The steps of which a commit is made: each one happens whole or not at all, and is on disk when it returns."""
+"""The steps of which a commit is made: each one happens whole or not at all, and is on disk when it
+returns."""
 
 from __future__ import annotations
 
@@ -68,11 +69,17 @@ def free_name(folder: Path, stem: str) -> Path:
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Move the plain files of a folder's root. Not ``latest``, which only a commit changes, and no hidden ones."""
+    """Move the plain files of a folder's root. Not ``latest``, which only a commit changes, and no hidden
+    ones."""
     if not source.is_dir():
         return
     for path in sorted(source.iterdir()):
-        if path.is_file() and not path.is_symlink() and not path.name.startswith(".") and path.name != "latest":
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and not path.name.startswith(".")
+            and path.name != "latest"
+        ):
             sync(path)
             os.replace(path, target / path.name)
     sync(source)
@@ -100,7 +107,8 @@ def put_back(save_dir: Path) -> list[str]:
 
 
 def clear_replaced(save_dir: Path, tag: str) -> None:
-    """The tag's new folder is in place: take over what the old one had beside its checkpoint, and remove it."""
+    """The tag's new folder is in place: take over what the old one had beside its checkpoint, and remove
+    it."""
     aside, target = attempts_of(save_dir) / f"{REPLACED}{tag}", save_dir / tag
     if not os.path.lexists(aside):
         return
@@ -137,7 +145,8 @@ def put_away(save_dir: Path, folder: Path) -> None:
 
 
 def sweep(save_dir: Path) -> None:
-    """Remove what was put away, now or by a process that did not get further. What resists stays for the next time."""
+    """Remove what was put away, now or by a process that did not get further. What resists stays for the next
+    time."""
     for path in attempts_of(save_dir).glob(f"{_REMOVED}*"):
         if path.is_symlink():
             path.unlink()

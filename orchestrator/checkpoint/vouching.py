@@ -1,8 +1,9 @@
 """Whether a checkpoint is our own work: only then is any pickle of it run.
 
-A manifest says what a checkpoint consists of, and whoever can write the folder can write one. A signature with a key
-that lies elsewhere says who wrote it, and the folder's owner and mode say whether it is still what was signed: sums
-are compared before a file is opened, and somebody else who may write there could exchange it in between.
+A manifest says what a checkpoint consists of, and whoever can write the folder can write one. A signature
+with a key that lies elsewhere says who wrote it, and the folder's owner and mode say whether it is still what
+was signed: sums are compared before a file is opened, and somebody else who may write there could exchange it
+in between.
 """
 
 from __future__ import annotations

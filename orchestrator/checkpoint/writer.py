@@ -3,8 +3,9 @@
 Started like a rank, with this file as its script, and the paths of two pipes as its arguments: requests and
 answers, JSON lines. It ends at the end of the requests.
 
-Request: `op` "write", `id`, `to` (folder of the tag), `files` (none: all that the slot holds), `slot` (path), with
-`attempt`, `tag`, `dir` of the generation that it must hold. With `slot` null the files are in `to` already.
+Request: `op` "write", `id`, `to` (folder of the tag), `files` (none: all that the slot holds), `slot` (path),
+with `attempt`, `tag`, `dir` of the generation that it must hold. With `slot` null the files are in `to`
+already.
 
 Answers, each with `id`:
 
@@ -135,7 +136,9 @@ class Writer:
                     raise
                 if held_since is None:
                     held_since = time.monotonic()
-                    self._answer({"event": "held", "id": request["id"], "reason": f"{path}: {error.strerror}"})
+                    self._answer(
+                        {"event": "held", "id": request["id"], "reason": f"{path}: {error.strerror}"}
+                    )
                 self._wait_for_space(slot, request, name, path)
                 continue
             if held_since is not None:
@@ -153,7 +156,8 @@ class Writer:
                 return
 
     def _write(self, slot: Slot, request: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
-        """One file, durable. The rank does not wait for us, so only a slot that is the same after it counts."""
+        """One file, durable. The rank does not wait for us, so only a slot that is the same after it
+        counts."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._create(path) as file:
             hashed = Hashed(file)
@@ -181,7 +185,8 @@ def _check_generation(slot: Slot, request: dict[str, Any]) -> None:
 
 
 def _give_up(request: dict[str, Any]) -> None:
-    """What will not be on the disk stays in memory, until its rank needs the slot: it must not wait for us."""
+    """What will not be on the disk stays in memory, until its rank needs the slot: it must not wait for
+    us."""
     with contextlib.suppress(OSError, _NotWrittenError):
         if request["slot"] is not None:
             slot = Slot.open(request["slot"])

@@ -12,8 +12,9 @@ VERBS = ("run", "resume", "sync", "incidents", "plan", "compare", "calibrate", "
 TAKE_A_RUN = ("resume", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
 HYDRA_FLAGS = (
-    "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun", "-m",
-    "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--info", "-i",
+    "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
+    "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--info", "-i",
 )  # fmt: skip
 TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
@@ -37,13 +38,16 @@ def take_verb(args: list[str]) -> str:
     for place, word in enumerate(args):
         if word.isidentifier() and not (place and args[place - 1] in (*TAKE_A_VALUE, *MAY_TAKE_A_VALUE)):
             if word not in VERBS:
-                raise ConfigError(f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help")
+                raise ConfigError(
+                    f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help"
+                )
             return args.pop(place)
     return "run"
 
 
 def take_run(verb: str, args: list[str]) -> str:
-    """The RUN of a verb that takes one: the first word that is neither flag nor KEY=VALUE; "" for other verbs.
+    """The RUN of a verb that takes one: the first word that is neither flag nor KEY=VALUE; "" for other
+    verbs.
 
     It is taken out of ``args``. Raises :class:`ConfigError` where it is missing.
     """
@@ -51,7 +55,9 @@ def take_run(verb: str, args: list[str]) -> str:
         return ""
     for place in _bare(args):
         return args.pop(place)
-    raise ConfigError(f"{verb}: which run? python -m orchestrator {verb} RUN, a name below run_root or a path")
+    raise ConfigError(
+        f"{verb}: which run? python -m orchestrator {verb} RUN, a name below run_root or a path"
+    )
 
 
 def take_runs(verb: str, args: list[str]) -> list[str]:
@@ -106,7 +112,8 @@ def own_flags(verb: str) -> argparse.ArgumentParser:
 
 
 def flags_last(words: Sequence[str]) -> list[str]:
-    """The same command line with every KEY=VALUE before the flags: Hydra refuses those that flags separate."""
+    """The same command line with every KEY=VALUE before the flags: Hydra refuses those that flags
+    separate."""
     flags: list[str] = []
     overrides: list[str] = []
     for place, word in enumerate(words):

@@ -1,7 +1,8 @@
-"""``python -m orchestrator.cli.child FD``: the driver of a run that a program started, see ``driver/handle.py``.
+"""``python -m orchestrator.cli.child FD``: the driver of a run that a program started, see
+``driver/handle.py``.
 
-What to run comes by standard input as JSON; to the descriptor goes one line, when the run's directory is held or when
-it was refused. From then on all that is said goes to ``driver.log`` in that directory.
+What to run comes by standard input as JSON; to the descriptor goes one line, when the run's directory is held
+or when it was refused. From then on all that is said goes to ``driver.log`` in that directory.
 """
 
 from __future__ import annotations

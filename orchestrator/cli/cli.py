@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if called:
             raise
-        return _fail(ConfigError(str(error)))  # Hydra's word on an override that makes no sense, e.g. model=null
+        # Hydra's word on an override that makes no sense, e.g. model=null
+        return _fail(ConfigError(str(error)))
     finally:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -98,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _scratch(verb: str, overrides: Sequence[str]) -> str:
-    """A folder for what Hydra writes at a sweep, empty folders and a copy of itself, where the points are only
-    plans; "" for anything else."""
+    """A folder for what Hydra writes at a sweep, empty folders and a copy of itself, where the points are
+    only plans; "" for anything else."""
     if verb != "plan" or not {"-m", "--multirun"} & set(overrides):
         return ""
     import tempfile
@@ -109,8 +110,8 @@ def _scratch(verb: str, overrides: Sequence[str]) -> str:
 
 @contextmanager
 def _no_garbage_yet(keep: bool) -> Iterator[None]:
-    """Imports and composing make a hundred thousand objects that stay; no time is spent on looking for garbage
-    among them, with ``keep`` (in a process that is all ours) not later either."""
+    """Imports and composing make a hundred thousand objects that stay; no time is spent on looking for
+    garbage among them, with ``keep`` (in a process that is all ours) not later either."""
     gc.disable()
     try:
         yield

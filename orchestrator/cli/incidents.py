@@ -27,7 +27,8 @@ def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: b
     found = folded.so_far()
     if as_json:
         rows = [dataclasses.asdict(incident) for incident in found]
-        console.file.write(json.dumps(rows, indent=2) + "\n")  # past the console, which would wrap and colour it
+        # past the console, which would wrap and colour it
+        console.file.write(json.dumps(rows, indent=2) + "\n")
         return
     facts, bill = folded.meter.facts, folded.meter.bill()
     name = facts.run if facts else directory.name

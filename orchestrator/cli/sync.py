@@ -30,18 +30,20 @@ SIGTERM_GRACE_S = 5.0
 _ANEW = "copy it from a run of the same job, and give it this run's run_name"
 # What MLflow's client shows to whatever server it is told of.
 CREDENTIALS = (
-    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AWS_SIGV4",
-    "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_TRACKING_AUTH", "DATABRICKS_TOKEN", "DATABRICKS_HOST",
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_TRACKING_AUTH",
+    "DATABRICKS_TOKEN", "DATABRICKS_HOST",
 )  # fmt: skip
 
 
 def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri: str | None = None) -> None:
     """Write what MLflow lacks of a run; doing it twice changes nothing.
 
-    A run without an end on record is marked KILLED, with the tag ``status=unknown``: its driver is dead. Where MLflow
-    is, the run's directory says; this shell's credentials go there only if ``own_uri`` is the same server.
-    Raises :class:`ConfigError` for a run that is not there or was never to be tracked,
-    :class:`RunDirectoryError` while a live driver holds it, :class:`TrackingError` when MLflow does not take it.
+    A run without an end on record is marked KILLED, with the tag ``status=unknown``: its driver is dead.
+    Where MLflow is, the run's directory says; this shell's credentials go there only if ``own_uri`` is the
+    same server. Raises :class:`ConfigError` for a run that is not there or was never to be tracked,
+    :class:`RunDirectoryError` while a live driver holds it, :class:`TrackingError` when MLflow does not take
+    it.
     """
     directory = find_run(run, run_root, trust)
     process = holder(directory)
@@ -71,7 +73,9 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
     console.print(_told(directory, before, total), highlight=False, soft_wrap=True)
     console.print(f"MLflow: {redact(uri)}", highlight=False, soft_wrap=True)
     if not isinstance(last.event, RunEnded):
-        console.print("the run has no end on record: its driver is gone, its status is unknown", style="yellow")
+        console.print(
+            "the run has no end on record: its driver is gone, its status is unknown", style="yellow"
+        )
 
 
 def _tracking_uri(directory: Path) -> str:
@@ -83,15 +87,17 @@ def _tracking_uri(directory: Path) -> str:
             f"{path}: missing, so nobody knows where MLflow is; a run writes it at its start; {_ANEW}"
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {_ANEW}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {_ANEW}"
+        ) from None
     if not isinstance(uri, str) or not uri:
         raise ConfigError(f"{path}: 'uri' is {papers.short(uri)} and has to be where MLflow is; {_ANEW}")
     return uri
 
 
 def _credentials_for(uri: str, own_uri: str | None) -> tuple[dict[str, str], list[str]]:
-    """The environment for a process that tells this server, and what of it is kept back: whoever wrote the run's
-    directory could have named a server of his own."""
+    """The environment for a process that tells this server, and what of it is kept back: whoever wrote the
+    run's directory could have named a server of his own."""
     environment = dict(os.environ)
     ours = {_server(known) for known in (own_uri, environment.get("MLFLOW_TRACKING_URI")) if known}
     if _server(uri) in ours:
@@ -137,7 +143,9 @@ def _run_sink(directory: Path, total: int, environment: dict[str, str], console:
     sink.stderr.close()
     if sink.returncode:
         why = said[-1] if said else ""
-        raise TrackingError(why.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}")
+        raise TrackingError(
+            why.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}"
+        )
 
 
 def _end(sink: subprocess.Popen[str]) -> None:
@@ -154,7 +162,10 @@ def _end(sink: subprocess.Popen[str]) -> None:
 
 def _written(directory: Path) -> tuple[str | None, int]:
     """Which MLflow run it is, and up to which record it has been written; -1 is none."""
-    run_id, seq = _field(directory / "mlflow_run.json", "run_id"), _field(directory / "mlflow_sink.json", "written_seq")
+    run_id, seq = (
+        _field(directory / "mlflow_run.json", "run_id"),
+        _field(directory / "mlflow_sink.json", "written_seq"),
+    )
     return run_id if isinstance(run_id, str) else None, seq if isinstance(seq, int) else -1
 
 

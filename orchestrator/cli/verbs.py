@@ -1,4 +1,5 @@
-"""What each verb does with a composed configuration. Everything heavy is imported by the verb that needs it."""
+"""What each verb does with a composed configuration. Everything heavy is imported by the verb that needs
+it."""
 
 from __future__ import annotations
 
@@ -127,7 +128,11 @@ def show_swept(first: DictConfig, own: argparse.Namespace, scratch: str) -> int:
         print(plans_json(own.swept))
         refuse_if_none(own.swept)
     else:
-        named = own.sweep_dir if own.sweep_dir != scratch else f"{first.run_root}/sweeps/{time.strftime(SWEEP_NAME)}"
+        named = (
+            own.sweep_dir
+            if own.sweep_dir != scratch
+            else f"{first.run_root}/sweeps/{time.strftime(SWEEP_NAME)}"
+        )
         show_plans(own.swept, Path(named) / "plans.png", Screen())
     return 0
 

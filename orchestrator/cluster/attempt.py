@@ -90,7 +90,9 @@ class Attempt:
             case "memory":
                 whole = self._gather.add(part)
                 told = whole is not None and whole["peak_bytes"] is not None
-                return [MemoryPeaked(self.number, whole["step"], whole["peak_bytes"])] if whole and told else []
+                return (
+                    [MemoryPeaked(self.number, whole["step"], whole["peak_bytes"])] if whole and told else []
+                )
             case "metric":
                 return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
             case "output":
@@ -102,7 +104,9 @@ class Attempt:
             case "probe_failed":
                 observed = self._gather.excuse()
                 node = self.nodes[node_index]
-                return [ProbesFailed(self.number, part["rank"], node, part["where"], part["reason"], observed)]
+                return [
+                    ProbesFailed(self.number, part["rank"], node, part["where"], part["reason"], observed)
+                ]
             case "phases":
                 return self._phase(node_index, part["phases"])
             case "exit":
@@ -127,11 +131,24 @@ class Attempt:
         return killed or now_s - self._first_bad_s >= OWN_WORDS_S
 
     def lose_node(self, node_index: int, reason: str, now_s: float, silent_s: float = 0.0) -> None:
-        """All of a node's ranks are gone with its agent, of which nothing was heard for ``silent_s`` before."""
+        """All of a node's ranks are gone with its agent, of which nothing was heard for ``silent_s``
+        before."""
         first = node_index * self.ranks_per_node
         for rank in range(first, first + self.ranks_per_node):
-            part = {"rank": rank, "gpu": "the whole node", "status": -signal.SIGKILL, "step": self.step, "time": 0.0}
-            part |= {"error": reason, "log_tail": [], "log_path": "", "node_fault": True, "silent_s": silent_s}
+            part = {
+                "rank": rank,
+                "gpu": "the whole node",
+                "status": -signal.SIGKILL,
+                "step": self.step,
+                "time": 0.0,
+            }
+            part |= {
+                "error": reason,
+                "log_tail": [],
+                "log_path": "",
+                "node_fault": True,
+                "silent_s": silent_s,
+            }
             if rank not in self._exits:
                 self._exit(node_index, part, now_s)
 
@@ -215,7 +232,8 @@ class Attempt:
             self._first_bad_s = now_s if self._first_bad_s is None else self._first_bad_s
 
     def _outlived(self, node_index: int, part: Part) -> list[Event]:
-        """A rank is killed because something else went wrong: that has been named when it turns out not to die."""
+        """A rank is killed because something else went wrong: that has been named when it turns out not to
+        die."""
         node = self.nodes[node_index]
         if not part.get("node_unusable") or not self._named or node in self.broken:
             return []
@@ -227,7 +245,9 @@ class Attempt:
             return self._blamed
         bad = [p for p in self._exits.values() if p["status"] != 0]
         cause = min(bad, key=_guilt)
-        left = min((p for p in self._exits.values() if p["status"] == 0), key=lambda p: p["time"], default=None)
+        left = min(
+            (p for p in self._exits.values() if p["status"] == 0), key=lambda p: p["time"], default=None
+        )
         if left is not None and _guilt(cause)[0] == FELT_ANOTHER:
             cause = {**left, "error": "it ended by itself while the other ranks went on"}
         alike = max(1, sum(_same_words(p) == _same_words(cause) for p in bad))

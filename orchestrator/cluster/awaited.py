@@ -1,9 +1,9 @@
-"""Which ranks do the others wait for, and in what: from their process groups and, where these are not known, from
-their stacks. Pure.
+"""Which ranks do the others wait for, and in what: from their process groups and, where these are not known,
+from their stacks. Pure.
 
-A collective ends when all ranks of its group have entered it. A rank that has entered fewer of a group's collectives
-than others that wait there is *awaited*; so is one that waits in another operation than they do, one that is stopped,
-and one that the kernel does not let go.
+A collective ends when all ranks of its group have entered it. A rank that has entered fewer of a group's
+collectives than others that wait there is *awaited*; so is one that waits in another operation than they do,
+one that is stopped, and one that the kernel does not let go.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.agent.hang_stacks import Seen, name_culprits
+from orchestrator.agent.hang_stacks import StackVerdict, name_culprits
 from orchestrator.agent.waits import Wait
 
 _HELD = (Wait.STOPPED, Wait.DISK, Wait.GONE)
@@ -29,8 +29,8 @@ class GroupSeen:
 
 @dataclass(frozen=True)
 class RankSeen:
-    """A rank at one look. ``endable``: neither it nor a process that it has started waits for something that may
-    come from elsewhere, or works. Seconds as in :class:`~orchestrator.agent.stillness.Still`."""
+    """A rank at one look. ``endable``: neither it nor a process that it has started waits for something that
+    may come from elsewhere, or works. Seconds as in :class:`~orchestrator.agent.stillness.Still`."""
 
     rank: int
     node: str
@@ -55,9 +55,9 @@ class RankSeen:
 
 @dataclass(frozen=True)
 class Awaited:
-    """``ranks``: those that the others wait for; ``first``: those of them that do not themselves wait for one of
-    the others, all where there is none. ``why`` completes the sentence "rank 3 …", "" where it is stopped and
-    nobody waits for it yet."""
+    """``ranks``: those that the others wait for; ``first``: those of them that do not themselves wait for one
+    of the others, all where there is none. ``why`` completes the sentence "rank 3 …", "" where it is stopped
+    and nobody waits for it yet."""
 
     ranks: list[int]
     first: list[int]
@@ -87,7 +87,9 @@ def _by_groups(seen: Sequence[RankSeen]) -> dict[int, str]:
     if any(one.waits_in for one in seen):
         absent = [one for one in seen if not one.waits_in and one.entered is not True]
         # Of some nothing is known. And a message between two ranks is not numbered: one does not wait for it.
-        silent = [one for one in absent if not one.groups] or ([] if reasons or not _between_two(seen) else absent)
+        silent = [one for one in absent if not one.groups] or (
+            [] if reasons or not _between_two(seen) else absent
+        )
         for one in silent:
             reasons.setdefault(one.rank, "has not come to where the others wait")
     return reasons
@@ -120,7 +122,7 @@ def _in_group(members: Mapping[int, GroupSeen]) -> dict[int, str]:
 def _by_stacks(seen: Sequence[RankSeen]) -> dict[int, str]:
     if any(one.groups for one in seen) or not any(one.entered for one in seen):
         return {}
-    culprits = name_culprits([(one.rank, Seen(one.entered, one.where, one.state)) for one in seen])
+    culprits = name_culprits([(one.rank, StackVerdict(one.entered, one.where, one.state)) for one in seen])
     if len(culprits) == len(seen):
         return {}
     return dict.fromkeys(culprits, "never entered the collective that the others wait in")

@@ -61,7 +61,8 @@ class Checkpoints:
         self._looked = False
         self.snapshots = Snapshots(assignment.run, assignment.world_size, [assignment.checkpoint_dir])
         self._publishing: list[_Publishing] = []
-        # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes first.
+        # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes
+        # first.
         self._disks: dict[tuple[str, int, str], dict[str, int]] = {}
 
     @property
@@ -105,7 +106,8 @@ class Checkpoints:
         return bool(self._publishing or self.snapshots.awaited())
 
     def poll(self, now_s: float) -> list[Event]:
-        """Give their names to checkpoints of which all parts are durable, in the order in which they became so."""
+        """Give their names to checkpoints of which all parts are durable, in the order in which they became
+        so."""
         if not self._publishing or now_s < self._publishing[0].not_before_s:
             return []
         first = self._publishing[0]
@@ -126,14 +128,21 @@ class Checkpoints:
             del self._publishing[0]  # the agent is lost, and with it its memory: the attempt fails anyway
             return []
         del self._publishing[0]
-        held = [] if first.held_since_s is None else [SnapshotFreed(self._nodes[0].name, now_s - first.held_since_s)]
+        held = (
+            []
+            if first.held_since_s is None
+            else [SnapshotFreed(self._nodes[0].name, now_s - first.held_since_s)]
+        )
         one = first.commit.manifest
         self._prune(first.commit)
-        committed = SnapshotCommitted(one.attempt, one.step, one.tag, paths[0], one.total_bytes, first.commit.write_s)
+        committed = SnapshotCommitted(
+            one.attempt, one.step, one.tag, paths[0], one.total_bytes, first.commit.write_s
+        )
         return [*held, committed]
 
     def _perhaps_given_up(self, first: _Publishing, error: RayTaskError, now_s: float) -> list[Event]:
-        """Files that are missing may show up late, on a file system that caches; then never. Others wait behind."""
+        """Files that are missing may show up late, on a file system that caches; then never. Others wait
+        behind."""
         if not isinstance(getattr(error, "cause", None), ManifestError) or first.held_since_s is None:
             return []
         if now_s - first.held_since_s < _MISSING_S:
@@ -145,9 +154,9 @@ class Checkpoints:
     def choose(self, before: int | None, wait_s: float, listen: Callable[[], list[Event]]) -> Restore | None:
         """What the next attempt goes on from: memory before disk, the newest first, and only what verifies.
 
-        ``before`` rules out a step and all after it, for good. A script looks for `latest` before it loads; so the
-        first checkpoint of a run is waited for until it has its name, ``wait_s`` at most; ``listen`` is
-        called meanwhile, to hear the nodes.
+        ``before`` rules out a step and all after it, for good. A script looks for `latest` before it loads;
+        so the first checkpoint of a run is waited for until it has its name, ``wait_s`` at most; ``listen``
+        is called meanwhile, to hear the nodes.
         """
         if before is not None:
             self._told += self._reject(before)
@@ -169,15 +178,20 @@ class Checkpoints:
             wrong = self._verify(disk)
             if not wrong:
                 return replace(disk, unvouched=self._why_not_vouched(disk))
-            self._told.append(self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items())))
+            self._told.append(
+                self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items()))
+            )
 
     def _in_main_folder(
         self, holdings: list[dict[str, Any]], committed: list[tuple[str, Manifest]]
     ) -> tuple[list[dict[str, Any]], list[tuple[str, Manifest]]]:
-        """Without what a script keeps elsewhere, its best weights for instance: it loads from the folder that it was
-        given. All of it where that folder is not used."""
+        """Without what a script keeps elsewhere, its best weights for instance: it loads from the folder that
+        it was given. All of it where that folder is not used."""
         main = self.snapshots.save_dirs[0]
-        here = [held for held in holdings if held["dir"] == main], [one for one in committed if one[0] == main]
+        here = (
+            [held for held in holdings if held["dir"] == main],
+            [one for one in committed if one[0] == main],
+        )
         return here if any(here) else (holdings, committed)
 
     def lay_out(self, restore: Restore | None) -> None:
@@ -211,7 +225,9 @@ class Checkpoints:
         key = bytes.fromhex(self._assignment.snapshot_key)
         return [
             node.agent.publish.remote(
-                commit.save_dir, self._part_of(commit.manifest, node).signed(key).to_json(), commit.save_latest
+                commit.save_dir,
+                self._part_of(commit.manifest, node).signed(key).to_json(),
+                commit.save_latest,
             )
             for node in self._owners()
         ]
@@ -249,7 +265,8 @@ class Checkpoints:
         return whole
 
     def _doubted(self) -> list[Event]:
-        """Whether others could change what is committed: at the first fault it would be too late to allow a type."""
+        """Whether others could change what is committed: at the first fault it would be too late to allow a
+        type."""
         if self._looked:
             return []
         self._looked, main = True, self.snapshots.save_dirs[0]
@@ -273,7 +290,9 @@ class Checkpoints:
         if self._held.shared_checkpoints:
             shares = [names[node.index :: len(self._nodes)] for node in self._nodes]
         else:
-            shares = [[name for name in names if self._holder(restore, name) == node.index] for node in self._nodes]
+            shares = [
+                [name for name in names if self._holder(restore, name) == node.index] for node in self._nodes
+            ]
         wrong: dict[str, str] = {}
         asked = [
             (node, node.agent.verify.remote(restore.save_dir, restore.tag, share))
@@ -286,7 +305,9 @@ class Checkpoints:
 
     def _why_not_vouched(self, restore: Restore) -> str | None:
         """Why a checkpoint on the disk may be somebody else's, as the first node says that has a doubt."""
-        answers = (self._ask(node, "why_not_vouched", restore.save_dir, restore.tag) for node in self._owners())
+        answers = (
+            self._ask(node, "why_not_vouched", restore.save_dir, restore.tag) for node in self._owners()
+        )
         return next((why for why in answers if why is not None), None)
 
     def _reject(self, before: int) -> list[Event]:

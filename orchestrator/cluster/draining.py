@@ -18,10 +18,11 @@ _LEAVE_S = 2.0
 
 
 def draining_nodes() -> dict[str, float | None]:
-    """Ids of the nodes that are being drained and still there; until when (Unix time), None where nobody set an end.
+    """Ids of the nodes that are being drained and still there; until when (Unix time), None where nobody set
+    an end.
 
-    On such a node Ray starts no actor and no task any more, nor places a bundle; what runs there goes on. It raises
-    what Ray does when its control store does not answer.
+    On such a node Ray starts no actor and no task any more, nor places a bundle; what runs there goes on. It
+    raises what Ray does when its control store does not answer.
     """
     told = ray._private.state.state.get_draining_nodes()
     return {node: end_ms / 1000 if end_ms else None for node, end_ms in told.items()}
@@ -30,7 +31,9 @@ def draining_nodes() -> dict[str, float | None]:
 class DrainWatch:
     """Asks again and again, in a thread: a control store that does not answer holds nobody else up."""
 
-    def __init__(self, ask: Callable[[], dict[str, float | None]] = draining_nodes, ask_s: float = ASK_S) -> None:
+    def __init__(
+        self, ask: Callable[[], dict[str, float | None]] = draining_nodes, ask_s: float = ASK_S
+    ) -> None:
         self._ask, self._ask_s = ask, ask_s
         self._ends: dict[str, float | None] = {}
         self._ended = threading.Event()

@@ -22,9 +22,12 @@ DESCRIPTIONS = {
     "orchestrator_cost_usd": "Dollars spent so far",
     "orchestrator_restarts": "Attempts after the first one",
 }
-# What every gauge is tagged with. On a cluster of several machines everybody reads them, so that names are left out.
+# What every gauge is tagged with. On a cluster of several machines everybody reads them, so that names are
+# left out.
 LABELS = {
-    "run": "Name of the run; its number where `metrics.names` is not true and the cluster is of several machines",
+    "run": (
+        "Name of the run; its number where `metrics.names` is not true and the cluster is of several machines"
+    ),
     "cluster": "Name of the cluster, empty where the run is told by its number",
 }
 

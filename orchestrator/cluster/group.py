@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.launchers import WarmZygotes
 from orchestrator.agent.log_bound import LogBounds
-from orchestrator.agent.log_transfer import LogKeeper
+from orchestrator.agent.log_transfer import LogWriter
 from orchestrator.agent.messages import Part
 from orchestrator.checkpoint.commits import Restore
 from orchestrator.cluster.attempt import Attempt
@@ -62,12 +62,14 @@ class RayWorkerGroup:
         self._node_count = nodes
         self._start_timeout_s = start_timeout_s
         again_s = wait_for_resources_s if wait_for_node_s is None else wait_for_node_s
-        self._nodes = Nodes(assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up)
+        self._nodes = Nodes(
+            assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up
+        )
         self._checkpoints = Checkpoints(assignment, self._nodes)
         self._notice = notice
         self._remarked: set[str] = set()
         bounds = LogBounds(assignment.log_max_bytes, lambda text: self._remark("this machine", text))
-        self._logs = LogKeeper(Path(assignment.run_dir) / "logs", bounds)
+        self._logs = LogWriter(Path(assignment.run_dir) / "logs", bounds)
         self._attempt: Attempt | None = None
         self._starting: list[Any] = []
         self._start_deadline_s = 0.0
@@ -124,7 +126,7 @@ class RayWorkerGroup:
         events += self._look_into_hang(attempt, now_s)
         if not self._generation_stopped and attempt.must_stop(now_s):
             self._generation_stopped = True
-            self._nodes.tell("stop", self.assignment.kill_after_s)
+            self._nodes.tell("stop", self.assignment.kill_grace_s)
         return events + self._checkpoints.poll(now_s) + self._settled(attempt)
 
     def abort(self) -> None:
@@ -205,7 +207,8 @@ class RayWorkerGroup:
             return []
         new = self._nodes.newly_draining()
         return [
-            NodeDraining(attempt.number, node.name, attempt.step, left_s and round(left_s, 3)) for node, left_s in new
+            NodeDraining(attempt.number, node.name, attempt.step, left_s and round(left_s, 3))
+            for node, left_s in new
         ]
 
     def _look_into_hang(self, attempt: Attempt, now_s: float) -> list[Event]:
@@ -283,10 +286,12 @@ class RayWorkerGroup:
                 self._lose(node, death(error), attempt)
         for answer in silent:
             node = under_way[answer]
-            if time.monotonic() - node.asked_s > self.assignment.agent_silence_s:
+            if time.monotonic() - node.asked_s > self.assignment.agent_timeout_s:
                 node.polling, node.silent = None, True
                 self._nodes.end(node)
-                self._lose(node, f"its agent did not answer for {self.assignment.agent_silence_s:g} s", attempt)
+                self._lose(
+                    node, f"its agent did not answer for {self.assignment.agent_timeout_s:g} s", attempt
+                )
         return heard
 
     def _lose(self, node: Node, how: str, attempt: Attempt) -> None:

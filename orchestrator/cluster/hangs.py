@@ -1,11 +1,12 @@
-"""No rank makes progress: look at all of them again and again, name those that keep the others waiting, and end the
-attempt only where the evidence says that it cannot go on. Pure but for the question, which it asks through a port.
+"""No rank makes progress: look at all of them again and again, name those that keep the others waiting, and
+end the attempt only where the evidence says that it cannot go on. Pure but for the question, which it asks
+through a port.
 
-Naming and ending are two things. A false alarm that ends a healthy run costs more than a late one, so an attempt is
-ended when some ranks wait for others (:mod:`~orchestrator.cluster.awaited`), and nothing has changed about any of
-those for `recovery.hang_evidence_s`, and none of them waits for something that may come from elsewhere: a child, a
-timer, a terminal, a connection, a lock on a file. All else is named and left, until `recovery.hang_after_s` if that
-is set.
+Naming and ending are two things. A false alarm that ends a healthy run costs more than a late one, so an
+attempt is ended when some ranks wait for others (:mod:`~orchestrator.cluster.awaited`), and nothing has
+changed about any of those for `recovery.hang_evidence_s`, and none of them waits for something that may come
+from elsewhere: a child, a timer, a terminal, a connection, a lock on a file. All else is named and left,
+until `recovery.hang_after_s` if that is set.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ _MOST_NAMED = 8
 
 def all_overdue(told: Mapping[int, Part], nodes: int) -> bool:
     """Whether no rank that is left makes progress; a node without ranks waits for nobody."""
-    return len(told) == nodes and all(part["all"] for part in told.values()) and any(p["ranks"] for p in told.values())
+    return (
+        len(told) == nodes
+        and all(part["all"] for part in told.values())
+        and any(p["ranks"] for p in told.values())
+    )
 
 
 @dataclass
@@ -48,7 +53,8 @@ class _Stall:
 
 @dataclass
 class HangWatch:
-    """Follows one attempt. ``nodes`` are their names by index; ``ask`` has all of them look at their ranks."""
+    """Follows one attempt. ``nodes`` are their names by index; ``ask`` has all of them look at their
+    ranks."""
 
     attempt: int
     nodes: list[str]
@@ -59,7 +65,8 @@ class HangWatch:
     _asked_s: float | None = None
     _next_s: float = 0.0
     _answers: dict[int, Part] = field(default_factory=dict)
-    _went_on: Counter[str] = field(default_factory=Counter)  # by place: named there, and then went on by itself
+    # by place: named there, and then went on by itself
+    _went_on: Counter[str] = field(default_factory=Counter)
     _named_at: list[str] = field(default_factory=list)
 
     def hear(self, node_index: int, part: Part) -> None:
@@ -115,16 +122,23 @@ class HangWatch:
         return []
 
     def _must_end(
-        self, cause: Awaited | None, by_rank: Mapping[int, RankSeen], to_blame: Iterable[RankSeen], silent_s: float
+        self,
+        cause: Awaited | None,
+        by_rank: Mapping[int, RankSeen],
+        to_blame: Iterable[RankSeen],
+        silent_s: float,
     ) -> bool:
         proven = cause is not None and all(
             by_rank[rank].endable and by_rank[rank].still_s >= self.evidence_s for rank in cause.ranks
         )
-        given_up = self.after_s is not None and silent_s >= self.after_s and all(_rests(one) for one in to_blame)
+        given_up = (
+            self.after_s is not None and silent_s >= self.after_s and all(_rests(one) for one in to_blame)
+        )
         return proven or given_up
 
     def _is_to_be_named(self, stall: _Stall, to_blame: Iterable[RankSeen], silent_s: float) -> bool:
-        """Not as long as it is seen in different places; and later where it was named before and then went on."""
+        """Not as long as it is seen in different places; and later where it was named before and then went
+        on."""
         same_place_s = (_LOOKS_TO_NAME - 1) * self._between_s
         if stall.named or any(one.same_place_s < same_place_s for one in to_blame):
             return False
@@ -132,7 +146,13 @@ class HangWatch:
         return silent_s >= stall.limit_s * (1 << min(before, _MOST_DOUBLINGS))
 
     def _named(
-        self, stall: _Stall, to_blame: list[RankSeen], ranks: int, cause: Awaited | None, step: int, silent_s: float
+        self,
+        stall: _Stall,
+        to_blame: list[RankSeen],
+        ranks: int,
+        cause: Awaited | None,
+        step: int,
+        silent_s: float,
     ) -> StallNamed:
         one = to_blame[0]
         return StallNamed(
@@ -143,7 +163,9 @@ class HangWatch:
             step=step,
             phase=stall.phase,
             silent_s=round(silent_s, 3),
-            doing=f"has computed in the same place for {one.same_place_s:.0f} s" if _spins(one) else str(one.wait),
+            doing=f"has computed in the same place for {one.same_place_s:.0f} s"
+            if _spins(one)
+            else str(one.wait),
             where=one.where,
             awaited=_why(cause, to_blame, ranks),
             stack=list(one.stack),
@@ -151,7 +173,13 @@ class HangWatch:
         )
 
     def _lost(
-        self, stall: _Stall, to_blame: list[RankSeen], ranks: int, cause: Awaited | None, step: int, silent_s: float
+        self,
+        stall: _Stall,
+        to_blame: list[RankSeen],
+        ranks: int,
+        cause: Awaited | None,
+        step: int,
+        silent_s: float,
     ) -> RankLost:
         one = to_blame[0]
         why = _why(cause, to_blame, ranks)
@@ -180,7 +208,9 @@ def ranks_seen(nodes: list[str], answers: Mapping[int, Part]) -> list[RankSeen]:
     for index, part in answers.items():
         for one in part["ranks"]:
             groups = {name: GroupSeen(**group) for name, group in one["groups"].items()}
-            found.append(RankSeen(**{**one, "node": nodes[index], "wait": Wait(one["wait"]), "groups": groups}))
+            found.append(
+                RankSeen(**{**one, "node": nodes[index], "wait": Wait(one["wait"]), "groups": groups})
+            )
     return sorted(found, key=lambda one: one.rank)
 
 

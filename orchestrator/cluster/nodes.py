@@ -16,7 +16,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from orchestrator.agent import facts as provenance
+from orchestrator.agent import facts
 from orchestrator.agent.agent import AGENT, NodeAgent, Place
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.launchers import WarmZygotes
@@ -24,7 +24,7 @@ from orchestrator.agent.localize import kill_process, unshared
 from orchestrator.cluster import placement
 from orchestrator.cluster.draining import ASK_S, DrainWatch
 from orchestrator.cluster.ray_errors import by_text, reason
-from orchestrator.cluster.warm import keeper
+from orchestrator.cluster.warm import pool
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
 from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, SnapshotHeld
 
@@ -57,8 +57,8 @@ class Node:
 
 
 class Nodes:
-    """All or none of them. ``notice`` is told what is waited for. ``taken_up`` tells the names of a run that is gone
-    on with from those of the driver before, which Ray may still hold."""
+    """All or none of them. ``notice`` is told what is waited for. ``taken_up`` tells the names of a run that
+    is gone on with from those of the driver before, which Ray may still hold."""
 
     def __init__(
         self,
@@ -73,18 +73,19 @@ class Nodes:
     ) -> None:
         self.all: list[Node] = []
         self.shared_checkpoints = True
-        # What came from the shell may be secret: it is told to agents directly, and not to Ray's record of actors.
+        # What came from the shell may be secret: it is told to agents directly, and not to Ray's record of
+        # actors.
         self._assignment = replace(assignment, shell={}, held_back={})
         self._shell = assignment.shell, assignment.held_back
         self._count = count
         self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
         self._needs = placement.bundle(assignment.ranks_per_node, assignment.device == "cuda")
-        self._asked = placement.Asked(count, self._needs, wait_for_resources_s)
-        self._again = placement.Asked(count, self._needs, wait_for_node_s)
+        self._asked = placement.PlacementRequest(count, self._needs, wait_for_resources_s)
+        self._again = placement.PlacementRequest(count, self._needs, wait_for_node_s)
         self._cancelled: Callable[[], bool] = lambda: False
         self._notice = notice
-        self._warm = lent or partial(keeper.offer_here, idle_timeout_s=assignment.warm_idle_timeout_s)
+        self._warm = lent or partial(pool.lease_here, idle_timeout_s=assignment.warm_idle_timeout_s)
         self._placement: PlacementGroup | None = None
         self._quarantined: set[str] = set()
         self._drains = DrainWatch()
@@ -103,7 +104,9 @@ class Nodes:
                 if not any(node.draining for node in self.all):
                     raise
                 self._hold_others(f" again {again}")
-        return ResourcesGranted([node.name for node in self.all], self._assignment.world_size, self._warnings())
+        return ResourcesGranted(
+            [node.name for node in self.all], self._assignment.world_size, self._warnings()
+        )
 
     def replace_lost(self, attempt: int) -> bool:
         """New agents for lost ones: on the same node where only the agent died, else where Ray finds room."""
@@ -128,7 +131,8 @@ class Nodes:
         return True
 
     def wait_for_space(self) -> list[Event]:
-        """Until every node can write to its run directory; what there is to tell. Raises :class:`Cancelled`."""
+        """Until every node can write to its run directory; what there is to tell. Raises
+        :class:`Cancelled`."""
         told: list[Event] = []
         for node in self.all:
             began_s = time.monotonic()
@@ -151,14 +155,16 @@ class Nodes:
                 node.lost = node.lost or "it is quarantined"
 
     def newly_draining(self) -> list[tuple[Node, float | None]]:
-        """Nodes that Ray has been told to empty since this was last asked, each with the seconds that are left."""
+        """Nodes that Ray has been told to empty since this was last asked, each with the seconds that are
+        left."""
         new = [node for node in self.all if not node.draining and self._drains.draining(node.ray_id)]
         for node in new:
             node.draining = True
         return [(node, self._drains.left_s(node.ray_id)) for node in new]
 
     def ask(self, node: Node, question: Any, *args: Any) -> Any:
-        """The answer to a method of the agent, or to a call that is under way. Raises :class:`ClusterError`."""
+        """The answer to a method of the agent, or to a call that is under way. Raises
+        :class:`ClusterError`."""
         answer = getattr(node.agent, question).remote(*args) if isinstance(question, str) else question
         try:
             return ray.get(answer, timeout=self._start_timeout_s)
@@ -181,7 +187,9 @@ class Nodes:
     def end(self, node: Node) -> None:
         """Kill an agent that does not answer: a stopped process does not hear Ray either."""
         strategy = NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
-        ray.remote(num_cpus=0)(kill_process).options(scheduling_strategy=strategy).remote(node.pid, node.started_unix_s)
+        ray.remote(num_cpus=0)(kill_process).options(scheduling_strategy=strategy).remote(
+            node.pid, node.started_unix_s
+        )
         ray.kill(node.agent)
 
     def close(self) -> None:
@@ -197,14 +205,14 @@ class Nodes:
             remove_placement_group(self._placement)
             self._placement = None
 
-    def _reserve(self, asked: placement.Asked) -> PlacementGroup:
+    def _reserve(self, asked: placement.PlacementRequest) -> PlacementGroup:
         name = f"orchestrator {self._name}"
         avoid = [node["NodeID"] for node in ray.nodes() if node["NodeManagerHostname"] in self._quarantined]
         return placement.reserve(name, asked, self._cancelled, self._notice, avoid)
 
     def _await_news_of(self, node: Node) -> None:
-        """Until it answers, so that only its agent was ill, or Ray has noticed that it is gone, and has placed its
-        bundle anew: before, Ray would start its successor on the dead node itself."""
+        """Until it answers, so that only its agent was ill, or Ray has noticed that it is gone, and has
+        placed its bundle anew: before, Ray would start its successor on the dead node itself."""
         strategy = NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
         answer = ray.remote(num_cpus=0)(_answer).options(scheduling_strategy=strategy, max_retries=0).remote()
         deadline_s = time.monotonic() + _NEWS_S
@@ -238,9 +246,13 @@ class Nodes:
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs.get("GPU", 0),
             max_restarts=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, placement_group_bundle_index=index),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._placement, placement_group_bundle_index=index
+            ),
         )
-        return Node(index, actor.remote(self._assignment, index, self._warm, place=_place, own_process=True), name)
+        return Node(
+            index, actor.remote(self._assignment, index, self._warm, place=_place, own_process=True), name
+        )
 
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
@@ -257,11 +269,13 @@ class Nodes:
             problems = self._look_again(nodes)
         told = [f"node {name}: {problem}" for name, each in problems.items() for problem in each]
         if told:
-            raise NodeMismatch("nodes differ from the plan: " + "; ".join(told) + "; make them alike, then run again")
+            raise NodeMismatch(
+                "nodes differ from the plan: " + "; ".join(told) + "; make them alike, then run again"
+            )
 
     def _await_agents(self, answers: Sequence[tuple[Node, Any]]) -> None:
-        """Until all have answered, if only that they cannot. Raises :class:`ClusterError` when one does not, and
-        :class:`NodeLost` where a node that is being drained takes no agent; it is marked then."""
+        """Until all have answered, if only that they cannot. Raises :class:`ClusterError` when one does not,
+        and :class:`NodeLost` where a node that is being drained takes no agent; it is marked then."""
         assert self._placement is not None
         deadline_s = time.monotonic() + self._start_timeout_s
         waiting = [answer for _, answer in answers]
@@ -282,7 +296,7 @@ class Nodes:
         """
         problems: dict[str, list[str]] = {}
         for _ in range(_LOOKS):  # somebody may be editing still
-            expected = provenance.with_script(self._assignment.expected, Path(self._assignment.script))
+            expected = facts.with_script(self._assignment.expected, Path(self._assignment.script))
             answers = [(node, node.agent.compare.remote(expected)) for node in nodes]
             problems = {node.name: self.ask(node, answer) for node, answer in answers}
             if not any(problems.values()):
@@ -298,10 +312,13 @@ class Nodes:
         blind = self._blind()
         self.shared_checkpoints = not blind
         warn = blind and not self._assignment.snapshots
-        return remarks + ([unshared(self._assignment.checkpoint_dir, self.all[0].name, blind)] if warn else [])
+        return remarks + (
+            [unshared(self._assignment.checkpoint_dir, self.all[0].name, blind)] if warn else []
+        )
 
     def _look_for_checkpoints(self) -> None:
-        """A node that came later has to see the folder that the others share: its part would be nobody else's."""
+        """A node that came later has to see the folder that the others share: its part would be nobody
+        else's."""
         if self.shared_checkpoints and (blind := self._blind()):
             raise NodeMismatch(unshared(self._assignment.checkpoint_dir, self.all[0].name, blind))
 

@@ -12,7 +12,7 @@ from orchestrator.agent.agent import AGENT
 from orchestrator.agent.zygote_pool import ZygoteReport
 from orchestrator.cluster import placement
 from orchestrator.cluster.session import NAMESPACE
-from orchestrator.cluster.warm import keeper
+from orchestrator.cluster.warm import pool
 
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -53,10 +53,10 @@ class Overview:
     runs: list[LiveRun] = field(default_factory=list)
 
 
-def look() -> Overview:
+def inspect_cluster() -> Overview:
     """Ask Ray, the keepers and the agents; ``ray`` is initialised already."""
-    seen = placement.look()
-    reports = keeper.reports([node["NodeID"] for node in seen.nodes])
+    seen = placement.inspect_cluster()
+    reports = pool.reports([node["NodeID"] for node in seen.nodes])
     nodes = {
         node["NodeID"]: Node(
             node_id=node["NodeID"],
@@ -79,7 +79,9 @@ def look() -> Overview:
 def live_runs() -> list[LiveRun]:
     """The runs whose first agent answers, oldest first."""
     first = f"{AGENT} 1/"
-    names = [actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE]
+    names = [
+        actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == NAMESPACE
+    ]
     asked = []
     for name in names:
         if name.startswith(first):

@@ -17,7 +17,8 @@ _ROOT = 0
 
 
 def auto_address(kept_address: str | None) -> str:
-    """The cluster that ``up`` keeps, else the only one whose node runs here as our user, or as root for everybody.
+    """The cluster that ``up`` keeps, else the only one whose node runs here as our user, or as root for
+    everybody.
 
     Raises :class:`ClusterUnreachable` where there is none, or more than one.
     """
@@ -27,10 +28,13 @@ def auto_address(kept_address: str | None) -> str:
     if len(ours) == 1:
         return ours.pop()
     if ours:
-        raise ClusterUnreachable(f"ray_address=auto: several run here, {', '.join(sorted(ours))}; name one of them")
+        raise ClusterUnreachable(
+            f"ray_address=auto: several run here, {', '.join(sorted(ours))}; name one of them"
+        )
     theirs = "; that of another user is not taken" if others else ""
     raise ClusterUnreachable(
-        f"ray_address=auto: no Ray of yours runs on this machine{theirs}; give host:port, or leave ray_address out"
+        f"ray_address=auto: no Ray of yours runs on this machine{theirs}; give host:port, or leave"
+        " ray_address out"
     )
 
 

@@ -25,7 +25,7 @@ Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlacementRequest:
     """``nodes`` bundles of ``needs`` on as many different nodes, within ``wait_s``."""
 
     nodes: int
@@ -33,13 +33,16 @@ class Asked:
     wait_s: float
 
     def __str__(self) -> str:
-        return f"{self.nodes} node{'s' if self.nodes != 1 else ''} with {_amounts(self.needs, self.needs)} each"
+        return (
+            f"{self.nodes} node{'s' if self.nodes != 1 else ''} with {_amounts(self.needs, self.needs)} each"
+        )
 
 
 @dataclass
-class Seen:
+class ClusterState:
     """A look at the cluster: the nodes alive, as :func:`ray.nodes` has them, and which placement groups
-    hold what of each: name and bundle by node id; ``draining`` are ids of nodes on which nothing starts any more."""
+    hold what of each: name and bundle by node id; ``draining`` are ids of nodes on which nothing starts
+    any more."""
 
     nodes: list[dict[str, Any]]
     held: dict[str, list[tuple[str, dict[str, float]]]] = field(default_factory=dict)
@@ -51,7 +54,9 @@ def bundle(ranks_per_node: int, gpus: bool) -> dict[str, float]:
     return {"CPU": float(ranks_per_node)} | ({"GPU": float(ranks_per_node)} if gpus else {})
 
 
-def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice, avoid: Sequence[str] = ()) -> PlacementGroup:
+def reserve(
+    name: str, asked: PlacementRequest, cancelled: Cancel, notice: Notice, avoid: Sequence[str] = ()
+) -> PlacementGroup:
     """Hold all that is asked for, on nodes whose ids are not among those to ``avoid``.
 
     While it waits, ``notice`` is told for what, and again when the cluster has changed. Raises
@@ -73,14 +78,16 @@ def reserve(name: str, asked: Asked, cancelled: Cancel, notice: Notice, avoid: S
         raise ClusterError(f"'{name}' is on this cluster already; choose another run_name") from None
     try:
         if not _wait(lambda: bool(group.wait(_ASK_S)), asked, cancelled, notice):
-            raise NotEnoughResources(missing(asked, look()))
+            raise NotEnoughResources(missing(asked, inspect_cluster()))
     except BaseException:
         remove_placement_group(group)
         raise
     return group
 
 
-def regain(group: PlacementGroup, lost: Sequence[str], asked: Asked, cancelled: Cancel, notice: Notice) -> None:
+def regain(
+    group: PlacementGroup, lost: Sequence[str], asked: PlacementRequest, cancelled: Cancel, notice: Notice
+) -> None:
     """Wait until Ray has placed the bundles of ``lost`` nodes anew, which it does by itself.
 
     Raises :class:`NotEnoughResources` and :class:`Cancelled`.
@@ -93,14 +100,15 @@ def regain(group: PlacementGroup, lost: Sequence[str], asked: Asked, cancelled: 
     if placement_group_table(group)["state"] == "CREATED":
         return
     if not _wait(placed, asked, cancelled, notice):
-        what = missing(asked, look())
+        what = missing(asked, inspect_cluster())
         raise NotEnoughResources(f"{', '.join(lost)} left the cluster and nothing took its place: {what}")
 
 
-def missing(asked: Asked, seen: Seen) -> str:
+def missing(asked: PlacementRequest, seen: ClusterState) -> str:
     """Which of the nodes cannot give a bundle, and what each lacks."""
     able = sum(
-        not _lacks(node["Resources"], asked.needs) and node["NodeID"] not in seen.draining for node in seen.nodes
+        not _lacks(node["Resources"], asked.needs) and node["NodeID"] not in seen.draining
+        for node in seen.nodes
     )
     found = _found(asked.needs, seen)
     if able < asked.nodes:
@@ -114,12 +122,12 @@ def missing(asked: Asked, seen: Seen) -> str:
     )
 
 
-def waiting(asked: Asked, seen: Seen) -> str:
+def waiting(asked: PlacementRequest, seen: ClusterState) -> str:
     """What is said while there is hope."""
     return f"waiting up to {asked.wait_s:g} s for {asked}: {_found(asked.needs, seen)}"
 
 
-def _wait(placed: Cancel, asked: Asked, cancelled: Cancel, notice: Notice) -> bool:
+def _wait(placed: Cancel, asked: PlacementRequest, cancelled: Cancel, notice: Notice) -> bool:
     """Whether it came true in time; ``placed`` takes its time to answer."""
     began_s, said = time.monotonic(), ""
     while not placed():
@@ -128,15 +136,15 @@ def _wait(placed: Cancel, asked: Asked, cancelled: Cancel, notice: Notice) -> bo
         waited_s = time.monotonic() - began_s
         if waited_s > asked.wait_s:
             return False
-        if waited_s > _SILENT_S and (text := waiting(asked, look())) != said:
+        if waited_s > _SILENT_S and (text := waiting(asked, inspect_cluster())) != said:
             said = text
             notice(text)
     return True
 
 
-def look() -> Seen:
+def inspect_cluster() -> ClusterState:
     """What the cluster has and who holds it; ``ray`` is initialised already."""
-    seen = Seen([node for node in ray.nodes() if node["Alive"]], draining=frozenset(draining_nodes()))
+    seen = ClusterState([node for node in ray.nodes() if node["Alive"]], draining=frozenset(draining_nodes()))
     for group in placement_group_table().values():
         if group["state"] == "CREATED":
             for index, node_id in group["bundles_to_node_id"].items():
@@ -144,12 +152,14 @@ def look() -> Seen:
     return seen
 
 
-def _found(needs: Mapping[str, float], seen: Seen) -> str:
+def _found(needs: Mapping[str, float], seen: ClusterState) -> str:
     told = []
     for node in seen.nodes[:_MOST_NAMED]:
         told.append(f"{node['NodeManagerHostname']} has {_amounts(node['Resources'], needs)}")
         held = seen.held.get(node["NodeID"], [])
-        holders = [f"'{name or 'a placement group'}' holds {_amounts(bundle, needs)}" for name, bundle in held]
+        holders = [
+            f"'{name or 'a placement group'}' holds {_amounts(bundle, needs)}" for name, bundle in held
+        ]
         told[-1] += f", of which {' and '.join(holders)}" if holders else ""
         told[-1] += ", and is being drained" if node["NodeID"] in seen.draining else ""
     more = len(seen.nodes) - _MOST_NAMED

@@ -14,7 +14,11 @@ from orchestrator.errors import ClusterError
 # grew. Token authentication is not here: a local ray.init turns it on by itself and writes the token, but
 # refuses to start when it is told to and finds none.
 # Ray's workers have a niceness of 15 by default, and so would the ranks.
-HEAD_SETTINGS = {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+HEAD_SETTINGS = {
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
 # Ray would otherwise hide the GPUs of actors that ask for none, and warn about it.
 _SETTINGS = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # With it a Ray of one machine has every port on loopback; on several machines it has them on all interfaces.
@@ -28,8 +32,8 @@ TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 def prepare_to_attach(address: str) -> None:
     """Call before Ray is imported, when the cluster at ``host:port`` is to be joined.
 
-    A token is shown where there is one: a cluster that asks for none does not mind. Raises :class:`ClusterError` for
-    one that is no secret.
+    A token is shown where there is one: a cluster that asks for none does not mind. Raises
+    :class:`ClusterError` for one that is no secret.
     """
     os.environ.update(_SETTINGS)
     if address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
@@ -37,17 +41,21 @@ def prepare_to_attach(address: str) -> None:
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _CONNECT_S)
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if not any(os.environ.get(name) for name in TOKEN_VARIABLES) and (path := record.token_path()) is not None:
+    if (
+        not any(os.environ.get(name) for name in TOKEN_VARIABLES)
+        and (path := record.token_path()) is not None
+    ):
         _refuse_open_token(path)
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
 def _refuse_open_token(path: Path) -> None:
-    """Ray's own commands leave it readable by everybody, and whoever has it runs what he likes on the cluster."""
+    """Ray's own commands leave it readable by everybody, and whoever has it runs what he likes on the
+    cluster."""
     if path.stat().st_mode & 0o077:
         raise ClusterError(
-            f"{path}: others may read this token, and whoever has it can run code as you on the cluster; type "
-            f"'chmod 600 {path}', and on a machine that you share give the cluster a new one"
+            f"{path}: others may read this token, and whoever has it can run code as you on the cluster; type"
+            f" 'chmod 600 {path}', and on a machine that you share give the cluster a new one"
         )
 
 

@@ -1,8 +1,8 @@
 """A folder of our own for a Ray that we start, which is gone with it. Imports no Ray.
 
 Ray's own place, ``/tmp/ray``, belongs to whoever was first on the machine, everybody may write below it, and
-nothing ever takes away what a cluster leaves there. Ray keeps its sockets in its folder, and Linux takes paths of
-107 bytes for these: a long ``TMPDIR`` is no place for one.
+nothing ever takes away what a cluster leaves there. Ray keeps its sockets in its folder, and Linux takes
+paths of 107 bytes for these: a long ``TMPDIR`` is no place for one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ LONGEST_BYTES = 38
 _PREFIX, _BELOW, _OWNER = "orc-ray-", "r", "owner"
 _LONGEST_PLACE_BYTES = LONGEST_BYTES - len(f"/{_PREFIX}12345678/{_BELOW}")
 _REMOVE_TIMEOUT_S = 5.0
-# Ray's library keeps the first token that it reads: clusters that one process starts after each other share one.
+# Ray's library keeps the first token that it reads: clusters that one process starts after each other share
+# one.
 _TOKEN = secrets.token_hex(32)
 
 
 class RayFolder:
-    """A folder that only our user may enter; Ray's, ``path``, lies in it, as does a token of the cluster's own.
+    """A folder that only our user may enter; Ray's, ``path``, lies in it, as does a token of the cluster's
+    own.
 
     Whoever holds ``lock_fd`` open owns it: without an owner it is swept away by the next one that is made.
     """
@@ -85,8 +87,8 @@ def make_ray_folder() -> RayFolder:
                 reason = error.strerror or str(error)
         reasons.append(f"{place}: {reason}")
     raise ClusterError(
-        f"no folder for Ray's sockets ({'; '.join(reasons)}); set TMPDIR to a folder on a local disk that you may "
-        f"write, at most {_LONGEST_PLACE_BYTES} characters long"
+        f"no folder for Ray's sockets ({'; '.join(reasons)}); set TMPDIR to a folder on a local disk that you"
+        f" may write, at most {_LONGEST_PLACE_BYTES} characters long"
     )
 
 
@@ -120,7 +122,9 @@ def folder_of(session_dir: str) -> Path | None:
 
 def _places() -> list[Path]:
     named = os.environ.get("TMPDIR")
-    return list(dict.fromkeys(Path(p) for p in (named, "/tmp", "/var/tmp", "/dev/shm") if p and os.path.isabs(p)))
+    return list(
+        dict.fromkeys(Path(p) for p in (named, "/tmp", "/var/tmp", "/dev/shm") if p and os.path.isabs(p))
+    )
 
 
 def _made(place: Path) -> RayFolder:

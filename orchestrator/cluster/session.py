@@ -34,8 +34,8 @@ _SHIP_LESS = "name what need not travel in its .rayignore or .gitignore, or give
 
 @dataclass(frozen=True)
 class Session:
-    """A connection to Ray. ``local`` means that the cluster is ours and ends with us; ``token_path`` is where its
-    token is, if that was made for it."""
+    """A connection to Ray. ``local`` means that the cluster is ours and ends with us; ``token_path`` is where
+    its token is, if that was made for it."""
 
     address: str
     dashboard_url: str | None
@@ -56,11 +56,11 @@ def connect(
     """Join the cluster at ``address`` (``host:port`` or ``auto``), or start one with ``cpus`` logical CPUs.
 
     A cluster started here has token authentication on, is on loopback as a whole, and lives in a folder of
-    its own, which needs no home and is gone when this ends. Its processes do not hear the signals ``unheard``,
-    which ask the run to stop: it lives until the ranks have saved. Ray ships
-    ``working_dir``, without the runs below it, to every node that an actor of ours starts on.
-    What ``client.py`` prepares must have been prepared before Ray was imported.
-    Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for a folder that cannot be shipped.
+    its own, which needs no home and is gone when this ends. Its processes do not hear the signals
+    ``unheard``, which ask the run to stop: it lives until the ranks have saved. Ray ships ``working_dir``,
+    without the runs below it, to every node that an actor of ours starts on. What ``client.py`` prepares must
+    have been prepared before Ray was imported. Raises :class:`ClusterUnreachable`, and :class:`ConfigError`
+    for a folder that cannot be shipped.
     """
     with contextlib.ExitStack() as stack:
         token_path = None
@@ -81,19 +81,25 @@ def connect(
             }
             sessions: list[psutil.Process] = []
             stack.callback(_end, sessions)
-            context = _start(sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, **local))
+            context = _start(
+                sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, **local)
+            )
         else:
             stack.callback(ray.shutdown)
             context = _init(address, working_dir, run_root)
         url, info = context.dashboard_url, context.address_info
         yield Session(
-            info["address"], f"http://{url}" if url else None, address is None, info["session_dir"], token_path
+            info["address"],
+            f"http://{url}" if url else None,
+            address is None,
+            info["session_dir"],
+            token_path,
         )
 
 
 def _start(sessions: list[psutil.Process], unheard: frozenset[int], init: Callable[[], Any]) -> Any:
-    """A Ray of our own. Twice, if need be: on a machine that is busy its processes may not find together in the 30 s
-    that it gives them, and ports that it has chosen may be taken before it listens."""
+    """A Ray of our own. Twice, if need be: on a machine that is busy its processes may not find together in
+    the 30 s that it gives them, and ports that it has chosen may be taken before it listens."""
     try:
         with _sessions_of_their_own(sessions, unheard):
             return init()
@@ -106,7 +112,10 @@ def _start(sessions: list[psutil.Process], unheard: frozenset[int], init: Callab
 def _init(address: str | None, working_dir: Path | None, run_root: Path | None, **settings: Any) -> Any:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if working_dir is not None:
-        settings["runtime_env"] = {"working_dir": str(working_dir), "excludes": _left_behind(working_dir, run_root)}
+        settings["runtime_env"] = {
+            "working_dir": str(working_dir),
+            "excludes": _left_behind(working_dir, run_root),
+        }
     said = b""
     try:
         if address is None:
@@ -131,11 +140,15 @@ def _init(address: str | None, working_dir: Path | None, run_root: Path | None, 
         raise ClusterUnreachable(f"a local Ray cluster did not start: {reason}")
     if working_dir is not None and "merge the Job's runtime env" in reason:
         raise ConfigError(
-            f"launch.working_dir={working_dir}: this command was itself submitted to Ray with a working directory, "
-            "which every node gets; leave launch.working_dir out"
+            f"launch.working_dir={working_dir}: this command was itself submitted to Ray with a working"
+            " directory, which every node gets; leave launch.working_dir out"
         )
     if b"InvalidAuthToken" in said or "no authentication token" in reason:
-        reason = "the cluster asks for a token, and this is not it" if has_token() else "the cluster asks for a token"
+        reason = (
+            "the cluster asks for a token, and this is not it"
+            if has_token()
+            else "the cluster asks for a token"
+        )
         raise ClusterUnreachable(
             f"ray_address={address}: {reason}; set RAY_AUTH_TOKEN, or write ~/.ray/auth_token, to what "
             "'ray get-auth-token' prints on a node of that cluster"
@@ -145,7 +158,11 @@ def _init(address: str | None, working_dir: Path | None, run_root: Path | None, 
 
 def _left_behind(working_dir: Path, run_root: Path | None) -> list[str]:
     """What a node has no use for, as patterns of .gitignore."""
-    runs = [] if run_root is None or not run_root.is_relative_to(working_dir) else [run_root.relative_to(working_dir)]
+    runs = (
+        []
+        if run_root is None or not run_root.is_relative_to(working_dir)
+        else [run_root.relative_to(working_dir)]
+    )
     return [".git", ".venv", "__pycache__", *(f"/{path}" for path in runs)]
 
 
@@ -156,7 +173,8 @@ def _one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _standard_error_in(file: IO[bytes]) -> Iterator[None]:
-    """Ray's native code writes there once a second why it is not let in, past Python, and raises without the why."""
+    """Ray's native code writes there once a second why it is not let in, past Python, and raises without the
+    why."""
     sys.stderr.flush()
     kept = os.dup(2)
     os.dup2(file.fileno(), 2)
@@ -175,8 +193,9 @@ def _sessions_of_their_own(started: list[psutil.Process], unheard: frozenset[int
     Those of other threads are none of Ray's: MLflow's process may be started just then, and outlives it.
 
     Ray would leave its own in our process group, and a SIGTERM or Ctrl-C for the group (a terminal,
-    ``timeout``, a container) would take the cluster away while the ranks still save. A job manager that signals
-    every process finds them in whatever group: what is blocked here is blocked in all that they start.
+    ``timeout``, a container) would take the cluster away while the ranks still save. A job manager that
+    signals every process finds them in whatever group: what is blocked here is blocked in all that they
+    start.
     """
     original = subprocess.Popen.__init__
     thread = threading.get_ident()

@@ -29,8 +29,8 @@ class _Step:
 
 
 class StragglerWatch:
-    """Looks at the last ``steps`` steps of one attempt, once it has trained for ``after_s``: in the first minutes
-    files are read for the first time and kernels are compiled.
+    """Looks at the last ``steps`` steps of one attempt, once it has trained for ``after_s``: in the first
+    minutes files are read for the first time and kernels are compiled.
 
     A straggler was the slowest in three quarters of them, its median is at least ``factor`` times the median
     of the others' mean, and the difference is at least a twentieth of the step and
@@ -45,9 +45,9 @@ class StragglerWatch:
         self._clear_steps = 0
 
     def observe(self, part: Mapping[str, Any]) -> tuple[int, float] | None:
-        """Takes the step of all ranks (:func:`~orchestrator.agent.messages.fold_steps`). Returns rank and ratio of
-        a straggler, once: it is named again after it was none for a whole window, or when another was named
-        in between."""
+        """Takes the step of all ranks (:func:`~orchestrator.agent.messages.fold_steps`). Returns rank and
+        ratio of a straggler, once: it is named again after it was none for a whole window, or when another
+        was named in between."""
         slowest, others = part["slowest"], part["ranks"] - 1
         self._trained_s += part["step_time_s"]
         if slowest is None or others < 1 or self._trained_s < self._after_s:
@@ -71,6 +71,8 @@ class StragglerWatch:
         own_s = statistics.median(step.own_s for step in self._window if step.rank == rank)
         others_s = statistics.median(step.others_s for step in self._window)
         step_time_s = statistics.median(step.step_time_s for step in self._window)
-        if own_s < self._factor * others_s or own_s - others_s < max(LEAST_EXTRA_S, LEAST_SHARE_OF_STEP * step_time_s):
+        if own_s < self._factor * others_s or own_s - others_s < max(
+            LEAST_EXTRA_S, LEAST_SHARE_OF_STEP * step_time_s
+        ):
             return None
         return rank, round(own_s / others_s, 2)

@@ -1,7 +1,8 @@
-"""Ray's own TLS: its files, and whether the other side speaks it, looked at before Ray is asked. Imports no Ray.
+"""Ray's own TLS: its files, and whether the other side speaks it, looked at before Ray is asked. Imports no
+Ray.
 
-Of a certificate that is missing, foreign or made out to another address Ray tells nothing: it tries for minutes, and
-then says that nobody answers.
+Of a certificate that is missing, foreign or made out to another address Ray tells nothing: it tries for
+minutes, and then says that nobody answers.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def is_on() -> bool:
 
 
 def check_own(address: str = LOOPBACK) -> None:
-    """Whether a Ray that is started here, to be reached at ``address``, can speak to itself by the certificate given.
+    """Whether a Ray that is started here, to be reached at ``address``, can speak to itself by the
+    certificate given.
 
     Raises :class:`ConfigError`.
     """
@@ -37,7 +39,10 @@ def check_own(address: str = LOOPBACK) -> None:
         return
     client, server = _context(ssl.PROTOCOL_TLS_CLIENT), _context(ssl.PROTOCOL_TLS_SERVER)
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [client.wrap_bio(back, there, server_hostname=address), server.wrap_bio(there, back, server_side=True)]
+    sides = [
+        client.wrap_bio(back, there, server_hostname=address),
+        server.wrap_bio(there, back, server_side=True),
+    ]
     for side in 2 * sides:
         try:
             side.do_handshake()
@@ -45,23 +50,23 @@ def check_own(address: str = LOOPBACK) -> None:
             continue
         except ssl.SSLError as error:
             raise ConfigError(
-                f"{CERTIFICATE}={os.environ[CERTIFICATE]}: Ray's processes at {address} would not take it from each "
-                f"other ({_reason(error)}); {AUTHORITY} must have signed it, and its subjectAltName must have "
-                f"IP:{address}"
+                f"{CERTIFICATE}={os.environ[CERTIFICATE]}: Ray's processes at {address} would not take it"
+                f" from each other ({_reason(error)}); {AUTHORITY} must have signed it, and its"
+                f" subjectAltName must have IP:{address}"
             ) from None
 
 
 def check_other(address: str) -> None:
-    """Whether the Ray at ``host:port`` encrypts if this shell asks for it, and only then, and each takes the other's
-    certificate. Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for files that are none.
+    """Whether the Ray at ``host:port`` encrypts if this shell asks for it, and only then, and each takes the
+    other's certificate. Raises :class:`ClusterUnreachable`, and :class:`ConfigError` for files that are none.
     """
     host, _, port = address.rpartition(":")
     if is_on():
         _greet_encrypted(host, int(port))
     elif _first_words(host, int(port))[3:4] != bytes([_SETTINGS]) and _encrypts(host, int(port)):
         raise ClusterUnreachable(
-            f"ray_address={address}: that Ray encrypts what it sends, and asks for a certificate; set {SWITCH}=1, "
-            f"{CERTIFICATE}, {KEY} and {AUTHORITY} as they are where it was started"
+            f"ray_address={address}: that Ray encrypts what it sends, and asks for a certificate; set"
+            f" {SWITCH}=1, {CERTIFICATE}, {KEY} and {AUTHORITY} as they are where it was started"
         )
 
 
@@ -77,27 +82,30 @@ def _greet_encrypted(host: str, port: int) -> None:
             taken: bool | None = _is_answered(encrypted)
     except ssl.SSLCertVerificationError as error:
         raise ClusterUnreachable(
-            f"{where}: its certificate is not taken ({_reason(error)}); {AUTHORITY}={os.environ[AUTHORITY]} must have "
-            f"signed it, and its subjectAltName must have {host}"
+            f"{where}: its certificate is not taken ({_reason(error)}); {AUTHORITY}={os.environ[AUTHORITY]}"
+            f" must have signed it, and its subjectAltName must have {host}"
         ) from None
     except ssl.SSLError as error:
-        taken = None if error.reason == "WRONG_VERSION_NUMBER" or isinstance(error, ssl.SSLEOFError) else False
+        taken = (
+            None if error.reason == "WRONG_VERSION_NUMBER" or isinstance(error, ssl.SSLEOFError) else False
+        )
     except OSError:  # it is gone, or slow: Ray asks for longer
         return
     if taken is None:
         raise ClusterUnreachable(
-            f"{where}: that Ray does not encrypt what it sends, and {SWITCH}={os.environ[SWITCH]} asks for it; "
-            f"unset {SWITCH}, or start that Ray with it"
+            f"{where}: that Ray does not encrypt what it sends, and {SWITCH}={os.environ[SWITCH]} asks for"
+            f" it; unset {SWITCH}, or start that Ray with it"
         )
     if not taken:
         raise ClusterUnreachable(
-            f"{where}: it does not take {CERTIFICATE}={os.environ[CERTIFICATE]}; what its own {AUTHORITY} names must "
-            "have signed it"
+            f"{where}: it does not take {CERTIFICATE}={os.environ[CERTIFICATE]}; what its own {AUTHORITY}"
+            " names must have signed it"
         )
 
 
 def _is_answered(encrypted: ssl.SSLSocket) -> bool:
-    """Only now the other side tells what it thinks of our certificate: it hangs up, with a word or without."""
+    """Only now the other side tells what it thinks of our certificate: it hangs up, with a word or
+    without."""
     try:
         encrypted.sendall(_PREFACE)
         return bool(encrypted.recv(_FRAME_BYTES))
@@ -138,7 +146,9 @@ def _context(protocol: int) -> ssl.SSLContext:
         try:
             Path(path).open("rb").close()
         except OSError as error:
-            raise ConfigError(f"{name}={path}: {error.strerror}; name a file in PEM format that you may read") from None
+            raise ConfigError(
+                f"{name}={path}: {error.strerror}; name a file in PEM format that you may read"
+            ) from None
     context, named = ssl.SSLContext(protocol), CERTIFICATE
     try:
         context.load_cert_chain(os.environ[CERTIFICATE], os.environ[KEY], password="")

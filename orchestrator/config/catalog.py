@@ -20,7 +20,8 @@ from orchestrator.errors import ConfigError
 
 THIS_MACHINE = "local"
 UNKNOWN_NODES = 0
-NOT_OF_A_PLAN = ("environment", "leave_unset")  # a fabric's settings for ranks: a dozen each, and none is looked at
+# a fabric's settings for ranks: a dozen each, and none is looked at
+NOT_OF_A_PLAN = ("environment", "leave_unset")
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,15 @@ def read_all(
             continue
         if read[name].cluster.nodes == UNKNOWN_NODES and nodes_needed:
             raise ConfigError(
-                f"cluster={name}: cluster.nodes is not set, and deadline_days alone does not say how many; set "
-                "cluster.nodes=…, or budget_usd=… too"
+                f"cluster={name}: cluster.nodes is not set, and deadline_days alone does not say how many;"
+                " set cluster.nodes=…, or budget_usd=… too"
             )
     return read, unreadable
 
 
 class _Reader:
-    """Plain YAML is merged and resolved first, and checked against the schema once: that is what takes time."""
+    """Plain YAML is merged and resolved first, and checked against the schema once: that is what takes
+    time."""
 
     def __init__(self, composed: DictConfig, overrides: Mapping[str, Any]) -> None:
         self._composed, self._overrides = composed, overrides
@@ -69,7 +71,8 @@ class _Reader:
         self._known: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
 
     def machines(self, path: Path) -> Machines:
-        """Raises an error of OmegaConf for what is not as the schema has it, OSError for what is not there."""
+        """Raises an error of OmegaConf for what is not as the schema has it, OSError for what is not
+        there."""
         body = cast(DictConfig, OmegaConf.load(path))
         named: dict[str, str] = {}
         for entry in body.get("defaults") or []:
@@ -87,7 +90,9 @@ class _Reader:
         """A GPU or fabric, plain and as a dataclass: the one that is named, or chosen on the command line."""
         if group in self._overrides or group not in named:
             chosen = self._composed[group]
-            return cast(dict[str, Any], OmegaConf.to_container(chosen, resolve=True)), OmegaConf.to_object(chosen)
+            return cast(dict[str, Any], OmegaConf.to_container(chosen, resolve=True)), OmegaConf.to_object(
+                chosen
+            )
         key = (group, named[group])
         if key not in self._known:
             body = OmegaConf.to_container(_read_option(group, named[group]), resolve=False)

@@ -19,11 +19,14 @@ def compose(*words: str) -> Config:
     """Returns the configuration that the words ``KEY=VALUE`` and ``GROUP=OPTION`` make of ``conf/``, as
     ``python -m orchestrator`` would have it.
 
-    Raises :class:`~orchestrator.errors.ConfigError`: one line that names the key, what is wrong with it and the remedy.
+    Raises :class:`~orchestrator.errors.ConfigError`: one line that names the key, what is wrong with it and
+    the remedy.
     """
     flags = [word for word in words if word.startswith("-")]
     if flags:
-        raise ConfigError(f"{flags[0]}: flags are for the command line; compose takes KEY=VALUE and GROUP=OPTION")
+        raise ConfigError(
+            f"{flags[0]}: flags are for the command line; compose takes KEY=VALUE and GROUP=OPTION"
+        )
     load.register()
     words = tuple(for_hydra(words))
     try:

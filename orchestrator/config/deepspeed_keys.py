@@ -1,10 +1,11 @@
-"""Refuse DeepSpeed configurations with keys that DeepSpeed would ignore without a word, and values it would choke on.
+"""Refuse DeepSpeed configurations with keys that DeepSpeed would ignore without a word, and values it would
+choke on.
 
-What DeepSpeed reads is listed in ``deepspeed_keys.json``, which ``infra/generate_deepspeed_keys.py``
-writes from DeepSpeed's own parser. A node of it is a value's (see ``deepspeed_values``), or ``{"keys": ...}``
-for a section; ``open`` allows other keys too, ``scalar`` a plain value in place of a section, ``auto`` the word
-auto in place of its values, ``removed`` marks what DeepSpeed once knew, ``deprecated`` what it still takes under
-a newer name.
+What DeepSpeed reads is listed in ``deepspeed_keys.json``, which ``infra/generate_deepspeed_keys.py`` writes
+from DeepSpeed's own parser. A node of it is a value's (see ``deepspeed_values``), or ``{"keys": ...}`` for a
+section; ``open`` allows other keys too, ``scalar`` a plain value in place of a section, ``auto`` the word
+auto in place of its values, ``removed`` marks what DeepSpeed once knew, ``deprecated`` what it still takes
+under a newer name.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ KEYS_FILE = Path(__file__).with_name("deepspeed_keys.json")
 
 
 def check_deepspeed(config: Mapping[str, Any]) -> None:
-    """Check every key and value of a native DeepSpeed configuration, and its optimizer's and scheduler's type.
+    """Check every key and value of a native DeepSpeed configuration, and its optimizer's and scheduler's
+    type.
 
     Raises ConfigError with the full key path, the nearest known name and the DeepSpeed version.
     """
@@ -68,8 +70,11 @@ def _check_section(section: Mapping[str, Any], node: Mapping[str, Any], path: st
             _check_section(value, child, where, version)
         elif "keys" in child and not child.get("scalar") and value is not None:
             some = next(iter(child["keys"]))
-            raise ConfigError(f"{where}={_named(value)}: {version} takes a section here, e.g. {where}.{some}=...")
-        elif "keys" not in child and not (value is None and path == "deepspeed"):  # null there is left out of the file
+            raise ConfigError(
+                f"{where}={_named(value)}: {version} takes a section here, e.g. {where}.{some}=..."
+            )
+        # null there is left out of the file
+        elif "keys" not in child and not (value is None and path == "deepspeed"):
             check_value(where, value, child, version, "auto" in node)
 
 
@@ -89,7 +94,9 @@ def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str
     for name in parameters if isinstance(parameters, Mapping) else ():
         close = difflib.get_close_matches(str(name), known["params"], n=1, cutoff=0.8)
         if close and name not in known["params"]:
-            raise ConfigError(f"{path}.params.{_named(name)}: nothing takes this parameter; did you mean '{close[0]}'?")
+            raise ConfigError(
+                f"{path}.params.{_named(name)}: nothing takes this parameter; did you mean '{close[0]}'?"
+            )
 
 
 def _is_own(kind: str, known: Mapping[str, Any], path: str) -> bool:
@@ -97,7 +104,9 @@ def _is_own(kind: str, known: Mapping[str, Any], path: str) -> bool:
     return (kind.lower() if path.endswith("optimizer") else kind) in known["names"]
 
 
-def _collect_deprecated(section: Mapping[str, Any], node: Mapping[str, Any], path: str, found: dict[str, str]) -> None:
+def _collect_deprecated(
+    section: Mapping[str, Any], node: Mapping[str, Any], path: str, found: dict[str, str]
+) -> None:
     for name, value in section.items():
         child = node.get("keys", {}).get(name, {})
         if "deprecated" in child:

@@ -1,8 +1,8 @@
 """Whether a value of a DeepSpeed configuration is one that DeepSpeed takes.
 
-A value's node in ``deepspeed_keys.json`` has ``is`` for its kinds, ``gt``, ``ge``, ``lt``, ``le`` for its bounds,
-``of`` for all that it may be, ``null`` where null is one, ``default`` for DeepSpeed's; ``{}`` is not known, and
-anything goes.
+A value's node in ``deepspeed_keys.json`` has ``is`` for its kinds, ``gt``, ``ge``, ``lt``, ``le`` for its
+bounds, ``of`` for all that it may be, ``null`` where null is one, ``default`` for DeepSpeed's; ``{}`` is not
+known, and anything goes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ AUTO = "auto"
 # DeepSpeed has defaults for "auto" in these, or a trainer fills it in; but a plan computes with them.
 _PLANNED = (
     "deepspeed.zero_optimization.stage", "deepspeed.zero_optimization.overlap_comm",
-    "deepspeed.zero_optimization.max_live_parameters", "deepspeed.zero_optimization.stage3_max_live_parameters",
+    "deepspeed.zero_optimization.max_live_parameters",
+    "deepspeed.zero_optimization.stage3_max_live_parameters",
     "deepspeed.zero_optimization.zero_hpz_partition_size",
 )  # fmt: skip
 _PLANNED_ENDS = (".enabled", "_bucket_size", ".device")
-_WORDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", "list": "a list"}
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+}
 _SIDES = {"gt": "above", "ge": "from", "lt": "below", "le": "to"}
 
 
 def check_value(where: str, value: Any, node: Mapping[str, Any], version: str, auto: bool) -> None:
-    """Raises :class:`ConfigError` with the key, the value and what to write. ``auto``: DeepSpeed itself has a default
-    for that word."""
+    """Raises :class:`ConfigError` with the key, the value and what to write. ``auto``: DeepSpeed itself has a
+    default for that word."""
     if "is" not in node and "of" not in node:
         return
     if value is None and node.get("null"):
@@ -38,13 +45,16 @@ def check_value(where: str, value: Any, node: Mapping[str, Any], version: str, a
         if auto and where not in _PLANNED and not where.endswith(_PLANNED_ENDS):
             return
         raise ConfigError(
-            f"{where}=auto: nothing fills it in here, and the run has to know it; write e.g. {where}={_example(node)}"
+            f"{where}=auto: nothing fills it in here, and the run has to know it; write e.g."
+            f" {where}={_example(node)}"
         )
     if any(_is(kind, value) for kind in _kinds(node)) and _within(value, node):
         return
     if "of" in node and any(type(value) is type(one) and value == one for one in node["of"]):
         return
-    shown = value if isinstance(value, str) and value.isprintable() and len(value) <= MOST_SHOWN else short(value)
+    shown = (
+        value if isinstance(value, str) and value.isprintable() and len(value) <= MOST_SHOWN else short(value)
+    )
     if value is None or isinstance(value, bool):
         shown = "null" if value is None else str(value).lower()
     known = [str(one) for one in node.get("of", ())]
@@ -87,7 +97,9 @@ def _expected(node: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(map(str, node["of"]))
     bounds = [f" {word} {node[side]:g}" for side, word in _SIDES.items() if side in node]
     return (
-        " or ".join(_WORDS[kind] for kind in _kinds(node)) + "".join(bounds) + (", or null" if node.get("null") else "")
+        " or ".join(_WORDS[kind] for kind in _kinds(node))
+        + "".join(bounds)
+        + (", or null" if node.get("null") else "")
     )
 
 

@@ -1,8 +1,8 @@
 """Configurations of others are data: what of Hydra would run code from one is refused before Hydra sees it.
 
-Our own keys are looked through when they are loaded. Hydra itself instantiates callbacks, launchers and sweepers by
-``_target_``, builds loggers from any class or factory, imports packages to search for files, sets variables of
-our environment and unpickles an earlier job, all of it before we are called.
+Our own keys are looked through when they are loaded. Hydra itself instantiates callbacks, launchers and
+sweepers by ``_target_``, builds loggers from any class or factory, imports packages to search for files, sets
+variables of our environment and unpickles an earlier job, all of it before we are called.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
 def refuse_code(words: Sequence[str]) -> None:
-    """Raises :class:`ConfigError` where Hydra would run code that a configuration names, and what Hydra raises where
-    the words cannot be composed. ``words`` are those of the command line that are Hydra's."""
+    """Raises :class:`ConfigError` where Hydra would run code that a configuration names, and what Hydra
+    raises where the words cannot be composed. ``words`` are those of the command line that are Hydra's."""
     if {"--shell-completion", "-sc"} & set(words):  # words that are half typed, and nothing is made of them
         return
     flags, overrides = _flags(words)
@@ -50,20 +50,26 @@ def refuse_code(words: Sequence[str]) -> None:
         for path in _config_files(folder) if folder else ():
             _refuse_bomb(path)
     where, name = flags.config_path or str(load.conf_dir()), flags.config_name or "config"
-    _refuse_packages([where, *plain], [Path(folder, f"{name}.yaml") for folder in (where, flags.config_dir) if folder])
+    _refuse_packages(
+        [where, *plain], [Path(folder, f"{name}.yaml") for folder in (where, flags.config_dir) if folder]
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(initialize_config_dir(os.path.abspath(where), version_base="1.3"))
         try:
             composed = compose(name, plain, return_hydra_config=True)
         except RecursionError:
-            raise ConfigError(f"{flags.config_dir or where}: a file there nests deeper than can be read") from None
+            raise ConfigError(
+                f"{flags.config_dir or where}: a file there nests deeper than can be read"
+            ) from None
         except (HydraException, OmegaConfBaseException, yaml.YAMLError, OrchestratorError):
             raise
         except Exception as error:
             raise ConfigError(_why_not_composed(error, [flags.config_dir, flags.config_path])) from error
     for keys, value in _leaves(_hydra_part(composed)):
         if (why := _why_refused(keys, value)) is not None:
-            raise ConfigError(f"{'.'.join(keys)}={value}: a config is data here and this would {why}; remove the key")
+            raise ConfigError(
+                f"{'.'.join(keys)}={value}: a config is data here and this would {why}; remove the key"
+            )
 
 
 def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
@@ -77,11 +83,14 @@ def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
         except Exception as same:  # noqa: BLE001 - it is the same one that is looked for
             if type(same) is type(error):
                 return f"{path}: holds a value that YAML cannot make ({why}); write it as a quoted text"
-    return f"the configuration cannot be composed ({why}); leave out one KEY=VALUE after the other to find which"
+    return (
+        f"the configuration cannot be composed ({why}); leave out one KEY=VALUE after the other to find which"
+    )
 
 
 def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:
-    """Hydra imports a package to look for files in it, while it composes; only the first file may name one."""
+    """Hydra imports a package to look for files in it, while it composes; only the first file may name
+    one."""
     for word in words:
         if "pkg://" in word:
             raise ConfigError(f"{word}: a package would be imported to look into it; give a folder")
@@ -103,12 +112,15 @@ def _read(path: Path) -> bytes:
 def _config_files(folder: str) -> Iterator[Path]:
     """All that a choice can bring in: not what is hidden, and not what a run has left."""
     for place, folders, files in os.walk(folder):
-        folders[:] = [] if "journal.jsonl" in files else sorted(name for name in folders if not name.startswith("."))
+        folders[:] = (
+            [] if "journal.jsonl" in files else sorted(name for name in folders if not name.startswith("."))
+        )
         yield from (Path(place, name) for name in sorted(files) if name.endswith((".yaml", ".yml")))
 
 
 def _refuse_bomb(path: Path) -> None:
-    """A few lines of aliases stand for more than memory holds, and every value of a configuration is a copy."""
+    """A few lines of aliases stand for more than memory holds, and every value of a configuration is a
+    copy."""
     try:
         size = papers.values_in(yaml.compose(papers.read_text(path, _MOST_BYTES), yaml.CSafeLoader))
     except papers.PaperError as error:
@@ -116,7 +128,9 @@ def _refuse_bomb(path: Path) -> None:
     except (OSError, ValueError, yaml.YAMLError):
         return  # who reads it for its values says so
     if size > _MOST_VALUES:
-        raise ConfigError(f"{path}: with its aliases it stands for more than {_MOST_VALUES:,} values; write them out")
+        raise ConfigError(
+            f"{path}: with its aliases it stands for more than {_MOST_VALUES:,} values; write them out"
+        )
 
 
 def _flags(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

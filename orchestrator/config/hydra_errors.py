@@ -22,7 +22,8 @@ _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']*)'")
 _UNKNOWN_IN_SCHEMA = re.compile(r"Key '(?P<key>[^']+)' (is )?not in '?(?P<owner>\w+)'?")
 _FOREIGN_PACKAGE = re.compile(r"(?P<group>[a-z]+)@\w+\.(?P=group)")
 _NO_MULTIRUN = re.compile(
-    r"(Sweep parameters|Ambiguous value for argument) '(?P<word>.*)'(?= requires --multirun|\s*1\. To use it)",
+    r"(Sweep parameters|Ambiguous value for argument) '(?P<word>.*)'(?= requires --multirun|\s*1\. To"
+    r" use it)",
     re.DOTALL,
 )
 _NO_CONFIG_DIR = re.compile(r"Additional config directory '(?P<path>.+)' not found")
@@ -43,7 +44,9 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         if match := _UNKNOWN_KEY.search(text):
             return _no_such_key(match["key"], overrides)
         if match := _NO_CONFIG_DIR.search(text):
-            return f"--config-dir={match['path']}: no such directory; it holds groups such as cluster/ and job/"
+            return (
+                f"--config-dir={match['path']}: no such directory; it holds groups such as cluster/ and job/"
+            )
     for cause in reversed(chain):
         first = (str(cause).strip().splitlines() or [""])[0]
         # OmegaConf raises some of its errors from a template of themselves.
@@ -74,7 +77,9 @@ def _no_override(word: str) -> str:
     if not equals:
         return f"{word}: not an override, which is KEY=VALUE, or ~KEY to take a key out; see --help"
     if parsed_override(f"{key}=1") is None:
-        return f"{word}: {key or 'nothing'} is no key; a key is of letters, digits, _ and -, with dots between"
+        return (
+            f"{word}: {key or 'nothing'} is no key; a key is of letters, digits, _ and -, with dots between"
+        )
     return f"{word}: not an override that Hydra can read; as a text it is written {as_typed(key, value)}"
 
 
@@ -82,8 +87,8 @@ def _no_sweep(word: str) -> str:
     key, _, value = word.partition("=")
     several = shlex.quote(f"{key}=[{value}]")
     return (
-        f"{word}: several values are a sweep; add --multirun for a run of each, or write {several} for a list and "
-        f"{as_typed(key, value)} for a text"
+        f"{word}: several values are a sweep; add --multirun for a run of each, or write {several} for a list"
+        f" and {as_typed(key, value)} for a text"
     )
 
 
@@ -117,7 +122,8 @@ def _no_such_key(key: str, overrides: Sequence[str]) -> str:
         hint = hint.replace("'", f"'{parent}.", 1) if "." not in hint else hint
     if parent.startswith("deepspeed") or key.startswith("deepspeed"):
         return (
-            f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added with +{key}=…"
+            f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added"
+            f" with +{key}=…"
         )
     if parent.startswith(("job.args", "job.env")) or parent == "env":
         return f"{key}: not set by the config{hint}; to add it write +{key}=…"
@@ -125,7 +131,8 @@ def _no_such_key(key: str, overrides: Sequence[str]) -> str:
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:
-    """Every key of the schema and of the configuration that was chosen, files of ``--config-dir`` included."""
+    """Every key of the schema and of the configuration that was chosen, files of ``--config-dir``
+    included."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
     flags, words = parser.parse_known_args(list(overrides))

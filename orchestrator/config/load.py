@@ -32,9 +32,17 @@ CPU_RANKS = 2
 # A peak of 1e18 FLOP/s is that of a thousand accelerators of today.
 _MOST = 1e24
 _PATHS = (
-    "run_root", "run_dir", "calibration", "job.script", "job.cwd", "job.checkpoint_dir", "job.corpus", "snapshot.dirs",
-    "snapshot.trusted", "launch.working_dir",
+    "run_root", "run_dir", "calibration", "job.script", "job.cwd", "job.checkpoint_dir", "job.corpus",
+    "snapshot.dirs", "snapshot.trusted", "launch.working_dir",
 )  # fmt: skip
+# Keys of runs that are on a disk already, and what they are called now.
+_RENAMED_KEYS = {
+    "recovery.max_idle_faults": "max_faults_without_progress",
+    "recovery.hang_unknown_s": "hang_timeout_cold_s",
+    "recovery.agent_silence_s": "agent_timeout_s",
+    "recovery.kill_after_s": "kill_grace_s",
+    "recovery.unkillable_s": "sigkill_timeout_s",
+}
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*['\"]?(\w+)")
 _WHO_AND_WHERE = {"USER", "LOGNAME", "HOME", "HOSTNAME", "PWD", "SHELL", "LANG", "TZ", "TMPDIR"}
 
@@ -55,9 +63,9 @@ def register() -> None:
 def compose_once(overrides: Sequence[str]) -> DictConfig | None:
     """What Hydra composes from KEY=VALUE words; None where that is left to ``hydra.main``.
 
-    ``hydra.main`` composes everything twice, the first time to learn whether the configuration itself asks for
-    a sweep. It is still needed for its flags, for whatever of Hydra a configuration makes use of, and to say
-    what is wrong.
+    ``hydra.main`` composes everything twice, the first time to learn whether the configuration itself asks
+    for a sweep. It is still needed for its flags, for whatever of Hydra a configuration makes use of, and to
+    say what is wrong.
     """
     if any(word.startswith("-") or "hydra" in word for word in overrides):
         return None
@@ -153,14 +161,19 @@ def _why_no_value(path: str, value: Any) -> str | None:
         return f"out of range; no number here is above {_MOST:g}"
     if isinstance(value, str) and "\0" in value:
         return "holds a zero character, which neither a file's name nor a variable can; leave it out"
-    if isinstance(value, str) and path.partition("[")[0] in _PATHS and (why := papers.why_no_path(value)) is not None:
+    if (
+        isinstance(value, str)
+        and path.partition("[")[0] in _PATHS
+        and (why := papers.why_no_path(value)) is not None
+    ):
         return f"{why}; give a shorter one"
     return None
 
 
 def _from_environment(written: Any) -> list[str]:
-    """Values that a configuration takes from the environment, which is how secrets are kept out of it; not those that
-    say who and where we are, numbers and addresses: a password in one of these is known by its form."""
+    """Values that a configuration takes from the environment, which is how secrets are kept out of it; not
+    those that say who and where we are, numbers and addresses: a password in one of these is known by its
+    form."""
     named = set(_ENVIRONMENT.findall(str(written))) - _WHO_AND_WHERE
     values = [os.environ.get(name, "") for name in sorted(named)]
     return [value for value in values if not value.isdigit() and "://" not in value]
@@ -193,12 +206,20 @@ def _plain(node: Any) -> Any:
 def from_container(container: dict[str, Any]) -> Config:
     """Inverse of :func:`to_container`: nothing is left to interpolate, and a text that looks so is a text.
 
-    Raises :class:`ConfigError` for what this version's schema does not know.
+    Keys that an earlier version wrote under another name are read. Raises :class:`ConfigError` for what this
+    version's schema does not know.
     """
+    container = {section: _with_todays_keys(section, values) for section, values in container.items()}
     try:
         return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), literally(container))))
     except OmegaConfBaseException as error:
         raise ConfigError(_said(error)) from None
+
+
+def _with_todays_keys(section: str, values: Any) -> Any:
+    if not isinstance(values, dict):
+        return values
+    return {_RENAMED_KEYS.get(f"{section}.{key}", key): value for key, value in values.items()}
 
 
 def to_yaml(container: dict[str, Any]) -> str:

@@ -44,7 +44,8 @@ class PriceConfig:
     spread over the lifetime at the given occupancy, plus power drawn x PUE x electricity price. A plan names
     the cost by every kind whose figures are there; ``kind`` is the one that a run is billed by."""
 
-    kind: PriceKind = PriceKind.list  # list: on demand; reserved, spot: rented too; owned: hardware written off
+    # list: on demand; reserved, spot: rented too; owned: hardware written off
+    kind: PriceKind = PriceKind.list
     usd_per_gpu_hour: float | None = None  # of kind list; per accelerator, not per node
     reserved_usd_per_gpu_hour: float | None = None  # of kind reserved
     reserved_source: str = ""  # with the term that it is for
@@ -72,17 +73,20 @@ class GpuConfig:
     unit: str = "GPU"  # what plan, bill and summary call one of them
     memory_bytes: int = MISSING  # of one accelerator; a plan that needs more is refused
     memory_bandwidth_bytes_per_s: float | None = None  # to its own memory
-    peak_flops: dict[str, float] = field(default_factory=dict)  # dense FLOP/s by precision: bf16, fp16, tf32, fp32, fp8
+    # dense FLOP/s by precision: bf16, fp16, tf32, fp32, fp8
+    peak_flops: dict[str, float] = field(default_factory=dict)
     nvlink_bytes_per_s: float | None = None  # to the other GPUs of the node
     architecture: str = ""  # ampere, hopper, …: key of planner.matmul_efficiency
     multiprocessors: int = 1  # that tiles of a matrix product are spread over
     tdp_w: float | None = None  # thermal design power, the power of an owned GPU
-    # share of the dense peak that a large matrix product sustains in training, by precision; a precision without
-    # one has no predicted step time. The files here take planner.matmul_efficiency of their architecture
+    # share of the dense peak that a large matrix product sustains in training, by precision; a precision
+    # without one has no predicted step time. The files here take planner.matmul_efficiency of their
+    # architecture
     matmul_efficiency: dict[str, float] = field(default_factory=dict)
     # parts of NVML's product name; a node with other GPUs is refused
     product_names: list[str] = field(default_factory=list)
-    reference_price: PriceConfig = field(default_factory=PriceConfig)  # for a cluster without a price of its own
+    # for a cluster without a price of its own
+    reference_price: PriceConfig = field(default_factory=PriceConfig)
     source: str = MISSING  # where memory, bandwidth and peaks come from
 
 
@@ -160,8 +164,8 @@ class ModelConfig:
 
 @dataclass
 class LayoutConfig:
-    """Degrees of parallelism; data parallel follows from the ranks. With ``auto`` the planner chooses them, the
-    micro-batch, recomputation and DeepSpeed's ``zero_optimization``: the cheapest that fits."""
+    """Degrees of parallelism; data parallel follows from the ranks. With ``auto`` the planner chooses them,
+    the micro-batch, recomputation and DeepSpeed's ``zero_optimization``: the cheapest that fits."""
 
     auto: bool = False  # layout=auto sets it
     tp: int = 1  # tensor parallel ranks
@@ -175,9 +179,10 @@ class LayoutConfig:
 @dataclass
 class JobConfig:
     """What to train. ``args`` become ``--name=value``; ``{run_dir}``, ``{deepspeed_config}``,
-    ``{checkpoint_dir}``, ``{skip_batches}`` and ``{mtbf_s}`` in them are filled in on the node. ``ranks`` null
-    means the whole cluster, ``supports`` null that the script can do every kind of parallelism. ``builds``
-    names the choices of ``model`` that the script makes for itself, e.g. ``gated_mlp: true`` or ``experts: 1``."""
+    ``{checkpoint_dir}``, ``{skip_batches}`` and ``{mtbf_s}`` in them are filled in on the node. ``ranks``
+    null means the whole cluster, ``supports`` null that the script can do every kind of parallelism.
+    ``builds`` names the choices of ``model`` that the script makes for itself, e.g. ``gated_mlp: true`` or
+    ``experts: 1``."""
 
     name: str = MISSING  # part of the run's name
     script: str = MISSING  # looked up from cwd, then among the jobs that come with the project
@@ -195,7 +200,8 @@ class JobConfig:
     corpus: list[str] = field(default_factory=list)
     tokenizer: str | None = None  # for the script's arguments; null is its own default
     checkpoint_dir: str | None = None  # shared by all nodes; null is checkpoints in the run directory
-    resume: Resume = Resume.never  # auto takes up a run of this name that has not finished; needs run_name or run_dir
+    # auto takes up a run of this name that has not finished; needs run_name or run_dir
+    resume: Resume = Resume.never
     supports: list[str] | None = None
     builds: dict[str, Any] = field(default_factory=dict)
 
@@ -204,27 +210,32 @@ class JobConfig:
 class RecoveryConfig:
     """What happens after a fault and at a stop."""
 
-    max_restarts: int = 3  # after faults of ranks, of one run; 0 ends it at the first. Faults of nodes do not count
-    max_idle_faults: int = 5  # faults in a row, of whatever kind, without a new step between them
+    # after faults of ranks, of one run; 0 ends it at the first. Faults of nodes do not count
+    max_restarts: int = 3
+    max_faults_without_progress: int = 5  # faults in a row, of whatever kind, without a new step between them
     stop_grace_s: float = 30.0  # from SIGTERM to SIGKILL at a stop: time to save
-    # what asks the run to stop, beside Ctrl-C: SIGTERM by most job managers, SIGHUP by a terminal that is closed,
-    # SIGUSR1 by Slurm's --signal=USR1@120. A second one stops at once
+    # what asks the run to stop, beside Ctrl-C: SIGTERM by most job managers, SIGHUP by a terminal that is
+    # closed, SIGUSR1 by Slurm's --signal=USR1@120. A second one stops at once
     stop_signals: list[str] = field(default_factory=lambda: ["TERM", "HUP", "USR1"])
-    kill_after_s: float = 2.0  # the same for the other ranks after one was lost
-    unkillable_s: float = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
+    kill_grace_s: float = 2.0  # the same for the other ranks after one was lost
+    sigkill_timeout_s: float = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
     wait_for_node_s: float = 600.0  # for a lost node to come back or another to take its place
     hang_factor: float = 3.0  # no progress for so many medians of the current phase is looked into
     hang_floor_s: float = 60.0  # but never earlier than this
-    hang_unknown_s: float = 90.0  # the same for a phase without history: import, initialize, first step, load
+    # the same for a phase without history: import, initialize, first step, load
+    hang_timeout_cold_s: float = 90.0
     # an attempt is ended when ranks wait for others, and these have done nothing at all for so long
     hang_evidence_s: float = 120.0
-    # no progress for so long ends it too, whatever an idle rank waits for (a timer, a child, a connection); null: never
+    # no progress for so long ends it too, whatever an idle rank waits for (a timer, a child, a connection);
+    # null: never
     hang_after_s: float | None = None
-    agent_silence_s: float = 30.0  # an agent that does not answer for so long is lost
+    agent_timeout_s: float = 30.0  # an agent that does not answer for so long is lost
     straggler_factor: float = 1.5  # a rank whose own work takes so many times that of the others is named
     straggler_steps: int = 20  # over so many steps
-    straggler_after_s: float = 300.0  # nothing is said of it in the first so many seconds of steps of an attempt
-    loss_spike: float | None = 3.0  # a loss above so many medians, and scatters, of those before is rejected like NaN
+    # nothing is said of it in the first so many seconds of steps of an attempt
+    straggler_after_s: float = 300.0
+    # a loss above so many medians, and scatters, of those before is rejected like NaN
+    loss_spike: float | None = 3.0
     max_skips: int = 3  # rejected losses of one run after which it goes back and skips the batch
     skip_batches: int = 1  # how many batches, the rejected one first
     # until one fails: 54 days of 16,384 H100 with 419 interruptions make 50,700 (Llama 3, arXiv 2407.21783)
@@ -236,8 +247,8 @@ class SnapshotConfig:
     """How checkpoints are staged in memory, written out behind the training and kept."""
 
     enabled: bool = True  # false leaves save_checkpoint and load_checkpoint to DeepSpeed alone
-    # where to stage, the first with room for two generations: folders in memory or on a local disk, or durable:
-    # not staged, the training waits for the disk
+    # where to stage, the first with room for two generations: folders in memory or on a local disk, or
+    # durable: not staged, the training waits for the disk
     dirs: list[str] = field(default_factory=lambda: ["/dev/shm", "durable"])
     keep: int = 2  # committed checkpoints to keep; 0 keeps all
     keep_hours: float | None = None  # and those that are younger than this
@@ -245,8 +256,8 @@ class SnapshotConfig:
     trusted: list[str] = field(default_factory=list)
     # types, by module and name, that may be loaded from a checkpoint which is not this run's own work
     allow_types: list[str] = field(default_factory=list)
-    # a file with a secret by which manifests are signed: a checkpoint that is not signed with it is not loaded. null
-    # draws a key for each run
+    # a file with a secret by which manifests are signed: a checkpoint that is not signed with it is not
+    # loaded. null draws a key for each run
     key_file: str | None = None
 
 
@@ -263,11 +274,14 @@ class PlannerConfig:
     wave_tail: float = MISSING  # waves of tiles whose time the end of a matrix product loses
     ramp_depth: float = MISSING  # inner dimension that takes as long as a tile's prologue and epilogue
     attention_efficiency: float = MISSING  # of fused attention, relative to a large matrix product
-    attention_before_hopper: float = MISSING  # on Hopper, of fused attention that does without its instructions
+    # on Hopper, of fused attention that does without its instructions
+    attention_before_hopper: float = MISSING
     score_efficiency: float = MISSING  # the same of the batched products of unfused attention
-    misaligned_factor: float = MISSING  # how much slower, for each halving of what divides a head's width, below 8
+    # how much slower, for each halving of what divides a head's width, below 8
+    misaligned_factor: float = MISSING
     hbm_efficiency: float = MISSING  # share of the memory bandwidth that memory-bound kernels reach
-    stream_passes: float = MISSING  # reads and writes of the residual stream in one layer's forward pass, eager
+    # reads and writes of the residual stream in one layer's forward pass, eager
+    stream_passes: float = MISSING
     fp8_passes: float = MISSING  # reads and writes more with fp8: scales, casts and transposes
     host_s_per_layer: float = MISSING  # that the host needs to start one pass of one layer, eager
     host_share_of_tp: float = MISSING  # more of it for each doubling of the tensor parallel ranks
@@ -275,8 +289,10 @@ class PlannerConfig:
     link_efficiency: float = MISSING  # of NVLink's rate that a large collective reaches
     link_latency_s: float = MISSING  # of one step of a collective inside a node
     tp_hidden_share: float = MISSING  # of tensor parallel communication, in software that overlaps it
-    dp_hidden_share: float = MISSING  # of the compute beside it, in which data parallel communication can hide
-    contention: float = MISSING  # by which hidden communication slows the compute beside it, share of its time
+    # of the compute beside it, in which data parallel communication can hide
+    dp_hidden_share: float = MISSING
+    # by which hidden communication slows the compute beside it, share of its time
+    contention: float = MISSING
 
 
 @dataclass
@@ -303,7 +319,8 @@ class MetricsConfig:
 class LaunchConfig:
     """How ranks are started."""
 
-    zygote: bool = True  # fork ranks from a process with torch and DeepSpeed imported; false starts interpreters
+    # fork ranks from a process with torch and DeepSpeed imported; false starts interpreters
+    zygote: bool = True
     wait_for_resources_s: float = 60.0  # for the cluster to have the nodes free
     start_timeout_s: float = 300.0  # for agents and ranks to start
     poll_s: float = 0.1  # between two looks at the agents
@@ -311,10 +328,11 @@ class LaunchConfig:
     # by which other nodes reach the Ray that `up` starts here; null is loopback: this machine alone
     node_address: str | None = None
     idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
-    # variables of the shell that starts the run which its ranks get though docs/environment.md leaves them out
+    # variables of the shell that starts the run which its ranks get though docs/environment.md leaves them
+    # out
     forward: list[str] = field(default_factory=list)
-    # of the disk that the log of one rank and attempt may take; beyond that what lies between its first and last lines
-    # is left out. At least 4194304; null or 0 is no bound
+    # of the disk that the log of one rank and attempt may take; beyond that what lies between its first and
+    # last lines is left out. At least 4194304; null or 0 is no bound
     log_max_bytes: int | None = 1073741824
     # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
     working_dir: str | None = None
@@ -330,25 +348,30 @@ class Config:
     model: ModelConfig | None = None
     job: JobConfig = field(default_factory=JobConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
-    deepspeed: dict[str, Any] = field(default_factory=dict)  # DeepSpeed's own configuration; misspelt keys are refused
+    # DeepSpeed's own configuration; misspelt keys are refused
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
-    env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; wins over job.env and the fabric's
-    # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one that
-    # starts and ends with the run on this machine; local is always the latter
+    # environment of the ranks; wins over job.env and the fabric's
+    env: dict[str, str] = field(default_factory=dict)
+    # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one
+    # that starts and ends with the run on this machine; local is always the latter
     ray_address: str | None = None
     run_root: str = "runs"  # folder of the runs
-    calibration: str | None = None  # file that `calibrate` wrote; null is calibration.yaml in run_root, if it is there
+    # file that `calibrate` wrote; null is calibration.yaml in run_root, if it is there
+    calibration: str | None = None
     budget_usd: float | None = None  # 'plan' then answers what can be trained for so much
     deadline_days: float | None = None  # 'plan' then answers what can be trained in that time
     run_name: str | None = None  # null is job, time and eight random characters
-    run_group_reads: bool = False  # a new run directory is 0750 instead of 0700: its group may read what is in it
+    # a new run directory is 0750 instead of 0700: its group may read what is in it
+    run_group_reads: bool = False
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path
-    # who pays, in run_root/spend/RUN.json, which the group of run_root may read; null is the user who starts the run
+    # who pays, in run_root/spend/RUN.json, which the group of run_root may read; null is the user who starts
+    # the run
     owner: str | None = None
     project: str | None = None  # and for what
     cost_center: str | None = None

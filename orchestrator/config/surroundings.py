@@ -1,4 +1,5 @@
-"""What libraries take for granted of the surroundings that they are started in, and that need not be there."""
+"""What libraries take for granted of the surroundings that they are started in, and that need not be
+there."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Python's multiprocessing, which Ray uses as well, puts sockets there: 32 bytes on top, of 107 that Linux takes.
+# Python's multiprocessing, which Ray uses as well, puts sockets there: 32 bytes on top, of 107 that Linux
+# takes.
 LONGEST_TMPDIR_BYTES = 75
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -33,7 +35,10 @@ def settle() -> None:
         if place is not None:
             os.environ["XDG_CACHE_HOME"] = str(place / ".cache")
     if place is not None:
-        _say(f"{why}; {place} is used for caches" + (" and as the home" if os.environ["HOME"] == str(place) else ""))
+        _say(
+            f"{why}; {place} is used for caches"
+            + (" and as the home" if os.environ["HOME"] == str(place) else "")
+        )
     folder = os.environ.get("TMPDIR", "")
     if len(os.fsencode(folder)) > LONGEST_TMPDIR_BYTES:
         short = next((place for place in _PLACES if _writable(Path(place))), None)
@@ -69,8 +74,8 @@ def _own_folder() -> Path | None:
 def compiled_programs(environment: Mapping[str, str]) -> dict[str, str]:
     """Where a process with this environment is to keep what torch compiles, if not where torch would.
 
-    Torch takes a folder of ``/tmp`` whose name everybody can guess, and loads what lies in it as a program: whoever
-    made it first would run code as our user. So it is made here, or another one is named.
+    Torch takes a folder of ``/tmp`` whose name everybody can guess, and loads what lies in it as a program:
+    whoever made it first would run code as our user. So it is made here, or another one is named.
     """
     if environment.get("TORCHINDUCTOR_CACHE_DIR"):
         return {}

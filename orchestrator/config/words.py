@@ -1,8 +1,9 @@
 """What stands on a command line as text, and how it passes through Hydra and OmegaConf unchanged.
 
-``env.*``, ``job.env.*`` and ``job.args.*`` are text that others read, and may be anything. Hydra has a grammar for
-values in which braces, commas, equals signs and most alphabets mean something or nothing, and reads ``1.10`` as 1.1. So
-such a value is put in Hydra's quotes unless it is one of the few forms that are meant for Hydra.
+``env.*``, ``job.env.*`` and ``job.args.*`` are text that others read, and may be anything. Hydra has a
+grammar for values in which braces, commas, equals signs and most alphabets mean something or nothing, and
+reads ``1.10`` as 1.1. So such a value is put in Hydra's quotes unless it is one of the few forms that are
+meant for Hydra.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from omegaconf.errors import GrammarParseError
 from orchestrator.errors import ConfigError
 from orchestrator.papers import short
 
-_TEXT = re.compile(r"(?P<prefix>\+\+|\+|~|)(?P<key>(?P<map>env|job\.env|job\.args)\.[^=@,]+)=(?P<value>.*)", re.DOTALL)
+_TEXT = re.compile(
+    r"(?P<prefix>\+\+|\+|~|)(?P<key>(?P<map>env|job\.env|job\.args)\.[^=@,]+)=(?P<value>.*)", re.DOTALL
+)
 _MULTIRUN = re.compile(r"\+{0,2}hydra\.mode=['\"]?multirun['\"]?", re.IGNORECASE)
 _ESCAPED = re.compile(r"(\\*)\$\{")
 # A double ends at 1.8e308; nothing shorter than three digits of exponent, or 300 digits, is beyond it.
@@ -33,8 +36,9 @@ MOST_SHOWN = 100
 def for_hydra(words: Sequence[str]) -> list[str]:
     """The same command line with what is text in Hydra's quotes.
 
-    ``+`` is as good as ``++`` for such keys, and variables need neither: any may be set. Arguments without ``+`` have
-    to be there, since a misspelt one would not be missed. With ``--multirun`` what Hydra reads as a sweep is one.
+    ``+`` is as good as ``++`` for such keys, and variables need neither: any may be set. Arguments without
+    ``+`` have to be there, since a misspelt one would not be missed. With ``--multirun`` what Hydra reads as
+    a sweep is one.
 
     Raises :class:`ConfigError` for a number that no double holds, and for a variable that is to be null.
     """
@@ -82,8 +86,8 @@ def _text_for_hydra(group: str, key: str, value: str, swept: bool) -> str:
     if parsed is None:
         if swept and "," in value:
             raise ConfigError(
-                f"{key}={_shown(value)}: Hydra cannot read this sweep; put each value of it in quotes, or write "
-                f"{as_typed(key, value)} for one text"
+                f"{key}={_shown(value)}: Hydra cannot read this sweep; put each value of it in quotes, or"
+                f" write {as_typed(key, value)} for one text"
             )
         return _quoted(value)
     if swept and parsed.is_sweep_override():
@@ -130,7 +134,8 @@ def _refuse_overflow(word: str) -> None:
         key = key.lstrip("+~")
         as_text = f", or {as_typed(key, value)} for the text" if len(value) <= MOST_SHOWN else ""
         raise ConfigError(
-            f"{key}={_shown(value)}: beyond the largest number that can be held (1.8e308); write a smaller one{as_text}"
+            f"{key}={_shown(value)}: beyond the largest number that can be held (1.8e308); write a smaller"
+            f" one{as_text}"
         )
 
 

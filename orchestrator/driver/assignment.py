@@ -43,7 +43,7 @@ def assignment_of(
         expected=dict(plan.facts),
         corpus=list(plan.corpus),
         sample_every_s=config.tracking.system_metrics_every_s,
-        kill_after_s=config.recovery.kill_after_s,
+        kill_grace_s=config.recovery.kill_grace_s,
         run_dir_mark=run_dir_mark,
         working_dir=str(shipped) if shipped else None,
         warm_idle_timeout_s=warm_idle_timeout_s,
@@ -64,12 +64,12 @@ def assignment_of(
         held_back=held_back(os.environ, plan.environment),
         hang_factor=config.recovery.hang_factor,
         hang_floor_s=config.recovery.hang_floor_s,
-        hang_unknown_s=config.recovery.hang_unknown_s,
+        hang_timeout_cold_s=config.recovery.hang_timeout_cold_s,
         hang_evidence_s=config.recovery.hang_evidence_s,
         hang_after_s=config.recovery.hang_after_s,
         stop_signals=stop_numbers(config.recovery.stop_signals),
-        unkillable_s=config.recovery.unkillable_s,
-        agent_silence_s=config.recovery.agent_silence_s,
+        sigkill_timeout_s=config.recovery.sigkill_timeout_s,
+        agent_timeout_s=config.recovery.agent_timeout_s,
         straggler_factor=config.recovery.straggler_factor,
         straggler_steps=config.recovery.straggler_steps,
         straggler_after_s=config.recovery.straggler_after_s,
@@ -96,11 +96,13 @@ def check_forward(config: Config) -> None:
     """Names to forward are names of variables that may travel. Raises :class:`ConfigError`."""
     for name in config.launch.forward:
         if not name or "=" in name or "*" in name:
-            raise ConfigError(f"launch.forward: {name!r} is not the name of a variable; set values with +env.NAME=…")
+            raise ConfigError(
+                f"launch.forward: {name!r} is not the name of a variable; set values with +env.NAME=…"
+            )
         if is_read_at_import(name):
             raise ConfigError(
-                f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks for "
-                f"another zygote; set it with +env.{name}=… instead"
+                f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks"
+                f" for another zygote; set it with +env.{name}=… instead"
             )
 
 
@@ -111,6 +113,7 @@ def working_dir(config: Config) -> Path | None:
     folder = Path(config.launch.working_dir).expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError(
-            f"launch.working_dir={config.launch.working_dir}: no such folder; give one that has job.script below it"
+            f"launch.working_dir={config.launch.working_dir}: no such folder; give one that has job.script"
+            " below it"
         )
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 from orchestrator import papers
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import JournalError
@@ -26,7 +26,8 @@ _FIRST_LINE_BYTES = 1 << 20
 
 
 class RunSeen(TypedDict):
-    """A run of the cluster. What holds nodes is told by its agent, all else by its journal in ``run_root``."""
+    """A run of the cluster. What holds nodes is told by its agent, all else by its journal in
+    ``run_root``."""
 
     name: str  # of the run
     nodes: NotRequired[int]  # that it holds; left out where it holds none
@@ -34,7 +35,8 @@ class RunSeen(TypedDict):
     unit: str  # what an hour is counted of: `GPU` or `CPU core`
     since_unix_s: float  # when it began, or took its nodes
     held_s: float  # for how long, which is paid
-    # `running` while it holds nodes; `lost` where its driver is gone; how it ended; else what it spends its time on
+    # `running` while it holds nodes; `lost` where its driver is gone; how it ended; else what it spends its
+    # time on
     status: str
     step: int  # the last one that is done
     cost_usd: float  # so far
@@ -56,13 +58,13 @@ class ClusterSeen(TypedDict):
     cost_usd: float  # of all these runs
 
 
-def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> ClusterSeen:
-    """The cluster as JSON values; ``ray`` is initialised. Runs that ended, or hold nothing at this moment, are those
-    with a journal in ``run_root``."""
+def seen_by(session: Session, cluster: WarmCluster | None, run_root: str) -> ClusterSeen:
+    """The cluster as JSON values; ``ray`` is initialised. Runs that ended, or hold nothing at this moment,
+    are those with a journal in ``run_root``."""
     from orchestrator.cluster import overview
 
     kept_here = cluster if cluster is not None and cluster.address == session.address else None
-    seen, now_s = overview.look(), time.time()
+    seen, now_s = overview.inspect_cluster(), time.time()
     runs = [live(run, now_s) for run in seen.runs]
     since_s = kept_here.since_unix_s if kept_here else 0.0
     others = other_runs(Path(run_root), session.address, since_s, {run["name"] for run in runs})
@@ -83,11 +85,12 @@ def seen_by(session: Session, cluster: KeptCluster | None, run_root: str) -> Clu
 
 
 def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> list[RunSeen]:
-    """What the journals below ``run_root`` say of runs on a cluster since a moment but for the ``live`` ones, oldest
-    first. Of a finished one nothing is read but its first line and its fold, however long it was."""
+    """What the journals below ``run_root`` say of runs on a cluster since a moment but for the ``live`` ones,
+    oldest first. Of a finished one nothing is read but its first line and its fold, however long it was."""
     found = []
     for path in run_root.glob("*/journal.jsonl"):
-        # Another user could have written anything there, or have put a pipe there that is never read to its end.
+        # Another user could have written anything there, or have put a pipe there that is never read to its
+        # end.
         if path.parent.name in live or whose(path.parent) or whose(path) or not path.is_file():
             continue
         try:
@@ -116,8 +119,8 @@ def _first(path: Path) -> Record | None:
 
 
 def _told(run_dir: Path, folded: Folded) -> RunSeen:
-    """A run by its journal. One whose last record is not its end waits or starts while a driver holds its directory,
-    and has lost its driver where none does."""
+    """A run by its journal. One whose last record is not its end waits or starts while a driver holds its
+    directory, and has lost its driver where none does."""
     run, started, last = folded.run, folded.started, folded.last
     assert run is not None
     assert started is not None

@@ -1,4 +1,5 @@
-"""All that is derived from a journal, folded from its records: what a look at a run and the next driver need."""
+"""All that is derived from a journal, folded from its records: what a look at a run and the next driver
+need."""
 
 from __future__ import annotations
 
@@ -7,20 +8,20 @@ from dataclasses import dataclass, field
 from orchestrator.events import Record, RunEnded, RunResumed, RunStarted
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.predicted_actual import Accuracy
+from orchestrator.ledger.predicted_actual import PredictedVsActual
 from orchestrator.ledger.story import Story
-from orchestrator.supervise.loop import Past
+from orchestrator.supervise.loop import ResumeState
 
 
 @dataclass
 class Folded:
-    """Folds records, in the journal's order. ``started`` is the record of the run's first event, ``last`` the newest
-    record, ``driver`` how the newest driver began or ended where that is not with the run itself."""
+    """Folds records, in the journal's order. ``started`` is the record of the run's first event, ``last`` the
+    newest record, ``driver`` how the newest driver began or ended where that is not with the run itself."""
 
     incidents: Incidents = field(default_factory=Incidents)
-    accuracy: Accuracy = field(default_factory=Accuracy)
+    accuracy: PredictedVsActual = field(default_factory=PredictedVsActual)
     story: Story = field(default_factory=lambda: Story(None))
-    past: Past = field(default_factory=Past)
+    resume_state: ResumeState = field(default_factory=ResumeState)
     started: Record | None = None
     last: Record | None = None
     driver: RunEnded | RunResumed | None = None
@@ -30,7 +31,7 @@ class Folded:
         self.incidents.fold(record)
         self.accuracy.fold(record)
         self.story.lines(record)
-        self.past.fold(record.event)
+        self.resume_state.fold(record.event)
         self.last = record
         if isinstance(record.event, RunStarted):
             self.started = self.started or record

@@ -1,8 +1,9 @@
-"""A run in the hand of a program: started in a process of its own, followed by its journal, stopped and waited for.
+"""A run in the hand of a program: started in a process of its own, followed by its journal, stopped and
+waited for.
 
-The driver is another process, so that a notebook's cell comes back at once and its interrupt key is the notebook's: the
-run goes on when this process ends. All that is told of it is read from its journal, which is why a run that was
-started elsewhere, or long ago, has the same handle.
+The driver is another process, so that a notebook's cell comes back at once and its interrupt key is the
+notebook's: the run goes on when this process ends. All that is told of it is read from its journal, which is
+why a run that was started elsewhere, or long ago, has the same handle.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Run:
     """One run, by its directory. Every property is read anew from the journal."""
 
     def __init__(self, path: Path, driver: subprocess.Popen[bytes] | None = None, before: int = -1) -> None:
-        """``before`` is the last record of an earlier driver: an end up to there is not that of ``driver``."""
+        """``before`` is the last record of an earlier driver: an end up to there is not that of
+        ``driver``."""
         self.path = path
         self._driver = driver
         self._fold = JournalFold(path)
@@ -59,7 +61,8 @@ class Run:
     def state(self) -> str:
         """What its time goes to (a :class:`~orchestrator.ledger.bill.Bucket`), how it ended (a
         :class:`~orchestrator.events.Status`), or ``lost`` where its driver is gone without a last word."""
-        lives, ended = self._lives(), self._ended()  # in this order: a driver that is gone has written its last word
+        # in this order: a driver that is gone has written its last word
+        lives, ended = self._lives(), self._ended()
         return ended.status.value if ended is not None else self._bucket() if lives else LOST
 
     @property
@@ -75,10 +78,11 @@ class Run:
     @property
     def checkpoints(self) -> list[int]:
         """Steps of the checkpoints that are committed and not quarantined, oldest first."""
-        return self._fold.catch_up().past.history.committed
+        return self._fold.catch_up().resume_state.history.committed
 
     def logs(self, rank: int = 0) -> str:
-        """What a rank has printed in its newest attempt. Raises :class:`RunDirectoryError` where it has no log yet."""
+        """What a rank has printed in its newest attempt. Raises :class:`RunDirectoryError` where it has no
+        log yet."""
         found = list((self.path / "logs").glob(f"attempt-*.rank-{rank}.log"))
         if not found:
             raise RunDirectoryError(f"{self.path}/logs: there is no log of rank {rank} yet")
@@ -86,7 +90,8 @@ class Run:
         return newest.read_text(errors="replace")
 
     def follow(self) -> Iterator[Record]:
-        """The journal from its first record on, as it is written, until the run has ended or its driver is lost."""
+        """The journal from its first record on, as it is written, until the run has ended or its driver is
+        lost."""
         tail, over = Tail(self.path / "journal.jsonl"), False
         while True:
             records = tail.read()
@@ -100,8 +105,9 @@ class Run:
                 time.sleep(_POLL_S)
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Ask the run to stop: ranks have ``recovery.stop_grace_s`` to save. With ``grace_s`` it is asked a second time
-        after so long, and stops at once. Nothing happens where no driver on this machine holds it."""
+        """Ask the run to stop: ranks have ``recovery.stop_grace_s`` to save. With ``grace_s`` it is asked a
+        second time after so long, and stops at once. Nothing happens where no driver on this machine holds
+        it."""
         self._signal()
         if grace_s is not None:
             self._wait(grace_s)
@@ -114,12 +120,14 @@ class Run:
         return self.state
 
     def result(self, timeout_s: float | None = None) -> Bill:
-        """Wait for its end; returns the bill. Raises :class:`TrainingFailed` with the diagnosis where it did not
-        finish, and :class:`RunDirectoryError` where its driver was lost: :func:`resume` takes it up."""
+        """Wait for its end; returns the bill. Raises :class:`TrainingFailed` with the diagnosis where it did
+        not finish, and :class:`RunDirectoryError` where its driver was lost: :func:`resume` takes it up."""
         self.wait(timeout_s)
         ended = self._ended()
         if ended is None:
-            raise RunDirectoryError(f"{self.path}: its driver was lost, see {DRIVER_LOG} there; resume takes it up")
+            raise RunDirectoryError(
+                f"{self.path}: its driver was lost, see {DRIVER_LOG} there; resume takes it up"
+            )
         if ended.status is not Status.FINISHED:
             raise TrainingFailed(f"{self.name} {ended.status}: {ended.reason}")
         return self.bill
@@ -131,7 +139,11 @@ class Run:
 
     def _ended(self) -> RunEnded | None:
         last = self._fold.catch_up().last
-        return last.event if last is not None and isinstance(last.event, RunEnded) and last.seq > self._before else None
+        return (
+            last.event
+            if last is not None and isinstance(last.event, RunEnded) and last.seq > self._before
+            else None
+        )
 
     def _lives(self) -> bool:
         """Our own driver lives until it has told MLflow too; of another one its lock is known."""
@@ -156,8 +168,8 @@ class Run:
 def start(config: Config, trust: bool = False) -> Run:
     """Start a run in a process of its own; returns once its directory is held and nothing has been refused.
 
-    Raises the :class:`~orchestrator.errors.OrchestratorError` for which it was refused. The run's own words are in
-    ``driver.log`` of its directory.
+    Raises the :class:`~orchestrator.errors.OrchestratorError` for which it was refused. The run's own words
+    are in ``driver.log`` of its directory.
     """
     container = load.to_container(config)
     name = config.run_name or new_run_name(config.job.name)
@@ -176,7 +188,8 @@ def resume(run: Run | str | Path, run_root: str = "runs", trust: bool = False) -
 def open_run(run: str | Path, run_root: str = "runs", trust: bool = False) -> Run:
     """A run that is there, by its path or by its name below ``run_root``.
 
-    Raises :class:`~orchestrator.errors.ConfigError` where there is none, and unless ``trust`` for somebody else's.
+    Raises :class:`~orchestrator.errors.ConfigError` where there is none, and unless ``trust`` for somebody
+    else's.
     """
     return Run(find_run(str(run), run_root, trust))
 
@@ -189,8 +202,8 @@ def run(config: Config, trust: bool = False) -> Run:
 
 
 def _begun(told: dict[str, Any], before: int) -> Run:
-    """In a session of its own, so that the terminal's Ctrl-C is not the run's; what it is told may hold secrets, and
-    goes by its standard input."""
+    """In a session of its own, so that the terminal's Ctrl-C is not the run's; what it is told may hold
+    secrets, and goes by its standard input."""
     ours, its = os.pipe()
     with open(ours, "rb", buffering=0) as answers:
         try:

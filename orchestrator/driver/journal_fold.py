@@ -1,14 +1,16 @@
-"""What is derived from a journal, kept beside it, so that a long one need not be folded from its beginning again.
+"""What is derived from a journal, kept beside it, so that a long one need not be folded from its beginning
+again.
 
-The journal stays the truth. The fold in ``journal.fold`` is of its first so many bytes and holds for exactly those:
-their hash is kept with it and compared with that of the bytes that are there now, which takes a tenth of a second
-for a million steps. A fold that is missing, torn, of other code (its hash is kept too) or of other bytes is as good
-as none, and is made anew. Nobody waits for it to be on the disk, and where it cannot be written nothing is lost.
+The journal stays the truth. The fold in ``journal.fold`` is of its first so many bytes and holds for exactly
+those: their hash is kept with it and compared with that of the bytes that are there now, which takes a tenth
+of a second for a million steps. A fold that is missing, torn, of other code (its hash is kept too) or of
+other bytes is as good as none, and is made anew. Nobody waits for it to be on the disk, and where it cannot
+be written nothing is lost.
 
-It is a pickle, of our own classes and nothing else: what names anything else is not loaded. A few bytes of one may
-still ask for all memory, or make a fold that lies. So none is loaded that this user has not written: each is signed
-with a key that lies beside the record of `up`, readable by its owner alone. Who has another key, or no home to keep
-one in, folds the journal.
+It is a pickle, of our own classes and nothing else: what names anything else is not loaded. A few bytes of
+one may still ask for all memory, or make a fold that lies. So none is loaded that this user has not written:
+each is signed with a key that lies beside the record of `up`, readable by its owner alone. Who has another
+key, or no home to keep one in, folds the journal.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import events, papers, text
-from orchestrator.cluster.warm import record as kept
+from orchestrator.cluster.warm.record import make_state_dir, state_dir
 from orchestrator.driver import folded
 from orchestrator.driver.folded import Folded
 from orchestrator.errors import ClusterError, JournalError
@@ -37,14 +39,28 @@ from orchestrator.supervise import history, loop, loss_watch
 from orchestrator.trust import why_not_ours
 
 NAME = "journal.fold"
-# A driver that is killed leaves at most so many records that are not in the fold: a tenth of a second to read.
+# A driver that is killed leaves at most so many records that are not in the fold: a tenth of a second to
+# read.
 EVERY_RECORDS = 10_000
 # Read back by the driver that many at a time, so that a look at the ranks never waits for it.
 AT_ONCE = 250
 _BLOCK_BYTES = 8 << 20
 _KEY, _KEY_BYTES = "fold.key", 32
 _MOST_BYTES = 256 << 20
-_CODE = (predicted_actual, bill, events, folded, history, incident, incidents, loop, loss_watch, meter, story, text)
+_CODE = (
+    predicted_actual,
+    bill,
+    events,
+    folded,
+    history,
+    incident,
+    incidents,
+    loop,
+    loss_watch,
+    meter,
+    story,
+    text,
+)
 _CLASSES = {
     (module.__name__, name): kind
     for module in _CODE
@@ -74,8 +90,8 @@ class Stamp:
 class JournalFold:
     """The fold of one run's journal, from what lies beside it and what has been appended since.
 
-    With ``stamp_is_enough`` a journal that has not been touched since it was folded (inode, size and times are those
-    of then) is not hashed: many finished runs are looked at quickly so.
+    With ``stamp_is_enough`` a journal that has not been touched since it was folded (inode, size and times
+    are those of then) is not hashed: many finished runs are looked at quickly so.
     """
 
     def __init__(self, run_dir: Path, stamp_is_enough: bool = False) -> None:
@@ -107,7 +123,8 @@ class JournalFold:
         return self.folded
 
     def appended(self, record: events.Record) -> None:
-        """The driver has appended a record: now and then they are read back, and more seldom the fold is kept."""
+        """The driver has appended a record: now and then they are read back, and more seldom the fold is
+        kept."""
         if record.event.durable and record.seq % AT_ONCE == 0:
             with contextlib.suppress(JournalError):  # whoever damaged it: the next reader says so
                 self.catch_up()
@@ -122,7 +139,10 @@ class JournalFold:
     def keep_if_worth_it(self) -> None:
         """Keep the fold where the next reader would otherwise read much of the journal."""
         last = self.folded.last
-        moved = isinstance(self.folded.driver, events.RunEnded) and self._stamp not in (None, self._kept_stamp)
+        moved = isinstance(self.folded.driver, events.RunEnded) and self._stamp not in (
+            None,
+            self._kept_stamp,
+        )
         if last is not None and (last.seq + 1 - self._kept_seq >= EVERY_RECORDS or moved):
             self.keep()
 
@@ -177,9 +197,10 @@ class JournalFold:
 
 
 def _own_key(make: bool) -> bytes | None:
-    """This user's, drawn once; None where there is none (yet), or no place that is nobody else's to keep it in."""
+    """This user's, drawn once; None where there is none (yet), or no place that is nobody else's to keep it
+    in."""
     try:
-        folder = kept.make_state_dir() if make else kept.state_dir()
+        folder = make_state_dir() if make else state_dir()
         if folder is None or why_not_ours(folder) is not None:
             return None
         path = folder / _KEY
@@ -196,7 +217,8 @@ def _signature(key: bytes, head: dict[str, Any], body: bytes) -> str:
 
 
 def code_hash() -> str:
-    """Of the code that folds and of the Python that pickles: a fold of another one may mean something else."""
+    """Of the code that folds and of the Python that pickles: a fold of another one may mean something
+    else."""
     digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
     for module in _CODE:
         digest.update(Path(str(module.__file__)).read_bytes())

@@ -19,7 +19,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.planner.calibration_file import calibrations_of
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.warm.record import KeptCluster
+    from orchestrator.cluster.warm.record import WarmCluster
 
 CONNECT_TIMEOUT_S = 5.0
 # The address that always means a cluster which starts and ends with the run.
@@ -28,15 +28,17 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Target:
-    """The cluster of a run: ``address`` None starts one; ``kept`` is on record by ``up``; ``remark`` is for people."""
+    """The cluster of a run: ``address`` None starts one; ``warm_cluster`` is on record by ``up``; ``remark``
+    is for people."""
 
     address: str | None
-    kept: KeptCluster | None = None
+    warm_cluster: WarmCluster | None = None
     remark: str | None = None
 
 
 def asked_address(config: Config) -> str | None:
-    """``ray_address``, or where it says nothing ``RAY_ADDRESS``, which Ray sets for the jobs that it is handed.
+    """``ray_address``, or where it says nothing ``RAY_ADDRESS``, which Ray sets for the jobs that it is
+    handed.
 
     An HTTP address there is meant for Ray's own job commands.
     """
@@ -57,12 +59,13 @@ def find_target(config: Config) -> Target:
 
 
 def _target(config: Config) -> Target:
-    from orchestrator.cluster.warm import record as kept
+    from orchestrator.cluster.warm import record
 
-    known, remark = kept.find(), None
+    known, remark = record.find(), None
     if known is not None and not known.answers():
         remark = (
-            f"the cluster that 'up' kept at {known.address} does not answer any more; 'orchestrator down' clears it"
+            f"the cluster that 'up' kept at {known.address} does not answer any more; 'orchestrator down'"
+            " clears it"
         )
         known = None
     asked = asked_address(config)
@@ -95,9 +98,9 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
     facts = {}
     if observed:
-        from orchestrator.agent import facts as provenance
+        from orchestrator.agent.facts import observe
 
-        facts = provenance.observe(script, sources, cwd, least_bytes)
+        facts = observe(script, sources, cwd, least_bytes)
     elif sources:
         corpus.find(sources, cwd, least_bytes)
     return make_plan(config, str(script), str(cwd), facts, calibrations_of(config))
@@ -127,7 +130,10 @@ def check_local_gpus(config: Config) -> None:
             f"cluster.gpus_per_node={config.cluster.gpus_per_node}: this machine shows {visible} GPUs; "
             f"use cluster.gpus_per_node={visible}, or gpu=cpu"
             if visible
-            else f"gpu={config.gpu.name}: this machine shows no GPU; use gpu=cpu, or ray_address=… of a cluster"
+            else (
+                f"gpu={config.gpu.name}: this machine shows no GPU; use gpu=cpu, or ray_address=… of a"
+                " cluster"
+            )
         )
 
 
@@ -137,9 +143,9 @@ def check_script_builds(config: Config) -> None:
         wanted = getattr(config.model, name, built)
         if wanted != built:
             raise ConfigError(
-                f"model={config.model.name if config.model else None}: has {name}={json.dumps(wanted)}, but job "
-                f"'{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and trained by a "
-                "job.script that builds it"
+                f"model={config.model.name if config.model else None}: has {name}={json.dumps(wanted)}, but"
+                f" job '{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and"
+                " trained by a job.script that builds it"
             )
 
 
@@ -160,7 +166,8 @@ def least_corpus_bytes(config: Config) -> int:
 
 
 def reachable_address(address: str) -> str:
-    """host:port of what somebody asked for. A refused address is known at once; Ray itself would try for a minute.
+    """host:port of what somebody asked for. A refused address is known at once; Ray itself would try for a
+    minute.
 
     Raises :class:`ClusterUnreachable`.
     """
@@ -168,9 +175,9 @@ def reachable_address(address: str) -> str:
 
     if address == "auto":
         from orchestrator.cluster.own_rays import auto_address
-        from orchestrator.cluster.warm import record as kept
+        from orchestrator.cluster.warm import record
 
-        known = kept.find()
+        known = record.find()
         address = auto_address(known.address if known is not None and known.answers() else None)
 
     host, _, port = address.removeprefix("ray://").rpartition(":")

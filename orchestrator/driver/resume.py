@@ -1,4 +1,5 @@
-"""A run whose driver died, or that was stopped, is taken up again: its configuration, its journal, its place."""
+"""A run whose driver died, or that was stopped, is taken up again: its configuration, its journal, its
+place."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ _MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _SavedRun:
     """What ``resume.json`` holds; names and secrets came later than the rest."""
 
     cwd: str
@@ -40,32 +41,36 @@ class Unfinished:
     path: Path
     name: str
     fold: JournalFold
-    forwarded: tuple[str, ...] = ()  # names of the variables that its ranks had from the shell that started it
+    # names of the variables that its ranks had from the shell that started it
+    forwarded: tuple[str, ...] = ()
 
     @property
     def resumed(self) -> RunResumed:
         """The first event of the driver that takes it up."""
         folded = self.fold.folded
-        step = folded.past.history.highest_step
+        step = folded.resume_state.history.highest_step
         if isinstance(folded.driver, RunEnded):
             return RunResumed(self.name, f"it had ended as {folded.driver.status.value} at step {step}")
         return RunResumed(self.name, f"its driver was lost after step {step}")
 
-    def past(self) -> Folded:
+    def folded(self) -> Folded:
         """What its next driver must know of it; to be asked once its directory is held.
 
         Raises :class:`RunDirectoryError` where another driver has finished it meanwhile.
         """
         if _has_finished(self.fold.catch_up()):
-            raise RunDirectoryError(f"{self.path}: its run has finished meanwhile; there is nothing to resume")
+            raise RunDirectoryError(
+                f"{self.path}: its run has finished meanwhile; there is nothing to resume"
+            )
         return self.fold.copy()
 
 
 def remember(config: Config, directory: RunDirectory) -> None:
-    """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names only."""
+    """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names
+    only."""
     names = sorted(reaching_ranks(os.environ, config.launch.forward))
-    kept = _Kept(os.getcwd(), load.to_container(config), names, known())
-    directory.write(RESUME, json.dumps(asdict(kept), indent=2) + "\n", mode=0o600)
+    saved = _SavedRun(os.getcwd(), load.to_container(config), names, known())
+    directory.write(RESUME, json.dumps(asdict(saved), indent=2) + "\n", mode=0o600)
 
 
 def unfinished(path: Path) -> Unfinished | None:
@@ -88,8 +93,8 @@ def _has_finished(folded: Folded) -> bool:
 def to_take_up(config: Config, trust: bool = False) -> Unfinished | None:
     """With ``job.resume=auto``: the run of this name or directory that has not finished, if there is one.
 
-    Raises :class:`ConfigError` where neither name nor directory says which run is meant, and unless ``trust`` for one
-    that is not ours, before anything in it is read.
+    Raises :class:`ConfigError` where neither name nor directory says which run is meant, and unless ``trust``
+    for one that is not ours, before anything in it is read.
     """
     if config.job.resume is not Resume.auto:
         return None
@@ -103,26 +108,28 @@ def to_take_up(config: Config, trust: bool = False) -> Unfinished | None:
 
 
 def resumable(path: Path) -> tuple[Config, Unfinished]:
-    """The run in a directory, to be gone on with as it was configured and from where it was started: this process is
-    there from now on. Raises :class:`RunDirectoryError` where there is nothing to resume, or not enough to do it with.
+    """The run in a directory, to be gone on with as it was configured and from where it was started: this
+    process is there from now on. Raises :class:`RunDirectoryError` where there is nothing to resume, or not
+    enough to do it with.
     """
     found = unfinished(path)
     if found is None:
         raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
     try:
-        kept = papers.made(_Kept, papers.read_object(path / RESUME))
-        is_dir = os.path.isdir(kept.cwd)
+        saved = papers.made(_SavedRun, papers.read_object(path / RESUME))
+        is_dir = os.path.isdir(saved.cwd)
     except (OSError, ValueError) as error:
         raise RunDirectoryError(
-            f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run cannot "
-            "be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its checkpoints"
+            f"{path / RESUME}: {getattr(error, 'strerror', None) or error}; without its configuration the run"
+            " cannot be taken up, but a new one with job.checkpoint_dir set to its folder goes on from its"
+            " checkpoints"
         ) from None
     if is_dir:
-        os.chdir(kept.cwd)  # paths of the configuration were meant from there
-    learn(kept.secrets, name="secrets")
-    config = load.from_container(kept.config)
+        os.chdir(saved.cwd)  # paths of the configuration were meant from there
+    learn(saved.secrets, name="secrets")
+    config = load.from_container(saved.config)
     config.run_dir = str(path)
-    return config, replace(found, forwarded=tuple(kept.forwarded))
+    return config, replace(found, forwarded=tuple(saved.forwarded))
 
 
 def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:

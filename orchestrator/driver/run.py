@@ -19,11 +19,17 @@ from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.assignment import assignment_of, check_forward, working_dir
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.observer import RunObserver
-from orchestrator.driver.preflight import Target, check_checkpoint_dir, check_script_builds, find_target, plan_of
+from orchestrator.driver.preflight import (
+    Target,
+    check_checkpoint_dir,
+    check_script_builds,
+    find_target,
+    plan_of,
+)
 from orchestrator.driver.resume import Unfinished, missing_names, remember, resumable, to_take_up
 from orchestrator.driver.signing import check_signing
 from orchestrator.driver.stopping import asked_by_signals, exit_code, take
-from orchestrator.driver.tracking import MlflowSink, tracking_places, tracking_problem, write_papers
+from orchestrator.driver.tracking import MlflowSink, tracking_places, tracking_problem, write_run_metadata
 from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
 from orchestrator.ledger.journal import Journal, disk_is_full
@@ -34,7 +40,7 @@ from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import redact_fields
 from orchestrator.supervise.clock import SystemClock
-from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
+from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
 from orchestrator.trust import check_nobody_elses
 
 _SPACE_S = 1.0
@@ -43,8 +49,8 @@ _OWN_NODE_S = 5.0
 
 
 def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, trust: bool = False) -> int:
-    """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with; with
-    ``trust`` one that ``job.resume=auto`` finds may be somebody else's, as may the folder of a new one.
+    """Plan, launch, supervise, account; returns the exit code. ``takes_up``: the run that is gone on with;
+    with ``trust`` one that ``job.resume=auto`` finds may be somebody else's, as may the folder of a new one.
 
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
@@ -72,12 +78,13 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
             view.warn(target.remark)
         if problem:
             view.warn(
-                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again meanwhile"
+                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again"
+                " meanwhile"
             )
         if missing := missing_names(config, takes_up):
             view.warn(missing)
         if takes_up is None:
-            write_papers(config, plan, view.plan_text(plan), name, directory)
+            write_run_metadata(config, plan, view.plan_text(plan), name, directory)
             remember(config, directory)
         outlive_full_disks()
         stop = StopRequest()
@@ -111,15 +118,15 @@ def _supervised(run: _Wired) -> int:
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
-        fold, past = takes_up.fold if takes_up else JournalFold(directory.path), Past()
+        fold, resume_state = takes_up.fold if takes_up else JournalFold(directory.path), ResumeState()
         if takes_up is not None:
-            folded = takes_up.past()
-            past, meter = folded.past, fold.copy().meter
+            folded = takes_up.folded()
+            resume_state, meter = folded.resume_state, fold.copy().meter
             view.remember(folded)
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
-        idle_timeout_s = target.kept.idle_timeout_s if target.kept else None
+        idle_timeout_s = target.warm_cluster.idle_timeout_s if target.warm_cluster else None
         assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s)
         lent = None
         if target.address is None and config.launch.zygote:
@@ -134,7 +141,14 @@ def _supervised(run: _Wired) -> int:
         with view.busy("starting Ray" if target.address is None else "connecting to Ray"):
             shipped, run_root = working_dir(config), Path(config.run_root).resolve()
             session = stack.enter_context(
-                connect(target.address, _local_cpus(plan), config.launch.dashboard, shipped, run_root, stop.signals)
+                connect(
+                    target.address,
+                    _local_cpus(plan),
+                    config.launch.dashboard,
+                    shipped,
+                    run_root,
+                    stop.signals,
+                )
             )
         take(stop, stop.signals)
         if session.dashboard_url:
@@ -150,7 +164,7 @@ def _supervised(run: _Wired) -> int:
             notice=view.notice,
             lent=lent,
             wait_for_node_s=own_node_s if session.local else config.recovery.wait_for_node_s,
-            taken_up=f" after attempt {past.attempts}" if takes_up else "",
+            taken_up=f" after attempt {resume_state.attempts}" if takes_up else "",
         )
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
@@ -158,8 +172,8 @@ def _supervised(run: _Wired) -> int:
         address = None if session.local else session.address
         started = takes_up.resumed if takes_up else run_started(plan, run.name, address)
         can_skip = asks_for(SKIP_BATCHES, plan.args)
-        manner = Manner(config.launch.poll_s, can_skip, config.snapshot.enabled)
-        events = supervise(started, workers, config.recovery, SystemClock(), stop, manner, past)
+        options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled)
+        events = supervise(started, workers, config.recovery, SystemClock(), stop, options, resume_state)
         with view.live():
             for event in events:
                 last = _on_record(journal, event, view.notice, stop)
@@ -199,14 +213,16 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
 
 
 def _labels(config: Config, plan: Plan, name: str, path: Path, address: str) -> tuple[str, str]:
-    """Of the gauges: Ray's metrics are for everybody who reaches the node, so only loopback has names unasked."""
+    """Of the gauges: Ray's metrics are for everybody who reaches the node, so only loopback has names
+    unasked."""
     if config.metrics.names or address.startswith("127."):
         return name, plan.cluster
     return number_of_run(path), ""
 
 
 def _cost_usd_per_step(plan: Plan) -> float | None:
-    """Of a run of known length its share of the whole, faults and checkpoints included; else of a step alone."""
+    """Of a run of known length its share of the whole, faults and checkpoints included; else of a step
+    alone."""
     predicted = plan.prediction
     if predicted.cost_usd is not None and predicted.steps:
         return predicted.cost_usd / predicted.steps

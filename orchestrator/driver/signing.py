@@ -1,4 +1,5 @@
-"""The key by which a run signs its checkpoints: the run's own, or the one that its user keeps for all of his."""
+"""The key by which a run signs its checkpoints: the run's own, or the one that its user keeps for all of
+his."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def check_signing(config: Config) -> None:
     for name in config.snapshot.allow_types:
         if not _TYPE_NAME.fullmatch(name):
             raise ConfigError(
-                f"snapshot.allow_types: {name!r} names no type; write its module and name, as in argparse.Namespace"
+                f"snapshot.allow_types: {name!r} names no type; write its module and name, as in"
+                " argparse.Namespace"
             )
     if config.snapshot.key_file is not None:
         _key_of_user(config)
@@ -59,10 +61,13 @@ def _key_of_user(config: Config) -> bytes:
             seen, key = os.fstat(file.fileno()), file.read(_MOST_BYTES + 1).strip()
     except OSError as error:
         raise ConfigError(
-            f"{said}: cannot be read ({error.strerror}); make one by: (umask 077; openssl rand -hex 32 > {path})"
+            f"{said}: cannot be read ({error.strerror}); make one by: (umask 077; openssl rand -hex 32 >"
+            f" {path})"
         ) from None
     if seen.st_uid not in (os.geteuid(), 0) or seen.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{said}: others may read it or it is not yours; make one of your own, or chmod 600 {path}")
+        raise ConfigError(
+            f"{said}: others may read it or it is not yours; make one of your own, or chmod 600 {path}"
+        )
     if not _LEAST_BYTES <= len(key) <= _MOST_BYTES:
         raise ConfigError(
             f"{said}: has {len(key)} bytes, and a key has {_LEAST_BYTES} to {_MOST_BYTES}; make one by: "

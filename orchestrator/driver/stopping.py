@@ -1,4 +1,5 @@
-"""How a run is asked to stop from outside: which signals, what they do in its own process, and its exit code."""
+"""How a run is asked to stop from outside: which signals, what they do in its own process, and its exit
+code."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ _CTRL_C = "Ctrl-C"
 
 @contextmanager
 def asked_by_signals(stop: StopRequest, numbers: Sequence[int]) -> Iterator[None]:
-    """Ctrl-C and these signals ask to stop; the second time, at once. What is ignored when we start (`nohup`) stays
-    so."""
+    """Ctrl-C and these signals ask to stop; the second time, at once. What is ignored when we start (`nohup`)
+    stays so."""
     taken = [number for number in (signal.SIGINT, *numbers) if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.getsignal(number) for number in taken}
     take(stop, taken)

@@ -1,4 +1,5 @@
-"""What the driver does for MLflow without ever calling it: the run's papers, and the process that reads them."""
+"""What the driver does for MLflow without ever calling it: the run's papers, and the process that reads
+them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.observer import Progress
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.names import START_ARTIFACTS
-from orchestrator.ledger.mlflow.sink_process import SinkKeeper, pass_on
+from orchestrator.ledger.mlflow.sink_process import SinkSupervisor, pass_on
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking
 from orchestrator.ledger.run_directory import RunDirectory, number_of_run
@@ -33,9 +34,11 @@ LAST_WORDS_S = 2.0
 ANSWER_S = 10.0
 
 
-def write_papers(config: Config, plan: Plan, plan_text: str, name: str, directory: RunDirectory) -> None:
-    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address; ``plan_text``
-    is the plan as a person reads it."""
+def write_run_metadata(
+    config: Config, plan: Plan, plan_text: str, name: str, directory: RunDirectory
+) -> None:
+    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address;
+    ``plan_text`` is the plan as a person reads it."""
     hidden = redact(load.to_container(config))
     directory.write("config.yaml", load.to_yaml(hidden))
     directory.write("plan.txt", plan_text)
@@ -55,7 +58,9 @@ def write_papers(config: Config, plan: Plan, plan_text: str, name: str, director
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,
     }
-    versions = {f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k}
+    versions = {
+        f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k
+    }
     layout = {f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()}
     tracking = Tracking(
         uri=absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere
@@ -72,11 +77,14 @@ def write_papers(config: Config, plan: Plan, plan_text: str, name: str, director
 def tracking_problem(config: Config) -> str | None:
     """Why MLflow cannot be written to now; the journal has everything all the same.
 
-    Raises :class:`TrackingError` where MLflow is required, :class:`ConfigError` where it can never be at this address.
+    Raises :class:`TrackingError` where MLflow is required, :class:`ConfigError` where it can never be at this
+    address.
     """
     problem = check_tracking(config.tracking.uri, config.tracking.connect_timeout_s)
     if problem and config.tracking.required:
-        raise TrackingError(f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without")
+        raise TrackingError(
+            f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without"
+        )
     return problem
 
 
@@ -95,7 +103,7 @@ def command(name: str) -> str:
 
 
 class MlflowSink:
-    """The process that tells MLflow, kept going while the run lasts; see :class:`SinkKeeper`.
+    """The process that tells MLflow, kept going while the run lasts; see :class:`SinkSupervisor`.
 
     An end that is in the journal by now is an earlier driver's, so make this before the run's first word.
     """
@@ -106,7 +114,7 @@ class MlflowSink:
         self._config, self._directory = config, directory
         self._say: Callable[[str], None] = lambda text: None
         self._listener: threading.Thread | None = None
-        self._keeper = SinkKeeper(self._start, self._check, problem)
+        self._keeper = SinkSupervisor(self._start, self._check, problem)
 
     @property
     def recorded(self) -> bool:

@@ -15,7 +15,7 @@ import psutil
 
 from orchestrator.cluster import ray_env, tls
 from orchestrator.cluster.warm import head, record
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.config.schema import Config
 from orchestrator.driver.cluster_status import ClusterSeen, seen_by
 from orchestrator.driver.observer import Progress
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 READY_TIMEOUT_S = 180.0
 
 
-def up(config: Config, progress: Progress) -> tuple[KeptCluster, ClusterSeen]:
+def up(config: Config, progress: Progress) -> tuple[WarmCluster, ClusterSeen]:
     """Start Ray on this machine, or join the one at ``ray_address``, and warm a zygote on every node.
 
-    What is up already is found and completed: nodes that joined since get their zygotes. Returns the cluster as it is
-    on record, and what is on it; raises :class:`~orchestrator.errors.OrchestratorError`.
+    What is up already is found and completed: nodes that joined since get their zygotes. Returns the cluster
+    as it is on record, and what is on it; raises :class:`~orchestrator.errors.OrchestratorError`.
     """
     plan = plan_of(config)
     signal.signal(signal.SIGTERM, _leave)
@@ -83,8 +83,8 @@ def down(progress: Progress, force: bool) -> None:
         if (uid := cluster.head_of_another()) is not None:
             record.forget()
             progress.say(
-                f"{cluster.address}: its Ray belongs to another user (uid {uid}) and is left as it is; it was on "
-                "record as yours, and is not any more"
+                f"{cluster.address}: its Ray belongs to another user (uid {uid}) and is left as it is; it was"
+                " on record as yours, and is not any more"
             )
             return
         joined: list[str] = []
@@ -94,18 +94,24 @@ def down(progress: Progress, force: bool) -> None:
                     joined = _end_zygotes(cluster, force)
             except ClusterUnreachable as error:
                 if not force:
-                    raise ClusterError(f"{error}; 'down --force' ends it without a look at what runs there") from None
+                    raise ClusterError(
+                        f"{error}; 'down --force' ends it without a look at what runs there"
+                    ) from None
         with progress.busy("stopping Ray" if cluster.ours else "leaving"):
             if cluster.ours:
                 head.stop_head(cluster)
         record.forget()
-    what = "stopped, nothing is left" if cluster.ours else "zygotes ended; Ray there goes on, as 'up' did not start it"
+    what = (
+        "stopped, nothing is left"
+        if cluster.ours
+        else "zygotes ended; Ray there goes on, as 'up' did not start it"
+    )
     progress.say(f"{cluster.address}: {what}")
     if cluster.ours and joined:
         progress.say(f"Ray on {', '.join(joined)} was started there: end it there, with 'ray stop'")
 
 
-def _standing(config: Config) -> KeptCluster | None:
+def _standing(config: Config) -> WarmCluster | None:
     """The cluster on record if it is there and the one that is wanted; a dead one is cleared away."""
     cluster = record.find()
     if cluster is None:
@@ -133,8 +139,8 @@ def _start(config: Config, plan: Plan, undo: ExitStack) -> tuple[int, str]:
     return pid, f"{config.launch.node_address or '127.0.0.1'}:{port}"
 
 
-def _described(session: Session, pid: int | None, config: Config) -> KeptCluster:
-    return KeptCluster(
+def _described(session: Session, pid: int | None, config: Config) -> WarmCluster:
+    return WarmCluster(
         address=session.address,
         dashboard_url=session.dashboard_url,
         session_dir=session.session_dir if pid else None,
@@ -146,27 +152,29 @@ def _described(session: Session, pid: int | None, config: Config) -> KeptCluster
     )
 
 
-def _warm(cluster: KeptCluster, plan: Plan, progress: Progress) -> None:
-    from orchestrator.cluster.warm import keeper
+def _warm(cluster: WarmCluster, plan: Plan, progress: Progress) -> None:
+    from orchestrator.cluster.warm import pool
 
     environment = {key: setting.value for key, setting in plan.environment.items()}
     with progress.busy("importing torch and DeepSpeed on every node"):
-        problems = keeper.warm_all(environment, cluster.idle_timeout_s, READY_TIMEOUT_S)
+        problems = pool.warm_all(environment, cluster.idle_timeout_s, READY_TIMEOUT_S)
     for problem in problems:
         progress.warn(f"warning: {problem}")
 
 
-def _end_zygotes(cluster: KeptCluster, force: bool) -> list[str]:
+def _end_zygotes(cluster: WarmCluster, force: bool) -> list[str]:
     """Returns the hosts that had joined."""
     with connect(cluster.address):
         from orchestrator.cluster import overview
-        from orchestrator.cluster.warm import keeper
+        from orchestrator.cluster.warm import pool
 
-        seen = overview.look()
+        seen = overview.inspect_cluster()
         if seen.runs and not force:
             names = ", ".join(run.name for run in seen.runs)
-            raise ClusterError(f"{cluster.address}: runs are on it ({names}); let them end, or use 'down --force'")
-        keeper.end([node.node_id for node in seen.nodes])
+            raise ClusterError(
+                f"{cluster.address}: runs are on it ({names}); let them end, or use 'down --force'"
+            )
+        pool.end([node.node_id for node in seen.nodes])
     head_host = cluster.address.rpartition(":")[0]
     return [node.host for node in seen.nodes if node.address != head_host]
 
@@ -198,9 +206,9 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(EXIT_TERMINATED)
 
 
-def _when(cluster: KeptCluster) -> str:
+def _when(cluster: WarmCluster) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(cluster.since_unix_s))
 
 
-def _lost(cluster: KeptCluster | None) -> str:
+def _lost(cluster: WarmCluster | None) -> str:
     return f" ({cluster.address}, up since {_when(cluster)}, does not answer any more)" if cluster else ""

@@ -29,9 +29,9 @@ class Bucket(StrEnum):
 class Bill:
     """What a run has taken and given up to ``elapsed_s``. None means unknown, or nothing to divide by.
 
-    ``steps`` counts new steps of this run that trained, ``skipped_steps`` those that the loss scale skipped, ``step``
-    is the highest one reached. ``gpu_hours`` are in
-    the run's own unit. ``goodput`` is the training share of the GPU-seconds held.
+    ``steps`` counts new steps of this run that trained, ``skipped_steps`` those that the loss scale skipped,
+    ``step`` is the highest one reached. ``gpu_hours`` are in the run's own unit. ``goodput`` is the training
+    share of the GPU-seconds held.
     """
 
     elapsed_s: float

@@ -26,11 +26,12 @@ Kind = Fault | Trouble
 
 @dataclass(frozen=True)
 class Incident:
-    """One fault: what broke, what was done about it, and what that took. The costs of a run's incidents add up to
-    what the meter counted as recovering and redone."""
+    """One fault: what broke, what was done about it, and what that took. The costs of a run's incidents add
+    up to what the meter counted as recovering and redone."""
 
     number: int  # counts from 1, in the order of the journal
-    fault: str  # as of `RankLost`, or `checkpoint` (one cannot be loaded) or `write_blocked` (one cannot be written)
+    # as of `RankLost`, or `checkpoint` (one cannot be loaded) or `write_blocked` (one cannot be written)
+    fault: str
     what: str  # what broke, in one line
     node: str | None  # name of the node; null where none is to blame
     gpu: str | None  # name of the GPU; null where no rank is to blame
@@ -39,9 +40,10 @@ class Incident:
     attempt: int  # that it struck
     at_elapsed_s: float  # when it was noticed, by the run's clock
     time_unix_s: float  # the same by the wall clock
-    detected_after_s: float | None  # from the fault to its being noticed; null where nobody knows when it struck
-    # from the fault to the next attempt's first step; for a disk, to when the node could write again; null before
-    # that
+    # from the fault to its being noticed; null where nobody knows when it struck
+    detected_after_s: float | None
+    # from the fault to the next attempt's first step; for a disk, to when the node could write again; null
+    # before that
     recovered_after_s: float | None
     redone_steps: int  # steps done again because of it
     gpu_hours: float  # of the recovery and the redone steps, in the run's unit
@@ -99,7 +101,8 @@ class Case:
 
 
 class Redone:
-    """Whose the steps are that an attempt has done again since its last checkpoint, and their GPU-microseconds."""
+    """Whose the steps are that an attempt has done again since its last checkpoint, and their
+    GPU-microseconds."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[Case | None, int]] = []

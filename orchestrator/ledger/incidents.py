@@ -84,7 +84,9 @@ class Incidents:
         was, was_stepping = self._recovering, meter.bucket in STEPPING
         self._stopping = meter.bucket is Bucket.STOPPING
         redone = isinstance(event, StepDone) and meter.redoes(event.step)
-        recovering_us, redone_us = (meter.closed_gpu_us(bucket) for bucket in (Bucket.RECOVERING, Bucket.REDONE))
+        recovering_us, redone_us = (
+            meter.closed_gpu_us(bucket) for bucket in (Bucket.RECOVERING, Bucket.REDONE)
+        )
         meter.fold(record)
         self._note(record)
         answers = self._recovering if was_stepping or was is None else was
@@ -143,7 +145,9 @@ class Incidents:
                         case.outcome = f"loaded step {loaded.step} by itself"
             case Decided() as decided:
                 for case in self._open:
-                    case.decided = case.decided if case.restarted or case.fault is Trouble.CHECKPOINT else decided
+                    case.decided = (
+                        case.decided if case.restarted or case.fault is Trouble.CHECKPOINT else decided
+                    )
             case RunEnded() as ended:
                 for case in self._open:
                     case.outcome = "; ".join(filter(None, [case.outcome, f"the run ended, {ended.status}"]))
@@ -165,7 +169,9 @@ class Incidents:
                 self._loss_rejected(record, event)
             case NodeDraining():
                 self._fault(record, Fault.DRAIN, draining_in_words(event), event).node = event.node
-            case AttemptEnded(outcome=Outcome.FAILED) if not (event.attempt in self._causes or self._stopping):
+            case AttemptEnded(outcome=Outcome.FAILED) if not (
+                event.attempt in self._causes or self._stopping
+            ):
                 self._fault(record, Fault.EXIT, f"attempt {event.attempt} failed at step {event.step}", event)
             case RunResumed() | RunStarted() if self._last is not None:
                 self._resumed(record, self._last)
@@ -206,7 +212,8 @@ class Incidents:
         self._take_over(self._case(record, Fault.DRIVER, resumed_in_words(because, last, record), self._step))
 
     def _quarantined(self, record: Record, event: SnapshotQuarantined) -> None:
-        """After a rejected loss, checkpoints that may hold it are no incident: nothing else is wrong with them."""
+        """After a rejected loss, checkpoints that may hold it are no incident: nothing else is wrong with
+        them."""
         rejected = next((case for case in reversed(self._open) if case.fault == Fault.LOSS), None)
         if rejected is not None:
             again = sum(case.fault == Fault.LOSS and case.step == rejected.step for case in self._cases) - 1

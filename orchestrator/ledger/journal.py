@@ -110,7 +110,8 @@ class Journal:
         self.close()
 
     def _time_unix_s(self, elapsed_s: float) -> float:
-        """The wall clock; told by the run's own since the last record while they agree, and need not be kept then."""
+        """The wall clock; told by the run's own since the last record while they agree, and need not be kept
+        then."""
         now_s = round(self._wall(), CLOCK_DIGITS)
         if self._last is None:
             return now_s
@@ -151,8 +152,8 @@ class Digest(Protocol):
 class Tail:
     """Reads a journal that another process may be writing; never returns a torn record.
 
-    ``offset`` is the number of bytes read as whole records so far, ``last`` the newest of them. It begins at the mark
-    ``after``, if one is given. ``digest`` is updated with all that was read.
+    ``offset`` is the number of bytes read as whole records so far, ``last`` the newest of them. It begins at
+    the mark ``after``, if one is given. ``digest`` is updated with all that was read.
     """
 
     READ_BYTES = 1 << 20
@@ -189,7 +190,9 @@ class Tail:
             with papers.open_plain(self.path) as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self.offset:
-                    raise JournalError(f"{self.path} shrank from {self.offset} to {size} bytes while it was read")
+                    raise JournalError(
+                        f"{self.path} shrank from {self.offset} to {size} bytes while it was read"
+                    )
                 file.seek(self.offset)
                 return file.read(count)
         except FileNotFoundError:
@@ -234,7 +237,8 @@ class Tail:
             raise self._damage(f"has elapsed_s {record.elapsed_s}, less than {self.last.elapsed_s} before it")
 
     def _damage(self, reason: str) -> JournalError:
-        line = self.last.seq + 2 if self.last else 1  # every line is a record, and they are numbered without gaps
+        # every line is a record, and they are numbered without gaps
+        line = self.last.seq + 2 if self.last else 1
         reason = papers.one_line(reason)
         return JournalError(f"{self.path}, line {line}: {reason}; move the file away to start a new run")
 

@@ -11,23 +11,23 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
 - Before resources are granted: **waiting**, with no GPU held.
 - Then **starting** until the first step; after a failed attempt, **recovering** until the next one.
   Of the time that ends with an attempt's first step, that step's own ``step_time_s`` is training.
-- From step to step: **training**, **redone** when the step had been reached before, or **skipped** when the loss scale
-  was too high for it: such a step trains nothing, and is no step, no tokens and no throughput. Time after the last
-  step completed none, so it is never training: it goes to what ended it, a fault (**recovering**, so a hang
-  does not look like work) or a stop (**stopping**).
-- A checkpoint's ``stall_s`` is **checkpoint**. It is taken from the time since the last step and, because
-  one poll may see a step and its checkpoint together, from this attempt's steps since the last checkpoint. Where steps
-  were counted longer than the ranks say that they took, it is taken from there as well, however long ago: a driver that
-  was frozen (a laptop's lid, a virtual machine on the move) hears of many steps and of the checkpoint that ranks waited
-  in at once.
-- A node that is taken away turns nothing yet: steps that are done until the ranks have saved are training. From the
-  last of them on it is **recovering**.
+- From step to step: **training**, **redone** when the step had been reached before, or **skipped** when the
+  loss scale was too high for it: such a step trains nothing, and is no step, no tokens and no throughput.
+  Time after the last step completed none, so it is never training: it goes to what ended it, a fault
+  (**recovering**, so a hang does not look like work) or a stop (**stopping**).
+- A checkpoint's ``stall_s`` is **checkpoint**. It is taken from the time since the last step and, because one
+  poll may see a step and its checkpoint together, from this attempt's steps since the last checkpoint. Where
+  steps were counted longer than the ranks say that they took, it is taken from there as well, however long
+  ago: a driver that was frozen (a laptop's lid, a virtual machine on the move) hears of many steps and of the
+  checkpoint that ranks waited in at once.
+- A node that is taken away turns nothing yet: steps that are done until the ranks have saved are training.
+  From the last of them on it is **recovering**.
 - After a stop was asked for, or the attempt ended for good: **stopping** until nothing is held. A step
   that is done all the same takes its own ``step_time_s``.
 - Where no rank tells of its steps any more, because what tells of them has failed in all of them, time is
   **unobserved** from the last step on until the attempt ends or is stopped: the ranks may well train.
-- A run that was taken up again is **recovering** until its next step. It holds nothing until resources are granted
-  anew, and the time between the two drivers is on nobody's clock.
+- A run that was taken up again is **recovering** until its next step. It holds nothing until resources are
+  granted anew, and the time between the two drivers is on nobody's clock.
 
 Throughput
 ----------
@@ -81,7 +81,8 @@ class _SteadyUs:
 
 @dataclass
 class Meter:
-    """Folds records, in the journal's order; ``facts`` is what the run said of itself, ``bucket`` where time goes."""
+    """Folds records, in the journal's order; ``facts`` is what the run said of itself, ``bucket`` where time
+    goes."""
 
     facts: RunStarted | None = None
     bucket: Bucket = Bucket.WAITING

@@ -1,9 +1,9 @@
 """Predicted against actual: what the plan said of memory, step time and cost, and what the run took. Pure.
 
-A step's time is the median of the steady ones: the first steps of every attempt are left out, in which kernels are
-compiled, communicators made and the allocator finds its size. Memory is the peak of the fullest rank. Cost is that
-of the steps that were done: what the plan makes of so many, against all that the meter has counted, the start and
-what was redone included.
+A step's time is the median of the steady ones: the first steps of every attempt are left out, in which
+kernels are compiled, communicators made and the allocator finds its size. Memory is the peak of the fullest
+rank. Cost is that of the steps that were done: what the plan makes of so many, against all that the meter has
+counted, the start and what was redone included.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Comparison:
 
 
 @dataclass
-class Accuracy:
+class PredictedVsActual:
     """Folds records, in the journal's order."""
 
     facts: RunStarted | None = None
@@ -85,7 +85,7 @@ class Accuracy:
             case MemoryPeaked(peak_bytes=peak_bytes):
                 self.peak_memory_bytes = max(peak_bytes, self.peak_memory_bytes or 0)
 
-    def fold_all(self, records: Iterable[Record]) -> Accuracy:
+    def fold_all(self, records: Iterable[Record]) -> PredictedVsActual:
         """Fold them one after another; returns itself."""
         for record in records:
             self.fold(record)

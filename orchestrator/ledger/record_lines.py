@@ -4,10 +4,11 @@ A run of months has millions of steps and few of anything else, so a step has a 
 
     {"type":"StepDone","t":206.123,"step":400,"s":0.49987,"loss":2.345679,"lr":0.0003,"grad_norm":0.81204}
 
-``t`` is the record's ``elapsed_s``, ``s`` the ``step_time_s``; what is not known is left out. So is what follows from
-the line above: ``seq``, which is one more; ``try``, the attempt, where it is the same; and the wall clock where it is
-as far from the one above as ``t`` is (after it was set, for instance, ``at`` gives it). All other events, and the
-steps of older journals, are written in full (:meth:`~orchestrator.events.Record.to_json`).
+``t`` is the record's ``elapsed_s``, ``s`` the ``step_time_s``; what is not known is left out. So is what
+follows from the line above: ``seq``, which is one more; ``try``, the attempt, where it is the same; and the
+wall clock where it is as far from the one above as ``t`` is (after it was set, for instance, ``at`` gives
+it). All other events, and the steps of older journals, are written in full
+(:meth:`~orchestrator.events.Record.to_json`).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def line_of(record: Record, before: Record | None) -> str:
 
 
 def record_of(body: dict[str, Any], before: Record | None) -> Record:
-    """Inverse of :func:`line_of`, from the line's JSON; ``ValueError``, ``KeyError`` or ``TypeError`` on all else."""
+    """Inverse of :func:`line_of`, from the line's JSON; ``ValueError``, ``KeyError`` or ``TypeError`` on all
+    else."""
     if "t" not in body or body.pop("type") != _TYPE:
         return Record.from_body(body)
     elapsed_s, time_unix_s = body.pop("t"), body.pop("at", None)
@@ -64,7 +66,9 @@ def record_of(body: dict[str, Any], before: Record | None) -> Record:
     attempt = body.pop("try", None) or _attempt_of(before)
     if attempt is None:
         raise KeyError("try")
-    event = papers.made(StepDone, {"attempt": attempt, "step": body.pop("step"), "step_time_s": body.pop("s"), **body})
+    event = papers.made(
+        StepDone, {"attempt": attempt, "step": body.pop("step"), "step_time_s": body.pop("s"), **body}
+    )
     if time_unix_s is None:
         if before is None:
             raise KeyError("at")

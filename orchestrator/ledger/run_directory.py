@@ -46,21 +46,31 @@ def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:
     """
     for path in (Path(run_root) / run, Path(run)):
         if (why := why_no_path(str(path / "journal.jsonl"))) is not None:
-            raise ConfigError(f"{short(run)} is no name of a run: {why}; give a run's name below run_root, or a path")
+            raise ConfigError(
+                f"{short(run)} is no name of a run: {why}; give a run's name below run_root, or a path"
+            )
     for path in (Path(run_root) / run, Path(run)):
         closed = os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK)
         if closed or os.path.isfile(path / "journal.jsonl"):
             if not trust:
                 check_ours(path, "a run")
             if closed:
-                raise ConfigError(f"{path}: you may not look into it; its owner can open it (run_group_reads=true)")
+                raise ConfigError(
+                    f"{path}: you may not look into it; its owner can open it (run_group_reads=true)"
+                )
             return path.resolve()
     if Path(run).is_dir():
-        raise ConfigError(f"{run}: not a run directory, it has no journal.jsonl; give one that has, or a run's name")
-    newest = sorted(Path(run_root).glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+        raise ConfigError(
+            f"{run}: not a run directory, it has no journal.jsonl; give one that has, or a run's name"
+        )
+    newest = sorted(
+        Path(run_root).glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
     names = [path.parent.name for path in newest]
     there = f"newest: {', '.join(names[:3])}" if names else "there is none yet"
-    raise ConfigError(f"no run {run!r} in {run_root}{near_miss(run, names)} ({there}); set run_root to look elsewhere")
+    raise ConfigError(
+        f"no run {run!r} in {run_root}{near_miss(run, names)} ({there}); set run_root to look elsewhere"
+    )
 
 
 def holder(path: Path) -> str | None:
@@ -86,7 +96,8 @@ def make_run_dir(path: Path, group_reads: bool = False) -> None:
 
 
 def number_of_run(path: Path) -> str:
-    """By which a run goes where its name is nobody's business: drawn once, in a file that its owner alone can read."""
+    """By which a run goes where its name is nobody's business: drawn once, in a file that its owner alone can
+    read."""
     try:
         return read_text(path / "number", _MOST_LOCK_BYTES).strip()
     except (FileNotFoundError, ValueError):
@@ -96,8 +107,8 @@ def number_of_run(path: Path) -> str:
 
 
 class RunDirectory:
-    """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first. A new one is open to
-    our user alone, or to be read by the folder's group as well."""
+    """Holds ``path`` until :meth:`release` or the end of the process, whichever comes first. A new one is
+    open to our user alone, or to be read by the folder's group as well."""
 
     def __init__(self, path: Path, group_reads: bool = False) -> None:
         self.path = path.resolve()
@@ -138,8 +149,9 @@ class RunDirectory:
         if not resume and journal.exists() and journal.stat().st_size > 0:
             self.release()
             raise RunDirectoryError(
-                f"run directory {self.path}: holds an earlier run's journal; take that run up with "
-                "'orchestrator resume' or job.resume=auto, choose another run_name or run_dir, or remove the folder"
+                f"run directory {self.path}: holds an earlier run's journal; take that run up with"
+                " 'orchestrator resume' or job.resume=auto, choose another run_name or run_dir, or remove"
+                " the folder"
             )
 
     def release(self) -> None:

@@ -1,7 +1,8 @@
 """What others may know of a run: who spends how much, in ``RUN_ROOT/spend/RUN.json``, readable by the group.
 
-A run's own directory is its owner's alone. Who shares the budget reads this instead, without a server: a small file
-that is written whole, at each turn of the run and every half a minute. The group is that of the run root.
+A run's own directory is its owner's alone. Who shares the budget reads this instead, without a server: a
+small file that is written whole, at each turn of the run and every half a minute. The group is that of the
+run root.
 """
 
 from __future__ import annotations
@@ -91,13 +92,15 @@ class SpendNote:
         except OSError as error:
             if self._notice is not None:
                 self._notice(
-                    f"what this run spends cannot be told to others ({self.path}: {error.strerror}); it goes on"
+                    f"what this run spends cannot be told to others ({self.path}: {error.strerror}); it"
+                    " goes on"
                 )
             self._notice = None
 
 
 def _folder(path: Path) -> os.stat_result:
-    """Made like the run root: its group, and where others of the group make runs, they make notes too, each his own."""
+    """Made like the run root: its group, and where others of the group make runs, they make notes too, each
+    his own."""
     with contextlib.suppress(FileExistsError):
         root = path.parent.stat()
         path.mkdir(mode=0o700)

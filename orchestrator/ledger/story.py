@@ -115,7 +115,9 @@ class Story:
                 self.total_steps = self.total_steps if event.steps is None else event.steps
                 price = f"{usd(event.price_usd_per_gpu_hour)} per {hours_name(event.unit)[:-1]}"
                 what = f"job {event.job} on cluster {event.cluster}"
-                return [Line(Kind.NOTE, f"run {event.run}: {what}, {plural(event.gpus, event.unit)} at {price}")]
+                return [
+                    Line(Kind.NOTE, f"run {event.run}: {what}, {plural(event.gpus, event.unit)} at {price}")
+                ]
             case RankOutput():
                 return [Line(Kind.OUTPUT, f"[rank {event.rank}] {clean(event.text)}")]
             case MetricLogged():
@@ -130,7 +132,10 @@ class Story:
                 return self._lost_rank(event)
             case ResourcesGranted():
                 granted = f"{plural(event.gpus, self.unit)} on {plural(len(event.nodes), 'node')} granted"
-                return [Line(Kind.NOTE, granted), *(Line(Kind.WARNING, clean(text)) for text in event.warnings)]
+                return [
+                    Line(Kind.NOTE, granted),
+                    *(Line(Kind.WARNING, clean(text)) for text in event.warnings),
+                ]
             case SnapshotCommitted():
                 return self._committed(event, record.elapsed_s)
             case _:
@@ -171,7 +176,9 @@ class Story:
                 return Line(Kind.NOTE, f"checkpoint {event.tag} saved at step {event.step}, {stall}")
             case CheckpointLoaded():
                 took = f"{number(event.seconds, 3)} s"
-                return Line(Kind.NOTE, f"checkpoint {event.tag} loaded, going on from step {event.step} ({took})")
+                return Line(
+                    Kind.NOTE, f"checkpoint {event.tag} loaded, going on from step {event.step} ({took})"
+                )
             case AttemptEnded(outcome=Outcome.FAILED):
                 return Line(Kind.WARNING, f"attempt {event.attempt} failed at step {event.step}")
             case Decided():
@@ -181,7 +188,10 @@ class Story:
                 batches = f"batch{'' if len(event.batches) == 1 else 'es'} {ranges(event.batches)}"
                 return Line(Kind.NOTE, f"{batches} left out from now on")  # the decision says why
             case SnapshotFreed():
-                return Line(Kind.NOTE, f"node {event.node} writes checkpoints again, after {number(event.held_s, 3)} s")
+                return Line(
+                    Kind.NOTE,
+                    f"node {event.node} writes checkpoints again, after {number(event.held_s, 3)} s",
+                )
             case RunResumed():
                 self.run = event.run
                 return Line(Kind.WARNING, f"run {event.run} taken up again: {clean(event.because)}")
@@ -237,14 +247,17 @@ def _warning(event: Event) -> Line | None:
             text = f"checkpoint {event.tag} is passed over: {clean(event.reason)} ({event.path})"
         case SnapshotDoubted():
             text = (
-                f"others could change checkpoints: {clean(event.reason)}. From that disk only types that are known to "
-                "run nothing are loaded; name the script's own in snapshot.allow_types"
+                f"others could change checkpoints: {clean(event.reason)}. From that disk only types that are"
+                " known to run nothing are loaded; name the script's own in snapshot.allow_types"
             )
         case SnapshotHeld():
             text = f"node {event.node} cannot write its checkpoint: {clean(event.reason)}"
         case SnapshotUnstaged():
             where = f"rank {event.rank} on node {event.node}"
-            text = f"{where}: no room to stage its checkpoints, training waits for the disk: {clean(event.reason)}"
+            text = (
+                f"{where}: no room to stage its checkpoints, training waits for the disk:"
+                f" {clean(event.reason)}"
+            )
         case ProbesFailed():
             text = (
                 f"rank {event.rank} on node {event.node} tells no more of its steps, it trains on without: "
@@ -254,7 +267,10 @@ def _warning(event: Event) -> Line | None:
                 text += "; no rank tells of them now, and what follows in this attempt is unobserved"
         case StragglerNamed():
             who = f"rank {event.rank} on node {event.node}, {event.gpu}"
-            text = f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step {event.step})"
+            text = (
+                f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step"
+                f" {event.step})"
+            )
         case StallNamed():
             text = _stall(event)
         case LossRejected():
@@ -279,4 +295,6 @@ def _stall(event: StallNamed) -> str:
 def _restored(started: AttemptStarted) -> str:
     if started.restore_step is None:
         return "" if started.attempt == 1 else ", without a checkpoint of ours"
-    return f", from step {started.restore_step} {'in memory' if started.restore_from == 'memory' else 'on disk'}"
+    return (
+        f", from step {started.restore_step} {'in memory' if started.restore_from == 'memory' else 'on disk'}"
+    )

@@ -20,7 +20,9 @@ class Setting:
     source: str  # where the value comes from, and what it replaces
 
 
-def interconnect_environment(fabric: FabricConfig, user: Mapping[str, str], nodes: int = 1) -> dict[str, Setting]:
+def interconnect_environment(
+    fabric: FabricConfig, user: Mapping[str, str], nodes: int = 1
+) -> dict[str, Setting]:
     """The environment of a rank on `fabric`, by variable name in alphabetical order.
 
     On several nodes the loopback interface, which reaches no other node, gives way to the interface of

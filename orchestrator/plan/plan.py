@@ -36,7 +36,8 @@ class ModelFacts:
 
     name: str  # as in `model.name`
     parameters: int  # all of them
-    active_parameters: int  # those that one token passes: fewer than all where it is sent to some experts of many
+    # those that one token passes: fewer than all where it is sent to some experts of many
+    active_parameters: int
     training_flops_per_token: float  # forward and backward, attention counted
     tokens_per_step: int  # of the global batch
 
@@ -60,15 +61,18 @@ class Plan:
     peak_flops_per_gpu: float | None
     fabric: str  # name of the fabric
     layout: Layout  # how the ranks share the work
-    model: ModelFacts | None  # the model as configured; null where the job has none, as a script of its own may
-    memory: Memory | None  # of the fullest rank, by part; null where there is no model, or nothing to predict it from
+    # the model as configured; null where the job has none, as a script of its own may
+    model: ModelFacts | None
+    # of the fullest rank, by part; null where there is no model, or nothing to predict it from
+    memory: Memory | None
     price: Price  # what the run is billed by
     prediction: Prediction  # what the whole run will take
     # what a rank's environment gets on top of its node's, by name; values of secrets are hidden
     environment: Mapping[str, Setting]
     deepspeed: Mapping[str, Any]  # the DeepSpeed configuration of the run; values of secrets are hidden
     corpus: tuple[str, ...]  # files of the data that every node must have
-    facts: Mapping[str, str]  # what all nodes must share, by name: interpreter, packages, hashes of script and data
+    # what all nodes must share, by name: interpreter, packages, hashes of script and data
+    facts: Mapping[str, str]
 
     def command(self) -> str:
         """The command of every rank as one would type it."""
@@ -198,7 +202,11 @@ def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
     assert config.model is not None
     if needed.total_bytes > config.gpu.memory_bytes:
         fits = what_fits(config.model, config.gpu, layout, Zero.from_config(config.deepspeed))
-        remedy = f"would fit: {'; or '.join(fits)}" if fits else "no layout of this job fits; use larger GPUs or more"
+        remedy = (
+            f"would fit: {'; or '.join(fits)}"
+            if fits
+            else "no layout of this job fits; use larger GPUs or more"
+        )
         short = needed.total_bytes - config.gpu.memory_bytes
         raise ConfigError(
             f"model={config.model.name}: needs {_gb(needed.total_bytes)} per {config.gpu.unit}, "

@@ -1,4 +1,5 @@
-"""What a plan reads of a DeepSpeed configuration, which has no schema of ours: each value is what it has to be."""
+"""What a plan reads of a DeepSpeed configuration, which has no schema of ours: each value is what it has to
+be."""
 
 from __future__ import annotations
 
@@ -23,13 +24,15 @@ def section_of(deepspeed: Mapping[str, Any], name: str, where: str = "") -> Mapp
 
 
 def count_of(section: Mapping[str, Any], name: str, default: int = 0, where: str = "") -> int:
-    """A whole number from 0 of a DeepSpeed configuration, which may be written as 5e8. Raises :class:`ConfigError`."""
+    """A whole number from 0 of a DeepSpeed configuration, which may be written as 5e8. Raises
+    :class:`ConfigError`."""
     value = section.get(name, default)
     if value is None and not where:
         return default
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value <= LARGEST or value != int(value):
         raise ConfigError(
-            f"deepspeed.{where}{name}={short(value)}: has to be a whole number from 0, e.g. deepspeed.{where}{name}=1"
+            f"deepspeed.{where}{name}={short(value)}: has to be a whole number from 0, e.g."
+            f" deepspeed.{where}{name}=1"
         )
     return int(value)

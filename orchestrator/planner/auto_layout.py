@@ -20,7 +20,12 @@ from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.placeholders import asks_for
 from orchestrator.config.schema import Config, LayoutConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.layout.deepspeed_rules import expert_degrees, pipeline_degrees, sequence_degrees, tensor_degrees
+from orchestrator.plan.layout.deepspeed_rules import (
+    expert_degrees,
+    pipeline_degrees,
+    sequence_degrees,
+    tensor_degrees,
+)
 from orchestrator.plan.layout.layout import Layout, check_values, derive_layout, precision_of
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.baseline import group_of
@@ -36,13 +41,16 @@ _FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
 # _configure_optimizer); a script that brings none gets DeepSpeed's CPU Adam in any case.
 _ANY_OPTIMIZER = "zero_force_ds_cpu_optimizer"
 # DeepSpeed's names for the batch, which win over the job's.
-_OWN_NAMES = {"micro_batch": "train_micro_batch_size_per_gpu", "gradient_accumulation": "gradient_accumulation_steps"}
+_OWN_NAMES = {
+    "micro_batch": "train_micro_batch_size_per_gpu",
+    "gradient_accumulation": "gradient_accumulation_steps",
+}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """``config`` has the choice applied, which ``search`` found in ``space`` for ``subject``; ``overrides`` make the
-    same without a search, ``kept`` were given."""
+    """``config`` has the choice applied, which ``search`` found in ``space`` for ``subject``; ``overrides``
+    make the same without a search, ``kept`` were given."""
 
     config: Config
     search: Search
@@ -82,12 +90,17 @@ def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
 
 
 def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:
-    """What is not searched, and the overrides that name it; or DeepSpeed's section, if it spells batch sizes out."""
+    """What is not searched, and the overrides that name it; or DeepSpeed's section, if it spells batch sizes
+    out."""
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    keys = {name: f"layout.{name}" for name in (*_DEGREES, "recompute")} | {name: f"job.{name}" for name in _OWN_NAMES}
+    keys = {name: f"layout.{name}" for name in (*_DEGREES, "recompute")} | {
+        name: f"job.{name}" for name in _OWN_NAMES
+    }
     kept = {name: [word for word in overrides if _key(word) == key] for name, key in keys.items()}
     kept["deepspeed"] = [
-        word for word in overrides if _key(word) == "deepspeed" or _key(word).startswith("deepspeed.zero_optimization")
+        word
+        for word in overrides
+        if _key(word) == "deepspeed" or _key(word).startswith("deepspeed.zero_optimization")
     ]
     own = OmegaConf.to_container(composed.deepspeed, resolve=False)
     assert isinstance(own, dict)
@@ -107,9 +120,12 @@ def _as_composed(config: Config) -> Sharding:
 
 
 def _base(config: Config, kept: Mapping[str, object]) -> Layout:
-    """Nodes, ranks and precision, and the degrees that are given. Raises :class:`ConfigError` where those are wrong."""
+    """Nodes, ranks and precision, and the degrees that are given. Raises :class:`ConfigError` where those are
+    wrong."""
     if config.model is None:
-        raise ConfigError("layout=auto: nothing to choose by without a model; name one with model=…, or layout=default")
+        raise ConfigError(
+            "layout=auto: nothing to choose by without a model; name one with model=…, or layout=default"
+        )
     given = LayoutConfig(**{name: getattr(config.layout, name) for name in _DEGREES if name in kept})
     job = dataclasses.replace(config.job, micro_batch=1, gradient_accumulation=None, global_batch=None)
     derived = derive_layout(dataclasses.replace(config, layout=given, job=job, deepspeed={}))
@@ -125,15 +141,17 @@ def can_recompute(composed: DictConfig) -> bool:
 
 def zero_section(name: str) -> dict[str, Any]:
     """``zero_optimization`` of a file of ``conf/deepspeed``."""
-    body = OmegaConf.to_container(OmegaConf.load(load.conf_dir() / "deepspeed" / f"{name}.yaml"), resolve=False)
+    body = OmegaConf.to_container(
+        OmegaConf.load(load.conf_dir() / "deepspeed" / f"{name}.yaml"), resolve=False
+    )
     assert isinstance(body, dict)
     section: dict[str, Any] = body["zero_optimization"]
     return section
 
 
 def _shardings(base: Layout) -> dict[Sharding, dict[str, Any] | None]:
-    """Every ZeRO configuration of ``conf/deepspeed``, those with the optimizer alone offloaded, and ZeRO-3 with a
-    second copy of the weights within each node; with the section that each is."""
+    """Every ZeRO configuration of ``conf/deepspeed``, those with the optimizer alone offloaded, and ZeRO-3
+    with a second copy of the weights within each node; with the section that each is."""
     found: dict[Sharding, dict[str, Any] | None] = {}
     hpz = {"zero_hpz_partition_size": base.ranks_per_node}
     offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
@@ -148,7 +166,10 @@ def _shardings(base: Layout) -> dict[Sharding, dict[str, Any] | None]:
             additions = [{}, offload]
         for addition in additions:
             section = plain | addition
-            words = [f"++deepspeed.zero_optimization.{key}={value}" for key, value in load.flatten(addition).items()]
+            words = [
+                f"++deepspeed.zero_optimization.{key}={value}"
+                for key, value in load.flatten(addition).items()
+            ]
             words += [f"++deepspeed.{_ANY_OPTIMIZER}=false"] * ("offload_optimizer" in section)
             overrides = (f"deepspeed={name}", *(word.replace("=True", "=true") for word in words))
             found[Sharding(Zero.from_config({"zero_optimization": section}), overrides)] = section
@@ -197,9 +218,9 @@ def _subject(config: Config, base: Layout) -> Subject:
     missing = unrecorded(gpu, precision)
     if missing:
         raise ConfigError(
-            f"layout=auto: no step time can be predicted for {gpu.name}, as it has no {' and no '.join(missing)}; "
-            "set that, choose a cluster with another gpu, or name the layout yourself (layout=default) and "
-            "'calibrate' after a run"
+            f"layout=auto: no step time can be predicted for {gpu.name}, as it has no"
+            f" {' and no '.join(missing)}; set that, choose a cluster with another gpu, or name the layout"
+            " yourself (layout=default) and 'calibrate' after a run"
         )
     assert config.model is not None
     return Subject(
@@ -215,7 +236,9 @@ def _subject(config: Config, base: Layout) -> Subject:
 def _changes(config: Config, layout: Layout, kept: Mapping[str, object]) -> dict[str, Any]:
     """Keys whose composed values are not the choice's yet."""
     job = config.job
-    wanted = {name: (f"layout.{name}", getattr(config.layout, name), getattr(layout, name)) for name in _DEGREES}
+    wanted = {
+        name: (f"layout.{name}", getattr(config.layout, name), getattr(layout, name)) for name in _DEGREES
+    }
     wanted["recompute"] = ("layout.recompute", config.layout.recompute, layout.recompute)
     wanted["micro_batch"] = ("job.micro_batch", job.micro_batch, layout.micro_batch)
     if job.gradient_accumulation is not None or job.global_batch is None:

@@ -1,4 +1,5 @@
-"""``plan budget_usd=…`` and ``plan deadline_days=…``: which model to train, on which cluster, in which layout."""
+"""``plan budget_usd=…`` and ``plan deadline_days=…``: which model to train, on which cluster, in which
+layout."""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ from orchestrator.plan.layout.layout import check_values, precision_of
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import unrecorded
 from orchestrator.plan.search.space import Sharding
-from orchestrator.plan.sizing.best_run import LEAST_HOURS, Market
-from orchestrator.plan.sizing.limits import Freedom, Limits, Option
+from orchestrator.plan.sizing.best_run import LEAST_HOURS, ClusterOptimizer
+from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate
 from orchestrator.plan.sizing.model_ladder import LLAMA_SEQ_LEN, LLAMA_VOCAB, ladder
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw
 from orchestrator.planner.auto_layout import can_recompute, zero_section
 from orchestrator.planner.calibration_file import calibrations_of
 
-# Without a deadline the fewest nodes are the cheapest, and would take years. Llama 3 405B took 54 days and more.
+# Without a deadline the fewest nodes are the cheapest, and would take years. Llama 3 405B took 54 days and
+# more.
 MOST_DAYS = 90.0
 MOST_NODES = 2048  # 16,384 GPUs in nodes of eight: the largest run of Llama 3's report
 DEFAULT_MODEL = DEFAULT_JOB = "tiny_gpt"  # of conf/config.yaml: nobody chose it
@@ -40,7 +42,7 @@ _CONTRADICTIONS = ("job.steps", "job.ranks", "job.gradient_accumulation")
 
 
 @dataclass(frozen=True)
-class Asked:
+class BudgetRequest:
     """The command line's overrides by key, and what they leave open."""
 
     words: tuple[str, ...]
@@ -53,14 +55,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """``options`` are the best of each cluster, best loss first; ``sooner`` the winner's with other node counts;
-    ``any_size`` is what the winner's cluster and nodes could train where the model was given."""
+class BudgetResult:
+    """``options`` are the best of each cluster, best loss first; ``sooner`` the winner's with other node
+    counts; ``any_size`` is what the winner's cluster and nodes could train where the model was given."""
 
-    asked: Asked
-    options: tuple[Option, ...]
-    sooner: tuple[Option, ...]
-    any_size: Option | None
+    asked: BudgetRequest
+    options: tuple[RunCandidate, ...]
+    sooner: tuple[RunCandidate, ...]
+    any_size: RunCandidate | None
     left_out: Mapping[str, str]  # clusters, and why
     data_parallel_only: bool
     standing: Config  # as the command line leaves it
@@ -68,7 +70,7 @@ class Answer:
     law: ScalingLaw = CHINCHILLA
 
 
-def answer(composed: DictConfig, words: Sequence[str]) -> Answer:
+def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
     """Look for the best run. ``words``: the command line. Raises :class:`ConfigError` where there is none."""
     asked = _asked(composed, words)
     if OmegaConf.is_missing(composed.cluster, "nodes") and asked.limits.usd is not None:
@@ -91,13 +93,15 @@ def answer(composed: DictConfig, words: Sequence[str]) -> Answer:
         try:
             precision = precision_of(config)
             _check_predictable(config, precision)
-            markets.append(Market(config, precision, asked.limits, freedom, calibrations))
+            markets.append(ClusterOptimizer(config, precision, asked.limits, freedom, calibrations))
         except ConfigError as reason:
             left_out[name] = str(reason).removeprefix(f"cluster={config.cluster.name}: ")
             if asked.cluster_given:
                 raise
     if not markets:
-        raise ConfigError(f"none of {len(left_out)} clusters can be planned on: {next(iter(left_out.values()))}")
+        raise ConfigError(
+            f"none of {len(left_out)} clusters can be planned on: {next(iter(left_out.values()))}"
+        )
     found = [market.best(shapes, _node_counts(market.config, asked)) for market in markets]
     best = sorted((options[0] for options in found if options), key=_rank)
     if not best:
@@ -107,10 +111,12 @@ def answer(composed: DictConfig, words: Sequence[str]) -> Answer:
     if asked.model_given:
         market = markets[found.index(winner)]
         whole = next(iter(market.best(ladder(), [best[0].config.cluster.nodes])), None)
-    return Answer(
+    return BudgetResult(
         asked=asked,
         options=tuple(best),
-        sooner=tuple(sorted((o for o in winner[1:] if o.days < best[0].days * SOONER), key=lambda o: -o.days)),
+        sooner=tuple(
+            sorted((o for o in winner[1:] if o.days < best[0].days * SOONER), key=lambda o: -o.days)
+        ),
         any_size=whole,
         left_out=left_out,
         data_parallel_only=not freedom.able,
@@ -119,22 +125,30 @@ def answer(composed: DictConfig, words: Sequence[str]) -> Answer:
     )
 
 
-def _rank(option: Option) -> tuple[float, float, float, str]:
+def _rank(option: RunCandidate) -> tuple[float, float, float, str]:
     """Best loss first, and of losses that are the same for all that is known the cheaper run."""
     cost_usd = float(f"{option.prediction.cost_usd:.2g}")
     return round(option.loss, LOSS_DIGITS), cost_usd, option.loss, option.config.cluster.name
 
 
-def _asked(composed: DictConfig, words: Sequence[str]) -> Asked:
+def _asked(composed: DictConfig, words: Sequence[str]) -> BudgetRequest:
     words = [word for word in words if word != "--json"]
-    parsed = OverridesParser.create().parse_overrides([w for w in words if "=" in w and not w.startswith("-")])
+    parsed = OverridesParser.create().parse_overrides(
+        [w for w in words if "=" in w and not w.startswith("-")]
+    )
     values = {entry.key_or_group: entry.value() for entry in parsed}
     usd, days = composed.budget_usd, composed.deadline_days
     for key, value in (("budget_usd", usd), ("deadline_days", days)):
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{key}={value:g}: is not a finite number above 0; set it to one, or leave it out")
-        if value is not None and (clash := [name for name in _CONTRADICTIONS if values.get(name) is not None]):
-            raise ConfigError(f"{clash[0]}={values[clash[0]]}: follows from {key}={value:g}; leave one of the two out")
+            raise ConfigError(
+                f"{key}={value:g}: is not a finite number above 0; set it to one, or leave it out"
+            )
+        if value is not None and (
+            clash := [name for name in _CONTRADICTIONS if values.get(name) is not None]
+        ):
+            raise ConfigError(
+                f"{clash[0]}={values[clash[0]]}: follows from {key}={value:g}; leave one of the two out"
+            )
     if days is not None and days * 24 < LEAST_HOURS:
         raise ConfigError(
             f"deadline_days={days:g}: is {days * 24:.2g} hours; the shortest run that is planned takes "
@@ -144,10 +158,12 @@ def _asked(composed: DictConfig, words: Sequence[str]) -> Asked:
     model_given = composed.model is not None and (values.get("model") is not None or chosen)
     for key in values:
         if key.startswith("model.") and key[6:] not in FREE_OF_SHAPE and not model_given:
-            raise ConfigError(f"{key}={values[key]}: the shape is chosen by budget; name model=… too, or leave it out")
+            raise ConfigError(
+                f"{key}={values[key]}: the shape is chosen by budget; name model=… too, or leave it out"
+            )
     nodes_given = "cluster.nodes" in values
     assumed = days is None and not nodes_given
-    return Asked(
+    return BudgetRequest(
         words=tuple(words),
         values=values,
         limits=Limits(usd, MOST_DAYS if assumed else days),
@@ -167,7 +183,7 @@ def _check_predictable(config: Config, precision: str) -> None:
         )
 
 
-def _freedom(composed: DictConfig, base: Config, asked: Asked) -> Freedom:
+def _freedom(composed: DictConfig, base: Config, asked: BudgetRequest) -> Freedom:
     job, values = base.job, asked.values
     zero_given = any(key == "deepspeed" or key.startswith("deepspeed.zero_optimization") for key in values)
     recompute = (False, True)
@@ -192,19 +208,19 @@ def _shardings() -> tuple[Sharding, ...]:
     return tuple(found)
 
 
-def _shapes(base: Config, asked: Asked) -> tuple[ModelConfig, ...]:
+def _shapes(base: Config, asked: BudgetRequest) -> tuple[ModelConfig, ...]:
     if asked.model_given:
         assert base.model is not None
         return (base.model,)
     return ladder(**{key: asked.values.get(f"model.{key}", usual) for key, usual in FREE_OF_SHAPE.items()})
 
 
-def _node_counts(config: Config, asked: Asked) -> list[int]:
+def _node_counts(config: Config, asked: BudgetRequest) -> list[int]:
     fixed = asked.nodes_given or asked.limits.usd is None
     return [config.cluster.nodes] if fixed else [2**power for power in range(MOST_NODES.bit_length())]
 
 
-def _nothing(asked: Asked, markets: Sequence[Market], shapes: Sequence[ModelConfig]) -> str:
+def _nothing(asked: BudgetRequest, markets: Sequence[ClusterOptimizer], shapes: Sequence[ModelConfig]) -> str:
     """Why no run is possible, and the least that would do."""
     usd, days = asked.limits.usd, asked.limits.days
     said = f"budget_usd={usd:g}" if usd is not None else f"deadline_days={days:g}"
@@ -215,13 +231,16 @@ def _nothing(asked: Asked, markets: Sequence[Market], shapes: Sequence[ModelConf
         if found is not None:
             least.append((*found, market.config.cluster.name))
     if not least:
-        return f"{said}: {what} fits none of {len(markets)} clusters in any layout; use more nodes or larger GPUs"
+        return (
+            f"{said}: {what} fits none of {len(markets)} clusters in any layout; use more nodes or larger"
+            " GPUs"
+        )
     dollars, nodes, cluster = min(least)
     if usd is None or dollars <= usd:
         return (
-            f"{said}: {what} fits cluster={cluster} with cluster.nodes={nodes}, but no run of an hour stays within "
-            "the limits with interruptions; raise them, or look at recovery.gpu_hours_per_failure and "
-            "cluster.power_limit_w"
+            f"{said}: {what} fits cluster={cluster} with cluster.nodes={nodes}, but no run of an hour stays"
+            " within the limits with interruptions; raise them, or look at recovery.gpu_hours_per_failure"
+            " and cluster.power_limit_w"
         )
     return (
         f"{said}: too little for {what} for an hour; the least that would do is "

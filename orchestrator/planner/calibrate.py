@@ -9,7 +9,14 @@ from pathlib import Path
 from orchestrator.config.schema import PlannerConfig
 from orchestrator.errors import ConfigError
 from orchestrator.ledger.run_directory import find_run
-from orchestrator.plan.perf.calibration import Calibration, Group, fit_memory, fit_steps, memory_sample, step_sample
+from orchestrator.plan.perf.calibration import (
+    Calibration,
+    Group,
+    fit_memory,
+    fit_steps,
+    memory_sample,
+    step_sample,
+)
 from orchestrator.plan.perf.least_squares import Fit
 from orchestrator.planner.calibration_file import read_calibrations, write_calibrations
 from orchestrator.planner.measured_run import MeasuredRun, Unusable, measured_run
@@ -38,11 +45,13 @@ def calibrate(
     skipped: Callable[[str, str], None],
     trust: bool = False,
 ) -> list[Fitted]:
-    """Fit one calibration for each cluster, GPU, precision and one or several nodes, and write them to ``path``.
+    """Fit one calibration for each cluster, GPU, precision and one or several nodes, and write them to
+    ``path``.
 
-    ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished; ``skipped`` is
-    told the name of each that cannot be used, and why. Entries of the file for which there is no run are kept. Raises
-    :class:`ConfigError` for a run that is not there, a file that is not a calibration, and where no run can be used.
+    ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished;
+    ``skipped`` is told the name of each that cannot be used, and why. Entries of the file for which there is
+    no run are kept. Raises :class:`ConfigError` for a run that is not there, a file that is not a
+    calibration, and where no run can be used.
     """
     known = read_calibrations(path)
     runs, others = _read(refs, run_root, constants, trust)
@@ -51,8 +60,8 @@ def calibrate(
     if not runs:
         looked = "none of the runs named" if refs else f"no run in {run_root}"
         raise ConfigError(
-            f"calibrate: {looked} can be used; a run with a model needs some steps more than the first few, and to "
-            "have finished unless it is named"
+            f"calibrate: {looked} can be used; a run with a model needs some steps more than the first few,"
+            " and to have finished unless it is named"
         )
     fitted = [fit_group(group, of_group) for group, of_group in _by_group(runs).items()]
     write_calibrations(path, known | {one.group: one.calibration for one in fitted})
@@ -66,13 +75,16 @@ def fit_group(group: Group, runs: Sequence[MeasuredRun]) -> Fitted:
     weighed = [run for run in runs if run.memory_bytes is not None]
     steps, memory = Fit((1.0, 0.0, 1.0)), Fit((1.0, 0.0))
     if timed:
-        steps = fit_steps([step_sample(run.step, run.step_time_s) for run in timed if run.step and run.step_time_s])
+        steps = fit_steps(
+            [step_sample(run.step, run.step_time_s) for run in timed if run.step and run.step_time_s]
+        )
     if weighed:
         samples = [memory_sample(run.memory, run.memory_bytes) for run in weighed if run.memory_bytes]
         memory = fit_memory(samples, min(run.memory.framework for run in weighed))
     compute_factor, overhead_s, communication_factor = steps.values
     where = (
-        f"{group.cluster} with {group.gpu} in {group.precision}{' over several nodes' if group.several_nodes else ''}"
+        f"{group.cluster} with {group.gpu} in"
+        f" {group.precision}{' over several nodes' if group.several_nodes else ''}"
     )
     used = len(runs)
     calibration = Calibration(

@@ -17,10 +17,11 @@ from orchestrator.plan.perf.calibration import Calibration, Group
 
 NAME = "calibration.yaml"
 HEAD = """\
-# Written by 'python -m orchestrator calibrate' from this folder's runs; it writes entries of other clusters back as
-# they are. A plan takes the entry of its own cluster, GPU and precision, and none of another one's.
-# compute_factor: of the time that ranks compute; overhead_s: added to every step; communication_factor: of what nothing
-# hides; memory_factor: of activations, logits and fragmentation; memory_offset_bytes: added to the framework's own.
+# Written by 'python -m orchestrator calibrate' from this folder's runs; it writes entries of other clusters
+# back as they are. A plan takes the entry of its own cluster, GPU and precision, and none of another one's.
+# compute_factor: of the time that ranks compute; overhead_s: added to every step; communication_factor: of
+# what nothing hides; memory_factor: of activations, logits and fragmentation; memory_offset_bytes: added to
+# the framework's own.
 """
 _KEYS = "calibrations"
 # A group has a dozen values, and there are as many groups as there are clusters.
@@ -37,11 +38,14 @@ def calibration_path(run_root: str | Path, calibration: str | None) -> Path:
 def calibrations_of(config: Config) -> dict[Group, Calibration]:
     """Those that a plan may choose from; none where no file was named and none is there.
 
-    Raises :class:`ConfigError` for a file that was named and is missing, and for one that is not what it should be.
+    Raises :class:`ConfigError` for a file that was named and is missing, and for one that is not what it
+    should be.
     """
     path = calibration_path(config.run_root, config.calibration)
     if config.calibration and not path.is_file():
-        raise ConfigError(f"calibration={path}: no such file; write it with 'python -m orchestrator calibrate'")
+        raise ConfigError(
+            f"calibration={path}: no such file; write it with 'python -m orchestrator calibrate'"
+        )
     return read_calibrations(path)
 
 
@@ -61,9 +65,11 @@ def read_calibrations(path: Path) -> dict[Group, Calibration]:
 
 
 def write_calibrations(path: Path, calibrations: Mapping[Group, Calibration]) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one. Raises :class:`RunDirectoryError`."""
+    """Write beside, then rename: a reader sees the old file or the new one. Raises
+    :class:`RunDirectoryError`."""
     entries = [
-        {**dataclasses.asdict(group), **dataclasses.asdict(calibrations[group])} for group in sorted(calibrations)
+        {**dataclasses.asdict(group), **dataclasses.asdict(calibrations[group])}
+        for group in sorted(calibrations)
     ]
     text = HEAD + yaml.safe_dump({_KEYS: entries}, sort_keys=False, allow_unicode=True, width=120)
     try:
@@ -71,7 +77,8 @@ def write_calibrations(path: Path, calibrations: Mapping[Group, Calibration]) ->
         write_whole(path, text)
     except OSError as error:
         raise RunDirectoryError(
-            f"calibration={path}: cannot be written ({error.strerror}); set calibration to a file that you may write"
+            f"calibration={path}: cannot be written ({error.strerror}); set calibration to a file that you"
+            " may write"
         ) from None
 
 
@@ -101,14 +108,17 @@ def _value(path: Path, what: str, value: Any, kind: str) -> Any:
     if not fits[kind]:
         raise _wrong(
             path,
-            f"{what} is {papers.short(value)} and should be a finite {kind}"
-            if kind == "float"
-            else f"{what} is {papers.short(value)} and should be a {kind}",
+            (
+                f"{what} is {papers.short(value)} and should be a finite {kind}"
+                if kind == "float"
+                else f"{what} is {papers.short(value)} and should be a {kind}"
+            ),
         )
     return float(value) if kind == "float" else value
 
 
 def _wrong(path: Path, reason: str) -> ConfigError:
     return ConfigError(
-        f"calibration={path}: {reason}; move the file away and write it anew with 'python -m orchestrator calibrate'"
+        f"calibration={path}: {reason}; move the file away and write it anew with 'python -m orchestrator"
+        " calibrate'"
     )

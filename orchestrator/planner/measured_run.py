@@ -14,7 +14,7 @@ from orchestrator.config.schema import Config, PlannerConfig
 from orchestrator.errors import JournalError, OrchestratorError
 from orchestrator.events import RunEnded, RunResumed, Status
 from orchestrator.ledger.journal import replay
-from orchestrator.ledger.predicted_actual import WARMING_STEPS, Accuracy
+from orchestrator.ledger.predicted_actual import WARMING_STEPS, PredictedVsActual
 from orchestrator.ledger.run_directory import RESUME, holder
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.perf.baseline import group_of, nominal
@@ -32,8 +32,8 @@ class Unusable(OrchestratorError):
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """``step`` and ``memory`` are nominal, before any calibration; ``planned_*`` is what its own plan had said, None
-    where it had said nothing; ``step_time_s`` and ``memory_bytes`` were measured."""
+    """``step`` and ``memory`` are nominal, before any calibration; ``planned_*`` is what its own plan had
+    said, None where it had said nothing; ``step_time_s`` and ``memory_bytes`` were measured."""
 
     name: str
     group: Group
@@ -48,14 +48,14 @@ class MeasuredRun:
 
 
 def measured_run(path: Path, constants: PlannerConfig, unfinished: bool) -> MeasuredRun:
-    """The run in a directory; one that is not ``finished`` only where ``unfinished`` allows it. ``constants`` are the
-    planner's of today, whatever the run was planned with: a calibration corrects those.
+    """The run in a directory; one that is not ``finished`` only where ``unfinished`` allows it. ``constants``
+    are the planner's of today, whatever the run was planned with: a calibration corrects those.
 
     Raises :class:`Unusable`.
     """
     if holder(path) is not None:
         raise Unusable("it is still running")
-    measured, ended, last = Accuracy(), None, None
+    measured, ended, last = PredictedVsActual(), None, None
     try:
         for last in replay(path / "journal.jsonl"):
             measured.fold(last)
@@ -67,7 +67,8 @@ def measured_run(path: Path, constants: PlannerConfig, unfinished: bool) -> Meas
         raise Unusable("it never began")
     if not unfinished and (ended is None or ended.status is not Status.FINISHED):
         raise Unusable(
-            f"it has not finished ({ended.status.value if ended else 'its driver was lost'}); name it to use it"
+            f"it has not finished ({ended.status.value if ended else 'its driver was lost'}); name it to"
+            " use it"
         )
     if measured.steady_steps < LEAST_STEADY_STEPS:
         steps = f"{plural(measured.steady_steps, 'step')} after the first {WARMING_STEPS} of an attempt"

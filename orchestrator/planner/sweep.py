@@ -1,4 +1,5 @@
-"""The plans of a sweep side by side: what varies, what each takes and costs, and which are worth a thought."""
+"""The plans of a sweep side by side: what varies, what each takes and costs, and which are worth a
+thought."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ class PlannedPoint:
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One possible plan; None is not predicted. ``memory_share`` is of one accelerator's memory, ``goodput`` the
-    share of the run's time that is not lost to interruptions, ``bill`` the kind of price that ``cost_usd`` is by."""
+    """One possible plan; None is not predicted. ``memory_share`` is of one accelerator's memory, ``goodput``
+    the share of the run's time that is not lost to interruptions, ``bill`` the kind of price that
+    ``cost_usd`` is by."""
 
     overrides: dict[str, str]
     days: float | None
@@ -112,7 +114,8 @@ def pareto_front(costs_and_times: Sequence[tuple[float | None, float | None]]) -
 
 
 def varying_keys(overrides: Sequence[dict[str, str]]) -> list[str]:
-    """The keys whose values differ between points, in the order of the command line; all of them where none does."""
+    """The keys whose values differ between points, in the order of the command line; all of them where none
+    does."""
     keys = list(dict.fromkeys(key for values in overrides for key in values))
     return [key for key in keys if len({values.get(key) for values in overrides}) > 1] or keys
 

@@ -1,8 +1,8 @@
 """What a rank's process groups were last asked for, from torch's flight recorder.
 
-The recorder is on by default since torch 2.13, for gloo as well as NCCL. It numbers the collectives of a group on
-each rank, so that two ranks can be compared: one that waits in number 8 waits for the one that has entered 7.
-Nothing here imports torch: a rank that has not done so has no groups.
+The recorder is on by default since torch 2.13, for gloo as well as NCCL. It numbers the collectives of a
+group on each rank, so that two ranks can be compared: one that waits in number 8 waits for the one that has
+entered 7. Nothing here imports torch: a rank that has not done so has no groups.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ _RECORDERS = ("_dump_nccl_trace", "_dump_fr_trace")
 
 
 def groups() -> dict[str, dict[str, Any]]:
-    """By the name of each group that this rank belongs to: ``entered`` counts its collectives, ``operation`` names
-    the latest one that is not done, "" where all are, and ``peer`` tells of one that is between two ranks alone."""
+    """By the name of each group that this rank belongs to: ``entered`` counts its collectives, ``operation``
+    names the latest one that is not done, "" where all are, and ``peer`` tells of one that is between two
+    ranks alone."""
     found = {name: {"entered": 0, "operation": "", "peer": False} for name in _names()}
     native = sys.modules.get("torch._C._distributed_c10d")
     for recorder in _RECORDERS:
@@ -31,7 +32,11 @@ def groups() -> dict[str, dict[str, Any]]:
 def from_trace(trace: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Those of one recorder; it lists what it still counts as under way."""
     found = {
-        str(name): {"entered": max(0, int(status["last_enqueued_collective"])), "operation": "", "peer": False}
+        str(name): {
+            "entered": max(0, int(status["last_enqueued_collective"])),
+            "operation": "",
+            "peer": False,
+        }
         for name, status in trace.get("pg_status", {}).items()
     }
     for entry in trace.get("entries", ()):

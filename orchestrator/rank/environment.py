@@ -12,17 +12,18 @@ from orchestrator.rank.launch.zygote_key import is_read_at_import
 
 # What plan or node own: another machine's, another login's or another cluster's would be wrong there.
 OWNED = (
-    "PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "USER", "LOGNAME", "SHELL", "HOSTNAME", "DISPLAY",
-    "VIRTUAL_ENV", "CONDA_*", "LD_*", "PYTHON*", "LC_*", "LANG", "XDG_*", "SSH_*", "DBUS_*", "KUBERNETES_*",
-    "*_SERVICE_HOST", "*_SERVICE_PORT", "CUDA_VISIBLE_DEVICES", "NVIDIA_*", "RAY_*", "HYDRA_FULL_ERROR",
+    "PATH", "HOME", "PWD", "OLDPWD", "SHLVL", "_", "TMPDIR", "USER", "LOGNAME", "SHELL", "HOSTNAME",
+    "DISPLAY", "VIRTUAL_ENV", "CONDA_*", "LD_*", "PYTHON*", "LC_*", "LANG", "XDG_*", "SSH_*", "DBUS_*",
+    "KUBERNETES_*", "*_SERVICE_HOST", "*_SERVICE_PORT", "CUDA_VISIBLE_DEVICES", "NVIDIA_*", "RAY_*",
+    "HYDRA_FULL_ERROR",
 )  # fmt: skip
-# What launchers leave behind, by which libraries would take a rank for one of theirs. No rank has one of these, be it
-# the shell's or the node's.
+# What launchers leave behind, by which libraries would take a rank for one of theirs. No rank has one of
+# these, be it the shell's or the node's.
 LEFT_BY_LAUNCHERS = (
     "SLURM_*", "SLURMD_*", "SRUN_*", "SBATCH_*", "OMPI_*", "ORTE_*", "PRTE_*", "PMI*", "MPI_*", "MPIRUN_*",
     "MV2_COMM_WORLD_*", "JSM_*", "LSB_*", "TORCHELASTIC_*", "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK",
-    "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR",
-    "MASTER_PORT",
+    "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE",
+    "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
 
 
@@ -40,8 +41,13 @@ def reaching_ranks(shell: Mapping[str, str], forward: Iterable[str] = ()) -> dic
 
 
 def held_back(shell: Mapping[str, str], planned: Iterable[str]) -> dict[str, str]:
-    """What is set for ranks, perhaps, and does not travel as it is read at import, nor does the plan set it."""
-    own = {name: value for name, value in shell.items() if is_read_at_import(name) and not _is_one_of(name, OWNED)}
+    """What is set for ranks, perhaps, and does not travel as it is read at import, nor does the plan set
+    it."""
+    own = {
+        name: value
+        for name, value in shell.items()
+        if is_read_at_import(name) and not _is_one_of(name, OWNED)
+    }
     return {name: value for name, value in own.items() if name not in set(planned)}
 
 
@@ -51,8 +57,8 @@ def held_back_remark(shell: Mapping[str, str], node: Mapping[str, str]) -> str |
     if not names:
         return None
     return (
-        f"read when torch or DeepSpeed are imported, so the ranks do not have this shell's {', '.join(names)}; to set "
-        f"it for them write +env.{names[0]}=…"
+        "read when torch or DeepSpeed are imported, so the ranks do not have this shell's"
+        f" {', '.join(names)}; to set it for them write +env.{names[0]}=…"
     )
 
 

@@ -1,5 +1,6 @@
-"""What a rank says, as its agent hears it. A script has the descriptor that messages come by, and may write to it
-itself: a line that is no message of ours is left out, whatever is in it, and is never the end of the agent."""
+"""What a rank says, as its agent hears it. A script has the descriptor that messages come by, and may write
+to it itself: a line that is no message of ours is left out, whatever is in it, and is never the end of the
+agent."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _Check = Callable[[Any], bool]
 
 
 def message_of(line: bytes) -> dict[str, Any] | None:
-    """The message in a line, with None for what it does not say; None where it is none, or has a field that is not what
-    it has to be."""
+    """The message in a line, with None for what it does not say; None where it is none, or has a field that
+    is not what it has to be."""
     if len(line) > MOST_LINE_BYTES:
         return None
     try:
@@ -91,7 +92,9 @@ _DONE: Mapping[str, _Check] = {
     "seconds": _is_time,
 }
 _STAGED: Mapping[str, _Check] = {
-    "snapshot": lambda value: isinstance(value, dict) and _SNAPSHOT.keys() <= value.keys() and _fits(value, _SNAPSHOT),
+    "snapshot": lambda value: (
+        isinstance(value, dict) and _SNAPSHOT.keys() <= value.keys() and _fits(value, _SNAPSHOT)
+    ),
 }
 _SNAPSHOT: Mapping[str, _Check] = {
     "given_up": _or_none(_is_text),

@@ -1,8 +1,8 @@
 """Where rank 0's store listens: at the address of the rendezvous, and not at every address of the node.
 
-Torch's store has no authentication, and it listens on all interfaces whatever host it is given: on a node of several
-networks everybody could read and write what the ranks agree on. It takes a socket that is bound already, which
-is handed to it here. What gloo and NCCL open afterwards is theirs.
+Torch's store has no authentication, and it listens on all interfaces whatever host it is given: on a node of
+several networks everybody could read and write what the ranks agree on. It takes a socket that is bound
+already, which is handed to it here. What gloo and NCCL open afterwards is theirs.
 """
 
 from __future__ import annotations

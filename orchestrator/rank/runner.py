@@ -49,7 +49,8 @@ class Origin:
 
 
 def main() -> None:
-    """Entry of an exec'd rank: `sys.argv` holds three descriptors, the last that of a file with the specification."""
+    """Entry of an exec'd rank: `sys.argv` holds three descriptors, the last that of a file with the
+    specification."""
     stacks.stop_answering_at_exit()
     messages_fd, lifeline_fd, told_fd = map(int, sys.argv[1:4])
     os.set_inheritable(messages_fd, False)
@@ -100,7 +101,9 @@ def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None
         with io.open_code(script) as file:
             source = file.read()
     except OSError as error:
-        sys.stderr.write(f"{sys.executable}: can't open file {script!r}: [Errno {error.errno}] {error.strerror}\n")
+        sys.stderr.write(
+            f"{sys.executable}: can't open file {script!r}: [Errno {error.errno}] {error.strerror}\n"
+        )
         sys.exit(2)
     module = types.ModuleType("__main__")
     module.__dict__.update(
@@ -231,7 +234,9 @@ def _set_path(script: str, spec: RankSpec, origin: Origin | None) -> None:
         for entry in entries
         if not os.path.isabs(entry)
     }
-    base = [moved.get(os.path.realpath(entry), entry) for entry in origin.sys_path] if moved else origin.sys_path
+    base = (
+        [moved.get(os.path.realpath(entry), entry) for entry in origin.sys_path] if moved else origin.sys_path
+    )
     # What a preloaded module added for itself stays, behind.
     sys.path[:] = [*folder, *base, *(entry for entry in sys.path if entry not in origin.sys_path)]
     importlib.invalidate_caches()

@@ -37,7 +37,9 @@ class RankSpec:
                 f"rank {self.rank} does not exist in a world of {self.world_size} ranks: ranks count from 0"
             )
         if not 0 <= self.local_rank < self.world_size:
-            raise ValueError(f"local rank {self.local_rank} does not exist in a world of {self.world_size} ranks")
+            raise ValueError(
+                f"local rank {self.local_rank} does not exist in a world of {self.world_size} ranks"
+            )
 
         for name, path in (("cwd", self.cwd), ("log_path", self.log_path)):
             if not os.path.isabs(path):

@@ -1,13 +1,13 @@
 """A rank's Python stacks, for whoever asks, whatever the rank is doing.
 
-`faulthandler` writes them, and it walks through threads that must not move meanwhile. So a thread of the rank that
-holds the interpreter's lock answers the question, which comes through the rank's link. Where that thread cannot get
-the lock, because native code keeps it, nobody else runs Python either, and a signal is answered without the lock.
-(Without it, and beside a thread that does run, one answer in nine was a crash.)
+`faulthandler` writes them, and it walks through threads that must not move meanwhile. So a thread of the rank
+that holds the interpreter's lock answers the question, which comes through the rank's link. Where that thread
+cannot get the lock, because native code keeps it, nobody else runs Python either, and a signal is answered
+without the lock. (Without it, and beside a thread that does run, one answer in nine was a crash.)
 
-The answer goes into memory of the rank's own: a file without a name, so that there is nothing to tidy up after ranks
-that were never asked, and a full disk loses no answer. The agent reads it through the rank's descriptors, as long as
-the rank lives.
+The answer goes into memory of the rank's own: a file without a name, so that there is nothing to tidy up
+after ranks that were never asked, and a full disk loses no answer. The agent reads it through the rank's
+descriptors, as long as the rank lives.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Answers:
 
 
 def stop_answering_at_exit() -> None:
-    """Called before anything else registers with `atexit`, and so the last to run: an interpreter that is taken
-    apart then has no threads to walk through, and an answer of `faulthandler` would be a crash."""
+    """Called before anything else registers with `atexit`, and so the last to run: an interpreter that is
+    taken apart then has no threads to walk through, and an answer of `faulthandler` would be a crash."""
     atexit.register(faulthandler.unregister, SIGNAL)
 
 

@@ -68,9 +68,9 @@ class StopRequest:
 
 
 @dataclass
-class Past:
-    """What an earlier driver of the run has left: nothing, for a run that begins. ``losses`` are those that were
-    accepted: what was rejected is an event of its own, but for what is no number."""
+class ResumeState:
+    """What an earlier driver of the run has left: nothing, for a run that begins. ``losses`` are those that
+    were accepted: what was rejected is an event of its own, but for what is no number."""
 
     history: History = field(default_factory=History)
     losses: LossWatch = field(default_factory=lambda: LossWatch(None))
@@ -89,9 +89,9 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How the run is watched. ``can_skip``: the script leaves out the batches that it is told to; ``can_go_back``:
-    we choose the checkpoint that it loads."""
+class SupervisorOptions:
+    """How the run is watched. ``can_skip``: the script leaves out the batches that it is told to;
+    ``can_go_back``: we choose the checkpoint that it loads."""
 
     poll_s: float = 0.1
     can_skip: bool = False
@@ -104,15 +104,15 @@ def supervise(
     recovery: RecoveryConfig,
     clock: Clock,
     stop: StopRequest,
-    manner: Manner | None = None,
-    past: Past | None = None,
+    options: SupervisorOptions | None = None,
+    resume_state: ResumeState | None = None,
 ) -> Iterator[Event]:
     """Run attempts until one finishes, the policy gives up or somebody asks to stop.
 
     Any other error ends the run too, on record; it is raised again after the last event.
     """
     failed: Exception | None = None
-    run = _Run(workers, recovery, clock, stop, manner or Manner(), past or Past())
+    run = _Run(workers, recovery, clock, stop, options or SupervisorOptions(), resume_state or ResumeState())
     run.remember()
     yield from run.tell(started)
     try:
@@ -137,33 +137,36 @@ class _Run:
     recovery: RecoveryConfig
     clock: Clock
     stop: StopRequest
-    manner: Manner
-    past: Past
+    options: SupervisorOptions
+    resume_state: ResumeState
     _outcome: Outcome | None = None
 
     def remember(self) -> None:
         """What an earlier driver had learned."""
         self.losses.loss_spike = self.recovery.loss_spike
-        for node in self.past.history.quarantined:
+        for node in self.resume_state.history.quarantined:
             self.workers.quarantine(node)
 
     @property
     def losses(self) -> LossWatch:
-        return self.past.losses
+        return self.resume_state.losses
 
     def tell(self, event: Event) -> Iterator[Event]:
         """Every event is history before anything is decided from it."""
-        self.past.history.fold(event)
+        self.resume_state.history.fold(event)
         yield event
 
     def attempts(self) -> Generator[Event, None, tuple[Status, str]]:
         """Attempt after attempt; returns the run's status and reason."""
-        history = self.past.history
+        history = self.resume_state.history
         decision: Decision | None = None
         while True:
             if history.open is not None:
                 decision = decide(
-                    history, self.recovery, can_skip=self.manner.can_skip, can_go_back=self.manner.can_go_back
+                    history,
+                    self.recovery,
+                    can_skip=self.options.can_skip,
+                    can_go_back=self.options.can_go_back,
                 )
                 yield from self._act(decision)
                 if decision.action is Action.STOP:
@@ -186,29 +189,31 @@ class _Run:
 
     def _one_attempt(self, decision: Decision | None) -> Iterator[Event]:
         """From the start of an attempt to the end of its last rank."""
-        self.past.attempts += 1
-        number, before = self.past.attempts, decision.restore_before if decision else None
+        self.resume_state.attempts += 1
+        number, before = self.resume_state.attempts, decision.restore_before if decision else None
         self._outcome = None
         if before is not None:
             self.losses.rewind(before)
         try:
-            started = self.workers.start(number, before, self.past.history.skipped)
+            started = self.workers.start(number, before, self.resume_state.history.skipped)
         except NodeLost as error:
-            yield from self.tell(_lost_before(number, self.past.history.reached, error))
+            yield from self.tell(_lost_before(number, self.resume_state.history.reached, error))
             self._outcome = Outcome.FAILED
             return
         yield from self.tell(started)
-        yield from self._watch(number, begins_anew=started.restore_step is None and self.manner.can_go_back)
+        yield from self._watch(number, begins_anew=started.restore_step is None and self.options.can_go_back)
 
     def _refuse_to_begin_anew(self) -> None:
-        """Raises :class:`TrainingFailed` where a checkpoint was committed and no node's disk has it whole any more."""
-        committed = self.past.history.committed
+        """Raises :class:`TrainingFailed` where a checkpoint was committed and no node's disk has it whole any
+        more."""
+        committed = self.resume_state.history.committed
         if committed:
             raise TrainingFailed(
-                f"the checkpoint of step {committed[-1]} was committed, and the nodes of this attempt do not have it "
-                "whole: what a node had on a disk of its own is gone with it, or somebody removed it. The run does not "
-                "begin anew by itself: bring the node or the folder back and resume the run, or start one of another "
-                "name; with job.checkpoint_dir on a filesystem that all nodes share no node takes checkpoints along"
+                f"the checkpoint of step {committed[-1]} was committed, and the nodes of this attempt do not"
+                " have it whole: what a node had on a disk of its own is gone with it, or somebody removed"
+                " it. The run does not begin anew by itself: bring the node or the folder back and resume"
+                " the run, or start one of another name; with job.checkpoint_dir on a filesystem that all"
+                " nodes share no node takes checkpoints along"
             )
 
     def _watch(self, attempt: int, begins_anew: bool = False) -> Iterator[Event]:
@@ -236,10 +241,11 @@ class _Run:
                 self._refuse_to_begin_anew()
                 begins_anew = False
             if not events:
-                self.clock.sleep(self.manner.poll_s)
+                self.clock.sleep(self.options.poll_s)
 
     def _time_to_save_s(self, draining: NodeDraining) -> float:
-        """What a stop gives, or the node does; ranks that do not hear cost the nodes that stay no more than that."""
+        """What a stop gives, or the node does; ranks that do not hear cost the nodes that stay no more than
+        that."""
         grace_s = self.recovery.stop_grace_s
         return grace_s if draining.left_s is None else min(grace_s, max(_LEAST_GRACE_S, draining.left_s))
 
@@ -255,7 +261,7 @@ class _Run:
             self.workers.kill()
 
     def _stopped(self) -> str:
-        steps = self.past.history.restorable
+        steps = self.resume_state.history.restorable
         kept = f"the last complete checkpoint is of step {max(steps)}" if steps else "no checkpoint"
         return f"stopped by {self.stop.by}; {kept}"
 

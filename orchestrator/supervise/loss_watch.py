@@ -16,7 +16,8 @@ from orchestrator.events import LossRejected, StepDone
 
 WINDOW = 50  # accepted losses that a spike is measured against
 AT_LEAST = 10  # with fewer, only NaN and infinity are rejected
-RECENT = 10  # the newest of the window do not say how much the losses scatter: they may be the rise to a spike
+# the newest of the window do not say how much the losses scatter: they may be the rise to a spike
+RECENT = 10
 KEPT = 1000  # accepted losses, so that a window is left after going back
 
 

@@ -1,6 +1,7 @@
 """What to do after a failure: a pure function of the history, so that a simulation can test years of it.
 
-docs/recovery.md has the decisions as a table; tests/unit/supervise/test_policy_table.py a test for each of its rows.
+docs/recovery.md has the decisions as a table; tests/unit/supervise/test_policy_table.py a test for each of
+its rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from orchestrator.supervise.loss_watch import next_batches
 
 # What differs between two occurrences of one and the same error: addresses, ports, pids, times.
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\[[^\]]*\]:\d+|\d+(\.\d+)*")
-# Faults of ranks: they count against max_restarts. Of these, the job's own are those that it can repeat by itself.
+# Faults of ranks: they count against max_restarts. Of these, the job's own are those that it can repeat by
+# itself.
 _RANK_FAULTS = {Fault.EXIT, Fault.MEMORY, Fault.HANG}
 _REPEATABLE = {Fault.EXIT, Fault.HANG}
 # No process sends these to itself: a rank that ends of them was killed by somebody.
@@ -92,12 +94,17 @@ def decide(
         return Decision(Action.STOP, f"stop: {against}: {_where(failure)}")
     if failure.fault is Fault.LOSS:
         if not can_go_back:
-            why = "the loss is rejected, and with snapshot.enabled=false the script may load what follows from it"
+            why = (
+                "the loss is rejected, and with snapshot.enabled=false the script may load what follows"
+                " from it"
+            )
             return Decision(Action.STOP, f"stop: {why}: {_where(failure)}{_or_spike(failure)}")
         return _after_rejection(failure, history, recovery, can_skip, steps)
-    idle = f"fault {history.idle_faults} of {recovery.max_idle_faults} without a new step"
+    idle = f"fault {history.idle_faults} of {recovery.max_faults_without_progress} without a new step"
     if failure.fault is Fault.DISK:
-        return Decision(Action.RESTART, f"wait for space, then restart from {origin}, {idle}, after {_where(failure)}")
+        return Decision(
+            Action.RESTART, f"wait for space, then restart from {origin}, {idle}, after {_where(failure)}"
+        )
     if failure.fault is Fault.DRIVER:
         return Decision(Action.RESTART, f"restart from {origin}, {idle}, after {_where(failure)}", before)
     if failure.fault is Fault.NODE:
@@ -109,17 +116,24 @@ def decide(
 def _against_going_on(failure: Failure, history: History, recovery: RecoveryConfig) -> str | None:
     """Why the run has to end, whatever else could be done; None if it has not."""
     if failure.fault is Fault.RESTORE:
-        return "what was to be loaded was not, and training from anything else would lose steps without a word"
-    at_this_step = [other for other in history.failures if other.step == failure.step and other is not failure]
+        return (
+            "what was to be loaded was not, and training from anything else would lose steps without a word"
+        )
+    at_this_step = [
+        other for other in history.failures if other.step == failure.step and other is not failure
+    ]
     if any(_same(failure, other) for other in at_this_step):
         return "the same failure came back at the same step; it is the job's own"
     if recovery.max_restarts == 0 and failure.fault is not Fault.DRIVER:
         return "no restarts are allowed (recovery.max_restarts=0)"
     if failure.fault in _RANK_FAULTS and _rank_faults(history) > recovery.max_restarts:
         return f"all restarts are used up (recovery.max_restarts={recovery.max_restarts})"
-    if history.idle_faults > recovery.max_idle_faults:
+    if history.idle_faults > recovery.max_faults_without_progress:
         faults = "1 fault" if history.idle_faults == 1 else f"{history.idle_faults} faults in a row"
-        return f"{faults} without a new step (recovery.max_idle_faults={recovery.max_idle_faults})"
+        return (
+            f"{faults} without a new step"
+            f" (recovery.max_faults_without_progress={recovery.max_faults_without_progress})"
+        )
     return None
 
 
@@ -144,7 +158,9 @@ def _replace(failure: Failure, recovery: RecoveryConfig, then: str, before: int 
     if lost.node_unusable:
         wait = f"{lost.node} is not used any more; wait for another node {bound}"
         return Decision(Action.REPLACE, f"{wait}, then {then}", before, quarantine=lost.node)
-    return Decision(Action.REPLACE, f"wait for {lost.node} or another node in its place {bound}, then {then}", before)
+    return Decision(
+        Action.REPLACE, f"wait for {lost.node} or another node in its place {bound}, then {then}", before
+    )
 
 
 def _so_long(recovery: RecoveryConfig) -> str:
@@ -164,7 +180,10 @@ def _after_rejection(
     again = sum(other.step == failure.step for other in rejections) - 1
     where, budget = _where(failure), f"{len(rejections)} of {recovery.max_skips} (recovery.max_skips)"
     if again and not can_skip:
-        why = "the same step's loss was rejected again, so it is not by chance, and the script cannot skip its batch"
+        why = (
+            "the same step's loss was rejected again, so it is not by chance, and the script cannot skip its"
+            " batch"
+        )
         remedy = "hand {skip_batches} to the script in job.args and let it leave those batches out"
         return Decision(Action.STOP, f"stop: {why}: {where}; {remedy}{_or_spike(failure)}")
     if len(rejections) > recovery.max_skips:
@@ -191,7 +210,8 @@ def _or_spike(failure: Failure) -> str:
 
 
 def _origin(steps: Collection[int]) -> str:
-    """Said before anybody has looked at the disk: what is damaged is quarantined and the one before it is taken."""
+    """Said before anybody has looked at the disk: what is damaged is quarantined and the one before it is
+    taken."""
     return (
         f"the checkpoint of step {max(steps)} or the newest whole one before it"
         if steps

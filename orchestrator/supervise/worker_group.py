@@ -11,15 +11,14 @@ from orchestrator.events import AttemptStarted, Event, ResourcesGranted
 class WorkerGroup(Protocol):
     """The ranks of a run, wherever they are. One contract suite holds every implementation to this.
 
-    ``acquire`` blocks until all nodes are held, or raises; ``cancelled`` is asked while waiting.
-    ``start`` raises :class:`~orchestrator.errors.NodeLost` where a node goes meanwhile; started again it takes
-    another. Checkpoints of ``restore_before`` and later are not gone on from, now or later.
-    ``poll`` never blocks for longer than a tick; after ``start`` it ends with exactly one
-    ``AttemptEnded``. A failing attempt says ``RankLost`` first and stops its other ranks by itself; one that
-    was told to ``abort`` fails without. ``NodeDraining`` ends nothing by itself: whoever hears it stops the attempt,
-    and the next ``start`` leaves that node out.
-    ``stop`` asks the ranks to end within ``grace_s`` and kills what is left; ``kill`` does not ask.
-    ``close`` leaves nothing behind and may be called at any time, more than once.
+    ``acquire`` blocks until all nodes are held, or raises; ``cancelled`` is asked while waiting. ``start``
+    raises :class:`~orchestrator.errors.NodeLost` where a node goes meanwhile; started again it takes another.
+    Checkpoints of ``restore_before`` and later are not gone on from, now or later. ``poll`` never blocks for
+    longer than a tick; after ``start`` it ends with exactly one ``AttemptEnded``. A failing attempt says
+    ``RankLost`` first and stops its other ranks by itself; one that was told to ``abort`` fails without.
+    ``NodeDraining`` ends nothing by itself: whoever hears it stops the attempt, and the next ``start`` leaves
+    that node out. ``stop`` asks the ranks to end within ``grace_s`` and kills what is left; ``kill`` does not
+    ask. ``close`` leaves nothing behind and may be called at any time, more than once.
     """
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted: ...

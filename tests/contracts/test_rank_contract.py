@@ -126,16 +126,14 @@ def test_two_ranks_draw_different_numbers(bench: Bench) -> None:
 
 
 def test_the_log_keeps_order_and_is_appended_to(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import os, sys
         for n in range(3):
             print("out", n)
             print("err", n, file=sys.stderr)
             os.system(f"echo shell {n}")
         os.kill(os.getpid(), 9)
-        """
-    )
+        """)
     expected = "".join(f"out {n}\nerr {n}\nshell {n}\n" for n in range(3))
     assert bench.run(script).status == -signal.SIGKILL
     assert bench.run(script).output == expected * 2
@@ -153,8 +151,7 @@ def test_a_rank_has_title_session_and_group_of_its_own(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 9)])
 def test_signals_reach_the_script(bench: Bench, number: int, status: int) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import sys, time
         try:
             print("up")
@@ -162,8 +159,7 @@ def test_signals_reach_the_script(bench: Bench, number: int, status: int) -> Non
                 time.sleep(0.05)
         except KeyboardInterrupt:
             sys.exit(9)
-        """
-    )
+        """)
     rank = bench.start(script)
     assert bench.shows("up")
     rank.signal(number)
@@ -224,7 +220,9 @@ def test_two_ranks_all_reduce_and_do_it_again_after_one_was_killed(bench: Bench)
     script = str(SCRIPTS / "allreduce.py")
     assert [bench.finish(rank).status for rank in bench.start_world(script)] == [0, 0]
     assert "sum 3.0" in bench.log(0)
-    hung = bench.write("import os, time; os.environ['RANK'] == '1' and time.sleep(300)\n" + Path(script).read_text())
+    hung = bench.write(
+        "import os, time; os.environ['RANK'] == '1' and time.sleep(300)\n" + Path(script).read_text()
+    )
     ranks = bench.start_world(hung)
     ranks[1].kill()
     assert bench.finish(ranks[1]).status == -signal.SIGKILL
@@ -244,16 +242,14 @@ def test_starting_and_ending_ranks_leaks_nothing(bench: Bench) -> None:
 
 
 def test_a_rank_holds_no_descriptor_but_its_own(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import os
         held = []
         for fd in os.listdir("/proc/self/fd"):
             if os.path.lexists(path := f"/proc/self/fd/{fd}"):  # that of the listing itself is gone
                 held.append(os.readlink(path).split(":")[0].replace(str(os.getpid()), "PID"))
         print(sorted(held))
-        """
-    )
+        """)
     held = bench.run(script).output.strip()
     log = str(bench.folder / "rank0.log")
     stacks = "/memfd"  # written to by a signal's handler, which cannot open a file

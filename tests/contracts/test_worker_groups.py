@@ -61,7 +61,7 @@ def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: 
         "expected": facts.observe(SCRIPT, [], tmp_path),
         "corpus": [],
         "sample_every_s": 1.0,
-        "kill_after_s": 0.5,
+        "kill_grace_s": 0.5,
     }
     return Assignment(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -112,7 +112,9 @@ def until_up(group: WorkerGroup, run_dir: Path) -> None:
     """Until all ranks hear what they are told; they say so."""
     logs = [run_dir / "logs" / f"attempt-1.rank-{rank}.log" for rank in range(2)]
     deadline = time.monotonic() + TIMEOUT_S
-    while not isinstance(group, FakeGroup) and not all(log.exists() and "hello" in log.read_text() for log in logs):
+    while not isinstance(group, FakeGroup) and not all(
+        log.exists() and "hello" in log.read_text() for log in logs
+    ):
         assert time.monotonic() < deadline, "the ranks did not start"
         group.poll()
         time.sleep(0.02)
@@ -195,7 +197,9 @@ def test_close_may_be_called_at_any_time_and_more_than_once(make: Make) -> None:
 
 
 @pytest.mark.real
-def test_output_metrics_and_logs_reach_the_driver(make: Make, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_output_metrics_and_logs_reach_the_driver(
+    make: Make, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     group = make("finish")
     if isinstance(group, FakeGroup):
         pytest.skip("a fake prints nothing")
@@ -231,8 +235,8 @@ def test_a_log_keeps_to_its_bound_while_its_lines_are_heard(
         assert (lines[0], lines[-1]) == (f"hello from rank {rank} of 2", "the last line")
         assert '{"step": 10, "answer": 10}' in lines
     assert [text.partition(": ")[2] for text in told] == [
-        f"logs have reached launch.log_max_bytes={most_bytes}: from here on what lies between their first and last "
-        "lines is left out of them"
+        f"logs have reached launch.log_max_bytes={most_bytes}: from here on what lies between their first and"
+        " last lines is left out of them"
     ]
 
 
@@ -307,7 +311,9 @@ def test_a_dead_agent_takes_its_ranks_along_and_is_replaced(
 @pytest.mark.real
 def test_nodes_that_differ_are_refused_by_name(ray_group: Callable[..., WorkerGroup]) -> None:
     group = ray_group(expected={"package torch": "1.0", "package numpy": "0.1"})
-    with pytest.raises(NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*numpy"):
+    with pytest.raises(
+        NodeMismatch, match=r"package torch: '2\.13.*' there, '1\.0' in the plan; node .*numpy"
+    ):
         group.acquire(lambda: False)
 
 
@@ -328,7 +334,9 @@ def test_a_script_that_is_edited_during_the_start_is_no_difference_between_nodes
     edited.close()
     assert [text for text in told if "was edited after the plan was made" in text]
     other = {**planned, "package torch": "1.0"}
-    with pytest.raises(NodeMismatch, match=r"differ from the plan: node [^;]*: package torch: [^;]*; make them alike"):
+    with pytest.raises(
+        NodeMismatch, match=r"differ from the plan: node [^;]*: package torch: [^;]*; make them alike"
+    ):
         ray_group(script=str(script), expected=other).acquire(lambda: False)
 
 

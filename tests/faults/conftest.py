@@ -1,4 +1,5 @@
-"""Two users, one whose runs bring a cluster of their own each and one who keeps one; the run to compare with."""
+"""Two users, one whose runs bring a cluster of their own each and one who keeps one; the run to compare
+with."""
 
 from __future__ import annotations
 

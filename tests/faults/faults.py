@@ -1,9 +1,9 @@
 """Faults as sentences: ``fail(rank=1).at(step=13).by(SIGKILL)``.
 
-A fault waits for its moment by following the journal of its run, finds its process by title below the run's driver
-(or below the head of the cluster that these tests keep) and strikes. What it struck is on record, and a run whose
-fault did not strike fails its test. Signals come from outside; what only the rank itself can do to itself
-(``by("exception")``) is done by tests/support/scripts/pretrain_struck.py.
+A fault waits for its moment by following the journal of its run, finds its process by title below the run's
+driver (or below the head of the cluster that these tests keep) and strikes. What it struck is on record, and
+a run whose fault did not strike fails its test. Signals come from outside; what only the rank itself can do
+to itself (``by("exception")``) is done by tests/support/scripts/pretrain_struck.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from typing import Any, Protocol
 
 import psutil
 
-from orchestrator.events import AttemptStarted, Decided, Event, PhaseEntered, Record, SnapshotCommitted, StepDone
+from orchestrator.events import (
+    AttemptStarted,
+    Decided,
+    Event,
+    PhaseEntered,
+    Record,
+    SnapshotCommitted,
+    StepDone,
+)
 from tests.support.processes import title
 
 LOOK_S = 0.01
@@ -101,12 +109,16 @@ def the_phase(phase: str, attempt: int = 1) -> Moment:
             return isinstance(event, AttemptStarted) and event.attempt == attempt
         return isinstance(event, PhaseEntered) and (event.attempt, event.phase) == (attempt, phase)
 
-    return told(f"in phase {phase} of attempt {attempt}", lambda records: any(entered(r.event) for r in records))
+    return told(
+        f"in phase {phase} of attempt {attempt}", lambda records: any(entered(r.event) for r in records)
+    )
 
 
 def recovery(of: int = 1) -> Moment:
     """It is decided what follows from a fault, the ``of``-th, and no step has been done since."""
-    return told(f"during recovery {of}", lambda records: sum(isinstance(r.event, Decided) for r in records) >= of)
+    return told(
+        f"during recovery {of}", lambda records: sum(isinstance(r.event, Decided) for r in records) >= of
+    )
 
 
 def write_out(step: int | None = None) -> Moment:
@@ -166,7 +178,8 @@ class Fault:
     struck: list[Struck] = field(default_factory=list)
 
     def at(self, step: int | None = None, phase: str | None = None, attempt: int | None = None) -> Fault:
-        """When a step is done, of this attempt if one is named, or when a phase is entered. Within a rank: in it."""
+        """When a step is done, of this attempt if one is named, or when a phase is entered. Within a rank: in
+        it."""
         assert (step is None) != (phase is None), "a step or a phase"
         if phase is not None:
             self.moment = the_phase(phase, attempt or 1)
@@ -243,7 +256,11 @@ class Fault:
         of_all = kind not in ("rank", "writer")  # titles without the run's name: found by the family
         deadline_s = time.monotonic() + FIND_S
         while time.monotonic() < deadline_s:
-            found = [p for p in run.family() if called in title(p) and (of_all or title(p).endswith(f" {run.name}"))]
+            found = [
+                p
+                for p in run.family()
+                if called in title(p) and (of_all or title(p).endswith(f" {run.name}"))
+            ]
             if found:
                 assert len(found) == 1, f"{kind} {number}: {found}"
                 return found[0]
@@ -252,12 +269,17 @@ class Fault:
 
 
 def fail(**targets: int | bool) -> Fault:
-    """Of a run: ``rank=N``, ``agent=0``, ``zygote=0``, ``writer=0``, ``raylet=0``, ``gcs=0`` or ``driver=True``."""
+    """Of a run: ``rank=N``, ``agent=0``, ``zygote=0``, ``writer=0``, ``raylet=0``, ``gcs=0`` or
+    ``driver=True``."""
     return Fault([]).and_(**targets)
 
 
 def committed_after(run: Victim, fault: Fault, step: int) -> bool:
     """Whether the checkpoint of a step got its name only after the fault had struck, if ever."""
     (first, *_) = fault.struck
-    at = [n for n, r in enumerate(run.records()) if isinstance(r.event, SnapshotCommitted) and r.event.step == step]
+    at = [
+        n
+        for n, r in enumerate(run.records())
+        if isinstance(r.event, SnapshotCommitted) and r.event.step == step
+    ]
     return not at or at[0] >= first.records

@@ -78,7 +78,8 @@ def holds(run: Run) -> None:
 
 
 def one_generation_at_a_time(run: Run) -> None:
-    """In the journal an attempt ends before the next starts, unless its driver died; and so it was among processes."""
+    """In the journal an attempt ends before the next starts, unless its driver died; and so it was among
+    processes."""
     assert run.most_ranks <= 1, "no rank was there twice"
     one_attempt_at_a_time(run)
 
@@ -154,7 +155,9 @@ def mlflow_agrees(run: Run, uri: str) -> None:
         assert metrics[name] == pytest.approx(getattr(bill, name)), name
     for bucket, seconds in bill.seconds.items():
         assert metrics[f"seconds_{bucket}"] == pytest.approx(seconds), bucket
-    assert (metrics.get("incidents", 0), metrics.get("incident_cost_usd", 0)) == pytest.approx(incidents.totals())
+    assert (metrics.get("incidents", 0), metrics.get("incident_cost_usd", 0)) == pytest.approx(
+        incidents.totals()
+    )
     assert metrics["final_loss"] == pytest.approx(run.losses()[max(run.losses())])
     told = sorted(event.step for event in run.of(StepDone))
     known = sorted(point.step for point in client.get_metric_history(recorded.info.run_id, "loss"))

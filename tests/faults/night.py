@@ -24,7 +24,8 @@ TEND_S = 2.0
 
 @dataclass(frozen=True)
 class Strike:
-    """``seed`` is its own, so that what one strike chooses does not depend on what those before it came to."""
+    """``seed`` is its own, so that what one strike chooses does not depend on what those before it came
+    to."""
 
     step: int
     what: str
@@ -143,7 +144,9 @@ class Night(ABC):
                 self._lasting.append((time.monotonic() + lasting.seconds, lasting))
 
     def _done(self) -> int:
-        return max((one.event.step for one in self.told.records() if isinstance(one.event, StepDone)), default=0)
+        return max(
+            (one.event.step for one in self.told.records() if isinstance(one.event, StepDone)), default=0
+        )
 
     def _mend(self, now_s: float, also_later: bool = False) -> None:
         """What is over at that time, or, at 0, what nobody takes a run up with."""

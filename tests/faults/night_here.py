@@ -25,7 +25,7 @@ from tests.support.proxy import Proxy, Trouble
 STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
 SETTINGS = [
     "recovery.max_restarts=20",
-    "recovery.max_idle_faults=20",
+    "recovery.max_faults_without_progress=20",
     "recovery.hang_floor_s=5",
     "recovery.hang_evidence_s=3",
 ]
@@ -36,8 +36,8 @@ _asking_mlflow = threading.Lock()
 
 @dataclass(frozen=True)
 class Place:
-    """What a lane has for its runs. ``disks`` are file systems of their own: that of the run directories, another one
-    for checkpoints; none where this machine mounts nothing for us."""
+    """What a lane has for its runs. ``disks`` are file systems of their own: that of the run directories,
+    another one for checkpoints; none where this machine mounts nothing for us."""
 
     user: User
     whole: Run
@@ -47,7 +47,8 @@ class Place:
 
 
 class NightHere(Night):
-    """``on_server``: it tracks to a server and not to a file. ``apart``: its checkpoints have a disk of their own."""
+    """``on_server``: it tracks to a server and not to a file. ``apart``: its checkpoints have a disk of their
+    own."""
 
     def __init__(self, name: str, seed: str, place: Place, stopping: threading.Event) -> None:
         chance = random.Random(f"{seed}/place")
@@ -73,7 +74,11 @@ class NightHere(Night):
             words.append(f"job.checkpoint_dir={self.place.disks[1] / self.name}")
         if self.on_server:
             # A process that tells a slow server outlives a driver that is killed by so long.
-            words += [f"tracking.uri={self.place.proxy.uri}", "tracking.flush_s=0.5", "tracking.finish_timeout_s=15"]
+            words += [
+                f"tracking.uri={self.place.proxy.uri}",
+                "tracking.flush_s=0.5",
+                "tracking.finish_timeout_s=15",
+            ]
         self.run = self.place.user.start(self.name, *words, tracked=True)
 
     def take_up(self) -> None:
@@ -179,6 +184,8 @@ DISKS: Strikes = {
 SERVER: Strikes = {
     "MLflow answers slowly": lambda night, chance: trouble(night, Trouble.SLOW, chance.uniform(5.0, 20.0)),
     "MLflow does not answer": lambda night, chance: trouble(night, Trouble.STUCK, chance.uniform(2.0, 20.0)),
-    "MLflow's connections are torn": lambda night, chance: trouble(night, Trouble.TORN, chance.uniform(2.0, 20.0)),
+    "MLflow's connections are torn": lambda night, chance: trouble(
+        night, Trouble.TORN, chance.uniform(2.0, 20.0)
+    ),
 }
 NightHere.strikes = PROCESSES | DISKS | SERVER

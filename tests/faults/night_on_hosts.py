@@ -25,7 +25,7 @@ from tests.support.processes import running
 NODES, WORKERS = 2, 3
 SETTINGS = [
     "recovery.max_restarts=20",
-    "recovery.max_idle_faults=20",
+    "recovery.max_faults_without_progress=20",
     "recovery.hang_floor_s=8",
     "recovery.hang_evidence_s=5",
     "recovery.wait_for_node_s=300",
@@ -67,7 +67,8 @@ class Site:
                 continue
             if not host.alive:
                 self.workers[number] = host = self._new_host()
-            with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):  # tried again at the next look
+            # tried again at the next look
+            with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
                 host.ray_start(self.desk)
 
     def _new_host(self) -> Host:
@@ -83,7 +84,8 @@ class Site:
 
 @contextlib.contextmanager
 def site(folder: Path) -> Iterator[Site]:
-    """Raises :class:`~tests.hosts.hosts.NoHostsError`. What is in namespaces ends with this process at the latest."""
+    """Raises :class:`~tests.hosts.hosts.NoHostsError`. What is in namespaces ends with this process at the
+    latest."""
     folder.mkdir()
     with Network() as network:
         desk = network.add_host(folder)
@@ -94,7 +96,9 @@ def site(folder: Path) -> Iterator[Site]:
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda host: host.ray_start(desk), made.workers))
         # Torch and DeepSpeed are imported once on each, and not once for every run.
-        desk.run(["python", "-m", "orchestrator", "up", *COMMON, f"ray_address={desk.gcs_address}"], check=True)
+        desk.run(
+            ["python", "-m", "orchestrator", "up", *COMMON, f"ray_address={desk.gcs_address}"], check=True
+        )
         whole = train(desk, "whole", NODES)
         hurry(desk, whole)
         assert whole.ended().code == 0, whole.text
@@ -117,7 +121,9 @@ class NightOnHosts(Night):
 
     def begin(self) -> None:
         assert wait_until(self.site.complete, GONE_S), "not all hosts have Ray again"
-        self.run = train(self.site.desk, self.name, NODES, *SETTINGS, f"job.checkpoint_dir={SHARED}/{self.name}")
+        self.run = train(
+            self.site.desk, self.name, NODES, *SETTINGS, f"job.checkpoint_dir={SHARED}/{self.name}"
+        )
 
     def take_up(self) -> None:
         (self.site.shared / f"{self.name}.hurry").unlink(missing_ok=True)

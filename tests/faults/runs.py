@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 import pytest
 
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.events import Event, Record, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.faults import Fault
@@ -28,16 +28,18 @@ from tests.support.processes import below, end, running, title
 
 MARKS = [
     pytest.mark.real,
-    pytest.mark.timeout(900, method="signal"),  # the other method ends pytest itself and leaves clusters behind
+    # the other method ends pytest itself and leaves clusters behind
+    pytest.mark.timeout(900, method="signal"),
     # MLflow's own models, on import: nothing to do with what is tested.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
 ]
 STEPS, EVERY = 24, 6
-# The embedded default's job on two processor cores whatever the machine has, short, and without what is not looked at.
-# The model is the main job's, since it is its files that are written; the tokens are few.
+# The embedded default's job on two processor cores whatever the machine has, short, and without what is not
+# looked at. The model is the main job's, since it is its files that are written; the tokens are few.
 COMMON = [
-    "gpu=cpu", "cluster=local", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1", "launch.dashboard=false",
-    f"job.steps={STEPS}", "job.micro_batch=1", "model.seq_len=64", "job.args.val_every=0", "job.args.sample_tokens=0",
+    "gpu=cpu", "cluster=local", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1",
+    "launch.dashboard=false", f"job.steps={STEPS}", "job.micro_batch=1", "model.seq_len=64",
+    "job.args.val_every=0", "job.args.sample_tokens=0",
 ]  # fmt: skip
 UNTRACKED = "tracking.uri=http://127.0.0.1:9"
 TIMEOUT_S = 300
@@ -45,9 +47,12 @@ WATCH_S = 0.2
 
 
 class Run:
-    """One process of the command line that drives a run, from its start or from where another driver left it."""
+    """One process of the command line that drives a run, from its start or from where another driver left
+    it."""
 
-    def __init__(self, user: User, name: str, words: list[str], faults: list[Fault], kept: KeptCluster | None) -> None:
+    def __init__(
+        self, user: User, name: str, words: list[str], faults: list[Fault], kept: WarmCluster | None
+    ) -> None:
         self.name, self.faults = name, faults
         self.folder = user.folder / "runs" / name
         self._hurry = _hurry(user, name)
@@ -69,7 +74,9 @@ class Run:
             )  # fmt: skip
         self.driver = psutil.Process(self.process.pid)
         self._outside = [fault for fault in faults if not fault.within]
-        self._threads = [threading.Thread(target=self._strike, args=(fault,), daemon=True) for fault in self._outside]
+        self._threads = [
+            threading.Thread(target=self._strike, args=(fault,), daemon=True) for fault in self._outside
+        ]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
         for thread in self._threads:
             thread.start()
@@ -138,7 +145,9 @@ class Run:
             if any(isinstance(e, kind) and all(getattr(e, n) == v for n, v in fields.items()) for e in new):
                 return
             assert self.alive(), f"{self.name} ended before {kind.__name__}: {self._output.read_text()}"
-            assert time.monotonic() < deadline_s, f"{self.name}: no {kind.__name__} {fields} within {timeout_s:g} s"
+            assert time.monotonic() < deadline_s, (
+                f"{self.name}: no {kind.__name__} {fields} within {timeout_s:g} s"
+            )
             time.sleep(0.02)
 
     def tell(self, number: signal.Signals) -> None:
@@ -193,7 +202,7 @@ class User:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     database: Path | None = None
-    kept: KeptCluster | None = None
+    kept: WarmCluster | None = None
     runs: list[Run] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -202,7 +211,11 @@ class User:
         if self.database is not None:
             shutil.copy(self.database, self.folder / "runs" / "mlflow.db")
         ours = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST", "RAY_", "MLFLOW", "XDG_"))}
-        own = {"HOME": str(self.folder / "home"), "XDG_STATE_HOME": str(self.folder / "state"), "COLUMNS": "140"}
+        own = {
+            "HOME": str(self.folder / "home"),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "COLUMNS": "140",
+        }
         self.environment = {**ours, **own, **self.environment}
 
     def start(self, name: str, *about: str | Fault, tracked: bool = False, pace_s: float = PACE_S) -> Run:
@@ -246,7 +259,7 @@ class User:
         try:
             assert up.returncode == 0, up.stdout + up.stderr
             record = Path(self.environment["XDG_STATE_HOME"], "orchestrator", "cluster.json")
-            self.kept = KeptCluster(**json.loads(record.read_text()))
+            self.kept = WarmCluster(**json.loads(record.read_text()))
             yield self
         finally:
             self.close()

@@ -1,12 +1,14 @@
-"""Chaos: run after run of the main job, each struck at random by what machines and people do, and looked at after.
+"""Chaos: run after run of the main job, each struck at random by what machines and people do, and looked at
+after.
 
     python -m tests.faults.soak --minutes 30 --seed 1
 
-Three runs go beside each other: two on this machine, each on a cluster that is kept for it, and one over hosts that are
-namespaces. Each is struck one to four times at steps of its own, taken up again as often as its driver ends before it
-has finished, and must then have trained what an uninterrupted run trains, to the last digit of every loss. The same
-seed makes the same choices. Before them whatever is read is fuzzed for a while (tests/fuzz), in round after round of
-other examples. What is printed in the end goes into docs/operations.md.
+Three runs go beside each other: two on this machine, each on a cluster that is kept for it, and one over
+hosts that are namespaces. Each is struck one to four times at steps of its own, taken up again as often as
+its driver ends before it has finished, and must then have trained what an uninterrupted run trains, to the
+last digit of every loss. The same seed makes the same choices. Before them whatever is read is fuzzed for a
+while (tests/fuzz), in round after round of other examples. What is printed in the end goes into
+docs/operations.md.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ def lane_here(soak: Soak, lane: int) -> None:
             soak.server.wait()
             place, number = Place(user, whole, disks, soak.server, proxy), lane
             while soak.goes_on():
-                soak.spend(NightHere(f"night-{soak.seed}-{number}", f"{soak.seed}/{number}", place, soak.stopping))
+                soak.spend(
+                    NightHere(f"night-{soak.seed}-{number}", f"{soak.seed}/{number}", place, soak.stopping)
+                )
                 number += LANES
 
 
@@ -143,7 +147,9 @@ def lane_on_hosts(soak: Soak, lane: int) -> None:
         with site(soak.folder / str(lane)) as place:
             number = lane
             while soak.goes_on():
-                soak.spend(NightOnHosts(f"night-{soak.seed}-{number}", f"{soak.seed}/{number}", place, soak.stopping))
+                soak.spend(
+                    NightOnHosts(f"night-{soak.seed}-{number}", f"{soak.seed}/{number}", place, soak.stopping)
+                )
                 number += LANES
     except NoHostsError as error:
         print(f"no run over several hosts: {error}", flush=True)
@@ -162,7 +168,8 @@ def run(soak: Soak) -> None:
 
 
 def fuzz(soak: Soak, minutes: float) -> None:
-    """All that is parsed, with other examples in each round; one that is under way at the end is seen through."""
+    """All that is parsed, with other examples in each round; one that is under way at the end is seen
+    through."""
     end_s = time.monotonic() + 60.0 * minutes
     while time.monotonic() < end_s and not soak.stopping.is_set():
         seed = f"--hypothesis-seed={soak.seed + soak.tally.fuzzed}"
@@ -181,7 +188,10 @@ def told(soak: Soak, minutes: float) -> int:
     """Print the figures; the number of runs after which something did not hold."""
     tally = soak.tally
     if tally.fuzzed:
-        print(f"\n{tally.fuzzed} rounds of tests/fuzz, with --hypothesis-profile=soak and seeds from {soak.seed} on")
+        print(
+            f"\n{tally.fuzzed} rounds of tests/fuzz, with --hypothesis-profile=soak and seeds from"
+            f" {soak.seed} on"
+        )
     print(
         f"\nseed {soak.seed}, {minutes:g} minutes: {tally.runs} runs, {tally.drivers} drivers, "
         f"{sum(tally.struck.values())} strikes, {tally.lost} times a rank was lost"
@@ -189,7 +199,9 @@ def told(soak: Soak, minutes: float) -> int:
     for what, times in tally.struck.most_common():
         print(f"  {times:4d}  {what}")
     broken = len(tally.broken)
-    print(f"what did not hold (a run's training, what it left, what was fuzzed): {broken} {tally.broken or ''}")
+    print(
+        f"what did not hold (a run's training, what it left, what was fuzzed): {broken} {tally.broken or ''}"
+    )
     return broken
 
 
@@ -205,11 +217,15 @@ def with_own_mounts() -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--fuzz-minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--keep", type=Path, help="a folder for those of runs after which something did not hold")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for those of runs after which something did not hold"
+    )
     options = parser.parse_args(words)
     with_own_mounts()
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:

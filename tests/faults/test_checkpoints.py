@@ -98,7 +98,9 @@ def test_an_agent_that_dies_with_the_last_checkpoint_after_its_ranks_have_ended(
 ) -> None:
     """What all ranks did is not done while it is in memory alone."""
     disk = small("disk", 120)
-    run = keeper.start("agent-killed-at-the-end", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=12")
+    run = keeper.start(
+        "agent-killed-at-the-end", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=12"
+    )
     run.wait_for(SnapshotCommitted, step=12)
     fill(disk, leaving_bytes=MB)
     run.hurry()
@@ -111,7 +113,8 @@ def test_an_agent_that_dies_with_the_last_checkpoint_after_its_ranks_have_ended(
     assert run.code == 0, run.text
     holds(run)
     (lost,) = run.of(RankLost)
-    # Whether the driver had heard of the ranks' end by then: tests/unit/cluster/test_group.py has the one that had.
+    # Whether the driver had heard of the ranks' end by then: tests/unit/cluster/test_group.py has the one
+    # that had.
     assert (lost.fault, lost.step) == (Fault.NODE, STEPS)
     assert [event.action for event in run.of(Decided)] == ["replace"]
     assert run.losses() == whole.losses()
@@ -246,7 +249,9 @@ def test_all_checkpoints_damaged(interrupted: Path, keeper: User, whole: Run) ->
 
 
 @pytest.mark.parametrize("text", [None, "", "step-000099"])
-def test_latest_is_not_what_it_should_be(text: str | None, interrupted: Path, keeper: User, whole: Run) -> None:
+def test_latest_is_not_what_it_should_be(
+    text: str | None, interrupted: Path, keeper: User, whole: Run
+) -> None:
     latest = interrupted / "checkpoints" / "latest"
     latest.unlink() if text is None else latest.write_text(text)
     run = keeper.resume(interrupted.name).ended()

@@ -124,8 +124,11 @@ def test_a_stop_saves_and_is_gone_on_from(how: int, code: int, keeper: User, who
 
 
 @pytest.mark.parametrize(("how", "code"), [(SIGTERM, 143), (SIGUSR1, 138)])
-def test_a_signal_for_every_process_saves_too(how: int, code: int, user: User, keeper: User, whole: Run) -> None:
-    """As `scancel`, systemd and a closed terminal send it: driver, Ray, agents, zygotes, ranks and MLflow's process."""
+def test_a_signal_for_every_process_saves_too(
+    how: int, code: int, user: User, keeper: User, whole: Run
+) -> None:
+    """As `scancel`, systemd and a closed terminal send it: driver, Ray, agents, zygotes, ranks and MLflow's
+    process."""
     owner, name = user if how == SIGTERM else keeper, f"all-{code}"
     run = owner.start(name, tracked=True)
     run.wait_for(StepDone, step=9)
@@ -135,7 +138,10 @@ def test_a_signal_for_every_process_saves_too(how: int, code: int, user: User, k
             process.send_signal(how)
     if how == SIGTERM:
         titles = " ".join(map(title, told))
-        assert all(one in titles for one in ("raylet", "gcs_server", "NodeAgent", "zygote", "rank 1/2", "mlflow.sink"))
+        assert all(
+            one in titles
+            for one in ("raylet", "gcs_server", "NodeAgent", "zygote", "rank 1/2", "mlflow.sink")
+        )
     assert run.ended().code == code, run.text
     ended = run.events()[-1]
     assert isinstance(ended, RunEnded)
@@ -149,7 +155,10 @@ def test_a_signal_for_every_process_saves_too(how: int, code: int, user: User, k
 
 
 def test_ctrl_c_twice(keeper: User, whole: Run) -> None:
-    first, second = fail(driver=True).at(step=9).by(SIGINT), fail(driver=True).during(event(StopRequested)).by(SIGINT)
+    first, second = (
+        fail(driver=True).at(step=9).by(SIGINT),
+        fail(driver=True).during(event(StopRequested)).by(SIGINT),
+    )
     run = keeper.start("impatient", first, second, "recovery.stop_grace_s=120").ended()
     assert run.code == 130, run.text
     holds(run)
@@ -182,5 +191,6 @@ def test_a_second_driver_and_a_resume_of_a_live_run_are_refused(keeper: User, wh
 
 
 def test_of_a_run_without_driver_nothing_is_left_in_the_end(without_driver: Run) -> None:
-    """The last one here: Ray takes a minute to notice that its head has gone, and the other tests can use it."""
+    """The last one here: Ray takes a minute to notice that its head has gone, and the other tests can use
+    it."""
     nothing_left(without_driver)

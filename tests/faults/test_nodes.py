@@ -1,4 +1,5 @@
-"""Faults of what stands between the driver and its ranks; of Ray and of what a run owns in a cluster of the run's own.
+"""Faults of what stands between the driver and its ranks; of Ray and of what a run owns in a cluster of the
+run's own.
 
 ==================================  =======================  =========================================================
 fault                               time                     expected
@@ -62,7 +63,7 @@ def test_agent_sigkill(user: User, whole: Run) -> None:
 
 def test_agent_sigstop(keeper: User, whole: Run) -> None:
     fault = fail(agent=0).during(COMMITTED).by(SIGSTOP)
-    run = keeper.start("agent-stopped", fault, "recovery.agent_silence_s=4").ended()
+    run = keeper.start("agent-stopped", fault, "recovery.agent_timeout_s=4").ended()
     finished_like(run, whole)
     assert replaced(run).error == "its agent did not answer for 4 s"
 
@@ -76,7 +77,10 @@ def test_agent_sigkill_in_a_commit(keeper: User, whole: Run) -> None:
     committed = [e.step for e in run.of(SnapshotCommitted) if e.attempt == 1]
     _, second = run.of(AttemptStarted)
     on_disk = second.restore_step or 0
-    assert on_disk in (max(committed, default=0), max(committed, default=0) + 3), "the one before, or it was done"
+    assert on_disk in (
+        max(committed, default=0),
+        max(committed, default=0) + 3,
+    ), "the one before, or it was done"
 
 
 def test_agent_sigkill_while_the_next_attempt_starts(keeper: User, whole: Run) -> None:
@@ -140,7 +144,8 @@ LONG = "job.steps=3000"
 
 @pytest.fixture(scope="module")
 def without_ray(user: User) -> dict[str, Run]:
-    """Two runs beside each other, of which one lost its raylet and one the GCS: most of their time is Ray's waiting."""
+    """Two runs beside each other, of which one lost its raylet and one the GCS: most of their time is Ray's
+    waiting."""
 
     def begin(**part: int) -> Run:
         (name,) = part
@@ -176,7 +181,9 @@ def test_a_cluster_of_the_runs_own_that_is_gone_is_not_waited_for(without_raylet
     assert times[RunEnded] - times[RankLost] < 20
 
 
-@pytest.mark.xfail(strict=True, reason="after 60 s Ray ends the driver in native code: exit code 1, no last event")
+@pytest.mark.xfail(
+    strict=True, reason="after 60 s Ray ends the driver in native code: exit code 1, no last event"
+)
 def test_gcs_sigkill(without_gcs: Run) -> None:
     holds(without_gcs)
     assert isinstance(without_gcs.events()[-1], RunEnded)
@@ -184,7 +191,9 @@ def test_gcs_sigkill(without_gcs: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["without_raylet", "without_gcs"])
-def test_a_run_that_lost_its_own_ray_is_taken_up(name: str, user: User, request: pytest.FixtureRequest) -> None:
+def test_a_run_that_lost_its_own_ray_is_taken_up(
+    name: str, user: User, request: pytest.FixtureRequest
+) -> None:
     lost: Run = request.getfixturevalue(name)
     nothing_left(lost)
     again = user.resume(lost.name)

@@ -53,7 +53,8 @@ def make(zygote: ZygoteLauncher, tmp_path: Path) -> Iterator[Make]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Six steps of ZeRO 1, with committed checkpoints of steps 2 and 4; the last attempt's losses in `expected`."""
+    """Six steps of ZeRO 1, with committed checkpoints of steps 2 and 4; the last attempt's losses in
+    `expected`."""
     world = World(zygote, tmp_path_factory.mktemp("uninterrupted"))
     try:
         world.expected = [losses(one) for one in good(world.run("--save-every", "2", "--until", "6"))]  # type: ignore[attr-defined]
@@ -87,7 +88,9 @@ def assert_refused(outcomes: list[Outcome], message: str) -> None:
     [["--stage", "0"], ["--stage", "1"], ["--stage", "3"], ["--stage", "1", "--pipeline"]],
     ids=["zero 0", "zero 1", "zero 3", "pipeline"],
 )
-def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone(make: Make, kind: list[str]) -> None:
+def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone(
+    make: Make, kind: list[str]
+) -> None:
     world = make()
     whole = good(world.run(*kind, "--save-every", "2", "--until", "6"))
     for outcome in whole:
@@ -99,7 +102,9 @@ def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone
     assert world.commit(3) == [world.checkpoints / f"global_step{step}" for step in (2, 4, 6)]
     for manifest in scan(world.checkpoints).committed:
         assert verify(world.checkpoints, manifest) == {}
-        assert {part.rank for part in manifest.files.values()} == ({0} if kind == ["--stage", "0"] else {0, 1})
+        assert {part.rank for part in manifest.files.values()} == (
+            {0} if kind == ["--stage", "0"] else {0, 1}
+        )
 
     def goes_on(attempt: int, asked: str, origin: int) -> None:
         outcomes = good(world.run(*kind, "--load", asked, attempt=attempt))
@@ -121,12 +126,16 @@ def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone
 def test_a_script_that_does_not_load_is_not_trained_from_the_beginning(uninterrupted: World) -> None:
     uninterrupted.lead(uninterrupted.from_disk(), 2)
     outcomes = uninterrupted.run("--until", "2", attempt=2)
-    assert_refused(outcomes, "was to go on from step 4, but the script took a step without having called load_check")
+    assert_refused(
+        outcomes, "was to go on from step 4, but the script took a step without having called load_check"
+    )
     assert str(uninterrupted.checkpoints) in errors(outcomes)[0]["message"]
     assert "snapshot.enabled=false" in errors(outcomes)[0]["message"]
 
 
-def test_ranks_that_load_different_steps_do_not_train(uninterrupted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_load_different_steps_do_not_train(
+    uninterrupted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rank 1 is told of nothing, and takes what `latest` names."""
     uninterrupted.lead(uninterrupted.from_disk(before=4), 2)
     monkeypatch.setattr(uninterrupted, "told", lambda rank, told: {**told, "restore": None} if rank else told)
@@ -144,7 +153,9 @@ def test_a_rank_that_finds_nothing_keeps_the_others_from_training(make: Make, st
     assert_refused(outcomes, "ranks are about to load different checkpoints; here ")
 
 
-def test_only_files_that_a_manifest_vouches_for_are_loaded(make: Make, uninterrupted: World, tmp_path: Path) -> None:
+def test_only_files_that_a_manifest_vouches_for_are_loaded(
+    make: Make, uninterrupted: World, tmp_path: Path
+) -> None:
     foreign, damaged, trusted = (tmp_path / name for name in ("foreign", "damaged", "trusted"))
     for folder in (foreign, damaged, trusted):
         shutil.copytree(uninterrupted.checkpoints, folder)
@@ -199,21 +210,34 @@ def test_only_our_own_work_may_run_anything(make: Make, uninterrupted: World, tm
     more = {name: Fraction(1, 2) if name == "typed" else Runs(made[name]) for name in names}
     asked = [with_more(copies[name], more[name], keys[name]) for name in names]
     (copies["open"] / "global_step4").chmod(0o777)
-    for outcome in good(make(snapshot_allow_types=["fractions.Fraction"]).run("--load", *asked, "--until", "4")):
+    for outcome in good(
+        make(snapshot_allow_types=["fractions.Fraction"]).run("--load", *asked, "--until", "4")
+    ):
         told = [line for line in outcome.output.splitlines() if line.startswith(("refused", "loaded"))]
-        assert [line.split()[0] for line in told] == ["loaded", "refused", "refused", "refused", "loaded"], told
+        assert [line.split()[0] for line in told] == [
+            "loaded",
+            "refused",
+            "refused",
+            "refused",
+            "loaded",
+        ], told
         unsigned = "its manifest is not signed with this run's key"
         for line, why in zip(told[1:4], (unsigned, unsigned, "may be written by everybody"), strict=True):
             assert (
-                f"{why}, so only types that are known to run nothing are loaded from it; but it holds os.maked" in line
+                f"{why}, so only types that are known to run nothing are loaded from it; but it holds"
+                " os.maked" in line
             )
             assert f"set snapshot.trusted=[{line.split()[1]}]" in line
     assert [name for name, folder in made.items() if folder.exists()] == ["own"]
 
 
-def test_where_a_key_is_asked_for_nothing_else_is_loaded(make: Make, uninterrupted: World, tmp_path: Path) -> None:
+def test_where_a_key_is_asked_for_nothing_else_is_loaded(
+    make: Make, uninterrupted: World, tmp_path: Path
+) -> None:
     other = with_more(Path(shutil.copytree(uninterrupted.checkpoints, tmp_path / "other")), 1, b"another")
-    for outcome in good(make(snapshot_key_required=True).run("--load", other, str(uninterrupted.checkpoints))):
+    for outcome in good(
+        make(snapshot_key_required=True).run("--load", other, str(uninterrupted.checkpoints))
+    ):
         told = [line for line in outcome.output.splitlines() if line.startswith(("refused", "loaded"))]
         assert [line.split()[0] for line in told] == ["refused", "loaded"]
         assert "its manifest is not signed with the key of snapshot.key_file" in told[0]
@@ -249,7 +273,9 @@ def test_the_third_save_waits_for_the_writer(make: Make) -> None:
     try:
         held = lambda: [m for m in attempt.messages[0] if m.get("phase") == "held"]  # noqa: E731
         assert world.until(lambda: len(held()) >= 2), attempt.messages
-        saves = [one["step"] for one in attempt.messages[0] if one["kind"] == "save" and one["edge"] == "begin"]
+        saves = [
+            one["step"] for one in attempt.messages[0] if one["kind"] == "save" and one["edge"] == "begin"
+        ]
         assert saves[-1] == held()[-1]["step"] >= 3
         assert attempt.statuses == [None, None]
         assert [one["phase"] for one in attempt.messages[0] if one["kind"] == "heartbeat"][-1] == "held"
@@ -260,7 +286,9 @@ def test_the_third_save_waits_for_the_writer(make: Make) -> None:
     assert len(world.commit(4)) == 4
 
 
-def test_a_rank_that_is_killed_while_it_stages_leaves_the_generation_before(make: Make, uninterrupted: World) -> None:
+def test_a_rank_that_is_killed_while_it_stages_leaves_the_generation_before(
+    make: Make, uninterrupted: World
+) -> None:
     world = make()
     attempt = world.start(*SAVING, "--stop-in-save-of", "4")
     log = Path(attempt.ranks[0].spec.log_path)
@@ -286,7 +314,8 @@ def test_an_engine_that_the_config_chooses_stays_and_universal_checkpoints_are_n
     make: Make, uninterrupted: World
 ) -> None:
     world = make()
-    world.bench.env |= {"CROSS_RANK": "0", "CROSS_SIZE": "1"}  # DeepSpeed's own launcher sets them, for this engine
+    # DeepSpeed's own launcher sets them, for this engine
+    world.bench.env |= {"CROSS_RANK": "0", "CROSS_SIZE": "1"}
     python = json.dumps({"checkpoint": {"writer": {"type": "python"}}})
     for outcome in good(world.run("--stage", "3", *SAVING, "--dir", "own", "--config", python)):
         assert "engine FastCheckpointEngine" in outcome.output

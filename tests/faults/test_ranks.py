@@ -76,7 +76,10 @@ def test_rank_sigkill_in_a_save(keeper: User, whole: Run) -> None:
 
 def test_rank_sigstop(keeper: User, whole: Run) -> None:
     run = keeper.start(
-        "rank-stopped", fail(rank=1).at(step=9).by(SIGSTOP), "recovery.hang_floor_s=5", "recovery.hang_evidence_s=3"
+        "rank-stopped",
+        fail(rank=1).at(step=9).by(SIGSTOP),
+        "recovery.hang_floor_s=5",
+        "recovery.hang_evidence_s=3",
     ).ended()
     finished_like(run, whole)
     (lost,) = run.of(RankLost)
@@ -116,7 +119,8 @@ def test_rank_exits_0_too_early(keeper: User, whole: Run) -> None:
 
 @pytest.fixture
 def memory_group() -> Iterator[Path | None]:
-    """A control group that rank 1 can fill without taking anybody else's memory; None where we may make none."""
+    """A control group that rank 1 can fill without taking anybody else's memory; None where we may make
+    none."""
     group = Path("/sys/fs/cgroup/memory", f"orchestrator-faults-{os.getpid()}")
     limit = "memory.limit_in_bytes"
     if not group.parent.is_dir():  # version 2
@@ -149,7 +153,8 @@ def test_out_of_host_memory(keeper: User, whole: Run, memory_group: Path | None)
 
 
 def test_nan_loss(keeper: User, whole: Run) -> None:
-    """Batch 8 is that of step 9. Left out, every step from there on trains on the next batch of the whole run."""
+    """Batch 8 is that of step 9. Left out, every step from there on trains on the next batch of the whole
+    run."""
     run = keeper.start("nan", fail(rank=1).at(step=9).by("nan", times=9, batch=8)).ended()
     assert run.code == 0, run.text
     holds(run)
@@ -166,12 +171,16 @@ def test_nan_loss(keeper: User, whole: Run) -> None:
     for step in range(1, 9):
         assert losses[step] == expected[step]
     for step in range(9, STEPS):
-        assert losses[step] == pytest.approx(expected[step + 1], rel=0.1), f"the same batch, one step later: {step}"
+        assert losses[step] == pytest.approx(expected[step + 1], rel=0.1), (
+            f"the same batch, one step later: {step}"
+        )
 
 
 def test_slow_rank(keeper: User, whole: Run) -> None:
     settings = ["recovery.straggler_steps=6", "recovery.straggler_after_s=0"]
-    run = keeper.start("slow", fail(rank=1).at(step=3).by("slow", times=STEPS, seconds=0.3), *settings).ended()
+    run = keeper.start(
+        "slow", fail(rank=1).at(step=3).by("slow", times=STEPS, seconds=0.3), *settings
+    ).ended()
     finished_like(run, whole)
     (named,) = run.of(StragglerNamed)
     assert named.rank == 1
@@ -196,7 +205,9 @@ def test_rank_sigkill_again_while_the_next_attempt_initialises(keeper: User, who
     assert [e.restore_step for e in run.of(AttemptStarted)] == [None, 6, 6]
     started = [n for n, r in enumerate(run.records()) if isinstance(r.event, AttemptStarted)]
     between = run.records()[started[1] : started[2]]
-    assert not any(isinstance(record.event, StepDone) for record in between), "it struck before a step was done"
+    assert not any(isinstance(record.event, StepDone) for record in between), (
+        "it struck before a step was done"
+    )
 
 
 def test_rank_sigkill_while_the_run_stops(keeper: User) -> None:

@@ -1,7 +1,8 @@
-"""What the fuzz tests feed: anything at all, and real inputs with a few things wrong. Bounds for what reads it.
+"""What the fuzz tests feed: anything at all, and real inputs with a few things wrong. Bounds for what reads
+it.
 
-The same examples come every time, so that a change is what makes a test fail; under the profile "soak" there are more
-of them, of the seed that pytest was given with ``--hypothesis-seed``.
+The same examples come every time, so that a change is what makes a test fail; under the profile "soak" there
+are more of them, of the seed that pytest was given with ``--hypothesis-seed``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ SOAK_TIMES = 2
 MOST_CPU_S = 20.0
 MOST_BYTES = 1 << 30
 
-# Of what programs trip over: numbers that no machine has room for, texts that no terminal or file takes, depth.
+# Of what programs trip over: numbers that no machine has room for, texts that no terminal or file takes,
+# depth.
 NUMBERS: list[Any] = [
     *(0, -1, 1, 3, 2**31, 2**63, -(2**63) - 1, 10**30, 10**400, 1e-320, 1e308, -1e308, 0.5),
     *(float("nan"), float("inf"), float("-inf"), True, False),
@@ -64,7 +66,12 @@ def _deep(depth: int) -> Any:
 
 
 PLAIN: st.SearchStrategy[Any] = (
-    st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.none() | st.integers() | st.floats() | st.text(max_size=8)
+    st.sampled_from(NUMBERS)
+    | st.sampled_from(TEXTS)
+    | st.none()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
 )
 ODD: st.SearchStrategy[Any] = PLAIN | st.recursive(
     PLAIN | st.just(_deep(300)),
@@ -74,14 +81,19 @@ ODD: st.SearchStrategy[Any] = PLAIN | st.recursive(
 
 
 def fuzzed(examples: int) -> Callable[[Any], Any]:
-    """The settings of a fuzz test: so many examples, and what is slow or large is for :func:`bounded` to judge."""
+    """The settings of a fuzz test: so many examples, and what is slow or large is for :func:`bounded` to
+    judge."""
     soaking = settings.get_current_profile_name() == SOAK
     return settings(
         max_examples=examples * (SOAK_TIMES if soaking else 1),
         derandomize=not soaking,
         deadline=None,
         database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.function_scoped_fixture,
+        ],
     )
 
 
@@ -175,8 +187,8 @@ def as_yaml(body: Any) -> bytes:
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """What is done within takes neither a gigabyte more than there was (it fails by MemoryError) nor many seconds of a
-    processor, however busy the machine is."""
+    """What is done within takes neither a gigabyte more than there was (it fails by MemoryError) nor many
+    seconds of a processor, however busy the machine is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     began_s = time.process_time()

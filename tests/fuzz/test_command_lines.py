@@ -1,4 +1,5 @@
-"""Command lines and configurations of others: a plan, or one line that says what is wrong. Nothing is started."""
+"""Command lines and configurations of others: a plan, or one line that says what is wrong. Nothing is
+started."""
 
 from __future__ import annotations
 
@@ -51,19 +52,96 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 # Keys that a plan computes with, opens or asks of this machine.
 KEYS = (
-    *("cluster.nodes", "cluster.gpus_per_node", "cluster.nics_per_node", "cluster.nic_bits_per_s", "cluster.pue"),
-    *("cluster.price.usd_per_gpu_hour", "cluster.price.kind", "cluster.host_memory_bytes", "gpu.memory_bytes"),
-    *("gpu.peak_flops.bf16", "gpu.memory_bandwidth_bytes_per_s", "gpu.matmul_efficiency.bf16", "fabric.efficiency"),
-    *("fabric.latency_s", "model.layers", "model.hidden", "model.heads", "model.kv_heads", "model.vocab", "model.ffn"),
+    *(
+        "cluster.nodes",
+        "cluster.gpus_per_node",
+        "cluster.nics_per_node",
+        "cluster.nic_bits_per_s",
+        "cluster.pue",
+    ),
+    *(
+        "cluster.price.usd_per_gpu_hour",
+        "cluster.price.kind",
+        "cluster.host_memory_bytes",
+        "gpu.memory_bytes",
+    ),
+    *(
+        "gpu.peak_flops.bf16",
+        "gpu.memory_bandwidth_bytes_per_s",
+        "gpu.matmul_efficiency.bf16",
+        "fabric.efficiency",
+    ),
+    *(
+        "fabric.latency_s",
+        "model.layers",
+        "model.hidden",
+        "model.heads",
+        "model.kv_heads",
+        "model.vocab",
+        "model.ffn",
+    ),
     *("model.seq_len", "model.experts", "model.head_dim", "layout.tp", "layout.pp", "layout.sp", "layout.ep"),
-    *("layout.auto", "job.steps", "job.micro_batch", "job.global_batch", "job.ranks", "job.script", "job.corpus"),
-    *("job.precision", "job.supports", "job.builds", "job.cwd", "deepspeed.zero_optimization.stage", "run_root"),
-    *("deepspeed.zero_optimization", "deepspeed.bf16", "deepspeed.train_batch_size", "deepspeed", "calibration"),
-    *("recovery.gpu_hours_per_failure", "snapshot.dirs", "planner.wave_tail", "planner.hbm_efficiency", "tracking.uri"),
-    *("budget_usd", "deadline_days", "env", "run_name", "run_dir", "hydra.verbose", "hydra", "nosuch", "model", "gpu"),
+    *(
+        "layout.auto",
+        "job.steps",
+        "job.micro_batch",
+        "job.global_batch",
+        "job.ranks",
+        "job.script",
+        "job.corpus",
+    ),
+    *(
+        "job.precision",
+        "job.supports",
+        "job.builds",
+        "job.cwd",
+        "deepspeed.zero_optimization.stage",
+        "run_root",
+    ),
+    *(
+        "deepspeed.zero_optimization",
+        "deepspeed.bf16",
+        "deepspeed.train_batch_size",
+        "deepspeed",
+        "calibration",
+    ),
+    *(
+        "recovery.gpu_hours_per_failure",
+        "snapshot.dirs",
+        "planner.wave_tail",
+        "planner.hbm_efficiency",
+        "tracking.uri",
+    ),
+    *(
+        "budget_usd",
+        "deadline_days",
+        "env",
+        "run_name",
+        "run_dir",
+        "hydra.verbose",
+        "hydra",
+        "nosuch",
+        "model",
+        "gpu",
+    ),
 )
 VALUES = (
-    *("0", "-1", "1", "7", "1e400", "-1e400", "nan", "inf", "9" * 30, "9" * 5000, "1e-320", "1e308", "0.5", "true"),
+    *(
+        "0",
+        "-1",
+        "1",
+        "7",
+        "1e400",
+        "-1e400",
+        "nan",
+        "inf",
+        "9" * 30,
+        "9" * 5000,
+        "1e-320",
+        "1e308",
+        "0.5",
+        "true",
+    ),
     *(
         "null",
         "",
@@ -100,7 +178,9 @@ WORDS = st.one_of(
         st.sampled_from(KEYS),
         st.sampled_from(VALUES),
     ),
-    st.sampled_from(["--json", "-m", "--sort", "--limit", "-cn", "--cfg", "job", "--resolve", "-p", "@", "=", "=x"]),
+    st.sampled_from(
+        ["--json", "-m", "--sort", "--limit", "-cn", "--cfg", "job", "--resolve", "-p", "@", "=", "=x"]
+    ),
     st.text(st.characters(exclude_characters="\0"), max_size=6),
 )
 

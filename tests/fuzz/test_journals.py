@@ -1,4 +1,5 @@
-"""Journals of others: one is refused in a line, or all that is derived from it can be worked out and shown."""
+"""Journals of others: one is refused in a line, or all that is derived from it can be worked out and
+shown."""
 
 from __future__ import annotations
 
@@ -31,9 +32,9 @@ from orchestrator.planner.measured_run import Unusable, measured_run
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, damaged, fuzzed, is_one_line, nearly, rough
 from tests.fuzz.test_papers import config
 
-WHOLE = st.sampled_from([number for number in NUMBERS if type(number) is int and abs(number) < 2**63]) | st.integers(
-    0, 9
-)
+WHOLE = st.sampled_from(
+    [number for number in NUMBERS if type(number) is int and abs(number) < 2**63]
+) | st.integers(0, 9)
 REAL = st.sampled_from([float(n) for n in NUMBERS if isinstance(n, float) or abs(n) < 2**63]) | st.floats()
 TEXT = st.sampled_from(TEXTS) | st.text(max_size=4)
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
@@ -106,7 +107,10 @@ def run(tmp_path: Path) -> Path:
 
 
 @fuzzed(60)
-@given(events=EVENTS, elapsed_s=st.lists(st.sampled_from([0.0, 0.001, 1.0, 86_400.0, 1e8]), min_size=1, max_size=4))
+@given(
+    events=EVENTS,
+    elapsed_s=st.lists(st.sampled_from([0.0, 0.001, 1.0, 86_400.0, 1e8]), min_size=1, max_size=4),
+)
 @example(events=[StepDone(1, 1, 1e308)], elapsed_s=[1.0])
 def test_any_events(run: Path, events: list[Event], elapsed_s: list[float]) -> None:
     write(run / "journal.jsonl", events, elapsed_s)
@@ -116,7 +120,9 @@ def test_any_events(run: Path, events: list[Event], elapsed_s: list[float]) -> N
 
 
 LINES = [STARTED, StepDone(1, 1, 0.5, 2.0), STARTED]
-BODY: list[Any] = [json.loads(Record(seq, 1.0 * seq, 1.8e9, event).to_json()) for seq, event in enumerate(LINES)]
+BODY: list[Any] = [
+    json.loads(Record(seq, 1.0 * seq, 1.8e9, event).to_json()) for seq, event in enumerate(LINES)
+]
 BODY[1] = {"type": "StepDone", "t": 1.0, "step": 1, "s": 0.5, "loss": 2.0, "try": 1, "at": 1.8e9}
 
 
@@ -159,7 +165,10 @@ def forged(folder: Path, body: bytes, key: bytes) -> None:
 
 EMPTY = pickle.dumps(Folded())
 # A memo for two thousand million objects; a fold of another kind; copies of copies.
-BOMBS = [b"\x80\x04N\x72\xff\xff\xff\x7f.", pickle.dumps(Folded(incidents=5, last=Record(0, 0.0, 0.0, STARTED)))]  # type: ignore[arg-type]
+BOMBS = [
+    b"\x80\x04N\x72\xff\xff\xff\x7f.",
+    pickle.dumps(Folded(incidents=5, last=Record(0, 0.0, 0.0, STARTED))),
+]  # type: ignore[arg-type]
 
 
 @fuzzed(60)

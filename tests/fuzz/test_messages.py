@@ -44,7 +44,11 @@ MESSAGES: list[dict[str, Any]] = [
     {"kind": "load", **SAVED},
     {"kind": "error", "type": "ValueError", "message": "boom", "fault": None, "step": 3},
 ]
-LINES = st.sampled_from(MESSAGES).flatmap(lambda one: nearly(one) | st.just(one)).map(lambda m: json.dumps(m).encode())
+LINES = (
+    st.sampled_from(MESSAGES)
+    .flatmap(lambda one: nearly(one) | st.just(one))
+    .map(lambda m: json.dumps(m).encode())
+)
 
 
 def goes_on(message: dict[str, Any], gather: Gather, attempt: Attempt, watchdog: Watchdog) -> None:
@@ -73,7 +77,10 @@ def goes_on(message: dict[str, Any], gather: Gather, attempt: Attempt, watchdog:
 @example(lines=[b'{"kind": "memory", "step": 1}'], partial=b"")
 @example(lines=[b'{"kind": "load", "edge": "end", "ok": false, "step": "x"}'], partial=b"")
 @example(lines=[json.dumps(MESSAGES[4] | {"snapshot": 5}).encode()], partial=b"")
-@example(lines=[json.dumps(MESSAGES[4] | {"snapshot": {"attempt": 1, "to": "/c", "files": []}}).encode()], partial=b"")
+@example(
+    lines=[json.dumps(MESSAGES[4] | {"snapshot": {"attempt": 1, "to": "/c", "files": []}}).encode()],
+    partial=b"",
+)
 @example(lines=[json.dumps(MESSAGES[5] | {"seconds": float("nan")}).encode()], partial=b"")
 def test_any_message(lines: list[bytes], partial: bytes) -> None:
     gather, attempt, watchdog = Gather(1), Attempt(1, ["n"], 1), Watchdog(3.0, 60.0, 90.0)

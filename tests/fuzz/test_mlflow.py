@@ -30,7 +30,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy
 
 TAGS = ("run", "job", "status", "cluster", "gpu_type", "gpus", "unit", "other")
 METRICS = (
-    *("tokens", "mean_tokens_per_s", "mean_mfu", "gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput"),
+    *(
+        "tokens",
+        "mean_tokens_per_s",
+        "mean_mfu",
+        "gpu_hours",
+        "cost_usd",
+        "cost_usd_per_million_tokens",
+        "goodput",
+    ),
     *("restarts", "final_loss", "other"),
 )
 TEXT = st.sampled_from(TEXTS) | st.text(max_size=5) | st.floats().map(str)
@@ -68,7 +76,9 @@ def test_any_runs(runs: list[Any]) -> None:
 def run_with(**about: Any) -> Any:
     info = {"run_id": "0123", "run_name": "r", "status": "FINISHED", "start_time": 1_800_000_000_000}
     tags, metrics = about.pop("tags", {}), about.pop("metrics", {})
-    return SimpleNamespace(data=SimpleNamespace(tags=tags, metrics=metrics), info=SimpleNamespace(**info | about))
+    return SimpleNamespace(
+        data=SimpleNamespace(tags=tags, metrics=metrics), info=SimpleNamespace(**info | about)
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +97,8 @@ def test_a_run_that_somebody_else_has_written_is_shown(about: dict[str, Any]) ->
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Says what the test has chosen: ``health`` where it is asked whether it is well, ``api`` for all other paths.
+    """Says what the test has chosen: ``health`` where it is asked whether it is well, ``api`` for all other
+    paths.
 
     ``short`` bytes of what was promised never come.
     """
@@ -146,7 +157,10 @@ BODY: dict[str, Any] = {
     "runs": [
         {
             "info": {"run_id": "0123", "status": "RUNNING", "start_time": 5, "experiment_id": "1"},
-            "data": {"metrics": [{"key": "tokens", "value": 5.0, "step": 1}], "tags": [{"key": "job", "value": "j"}]},
+            "data": {
+                "metrics": [{"key": "tokens", "value": 5.0, "step": 1}],
+                "tags": [{"key": "job", "value": "j"}],
+            },
         }
     ],
     "next_page_token": "more",

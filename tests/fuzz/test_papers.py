@@ -1,4 +1,5 @@
-"""Papers that others may have written: those of a run directory, of ``up``, of ``calibrate``, of a checkpoint."""
+"""Papers that others may have written: those of a run directory, of ``up``, of ``calibrate``, of a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -153,8 +154,20 @@ def test_resume(run_dir: Path, data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *({"cwd": 5}, {"config": []}, {"config": None}, {"forwarded": 5}, {"secrets": {"a": 1}}, {"mo\nre": 1}, None),
-        *({"config": {"clus\nter": 1}}, {"config": {"cluster": {"\nnodes": 1}}}, {"config": {"deepspeed": 5}}),
+        *(
+            {"cwd": 5},
+            {"config": []},
+            {"config": None},
+            {"forwarded": 5},
+            {"secrets": {"a": 1}},
+            {"mo\nre": 1},
+            None,
+        ),
+        *(
+            {"config": {"clus\nter": 1}},
+            {"config": {"cluster": {"\nnodes": 1}}},
+            {"config": {"deepspeed": 5}},
+        ),
     ],
 )
 def test_resume_refuses(run_dir: Path, change: dict[str, Any] | None) -> None:
@@ -189,7 +202,11 @@ def test_what_a_run_was_configured_with(tmp_path: Path, data: st.DataObject) -> 
 @functools.cache
 def calibration() -> dict[str, Any]:
     kinds = {"int": 1, "float": 1.0, "str": "x", "bool": True}
-    entry = {field.name: kinds[str(field.type)] for kind in (Group, Calibration) for field in dataclasses.fields(kind)}
+    entry = {
+        field.name: kinds[str(field.type)]
+        for kind in (Group, Calibration)
+        for field in dataclasses.fields(kind)
+    }
     return {"calibrations": [entry, entry | {"runs": 2}]}
 
 
@@ -197,7 +214,8 @@ def calibration() -> dict[str, Any]:
 @given(data=nearly(calibration()).map(as_yaml) | damaged(as_yaml(calibration())) | rough())
 @example(data=as_yaml({"calibrations": [calibration()["calibrations"][0] | {"overhead_s": 10**400}]}))
 @example(
-    data=ROUGH[10].replace(b"a0: ", b"calibrations: &c [{cluster: *a11}]\na0: ") + b"calibrations: [{cluster: *a11}]\n"
+    data=ROUGH[10].replace(b"a0: ", b"calibrations: &c [{cluster: *a11}]\na0: ")
+    + b"calibrations: [{cluster: *a11}]\n"
 )
 @example(data=b"calibrations: [{cluster: 2020-13-45}]\n")
 def test_calibrations(tmp_path: Path, data: bytes) -> None:
@@ -213,7 +231,9 @@ def test_calibrations(tmp_path: Path, data: bytes) -> None:
             assert read_calibrations(path) == found
 
 
-KEPT = dataclasses.asdict(record.KeptCluster("127.0.0.1:6379", "127.0.0.1:8265", "/s", 4_194_000, 1.8e9, 1.8e9, 60.0))
+KEPT = dataclasses.asdict(
+    record.WarmCluster("127.0.0.1:6379", "127.0.0.1:8265", "/s", 4_194_000, 1.8e9, 1.8e9, 60.0)
+)
 
 
 def only_numbers(address: tuple[str, int], *_timeout: float) -> socket.socket:
@@ -299,7 +319,9 @@ READERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["a pipe", "a folder", "a terabyte", "zeros without end"])
 @pytest.mark.parametrize("name", READERS)
-def test_what_is_no_file_of_a_size_is_refused_and_not_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+def test_what_is_no_file_of_a_size_is_refused_and_not_waited_for(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     (tmp_path / "step-3").mkdir()
     (tmp_path / "resume.json").write_text(json.dumps({"config": load.to_container(config())}))
     in_the_place_of(tmp_path / name, kind)

@@ -1,4 +1,5 @@
-"""A slot of memory that a rank stages its checkpoints in: its script may write there too, by mistake or not."""
+"""A slot of memory that a rank stages its checkpoints in: its script may write there too, by mistake or
+not."""
 
 from __future__ import annotations
 

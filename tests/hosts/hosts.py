@@ -72,7 +72,9 @@ class Host:
         self._cable = f"host{number}"
         flags = ["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         setup = setup_of_a_host(self.name, shared, for_all_users)
-        self._keeper = network.popen(["unshare", *flags, "sh", "-euc", setup], stdout=subprocess.PIPE, text=True)
+        self._keeper = network.popen(
+            ["unshare", *flags, "sh", "-euc", setup], stdout=subprocess.PIPE, text=True
+        )
         wait_ready(self._keeper)
         # nsenter forked unshare, which forked the host's first process
         (unshare,) = psutil.Process(self._keeper.pid).children()
@@ -91,7 +93,9 @@ class Host:
         self.run("ip link add docker0 type bridge", check=True)
         self.run("ip address add 172.17.0.1/16 dev docker0", check=True)
 
-    def popen(self, command: str | Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> Any:
+    def popen(
+        self, command: str | Sequence[str], env: Mapping[str, str] | None = None, **options: Any
+    ) -> Any:
         """Start a process in the host, in its working directory; it dies when its handle is killed."""
         words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
         settings = [f"{name}={value}" for name, value in (self.environment | dict(env or {})).items()]
@@ -126,7 +130,9 @@ class Host:
 
     def write(self, path: str | Path, text: str) -> None:
         """A file that this host alone has."""
-        with self.popen(["tee", str(path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        with self.popen(
+            ["tee", str(path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        ) as process:
             process.communicate(text, timeout=20)
         assert process.returncode == 0
 
@@ -146,10 +152,12 @@ class Host:
         dashboard: bool = False,
         object_store_bytes: int = 80_000_000,
     ) -> None:
-        """``ray start`` as the head of a cluster, or joining ``head``'s; with the host's own token, if any."""
+        """``ray start`` as the head of a cluster, or joining ``head``'s; with the host's own token, if
+        any."""
         command = ["ray", "start", f"--node-ip-address={self.address}", f"--num-cpus={num_cpus}"]
         command += [f"--object-store-memory={object_store_bytes}", "--disable-usage-stats"]
-        command += ["--include-log-monitor=false"]  # it brings drivers what Ray's workers print, which ours leave out
+        # it brings drivers what Ray's workers print, which ours leave out
+        command += ["--include-log-monitor=false"]
         if head is None:
             command += ["--head", f"--port={GCS_PORT}", f"--include-dashboard={str(dashboard).lower()}"]
         else:
@@ -173,7 +181,8 @@ class Host:
         return self._init.is_running()
 
     def kill(self) -> None:
-        """Power off: no process of the host has a last word, and no socket is closed for the others to see."""
+        """Power off: no process of the host has a last word, and no socket is closed for the others to
+        see."""
         if self._init.is_running() and self._network.alive:
             self.cut_cable()
             self._init.kill()
@@ -190,7 +199,9 @@ class Network:
                 raise NoHostsError(f"hosts are namespaces, which need '{program}' of the package {package}")
         user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         # The bridge lives as long as this process keeps the pipe open.
-        setup = "ip link set lo up; ip link add bridge type bridge; ip link set bridge up; echo ready; exec cat"
+        setup = (
+            "ip link set lo up; ip link add bridge type bridge; ip link set bridge up; echo ready; exec cat"
+        )
         flags = ["--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         self._keeper = subprocess.Popen(
             ["unshare", *user, *flags, "sh", "-euc", setup],
@@ -224,7 +235,12 @@ class Network:
         return subprocess.Popen(
             [*enter(self._init.pid), *command],
             env={**os.environ, "PATH": PATH},
-            **{"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True, **options},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stderr": subprocess.STDOUT,
+                "start_new_session": True,
+                **options,
+            },
         )
 
     def run(self, command: str) -> None:

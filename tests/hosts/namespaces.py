@@ -13,8 +13,8 @@ from tests.support.folders import PROJECT
 
 HOME, WORK, SHARED = "/tmp/home", "/tmp/work", "/tmp/shared"
 NEEDED = {
-    "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux", "mount": "mount", "ip": "iproute2",
-    "pkill": "procps",
+    "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux", "mount": "mount",
+    "ip": "iproute2", "pkill": "procps",
 }  # fmt: skip
 # Read-only on every host, also where it lies in a folder that is private to each or on a disk of its own.
 _SAME_IMAGE = dict.fromkeys(map(os.path.realpath, (PROJECT, sys.prefix, sys.base_prefix)))
@@ -36,7 +36,8 @@ def address(number: int) -> str:
 
 
 def _closed_ways() -> list[str]:
-    """The topmost folders above interpreter and checkout that other users may not pass, such as root's home."""
+    """The topmost folders above interpreter and checkout that other users may not pass, such as root's
+    home."""
     topmost: list[Path] = []
     for source in _SAME_IMAGE:
         closed = (way for way in reversed(Path(source).parents) if not way.stat().st_mode & stat.S_IXOTH)
@@ -45,8 +46,8 @@ def _closed_ways() -> list[str]:
 
 
 def setup_of_a_host(name: str, shared: Path | None, for_all_users: bool = False) -> str:
-    """Shell commands that the host's first process runs. ``for_all_users`` lets them pass to interpreter and checkout,
-    wherever these lie; whatever else lies on the way is not to be seen then."""
+    """Shell commands that the host's first process runs. ``for_all_users`` lets them pass to interpreter and
+    checkout, wherever these lie; whatever else lies on the way is not to be seen then."""
     kept = [(path, path) for path in _SAME_IMAGE]
     if shared is not None:
         kept.append((str(shared.resolve()), SHARED))
@@ -61,12 +62,19 @@ def setup_of_a_host(name: str, shared: Path | None, for_all_users: bool = False)
             f"mkdir -p {shlex.quote(target)}",
             f"mount --no-canonicalize --bind /proc/self/fd/{fd} {shlex.quote(target)}",
         ]
-        lines += [f"exec {fd}<&-"] + ([] if target == SHARED else [f"mount -o remount,bind,ro {shlex.quote(target)}"])
+        lines += [f"exec {fd}<&-"] + (
+            [] if target == SHARED else [f"mount -o remount,bind,ro {shlex.quote(target)}"]
+        )
     # A host's own name leads nowhere, as on many a Linux.
-    names = ["127.0.0.1 localhost", f"127.0.1.1 {name}", *(f"{address(n)} {host_name(n)}" for n in range(1, 50))]
+    names = [
+        "127.0.0.1 localhost",
+        f"127.0.1.1 {name}",
+        *(f"{address(n)} {host_name(n)}" for n in range(1, 50)),
+    ]
     lines += [f"mkdir -p {HOME} {WORK}", f"printf '%s\\n' {shlex.join(names)} > /run/hosts"]
     lines += ["mount --bind /run/hosts /etc/hosts", "mount -o remount,bind,ro /"]
-    # Processes without a parent become children of the first one, which buries none: so it is in many containers.
+    # Processes without a parent become children of the first one, which buries none: so it is in many
+    # containers.
     lines += ["echo ready", "exec sleep infinity"]
     return "\n".join(lines)
 

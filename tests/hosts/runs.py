@@ -98,12 +98,18 @@ def start(host: Host, name: str, *overrides: str, env: dict[str, str] | None = N
 
 def take_up(host: Host, name: str, *overrides: str) -> Run:
     """Go on with a run whose driver is gone."""
-    return _begun(host, name, ["python", "-m", "orchestrator", "resume", name, f"run_root={WORK}/runs", *overrides])
+    return _begun(
+        host, name, ["python", "-m", "orchestrator", "resume", name, f"run_root={WORK}/runs", *overrides]
+    )
 
 
 def train(desk: Host, name: str, nodes: int, *more: str, pace_s: float = PACE_S) -> Run:
     """A rank on each of two hosts, or two on each of three."""
-    size = [f"cluster.nodes={nodes}", f"cluster.gpus_per_node={nodes - 1}", *paced(f"{SHARED}/{name}.hurry", pace_s)]
+    size = [
+        f"cluster.nodes={nodes}",
+        f"cluster.gpus_per_node={nodes - 1}",
+        *paced(f"{SHARED}/{name}.hurry", pace_s),
+    ]
     return start(desk, name, *TRAINS, *size, f"ray_address={desk.gcs_address}", *more)
 
 
@@ -130,4 +136,6 @@ def ended(process: psutil.Process) -> bool:
 def _begun(host: Host, name: str, command: list[str], env: dict[str, str] | None = None) -> Run:
     """What it says goes into a file: nobody reads it before the end, and a pipe would hold it back."""
     output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by the run's end
-    return Run(host, name, host.popen(command, env, stdout=output, stderr=subprocess.STDOUT, text=True), output)
+    return Run(
+        host, name, host.popen(command, env, stdout=output, stderr=subprocess.STDOUT, text=True), output
+    )

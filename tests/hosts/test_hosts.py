@@ -60,7 +60,9 @@ def test_what_a_host_writes_no_other_sees(pair: list[Host], folder: str) -> None
 
 def test_the_image_is_the_same_and_nobody_writes_to_it(pair: list[Host]) -> None:
     for host in pair:
-        where = host.run([sys.executable, "-c", "import orchestrator; print(orchestrator.__file__)"], check=True)
+        where = host.run(
+            [sys.executable, "-c", "import orchestrator; print(orchestrator.__file__)"], check=True
+        )
         assert Path(where.stdout.strip()).is_file()
         assert host.run(f"touch {PROJECT}/written {Path(sys.prefix)}/written").returncode != 0
 

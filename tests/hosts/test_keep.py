@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.warm import record as kept
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.events import AttemptStarted, CheckpointSaved, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.journal import replay
 from tests.support.paced import paced
@@ -119,9 +119,9 @@ def up(desk: Desk) -> str:
     return desk.type("up", *CPU)
 
 
-def record(desk: Desk) -> kept.KeptCluster:
+def record(desk: Desk) -> WarmCluster:
     text = (desk.folder / "home" / ".local" / "state" / "orchestrator" / "cluster.json").read_text()
-    return kept.KeptCluster(**json.loads(text))
+    return WarmCluster(**json.loads(text))
 
 
 def test_up_shows_a_warm_node_and_is_on_loopback_alone(desk: Desk, up: str) -> None:
@@ -166,16 +166,23 @@ def test_a_job_that_does_not_fit_gets_another_zygote_and_is_told_why(desk: Desk,
     unfit = [override for override in SHORT if "threads" not in override] + ["cluster.cpu_threads_per_rank=2"]
     events = desk.run("unfit", *unfit)
     (warning,) = first(events, ResourcesGranted).warnings
-    assert "the warm zygote does not fit this job (MKL_NUM_THREADS" in warning or "OMP_NUM_THREADS: '1'" in warning
+    assert (
+        "the warm zygote does not fit this job (MKL_NUM_THREADS" in warning
+        or "OMP_NUM_THREADS: '1'" in warning
+    )
     assert {before["pid"]} < {zygote["pid"] for zygote in desk.zygotes()}
 
 
 def test_a_rank_that_dies_is_forked_again_from_the_warm_zygote(desk: Desk, up: str) -> None:
     hurry = desk.folder / "hurry"
-    process = desk.start("run_name=hurt", *SHORT, *paced(hurry), "job.steps=40", "job.args.checkpoint_every=5")
+    process = desk.start(
+        "run_name=hurt", *SHORT, *paced(hurry), "job.steps=40", "job.args.checkpoint_every=5"
+    )
     assert eventually(lambda: any(isinstance(event, CheckpointSaved) for event in desk.events("hurt")))
     title = "orchestrator rank 1/2 hurt"
-    (rank,) = [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(title)]
+    (rank,) = [
+        p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(title)
+    ]
     os.kill(rank.pid, signal.SIGKILL)
     hurry.touch()
     text, _ = process.communicate(timeout=TIMEOUT_S)

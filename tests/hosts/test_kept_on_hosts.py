@@ -42,7 +42,9 @@ def hosts(network: Network) -> list[Host]:
 
 
 def status(head: Host) -> dict[str, Any]:
-    seen: dict[str, Any] = json.loads(head.run(["python", "-m", "orchestrator", "status", "--json"], check=True).stdout)
+    seen: dict[str, Any] = json.loads(
+        head.run(["python", "-m", "orchestrator", "status", "--json"], check=True).stdout
+    )
     return seen
 
 
@@ -71,7 +73,9 @@ def test_a_run_attaches_by_itself_and_is_forked_everywhere(hosts: list[Host]) ->
 def test_a_host_without_the_token_can_not_join(network: Network, hosts: list[Host]) -> None:
     stranger = network.add_host()
     address = json.loads(hosts[0].read(RECORD))["address"]
-    stranger.run(["ray", "start", f"--address={address}", f"--node-ip-address={stranger.address}"], timeout_s=120)
+    stranger.run(
+        ["ray", "start", f"--address={address}", f"--node-ip-address={stranger.address}"], timeout_s=120
+    )
     assert len(status(hosts[0])["nodes"]) == 3
     stranger.kill()
 

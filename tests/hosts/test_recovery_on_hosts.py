@@ -35,7 +35,8 @@ from orchestrator.events import (
 from tests.hosts.hosts import WORK, Host, Network, new_token, wait_until
 from tests.hosts.runs import COMMON, STEPS, Run, ended, hurry, processes_of, take_up, train
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]  # with cluster and undisturbed run on a busy machine
+# with cluster and undisturbed run on a busy machine
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
@@ -110,7 +111,9 @@ def had_ranks(host: Host, run: Run, attempt: int) -> list[int]:
     return sorted(int(path.stem.rpartition("-")[2]) for path in logs.glob(f"attempt-{attempt}.rank-*.log"))
 
 
-def test_a_killed_rank_is_restored_from_memory(workers: list[Host], desk: Host, over_three: dict[int, float]) -> None:
+def test_a_killed_rank_is_restored_from_memory(
+    workers: list[Host], desk: Host, over_three: dict[int, float]
+) -> None:
     run = train(desk, "rank-killed", 3)
     run.wait_for(StepDone, step=17)
     (granted,) = run.of(ResourcesGranted)
@@ -144,7 +147,10 @@ def test_a_killed_driver_is_taken_up_from_the_disks_of_all_hosts(
     assert ["its driver was lost" in event.because for event in run.of(RunResumed)] == [True, True]
     _, *resumed = run.of(AttemptStarted)
     assert [attempt.restore_from for attempt in resumed] == ["disk", "disk"]
-    assert [attempt.restore_step >= step for attempt, step in zip(resumed, (10, 25), strict=True)] == [True, True]
+    assert [attempt.restore_step >= step for attempt, step in zip(resumed, (10, 25), strict=True)] == [
+        True,
+        True,
+    ]
     assert run.of(SnapshotQuarantined) == []
     assert run.losses() == over_three
 
@@ -179,7 +185,9 @@ def test_what_a_lost_host_had_on_its_own_disk_alone_ends_the_run_with_a_diagnosi
     host_of(workers, granted.nodes[1]).kill()
     hurry(desk, run)
     assert run.ended().code == 6, run.text
-    assert re.search(r"the checkpoint of step \d+ was committed, and the nodes of this attempt do not have", run.text)
+    assert re.search(
+        r"the checkpoint of step \d+ was committed, and the nodes of this attempt do not have", run.text
+    )
     assert "Traceback" not in run.text
     assert [event.attempt for event in run.of(StepDone) if event.attempt > 1] == []
     *_, ended = run.events()
@@ -191,7 +199,7 @@ def test_what_a_lost_host_had_on_its_own_disk_alone_ends_the_run_with_a_diagnosi
 def test_an_agent_that_does_not_answer_is_killed_and_replaced(
     workers: list[Host], desk: Host, over_two: dict[int, float]
 ) -> None:
-    run = train(desk, "agent-stopped", 2, "recovery.agent_silence_s=5")
+    run = train(desk, "agent-stopped", 2, "recovery.agent_timeout_s=5")
     run.wait_for(SnapshotCommitted, step=15)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
@@ -232,7 +240,9 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
     stacks = (run.folder / "logs" / "attempt-1.rank-0.stacks").read_text()
     assert "no progress; stacks of" in stacks
     assert 'File "' in stacks, "where the other rank waits; one that is stopped cannot say"
-    assert desk.seen_from_outside(lost.log_path).is_file(), "the path that is named leads somewhere on the driver"
+    assert desk.seen_from_outside(lost.log_path).is_file(), (
+        "the path that is named leads somewhere on the driver"
+    )
     _, again, *_ = run.of(AttemptStarted)
     assert again.restore_from == "memory"
     assert run.losses() == over_two
@@ -242,7 +252,9 @@ def test_a_rank_that_is_stopped_on_another_host_is_named(
 def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
     workers: list[Host], desk: Host, over_two: dict[int, float]
 ) -> None:
-    run = train(desk, "outlives", 2, "recovery.unkillable_s=3", "job.checkpoint_dir=/tmp/shared/outlives")
+    run = train(
+        desk, "outlives", 2, "recovery.sigkill_timeout_s=3", "job.checkpoint_dir=/tmp/shared/outlives"
+    )
     run.wait_for(SnapshotCommitted, step=15)
     (granted,) = run.of(ResourcesGranted)
     healthy, victim = (host_of(workers, name) for name in granted.nodes)
@@ -274,7 +286,7 @@ def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
     run.wait_for(SnapshotCommitted, step=15)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
-    ours = ("orchestrator rank", "ray::NodeAgent", "ray::ZygoteKeeper")
+    ours = ("orchestrator rank", "ray::NodeAgent", "ray::ZygotePool")
     before = [one for words in ours for one in processes_of(victim, words)]
     assert len(before) == 4
     victim.cut_cable()
@@ -330,7 +342,14 @@ def drain(desk: Host, host: Host, within_s: int) -> None:
     (node_id,) = [one[:56] for one in told if one[56:] == host.name]
     why = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=taken back"]
     address = f"--address={desk.gcs_address}"
-    command = ["ray", "drain-node", address, f"--node-id={node_id}", *why, f"--deadline-remaining-seconds={within_s}"]
+    command = [
+        "ray",
+        "drain-node",
+        address,
+        f"--node-id={node_id}",
+        *why,
+        f"--deadline-remaining-seconds={within_s}",
+    ]
     desk.run(command, check=True)
 
 

@@ -73,7 +73,9 @@ def test_the_main_job_trains_over_three_hosts_as_on_one(spread: Run, alone: Run,
     assert "Traceback" not in spread.text
 
 
-def test_checkpoints_that_the_nodes_do_not_share_are_warned_of_once(head: Host, spread: Run, alone: Run) -> None:
+def test_checkpoints_that_the_nodes_do_not_share_are_warned_of_once(
+    head: Host, spread: Run, alone: Run
+) -> None:
     """Where the script loads them by itself: snapshots are carried from node to node."""
     assert spread.of(ResourcesGranted)[0].warnings == []
     job = [*WHERE, "cluster.nodes=3", "snapshot.enabled=false", f"ray_address={head.gcs_address}"]
@@ -82,7 +84,9 @@ def test_checkpoints_that_the_nodes_do_not_share_are_warned_of_once(head: Host, 
     (granted,) = warned.of(ResourcesGranted)
     (warning,) = granted.warnings
     first, *others = granted.nodes
-    assert warning.startswith(f"job.checkpoint_dir={WORK}/runs/warned/checkpoints: {', '.join(others)} cannot see")
+    assert warning.startswith(
+        f"job.checkpoint_dir={WORK}/runs/warned/checkpoints: {', '.join(others)} cannot see"
+    )
     assert f"what {first} writes" in warning
     assert warned.text.count("cannot see what") == 1
     assert alone.of(ResourcesGranted)[0].warnings == []
@@ -99,7 +103,9 @@ def test_a_rank_killed_on_another_host_costs_no_step(head: Host, cluster: list[H
     assert run.ended().code == 0, run.text
     (lost,) = run.of(RankLost)
     assert (lost.rank, lost.node, lost.reason) == (rank, host.name, "killed by SIGKILL")
-    assert head.seen_from_outside(lost.log_path).is_file(), "the path that is named leads somewhere on the driver"
+    assert head.seen_from_outside(lost.log_path).is_file(), (
+        "the path that is named leads somewhere on the driver"
+    )
     (loaded,) = run.of(CheckpointLoaded)
     assert loaded.step >= 4
     assert run.losses() == alone.losses()
@@ -114,7 +120,9 @@ def test_each_rank_uses_the_interface_of_its_node(head: Host, cluster: list[Host
     by_name = {host.name: host for host in cluster}
     for rank in range(6):
         host = by_name[granted.nodes[rank // 2]]
-        assert f"rank {rank} host {host.name} interface {host.interface} nccl ={host.interface} " in run.log(rank)
+        assert f"rank {rank} host {host.name} interface {host.interface} nccl ={host.interface} " in run.log(
+            rank
+        )
 
 
 def test_a_script_on_the_driver_alone_is_shipped(head: Host, cluster: list[Host]) -> None:
@@ -124,7 +132,11 @@ def test_a_script_on_the_driver_alone_is_shipped(head: Host, cluster: list[Host]
     head.write(f"{project}/data/text.txt", "only here")
     head.write(f"{project}/runs/stays_here", "of an earlier run")
     job = [*WHERE, "job.script=train/where.py", f"job.corpus=[{project}/data]", "cluster.nodes=3"]
-    job += [f"+job.args.data={project}/data/text.txt", f"run_root={project}/runs", f"ray_address={head.gcs_address}"]
+    job += [
+        f"+job.args.data={project}/data/text.txt",
+        f"run_root={project}/runs",
+        f"ray_address={head.gcs_address}",
+    ]
     refused = start(head, "stays", *job, cwd=project).ended()
     assert refused.code == 3
     assert "no file at" in refused.text
@@ -146,7 +158,9 @@ def test_a_folder_too_large_to_ship_is_refused(head: Host) -> None:
     head.run(f"cp {SCRIPTS}/where.py {WORK}/large/", check=True)
     head.run(f"dd if=/dev/urandom of={WORK}/large/data bs=1M count=9", check=True)
     job = [*WHERE, "job.script=where.py", "launch.working_dir=.", f"ray_address={head.gcs_address}"]
-    run = start(head, "large", *job, env={"RAY_max_grpc_message_size": str(8 * 1024**2)}, cwd=f"{WORK}/large").ended()
+    run = start(
+        head, "large", *job, env={"RAY_max_grpc_message_size": str(8 * 1024**2)}, cwd=f"{WORK}/large"
+    ).ended()
     assert run.code == 2, run.text
     assert f"error: launch.working_dir={WORK}/large: " in run.text
     assert "exceeds the maximum size" in run.text
@@ -191,9 +205,25 @@ def test_a_run_submitted_to_ray_as_a_job(head: Host, script: str, code: int) -> 
     head.run(f"mkdir -p {folder}", check=True)
     head.run(f"cp {SCRIPTS}/where.py {folder}/", check=True)
     head.write(f"{folder}/fails.py", "raise SystemExit('out of luck')")
-    words = ["python", "-m", "orchestrator", *WHERE, f"job.script={script}", "cluster.nodes=3", "ray_address=auto"]
+    words = [
+        "python",
+        "-m",
+        "orchestrator",
+        *WHERE,
+        f"job.script={script}",
+        "cluster.nodes=3",
+        "ray_address=auto",
+    ]
     words += [f"run_root={WORK}/runs", f"run_name=submitted-{script}", "recovery.max_restarts=0"]
-    command = ["ray", "job", "submit", "--address=http://127.0.0.1:8265", f"--working-dir={folder}", "--", *words]
+    command = [
+        "ray",
+        "job",
+        "submit",
+        "--address=http://127.0.0.1:8265",
+        f"--working-dir={folder}",
+        "--",
+        *words,
+    ]
     done = head.run(command, timeout_s=TIMEOUT_S)
     assert done.returncode == code, done.stdout
     assert "6 CPU cores on 3 nodes granted" in done.stdout
@@ -205,7 +235,7 @@ def test_a_host_without_power_ends_the_run_with_its_name(head: Host, cluster: li
     job = [*WHERE, f"ray_address={head.gcs_address}", "cluster.nodes=3", "launch.wait_for_resources_s=4"]
     job.append("recovery.wait_for_node_s=4")
     # The agent is given up before Ray has noticed anything.
-    run = start(head, "powerless", *job, "recovery.agent_silence_s=5", "+job.args.until=/tmp/shared/never")
+    run = start(head, "powerless", *job, "recovery.agent_timeout_s=5", "+job.args.until=/tmp/shared/never")
     run.wait_for(MetricLogged)
     cluster[2].kill()
     assert run.ended().code == 3, run.text
@@ -217,7 +247,9 @@ def test_a_host_without_power_ends_the_run_with_its_name(head: Host, cluster: li
     assert lost.detected_s >= 5
     ended = run.events()[-1]
     assert isinstance(ended, RunEnded)
-    assert ended.reason.startswith(f"{cluster[2].name} left the cluster and nothing took its place: the plan needs 3")
+    assert ended.reason.startswith(
+        f"{cluster[2].name} left the cluster and nothing took its place: the plan needs 3"
+    )
     again = start(head, "two-of-three", *job).ended()
     assert again.code == 3, again.text
     assert "the cluster has 2 such" in again.text

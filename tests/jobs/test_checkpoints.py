@@ -153,10 +153,14 @@ def test_another_job_is_refused_with_both_values() -> None:
 def test_a_universal_checkpoint_is_taken_unless_a_newer_one_would_be_lost(tmp_path: Path) -> None:
     assert checkpoints.find_universal(tmp_path) is None
     save(tmp_path, 5)
-    with pytest.raises(checkpoints.CheckpointError, match=r"step-000005, but its universal checkpoint is missing"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"step-000005, but its universal checkpoint is missing"
+    ):
         checkpoints.find_universal(tmp_path)
     (tmp_path / "latest_universal").write_text("step-000005_universal")
     assert checkpoints.find_universal(tmp_path) == "step-000005_universal"
     save(tmp_path, 10)
-    with pytest.raises(checkpoints.CheckpointError, match=r"has step-000010, but .* is step-000005_universal"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match=r"has step-000010, but .* is step-000005_universal"
+    ):
         checkpoints.find_universal(tmp_path)

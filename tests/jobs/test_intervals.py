@@ -33,11 +33,14 @@ Every = intervals.Every
 def test_steps_a_time_or_auto(text: str, every: object) -> None:
     assert intervals.parse_every(text) == every
     assert (
-        settings.parse_arguments("", ["--deepspeed_config=x", f"--checkpoint_every={text}"]).checkpoint_every == every
+        settings.parse_arguments("", ["--deepspeed_config=x", f"--checkpoint_every={text}"]).checkpoint_every
+        == every
     )
 
 
-@pytest.mark.parametrize("text", ["", "often", "10m", "10 hours", "-5", "1.5", "-1s", "5s later", "{interval}"])
+@pytest.mark.parametrize(
+    "text", ["", "often", "10m", "10 hours", "-5", "1.5", "-1s", "5s later", "{interval}"]
+)
 def test_anything_else_is_refused_with_what_to_write(text: str) -> None:
     with pytest.raises(ValueError, match=r"is neither auto nor steps \(50\) nor a time \(90s, 10min, 2h\)"):
         intervals.parse_every(text)
@@ -55,23 +58,31 @@ def test_anything_else_is_refused_with_what_to_write(text: str) -> None:
         ("--mtbf_s=nan", "--mtbf_s: nan must be 0 or more seconds"),
     ],
 )
-def test_flags_that_cannot_be_read_are_named(capsys: pytest.CaptureFixture[str], flag: str, message: str) -> None:
+def test_flags_that_cannot_be_read_are_named(
+    capsys: pytest.CaptureFixture[str], flag: str, message: str
+) -> None:
     with pytest.raises(SystemExit) as leaving:
         settings.parse_arguments("", ["--deepspeed_config=x", flag])
     assert leaving.value.code == 2
     assert f"argument {message}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "batches"), [("", set()), ("3", {3}), ("3,17", {3, 17}), (" 17, 3,,3 ", {3, 17})])
+@pytest.mark.parametrize(
+    ("text", "batches"), [("", set()), ("3", {3}), ("3,17", {3, 17}), (" 17, 3,,3 ", {3, 17})]
+)
 def test_skipped_batches_are_a_list_that_may_be_empty(text: str, batches: set[int]) -> None:
-    assert settings.parse_arguments("", ["--deepspeed_config=x", f"--skip_batches={text}"]).skip_batches == batches
+    assert (
+        settings.parse_arguments("", ["--deepspeed_config=x", f"--skip_batches={text}"]).skip_batches
+        == batches
+    )
 
 
 # --- the best interval --------------------------------------------------------------------------
 
 
 def slowdown(interval_s: float, stall_s: float, mtbf_s: float) -> float:
-    """Time per second of training with failures at random: Daly's model (his equation 20), restarts left out."""
+    """Time per second of training with failures at random: Daly's model (his equation 20), restarts left
+    out."""
     return mtbf_s * math.expm1((interval_s + stall_s) / mtbf_s) / interval_s
 
 

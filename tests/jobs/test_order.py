@@ -137,7 +137,9 @@ skip_lists = st.sets(st.integers(0, 40), max_size=30)
 
 
 @given(batch=st.integers(1, 6), skipped=skip_lists, steps=st.integers(0, 20))
-def test_a_run_that_skips_sees_exactly_the_other_batches_in_order(batch: int, skipped: set[int], steps: int) -> None:
+def test_a_run_that_skips_sees_exactly_the_other_batches_in_order(
+    batch: int, skipped: set[int], steps: int
+) -> None:
     others = [b for b in range(steps + len(skipped)) if b not in skipped][:steps]
     seen, consumed = trained(0, batch, skipped, steps)
     assert seen == [list(range(b * batch, (b + 1) * batch)) for b in others]

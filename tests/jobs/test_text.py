@@ -37,7 +37,9 @@ def open_bytes(sources: list[Path] | list[str], cache: Path) -> object:
     return text.open_corpus([str(source) for source in sources], text.ByteTokenizer(), cache)
 
 
-def test_a_directory_becomes_its_files_bytes_each_ended_by_the_end_token(corpus_dir: Path, tmp_path: Path) -> None:
+def test_a_directory_becomes_its_files_bytes_each_ended_by_the_end_token(
+    corpus_dir: Path, tmp_path: Path
+) -> None:
     corpus = open_bytes([corpus_dir], tmp_path / "cache")
     expected = [*"first é".encode(), 256, *b"second \xff\x00", 256, *b"third", 256]
     assert corpus.tokens.tolist() == expected
@@ -223,7 +225,9 @@ class Words:
         return " ".join("x" * length for length in ids)
 
 
-def test_a_tokenizer_file_is_used_with_its_own_end_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_file_is_used_with_its_own_end_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", types.SimpleNamespace(Tokenizer=Words))
     (tmp_path / "tokenizer.json").write_text("words")
     (tmp_path / "text.txt").write_text("one three\nfive")

@@ -80,7 +80,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 
 
 def build(folder: Path, *flags: str) -> None:
-    """With the build backend that is here: an environment for each build would be a third of the time of all this."""
+    """With the build backend that is here: an environment for each build would be a third of the time of all
+    this."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), *flags, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,7 +100,12 @@ class Installed:
         return subprocess.run(
             [self.bin / program, *args],
             cwd=cwd or self.folder,
-            env={"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(self.home), "LANG": "C.UTF-8", "COLUMNS": "110"},
+            env={
+                "PATH": f"{self.bin}:/usr/bin:/bin",
+                "HOME": str(self.home),
+                "LANG": "C.UTF-8",
+                "COLUMNS": "110",
+            },
             capture_output=True,
             text=True,
             timeout=RUN_TIMEOUT_S,
@@ -123,7 +129,13 @@ def installed(built: Distributions, tmp_path_factory: pytest.TempPathFactory) ->
         pip = [place / "venv/bin/python", "-m", "pip", "install", "--quiet", "--no-compile", str(built.wheel)]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
-            pip, cwd=place, env=inherited, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False
+            pip,
+            cwd=place,
+            env=inherited,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT_S,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         yield Installed(place / "venv/bin", place / "home", place / "empty")
@@ -143,17 +155,28 @@ def own(installed: Installed, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_wheel_from_the_archive_is_the_wheel_from_the_checkout(built: Distributions, tmp_path: Path) -> None:
+def test_a_wheel_from_the_archive_is_the_wheel_from_the_checkout(
+    built: Distributions, tmp_path: Path
+) -> None:
     build(tmp_path, "--wheel")
     (direct,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(direct) as one, zipfile.ZipFile(built.wheel) as other:
-        assert {name: one.read(name) for name in one.namelist()} == {n: other.read(n) for n in other.namelist()}
+        assert {name: one.read(name) for name in one.namelist()} == {
+            n: other.read(n) for n in other.namelist()
+        }
 
 
 def test_the_archive_can_be_worked_with(built: Distributions) -> None:
     with tarfile.open(built.archive) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"Makefile", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "tests/unit/cli/test_cli.py"} <= names
+    assert {
+        "Makefile",
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "tests/unit/cli/test_cli.py",
+    } <= names
     assert not [name for name in names if re.search(r"(^|/)(\.venv|runs|__pycache__)/", name)]
 
 

@@ -79,7 +79,9 @@ def test_the_typical_launch_is_the_one_with_the_median_total():
 
 
 def test_a_phase_that_nobody_shows_has_no_row():
-    rows = phase_rows({"one": [Launch({"tool": 1.0, "import": 0.5})], "two": [Launch({"attach": 2.0, "import": 0.0})]})
+    rows = phase_rows(
+        {"one": [Launch({"tool": 1.0, "import": 0.5})], "two": [Launch({"attach": 2.0, "import": 0.0})]}
+    )
     assert rows == [["tool", "1.00", "–"], ["attach", "–", "2.00"], ["import", "0.50", "0.00"]]
 
 
@@ -159,7 +161,9 @@ def noted(rank: int, pid: int, begin_s: float, loaded: int, steps: list[int]) ->
     notes.append(trail.Note(rank, pid, "initialized", begin_s + 1))
     if loaded:
         notes.append(trail.Note(rank, pid, "loaded", begin_s + 2, loaded, 1.0))
-    return notes + [trail.Note(rank, pid, "step", begin_s + 3 + place, step, 0.5) for place, step in enumerate(steps)]
+    return notes + [
+        trail.Note(rank, pid, "step", begin_s + 3 + place, step, 0.5) for place, step in enumerate(steps)
+    ]
 
 
 def test_a_restart_ends_with_a_step_that_none_had_done():
@@ -196,11 +200,15 @@ def test_a_save_counts_by_its_slowest_rank_and_the_way_it_went():
         for step in range(1, SAVES + 1)
         for rank in (0, 1)
     ]
-    committed = [trail.Note(0, 0, "committed", 0.0, step, 10.0 + step, wrote=10_000) for step in range(1, SAVES + 1)]
+    committed = [
+        trail.Note(0, 0, "committed", 0.0, step, 10.0 + step, wrote=10_000) for step in range(1, SAVES + 1)
+    ]
     one = Saves.of([*saved, *committed], staged=True)
     assert one == Saves(first_s=1.1, warm_s=4.1, durable_s=14.0, size=10_000)
     with pytest.raises(RuntimeError, match="ranks wrote 20 by themselves"):
-        Saves.of([*saved, *(trail.Note(0, 0, "synced", 0.0, n.step, n.seconds, n.wrote) for n in committed)], False)
+        Saves.of(
+            [*saved, *(trail.Note(0, 0, "synced", 0.0, n.step, n.seconds, n.wrote) for n in committed)], False
+        )
 
 
 def test_a_tick_is_measured_for_steps_samples_and_the_end(tmp_path: Path):
@@ -215,7 +223,12 @@ def test_a_tick_is_measured_for_steps_samples_and_the_end(tmp_path: Path):
 
 def test_a_section_is_replaced_in_its_place(tmp_path: Path):
     report = tmp_path / "benchmarks.md"
-    for name, text in (("journal", "first"), ("plan_time", "second"), ("launch", "third"), ("journal", "fourth")):
+    for name, text in (
+        ("journal", "first"),
+        ("plan_time", "second"),
+        ("launch", "third"),
+        ("journal", "fourth"),
+    ):
         write_section(name, text, report)
     text = report.read_text()
     assert "first" not in text

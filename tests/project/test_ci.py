@@ -34,7 +34,9 @@ def suites(tmp_path: Path) -> list[str]:
 
 
 def run(*command: str, **about: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=about or None)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env=about or None
+    )
 
 
 def test_all_suites_run_and_are_reported_when_one_fails(suites: list[str]) -> None:

@@ -17,7 +17,9 @@ ROOT = PROJECT
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_constraints", ROOT / "infra" / "generate_constraints.py")
+    spec = importlib.util.spec_from_file_location(
+        "generate_constraints", ROOT / "infra" / "generate_constraints.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -36,7 +38,9 @@ def test_what_is_installed_has_the_versions_that_were_written_down(
     generator: ModuleType, pinned: dict[str, str]
 ) -> None:
     installed = {package.name: package.version for package in generator.packages()}
-    assert {name: version for name, version in installed.items() if pinned.get(name, version) != version} == {}
+    assert {
+        name: version for name, version in installed.items() if pinned.get(name, version) != version
+    } == {}
     head = (ROOT / "infra" / "constraints.txt").read_text().splitlines()[0]
     if f"Python {sys.version_info.major}.{sys.version_info.minor}:" in head:  # others need other packages
         assert set(pinned) <= set(installed), "what nobody needs any more is not written down"
@@ -51,7 +55,9 @@ def test_what_is_asked_for_is_written_down(pinned: dict[str, str]) -> None:
 
 def test_the_document_lists_them(pinned: dict[str, str]) -> None:
     text = (ROOT / "docs" / "dependencies.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| ")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("| ")
+    ]
     assert {name: version for name, version, _ in rows[1:]} == pinned
     assert all(licence for _, _, licence in rows)
 

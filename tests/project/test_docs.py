@@ -75,7 +75,10 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     headings = "# What *it* `does`, twice\n\n## Twice\n\n## Twice\n\n```sh\n# no heading\n```\n"
     (tmp_path / "other.md").write_text(headings)
-    good = "[a](other.md) [b](other.md#what-it-does-twice) [c](other.md#twice-1) [d](https://x.org/y) [`e`](#page)"
+    good = (
+        "[a](other.md) [b](other.md#what-it-does-twice) [c](other.md#twice-1) [d](https://x.org/y)"
+        " [`e`](#page)"
+    )
     code = "`[no](link.md)`\n\n```\n[no](link.md)\n```\n"
     bad = ["gone.md", "other.md#thrice", "other.md#no-heading", "#gone", "gone.png", "gone/"]
     links = '[a]({}) [b]({}) [c]({}) [d]({} "title") [![e]({})](other.md)\n\n[f]: {}\n'.format(*bad)
@@ -84,7 +87,9 @@ def test_a_link_to_a_missing_file_or_heading_is_found(tmp_path: Path) -> None:
 
 
 def test_the_configuration_reference_is_what_the_schema_and_conf_say(generator: ModuleType) -> None:
-    assert generator.TARGET.read_text() == generator.generate(), "docs/configuration.md is stale: run make docs"
+    assert generator.TARGET.read_text() == generator.generate(), (
+        "docs/configuration.md is stale: run make docs"
+    )
 
 
 def test_the_reference_is_what_the_code_says() -> None:

@@ -33,10 +33,13 @@ WORD = re.compile(r"(\+{0,2})([a-z_]+)((\.\w+)*)=.+")
 
 
 def commands(document: Path) -> list[list[str]]:
-    """The words of each command: whole lines, continued ones too, inline code, and lines of the help's examples."""
+    """The words of each command: whole lines, continued ones too, inline code, and lines of the help's
+    examples."""
     text = document.read_text().replace("\\\n", " ")
     if document == HELP:
-        lines = [line.strip().partition("  ")[0] for line in text.splitlines() if line.strip().startswith(COMMAND)]
+        lines = [
+            line.strip().partition("  ")[0] for line in text.splitlines() if line.strip().startswith(COMMAND)
+        ]
     else:
         lines = [line for line in text.splitlines() if re.match(rf"(    |\w*\$ +|\w+=\S+ ){COMMAND}", line)]
         inline = [code.strip("`").replace("… plan", f"{COMMAND} plan") for code in INLINE_CODE.findall(text)]
@@ -89,7 +92,11 @@ def composed(args: Sequence[str], config_dir: Path) -> None:
 def points(words: Sequence[str]) -> Iterator[list[str]]:
     """The first and the last of a sweep's points; the words themselves where there is none."""
     parsed = OverridesParser.create().parse_overrides(list(words))
-    swept = {place: list(one.sweep_string_iterator()) for place, one in enumerate(parsed) if one.is_sweep_override()}
+    swept = {
+        place: list(one.sweep_string_iterator())
+        for place, one in enumerate(parsed)
+        if one.is_sweep_override()
+    }
     for end in (0, -1) if swept else (0,):
         yield [
             f"{word.partition('=')[0]}={swept[place][end]}" if place in swept else word
@@ -120,7 +127,8 @@ def test_a_documented_command_is_taken(words: list[str], config_dir: Path) -> No
 
 
 def test_documented_words_are_taken(config_dir: Path) -> None:
-    """As many as have different keys are composed together; which of them it is, is looked for when that fails."""
+    """As many as have different keys are composed together; which of them it is, is looked for when that
+    fails."""
     left = list(dict.fromkeys(word for document in DOCUMENTS for word in single_words(document)))
     assert {"env.NCCL_IB_HCA=mlx5_0,mlx5_1", "recovery=spot", "launch.zygote=false"} <= set(left)
     while left:

@@ -52,7 +52,9 @@ def test_no_public_exception_is_outside_the_tree() -> None:
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
-def test_every_error_survives_pickling_with_its_message_and_its_exit_code(kind: type[OrchestratorError]) -> None:
+def test_every_error_survives_pickling_with_its_message_and_its_exit_code(
+    kind: type[OrchestratorError],
+) -> None:
     again = pickle.loads(pickle.dumps(kind("what is wrong")))
     assert (type(again), str(again), again.args) == (kind, "what is wrong", ("what is wrong",))
     assert again.exit_code >= 1

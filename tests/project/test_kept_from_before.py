@@ -1,8 +1,8 @@
 """Runs that an earlier version wrote can be read: journals, run directories, MLflow's runs.
 
 ``tests/kept/VERSION`` holds a run of two ranks, one of them killed once, as that version left it, its MLflow
-database, and a journal with every event there was. They are never written again: what a later version cannot read
-of them is lost for its users.
+database, and a journal with every event there was. They are never written again: what a later version cannot
+read of them is lost for its users.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_a_run_of_then_that_was_stopped_can_be_taken_up(kept: Path) -> None:
     (night / "journal.jsonl").write_text("".join(lines[:-1]))
     found = unfinished(night)
     assert found is not None
-    assert (found.name, found.past().past.history.highest_step) == ("night", 8)
+    assert (found.name, found.folded().resume_state.history.highest_step) == ("night", 8)
     from orchestrator.config import load
 
     config = load.from_container(json.loads((night / RESUME).read_text())["config"])

@@ -54,7 +54,10 @@ def test_the_wheel_carries_configuration_and_jobs_and_nothing_of_the_checkout(wh
         assert {f"orchestrator/{path.as_posix()}" for path in ours} <= names
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "orchestrator").rglob("*.py")}
     assert {*modules, "orchestrator/py.typed", "orchestrator/config/deepspeed_keys.json"} <= names
-    assert {name.partition("/")[0] for name in names} == {"orchestrator", f"orchestrator-{__version__}.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "orchestrator",
+        f"orchestrator-{__version__}.dist-info",
+    }
     assert not [name for name in names if re.search(r"(^|/)(tests?|runs|docs|__pycache__)/|\.pyc$", name)]
 
 

@@ -55,7 +55,10 @@ def shown(root: ET.Element) -> list[list[str]]:
     for use in reel.findall(f"{SVG}use"):
         place(use, 0)
     frames = int(max(rows) // height) + 1
-    return [[rows[y] for y in sorted(rows) if frame * height <= y < (frame + 1) * height] for frame in range(frames)]
+    return [
+        [rows[y] for y in sorted(rows) if frame * height <= y < (frame + 1) * height]
+        for frame in range(frames)
+    ]
 
 
 def test_a_session_becomes_frames_that_say_the_same(recorder: ModuleType) -> None:
@@ -63,7 +66,9 @@ def test_a_session_becomes_frames_that_say_the_same(recorder: ModuleType) -> Non
     for second, text in enumerate(SESSION):
         recording.feed(text)
         recording.note(float(second))
-    svg = recorder.render(recorder.timed(recording.frames), recorder.COLUMNS, recorder.ROWS, "a <title>", hold_s=5.0)
+    svg = recorder.render(
+        recorder.timed(recording.frames), recorder.COLUMNS, recorder.ROWS, "a <title>", hold_s=5.0
+    )
     root = ET.fromstring(svg)
     frames = shown(root)
     assert frames[0] == ["Plan  tiny"]
@@ -71,8 +76,12 @@ def test_a_session_becomes_frames_that_say_the_same(recorder: ModuleType) -> Non
     assert frames[-1] == ["Plan  tiny", "0:01  rank 1: lost <&>", "training ━━━━━━  9/9", "done  10.0 s", "$"]
     style = root.findtext(f"{SVG}style") or ""
     assert len(re.findall(r"%\{transform", style)) == len(frames) + 1
-    assert "animation:play 6.00s step-end infinite" in style, "four seconds at four times the speed, and the hold"
-    assert f"translateY({-(len(frames) - 1) * recorder.ROWS * 19}px);animation" in style, "at rest the last is seen"
+    assert "animation:play 6.00s step-end infinite" in style, (
+        "four seconds at four times the speed, and the hold"
+    )
+    assert f"translateY({-(len(frames) - 1) * recorder.ROWS * 19}px);animation" in style, (
+        "at rest the last is seen"
+    )
     (bar,) = [rect for rect in root.iter(f"{SVG}rect") if rect.get("class")]
     assert bar.get("width") == "25.2"
     assert re.search(r"\.s\d\{opacity", style), "dim text"
@@ -80,7 +89,9 @@ def test_a_session_becomes_frames_that_say_the_same(recorder: ModuleType) -> Non
 
 
 def test_still_time_is_shortened_and_hasty_screens_are_left_out(recorder: ModuleType) -> None:
-    frames = [recorder.Frame(at_s, ((recorder.Run(0, str(at_s), recorder.Style()),),)) for at_s in (0, 60, 60.1, 61)]
+    frames = [
+        recorder.Frame(at_s, ((recorder.Run(0, str(at_s), recorder.Style()),),)) for at_s in (0, 60, 60.1, 61)
+    ]
     told = [(frame.at_s, frame.lines[0][0].text) for frame in recorder.timed(frames)]
     assert told == [
         (0.0, "0"),
@@ -89,7 +100,9 @@ def test_still_time_is_shortened_and_hasty_screens_are_left_out(recorder: Module
     ]
 
 
-def test_what_shows_this_machine_is_not_written(recorder: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_shows_this_machine_is_not_written(
+    recorder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recorder.socket, "gethostname", lambda: "secret-host")
     recorder.refuse_private("<svg>nothing</svg>")
     with pytest.raises(SystemExit, match="host name, 'secret-host'"):

@@ -1,4 +1,5 @@
-"""The validation of the planner's model: the documented command and its JSON, baselines, ranks of layouts, pictures."""
+"""The validation of the planner's model: the documented command and its JSON, baselines, ranks of layouts,
+pictures."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ from tests.support.folders import PROJECT
 SCRIPT = Path(planner_accuracy.__file__)
 GOOD = {
     "table": "mine", "source": "a log", "model": "plain-1b", "layers": "24", "hidden": "2048", "heads": "16",
-    "ffn": "8192", "vocab": "50304", "seq_len": "2048", "global_batch": "64", "micro_batch": "8", "gpu": "a100_80gb",
-    "gpus": "8", "gpus_per_node": "8", "tp": "1", "pp": "1", "recompute": "none", "precision": "bf16",
-    "zero_stage": "3", "framework": "FSDP", "step_time_s": "0.9", "mem_gb": "40",
+    "ffn": "8192", "vocab": "50304", "seq_len": "2048", "global_batch": "64", "micro_batch": "8",
+    "gpu": "a100_80gb", "gpus": "8", "gpus_per_node": "8", "tp": "1", "pp": "1", "recompute": "none",
+    "precision": "bf16", "zero_stage": "3", "framework": "FSDP", "step_time_s": "0.9", "mem_gb": "40",
     "mem_kind": "nvidia-smi max", "weather": "rain",
 }  # fmt: skip
 COLUMNS = tuple(GOOD)
@@ -52,7 +53,9 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,9 @@ def sample() -> list[Answer]:
     return answers(rows[::9], load_constants())[0]
 
 
-@pytest.mark.parametrize("command", [["benchmarks/planner_accuracy.py"], ["-m", "benchmarks.planner_accuracy"]])
+@pytest.mark.parametrize(
+    "command", [["benchmarks/planner_accuracy.py"], ["-m", "benchmarks.planner_accuracy"]]
+)
 def test_the_command_prints_one_json_object(tmp_path, command):
     other = {**GOOD, "table": "other", "step_time_s": "9", "mem_gb": ""}
     rows = [GOOD, other, *({**GOOD, "table": "other", **changed} for changed, _ in BAD.values())]
@@ -178,7 +183,9 @@ def test_layouts_ranked_as_measured_cost_nothing(sample):
 
 
 def test_a_fold_does_not_see_its_table(monkeypatch):
-    rows = [{**GOOD, "table": table, "step_time_s": str(time)} for table, time in (("a", 1), ("b", 2), ("c", 3))]
+    rows = [
+        {**GOOD, "table": table, "step_time_s": str(time)} for table, time in (("a", 1), ("b", 2), ("c", 3))
+    ]
     seen: list[set[str]] = []
 
     def fit(cases, base):

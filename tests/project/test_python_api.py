@@ -48,7 +48,9 @@ def test_no_public_name_is_that_of_a_room() -> None:
 
 
 def test_importing_it_imports_nothing_heavy(tmp_path: Path) -> None:
-    done = python(f"import sys, orchestrator; print([name for name in {HEAVY} if name in sys.modules])", tmp_path)
+    done = python(
+        f"import sys, orchestrator; print([name for name in {HEAVY} if name in sys.modules])", tmp_path
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -110,13 +112,16 @@ def test_what_an_earlier_driver_said_last_is_not_the_end_of_the_next(tmp_path: P
         again.wait(0)
     driver.code = 1
     assert (again.state, again.wait(), orc.open_run(night).state) == (LOST, LOST, "finished")
-    with pytest.raises(orc.RunDirectoryError, match=r"its driver was lost, see driver\.log there; resume takes it up"):
+    with pytest.raises(
+        orc.RunDirectoryError, match=r"its driver was lost, see driver\.log there; resume takes it up"
+    ):
         again.result()
 
 
 @pytest.mark.real
 def test_the_documents_program_runs(tmp_path: Path) -> None:
-    """As it stands there, in an empty folder; then another process reads the run, and one that is refused says why."""
+    """As it stands there, in an empty folder; then another process reads the run, and one that is refused
+    says why."""
     (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
     done = python(program, tmp_path, HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -133,7 +138,9 @@ def test_the_documents_program_runs(tmp_path: Path) -> None:
     with pytest.raises(orc.RunDirectoryError, match="there is no log of rank 7"):
         run.logs(rank=7)
     with pytest.raises(orc.RunDirectoryError, match="holds an earlier run's journal"):
-        orc.start(orc.compose("job=tiny_gpt", f"run_dir={path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"))
+        orc.start(
+            orc.compose("job=tiny_gpt", f"run_dir={path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
+        )
     with pytest.raises(orc.RunDirectoryError, match="its run has finished"):
         orc.resume(run)
     journal = (path / "journal.jsonl").read_text().splitlines(keepends=True)

@@ -1,4 +1,5 @@
-"""docs/reference.md names what is written: verbs, journal, MLflow and the files of a run have its very keys."""
+"""docs/reference.md names what is written: verbs, journal, MLflow and the files of a run have its very
+keys."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ from infra import generate_reference
 from infra.json_fields import differences, fields_of
 from orchestrator.agent.zygote_pool import NodeZygotes, _Held
 from orchestrator.cli import cli
-from orchestrator.cli.show.budget_json import AnswerJson
+from orchestrator.cli.show.budget_json import BudgetResultJson
 from orchestrator.cli.show.runs_export import to_csv, to_json
 from orchestrator.cli.show.sweep_table import SweptPlan
 from orchestrator.cluster import overview
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.cluster_status import ClusterSeen, seen_by
 from orchestrator.driver.preflight import plan_of
-from orchestrator.driver.tracking import write_papers
+from orchestrator.driver.tracking import write_run_metadata
 from orchestrator.events import (
     AttemptStarted,
     Decided,
@@ -108,11 +109,13 @@ def test_plans_of_a_sweep_and_what_is_refused(printed: Any) -> None:
     assert differences(told, list[SweptPlan]) == []
 
 
-@pytest.mark.parametrize("words", [["budget_usd=50000"], ["deadline_days=20", "model=llama3_8b", "job=pretrain"]])
+@pytest.mark.parametrize(
+    "words", [["budget_usd=50000"], ["deadline_days=20", "model=llama3_8b", "job=pretrain"]]
+)
 def test_the_answer_to_a_budget(printed: Any, words: list[str]) -> None:
     told = printed("plan", *words, "cluster=dgx_h100", "cluster.nodes=4")
     assert told["options"]
-    assert differences(told, AnswerJson) == []
+    assert differences(told, BudgetResultJson) == []
 
 
 def test_runs_as_json_and_as_csv() -> None:
@@ -146,21 +149,28 @@ def test_a_look_at_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         overview.Node("b", "i", "10.0.0.2", 8.0, 0.0),
     ]
     runs = [overview.LiveRun("live", 1, 8, "GPU", 2.0, 1e9, 7, "/runs/live")]
-    monkeypatch.setattr(overview, "look", lambda: overview.Overview(nodes, runs))
+    monkeypatch.setattr(overview, "inspect_cluster", lambda: overview.Overview(nodes, runs))
     for name, timeline in (("lost", TOLD), ("done", [*TOLD, *ENDED])):
         journal = tmp_path / name / "journal.jsonl"
         journal.parent.mkdir(mode=0o700)
         journal.write_text("".join(f"{record.to_json()}\n" for record in records(timeline)))
     session: Any = SimpleNamespace(address=ADDRESS, dashboard_url=None)
-    kept = KeptCluster(ADDRESS, None, None, 1, 1.0, 1.0, 60.0)
+    kept = WarmCluster(ADDRESS, None, None, 1, 1.0, 1.0, 60.0)
     for cluster in (None, kept):
         seen = json.loads(json.dumps(seen_by(session, cluster, str(tmp_path))))
-        assert sorted(run["status"] for run in [*seen["runs"], *seen["ended_runs"]]) == ["finished", "lost", "running"]
+        assert sorted(run["status"] for run in [*seen["runs"], *seen["ended_runs"]]) == [
+            "finished",
+            "lost",
+            "running",
+        ]
         assert differences(seen, ClusterSeen) == []
 
 
 def test_what_a_run_spends(tmp_path: Path) -> None:
-    note, meter = SpendNote(composed("job=tiny_gpt", f"run_root={tmp_path}"), "r", "GPU", pytest.fail), Meter()
+    note, meter = (
+        SpendNote(composed("job=tiny_gpt", f"run_root={tmp_path}"), "r", "GPU", pytest.fail),
+        Meter(),
+    )
     for record in records(TOLD):
         meter.fold(record)
         note.observe(record, meter.bill())
@@ -168,10 +178,12 @@ def test_what_a_run_spends(tmp_path: Path) -> None:
 
 
 def test_the_papers_of_a_run(tmp_path: Path) -> None:
-    config = composed("job=tiny_gpt", *CPU, f"run_root={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
+    config = composed(
+        "job=tiny_gpt", *CPU, f"run_root={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    )
     directory = RunDirectory(tmp_path / "r")
     directory.hold()
-    write_papers(config, plan_of(config), "the plan", "r", directory)
+    write_run_metadata(config, plan_of(config), "the plan", "r", directory)
     directory.release()
     told = json.loads((directory.path / "tracking.json").read_text())
     assert differences(told, Tracking) == []
@@ -235,9 +247,15 @@ class Unsure(TypedDict):
 
 
 def test_what_a_type_says_of_its_fields() -> None:
-    assert [field.null for field in fields_of(Sample)] == ["", "where it is Tuesday", "where there is one only"]
+    assert [field.null for field in fields_of(Sample)] == [
+        "",
+        "where it is Tuesday",
+        "where there is one only",
+    ]
     for undescribed in (Silent, Unsure):
-        with pytest.raises(ValueError, match=rf"{undescribed.__name__}.size_bytes: say in a comment what it is"):
+        with pytest.raises(
+            ValueError, match=rf"{undescribed.__name__}.size_bytes: say in a comment what it is"
+        ):
             fields_of(undescribed)
 
 

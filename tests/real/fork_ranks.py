@@ -1,9 +1,9 @@
 """Runs pretrain.py with one or more ranks, forked from a process that has imported it already.
 
-Reads one JSON request per line: {"argv": [...], "ranks": 2, "port": 29500, "log": "PATH", "timeout_s": 60}, and
-"script" for one whose main() runs in place of pretrain.py's. RANK in a flag stands for the rank's number. Each rank's
-output goes to PATH.<rank>.out and PATH.<rank>.err; the answer is {"codes": [...]}. Importing torch and DeepSpeed takes
-longer than all that the tests do afterwards.
+Reads one JSON request per line: {"argv": [...], "ranks": 2, "port": 29500, "log": "PATH", "timeout_s": 60},
+and "script" for one whose main() runs in place of pretrain.py's. RANK in a flag stands for the rank's number.
+Each rank's output goes to PATH.<rank>.out and PATH.<rank>.err; the answer is {"codes": [...]}. Importing
+torch and DeepSpeed takes longer than all that the tests do afterwards.
 """
 
 from __future__ import annotations

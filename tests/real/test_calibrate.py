@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.events import MemoryPeaked, RunStarted
 from orchestrator.ledger.journal import replay
-from orchestrator.ledger.predicted_actual import Accuracy
+from orchestrator.ledger.predicted_actual import PredictedVsActual
 from orchestrator.planner.calibration_file import read_calibrations
 from tests.real.conftest import CPU
 
@@ -51,8 +51,8 @@ def orchestrator(folder: Path, kept: dict[str, str]) -> Orchestrator:
     return run
 
 
-def measured(folder: Path, name: str) -> Accuracy:
-    return Accuracy().fold_all(replay(folder / "runs" / name / "journal.jsonl"))
+def measured(folder: Path, name: str) -> PredictedVsActual:
+    return PredictedVsActual().fold_all(replay(folder / "runs" / name / "journal.jsonl"))
 
 
 def test_two_runs_predict_a_third(orchestrator: Orchestrator, folder: Path) -> None:

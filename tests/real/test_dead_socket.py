@@ -1,7 +1,8 @@
 """Ranks whose connection to each other is gone without a word, in the middle of their collectives: ended.
 
-All ranks are alive, none is stopped, each waits where the others wait. They have a network of their own, in which the
-kernel throws away whatever is not for the rendezvous, as a switch or a firewall does that has forgotten a connection.
+All ranks are alive, none is stopped, each waits where the others wait. They have a network of their own, in
+which the kernel throws away whatever is not for the rendezvous, as a switch or a firewall does that has
+forgotten a connection.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from orchestrator.rank.launch.launcher import ZygoteLauncher
 from tests.support.hang_harness import Watched
 from tests.support.rank_harness import Bench, environment, wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network of its own")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network of its own"),
+]
 
 EVIDENCE_S = 2.0
 WORLDS = 3
@@ -41,7 +45,8 @@ while True:
 
 
 class OwnNetwork:
-    """A network with nothing but its loopback. What is called inside runs in one thread, which lives as long."""
+    """A network with nothing but its loopback. What is called inside runs in one thread, which lives as
+    long."""
 
     def __init__(self) -> None:
         self.inside = ThreadPoolExecutor(1, initializer=_leave_network)
@@ -59,7 +64,8 @@ class OwnNetwork:
         return self.inside.submit(measure, pids, quiet_port).result()
 
     def forget_connections(self, *but: str) -> None:
-        """All but those of these ports, with no error for anybody. Local addresses have the first rule at first."""
+        """All but those of these ports, with no error for anybody. Local addresses have the first rule at
+        first."""
         for port in but:
             for end in ("sport", "dport"):
                 self.ip(f"rule add pref 1 ipproto tcp {end} {port} lookup local")
@@ -82,7 +88,9 @@ def network() -> Iterator[OwnNetwork]:
 @pytest.fixture
 def zygote(network: OwnNetwork) -> Iterator[ZygoteLauncher]:
     settings = environment(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
-    launcher = network.inside.submit(ZygoteLauncher, settings, ["torch", "torch.distributed", "numpy"]).result()
+    launcher = network.inside.submit(
+        ZygoteLauncher, settings, ["torch", "torch.distributed", "numpy"]
+    ).result()
     yield launcher
     launcher.close()
 
@@ -97,7 +105,10 @@ def test_a_dead_connection_between_ranks_in_a_collective_is_ended(
         elements = {"ELEMENTS": str(10 ** (number * 3 + 1))}
         benches.append(Bench(zygote, tmp_path / str(number), environment(OMP_NUM_THREADS="1", **elements)))
     try:
-        worlds = [Watched(one.start_world(one.write(TRAINS)), EVIDENCE_S, measure=network.measure) for one in benches]
+        worlds = [
+            Watched(one.start_world(one.write(TRAINS)), EVIDENCE_S, measure=network.measure)
+            for one in benches
+        ]
         for bench in benches:
             assert wait_until(lambda bench=bench: bench.log(0).count("step") > 5)
         network.forget_connections(*{one.ranks[0].spec.env["MASTER_PORT"] for one in worlds})

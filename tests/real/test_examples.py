@@ -1,4 +1,5 @@
-"""The example of docs/writing_a_job.md: under torchrun until it is told to stop, and on from there under us."""
+"""The example of docs/writing_a_job.md: under torchrun until it is told to stop, and on from there under
+us."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))
+    }
     settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "110"}
     return {**kept, **settings, "HOME": str(folder)}
 
@@ -52,7 +55,12 @@ def told(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 def stopped_at(folder: Path, environment: dict[str, str]) -> int:
     """The step that the example saved when torchrun passed SIGTERM on to its ranks."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-    flags = ["--deepspeed_config=deepspeed.json", "--checkpoint_dir=checkpoints", "--steps=1000000", "--save_every=500"]
+    flags = [
+        "--deepspeed_config=deepspeed.json",
+        "--checkpoint_dir=checkpoints",
+        "--steps=1000000",
+        "--save_every=500",
+    ]
     command = [sys.executable, *launcher, "train.py", *flags]
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -77,7 +85,9 @@ def test_told_to_stop_it_saves_where_it_is(stopped_at: int, folder: Path) -> Non
     assert len(shards) == 2, "both ranks saved the same step"
 
 
-def test_unchanged_it_goes_on_under_the_orchestrator(stopped_at: int, folder: Path, kept: dict[str, str]) -> None:
+def test_unchanged_it_goes_on_under_the_orchestrator(
+    stopped_at: int, folder: Path, kept: dict[str, str]
+) -> None:
     steps = stopped_at + 20
     earlier = str(folder / "checkpoints")  # of torchrun: no manifest names its files
     chosen = ["--config-dir", "conf", "job=sine", f"job.steps={steps}", f"job.checkpoint_dir={earlier}"]

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from orchestrator.cluster.warm.head import stop_head, stop_session
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 
 pytestmark = pytest.mark.real
 
@@ -30,7 +30,9 @@ time.sleep(60)
 
 @pytest.fixture
 def forking() -> Iterator[subprocess.Popen[str]]:
-    first = subprocess.Popen([sys.executable, "-c", FORKING], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    first = subprocess.Popen(
+        [sys.executable, "-c", FORKING], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert first.stdout is not None
     assert first.stdout.readline() == "running\n"
     yield first
@@ -52,12 +54,14 @@ def test_a_session_ends_to_its_last_process_though_they_fork(forking: subprocess
 
 
 def test_a_number_on_record_that_is_somebody_elses_by_now_is_left_alone() -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True
+    ) as other:
         earlier_s = psutil.Process(other.pid).create_time() - 60.0
         stop_head(on_record(other.pid, earlier_s))
         assert other.poll() is None
         other.kill()
 
 
-def on_record(head_pid: int, created_unix_s: float) -> KeptCluster:
-    return KeptCluster("127.0.0.1:1", None, None, head_pid, created_unix_s, created_unix_s, 60.0)
+def on_record(head_pid: int, created_unix_s: float) -> WarmCluster:
+    return WarmCluster("127.0.0.1:1", None, None, head_pid, created_unix_s, created_unix_s, 60.0)

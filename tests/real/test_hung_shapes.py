@@ -1,4 +1,5 @@
-"""Real ranks that hang, and real ranks that only look like it: the first are ended, the others are named and left.
+"""Real ranks that hang, and real ranks that only look like it: the first are ended, the others are named and
+left.
 
 Some worlds are started together and watched side by side, since most of what they do is to wait.
 """
@@ -50,8 +51,14 @@ HUNG = {
 
 # Which rank is named, and why.
 WHO = {
-    "another collective": (0, "is in another collective than others: all_reduce on rank 0 and broadcast on rank 1"),
-    "left the loop early": (0, "is in another collective than others: all_reduce on rank 0 and barrier on rank 1"),
+    "another collective": (
+        0,
+        "is in another collective than others: all_reduce on rank 0 and broadcast on rank 1",
+    ),
+    "left the loop early": (
+        0,
+        "is in another collective than others: all_reduce on rank 0 and barrier on rank 1",
+    ),
     "a collective left out": (0, "each rank never entered the all_reduce that 1 other rank waits in"),
     "lost in another group": (2, "never entered the all_reduce that 1 other rank waits in"),
     "a call into C that keeps the interpreter": (1, "has not come to where the others wait"),
@@ -129,7 +136,9 @@ def zygote() -> Iterator[ZygoteLauncher]:
     launcher.close()
 
 
-def worlds(shapes: dict[str, str], zygote: ZygoteLauncher, folder: Path) -> Iterator[tuple[str, Bench, Watched]]:
+def worlds(
+    shapes: dict[str, str], zygote: ZygoteLauncher, folder: Path
+) -> Iterator[tuple[str, Bench, Watched]]:
     for number, (name, text) in enumerate(shapes.items()):
         own = folder / str(number)
         own.mkdir()
@@ -147,7 +156,9 @@ def hung(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> di
             assert wait_until(lambda: "stop me" in bench.log(1))
             os.kill(one.ranks[1].pid, signal.SIGSTOP)
 
-    return watched(HUNG, zygote, tmp_path_factory.mktemp("hung"), begun, lambda name, one: one.lost is not None)
+    return watched(
+        HUNG, zygote, tmp_path_factory.mktemp("hung"), begun, lambda name, one: one.lost is not None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +180,9 @@ def left(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> It
 @contextlib.contextmanager
 def traced(pid: int, how: str) -> Iterator[None]:
     """From another process, as debuggers are; the kernel lets go what it traced when it ends."""
-    with subprocess.Popen([sys.executable, "-c", TRACER, str(pid), how], stdout=subprocess.PIPE, text=True) as tracer:
+    with subprocess.Popen(
+        [sys.executable, "-c", TRACER, str(pid), how], stdout=subprocess.PIPE, text=True
+    ) as tracer:
         assert tracer.stdout is not None
         try:
             assert tracer.stdout.readline() == "traces\n"

@@ -58,7 +58,12 @@ def short_run(folder: Path, uri: str) -> Path:
 def forked(*words: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
     return subprocess.run(
-        [sys.executable, SCRIPT, *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, SCRIPT, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -82,7 +87,9 @@ def test_twenty_sinks_on_one_new_file_all_record(tmp_path: Path, empty_database:
     assert [run.info.status for run in runs] == ["FINISHED"] * TOGETHER
     assert all(run.data.metrics["gpu_hours"] == pytest.approx(4 / 3600) for run in runs)
     assert left_in(tmp_path / "place") == {"mlflow.db", ".mlflow.db.lock"}
-    assert (tmp_path / "place" / "mlflow.db").stat().st_mode & 0o777 == 0o600, "what is in it is its owner's alone"
+    assert (tmp_path / "place" / "mlflow.db").stat().st_mode & 0o777 == 0o600, (
+        "what is in it is its owner's alone"
+    )
 
 
 def test_a_sink_that_is_killed_while_it_makes_the_file_leaves_one_that_works_or_none(
@@ -102,7 +109,9 @@ def half_made(database: Path, ready: Path) -> None:
     """As MLflow leaves it where it is killed: with tables, some of them old, and not a row."""
     shutil.copy(ready, database)
     with closing(sqlite3.connect(database)) as connection:
-        connection.executescript("DELETE FROM experiments; DROP TABLE latest_metrics; DELETE FROM alembic_version;")
+        connection.executescript(
+            "DELETE FROM experiments; DROP TABLE latest_metrics; DELETE FROM alembic_version;"
+        )
 
 
 def test_a_half_made_file_is_named_with_the_remedy_and_is_used_once_that_is_done(

@@ -82,7 +82,8 @@ def copy_of(database: Path, directory: Path) -> str:
 
 
 def huge_log(path: Path) -> None:
-    """Of a terabyte, all but the first line and what a bound of the least size keeps of the end is left out."""
+    """Of a terabyte, all but the first line and what a bound of the least size keeps of the end is left
+    out."""
     with path.open("w") as log:
         log.write("the first line\n")
         log.truncate(10**12)
@@ -158,7 +159,9 @@ while True:
 """
 
 
-def test_a_driver_that_dies_and_comes_back(run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path) -> None:
+def test_a_driver_that_dies_and_comes_back(
+    run_dir: Path, tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
     uri = copy_of(empty_database, tmp_path)
     track(run_dir, uri)
     writer = Writer(run_dir)
@@ -193,7 +196,9 @@ def test_a_stopped_run_that_is_taken_up_again_is_followed_to_its_new_end(
     track(run_dir, uri)
     writer = Writer(run_dir)
     events = list(story(60))
-    writer.write([*events[:30], (0, StopRequested("Ctrl-C", 30)), (1, RunEnded(Status.INTERRUPTED, "Ctrl-C"))])
+    writer.write(
+        [*events[:30], (0, StopRequested("Ctrl-C", 30)), (1, RunEnded(Status.INTERRUPTED, "Ctrl-C"))]
+    )
     assert ended(sinks(run_dir)) == ""
     assert the_run(uri)[1].info.status == "KILLED"
 
@@ -227,7 +232,9 @@ def test_the_sink_of_a_dead_driver_leaves_the_end_to_that_of_the_next_one(
         earlier_bytes = (run_dir / "journal.jsonl").stat().st_size
         heir = sinks(run_dir, earlier_bytes=earlier_bytes)
         writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1])])
-        assert "did not take" not in ended(orphan), "it does not wait for a server to say what is no longer true"
+        assert "did not take" not in ended(orphan), (
+            "it does not wait for a server to say what is no longer true"
+        )
     finally:
         server.tell(signal.SIGCONT)
     writer.write([*events[30:], *END])
@@ -262,7 +269,9 @@ def test_sync_brings_a_dead_drivers_run_up_to_its_journal_as_often_as_wanted(
 
     writer.write([(0, RunResumed("night-1", "its driver was lost")), (0, events[1][1]), *events[30:], *END])
     new = len(list(replay(run_dir / "journal.jsonl"))) - 30
-    assert synced(run_dir).startswith(f"{new} new records of {30 + new} written, MLflow has all {30 + new} records")
+    assert synced(run_dir).startswith(
+        f"{new} new records of {30 + new} written, MLflow has all {30 + new} records"
+    )
     assert_faithful(uri, run_dir, 60)
     once = the_run(uri)[1]
     assert (once.info.run_id, once.info.status) == (run.info.run_id, "FINISHED")
@@ -443,7 +452,9 @@ def fake_sink(run_dir: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> A
 @pytest.mark.parametrize(
     "error", [KeyError("x"), sqlite3.OperationalError("no such table"), CommandError("no revision")]
 )
-def test_whatever_is_raised_is_tried_again(run_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_whatever_is_raised_is_tried_again(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     Writer(run_dir).write([*story(60), *END])
     run = FakeRun()
     run.error = error
@@ -471,7 +482,8 @@ def test_at_the_end_it_does_not_wait_for_a_person(run_dir: Path, monkeypatch: py
 def test_a_call_that_does_not_come_back_ends_in_time(
     run_dir: Path, sinks: Sinks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that takes connections and never says a word; the call to it would last for longer than the deadline."""
+    """A server that takes connections and never says a word; the call to it would last for longer than the
+    deadline."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", f"{10 * STUCK_FOR_S:.0f}")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         track(run_dir, f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -18,7 +18,15 @@ from orchestrator.checkpoint.manifest import sha256_of
 from orchestrator.checkpoint.staging import is_awaited
 from orchestrator.rank.launch.launcher import Launcher, ZygoteLauncher
 from tests.support.rank_harness import is_gone, wait_until
-from tests.support.snapshot_world import OPTIMIZER, WEIGHTS, NoLauncher, nodes_in, restore_of, small_assignment, stage
+from tests.support.snapshot_world import (
+    OPTIMIZER,
+    WEIGHTS,
+    NoLauncher,
+    nodes_in,
+    restore_of,
+    small_assignment,
+    stage,
+)
 
 pytestmark = pytest.mark.real
 Make = Callable[..., NodeSnapshots]
@@ -91,7 +99,9 @@ def test_a_writer_that_is_killed_is_started_again_and_does_what_it_was_asked(
     assert all(one["written"] for one in node.holdings())
 
 
-def test_without_a_zygote_nothing_is_lost_and_nothing_leaks(make: Make, zygote: ZygoteLauncher, tmp_path: Path) -> None:
+def test_without_a_zygote_nothing_is_lost_and_nothing_leaks(
+    make: Make, zygote: ZygoteLauncher, tmp_path: Path
+) -> None:
     """It dies while ranks say their last words; the next attempt brings another."""
     node = make()
     before = len(os.listdir("/proc/self/fd"))
@@ -144,7 +154,12 @@ def test_close_leaves_no_process_no_descriptor_and_no_folder(zygote: ZygoteLaunc
     restore = restore_of([node], 2)
     node.lay_out(restore, zygote)
     extent = restore["files"][WEIGHTS]["memory"]
-    node.take(WEIGHTS, CheckpointFiles().give(extent["path"], extent["offset"], extent["bytes"]), extent["entry"], True)
+    node.take(
+        WEIGHTS,
+        CheckpointFiles().give(extent["path"], extent["offset"], extent["bytes"]),
+        extent["entry"],
+        True,
+    )
     writer = node._writer.process
     assert writer is not None
     node.close()

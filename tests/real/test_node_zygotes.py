@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.launchers import early_zygote, forking_launcher, standing_in
-from orchestrator.agent.zygote_pool import MOST_ZYGOTES, NodeZygotes, Offer
+from orchestrator.agent.zygote_pool import MOST_ZYGOTES, NodeZygotes, ZygoteLease
 from orchestrator.rank.launch.launcher import SharedZygote, ZygoteLauncher
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 from tests.support.rank_harness import Bench, environment, is_gone, wait_until
@@ -42,7 +42,7 @@ def make() -> Iterator[Make]:
         zygotes.close()
 
 
-def ask(zygotes: NodeZygotes, **env: str) -> Offer:
+def ask(zygotes: NodeZygotes, **env: str) -> ZygoteLease:
     complete = environment(**env)
     offer = zygotes.offer(ZygoteKey.of(complete, PRELOAD), complete)
     assert offer is not None
@@ -137,7 +137,7 @@ def test_a_failed_import_is_told(tmp_path: Path) -> None:
 
 def test_an_agent_starts_its_own_where_the_offer_is_gone_or_there_is_none(tmp_path: Path) -> None:
     env, log_path = environment(), str(tmp_path / "zygote.log")
-    gone = Offer(str(tmp_path / "nobody"), ZygoteKey.of(env, PRELOAD), ready=True, difference=("a: b",))
+    gone = ZygoteLease(str(tmp_path / "nobody"), ZygoteKey.of(env, PRELOAD), ready=True, difference=("a: b",))
     for warm in (None, lambda _key, _env: None, lambda _key, _env: gone):
         launcher, remark = forking_launcher(env, warm, log_path)
         assert isinstance(launcher, ZygoteLauncher)
@@ -177,7 +177,9 @@ def test_an_agent_says_why_a_warm_zygote_was_not_used(make: Make, tmp_path: Path
     zygotes, env = make(), environment(OMP_NUM_THREADS="5")
     ask(zygotes)
     launcher, remark = forking_launcher(
-        env, lambda _key, complete: zygotes.offer(ZygoteKey.of(complete, PRELOAD), complete), str(tmp_path / "log")
+        env,
+        lambda _key, complete: zygotes.offer(ZygoteKey.of(complete, PRELOAD), complete),
+        str(tmp_path / "log"),
     )
     assert isinstance(launcher, SharedZygote)
     assert remark is not None

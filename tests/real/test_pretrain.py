@@ -185,7 +185,9 @@ def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         codes = json.loads(server.stdout.readline())["codes"]
-        out, err = ([Path(f"{log}.{rank}.{name}").read_text() for rank in range(ranks)] for name in ("out", "err"))
+        out, err = (
+            [Path(f"{log}.{rank}.{name}").read_text() for rank in range(ranks)] for name in ("out", "err")
+        )
         return Result(codes, out, err)
 
     yield run_once
@@ -235,7 +237,9 @@ def test_every_zero_stage_trains_the_same_model_and_resumes_bitwise(
 
 def test_bf16_with_accumulation_and_activation_checkpointing(run: Runner, workplace: Path) -> None:
     settings = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2}
-    config = deepspeed_json(workplace, "bf16", **settings, bf16={"enabled": True}, zero_optimization={"stage": 3})
+    config = deepspeed_json(
+        workplace, "bf16", **settings, bf16={"enabled": True}, zero_optimization={"stage": 3}
+    )
     flags = ["--steps=8", "--sample_tokens=0", "--activation_checkpointing=true", "--tie_embeddings=false"]
     result = run(on(workplace, config, *flags))
     assert result.codes == [0, 0], result.err
@@ -273,7 +277,9 @@ def test_old_checkpoints_go_and_an_unfinished_first_save_is_started_over(
 
 
 @pytest.mark.parametrize("clock", ["ahead", "stopped"])
-def test_ranks_save_and_stop_after_the_same_step_whatever_one_ranks_clock_says(run: Runner, clock: str) -> None:
+def test_ranks_save_and_stop_after_the_same_step_whatever_one_ranks_clock_says(
+    run: Runner, clock: str
+) -> None:
     """Rank 0's clock is due before steps 6, 12, 18 and 24, and each vote is read when its step is done."""
     result = run([clock, "0"], script="votes.py")
     assert result.codes == [0, 0], result.err
@@ -301,7 +307,9 @@ def test_saves_by_the_clock_resume_bitwise(run: Runner, workplace: Path, tmp_pat
     assert loss_curve(resumed) == loss_curve(straight)[step:]
 
 
-def test_auto_measures_a_save_early_and_goes_on_from_there(run: Runner, workplace: Path, tmp_path: Path) -> None:
+def test_auto_measures_a_save_early_and_goes_on_from_there(
+    run: Runner, workplace: Path, tmp_path: Path
+) -> None:
     """With a failure every microsecond it saves as often as it may; with the usual ones once."""
     config = deepspeed_json(workplace, "auto")
     flags = on(workplace, config, "--steps=20", "--val_every=0", "--sample_tokens=0", "--checkpoint_keep=0")
@@ -323,7 +331,9 @@ def test_skipped_batches_are_left_out_bitwise_over_a_resume(
     assert straight.codes == [0, 0], straight.err
     assert "step 3 skips samples 16 to 23: --skip_batches\n" in straight.out[0]
     assert "step 5 skips samples 40 to 55: --skip_batches\n" in straight.out[0]
-    places = [json.loads(path.read_text())["consumed_samples"] for path in sorted(tmp_path.glob("step-*/job.json"))]
+    places = [
+        json.loads(path.read_text())["consumed_samples"] for path in sorted(tmp_path.glob("step-*/job.json"))
+    ]
     assert places == [8, 16, 32, 40, 64, 72]
     whole = loss_curve(one_rank)
     assert loss_curve(straight)[:2] == pytest.approx(whole[:2], rel=1e-3)
@@ -339,7 +349,14 @@ def test_an_engine_that_stages_in_memory_is_believed_before_the_disk(
 ) -> None:
     config = deepspeed_json(workplace, "staged", zero_optimization={"stage": 1})
     disk, memory = tmp_path / "disk", tmp_path / "memory"
-    flags = on(workplace, config, "--steps=8", "--sample_tokens=0", "--checkpoint_every=2", f"--checkpoint_dir={disk}")
+    flags = on(
+        workplace,
+        config,
+        "--steps=8",
+        "--sample_tokens=0",
+        "--checkpoint_every=2",
+        f"--checkpoint_dir={disk}",
+    )
     straight = run(flags, script="staged.py")
     assert straight.codes == [0, 0], straight.err
     assert "from step 0\n" in straight.out[0]

@@ -110,7 +110,9 @@ def changed(bench: Bench, before: str, *lines: str) -> str:
 
 def test_a_rank_with_slow_data_is_told_by_its_own_time_and_not_by_its_steps(bench: Bench) -> None:
     slow = changed(bench, "loss = square(engine(inputs), labels)", "time.sleep(0.1 * engine.global_rank)")
-    outcomes = [bench.finish(rank) for rank in bench.start_world(slow, "--steps", "6", "--micro-batches", "2")]
+    outcomes = [
+        bench.finish(rank) for rank in bench.start_world(slow, "--steps", "6", "--micro-batches", "2")
+    ]
     own_s, step_s = (
         [statistics.median(step[key] for step in outcome.of_kind("step")) for outcome in outcomes]
         for key in ("own_s", "step_time_s")
@@ -129,7 +131,9 @@ def test_a_rank_with_slow_data_is_told_by_its_own_time_and_not_by_its_steps(benc
     ],
     ids=["engine", "pipeline"],
 )
-def test_validation_is_a_phase_in_which_progress_is_made(bench: Bench, args: list[str], lines: list[str]) -> None:
+def test_validation_is_a_phase_in_which_progress_is_made(
+    bench: Bench, args: list[str], lines: list[str]
+) -> None:
     slow = "slow = (time.sleep(0.05) or batch for batch in source)"
     script = changed(bench, 'print("step", engine.global_steps', slow, *lines)
     for outcome in [bench.finish(rank) for rank in bench.start_world(script, "--steps", "1", *args)]:
@@ -141,7 +145,9 @@ def test_validation_is_a_phase_in_which_progress_is_made(bench: Bench, args: lis
 
 def test_an_error_names_the_step_it_came_after(bench: Bench) -> None:
     text = (
-        (SCRIPTS / "trains.py").read_text().replace("if args.save:", "raise ValueError('after three')\nif args.save:")
+        (SCRIPTS / "trains.py")
+        .read_text()
+        .replace("if args.save:", "raise ValueError('after three')\nif args.save:")
     )
     rank, other = bench.start_world(bench.write(text))
     outcome = bench.finish(rank)

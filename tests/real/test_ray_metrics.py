@@ -18,7 +18,11 @@ def test_gauges_are_in_rays_metrics_export() -> None:
 
     from orchestrator.cluster.session import connect
 
-    events = [RunStarted("night", "job", "lab", "GPU", 2, 2.5), ResourcesGranted(["n"], 2), StepDone(1, 1, 0.5, 3.25)]
+    events = [
+        RunStarted("night", "job", "lab", "GPU", 2, 2.5),
+        ResourcesGranted(["n"], 2),
+        StepDone(1, 1, 0.5, 3.25),
+    ]
     with connect(None, cpus=2, dashboard=False):
         (node,) = ray.nodes()
         gauges, meter = Gauges("night", "lab"), Meter()

@@ -28,14 +28,18 @@ RAYLET = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c',
 
 def test_it_ends_with_a_raylet_that_nobody_buries() -> None:
     root = PROJECT
-    with subprocess.Popen([sys.executable, "-c", RAYLET], cwd=root, stdout=subprocess.PIPE, text=True) as raylet:
+    with subprocess.Popen(
+        [sys.executable, "-c", RAYLET], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as raylet:
         try:
             assert raylet.stdout is not None
             actor = int(raylet.stdout.readline())
             assert not is_gone(actor), "as long as its raylet is there it stays"
             raylet.kill()
             assert wait_until(lambda: is_gone(actor))
-            assert psutil.Process(raylet.pid).status() == psutil.STATUS_ZOMBIE, "its number is in use to the end"
+            assert psutil.Process(raylet.pid).status() == psutil.STATUS_ZOMBIE, (
+                "its number is in use to the end"
+            )
         finally:
             raylet.kill()
             if not is_gone(actor):

@@ -81,7 +81,9 @@ def environment(folder: Path) -> dict[str, str]:
     """An empty home directory; nothing of the test's own."""
     home = folder / "home"
     home.mkdir()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))
+    }
     return {**kept, "HOME": str(home), "COLUMNS": "110"}
 
 
@@ -134,7 +136,11 @@ def wait_for_step(journal: Path, step: int) -> None:
 
 def rank_pid(run: str, rank: int) -> int:
     called = f"orchestrator rank {rank}/2 {run}"
-    found = [p.pid for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(called)]
+    found = [
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if " ".join(p.info["cmdline"] or []).startswith(called)
+    ]
     assert len(found) == 1, f"one process is called '{called}'"
     return found[0]
 
@@ -154,7 +160,9 @@ def killed(launch: Launch, folder: Path) -> Done:
         family = psutil.Process(pid).children(recursive=True)
         zygotes = [process for process in family if title(process) == "orchestrator zygote"]
         seen["zygotes"] = [zygote.ppid() == pid for zygote in zygotes]
-        seen["niceness"] = os.getpriority(os.PRIO_PROCESS, rank_pid("killed", 1)) - os.getpriority(os.PRIO_PROCESS, 0)
+        seen["niceness"] = os.getpriority(os.PRIO_PROCESS, rank_pid("killed", 1)) - os.getpriority(
+            os.PRIO_PROCESS, 0
+        )
         os.kill(rank_pid("killed", 1), signal.SIGKILL)
         hurry.touch()
 
@@ -239,7 +247,9 @@ def test_buckets_sum_to_the_time_and_the_bill_follows(which: str, request: pytes
         assert bill.tokens == 24 * 512, "redone steps count once"
 
 
-def test_compare_shows_the_runs_by_cost(whole: Done, killed: Done, folder: Path, environment: dict[str, str]) -> None:
+def test_compare_shows_the_runs_by_cost(
+    whole: Done, killed: Done, folder: Path, environment: dict[str, str]
+) -> None:
     def compare(*flags: str) -> str:
         return subprocess.run(
             [sys.executable, "-m", "orchestrator", "compare", *flags],
@@ -248,12 +258,22 @@ def test_compare_shows_the_runs_by_cost(whole: Done, killed: Done, folder: Path,
 
     rows = {row["name"]: row for row in json.loads(compare("--json"))}
     for done in (whole, killed):
-        row, bill = rows[done.name], Meter().fold_all(replay(folder / "runs" / done.name / "journal.jsonl")).bill()
+        row, bill = (
+            rows[done.name],
+            Meter().fold_all(replay(folder / "runs" / done.name / "journal.jsonl")).bill(),
+        )
         assert row["status"] == "finished"
         assert (row["cluster"], row["gpu_type"], row["gpus"]) == ("local", "CPU core", 2)
         assert row["tokens"] == bill.tokens
         assert row["restarts"] == bill.restarts
-        for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "tokens_per_s", "mfu"):
+        for name in (
+            "gpu_hours",
+            "cost_usd",
+            "cost_usd_per_million_tokens",
+            "goodput",
+            "tokens_per_s",
+            "mfu",
+        ):
             assert row[name] == pytest.approx(getattr(bill, name)), name
         assert row["final_loss"] == pytest.approx(done.losses()[24])
     assert rows["killed"]["goodput"] < 1
@@ -361,7 +381,9 @@ def test_a_second_ctrl_c_does_not_wait(launch: Launch, deaf: Path, kept: dict[st
     assert done.events()[-1] == RunEnded(Status.INTERRUPTED, "stopped by Ctrl-C; no checkpoint")
 
 
-def test_a_killed_driver_takes_everything_along(launch: Launch, deaf: Path, environment: dict[str, str]) -> None:
+def test_a_killed_driver_takes_everything_along(
+    launch: Launch, deaf: Path, environment: dict[str, str]
+) -> None:
     def kill(pid: int, journal: Path) -> None:
         wait_until_ready(journal)
         os.kill(pid, signal.SIGKILL)
@@ -376,10 +398,18 @@ def test_a_killed_driver_takes_everything_along(launch: Launch, deaf: Path, envi
 
 # A user's own script, of whose model nothing is known; without what takes seconds to start and is not
 # looked at here: preloaded imports, dashboard, MLflow.
-OWN_SCRIPT = [*CPU, "job=script", "launch.zygote=false", "launch.dashboard=false", "tracking.uri=http://127.0.0.1:9"]
+OWN_SCRIPT = [
+    *CPU,
+    "job=script",
+    "launch.zygote=false",
+    "launch.dashboard=false",
+    "tracking.uri=http://127.0.0.1:9",
+]
 
 
-def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(launch: Launch, folder: Path, kept: dict[str, str]) -> None:
+def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(
+    launch: Launch, folder: Path, kept: dict[str, str]
+) -> None:
     script = folder / "broken.py"
     script.write_text("import os\nraise KeyError(f\"no column 'text' for rank {os.environ['RANK']}\")\n")
     done = launch("broken", *OWN_SCRIPT, f"job.script={script}", env=kept)

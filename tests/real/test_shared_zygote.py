@@ -60,7 +60,11 @@ def test_ranks_end_with_their_own_launcher_only(benches: list[Bench]) -> None:
     benches[0].launcher.close()
     assert wait_until(lambda: all(is_gone(pid) for pid in [ranks[0].pid, *family]))
     assert ranks[1].poll() is None
-    assert benches[1].run(benches[1].write("print('still here')", "more.py"), rank=0).output.endswith("still here\n")
+    assert (
+        benches[1]
+        .run(benches[1].write("print('still here')", "more.py"), rank=0)
+        .output.endswith("still here\n")
+    )
 
 
 def test_a_launcher_that_vanishes_in_the_middle_of_a_message_harms_nobody(

@@ -58,7 +58,12 @@ def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(odd: Path) -> 
     nobody, long = as_nobody(), odd / ("d" * 100)
     long.mkdir(mode=0o777)
     (odd / "train.py").write_text(SCRIPT)
-    left = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "RANK": "7"}
+    left = {
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_RANK": "1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "RANK": "7",
+    }
     environment = {
         "PATH": os.environ["PATH"],
         "TMPDIR": str(long),
@@ -84,7 +89,9 @@ def test_no_home_no_name_a_long_tmpdir_what_mpirun_left_and_ascii(odd: Path) -> 
     log = (odd / "runs" / "odd" / "logs" / "attempt-1.rank-1.log").read_text()
     rank = json.loads(log.split("TRAINED ")[1].splitlines()[0])
     if nobody:  # whose processes are those of this run
-        assert json.loads(log.split("HEARD ")[1].splitlines()[0]) == [], "nothing of it listens but on loopback"
+        assert json.loads(log.split("HEARD ")[1].splitlines()[0]) == [], (
+            "nothing of it listens but on loopback"
+        )
     assert not (set(left) - {"RANK"}) & set(rank)
     assert (rank["RANK"], rank["MY_TOKEN"], rank["TMPDIR"]) == ("1", "1", "/tmp")
     if nobody:

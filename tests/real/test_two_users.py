@@ -1,7 +1,7 @@
 """Two users of one machine: what one of them has going is tried by the other, who is a real other user.
 
-The machine is made of namespaces, so that all that listens and all that lies in /tmp is of these two. Neither has
-capabilities: root could read everything, and a mode would prove nothing.
+The machine is made of namespaces, so that all that listens and all that lies in /tmp is of these two. Neither
+has capabilities: root could read everything, and a mode would prove nothing.
 """
 
 from __future__ import annotations
@@ -68,11 +68,19 @@ class Somebody:
 
     def popen(self, *words: str, env: dict[str, str] | None = None, **options: Any) -> Any:
         entered = ["sh", "-c", 'umask 022; cd "$HOME"; exec "$@"', "sh", *words]
-        as_user = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--no-new-privs"]
+        as_user = [
+            "setpriv",
+            f"--reuid={self.uid}",
+            f"--regid={self.gid}",
+            "--clear-groups",
+            "--no-new-privs",
+        ]
         home = {"HOME": self.home, **self.environment, **(env or {})}
         return self.host.popen([*as_user, *entered], home, text=True, **options)
 
-    def run(self, *words: str, env: dict[str, str] | None = None, told: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str, env: dict[str, str] | None = None, told: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with self.popen(*words, env=env, **pipes) as process:
             try:
@@ -85,7 +93,9 @@ class Somebody:
     def type(self, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return self.run("python", "-m", "orchestrator", *words, env=env)
 
-    def look(self, at: Machine, *roots: str, token: str | None = None, everything: bool = True) -> dict[str, Any]:
+    def look(
+        self, at: Machine, *roots: str, token: str | None = None, everything: bool = True
+    ) -> dict[str, Any]:
         """What tests/support/scripts/neighbour.py finds as this user."""
         mine = [str(PROJECT), self.home] if token is None else [str(PROJECT)]
         told = {
@@ -100,7 +110,8 @@ class Somebody:
 
 @dataclass
 class Machine:
-    """The owner keeps a cluster, has a run going on it, and another that has ended and that her group may read."""
+    """The owner keeps a cluster, has a run going on it, and another that has ended and that her group may
+    read."""
 
     host: Host
     owner: Somebody
@@ -128,14 +139,18 @@ def machine(empty_database: Path) -> Iterator[Machine]:
         pytest.skip(str(error))
     with network:
         host = network.add_host(for_all_users=True)
-        made = Machine(host, Somebody(host, "owner", OWNER, OWNER), Somebody(host, "eve", NEIGHBOUR, NEIGHBOUR))
+        made = Machine(
+            host, Somebody(host, "owner", OWNER, OWNER), Somebody(host, "eve", NEIGHBOUR, NEIGHBOUR)
+        )
         for one in (made.owner, made.neighbour):
             host.run(["mkdir", "-m", "755", one.home], check=True)
             made.give(one.home, one)
         # Not by setpriv itself: that one still has root's capabilities when it executes a program.
         found = made.neighbour.run("python", "-c", "import orchestrator, ray")
         if found.returncode != 0:
-            pytest.skip(f"other users of this machine cannot use this environment: {found.stdout.strip()[-200:]}")
+            pytest.skip(
+                f"other users of this machine cannot use this environment: {found.stdout.strip()[-200:]}"
+            )
         yield from _going(made, empty_database)
 
 
@@ -156,9 +171,17 @@ def _going(made: Machine, empty_database: Path) -> Iterator[Machine]:
     going = owner.popen("python", "-m", "orchestrator", *common, "run_name=going", f"+job.args.until={home}/go",
                         f"job.checkpoint_dir={home}/checkpoints", "tracking.uri=http://127.0.0.1:9")  # fmt: skip
     try:
-        log, saved = made.outside(f"{home}/runs/going/logs/attempt-1.rank-0.log"), made.outside(f"{home}/checkpoints")
-        wait_until(lambda: (saved / "latest").exists() and "SAVED" in log.read_text(), TIMEOUT_S, "a run is going")
-        made.secrets = {"the token": made.outside(f"{home}/.ray/auth_token").read_text(), "the password": PASSWORD}
+        log, saved = (
+            made.outside(f"{home}/runs/going/logs/attempt-1.rank-0.log"),
+            made.outside(f"{home}/checkpoints"),
+        )
+        wait_until(
+            lambda: (saved / "latest").exists() and "SAVED" in log.read_text(), TIMEOUT_S, "a run is going"
+        )
+        made.secrets = {
+            "the token": made.outside(f"{home}/.ray/auth_token").read_text(),
+            "the password": PASSWORD,
+        }
         # Who asks a rank's ports disturbs it, which nothing is said against.
         lines = made.host.run("ss -Hltnp", check=True).stdout.splitlines()
         heard = (line.split()[3] for line in lines if "orchestrator ra" not in line)
@@ -192,7 +215,9 @@ def test_nothing_that_the_neighbour_can_read_has_a_token_or_a_password(
     assert seen["found"] == []
     assert any(where.startswith("the token in /tmp/owner/.ray/") for where in own["found"])
     assert any(where.startswith("the password in /proc/") for where in own["found"])
-    assert any("the password in /tmp/owner/runs/mlartifacts/" in where for where in own["found"]) is False, "hidden"
+    assert any("the password in /tmp/owner/runs/mlartifacts/" in where for where in own["found"]) is False, (
+        "hidden"
+    )
     theirs = {str(process.pid) for process in machine.host.processes() if process.uids().real == OWNER}
     assert theirs
     given = seen["processes"]
@@ -222,7 +247,9 @@ def test_the_neighbour_writes_nowhere(machine: Machine, seen: dict[str, Any], ow
     assert f"COMPILES IN /tmp/orchestrator-home-{OWNER}/torchinductor" in log
 
 
-def test_without_the_token_nothing_of_ray_answers(machine: Machine, seen: dict[str, Any], own: dict[str, Any]) -> None:
+def test_without_the_token_nothing_of_ray_answers(
+    machine: Machine, seen: dict[str, Any], own: dict[str, Any]
+) -> None:
     refused, let_in = dict(seen["ports"]), own["ports"]
     answers = {(port, asked, answer) for port, all_of in refused.items() for asked, answer in all_of.items()}
     called = {answer for port, _, answer in answers if port.endswith("gRPC")}
@@ -232,13 +259,18 @@ def test_without_the_token_nothing_of_ray_answers(machine: Machine, seen: dict[s
         assert "UNAUTHENTICATED" in by_all, f"somebody has the service of {call}, and refuses"
     assert sum("OK" in all_of.values() for all_of in let_in.values()) >= 4, "with the token they answer"
     fetched = {(asked, answer) for port, asked, answer in answers if port.endswith("HTTP")}
-    # Ray's metrics ask for no token, as SECURITY.md says: they show the same at every path, and take no orders.
+    # Ray's metrics ask for no token, as SECURITY.md says: they show the same at every path, and take no
+    # orders.
     metrics = {port for port, all_of in refused.items() if all_of.get("GET /logs") == "200"}
     assert all(refused[port]["POST /api/jobs/"] == "405" for port in metrics)
-    asked_for = {port: all_of for port, all_of in refused.items() if port.endswith("HTTP") and port not in metrics}
+    asked_for = {
+        port: all_of for port, all_of in refused.items() if port.endswith("HTTP") and port not in metrics
+    }
     assert len(asked_for) == 3, "the dashboard, its agent and that of environments"
     assert {answer for all_of in asked_for.values() for answer in all_of.values()} == {"401"}, fetched
-    assert any(all_of.get("GET /api/version") == "200" for port, all_of in let_in.items() if port in asked_for)
+    assert any(
+        all_of.get("GET /api/version") == "200" for port, all_of in let_in.items() if port in asked_for
+    )
     assert not machine.outside("/tmp/a-job-was-here").exists()
 
 
@@ -259,7 +291,9 @@ def test_the_group_reads_a_run_that_is_opened_to_it_but_not_what_has_real_values
              for path in machine.outside(f"{runs}/ended").rglob("*") if path.is_file()}  # fmt: skip
     assert {"journal.jsonl", "config.yaml", "plan.txt", "logs/attempt-1.rank-0.log"} <= readable
     assert there - readable == PRIVATE
-    assert [where for where in looked["found"] if "/logs/" not in where] == [], "logs have what a script prints"
+    assert [where for where in looked["found"] if "/logs/" not in where] == [], (
+        "logs have what a script prints"
+    )
     assert looked["writable"] == []
 
 
@@ -276,17 +310,29 @@ def test_nobody_takes_the_others_ray_nor_believes_the_others_record(machine: Mac
     auto = eve.type("status", "ray_address=auto")
     assert (auto.returncode, "that of another user is not taken" in auto.stdout) == (3, True), auto.stdout
     ended = eve.type("down", "--force")
-    assert (ended.returncode, f"another user (uid {OWNER}) and is left" in ended.stdout) == (0, True), ended.stdout
+    assert (ended.returncode, f"another user (uid {OWNER}) and is left" in ended.stdout) == (
+        0,
+        True,
+    ), ended.stdout
     assert len(before) > 5
     assert all(map(running, before))
     # What the neighbour calls a raylet, and a record in the neighbour's folder, are nothing to the owner.
-    forged = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    forged = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1],"
+        " flush=True)"
+    )
     forged += "; time.sleep(600)"
     eve.run("sh", "-c", 'ln -s "$(command -v python)" raylet')
-    with eve.popen(f"{eve.home}/raylet", "-c", forged, "--gcs-address=127.0.0.1:1", stdout=subprocess.PIPE) as raylet:
+    with eve.popen(
+        f"{eve.home}/raylet", "-c", forged, "--gcs-address=127.0.0.1:1", stdout=subprocess.PIPE
+    ) as raylet:
         try:
             # A Ray that the owner had joined once was there, and is gone.
-            joined = {**json.loads(kept), "address": f"127.0.0.1:{raylet.stdout.readline().strip()}", "head_pid": None}
+            joined = {
+                **json.loads(kept),
+                "address": f"127.0.0.1:{raylet.stdout.readline().strip()}",
+                "head_pid": None,
+            }
             owner.run("mkdir", "-p", "joined/orchestrator")
             record = f"{owner.home}/joined/orchestrator/cluster.json"
             machine.outside(record).write_text(json.dumps({**joined, "heard_uids": [OWNER]}))

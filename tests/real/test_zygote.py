@@ -92,7 +92,9 @@ def test_an_optional_module_may_be_missing_but_not_broken(start: Start, tmp_path
         ),
     ],
 )
-def test_what_forbids_a_fork_is_found_at_once(start: Start, tmp_path: Path, name: str, text: str, reason: str) -> None:
+def test_what_forbids_a_fork_is_found_at_once(
+    start: Start, tmp_path: Path, name: str, text: str, reason: str
+) -> None:
     bench = start(name, **module(tmp_path, name, text))
     with pytest.raises(PreloadFailedError, match=reason):
         zygote(bench).wait_ready()
@@ -148,7 +150,9 @@ def test_a_key_says_what_differs() -> None:
     key = ZygoteKey.of(env, ["torch", "torch._dynamo", "json"])
     assert key == ZygoteKey.of({**env, "HOME": "/other", "TORCHELASTIC_RUN_ID": "2"}, ["json", "torch"])
     assert key.difference(key) == []
-    job = ZygoteKey.of({"PYTHONPATH": "/a", "PYTORCH_CUDA_ALLOC_CONF": "y"}, ["torch", "json"], python="/other")
+    job = ZygoteKey.of(
+        {"PYTHONPATH": "/a", "PYTORCH_CUDA_ALLOC_CONF": "y"}, ["torch", "json"], python="/other"
+    )
     python, *lines = key.difference(job)
     assert python.startswith("python: ")
     assert "'/other (" in python
@@ -156,7 +160,9 @@ def test_a_key_says_what_differs() -> None:
         "LD_PRELOAD: 'x.so' in the zygote, unset in the job",
         "PYTORCH_CUDA_ALLOC_CONF: unset in the zygote, 'y' in the job",
     ]
-    other = ZygoteKey(key.python, ("/b",), key.environment, (("json", "not a distribution"), ("torch", "1.0")))
+    other = ZygoteKey(
+        key.python, ("/b",), key.environment, (("json", "not a distribution"), ("torch", "1.0"))
+    )
     path, torch = key.difference(other)
     assert path.startswith("sys.path: '/a:")
     assert torch.endswith("in the zygote, '1.0' in the job")

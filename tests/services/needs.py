@@ -13,7 +13,9 @@ import pytest
 
 def program(name: str, package: str) -> str:
     """The path of a program of a package; ORCHESTRATOR_REQUIRE_SERVICES=1 fails instead of skipping."""
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    versions = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True
+    )
     # Servers are not on every user's PATH.
     places = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", *map(str, versions)]
     found = shutil.which(name, path=os.pathsep.join(places))

@@ -26,7 +26,9 @@ class Postgres:
 
     def __init__(self) -> None:
         module("psycopg")
-        self._server, initdb, self._psql = (program(name, "postgresql") for name in ("postgres", "initdb", "psql"))
+        self._server, initdb, self._psql = (
+            program(name, "postgresql") for name in ("postgres", "initdb", "psql")
+        )
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
         self._service: Service | None = None

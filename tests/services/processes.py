@@ -30,7 +30,9 @@ def accepts(port: int) -> bool:
 class Service:
     """A server in a session of its own that says what it does into a file."""
 
-    def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = folder / f"{Path(command[0]).name}.{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -43,14 +45,17 @@ class Service:
         deadline_s = time.monotonic() + timeout_s
         while not ready():
             assert self.process.poll() is None, f"{self.process.args} ended:\n{self.log.read_text()[-4000:]}"
-            assert time.monotonic() < deadline_s, f"{self.process.args} is not ready:\n{self.log.read_text()[-4000:]}"
+            assert time.monotonic() < deadline_s, (
+                f"{self.process.args} is not ready:\n{self.log.read_text()[-4000:]}"
+            )
             time.sleep(0.1)
 
     def close(self, by: signal.Signals = signal.SIGTERM) -> None:
         """Ask it to end; what is left of it and of its children after a while is killed."""
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
-            server = psutil.Process(self.process.pid)  # not another of that number: nobody has waited for it yet
+            # not another of that number: nobody has waited for it yet
+            server = psutil.Process(self.process.pid)
             family = [*server.children(recursive=True), server]
         if self.process.poll() is None:
             self.process.send_signal(by)

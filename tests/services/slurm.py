@@ -79,12 +79,16 @@ class Slurm:
             self._services[-1].until((folder / "munge.socket").exists)
             self._start([controller, "-D", "-f", str(self.file)])
             self._start([node, "-D", "-f", str(self.file)])
-            self._services[-1].until(lambda: self.command("sinfo", "--noheader", "--format=%T", check=False) == "idle")
+            self._services[-1].until(
+                lambda: self.command("sinfo", "--noheader", "--format=%T", check=False) == "idle"
+            )
         except BaseException:
             self.close()
             raise
 
-    def command(self, name: str, *words: str, environment: Mapping[str, str] | None = None, check: bool = True) -> str:
+    def command(
+        self, name: str, *words: str, environment: Mapping[str, str] | None = None, check: bool = True
+    ) -> str:
         """What one of Slurm's commands prints."""
         done = subprocess.run(
             [name, *words], env={**(environment or os.environ), "SLURM_CONF": str(self.file)},

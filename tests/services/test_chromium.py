@@ -29,7 +29,8 @@ pytestmark = MARKS
 SHOWN_S = 90.0
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,1200",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--window-size=1600,1200",
 ]  # fmt: skip
 
 
@@ -160,7 +161,9 @@ def test_mlflow_s_pages_show_the_run_and_what_it_cost(run: Run, mlflow_ui: str, 
     assert float(shown[1]) == pytest.approx(Meter().fold_all(run.records()).bill().cost_usd, rel=1e-2)
 
 
-def test_ray_s_dashboard_asks_for_the_token_and_then_shows_the_cluster(keeper: User, browser: Browser) -> None:
+def test_ray_s_dashboard_asks_for_the_token_and_then_shows_the_cluster(
+    keeper: User, browser: Browser
+) -> None:
     assert keeper.kept is not None
     url = keeper.kept.dashboard_url
     assert url is not None

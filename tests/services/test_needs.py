@@ -18,6 +18,8 @@ def test_a_missing_program_skips_the_test_unless_it_must_be_there(monkeypatch: p
         needs.module("no_such_dog")
 
 
-def test_a_program_that_is_there_is_found_without_its_folder_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_there_is_found_without_its_folder_on_the_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "")
     assert needs.program("ldconfig", "libc-bin").endswith("sbin/ldconfig")

@@ -47,7 +47,8 @@ MAKE_TABLES = "import sys, mlflow; mlflow.MlflowClient(tracking_uri=sys.argv[1])
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """With a database that has MLflow's tables: making them takes longer than all that most tests do with them."""
+    """With a database that has MLflow's tables: making them takes longer than all that most tests do with
+    them."""
     server = Postgres()
     try:
         server.start()
@@ -158,13 +159,17 @@ def test_compare_reads_from_postgresql(run_dir: Path, sinks: Sinks, uri: str, us
     assert row["final_loss"] == pytest.approx(5.0 / STEPS)
 
 
-def test_a_server_that_is_down_is_named_and_its_password_is_not(postgres: Postgres, uri: str, user: User) -> None:
+def test_a_server_that_is_down_is_named_and_its_password_is_not(
+    postgres: Postgres, uri: str, user: User
+) -> None:
     assert check_tracking(uri, 3) is None
     postgres.stop()
     try:
         reason = check_tracking(uri, 3)
         assert reason == f"tracking database at 127.0.0.1:{postgres.port} does not answer: Connection refused"
-        run = user.start("refused", *SHORT, f"tracking.uri={uri}", "tracking.required=true", tracked=True).ended()
+        run = user.start(
+            "refused", *SHORT, f"tracking.uri={uri}", "tracking.required=true", tracked=True
+        ).ended()
         compared = user.command("compare", f"tracking.uri={uri}")
     finally:
         postgres.start()
@@ -195,7 +200,9 @@ def test_a_real_run_is_recorded_in_postgresql(tracked: tuple[User, Run], postgre
     assert postgres.ask("SELECT status FROM runs", "whole") == "FINISHED", "whatever MLflow's client says"
 
 
-def test_the_password_is_in_no_file_that_others_may_read(tracked: tuple[User, Run], postgres: Postgres) -> None:
+def test_the_password_is_in_no_file_that_others_may_read(
+    tracked: tuple[User, Run], postgres: Postgres
+) -> None:
     _, run = tracked
     files = [path for path in run.folder.rglob("*") if path.is_file()]
     telling = [path for path in files if postgres.password.encode() in path.read_bytes()]
@@ -212,8 +219,10 @@ def test_the_password_is_not_in_what_is_printed(tracked: tuple[User, Run], postg
 @pytest.mark.xfail(
     strict=True,
     raises=AssertionError,
-    reason="only a SQLite file has a place for artifacts beside it; of a database MLflow puts them into ./mlruns of "
-    "the folder in which the command ran",
+    reason=(
+        "only a SQLite file has a place for artifacts beside it; of a database MLflow puts them into ./mlruns"
+        " of the folder in which the command ran"
+    ),
 )
 def test_the_artifacts_of_a_run_are_not_left_in_the_working_directory(tracked: tuple[User, Run]) -> None:
     user, _ = tracked

@@ -138,8 +138,11 @@ def test_what_runs_cost_can_be_summed(watched: Watched) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="Ray forgets a gauge that is not set again within two report intervals (20 s by default), and "
-    "cluster/gauges.py sets only what has changed: restarts vanish after the start, and the rest during a long step",
+    reason=(
+        "Ray forgets a gauge that is not set again within two report intervals (20 s by default), and"
+        " cluster/gauges.py sets only what has changed: restarts vanish after the start, and the rest during"
+        " a long step"
+    ),
 )
 def test_a_gauge_that_does_not_change_stays(watched: Watched) -> None:
     last_s = max(at for at, _ in watched.samples["orchestrator_step"])

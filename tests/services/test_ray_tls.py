@@ -1,4 +1,5 @@
-"""Ray that encrypts what it sends: kept, attached to, started for a run; and what of it is not encrypted even so."""
+"""Ray that encrypts what it sends: kept, attached to, started for a run; and what of it is not encrypted even
+so."""
 
 from __future__ import annotations
 
@@ -46,10 +47,22 @@ def test_who_has_no_certificate_or_another_authoritys_is_told_so_at_once(
     plain = {name: value for name, value in keeper.environment.items() if not name.startswith("RAY_TLS")}
     plain.pop("RAY_USE_TLS")
     tried = [
-        (plain, 3, "encrypts what it sends, and asks for a certificate; set RAY_USE_TLS=1, RAY_TLS_SERVER_CERT"),
+        (
+            plain,
+            3,
+            "encrypts what it sends, and asks for a certificate; set RAY_USE_TLS=1, RAY_TLS_SERVER_CERT",
+        ),
         (plain | stranger, 3, "its certificate is not taken"),
-        (plain | stranger | {"RAY_TLS_CA_CERT": str(authority.certificate)}, 3, "it does not take RAY_TLS_SERVER_CERT"),
-        (plain | authority.variables("elsewhere", "10.0.0.1") | {"RAY_ADDRESS": "local"}, 2, f"must have IP:{HERE}"),
+        (
+            plain | stranger | {"RAY_TLS_CA_CERT": str(authority.certificate)},
+            3,
+            "it does not take RAY_TLS_SERVER_CERT",
+        ),
+        (
+            plain | authority.variables("elsewhere", "10.0.0.1") | {"RAY_ADDRESS": "local"},
+            2,
+            f"must have IP:{HERE}",
+        ),
     ]
     for environment, code, said in tried:
         user = User(keeper.folder)
@@ -67,7 +80,11 @@ def test_what_is_encrypted_and_what_is_not(keeper: User, authority: Authority) -
         try:
             if os.getsid(process.pid) != head.pid and os.getsid(process.parent().pid) != head.pid:  # type: ignore[union-attr]
                 continue
-            heard = [each.laddr.port for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            heard = [
+                each.laddr.port
+                for each in process.net_connections("tcp")
+                if each.status == psutil.CONN_LISTEN
+            ]
             name = process.name()
         except (psutil.Error, OSError, AttributeError):
             continue
@@ -82,7 +99,10 @@ def test_what_is_encrypted_and_what_is_not(keeper: User, authority: Authority) -
 def speaks_tls(port: int, authority: Authority) -> bool:
     context = ssl.create_default_context(cafile=str(authority.certificate))
     try:
-        with socket.create_connection((HERE, port), 5) as line, context.wrap_socket(line, server_hostname=HERE):
+        with (
+            socket.create_connection((HERE, port), 5) as line,
+            context.wrap_socket(line, server_hostname=HERE),
+        ):
             return True
     except (ssl.SSLError, OSError):
         return False

@@ -1,4 +1,5 @@
-"""A run as a job of Slurm: `python -m orchestrator` in a batch script, on a Ray of its own in the allocation."""
+"""A run as a job of Slurm: `python -m orchestrator` in a batch script, on a Ray of its own in the
+allocation."""
 
 from __future__ import annotations
 
@@ -76,12 +77,21 @@ class Submitter:
     jobs: list[Job]
 
     def __call__(self, name: str, *overrides: str, by: str = "exec") -> Job:
-        words = [sys.executable, "-m", "orchestrator", f"run_name={name}", *COMMON, *SHORT, UNTRACKED, *overrides]
+        words = [
+            sys.executable,
+            "-m",
+            "orchestrator",
+            f"run_name={name}",
+            *COMMON,
+            *SHORT,
+            UNTRACKED,
+            *overrides,
+        ]
         script = self.user.folder / f"{name}.sh"
         script.write_text(f"#!/bin/sh\nenv | grep ^SLURM > {name}.environment\n{by} {shlex.join(words)}\n")
         number = self.slurm.command(
-            "sbatch", "--parsable", "--ntasks=2", f"--chdir={self.user.folder}", f"--output={name}.txt", str(script),
-            environment=self.user.environment,
+            "sbatch", "--parsable", "--ntasks=2", f"--chdir={self.user.folder}", f"--output={name}.txt",
+            str(script), environment=self.user.environment,
         )  # fmt: skip
         self.jobs.append(Job(self.slurm, number, self.user.folder, name))
         return self.jobs[-1]

@@ -21,7 +21,9 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.certificate = folder, folder / "ca.crt"
         self._key, self._name = ec.generate_private_key(ec.SECP256R1()), _name(folder.name)
-        signed = self._about(self._name, self._key.public_key()).add_extension(x509.BasicConstraints(True, None), True)
+        signed = self._about(self._name, self._key.public_key()).add_extension(
+            x509.BasicConstraints(True, None), True
+        )
         self._write(self.certificate, signed)
 
     def sign(self, name: str, *addresses: str) -> tuple[Path, Path]:
@@ -49,7 +51,11 @@ class Authority:
     def _about(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
-        return builder.serial_number(x509.random_serial_number()).not_valid_before(now - DAY).not_valid_after(now + DAY)
+        return (
+            builder.serial_number(x509.random_serial_number())
+            .not_valid_before(now - DAY)
+            .not_valid_after(now + DAY)
+        )
 
     def _write(self, path: Path, builder: x509.CertificateBuilder) -> None:
         path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))

@@ -1,4 +1,5 @@
-"""The driver of checkpoints in the hand of a test: its nodes act on real folders, and its Ray is a few lines."""
+"""The driver of checkpoints in the hand of a test: its nodes act on real folders, and its Ray is a few
+lines."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ class FakeRay:
         monkeypatch.setattr(module, "ray", fake)
         return fake
 
-    def wait(self, answers: list[Answer], num_returns: int, timeout: float) -> tuple[list[Answer], list[Answer]]:
+    def wait(
+        self, answers: list[Answer], num_returns: int, timeout: float
+    ) -> tuple[list[Answer], list[Answer]]:
         return ([], answers) if self.slow else (answers, [])
 
     def get(self, answers: list[Answer]) -> list[Any]:
@@ -99,7 +102,8 @@ class Agent:
 
 
 class Driver:
-    """Two nodes of one rank each; `folders` are their checkpoint directories, the same one where it is shared."""
+    """Two nodes of one rank each; `folders` are their checkpoint directories, the same one where it is
+    shared."""
 
     def __init__(self, folder: Path, shared: bool, **changes: Any) -> None:
         roots = [folder / name for name in (["all", "all"] if shared else ["one", "two"])]
@@ -127,11 +131,18 @@ class Driver:
         for folder, kept in zip(self.folders, (0, 1), strict=True) if not self.shared_checkpoints else ():
             for name, part in manifest.files.items():
                 if part.rank != kept:
-                    (folder / ".attempts" / f"attempt-{attempt:04d}-step-{step:06d}" / manifest.tag / name).unlink()
+                    (
+                        folder / ".attempts" / f"attempt-{attempt:04d}-step-{step:06d}" / manifest.tag / name
+                    ).unlink()
         return [event for rank in ranks for event in self.say_durable(manifest, rank)]
 
     def say_durable(self, manifest: Manifest, rank: int) -> list[Event]:
-        about = {"attempt": manifest.attempt, "step": manifest.step, "dir": "/checkpoints", "tag": manifest.tag}
+        about = {
+            "attempt": manifest.attempt,
+            "step": manifest.step,
+            "dir": "/checkpoints",
+            "tag": manifest.tag,
+        }
         files = {name: vars(part) for name, part in manifest.files.items() if part.rank == rank}
         part = {"kind": "durable", **about, "rank": rank, "files": files, "save_latest": True, "seconds": 0.1}
         return self.checkpoints.hear(self.all[rank], part, 5.0)

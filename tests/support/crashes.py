@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from orchestrator.checkpoint.store import FilePart, Manifest, attempt_dir, prune, publish, quarantine, scan, verify
+from orchestrator.checkpoint.store import (
+    FilePart,
+    Manifest,
+    attempt_dir,
+    prune,
+    publish,
+    quarantine,
+    scan,
+    verify,
+)
 
 SHARDS = {
     "mp_rank_00_model_states.pt": b"weights" * 50,
@@ -28,7 +37,9 @@ def contents(step: int, attempt: int = 1) -> dict[str, bytes]:
     return {path: data + f"{step:06d}-{attempt:04d}".encode() for path, data in SHARDS.items()}
 
 
-def written(save_dir: Path, step: int, *, tag: str | None = None, attempt: int = 1, hours: float = 0.0) -> Manifest:
+def written(
+    save_dir: Path, step: int, *, tag: str | None = None, attempt: int = 1, hours: float = 0.0
+) -> Manifest:
     """Let the ranks of an attempt write a checkpoint, and return the manifest to commit it with."""
     tag = tag or f"step-{step}"
     files = contents(step, attempt)
@@ -39,7 +50,9 @@ def written(save_dir: Path, step: int, *, tag: str | None = None, attempt: int =
     return manifest_of(files, step, tag, attempt, hours)
 
 
-def manifest_of(files: Mapping[str, bytes], step: int, tag: str, attempt: int = 1, hours: float = 0.0) -> Manifest:
+def manifest_of(
+    files: Mapping[str, bytes], step: int, tag: str, attempt: int = 1, hours: float = 0.0
+) -> Manifest:
     parts = {
         path: FilePart(hashlib.sha256(data).hexdigest(), len(data), int("rank_1" in path))
         for path, data in files.items()
@@ -57,7 +70,8 @@ def committed(save_dir: Path, step: int, **more: Any) -> Manifest:
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Everything below a folder, hidden or not; None for a folder."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
     }
 
 
@@ -87,8 +101,8 @@ class PowerCut(BaseException):
 class Machine:
     """Runs something until its ``cut``-th operation on the file system, before which the power fails.
 
-    What was written to a file and not synced is half gone then. ``log`` lists the operations with their paths;
-    a sync is only noted, for the sake of speed.
+    What was written to a file and not synced is half gone then. ``log`` lists the operations with their
+    paths; a sync is only noted, for the sake of speed.
     """
 
     CALLS = ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir", "open")

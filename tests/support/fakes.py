@@ -37,7 +37,9 @@ class FakeClock:
         self.time_s += seconds
 
 
-def lost(attempt: int, step: int, error: str = "RuntimeError: boom", status: int = 1, rank: int = 0) -> RankLost:
+def lost(
+    attempt: int, step: int, error: str = "RuntimeError: boom", status: int = 1, rank: int = 0
+) -> RankLost:
     """A rank's death as the group would tell it."""
     return RankLost(attempt, rank, "node-a", "GPU 0", status, step, f"exited with status {status}", error)
 
@@ -126,7 +128,9 @@ class FakeGroup:
         if self.saved:
             path = "/checkpoints"
             self._queue.append(CheckpointLoaded(attempt, self.saved, f"step-{self.saved}", path, 0.1))
-        return AttemptStarted(attempt, "127.0.0.1", 29500, 2, self.saved or None, "memory" if self.saved else None)
+        return AttemptStarted(
+            attempt, "127.0.0.1", 29500, 2, self.saved or None, "memory" if self.saved else None
+        )
 
     def poll(self) -> list[Event]:
         events, self._queue = self._queue, []
@@ -135,7 +139,9 @@ class FakeGroup:
     def _one_step(self) -> list[Event]:
         if self._stopping:
             return [] if self.ignores_stop else self._saved_and_stopped()
-        due = [left_s for attempt, step, left_s in self.drains if (attempt, step) == (self._attempt, self._step)]
+        due = [
+            left_s for attempt, step, left_s in self.drains if (attempt, step) == (self._attempt, self._step)
+        ]
         if due and not self._leaving:
             self._leaving = True
             return [NodeDraining(self._attempt, "node-a", self._step, left_s) for left_s in due]
@@ -156,7 +162,9 @@ class FakeGroup:
             events.append(self._late.pop(0))
         if self.save_every and self._step % self.save_every == 0:
             self.checkpoints.append(self._step)
-            events.append(CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1))
+            events.append(
+                CheckpointSaved(self._attempt, self._step, f"step-{self._step}", "/checkpoints", 0.1)
+            )
         return events
 
     def _saved_and_stopped(self) -> list[Event]:

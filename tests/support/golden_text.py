@@ -15,4 +15,6 @@ def assert_golden(name: str, text: str) -> None:
     stripped = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(stripped)
-    assert stripped == path.read_text(), f"{path.name} differs; if it should, run make golden and read the diff"
+    assert stripped == path.read_text(), (
+        f"{path.name} differs; if it should, run make golden and read the diff"
+    )

@@ -71,7 +71,12 @@ class Watched:
         if found is not None:
             texts, self.seen = found
             told = [
-                {**one, "gpu": "CPU core", "path": "", "stack": [str(f) for f in main_thread(texts[one["rank"]])]}
+                {
+                    **one,
+                    "gpu": "CPU core",
+                    "path": "",
+                    "stack": [str(f) for f in main_thread(texts[one["rank"]])],
+                }
                 for one in self.seen
             ]
             self._watch.hear(0, {"kind": "stacks", "ranks": told})

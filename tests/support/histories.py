@@ -9,7 +9,9 @@ from orchestrator.supervise.history import History
 from tests.support.fakes import lost
 
 
-def dies(attempt: int, step: int, fault: Fault = Fault.EXIT, error: str = "ValueError: boom", **others: int) -> Event:
+def dies(
+    attempt: int, step: int, fault: Fault = Fault.EXIT, error: str = "ValueError: boom", **others: int
+) -> Event:
     return dataclasses.replace(lost(attempt, step, error), fault=fault, **others)  # type: ignore[arg-type]
 
 

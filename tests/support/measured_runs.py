@@ -57,7 +57,8 @@ def leave_run(
     steps: int = 12,
     status: Status | None = Status.FINISHED,
 ) -> Path:
-    """Its first step took ten times as long as the others, as first steps do; ``status`` None: its driver was lost."""
+    """Its first step took ten times as long as the others, as first steps do; ``status`` None: its driver was
+    lost."""
     layout = derive_layout(config)
     folder.mkdir(parents=True)
     kept = {"cwd": str(folder), "config": load.to_container(config)}
@@ -65,8 +66,14 @@ def leave_run(
     (folder / "plan.json").write_text(json.dumps({"layout": dataclasses.asdict(layout), "deepspeed": {}}))
     clock = iter([0.0, *(float(tick) for tick in range(10_000))])
     with Journal(folder / "journal.jsonl", clock=lambda: next(clock), wall=lambda: 1.7e9) as journal:
-        started = RunStarted(folder.name, "job", config.cluster.name, config.gpu.name, layout.ranks, 0.05, steps=steps)
-        events: list[Event] = [started, ResourcesGranted(["n"], layout.ranks), AttemptStarted(1, "n", 1, layout.ranks)]
+        started = RunStarted(
+            folder.name, "job", config.cluster.name, config.gpu.name, layout.ranks, 0.05, steps=steps
+        )
+        events: list[Event] = [
+            started,
+            ResourcesGranted(["n"], layout.ranks),
+            AttemptStarted(1, "n", 1, layout.ranks),
+        ]
         events += [StepDone(1, step, step_time_s * (10 if step == 1 else 1)) for step in range(1, steps + 1)]
         events += [] if peak_bytes is None else [MemoryPeaked(1, steps, peak_bytes)]
         if status is not None:

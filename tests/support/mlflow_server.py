@@ -33,7 +33,8 @@ def make_database(path: Path) -> Path:
 
 
 class Server:
-    """In a session of its own, on a copy of a database that has its tables already. It takes many seconds to start."""
+    """In a session of its own, on a copy of a database that has its tables already. It takes many seconds to
+    start."""
 
     def __init__(self, folder: Path, database: Path) -> None:
         self.port = free_port()
@@ -46,7 +47,15 @@ class Server:
         """Start it; one that runs goes on."""
         if self._process is not None:
             return
-        command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={self.port}", "--workers=1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+            "--workers=1",
+        ]
         command += [f"--backend-store-uri=sqlite:///{self._folder}/server.db"]
         command += [f"--artifacts-destination={self._folder / 'artifacts'}"]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.support.folders import SCRIPTS
 
 STRUCK = SCRIPTS / "pretrain_struck.py"
-# A step of a small model is over in a twentieth of a second, and what is done to a run after one would come steps
-# later on a busy machine. Waiting takes no processor time from the suites beside this one.
+# A step of a small model is over in a twentieth of a second, and what is done to a run after one would come
+# steps later on a busy machine. Waiting takes no processor time from the suites beside this one.
 PACE_S = 0.3
 
 

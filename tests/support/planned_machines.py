@@ -41,9 +41,8 @@ def layout(
     """Of nodes with eight accelerators each, or of a part of one."""
     ranks = dp * tp * pp * sp
     return replace(
-        ONE_NODE,
-        nodes=max(1, ranks // 8), ranks_per_node=min(8, ranks), ranks=ranks, dp=dp, tp=tp, pp=pp, sp=sp, ep=ep,
-        zero_stage=stage, recompute=recompute, micro_batch=micro, accumulation=accumulation,
+        ONE_NODE, nodes=max(1, ranks // 8), ranks_per_node=min(8, ranks), ranks=ranks, dp=dp, tp=tp, pp=pp,
+        sp=sp, ep=ep, zero_stage=stage, recompute=recompute, micro_batch=micro, accumulation=accumulation,
         global_batch=micro * accumulation * dp, vp=vp, selective=selective,
     )  # fmt: skip
 

@@ -12,8 +12,9 @@ _PORTS = range(20_000, 32_000)
 def free_port() -> int:
     """A port of 127.0.0.1 at which nobody listens.
 
-    One that the kernel chooses may be taken by a connection of another suite before it is used. By chance and not
-    in order, so that suites beside each other do not try the same ones; a seed of the tests' own changes nothing.
+    One that the kernel chooses may be taken by a connection of another suite before it is used. By chance and
+    not in order, so that suites beside each other do not try the same ones; a seed of the tests' own changes
+    nothing.
     """
     while True:
         port = random.SystemRandom().choice(_PORTS)

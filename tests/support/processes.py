@@ -14,7 +14,8 @@ _known: dict[tuple[int, int], psutil.Process] = {}
 
 
 def below(*roots: psutil.Process | None) -> list[list[psutil.Process]]:
-    """The descendants of each root, by one look at /proc; psutil would take one, and a longer one, for each."""
+    """The descendants of each root, by one look at /proc; psutil would take one, and a longer one, for
+    each."""
     children: dict[int, list[int]] = defaultdict(list)
     started: dict[int, int] = {}
     for name in os.listdir("/proc"):
@@ -29,7 +30,9 @@ def below(*roots: psutil.Process | None) -> list[list[psutil.Process]]:
     ]
 
 
-def _descendants(root: int, children: Mapping[int, list[int]], started: Mapping[int, int]) -> list[psutil.Process]:
+def _descendants(
+    root: int, children: Mapping[int, list[int]], started: Mapping[int, int]
+) -> list[psutil.Process]:
     found: list[psutil.Process] = []
     left = [root]
     while left:

@@ -23,7 +23,8 @@ class Trouble(StrEnum):
 class Proxy:
     """Passes on what goes to and comes from a port of 127.0.0.1. ``trouble`` may be set at any time.
 
-    What is held back while the way is stuck comes once it is not: neither side is told that anything was wrong.
+    What is held back while the way is stuck comes once it is not: neither side is told that anything was
+    wrong.
     """
 
     def __init__(self, port: int, chance: random.Random, slow_s: tuple[float, float] = (2.0, 8.0)) -> None:

@@ -1,4 +1,5 @@
-"""What the tests of slots and their writer share: states of every kind, whether two are the same, and requests."""
+"""What the tests of slots and their writer share: states of every kind, whether two are the same, and
+requests."""
 
 from __future__ import annotations
 
@@ -102,7 +103,9 @@ def _with_attributes(tensor: torch.Tensor, **attributes: Any) -> torch.Tensor:
 @st.composite
 def states(draw: st.DrawFn) -> dict[str, Any]:
     pool = [tensor for group in draw(st.lists(tensors(), min_size=1, max_size=3)) for tensor in group]
-    leaves = st.integers(0, len(pool) - 1).map(pool.__getitem__) | st.none() | st.integers() | st.text(max_size=4)
+    leaves = (
+        st.integers(0, len(pool) - 1).map(pool.__getitem__) | st.none() | st.integers() | st.text(max_size=4)
+    )
     nested = st.recursive(
         leaves,
         lambda inner: (

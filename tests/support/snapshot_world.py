@@ -1,4 +1,5 @@
-"""Worlds of ranks whose checkpoints are staged: what an agent and a driver do for them, in the hand of a test."""
+"""Worlds of ranks whose checkpoints are staged: what an agent and a driver do for them, in the hand of a
+test."""
 
 from __future__ import annotations
 
@@ -135,14 +136,18 @@ class World:
         commits: list[Commit] = []
 
         def durable_ones() -> bool:
-            parts = [part for attempt in self._attempts for part in attempt.parts if part["kind"] == "durable"]
+            parts = [
+                part for attempt in self._attempts for part in attempt.parts if part["kind"] == "durable"
+            ]
             found = [self.driver.durable(part, 0.0) for part in parts[self._heard :]]
             commits.extend(one for one in found if one is not None)
             self._heard = len(parts)
             return len(commits) >= count
 
         assert self.until(durable_ones), commits
-        return [store.publish(Path(one.save_dir), one.manifest.signed(KEY), one.save_latest) for one in commits]
+        return [
+            store.publish(Path(one.save_dir), one.manifest.signed(KEY), one.save_latest) for one in commits
+        ]
 
     def close(self) -> None:
         self.bench.clear()
@@ -180,7 +185,9 @@ def files_of(rank: int) -> list[str]:
     return [OPTIMIZER.format(rank), *([WEIGHTS] if rank == 0 else [])]
 
 
-def stage(node: NodeSnapshots, folder: Path, step: int, attempt: int = 1, ranks: int = 2) -> list[dict[str, Any]]:
+def stage(
+    node: NodeSnapshots, folder: Path, step: int, attempt: int = 1, ranks: int = 2
+) -> list[dict[str, Any]]:
     """What the node's ranks do in a save, each with one slot after the other; their messages."""
     messages = []
     for local in range(ranks):
@@ -194,8 +201,17 @@ def stage(node: NodeSnapshots, folder: Path, step: int, attempt: int = 1, ranks:
         for slot in slots:
             slot.close()
         to = str(folder / ".attempts" / f"attempt-{attempt:04d}-step-{step:06d}" / f"step-{step}")
-        staged = {"slot": index, "files": [], "to": to, "given_up": "", "attempt": attempt, "save_latest": True}
-        messages.append({"dir": str(folder), "tag": f"step-{step}", "step": step, "rank": rank, "snapshot": staged})
+        staged = {
+            "slot": index,
+            "files": [],
+            "to": to,
+            "given_up": "",
+            "attempt": attempt,
+            "save_latest": True,
+        }
+        messages.append(
+            {"dir": str(folder), "tag": f"step-{step}", "step": step, "rank": rank, "snapshot": staged}
+        )
     return messages
 
 
@@ -208,14 +224,16 @@ def restore_of(nodes: list[NodeSnapshots], step: int) -> dict[str, Any]:
         for name, extent in one["entries"].items()
     }
     return {
-        "save_dir": held[0]["dir"], "tag": held[0]["tag"], "step": step, "attempt": 1, "files": files, "unvouched": None
+        "save_dir": held[0]["dir"], "tag": held[0]["tag"], "step": step, "attempt": 1, "files": files,
+        "unvouched": None
     }  # fmt: skip
 
 
 def disk_restore(folder: Path, step: int, ranks: int) -> dict[str, Any]:
     files = {name: {"rank": rank, "bytes": 1} for rank in range(ranks) for name in files_of(rank)}
     return {
-        "save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files, "unvouched": None
+        "save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files,
+        "unvouched": None
     }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""The scripts, what they are called with, and their runs: under us on a kept cluster, and under plain torchrun."""
+"""The scripts, what they are called with, and their runs: under us on a kept cluster, and under plain
+torchrun."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ HERE = Path(__file__).parent
 # Steps take so long that a kill which is asked for in the middle strikes there.
 STEPS, EVERY, KILLED_AT = 20, 5, 11
 CPU = [
-    "gpu=cpu", "cluster=local", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1", "launch.dashboard=false",
+    "gpu=cpu", "cluster=local", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1",
+    "launch.dashboard=false",
 ]  # fmt: skip
 TIMEOUT_S = 400
 
@@ -42,7 +44,9 @@ def of_lines(folder: Path) -> dict[int, float]:
 def of_lightning(folder: Path) -> dict[int, float]:
     """One file for every start of the script; Lightning counts steps from 0 here."""
     losses: dict[int, float] = {}
-    for path in sorted(folder.glob("csv/version_*/metrics.csv"), key=lambda one: int(one.parent.name.split("_")[1])):
+    for path in sorted(
+        folder.glob("csv/version_*/metrics.csv"), key=lambda one: int(one.parent.name.split("_")[1])
+    ):
         with path.open() as file:
             losses |= {int(row["step"]) + 1: float(row["train_loss"]) for row in csv.DictReader(file)}
     return losses
@@ -56,7 +60,8 @@ class Job:
     script: str
     logged: Callable[[Path], dict[int, float]]
     args: dict[str, Any] = field(default_factory=dict)
-    goes_on_exactly: bool = True  # whether the library finds its place in the data and its random numbers again
+    # whether the library finds its place in the data and its random numbers again
+    goes_on_exactly: bool = True
 
     def __str__(self) -> str:
         return self.library
@@ -76,7 +81,12 @@ ACCELERATE = {
     "checkpointing_steps": EVERY,
     "per_device_train_batch_size": 24,
 }
-LIGHTNING = {"deepspeed_config": "zero2_lightning.json", "max_steps": STEPS, "save_every": EVERY, "batch_size": 24}
+LIGHTNING = {
+    "deepspeed_config": "zero2_lightning.json",
+    "max_steps": STEPS,
+    "save_every": EVERY,
+    "batch_size": 24,
+}
 TRL = {"deepspeed": "zero3.json", **TRAINER, "bf16": False}
 JOBS = [
     Job("transformers", "transformers_trainer.py", of_the_trainer, TRANSFORMERS),

@@ -69,7 +69,9 @@ def test_it_is_billed_and_nothing_is_called_a_failure(job: Job, user: ScriptUser
 def test_its_losses_are_those_of_torchrun(job: Job, user: ScriptUser) -> None:
     run, plain = user.whole(job), job.logged(user.under_torchrun(job))
     assert list(plain) == list(range(1, STEPS + 1))
-    assert job.logged(run.folder / "checkpoints") == plain, "to the last digit, as the library writes them down"
+    assert job.logged(run.folder / "checkpoints") == plain, (
+        "to the last digit, as the library writes them down"
+    )
     assert run.losses() == pytest.approx(plain, rel=SINGLE), "and as the journal has them"
 
 

@@ -9,8 +9,8 @@ from rich.text import Text
 from orchestrator.cli.show.budget_command import command
 from orchestrator.cli.show.tables import GAP, Column, fitting, table_of
 from orchestrator.plan.search.runners_up import in_words
-from orchestrator.plan.sizing.limits import Option
-from orchestrator.planner.budget import LOSS_DIGITS, Answer
+from orchestrator.plan.sizing.limits import RunCandidate
+from orchestrator.planner.budget import LOSS_DIGITS, BudgetResult
 from orchestrator.text import count, plural, usd
 
 MOST_ROWS, MOST_SOONER = 10, 3
@@ -18,7 +18,7 @@ UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
 _PAID = {"list": "on demand"}
 
 
-_COLUMNS: tuple[Column[Option], ...] = (
+_COLUMNS: tuple[Column[RunCandidate], ...] = (
     Column("cluster", lambda o: o.config.cluster.name, 0, text=True),
     Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 0),
     Column("parameters", lambda o: count(o.parameters), 0),
@@ -35,7 +35,7 @@ _COLUMNS: tuple[Column[Option], ...] = (
 )
 
 
-def show_answer(found: Answer, console: Console) -> None:
+def show_answer(found: BudgetResult, console: Console) -> None:
     """The winner in a few lines, the best of each cluster below, and what the figures rest on."""
     console.print(_title(found))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
@@ -54,41 +54,60 @@ def show_answer(found: Answer, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _title(found: Answer) -> Text:
+def _title(found: BudgetResult) -> Text:
     limits = found.asked.limits
     said = [] if limits.usd is None else [usd(limits.usd)]
     if limits.days is not None:
-        said.append(f"within {limits.days:g} days" + (", as no deadline_days was set" * found.asked.days_assumed))
+        said.append(
+            f"within {limits.days:g} days" + (", as no deadline_days was set" * found.asked.days_assumed)
+        )
     if limits.usd is None and not (found.asked.nodes_given or found.asked.cluster_given):
         said.append("with each cluster's own cluster.nodes")
     looked = plural(len(found.options), "cluster")
     return Text.assemble(("Best model  ", "bold"), (", ".join(said), "bold cyan"), f"; {looked} compared")
 
 
-def _rows(found: Answer) -> list[tuple[str, str]]:
+def _rows(found: BudgetResult) -> list[tuple[str, str]]:
     best = found.options[0]
     model, layout, run = best.model, best.candidate.layout, best.prediction
     cost = run.costs[0]
     rows = [
-        ("model", f"{model.name}, {count(best.parameters)} parameters: {model.layers} layers, hidden {model.hidden}, "
-         f"{model.heads} heads, {model.kv_heads} key-value heads, ffn {model.ffn}, vocabulary {model.vocab}, "
-         f"sequences of {model.seq_len}"),
-        ("tokens", f"{count(best.tokens)}, {best.tokens / best.parameters:.3g} per parameter, "
-         f"{best.share_of_optimal_tokens:.2g} × what is compute-optimal for this size; "
-         f"{run.steps:,} steps of {layout.global_batch} sequences"),
+        (
+            "model",
+            f"{model.name}, {count(best.parameters)} parameters: {model.layers} layers, "
+            f"hidden {model.hidden}, {model.heads} heads, {model.kv_heads} key-value heads, ffn {model.ffn}, "
+            f"vocabulary {model.vocab}, sequences of {model.seq_len}",
+        ),
+        (
+            "tokens",
+            f"{count(best.tokens)}, {best.tokens / best.parameters:.3g} per parameter, "
+            f"{best.share_of_optimal_tokens:.2g} × what is compute-optimal for this size; "
+            f"{run.steps:,} steps of {layout.global_batch} sequences",
+        ),
         ("loss", f"{best.loss:.{LOSS_DIGITS}f} nats per token predicted"),
-    ]  # fmt: skip
+    ]
     if found.any_size is not None:
         other = found.any_size
-        rows.append(("any size", f"{count(other.parameters)} parameters on {count(other.tokens)} tokens would reach "
-                     f"{other.loss:.{LOSS_DIGITS}f} on the same nodes"))  # fmt: skip
+        rows.append(
+            (
+                "any size",
+                f"{count(other.parameters)} parameters on {count(other.tokens)} tokens would reach "
+                f"{other.loss:.{LOSS_DIGITS}f} on the same nodes",
+            )
+        )
     rows += [
-        ("cluster", f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}"),
+        (
+            "cluster",
+            f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}",
+        ),
         ("layout", f"{in_words(best.candidate)}; MFU {run.mfu:.1%}"),
         ("run", f"{_days(best)} days, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
-        ("cost", f"{usd(cost.usd)} {_paid(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
-         f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}"),
-    ]  # fmt: skip
+        (
+            "cost",
+            f"{usd(cost.usd)} {_paid(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
+            f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}",
+        ),
+    ]
     limits = found.asked.limits
     if limits.usd is not None and cost.usd < limits.usd * (1 - UNSPENT):
         rows.append(("unspent", f"{usd(limits.usd - cost.usd)}: " + _why_unspent(found)))
@@ -101,31 +120,41 @@ def _rows(found: Answer) -> list[tuple[str, str]]:
     return rows
 
 
-def _in_short(option: Option) -> str:
+def _in_short(option: RunCandidate) -> str:
     nodes = plural(option.candidate.layout.nodes, "node")
-    return f"{nodes}: {_days(option)} days, {count(option.parameters)} parameters, loss {option.loss:.{LOSS_DIGITS}f}"
-
-
-def _why_unspent(found: Answer) -> str:
-    asked, best = found.asked, found.options[0]
-    remedies = ["raise cluster.nodes"] * asked.nodes_given + ["set deadline_days to more"] * (not asked.nodes_given)
-    if found.data_parallel_only:
-        remedies.append("use a script with tensor and pipeline parallel ranks (job.supports=[tp,pp])")
     return (
-        f"more nodes than {best.candidate.layout.nodes} do not divide the batch, do not fit or do not gain anything "
-        f"in the time; {' or '.join(remedies)}"
+        f"{nodes}: {_days(option)} days, {count(option.parameters)} parameters, loss"
+        f" {option.loss:.{LOSS_DIGITS}f}"
     )
 
 
-def _notes(found: Answer) -> list[str]:
+def _why_unspent(found: BudgetResult) -> str:
+    asked, best = found.asked, found.options[0]
+    remedies = ["raise cluster.nodes"] * asked.nodes_given + ["set deadline_days to more"] * (
+        not asked.nodes_given
+    )
+    if found.data_parallel_only:
+        remedies.append("use a script with tensor and pipeline parallel ranks (job.supports=[tp,pp])")
+    return (
+        f"more nodes than {best.candidate.layout.nodes} do not divide the batch, do not fit or do not gain"
+        f" anything in the time; {' or '.join(remedies)}"
+    )
+
+
+def _notes(found: BudgetResult) -> list[str]:
     notes = [
-        f"\nLoss: {found.law.source}. N counts embeddings; it was fitted on MassiveText: it compares runs, and is no "
-        "forecast for other data. Costs: from few interruptions and fast steps to many and slow ones.",
+        (
+            f"\nLoss: {found.law.source}. N counts embeddings; it was fitted on MassiveText: it compares"
+            " runs, and is no forecast for other data. Costs: from few interruptions and fast steps to many"
+            " and slow ones."
+        ),
     ]
     if len(found.options) > MOST_ROWS:
         notes.append(f"{len(found.options) - MOST_ROWS} more clusters are in --json.")
     if found.data_parallel_only:
-        notes.append("Data parallel layouts only, as the job's script knows no others (job.supports=[tp,pp] or null).")
+        notes.append(
+            "Data parallel layouts only, as the job's script knows no others (job.supports=[tp,pp] or null)."
+        )
     if any(option.law_parameters < option.parameters for option in found.options):
         notes.append("The law is of dense models: of experts only those that compute a token are counted.")
     if found.left_out:
@@ -136,10 +165,10 @@ def _notes(found: Answer) -> list[str]:
     return notes
 
 
-def _days(option: Option) -> str:
+def _days(option: RunCandidate) -> str:
     return f"{option.days:.1f}" if option.days >= 1 else f"{option.days:.2g}"
 
 
-def _paid(option: Option) -> str:
+def _paid(option: RunCandidate) -> str:
     kind = option.prediction.costs[0].kind
     return _PAID.get(kind, kind)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import shlex
 
 from orchestrator.config.schema import ModelConfig
-from orchestrator.plan.sizing.limits import Option
-from orchestrator.planner.budget import DEFAULT_JOB, DEGREES, FREE_OF_SHAPE, Answer
+from orchestrator.plan.sizing.limits import RunCandidate
+from orchestrator.planner.budget import DEFAULT_JOB, DEGREES, FREE_OF_SHAPE, BudgetResult
 from orchestrator.redact import redact
 
 SHAPE_OF = "llama3_8b"  # the option that a shape of the ladder differs from in size only
 GENERAL_JOB = "pretrain"  # trains any model
 
 
-def command(found: Answer, option: Option) -> str:
-    """What plans this option in detail, to be typed; with the command line's own words as far as they still hold."""
+def command(found: BudgetResult, option: RunCandidate) -> str:
+    """What plans this option in detail, to be typed; with the command line's own words as far as they still
+    hold."""
     asked, config, layout = found.asked, option.config, option.candidate.layout
     ours = {"budget_usd", "deadline_days", "cluster.nodes", "layout", "job.global_batch", "job.micro_batch"}
     if option is found.any_size or not asked.model_given:
         ours |= {"model", *(f"model.{name}" for name in FREE_OF_SHAPE)}
-    kept = [word for word in asked.words if _key(word) not in ours and not _key(word).startswith(("env.", "job.env."))]
+    kept = [
+        word
+        for word in asked.words
+        if _key(word) not in ours and not _key(word).startswith(("env.", "job.env."))
+    ]
     if "job" not in asked.values and found.standing.job.name == DEFAULT_JOB:
         kept.append(f"job={GENERAL_JOB}")
     given = [] if asked.cluster_given else [f"cluster={found.choices[config.cluster.name]}"]
@@ -40,8 +45,12 @@ def command(found: Answer, option: Option) -> str:
 
 def _shape_words(model: ModelConfig) -> list[str]:
     words = [f"model={SHAPE_OF}", f"model.name={model.name}"]
-    words += [f"model.{name}={getattr(model, name)}" for name in ("layers", "hidden", "heads", "kv_heads", "ffn")]
-    other = {name: getattr(model, name) for name, usual in FREE_OF_SHAPE.items() if getattr(model, name) != usual}
+    words += [
+        f"model.{name}={getattr(model, name)}" for name in ("layers", "hidden", "heads", "kv_heads", "ffn")
+    ]
+    other = {
+        name: getattr(model, name) for name, usual in FREE_OF_SHAPE.items() if getattr(model, name) != usual
+    }
     words += [f"model.{name}={value}" for name, value in other.items()]
     return words + ["model.tie_embeddings=true"] * model.tie_embeddings
 

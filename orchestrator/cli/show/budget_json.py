@@ -8,12 +8,12 @@ from typing import Annotated, Any, TypedDict
 from orchestrator.cli.show.budget_command import command
 from orchestrator.config.schema import ModelConfig
 from orchestrator.plan.layout.layout import Layout
-from orchestrator.plan.sizing.limits import Option
+from orchestrator.plan.sizing.limits import RunCandidate
 from orchestrator.plan.sizing.scaling_law import ScalingLaw
-from orchestrator.planner.budget import Answer
+from orchestrator.planner.budget import BudgetResult
 
 
-class OptionJson(TypedDict):
+class RunCandidateJson(TypedDict):
     """One run within the limits, interruptions included."""
 
     cluster: str  # name of the cluster
@@ -24,7 +24,8 @@ class OptionJson(TypedDict):
     parameters: int  # of the model, embedding and head included
     tokens: int  # to train on
     tokens_per_parameter: float  # tokens over parameters
-    share_of_compute_optimal_tokens: float  # above 1 the model is trained for longer than is the best use of the FLOPs
+    # above 1 the model is trained for longer than is the best use of the FLOPs
+    share_of_compute_optimal_tokens: float
     predicted_loss_nats_per_token: float  # by the scaling law
     steps: int | None  # of the whole run; null where it is not predicted
     batch_sequences: int  # of one step
@@ -43,21 +44,23 @@ class OptionJson(TypedDict):
     command: str  # what plans this run in detail, to be typed
 
 
-class AnswerJson(TypedDict):
+class BudgetResultJson(TypedDict):
     """What ``plan budget_usd=… --json`` and ``plan deadline_days=… --json`` print."""
 
     budget_usd: float | None  # what the run may cost; null where no budget was given
-    within_days: float | None  # the deadline, given or assumed; null where the nodes are given and no deadline is
+    # the deadline, given or assumed; null where the nodes are given and no deadline is
+    within_days: float | None
     deadline_was_given: bool  # false where one is assumed, as neither it nor the nodes were given
     model_was_given: bool  # false where a size of a ladder is chosen
     scaling_law: Annotated[dict[str, Any], ScalingLaw]  # what the losses are predicted by
-    options: list[OptionJson]  # the best run of each cluster, best loss first
-    sooner: list[OptionJson]  # the winner's with other numbers of nodes, which end sooner
-    any_size: OptionJson | None  # what the winner's nodes could train of any size; null where no model was given
+    options: list[RunCandidateJson]  # the best run of each cluster, best loss first
+    sooner: list[RunCandidateJson]  # the winner's with other numbers of nodes, which end sooner
+    # what the winner's nodes could train of any size; null where no model was given
+    any_size: RunCandidateJson | None
     clusters_left_out: dict[str, str]  # why, by cluster
 
 
-def answer_json(found: Answer) -> AnswerJson:
+def answer_json(found: BudgetResult) -> BudgetResultJson:
     """The same for programs; losses are in nats per token."""
     limits = found.asked.limits
     return {
@@ -73,7 +76,7 @@ def answer_json(found: Answer) -> AnswerJson:
     }
 
 
-def _option_json(found: Answer, option: Option) -> OptionJson:
+def _option_json(found: BudgetResult, option: RunCandidate) -> RunCandidateJson:
     run, layout, cost = option.prediction, option.candidate.layout, option.prediction.costs[0]
     return {
         "cluster": option.config.cluster.name,

@@ -28,11 +28,17 @@ def show_calibrations(fitted: Sequence[Fitted], path: Path, console: Console) ->
     for one in fitted:
         show_group(one.calibration, one.group, one.runs, {*one.steps_left_out, *one.memory_left_out}, console)
     used = f"{plural(len(fitted), 'calibration')} from {plural(sum(len(one.runs) for one in fitted), 'run')}"
-    console.print(f"{used} written to {path}; plans and runs there use it from now on", highlight=False, soft_wrap=True)
+    console.print(
+        f"{used} written to {path}; plans and runs there use it from now on", highlight=False, soft_wrap=True
+    )
 
 
 def show_group(
-    calibration: Calibration, group: Group, runs: Sequence[MeasuredRun], left_out: Collection[str], console: Console
+    calibration: Calibration,
+    group: Group,
+    runs: Sequence[MeasuredRun],
+    left_out: Collection[str],
+    console: Console,
 ) -> None:
     """Each run's step time and memory: what its plan had said, what it took, what would be said now."""
     nodes = "several nodes" if group.several_nodes else "one node"
@@ -42,7 +48,9 @@ def show_group(
         console.print(f"  {line}", highlight=False, soft_wrap=True, style="dim")
     if left_out:
         console.print(
-            f"  left out, nothing like the others: {', '.join(sorted(left_out))}", style="yellow", soft_wrap=True
+            f"  left out, nothing like the others: {', '.join(sorted(left_out))}",
+            style="yellow",
+            soft_wrap=True,
         )
     console.print()
 
@@ -55,7 +63,9 @@ def _table(
     if _room(columns, width) < max(len(run.name) for run in runs):
         columns = _columns(calibration, runs, before=False)
     room = max(LEAST_NAME, _room(columns, width))
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
     table.padding = (0, GAP, 0, 0)
     table.add_column("\n\nrun", no_wrap=True)
     for heading, *_ in columns:
@@ -69,16 +79,21 @@ def _table(
 def _columns(calibration: Calibration, runs: Sequence[MeasuredRun], before: bool) -> list[list[str]]:
     """Heading and cells of each."""
     figures = ["predicted\nbefore", "actual\n", "predicted\nafter", "error\n"][not before :]
-    headings = [f"{'' if place else what}\n{f}" for what in ("step time", "memory") for place, f in enumerate(figures)]
+    headings = [
+        f"{'' if place else what}\n{f}" for what in ("step time", "memory") for place, f in enumerate(figures)
+    ]
     cells = [
-        [*_step_cells(calibration, run)[not before :], *_memory_cells(calibration, run)[not before :]] for run in runs
+        [*_step_cells(calibration, run)[not before :], *_memory_cells(calibration, run)[not before :]]
+        for run in runs
     ]
     return [[heading, *column] for heading, *column in zip(headings, *cells, strict=True)]
 
 
 def _room(columns: Sequence[Sequence[str]], width: int) -> int:
     """For names."""
-    return width - sum(GAP + max(len(line) for text in column for line in text.splitlines()) for column in columns)
+    return width - sum(
+        GAP + max(len(line) for text in column for line in text.splitlines()) for column in columns
+    )
 
 
 def in_words(calibration: Calibration) -> list[str]:
@@ -92,7 +107,9 @@ def in_words(calibration: Calibration) -> list[str]:
     sign = "-" if calibration.memory_offset_bytes < 0 else "+"
     memory = f"memory: framework {sign}{bytes_in_words(abs(calibration.memory_offset_bytes))}"
     if calibration.memory_factor != 1:
-        memory += f", activations, logits and fragmentation {number(calibration.memory_factor, 3)} times as planned"
+        memory += (
+            f", activations, logits and fragmentation {number(calibration.memory_factor, 3)} times as planned"
+        )
     return [time, memory]
 
 

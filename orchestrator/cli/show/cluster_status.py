@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.cluster import tls
 from orchestrator.cluster.warm import record
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.tracking import command
 from orchestrator.text import UNKNOWN, duration, plural, usd
 
@@ -26,8 +26,16 @@ _MOST_ENDED = 10
 def show_status(seen: ClusterSeen, console: Console) -> None:
     """Print a look at a cluster."""
     since = f", up for {duration(time.time() - seen['since_unix_s'])}" if seen["since_unix_s"] else ""
-    by = "started by 'up'" if seen["started_by_up"] else "joined by 'up'" if seen["kept"] else "not kept by 'up'"
-    console.print(Text.assemble(("Cluster", "bold"), "  ", (str(seen["address"]), "bold cyan"), f"  {by}{since}"))
+    by = (
+        "started by 'up'"
+        if seen["started_by_up"]
+        else "joined by 'up'"
+        if seen["kept"]
+        else "not kept by 'up'"
+    )
+    console.print(
+        Text.assemble(("Cluster", "bold"), "  ", (str(seen["address"]), "bold cyan"), f"  {by}{since}")
+    )
     if seen["dashboard_url"]:
         show_dashboard(seen["dashboard_url"], console)
     console.print(_nodes(seen))
@@ -45,7 +53,9 @@ def _nodes(seen: ClusterSeen) -> Table:
     for node in seen["nodes"]:
         gpus = f"{node['held_gpus']:g} of {node['gpus']:g}" if node["gpus"] else UNKNOWN
         cpus = f"{node['held_cpus']:g} of {node['cpus']:g}"
-        table.add_row(node["host"], node["address"], gpus, cpus, _zygotes(node["zygotes"], seen["idle_timeout_s"]))
+        table.add_row(
+            node["host"], node["address"], gpus, cpus, _zygotes(node["zygotes"], seen["idle_timeout_s"])
+        )
     return table
 
 
@@ -81,17 +91,20 @@ def show_dashboard(url: str, console: Console, token_path: Path | None = None) -
     console.print(f"Ray dashboard  {url}  ({asks})", highlight=False, soft_wrap=True)
 
 
-def show_how_to_join(cluster: KeptCluster, console: Console) -> None:
+def show_how_to_join(cluster: WarmCluster, console: Console) -> None:
     """What can be done with a cluster that ``up`` started."""
     text = "Runs attach by themselves; 'orchestrator down' stops it. "
     if cluster.address.startswith("127."):
         text += "Other machines cannot join a loopback address: for that, 'up launch.node_address=ADDRESS'."
     else:
         text += (
-            f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and "
-            f"'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again warms it."
+            f"Another machine joins with a copy of this user's\n{_token_named()} as its ~/.ray/auth_token and"
+            f" 'RAY_AUTH_MODE=token ray start --address={cluster.address}'; then 'orchestrator up' again"
+            " warms it."
         )
-        text += f" There, too, {tls.SWITCH} and a certificate of its own are to be set." if tls.is_on() else ""
+        text += (
+            f" There, too, {tls.SWITCH} and a certificate of its own are to be set." if tls.is_on() else ""
+        )
     console.print(text, highlight=False, soft_wrap=True)
 
 
@@ -99,5 +112,7 @@ def _token_named() -> str:
     path = record.token_path()
     home = record.home()
     return (
-        f"~/{path.relative_to(home)}" if path and home and path.is_relative_to(home) else str(path or "RAY_AUTH_TOKEN")
+        f"~/{path.relative_to(home)}"
+        if path and home and path.is_relative_to(home)
+        else str(path or "RAY_AUTH_TOKEN")
     )

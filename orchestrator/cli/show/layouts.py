@@ -31,18 +31,30 @@ def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], c
     console.print(Text(f"  the same again: {' '.join(overrides) or 'layout=default'}", "dim"), soft_wrap=True)
     if not search.best.roomy:
         free = bytes_in_words(search.best.free_bytes)
-        console.print(Text(f"  it leaves only {free} free, and no other leaves {HEADROOM_SHARE:.0%}", "yellow"))
+        console.print(
+            Text(f"  it leaves only {free} free, and no other leaves {HEADROOM_SHARE:.0%}", "yellow")
+        )
 
 
 def show_runners_up(search: Search, console: Console) -> None:
     """The best of each other kind, and why it lost."""
-    table = Table(title="What it won against", title_justify="left", title_style="bold", box=None, pad_edge=False,
-                  padding=(0, 2, 0, 2), header_style="dim")  # fmt: skip
+    table = Table(
+        title="What it won against",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 2),
+        header_style="dim",
+    )
     table.add_column("layout", overflow="fold")
     table.add_column("step, s", justify="right", no_wrap=True)
     table.add_column("free, GB", justify="right", no_wrap=True)
     table.add_column("why not", overflow="fold")
-    for candidate, why in ((search.best, "chosen"), *((other.candidate, other.why) for other in search.runners_up)):
+    for candidate, why in (
+        (search.best, "chosen"),
+        *((other.candidate, other.why) for other in search.runners_up),
+    ):
         style = "bold" if candidate is search.best else "" if candidate.fits else "dim"
         row = (in_words(candidate), _seconds(candidate.step_time_s), f"{candidate.free_bytes / 1e9:.1f}", why)
         table.add_row(*map(Text, row), style=style)

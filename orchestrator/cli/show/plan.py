@@ -87,14 +87,18 @@ def _environment(plan: Plan) -> RenderableType:
     table.add_column("value", overflow="fold")
     table.add_column("from", overflow="fold", style="dim")
     for name, setting in plan.environment.items():
-        table.add_row(name, Text(HIDDEN if is_secret(name) else str(redact(setting.value))), Text(setting.source))
+        table.add_row(
+            name, Text(HIDDEN if is_secret(name) else str(redact(setting.value))), Text(setting.source)
+        )
     return table
 
 
 def memory_parts(plan: Plan) -> str:
     """The parts of the memory prediction, largest first, those of no weight left out."""
     assert plan.memory is not None
-    parts = {k.removesuffix("_bytes"): v for k, v in dataclasses.asdict(plan.memory).items() if k != "total_bytes"}
+    parts = {
+        k.removesuffix("_bytes"): v for k, v in dataclasses.asdict(plan.memory).items() if k != "total_bytes"
+    }
     shown = sorted(((v, k) for k, v in parts.items() if v), reverse=True)
     return ", ".join(f"{name} {bytes_in_words(value)}" for value, name in shown)
 

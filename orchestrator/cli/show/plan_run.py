@@ -43,8 +43,15 @@ def parts_of(plan: Plan) -> RenderableType:
 
 def _parts(title: str, parts: dict[str, float], total: float, words: object) -> Table:
     assert callable(words)
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False,
-                  padding=(0, 1, 0, 0))  # fmt: skip
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", style="dim", no_wrap=True)
@@ -89,7 +96,10 @@ def money_rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
     assert predicted.tokens_per_s is not None
     speed = f"{seconds_in_words(predicted.step_time_s)} a step, {predicted.tokens_per_s:,.0f} tokens/s"
     if predicted.mfu is not None and plan.device == "cuda":
-        speed += f", {predicted.tokens_per_s_per_gpu:,.0f} per {unit}; MFU {predicted.mfu:.1%}, HFU {predicted.hfu:.1%}"
+        speed += (
+            f", {predicted.tokens_per_s_per_gpu:,.0f} per {unit}; MFU {predicted.mfu:.1%}, HFU"
+            f" {predicted.hfu:.1%}"
+        )
     rows.append(("speed", speed))
     rows.append(("bound by", str(predicted.bound_by)))
     rows += _run_rows(plan, brief)
@@ -107,8 +117,10 @@ def _run_rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
     rows = [
         (
             "run",
-            f"{hours_in_words(run.wall_hours)}, "
-            f"{predicted.gpu_hours:,.{0 if predicted.gpu_hours > 100 else 2}f} {unit}-hours",
+            (
+                f"{hours_in_words(run.wall_hours)}, "
+                f"{predicted.gpu_hours:,.{0 if predicted.gpu_hours > 100 else 2}f} {unit}-hours"
+            ),
         )
     ]
     if not brief and run.interruptions >= 0.005:
@@ -128,7 +140,10 @@ def _run_rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
 
 def _cost(cost: Cost, unit: str) -> str:
     each = f"${cost.usd_per_gpu_hour:,.3f} per {unit}-hour"
-    return f"{usd(cost.usd)} {_PAID[cost.kind]} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), {each}; {cost.source}"
+    return (
+        f"{usd(cost.usd)} {_PAID[cost.kind]} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), {each};"
+        f" {cost.source}"
+    )
 
 
 def _price(plan: Plan) -> tuple[str, str]:

@@ -19,7 +19,8 @@ def compared_rows(compared: Comparison, unit: str) -> list[tuple[str, str, str, 
 
 
 def measured_rows(compared: Comparison, unit: str) -> dict[str, str]:
-    """Memory and step time by label where the plan said nothing of any figure: there is nothing to compare with."""
+    """Memory and step time by label where the plan said nothing of any figure: there is nothing to compare
+    with."""
     if compared.predicted:
         return {}
     memory, step = _bytes(compared.memory_bytes.actual), seconds_in_words(compared.step_time_s.actual)

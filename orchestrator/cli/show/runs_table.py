@@ -59,7 +59,8 @@ def print_table(rows: Sequence[RunRow], console: Console) -> None:
     cells = {column.key: _cells(column, rows) for column in COLUMNS}
     titles = {column.key: _title(column, rows) for column in COLUMNS}
     widths = {
-        column.key: max(cell_len(text) for text in [titles[column.key], *cells[column.key]]) for column in COLUMNS
+        column.key: max(cell_len(text) for text in [titles[column.key], *cells[column.key]])
+        for column in COLUMNS
     }
     widths["name"] = min(widths["name"], max(MIN_NAME_WIDTH, console.width // 4))
     cells["name"] = [ending(name, widths["name"]) for name in cells["name"]]
@@ -78,7 +79,11 @@ def print_table(rows: Sequence[RunRow], console: Console) -> None:
         table.add_row(*[_styled(column, row, cells[column.key][index]) for column in shown])
     console.print(table)
     hidden = [titles[column.key].strip() for column in COLUMNS if column not in shown]
-    note = "* best of the finished runs" if any("*" in text for texts in cells.values() for text in texts) else ""
+    note = (
+        "* best of the finished runs"
+        if any("*" in text for texts in cells.values() for text in texts)
+        else ""
+    )
     if hidden:
         note += ("; " if note else "") + f"not shown for lack of width: {', '.join(hidden)}"
     if note:

@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.text import Annotation
 
-# Okabe and Ito's colours that stand out on white, told apart by most colour-blind people; markers for the rest.
-SERIES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#B8860B", "v"), ("#5B4B9A", "P"))
+# Okabe and Ito's colours that stand out on white, told apart by most colour-blind people; markers for the
+# rest.
+SERIES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#B8860B", "v"),
+    ("#5B4B9A", "P"),
+)
 TEXT, FAINT = "#222222", "#8A8F98"
 LEGEND_WIDTH = 115  # characters in a row
 MOST_LABELS = 30  # of more points only the front is labelled
@@ -58,8 +66,8 @@ def draw(rows: Sequence[PlanRow], path: Path) -> str:
 
 
 def series_key(rows: Sequence[PlanRow], keys: Sequence[str]) -> str | None:
-    """The override that colour stands for: of those with few values the one with the longest, so that labels are
-    short; None where only one key varies."""
+    """The override that colour stands for: of those with few values the one with the longest, so that labels
+    are short; None where only one key varies."""
 
     def values(key: str) -> set[str]:
         return {row.overrides.get(key, "") for row in rows}
@@ -90,7 +98,10 @@ def _scale(axes: Axes, rows: Sequence[PlanRow]) -> None:
 
 
 def _scale_axis(
-    axis: Axis, values: Sequence[float], set_scale: Callable[[str], None], set_limits: Callable[[float, float], object]
+    axis: Axis,
+    values: Sequence[float],
+    set_scale: Callable[[str], None],
+    set_limits: Callable[[float, float], object],
 ) -> None:
     """Logarithmic where the spread needs it, with ticks at 1, 2 and 5; room for labels at both ends."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -119,7 +130,8 @@ def tick(value: float) -> str:
 
 
 def _draw_points(axes: Axes, rows: Sequence[PlanRow], coloured: str | None) -> list[Any]:
-    """Filled on the front, hollow elsewhere, one colour and marker per value of an override; the legend's handles."""
+    """Filled on the front, hollow elsewhere, one colour and marker per value of an override; the legend's
+    handles."""
     _unit, per_day = _time_unit(rows)
     front = sorted((_days(row) * per_day, _usd(row)) for row in rows if row.pareto)
     axes.plot(*zip(*front, strict=True), color=TEXT, linewidth=1.1, zorder=2)
@@ -127,7 +139,9 @@ def _draw_points(axes: Axes, rows: Sequence[PlanRow], coloured: str | None) -> l
     handles: list[Any] = []
     for value, (colour, marker) in zip(values, SERIES, strict=False):
         for best in (False, True):
-            part = [row for row in rows if row.pareto is best and (row.overrides.get(coloured or "", "") == value)]
+            part = [
+                row for row in rows if row.pareto is best and (row.overrides.get(coloured or "", "") == value)
+            ]
             axes.scatter(
                 [_days(row) * per_day for row in part], [_usd(row) for row in part], s=56 if best else 34,
                 marker=marker, edgecolors=colour, facecolors=colour if best else "white", linewidths=1.2,
@@ -159,10 +173,16 @@ def _draw_labels(axes: Axes, rows: Sequence[PlanRow], keys: Sequence[str]) -> st
     left_out = 0
     for row in sorted(wanted, key=lambda row: not row.pareto):
         text = axes.annotate(
-            label(row.overrides, keys, names), (_days(row) * per_day, _usd(row)), (0, 0), textcoords="offset points",
-            fontsize=8.5, fontweight="bold" if row.pareto else "normal", color=TEXT if row.pareto else "#555555",
-            ha="center", va="center",
-        )  # fmt: skip
+            label(row.overrides, keys, names),
+            (_days(row) * per_day, _usd(row)),
+            (0, 0),
+            textcoords="offset points",
+            fontsize=8.5,
+            fontweight="bold" if row.pareto else "normal",
+            color=TEXT if row.pareto else "#555555",
+            ha="center",
+            va="center",
+        )
         if not _place(text, where[id(row)], marks, labels, axes, points_to_px):
             text.remove()
             left_out += 1
@@ -174,7 +194,12 @@ def _draw_labels(axes: Axes, rows: Sequence[PlanRow], keys: Sequence[str]) -> st
 
 
 def _place(
-    text: Annotation, spot: tuple[float, float], marks: list[Box], labels: list[Box], axes: Axes, points_to_px: float
+    text: Annotation,
+    spot: tuple[float, float],
+    marks: list[Box],
+    labels: list[Box],
+    axes: Axes,
+    points_to_px: float,
 ) -> bool:
     """Move a label to the first free place around its point, and take that."""
     extent, inside = text.get_window_extent(), axes.get_window_extent()
@@ -222,11 +247,14 @@ def _around(x: float, y: float, radius: float) -> Box:
     return (x - radius, y - radius, x + radius, y + radius)
 
 
-def _along(start: tuple[float, float], end: tuple[float, float], every_px: float) -> list[tuple[float, float]]:
+def _along(
+    start: tuple[float, float], end: tuple[float, float], every_px: float
+) -> list[tuple[float, float]]:
     """Points on a line, close enough that no label fits between two."""
     count = max(1, round(math.dist(start, end) / every_px))
     return [
-        (start[0] + (end[0] - start[0]) * k / count, start[1] + (end[1] - start[1]) * k / count) for k in range(count)
+        (start[0] + (end[0] - start[0]) * k / count, start[1] + (end[1] - start[1]) * k / count)
+        for k in range(count)
     ]
 
 

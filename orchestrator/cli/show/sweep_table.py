@@ -36,7 +36,8 @@ class SweptPlan(TypedDict):
 
     overrides: list[str]  # of this point; values of secrets are hidden
     plan: NotRequired[Annotated[dict[str, object], Plan]]  # left out where the point is refused
-    pareto: NotRequired[bool]  # no other plan is cheaper without taking longer; left out where the point is refused
+    # no other plan is cheaper without taking longer; left out where the point is refused
+    pareto: NotRequired[bool]
     refused: NotRequired[str]  # the reason; left out where there is a plan
 
 
@@ -71,7 +72,9 @@ def plans_json(points: Sequence[PlannedPoint]) -> str:
 def refuse_if_none(points: Sequence[PlannedPoint]) -> None:
     """Raises :class:`ConfigError` where no point has a plan."""
     if all(point.plan is None for point in points):
-        raise ConfigError(f"no plan of the sweep's {plural(len(points), 'point')} is possible; each has its reason")
+        raise ConfigError(
+            f"no plan of the sweep's {plural(len(points), 'point')} is possible; each has its reason"
+        )
 
 
 def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column[PlanRow]]:
@@ -93,7 +96,9 @@ def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column[PlanRo
         Column("bound by", lambda row: row.bound_by, 6, text=True),
     ]
     # Data parallel, the first degree, follows from the others and the ranks.
-    if len({row.layout.partition(" × ")[2] for row in rows}) > 1 and not any(key.startswith("layout.") for key in keys):
+    if len({row.layout.partition(" × ")[2] for row in rows}) > 1 and not any(
+        key.startswith("layout.") for key in keys
+    ):
         columns.append(Column("layout", lambda row: row.layout, 8, text=True))
     return columns
 

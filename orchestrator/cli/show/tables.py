@@ -41,7 +41,9 @@ def table_of(
 ) -> Table:
     table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.title, justify="left" if column.text else "right", no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            column.title, justify="left" if column.text else "right", no_wrap=True, overflow="ellipsis"
+        )
     for row in rows:
         table.add_row(*[Text(column.show(row)) for column in columns], style=style(row))
     return table

@@ -18,7 +18,7 @@ from orchestrator.cli.show.predicted_actual import COMPARED, compared_rows, meas
 from orchestrator.events import PhaseEntered, Record, RunEnded, StepDone
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Bill, Bucket
-from orchestrator.ledger.predicted_actual import Accuracy, Comparison
+from orchestrator.ledger.predicted_actual import Comparison, PredictedVsActual
 from orchestrator.ledger.story import Kind, Line, Story
 from orchestrator.text import (
     count,
@@ -62,14 +62,16 @@ class Terminal:
         self._story = Story(total_steps)
         self._every_s, self._next_step_line_s = step_lines_every_s, 0.0
         self._incidents = Incidents()
-        self._accuracy = Accuracy()
+        self._accuracy = PredictedVsActual()
         self._bill: Bill | None = None
         self._bill_at_s = clock()
         self._phase = ""
         self._attempt = 0
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(get_renderable=self._display, console=console, refresh_per_second=4, transient=True)
+            self._live = Live(
+                get_renderable=self._display, console=console, refresh_per_second=4, transient=True
+            )
 
     def __enter__(self) -> Self:
         if self._live:
@@ -95,8 +97,9 @@ class Terminal:
         for index, line in enumerate(self._story.lines(record)):
             self._print(record, line, first=index == 0)
 
-    def remember(self, incidents: Incidents, accuracy: Accuracy, story: Story) -> None:
-        """Know what an earlier driver of the run has shown, and show nothing of it; they are ours from now on."""
+    def remember(self, incidents: Incidents, accuracy: PredictedVsActual, story: Story) -> None:
+        """Know what an earlier driver of the run has shown, and show nothing of it; they are ours from now
+        on."""
         story.total_steps = self._story.total_steps if story.total_steps is None else story.total_steps
         self._incidents, self._accuracy, self._story = incidents, accuracy, story
 

@@ -20,7 +20,7 @@ import psutil
 from orchestrator.cluster.ray_env import HEAD_SETTINGS, LOOPBACK_ONLY
 from orchestrator.cluster.ray_folder import folder_of, make_ray_folder, remove
 from orchestrator.cluster.warm import record
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.errors import ClusterError
 
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
@@ -44,8 +44,8 @@ def ray_program() -> str:
 def make_token() -> None:
     """A token there must be: the environment's, the user's, or a new one for the user's eyes alone.
 
-    Ray's own command would leave it readable by everybody, who could then run anything on the cluster; what it
-    left so is closed. Raises :class:`ClusterError`.
+    Ray's own command would leave it readable by everybody, who could then run anything on the cluster; what
+    it left so is closed. Raises :class:`ClusterError`.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
@@ -72,8 +72,8 @@ def make_token() -> None:
 def start_head(cpus: int, dashboard: bool, node_address: str | None, undo: ExitStack) -> tuple[int, int]:
     """``ray start --head`` in a session of its own, with token authentication and the dashboard on loopback.
 
-    Returns its process id and the port of its control store, once Ray says that it runs; ``undo`` ends it again
-    with all that it left. Raises :class:`ClusterError`.
+    Returns its process id and the port of its control store, once Ray says that it runs; ``undo`` ends it
+    again with all that it left. Raises :class:`ClusterError`.
     """
     options = [f"--num-cpus={cpus}", f"--include-dashboard={'true' if dashboard else 'false'}"]
     options += [f"--node-ip-address={node_address}"] if node_address else []
@@ -83,7 +83,9 @@ def start_head(cpus: int, dashboard: bool, node_address: str | None, undo: ExitS
     more = {} if node_address else LOOPBACK_ONLY
     try:
         try:
-            pid, port = _try_head(_free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options, more, folder.lock_fd)
+            pid, port = _try_head(
+                _free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options, more, folder.lock_fd
+            )
         except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
             pid, port = _try_head(_free_port(), _free_port(), options, more, folder.lock_fd)
     finally:
@@ -131,11 +133,13 @@ def _await_start(head: subprocess.Popen[bytes], log_path: Path, port: int) -> No
     while _STARTED not in (said := log_path.read_text(errors="replace")):
         if head.poll() is not None or time.monotonic() > deadline_s:
             last = " / ".join(said.strip().splitlines()[-_LAST_LINES:])
-            raise ClusterError(f"'ray start' did not start a head on port {port}: {last or 'it said nothing'}")
+            raise ClusterError(
+                f"'ray start' did not start a head on port {port}: {last or 'it said nothing'}"
+            )
         time.sleep(0.1)
 
 
-def stop_head(cluster: KeptCluster) -> None:
+def stop_head(cluster: WarmCluster) -> None:
     """End our head and everything that it started here, and remove its session's folder."""
     head, ours = cluster.head(), cluster.is_running()
     if head is not None:
@@ -155,8 +159,8 @@ def stop_head(cluster: KeptCluster) -> None:
 
 
 def stop_session(session: int) -> None:
-    """SIGKILL every process of a session, group by group, until a look finds none: one may be forked between a look
-    and a signal. A session's number is not reused while one of it lives."""
+    """SIGKILL every process of a session, group by group, until a look finds none: one may be forked between
+    a look and a signal. A session's number is not reused while one of it lives."""
     deadline_s = time.monotonic() + KILL_TIMEOUT_S
     while (groups := _groups_alive(session)) and time.monotonic() < deadline_s:
         for group in groups:
@@ -166,15 +170,16 @@ def stop_session(session: int) -> None:
 
 
 def stop_sessions(leaders: Iterable[psutil.Process]) -> None:
-    """The same for several, of which some may have ended long ago: where another process has the number of one by
-    now, nothing of its session is left."""
+    """The same for several, of which some may have ended long ago: where another process has the number of
+    one by now, nothing of its session is left."""
     for leader in leaders:
         if leader.is_running() or not psutil.pid_exists(leader.pid):
             stop_session(leader.pid)
 
 
 def _groups_alive(session: int) -> set[int]:
-    """A group's processes are all of one session. Zombies are left out: whoever is to bury them may be busy."""
+    """A group's processes are all of one session. Zombies are left out: whoever is to bury them may be
+    busy."""
     groups = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):

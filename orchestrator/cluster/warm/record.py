@@ -1,4 +1,5 @@
-"""The cluster that ``up`` keeps, on record for later runs of the same user on the same machine. Imports no Ray."""
+"""The cluster that ``up`` keeps, on record for later runs of the same user on the same machine. Imports no
+Ray."""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ _STATE, _UID, _LISTENS = 3, 7, "0A"  # of /proc/net/tcp
 
 
 @dataclass(frozen=True)
-class KeptCluster:
+class WarmCluster:
     """``head_pid`` is the ``ray start`` that ``up`` ran, None for a cluster that it only joined;
-    ``head_created_unix_s`` tells it from a later process with the same number. ``heard_uids`` are the users who
-    listened at the address when it was joined, where that is this machine's."""
+    ``head_created_unix_s`` tells it from a later process with the same number. ``heard_uids`` are the users
+    who listened at the address when it was joined, where that is this machine's."""
 
     address: str
     dashboard_url: str | None
@@ -61,8 +62,8 @@ class KeptCluster:
             return None
 
     def is_running(self) -> bool:
-        """Whether our head or what it started is there: a record may be older than the last start of the machine, and
-        another session have its number."""
+        """Whether our head or what it started is there: a record may be older than the last start of the
+        machine, and another session have its number."""
         return self.head() is not None or any(map(self._is_ours, psutil.process_iter()))
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -77,8 +78,9 @@ class KeptCluster:
             return False
 
     def answers(self) -> bool:
-        """Whether it is there: its head runs, where that is ours, and somebody listens at its address, who is no other
-        user than the one that was joined: our token would be shown to whoever took a port that is free again."""
+        """Whether it is there: its head runs, where that is ours, and somebody listens at its address, who is
+        no other user than the one that was joined: our token would be shown to whoever took a port that is
+        free again."""
         if self.ours and self.head() is None:
             return False
         host, _, port = self.address.rpartition(":")
@@ -92,7 +94,8 @@ class KeptCluster:
 
 
 def heard_at(address: str) -> set[int]:
-    """The users who listen at a port of this machine, as the kernel tells it; none for another machine's address."""
+    """The users who listen at a port of this machine, as the kernel tells it; none for another machine's
+    address."""
     host, _, port = address.rpartition(":")
     if host not in {held.address for each in psutil.net_if_addrs().values() for held in each}:
         return set()
@@ -120,7 +123,8 @@ def home() -> Path | None:
 
 
 def state_dir() -> Path | None:
-    """``orchestrator`` below the user's state directory (XDG Base Directory Specification), None without a home."""
+    """``orchestrator`` below the user's state directory (XDG Base Directory Specification), None without a
+    home."""
     named = os.environ.get("XDG_STATE_HOME")
     if named:
         return Path(named) / "orchestrator"
@@ -156,31 +160,36 @@ def token_path() -> Path | None:
     return None
 
 
-def find() -> KeptCluster | None:
-    """The cluster on record, whether or not it still answers; one that cannot be read, or that others could have
-    written, is none: our token would be shown to whom it names."""
+def find() -> WarmCluster | None:
+    """The cluster on record, whether or not it still answers; one that cannot be read, or that others could
+    have written, is none: our token would be shown to whom it names."""
     folder = state_dir()
     if folder is None or not folder.exists() or why_not_ours(folder) is not None:
         return None
     try:
-        known = papers.made(KeptCluster, papers.read_object(folder / "cluster.json"))
+        known = papers.made(WarmCluster, papers.read_object(folder / "cluster.json"))
     except (OSError, ValueError):
         return None
     return known if _can_be(known) else None
 
 
-def _can_be(kept: KeptCluster) -> bool:
+def _can_be(cluster: WarmCluster) -> bool:
     """Whether what is on record can be asked for: a port, a process and a time that there can be."""
-    port = kept.address.rpartition(":")[2]
+    port = cluster.address.rpartition(":")[2]
     is_port = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16
-    is_process = kept.head_pid is None or 0 < kept.head_pid < 1 << 31
-    return is_port and is_process and 0 <= kept.since_unix_s < papers.LATEST_UNIX_S and kept.idle_timeout_s > 0
+    is_process = cluster.head_pid is None or 0 < cluster.head_pid < 1 << 31
+    return (
+        is_port
+        and is_process
+        and 0 <= cluster.since_unix_s < papers.LATEST_UNIX_S
+        and cluster.idle_timeout_s > 0
+    )
 
 
-def record(kept: KeptCluster) -> None:
+def record(cluster: WarmCluster) -> None:
     """Write the record whole or not at all."""
     folder = make_state_dir()
-    write_whole(folder / "cluster.json", json.dumps(asdict(kept), indent=2) + "\n", 0o600)
+    write_whole(folder / "cluster.json", json.dumps(asdict(cluster), indent=2) + "\n", 0o600)
 
 
 def forget() -> None:

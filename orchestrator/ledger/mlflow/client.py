@@ -46,8 +46,8 @@ _T = TypeVar("_T")
 
 
 class MlflowRun:
-    """``written_seq``: every point of the records up to this one is in MLflow. While the server is away methods raise
-    whatever MLflow and what it is made of raise: there is no list of that."""
+    """``written_seq``: every point of the records up to this one is in MLflow. While the server is away
+    methods raise whatever MLflow and what it is made of raise: there is no list of that."""
 
     def __init__(self, run_dir: Path, tracking: Tracking) -> None:
         self.run_id: str | None = None
@@ -72,7 +72,8 @@ class MlflowRun:
             return
         uri = self._tracking.uri
         if is_database(uri) and (reason := check_database(uri, CONNECT_TIMEOUT_S)):
-            raise ConnectionError(reason)  # MLflow would ask it for two minutes, and not hear that it has to stop
+            # MLflow would ask it for two minutes, and not hear that it has to stop
+            raise ConnectionError(reason)
         artifacts = make_ready(uri)
         self._client = client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, self._tracking.experiment, artifacts)
@@ -145,7 +146,10 @@ class MlflowRun:
         client.set_terminated(run_id, status, end_ms)
 
     def _write_params(self, client: MlflowClient, run_id: str, known: dict[str, str]) -> None:
-        params = {clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS) for k, v in self._tracking.params.items()}
+        params = {
+            clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS)
+            for k, v in self._tracking.params.items()
+        }
         # MLflow refuses to change a parameter, and with it the whole batch.
         changed = sorted(k for k, v in known.items() if params.get(k, v) != v)
         if changed:

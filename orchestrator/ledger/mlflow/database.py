@@ -1,8 +1,9 @@
-"""The SQLite file that MLflow keeps runs in: whoever finds it finds it whole, however its makers met or ended.
+"""The SQLite file that MLflow keeps runs in: whoever finds it finds it whole, however its makers met or
+ended.
 
-MLflow makes its tables in some fifty steps, each on the disk at once. Two processes that do so in one file disturb each
-other, one that is killed leaves a file that no MLflow can use again, and neither can be mended from outside. So a new
-file is made beside its place and gets its name when it is ready.
+MLflow makes its tables in some fifty steps, each on the disk at once. Two processes that do so in one file
+disturb each other, one that is killed leaves a file that no MLflow can use again, and neither can be mended
+from outside. So a new file is made beside its place and gets its name when it is ready.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
 
 
 class DatabaseUnusable(TrackingError):
-    """A person has to do something; the message says what. Trying again is right all the same: they may have."""
+    """A person has to do something; the message says what. Trying again is right all the same: they may
+    have."""
 
 
 class _BeingMade(OSError):
@@ -35,9 +37,11 @@ class _BeingMade(OSError):
 
 
 def make_ready(uri: str) -> str | None:
-    """See to it that MLflow can use a SQLite file, and make it where there is none; returns the artifacts' place.
+    """See to it that MLflow can use a SQLite file, and make it where there is none; returns the artifacts'
+    place.
 
-    Does nothing for other URIs. Raises :class:`_BeingMade`, :class:`DatabaseUnusable`, ``OSError``, what MLflow raises.
+    Does nothing for other URIs. Raises :class:`_BeingMade`, :class:`DatabaseUnusable`, ``OSError``, what
+    MLflow raises.
     """
     artifacts, named = prepare_sqlite(uri), sqlite_path(uri)
     if named is None or str(named).startswith("file:"):
@@ -59,8 +63,8 @@ def _is_new(path: Path) -> bool:
 
 @contextmanager
 def _only_maker(path: Path) -> Iterator[None]:
-    """The kernel lets go of the lock when its holder dies. Where there are no locks (some network file systems) each
-    makes a file of its own, and the first to name it wins."""
+    """The kernel lets go of the lock when its holder dies. Where there are no locks (some network file
+    systems) each makes a file of its own, and the first to name it wins."""
     with path.with_name(f".{path.name}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +126,8 @@ def _sync(path: Path) -> None:
 
 
 def _refuse_another_version(path: Path, uri: str) -> None:
-    """MLflow would change the tables under the runs in it, unasked, and a kill meanwhile would cost all of them."""
+    """MLflow would change the tables under the runs in it, unasked, and a kill meanwhile would cost all of
+    them."""
     with contextlib.closing(sqlite3.connect(path, timeout=5.0)) as database:
         found = database.execute("SELECT version_num FROM alembic_version").fetchone()
     revision = found[0] if found else None
@@ -133,6 +138,7 @@ def _refuse_another_version(path: Path, uri: str) -> None:
         remedy = f"with no run going copy the file, then: mlflow db upgrade {uri}"
     else:
         remedy = (
-            f"install the MLflow that made it (here is {mlflow.__version__}), or name another file with tracking.uri"
+            f"install the MLflow that made it (here is {mlflow.__version__}), or name another file with"
+            " tracking.uri"
         )
     raise DatabaseUnusable(f"tracking database {path} was made by another version of MLflow; {remedy}")

@@ -1,6 +1,7 @@
 """The names under which MLflow has a run, and what each means: what docs/reference.md says of them.
 
-Whoever writes one of these says it here too; tests/project/test_reference.py compares them with what is written.
+Whoever writes one of these says it here too; tests/project/test_reference.py compares them with what is
+written.
 """
 
 from __future__ import annotations

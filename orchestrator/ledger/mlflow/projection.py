@@ -28,7 +28,7 @@ from orchestrator.ledger.incidents import Incident, Incidents
 from orchestrator.ledger.meter import Bill
 from orchestrator.ledger.mlflow.names import END_METRICS, RUN_METRICS, STEP_METRICS
 from orchestrator.ledger.mlflow.thinning import Done, Thinning
-from orchestrator.ledger.predicted_actual import Accuracy
+from orchestrator.ledger.predicted_actual import PredictedVsActual
 from orchestrator.text import hours, hours_name, usd
 
 MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
@@ -57,7 +57,7 @@ class Projection:
     def __init__(self, flush_s: float) -> None:
         self._incidents = Incidents()
         self.meter = self._incidents.meter
-        self._accuracy = Accuracy()
+        self._accuracy = PredictedVsActual()
         self.tags: dict[str, str] = {}
         self.ended: RunEnded | None = None
         self.first_ms: int | None = None

@@ -24,7 +24,8 @@ HOW_TO = "python -m orchestrator job=... makes one"
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run. The field names are those of the JSON export; None where MLflow does not have it; NaN never occurs."""
+    """One run. The field names are those of the JSON export; None where MLflow does not have it; NaN never
+    occurs."""
 
     run_id: str  # MLflow's
     name: str  # of the run
@@ -66,7 +67,8 @@ def load_runs(uri: str, experiment: str, limit: int) -> list[RunRow]:
         runs = _newest(client, found.experiment_id, limit)
     except OrchestratorError:
         raise
-    except Exception as error:  # whatever its client makes of an answer that is none: there is no list of that
+    # whatever its client makes of an answer that is none: there is no list of that
+    except Exception as error:
         raise _unreadable(error) from error
     if not runs:
         raise ConfigError(f"no runs yet in experiment {experiment!r}; {HOW_TO}")

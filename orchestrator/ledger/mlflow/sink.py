@@ -8,8 +8,8 @@ whatever was not sent is still in the journal.
 
 It ends when
 
-- the run has ended and all is written: exit 0. Not written within ``--finish-timeout-s``, or not before a person has
-  done something: exit 1 and one line on stderr, also while MLflow does not come back from a call;
+- the run has ended and all is written: exit 0. Not written within ``--finish-timeout-s``, or not before a
+  person has done something: exit 1 and one line on stderr, also while MLflow does not come back from a call;
 - the driver died without a last word. The run is then marked KILLED with the tag ``status=unknown``,
   for nobody is left who would ever end it, and a run that seems to go on for ever hides GPUs that are
   gone. A driver that takes the run up again starts a sink that sets it to RUNNING again;
@@ -17,8 +17,8 @@ It ends when
 - SIGTERM: it writes what there is and leaves the run as it is. When a stop is under way (a job manager
   signals a whole process tree at once) it stays for the run's end.
 
-Whatever MLflow raises meanwhile is tried again, later and later; what lasts is said in one line on stderr, and that it
-is over in another.
+Whatever MLflow raises meanwhile is tried again, later and later; what lasts is said in one line on stderr,
+and that it is over in another.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ from orchestrator.redact import learn, redact_text  # noqa: E402
 POLL_S = 0.1
 MAX_BACKOFF_S = 5.0
 MAX_BACKOFF_AT_END_S = 1.0
-# What a person has to mend is not mended by waiting; they, or whoever makes a database just then, have this long.
+# What a person has to mend is not mended by waiting; they, or whoever makes a database just then, have this
+# long.
 UNUSABLE_AT_END_S = 3.0
 # Beyond the deadline, for a call to MLflow that is under way.
 STUCK_S = 2.0
@@ -83,7 +84,8 @@ class Ending:
 
 
 class Sink:
-    """Follows one journal into one MLflow run; an end within its first ``earlier_bytes`` is not the driver's."""
+    """Follows one journal into one MLflow run; an end within its first ``earlier_bytes`` is not the
+    driver's."""
 
     def __init__(self, run_dir: Path, tracking: Tracking, parent_pid: int, earlier_bytes: int = 0) -> None:
         self._journal = run_dir / "journal.jsonl"
@@ -229,8 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="orchestrator.ledger.mlflow.sink", description="Journal to MLflow.")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--finish-timeout-s", type=float, default=60.0)
-    parser.add_argument("--parent-pid", type=int, default=os.getppid(), help="leave when it is gone; 0: is gone")
-    parser.add_argument("--earlier-bytes", type=int, default=0, help="of the journal, by drivers before this one")
+    parser.add_argument(
+        "--parent-pid", type=int, default=os.getppid(), help="leave when it is gone; 0: is gone"
+    )
+    parser.add_argument(
+        "--earlier-bytes", type=int, default=0, help="of the journal, by drivers before this one"
+    )
     options = parser.parse_args(arguments)
     _quiet(options.run_dir / "logs" / "mlflow_sink.log")
     try:
@@ -266,7 +272,8 @@ def _follow(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _ended_when_stuck(after_s: float, message: Callable[[], str]) -> Iterator[None]:
-    """A call to MLflow cannot be told to come back. What is on the disk is always right, so this process may go."""
+    """A call to MLflow cannot be told to come back. What is on the disk is always right, so this process may
+    go."""
     timer = threading.Timer(after_s, lambda: os._exit(_fail(message(), 1)))
     timer.daemon = True
     timer.start()

@@ -1,8 +1,9 @@
-"""Sees to it that a run has a process that tells MLflow, from its start to its end, without the run waiting for it.
+"""Sees to it that a run has a process that tells MLflow, from its start to its end, without the run waiting
+for it.
 
-MLflow may not answer yet when the run begins, and the process may be killed. Neither ends the recording: MLflow is
-asked again, the process is started again, later and later, and what changes is said. The asking is done here and not by
-the process, which takes seconds of a processor just to be there.
+MLflow may not answer yet when the run begins, and the process may be killed. Neither ends the recording:
+MLflow is asked again, the process is started again, later and later, and what changes is said. The asking is
+done here and not by the process, which takes seconds of a processor just to be there.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-class SinkKeeper:
-    """``start`` starts the process, ``check`` says why MLflow cannot be written to, and may take seconds for it;
-    it is told when it is asked for the last time, since no later look makes up for an answer that was slow then.
+class SinkSupervisor:
+    """``start`` starts the process, ``check`` says why MLflow cannot be written to, and may take seconds for
+    it; it is told when it is asked for the last time, since no later look makes up for an answer that was
+    slow then.
 
-    :meth:`look` decides; a thread calls it from :meth:`begin` to :meth:`close`. It is all that touches the process.
+    :meth:`look` decides; a thread calls it from :meth:`begin` to :meth:`close`. It is all that touches the
+    process.
     """
 
     def __init__(
@@ -67,7 +70,8 @@ class SinkKeeper:
         self._thread.start()
 
     def run_ended(self) -> None:
-        """The run's end is on record: an end of the process in good order is the last one, and nothing is put off."""
+        """The run's end is on record: an end of the process in good order is the last one, and nothing is put
+        off."""
         if not self._ending:
             self._ending = True
             self._next_try_s, self._backoff_s = 0.0, FIRST_BACKOFF_S
@@ -124,7 +128,9 @@ class SinkKeeper:
         try:
             self._process = self._start()
         except OSError as error:
-            self._say(f"MLflow: its process cannot be started ({error.strerror or error}); tried again, {_TOLD}")
+            self._say(
+                f"MLflow: its process cannot be started ({error.strerror or error}); tried again, {_TOLD}"
+            )
             self._back_off(now_s)
             return
         if self._problem is not None:

@@ -1,11 +1,12 @@
-"""Which steps of a long run MLflow gets: all of the first ten thousand, then the telling ones of each stretch.
+"""Which steps of a long run MLflow gets: all of the first ten thousand, then the telling ones of each
+stretch.
 
 A stretch is a thousandth of the run so far.
 
-MLflow takes some ten thousand numbers a second, and a million steps have seven million: ten minutes, and 1.2 GB, of
-which its pages draw a few thousand. The journal keeps every step. What a plot must not lose is kept as it was, with
-its own step and time: the highest and the lowest loss, the largest gradient, the longest step, what is no number, and
-the last step, by which runs are compared.
+MLflow takes some ten thousand numbers a second, and a million steps have seven million: ten minutes, and 1.2
+GB, of which its pages draw a few thousand. The journal keeps every step. What a plot must not lose is kept as
+it was, with its own step and time: the highest and the lowest loss, the largest gradient, the longest step,
+what is no number, and the last step, by which runs are compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What is known of a run before it begins, for the process that tells MLflow: ``tracking.json`` in its directory."""
+"""What is known of a run before it begins, for the process that tells MLflow: ``tracking.json`` in its
+directory."""
 
 from __future__ import annotations
 

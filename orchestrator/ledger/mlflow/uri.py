@@ -1,7 +1,7 @@
 """Is a tracking URI usable? Answered in ``timeout_s`` and without importing MLflow, which takes seconds.
 
-What no waiting mends (a scheme that MLflow does not take, a database's driver that is not installed) is bad input and
-raises :class:`ConfigError`; what may be mended meanwhile is a reason to try again.
+What no waiting mends (a scheme that MLflow does not take, a database's driver that is not installed) is bad
+input and raises :class:`ConfigError`; what may be mended meanwhile is a reason to try again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def check_tracking(uri: str, timeout_s: float) -> str | None:
 
 
 def refuse_unusable(uri: str) -> None:
-    """Raise :class:`ConfigError` for a URI at which MLflow can never be: whatever answers there, and whenever."""
+    """Raise :class:`ConfigError` for a URI at which MLflow can never be: whatever answers there, and
+    whenever."""
     _refuse_unreadable(uri)
     scheme = _scheme(uri)
     if uri == "databricks" or scheme in ("http", "https", "databricks"):
@@ -64,13 +65,16 @@ def refuse_unusable(uri: str) -> None:
     elif scheme in _DATABASES:
         _refuse_missing_driver(uri)
     elif scheme in ("", "file"):
-        raise ConfigError(f"tracking.uri {short(uri)} is MLflow's file store, which is not supported; {REMEDY}")
+        raise ConfigError(
+            f"tracking.uri {short(uri)} is MLflow's file store, which is not supported; {REMEDY}"
+        )
     else:
         raise ConfigError(f"tracking.uri {short(uri)} has the unknown scheme {short(scheme)}; {REMEDY}")
 
 
 def _refuse_unreadable(uri: str) -> None:
-    """What Python's own functions raise for: brackets without an end, a port that is none, a file's name too long."""
+    """What Python's own functions raise for: brackets without an end, a port that is none, a file's name too
+    long."""
     try:
         parts = urlsplit(uri)
         why = "its port is 0" if parts.port == 0 else None
@@ -84,7 +88,9 @@ def _refuse_unreadable(uri: str) -> None:
         why = why_no_path(str(path))
     if why is not None:
         what = "a database's address" if uri.partition(":")[0].split("+")[0] in _DATABASES else "an address"
-        raise ConfigError(f"tracking.uri {short(_without_password(uri))} is not {what}: {short(why)}; {REMEDY}")
+        raise ConfigError(
+            f"tracking.uri {short(_without_password(uri))} is not {what}: {short(why)}; {REMEDY}"
+        )
 
 
 def _without_password(uri: str) -> str:
@@ -97,7 +103,8 @@ def _scheme(uri: str) -> str:
 
 
 def _refuse_missing_driver(uri: str) -> None:
-    """SQLAlchemy knows which module it would import; it is not imported for any other URI, since that takes a while."""
+    """SQLAlchemy knows which module it would import; it is not imported for any other URI, since that takes a
+    while."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -107,11 +114,13 @@ def _refuse_missing_driver(uri: str) -> None:
     except ModuleNotFoundError as error:
         package = _PACKAGES.get(str(error.name), error.name)
         raise ConfigError(
-            f"tracking.uri {kind}://…: the database's driver {error.name} is not installed; "
-            f"{sys.executable} -m pip install '{package}', or name another driver as {kind.split('+')[0]}+DRIVER://…"
+            f"tracking.uri {kind}://…: the database's driver {error.name} is not installed; {sys.executable}"
+            f" -m pip install '{package}', or name another driver as {kind.split('+')[0]}+DRIVER://…"
         ) from None
     except ImportError as error:
-        raise ConfigError(f"tracking.uri {kind}://…: the database's driver cannot be loaded: {error}") from None
+        raise ConfigError(
+            f"tracking.uri {kind}://…: the database's driver cannot be loaded: {error}"
+        ) from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise ConfigError(f"tracking.uri {kind}://… is not a database's address: {error}; {REMEDY}") from None
 
@@ -126,7 +135,8 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def absolute_uri(uri: str) -> str:
-    """The same place from every directory: a SQLite file's path is made absolute, other URIs are left alone."""
+    """The same place from every directory: a SQLite file's path is made absolute, other URIs are left
+    alone."""
     path = sqlite_path(uri)
     if path is None or path.is_absolute():
         return uri
@@ -137,10 +147,10 @@ def absolute_uri(uri: str) -> str:
 def prepare_sqlite(uri: str) -> str | None:
     """Make the database's directory, and keep artifacts beside the database; returns their place.
 
-    MLflow would put them into ``./mlruns`` of whatever directory the process happens to be in. None
-    for anything but a SQLite file. They are copies of what a run's directory has, and as that one a new folder of them
-    is its owner's alone; how an existing one is shared is its owner's choice. Raises ``OSError`` when a directory
-    cannot be made.
+    MLflow would put them into ``./mlruns`` of whatever directory the process happens to be in. None for
+    anything but a SQLite file. They are copies of what a run's directory has, and as that one a new folder of
+    them is its owner's alone; how an existing one is shared is its owner's choice. Raises ``OSError`` when a
+    directory cannot be made.
     """
     path = sqlite_path(uri)
     if path is None:
@@ -169,26 +179,31 @@ def _check_sqlite(uri: str) -> str | None:
 
 
 def sqlite_problem(path: Path) -> str | None:
-    """Why a file can never become MLflow's database as it is, with the remedy; None for one that is not there.
+    """Why a file can never become MLflow's database as it is, with the remedy; None for one that is not
+    there.
 
-    MLflow makes tables one after the other, and the first experiment after the last of them. Where that was cut short,
-    no later MLflow can go on: it begins again and finds tables that it did not expect.
+    MLflow makes tables one after the other, and the first experiment after the last of them. Where that was
+    cut short, no later MLflow can go on: it begins again and finds tables that it did not expect.
     """
     tables, experiments = sqlite_contents(path)
     if tables is None:
-        return f"tracking database {path} is not a SQLite file; move it away, or name another file with tracking.uri"
+        return (
+            f"tracking database {path} is not a SQLite file; move it away, or name another file with"
+            " tracking.uri"
+        )
     if not tables or experiments:
         return None
     if any(name == "experiments" or name.startswith("_alembic_tmp_") for name in tables):
         return (
-            f"tracking database {path} is half made: whoever made it was stopped in between, or is still at it. "
-            f"It has no runs: mv {path} {path}.half-made, and a new one is made"
+            f"tracking database {path} is half made: whoever made it was stopped in between, or is still at"
+            f" it. It has no runs: mv {path} {path}.half-made, and a new one is made"
         )
     return f"tracking database {path} has tables that are not MLflow's; name another file with tracking.uri"
 
 
 def sqlite_contents(path: Path) -> tuple[frozenset[str] | None, int]:
-    """The tables of a database and the rows of its table of experiments; no tables for a file that is not there.
+    """The tables of a database and the rows of its table of experiments; no tables for a file that is not
+    there.
 
     None for the tables of what is no database. What is locked for longer than a moment is taken for whole.
     """
@@ -234,7 +249,10 @@ def _check_server(uri: str, timeout_s: float) -> str | None:
     try:
         return answers.get(timeout=QUESTIONS * timeout_s)
     except queue.Empty:
-        return f"MLflow at {_without_credentials(uri)} does not end its answer within {QUESTIONS * timeout_s:g} s"
+        return (
+            f"MLflow at {_without_credentials(uri)} does not end its answer within"
+            f" {QUESTIONS * timeout_s:g} s"
+        )
 
 
 def _ask_server(uri: str, timeout_s: float) -> str | None:
@@ -252,7 +270,9 @@ def _ask_server(uri: str, timeout_s: float) -> str | None:
 
 
 def _get(uri: str, path: str, timeout_s: float) -> str:
-    request = urllib.request.Request(_without_credentials(uri).rstrip("/") + path, headers=_authorization(uri))
+    request = urllib.request.Request(
+        _without_credentials(uri).rstrip("/") + path, headers=_authorization(uri)
+    )
     with urllib.request.urlopen(request, timeout=timeout_s, context=_tls(uri)) as answer:
         return str(answer.read(4096).decode(errors="replace"))
 

@@ -1,4 +1,5 @@
-"""Power and energy of a run: what its nodes may draw at once, what they draw at work, and the site's limit."""
+"""Power and energy of a run: what its nodes may draw at once, what they draw at work, and the site's
+limit."""
 
 from __future__ import annotations
 
@@ -9,18 +10,20 @@ from orchestrator.config.schema import ClusterConfig, GpuConfig
 from orchestrator.errors import ConfigError
 
 # A whole node over its accelerators' thermal design power: 10.2 kW for 8 x 700 W (NVIDIA DGX H100 datasheet).
-# The same ratio is 2.03 for the DGX A100 (6.5 kW for 8 x 400 W) and 1.79 for the DGX B200 (14.3 kW, 8 x 1,000 W).
+# The same ratio is 2.03 for the DGX A100 (6.5 kW for 8 x 400 W) and 1.79 for the DGX B200 (14.3 kW, 8 x 1,000
+# W).
 NODE_SHARE = 10_200 / (8 * 700)
-# The most that a node of eight H100 drew in training, 8.4 kW of the 10.2 kW that it is rated for (Latif et al.,
-# "Single-Node Power Demand During AI Training", IEEE Access 13, 2025, arXiv 2412.08602): high for a mean.
+# The most that a node of eight H100 drew in training, 8.4 kW of the 10.2 kW that it is rated for (Latif et
+# al., "Single-Node Power Demand During AI Training", IEEE Access 13, 2025, arXiv 2412.08602): high for a
+# mean.
 WORK_SHARE = 8_400 / 10_200
 
 
 @dataclass(frozen=True)
 class Energy:
     """`peak_power_w` is what the nodes may draw at most, `mean_power_w` what they draw in training, both with
-    PUE. `energy_kwh` is None where the hours are not known, `site_limit_w` where there is no limit. `basis` says
-    in one line what the figures rest on."""
+    PUE. `energy_kwh` is None where the hours are not known, `site_limit_w` where there is no limit. `basis`
+    says in one line what the figures rest on."""
 
     peak_power_w: float  # what the nodes may draw at most, PUE included
     mean_power_w: float  # what they draw in training, PUE included
@@ -43,8 +46,9 @@ def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | 
     if node_w is None:
         if limit_w is not None:
             raise ConfigError(
-                f"cluster.power_limit_w={limit_w:g} cannot be checked: neither cluster.node_power_w nor gpu.tdp_w "
-                f"of {gpu.name} is known; set cluster.node_power_w=<watts of one node>, or power_limit_w=null"
+                f"cluster.power_limit_w={limit_w:g} cannot be checked: neither cluster.node_power_w nor"
+                f" gpu.tdp_w of {gpu.name} is known; set cluster.node_power_w=<watts of one node>, or"
+                " power_limit_w=null"
             )
         return None
     if not math.isfinite(cluster.pue) or cluster.pue < 1.0:
@@ -59,8 +63,10 @@ def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | 
         mean_power_w=mean_w,
         energy_kwh=None if hours is None else mean_w / 1000.0 * hours,
         site_limit_w=limit_w,
-        basis=f"{node_w:,.0f} W a node ({source}), PUE {cluster.pue:g}, {WORK_SHARE:.0%} of it in training "
-        "(arXiv 2412.08602)",
+        basis=(
+            f"{node_w:,.0f} W a node ({source}), PUE {cluster.pue:g}, {WORK_SHARE:.0%} of it in training "
+            "(arXiv 2412.08602)"
+        ),
     )
 
 
@@ -72,12 +78,17 @@ def _node_power_w(cluster: ClusterConfig, gpu: GpuConfig) -> tuple[float | None,
     if gpu.tdp_w is None:
         return None, ""
     estimate_w = cluster.gpus_per_node * gpu.tdp_w * NODE_SHARE
-    return estimate_w, f"estimate: {cluster.gpus_per_node} x {gpu.tdp_w:g} W x {NODE_SHARE:.2f}, as a DGX H100 has it"
+    return (
+        estimate_w,
+        f"estimate: {cluster.gpus_per_node} x {gpu.tdp_w:g} W x {NODE_SHARE:.2f}, as a DGX H100 has it",
+    )
 
 
 def _checked(name: str, value: float | None, above: float) -> float | None:
     if value is not None and not (math.isfinite(value) and value > above):
-        raise ConfigError(f"cluster.{name}={value:g} is out of range: set it to a finite number above {above:g}")
+        raise ConfigError(
+            f"cluster.{name}={value:g} is out of range: set it to a finite number above {above:g}"
+        )
     return value
 
 
@@ -85,6 +96,6 @@ def _too_much(nodes: int, each_w: float, peak_w: float, limit_w: float) -> str:
     fit = math.floor(limit_w / each_w)
     remedy = f"{fit} fit: set cluster.nodes={fit}" if fit else "not even one fits: choose smaller nodes"
     return (
-        f"cluster.power_limit_w={limit_w:g} W is less than the {peak_w:g} W that cluster.nodes={nodes} draw at most "
-        f"({each_w:g} W each with PUE); {remedy}, or raise the limit"
+        f"cluster.power_limit_w={limit_w:g} W is less than the {peak_w:g} W that cluster.nodes={nodes} draw"
+        f" at most ({each_w:g} W each with PUE); {remedy}, or raise the limit"
     )

@@ -1,8 +1,8 @@
 """A run over its whole length: interruptions, checkpoints, lost work, and what that makes of hours and money.
 
-Failures come at random, independent of each other, at a rate that grows with the accelerators (and, on spot, with
-the nodes). Time is lost in three ways: the training stands still for every checkpoint, work since the last
-checkpoint is redone after an interruption, and a restart takes its time.
+Failures come at random, independent of each other, at a rate that grows with the accelerators (and, on spot,
+with the nodes). Time is lost in three ways: the training stands still for every checkpoint, work since the
+last checkpoint is redone after an interruption, and a restart takes its time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ MOST_SUMMED = 500.0
 @dataclass(frozen=True)
 class Forecast:
     """Expected values; `low` and `high` are at the 10 % and 90 % quantile of the number of interruptions.
-    `wall_hours` are `work_hours` and what is lost: stalled by checkpoints, restarting, and work done again."""
+    `wall_hours` are `work_hours` and what is lost: stalled by checkpoints, restarting, and work done
+    again."""
 
     gpus: int  # held at once
     work_hours: float  # of training, without interruptions
-    hours_between_interruptions: float  # on average, infinite where none is expected; null where none is expected
+    # on average, infinite where none is expected; null where none is expected
+    hours_between_interruptions: float
     checkpoint_every_s: float  # the interval that loses least, or the configured one
     interruptions: float  # expected number
     interruptions_low: int  # at the 10% quantile
@@ -80,13 +82,15 @@ def forecast(
 ) -> Forecast:
     """A run of `work_hours` of training without faults on `gpus` accelerators of `nodes` nodes.
 
-    Expected wall time is M exp(R/M) (exp((I + stall)/M) - 1) / I per second of work: Daly, "A higher order estimate
-    of the optimum checkpoint interval for restart dumps", 2006, equation 20, with M seconds between interruptions
-    and I of work between checkpoints. It counts interruptions of restarts and of work that is redone. R is restart
-    and load, and `write_s`: a checkpoint that is not durable yet is lost with the node, which on average makes
-    the newest durable one so much older than half an interval. `step_s` keeps checkpoints five steps apart.
+    Expected wall time is M exp(R/M) (exp((I + stall)/M) - 1) / I per second of work: Daly, "A higher order
+    estimate of the optimum checkpoint interval for restart dumps", 2006, equation 20, with M seconds between
+    interruptions and I of work between checkpoints. It counts interruptions of restarts and of work that is
+    redone. R is restart and load, and `write_s`: a checkpoint that is not durable yet is lost with the node,
+    which on average makes the newest durable one so much older than half an interval. `step_s` keeps
+    checkpoints five steps apart.
 
-    Raises ConfigError naming the key when a rate is not above 0, or interruptions leave less than a hundredth.
+    Raises ConfigError naming the key when a rate is not above 0, or interruptions leave less than a
+    hundredth.
     """
     positive("the hours of training", work_hours)
     rate_per_s = sum(hazards.per_s(gpus, nodes))
@@ -96,7 +100,10 @@ def forecast(
     restart_s = hazards.mean_restart_s(gpus, nodes) + checkpoints.load_s
     lost_s = restarting_s = 0.0
     if rate_per_s:
-        delay, again = (restart_s + checkpoints.write_s) * rate_per_s, (interval_s + checkpoints.stall_s) * rate_per_s
+        delay, again = (
+            (restart_s + checkpoints.write_s) * rate_per_s,
+            (interval_s + checkpoints.stall_s) * rate_per_s,
+        )
         slower = _slower(delay, again) * (1 + checkpoints.stall_s / interval_s)
         if slower * LEAST_GOODPUT > 1:
             raise ConfigError(_stuck(hazards, gpus, nodes, delay / rate_per_s))
@@ -133,11 +140,13 @@ def poisson_range(mean: float) -> tuple[int, int]:
 def cost_range(run: Forecast, usd_per_gpu_hour: float, step_time_error: float) -> CostRange:
     """Dollars of a run, from few interruptions and steps faster than predicted to many and slower.
 
-    `step_time_error` is |predicted - actual| / actual, so that actual lies between predicted / (1 + error) and
-    predicted / (1 - error); from 0 to less than 1, else ConfigError.
+    `step_time_error` is |predicted - actual| / actual, so that actual lies between predicted / (1 + error)
+    and predicted / (1 - error); from 0 to less than 1, else ConfigError.
     """
     if not 0 <= step_time_error < 1:
-        raise ConfigError(f"an error of the step time of {step_time_error:g} is out of range: it is from 0 to below 1")
+        raise ConfigError(
+            f"an error of the step time of {step_time_error:g} is out of range: it is from 0 to below 1"
+        )
     return CostRange(
         low_usd=run.gpu_hours_low / (1 + step_time_error) * usd_per_gpu_hour,
         expected_usd=run.gpu_hours * usd_per_gpu_hour,
@@ -146,7 +155,8 @@ def cost_range(run: Forecast, usd_per_gpu_hour: float, step_time_error: float) -
 
 
 def _slower(delay: float, again: float) -> float:
-    """Wall time over work and stalls, exp(delay) (exp(again) - 1) / again; infinite where it is beyond counting."""
+    """Wall time over work and stalls, exp(delay) (exp(again) - 1) / again; infinite where it is beyond
+    counting."""
     return math.exp(delay) * math.expm1(again) / again if delay + again < 700 else math.inf
 
 
@@ -170,7 +180,8 @@ def _stuck(hazards: Hazards, gpus: int, nodes: int, delay_s: float) -> str:
         key = "cluster.price.spot_node_hours_per_interruption"
         value = hazards.spot_node_hours_per_interruption
     return (
-        f"{key}={value:g} interrupts {gpus:,} accelerators on {nodes:,} nodes every "
-        f"{1 / (failures_per_s + reclaims_per_s):,.0f} s, and each time costs {delay_s:,.0f} s beside the work to "
-        f"redo: the run would hardly come forward; use fewer nodes, or set {key} to what the cluster has shown"
+        f"{key}={value:g} interrupts {gpus:,} accelerators on {nodes:,} nodes every"
+        f" {1 / (failures_per_s + reclaims_per_s):,.0f} s, and each time costs {delay_s:,.0f} s beside the"
+        f" work to redo: the run would hardly come forward; use fewer nodes, or set {key} to what the cluster"
+        " has shown"
     )

@@ -19,8 +19,8 @@ from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_u
 from orchestrator.plan.perf.step import StepTime
 from orchestrator.plan.perf.transformer import parameters
 
-# A checkpoint in 16-bit training: weights, and the optimizer's float32 weights and two moments (Rajbhandari et al.
-# 2020).
+# A checkpoint in 16-bit training: weights, and the optimizer's float32 weights and two moments (Rajbhandari
+# et al. 2020).
 CHECKPOINT_BYTES_PER_PARAMETER = 14
 # What bounds a step, by the part of it that takes longest.
 BOUNDS = {
@@ -48,10 +48,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Prediction:
-    """None where nothing on record allows a prediction. `hours`, `gpu_hours` and `cost_usd` are of the whole run with
-    interruptions, by the chosen way of paying; `costs` are by every way whose price is known, that one first.
-    `step_time_error` is the planner's mean error on published runs that it was not fitted to, as a fraction; None
-    where its constants were calibrated on runs of the cluster, whose error is another."""
+    """None where nothing on record allows a prediction. `hours`, `gpu_hours` and `cost_usd` are of the whole
+    run with interruptions, by the chosen way of paying; `costs` are by every way whose price is known, that
+    one first. `step_time_error` is the planner's mean error on published runs that it was not fitted to, as a
+    fraction; None where its constants were calibrated on runs of the cluster, whose error is another."""
 
     steps: int | None  # of the whole run; null where the job does not say
     tokens: int | None  # of the whole run; null where steps or the model are not known
@@ -69,8 +69,8 @@ class Prediction:
     costs: tuple[Cost, ...] = ()
     forecast: Forecast | None = None  # interruptions and what they take
     energy: Energy | None = None  # power and energy; null where the power of the nodes is not on record
-    # the planner's mean error on published runs, as a fraction; null where its constants were calibrated on runs of
-    # the cluster, or nothing is predicted
+    # the planner's mean error on published runs, as a fraction; null where its constants were calibrated on
+    # runs of the cluster, or nothing is predicted
     step_time_error: float | None = None
     basis: str = ""  # what the figures rest on, in words
 
@@ -90,8 +90,11 @@ def memory_and_calibration(
     return expected.memory, expected.step if known else None, None
 
 
-def predict(config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None) -> Prediction:
-    """The run's prediction from the time of one step. Raises ConfigError for absurd rates and a site's power limit."""
+def predict(
+    config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None
+) -> Prediction:
+    """The run's prediction from the time of one step. Raises ConfigError for absurd rates and a site's power
+    limit."""
     model, steps = config.model, config.job.steps
     tokens_per_step = layout.global_batch * model.seq_len if model else None
     tokens = steps * tokens_per_step if steps and tokens_per_step else None
@@ -102,7 +105,9 @@ def predict(config: Config, layout: Layout, step: StepTime | None, calibration: 
     machine, rate = Machine.of(config.cluster, config.gpu, config.fabric), tokens_per_step / step.total_s
     whole = _whole_run(config, layout, step, steps) if steps else None
     costs = tuple(
-        _cost(config, layout, step, steps, offer) for offer in offers(config.cluster.price, config.gpu) if steps
+        _cost(config, layout, step, steps, offer)
+        for offer in offers(config.cluster.price, config.gpu)
+        if steps
     )
     part, seconds = next(iter(step.parts().items()))
     return Prediction(
@@ -114,7 +119,9 @@ def predict(config: Config, layout: Layout, step: StepTime | None, calibration: 
         tokens_per_s=rate,
         tokens_per_s_per_gpu=rate / layout.ranks,
         mfu=model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate),
-        hfu=hardware_flops_utilisation(model, machine, layout.precision, layout.ranks, rate, layout.recompute),
+        hfu=hardware_flops_utilisation(
+            model, machine, layout.precision, layout.ranks, rate, layout.recompute
+        ),
         hours=whole.wall_hours if whole else None,
         gpu_hours=whole.gpu_hours if whole else None,
         cost_usd=costs[0].usd if costs else None,
@@ -133,7 +140,9 @@ def _why_not(config: Config, layout: Layout) -> str:
     )
 
 
-def _whole_run(config: Config, layout: Layout, step: StepTime, steps: int, kind: PriceKind | None = None) -> Forecast:
+def _whole_run(
+    config: Config, layout: Layout, step: StepTime, steps: int, kind: PriceKind | None = None
+) -> Forecast:
     """The forecast of all steps; on spot nodes with their reclaims."""
     assert config.model is not None
     price = config.cluster.price

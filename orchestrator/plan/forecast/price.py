@@ -1,4 +1,5 @@
-"""What one accelerator-hour costs: on demand, reserved, spot, or owned hardware written off with its power."""
+"""What one accelerator-hour costs: on demand, reserved, spot, or owned hardware written off with its
+power."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ def offers(price: PriceConfig, gpu: GpuConfig) -> tuple[Offer, ...]:
         instead = ", ".join(kind.value for kind in known)
         known_here = f"those with their figures here: {instead}" if known else "none has its figures here yet"
         raise ConfigError(
-            f"{key} is not set: set it, e.g. {key}=<number>, as cluster.price.kind={price.kind.value} needs it, "
-            f"or choose another cluster.price.kind ({known_here})"
+            f"{key} is not set: set it, e.g. {key}=<number>, as cluster.price.kind={price.kind.value} needs"
+            f" it, or choose another cluster.price.kind ({known_here})"
         )
     return tuple(_offer(kind, price, gpu) for kind in (price.kind, *known))
 

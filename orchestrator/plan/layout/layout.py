@@ -100,10 +100,10 @@ def check_values(config: Config) -> None:
         "launch.poll_s": config.launch.poll_s,
         "recovery.hang_factor": config.recovery.hang_factor,
         "recovery.hang_floor_s": config.recovery.hang_floor_s,
-        "recovery.hang_unknown_s": config.recovery.hang_unknown_s,
+        "recovery.hang_timeout_cold_s": config.recovery.hang_timeout_cold_s,
         "recovery.hang_evidence_s": config.recovery.hang_evidence_s,
         "recovery.hang_after_s": config.recovery.hang_after_s,
-        "recovery.agent_silence_s": config.recovery.agent_silence_s,
+        "recovery.agent_timeout_s": config.recovery.agent_timeout_s,
         "recovery.straggler_factor": config.recovery.straggler_factor,
         "recovery.straggler_steps": config.recovery.straggler_steps,
         "recovery.skip_batches": config.recovery.skip_batches,
@@ -115,11 +115,11 @@ def check_values(config: Config) -> None:
     not_negative = {
         "recovery.max_restarts": config.recovery.max_restarts,
         "recovery.stop_grace_s": config.recovery.stop_grace_s,
-        "recovery.kill_after_s": config.recovery.kill_after_s,
-        "recovery.max_idle_faults": config.recovery.max_idle_faults,
+        "recovery.kill_grace_s": config.recovery.kill_grace_s,
+        "recovery.max_faults_without_progress": config.recovery.max_faults_without_progress,
         "recovery.max_skips": config.recovery.max_skips,
         "recovery.straggler_after_s": config.recovery.straggler_after_s,
-        "recovery.unkillable_s": config.recovery.unkillable_s,
+        "recovery.sigkill_timeout_s": config.recovery.sigkill_timeout_s,
         "recovery.wait_for_node_s": config.recovery.wait_for_node_s,
         "snapshot.keep": config.snapshot.keep,
         "launch.wait_for_resources_s": config.launch.wait_for_resources_s,
@@ -146,12 +146,14 @@ def precision_of(config: Config) -> str:
     """``auto``: bf16 where the accelerator has a peak for it (or none is known), else fp32."""
     asked = config.job.precision
     if asked not in PRECISIONS:
-        raise ConfigError(f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}")
+        raise ConfigError(
+            f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}"
+        )
     switched_on = [name for name in ("bf16", "fp16") if section_of(config.deepspeed, name).get("enabled")]
     if len(switched_on) > 1:
         raise ConfigError(
-            "deepspeed.bf16.enabled=true: and deepspeed.fp16.enabled=true; DeepSpeed computes in one of them, so write "
-            "deepspeed.fp16.enabled=false or deepspeed.bf16.enabled=false"
+            "deepspeed.bf16.enabled=true: and deepspeed.fp16.enabled=true; DeepSpeed computes in one of them,"
+            " so write deepspeed.fp16.enabled=false or deepspeed.bf16.enabled=false"
         )
     if switched_on:
         return switched_on[0]
@@ -205,7 +207,9 @@ def _data_parallel(config: Config, ranks: int) -> int:
 def _batch(config: Config, dp: int) -> tuple[int, int, int]:
     """Micro-batch, accumulation and global batch; DeepSpeed's own keys win over the job's."""
     micro = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or config.job.micro_batch
-    accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or config.job.gradient_accumulation
+    accumulation = (
+        count_of(config.deepspeed, "gradient_accumulation_steps") or config.job.gradient_accumulation
+    )
     total = count_of(config.deepspeed, "train_batch_size") or config.job.global_batch
     if total is None:
         accumulation = accumulation or 1
@@ -243,7 +247,17 @@ def _check_model(model: ModelConfig, config: Config) -> None:
         rules.insert(0, ("model.hidden", model.hidden, "model.heads", model.heads))
     if model.experts > 1:
         rules.append(("model.experts", model.experts, "layout.ep", layout.ep))
-    sizes = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "experts", "experts_per_token")
+    sizes = (
+        "layers",
+        "hidden",
+        "heads",
+        "kv_heads",
+        "ffn",
+        "vocab",
+        "seq_len",
+        "experts",
+        "experts_per_token",
+    )
     for key in (*sizes, "head_dim", "sliding_window"):
         value = getattr(model, key)
         if value is not None and value <= 0:
@@ -265,8 +279,8 @@ def _check_model(model: ModelConfig, config: Config) -> None:
 def _check_experts(model: ModelConfig, ep: int) -> None:
     if model.experts_per_token > model.experts:
         raise ConfigError(
-            f"model.experts_per_token={model.experts_per_token}: more than model.experts={model.experts}; lower it "
-            "or raise model.experts"
+            f"model.experts_per_token={model.experts_per_token}: more than model.experts={model.experts};"
+            " lower it or raise model.experts"
         )
     if ep > 1 and model.experts == 1:
         raise ConfigError(
@@ -286,7 +300,9 @@ def _divisors(amount: int, near: int) -> str:
 def _stage(zero: Mapping[str, Any]) -> int:
     stage = count_of(zero, "stage", where="zero_optimization.")
     if stage > MOST_STAGE:
-        raise ConfigError(f"deepspeed.zero_optimization.stage={stage}: there are the stages 0 to {MOST_STAGE}")
+        raise ConfigError(
+            f"deepspeed.zero_optimization.stage={stage}: there are the stages 0 to {MOST_STAGE}"
+        )
     return stage
 
 

@@ -13,9 +13,10 @@ from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.memory import Memory, memory_of
 from orchestrator.plan.perf.step import StepModel, StepTime
 
-FLOPS_PER_BYTE = 8.0  # of the peak, to memory: 10 GB/s for a core of 80 GFLOP/s; where no bandwidth is on record
-# What DeepSpeed's gradients and weights reach between ranks on processors, through gloo and the loopback interface:
-# measured with two ranks on four cores of a virtual machine.
+# of the peak, to memory: 10 GB/s for a core of 80 GFLOP/s; where no bandwidth is on record
+FLOPS_PER_BYTE = 8.0
+# What DeepSpeed's gradients and weights reach between ranks on processors, through gloo and the loopback
+# interface: measured with two ranks on four cores of a virtual machine.
 GLOO_BYTES_PER_S = 0.1e9
 
 
@@ -35,8 +36,8 @@ def group_of(config: Config, layout: Layout) -> Group:
 def nominal(config: Config, layout: Layout) -> Nominal | None:
     """Step time and memory before any calibration; None without a model.
 
-    An accelerator without a matmul_efficiency for the precision, a processor for instance, is taken at all of its
-    peak: a figure to be scaled, and not to be shown.
+    An accelerator without a matmul_efficiency for the precision, a processor for instance, is taken at all of
+    its peak: a figure to be scaled, and not to be shown.
     """
     if config.model is None:
         return None
@@ -55,8 +56,8 @@ def nominal(config: Config, layout: Layout) -> Nominal | None:
 
 
 def nominal_machine(config: Config, precision: str) -> Machine | None:
-    """The machine of a configuration, at its peak and with rates to match where none are on record; None without a
-    peak for the precision."""
+    """The machine of a configuration, at its peak and with rates to match where none are on record; None
+    without a peak for the precision."""
     machine = Machine.of(config.cluster, config.gpu, config.fabric)
     peak = machine.peak_flops.get(precision)
     if peak is None:

@@ -1,14 +1,16 @@
 """What a cluster's own runs say about the planner's constants there.
 
-Five figures, each with a meaning, and each but the first of either kind only where the runs differ enough to tell:
+Five figures, each with a meaning, and each but the first of either kind only where the runs differ enough to
+tell:
 
-- a factor on the time that ranks compute: what the model of the kernels takes for granted and these nodes do not
-  reach, or exceed;
-- seconds of every step that do not shrink with the model: Python, hooks, the start of kernels, the optimizer's calls;
+- a factor on the time that ranks compute: what the model of the kernels takes for granted and these nodes do
+  not reach, or exceed;
+- seconds of every step that do not shrink with the model: Python, hooks, the start of kernels, the
+  optimizer's calls;
 - a factor on communication that nothing hides: what fabric and library make of the line rate;
 - bytes of the framework itself: process, device context, communicators;
-- a factor on what layers and loss keep for the backward pass, which depends on the kernels, and on what is lost between
-  the allocator's blocks. Weights, gradients and optimizer states follow from ZeRO and are exact.
+- a factor on what layers and loss keep for the backward pass, which depends on the kernels, and on what is
+  lost between the allocator's blocks. Weights, gradients and optimizer states follow from ZeRO and are exact.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ COMPUTE = ("matmul_s", "attention_s", "memory_bound_s", "recompute_s", "host_s",
 COMMUNICATION = ("tp_s", "sp_s", "ep_s", "pp_s", "dp_s")
 KEPT = ("activations", "logits", "fragmentation")
 FACTORS, COMMUNICATION_FACTORS, KEPT_FACTORS = (0.01, 100.0), (0.1, 20.0), (0.25, 4.0)
-# Two figures are told apart where what one of them scales is so many times as much in one run as in another, and so
-# large a share of one run's whole.
+# Two figures are told apart where what one of them scales is so many times as much in one run as in another,
+# and so large a share of one run's whole.
 LEAST_RATIO, LEAST_SHARE = 2.0, 0.05
 LEAST_RUNS_FOR_COMMUNICATION = 3
 
@@ -46,8 +48,8 @@ class Group:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of one group. ``overhead_s`` is for each step, ``memory_offset_bytes`` may be negative; ``runs`` is how many
-    it was fitted to, ``fitted`` names them as a group, with the date of the last."""
+    """Of one group. ``overhead_s`` is for each step, ``memory_offset_bytes`` may be negative; ``runs`` is how
+    many it was fitted to, ``fitted`` names them as a group, with the date of the last."""
 
     compute_factor: float = 1.0
     overhead_s: float = 0.0
@@ -59,7 +61,8 @@ class Calibration:
 
     @property
     def compute_efficiency(self) -> float:
-        """Share of the planned speed that is reached; where that is a nominal peak, as on CPUs, the share of it."""
+        """Share of the planned speed that is reached; where that is a nominal peak, as on CPUs, the share of
+        it."""
         return 1.0 / self.compute_factor
 
     @property
@@ -86,7 +89,8 @@ NOMINAL = Calibration(fitted="no run")
 
 
 def step_sample(step: StepTime, actual_s: float) -> Sample:
-    """Of a run whose nominal step time is ``step``: what the factors scale, and the one overhead of a step."""
+    """Of a run whose nominal step time is ``step``: what the factors scale, and the one overhead of a
+    step."""
     compute_s = math.fsum(getattr(step, name) for name in COMPUTE)
     communication_s = math.fsum(getattr(step, name) for name in COMMUNICATION)
     rest_s = max(0.0, step.total_s - compute_s - communication_s)
@@ -109,8 +113,8 @@ def fit_steps(samples: Sequence[Sample]) -> Fit:
 
 
 def fit_memory(samples: Sequence[Sample], least_framework_bytes: float) -> Fit:
-    """Factor and bytes of offset. The framework's own bytes, in the samples' rest, stay above 0 in each of the runs:
-    ``least_framework_bytes`` is the least of them."""
+    """Factor and bytes of offset. The framework's own bytes, in the samples' rest, stay above 0 in each of
+    the runs: ``least_framework_bytes`` is the least of them."""
     kept, typical = [sample.parts[0] for sample in samples], median(sample.actual for sample in samples)
     tells = _differ(kept) and max(kept) - min(kept) >= LEAST_SHARE * typical
     return fit(samples, (KEPT_FACTORS if tells else (1.0, 1.0), (-least_framework_bytes, math.inf)))

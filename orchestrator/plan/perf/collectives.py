@@ -1,9 +1,9 @@
 """Seconds of a collective: latency and bandwidth over the links of a node and the fabric between nodes.
 
-Bandwidth terms are those of ring algorithms (Thakur et al. 2005; NCCL's "bus bandwidth"): an all-gather or
-a reduce-scatter of `size_bytes` in all moves (n-1)/n of it through each rank, an all-reduce twice that.
-A group over several nodes is bounded by the slower of the node's links and its share of the node's NICs,
-as NCCL's rings keep all NICs busy. A ring over many nodes waits for as many steps as it has ranks: what makes flat
+Bandwidth terms are those of ring algorithms (Thakur et al. 2005; NCCL's "bus bandwidth"): an all-gather or a
+reduce-scatter of `size_bytes` in all moves (n-1)/n of it through each rank, an all-reduce twice that. A group
+over several nodes is bounded by the slower of the node's links and its share of the node's NICs, as NCCL's
+rings keep all NICs busy. A ring over many nodes waits for as many steps as it has ranks: what makes flat
 ZeRO-3 over thousands of GPUs slow (Narayanan et al. 2021, table 2; Wang et al. 2023, ZeRO++).
 """
 
@@ -51,8 +51,8 @@ class Network:
         return fabric if group.per_node == 1 else min(self._link, fabric)
 
     def latency_s(self, group: Group) -> float:
-        """Of a gathering or scattering ring: over several nodes its ranks go on in lock step, each step as long as
-        that between nodes, and never less in all than the part within a node."""
+        """Of a gathering or scattering ring: over several nodes its ranks go on in lock step, each step as
+        long as that between nodes, and never less in all than the part within a node."""
         inside = self._inside_latency_s(group)
         return max(inside, (group.ranks - 1) * self._machine.fabric_latency_s) if group.nodes > 1 else inside
 
@@ -68,15 +68,20 @@ class Network:
         return moved / self.bandwidth_bytes_per_s(group) + calls * self.latency_s(group)
 
     def all_reduce_s(self, size_bytes: float, group: Group) -> float:
-        """Twice as much as a gathering; between nodes a double binary tree (Sanders et al. 2009) is faster than a
-        ring where there are many."""
+        """Twice as much as a gathering; between nodes a double binary tree (Sanders et al. 2009) is faster
+        than a ring where there are many."""
         inside = 2 * self._inside_latency_s(group)
         ring = 2 * self.latency_s(group)
-        tree = inside + 2 * math.log2(group.nodes) * self._machine.fabric_latency_s if group.nodes > 1 else ring
-        return 2 * (self.gather_s(size_bytes, group) - self.latency_s(group) * (group.ranks > 1)) + min(ring, tree)
+        tree = (
+            inside + 2 * math.log2(group.nodes) * self._machine.fabric_latency_s if group.nodes > 1 else ring
+        )
+        return 2 * (self.gather_s(size_bytes, group) - self.latency_s(group) * (group.ranks > 1)) + min(
+            ring, tree
+        )
 
     def all_to_all_s(self, size_bytes: float, group: Group) -> float:
-        """Each rank sends `size_bytes` in equal parts to all; what leaves the node is bounded by its own NIC."""
+        """Each rank sends `size_bytes` in equal parts to all; what leaves the node is bounded by its own
+        NIC."""
         if group.ranks == 1:
             return 0.0
         outside = (group.ranks - group.per_node) / group.ranks

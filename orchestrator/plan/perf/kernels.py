@@ -19,10 +19,12 @@ from orchestrator.plan.perf.transformer import head_width, kv_width, query_width
 # Rows and columns of a tile, and the share of the rate that smaller ones reach, as they reuse less.
 TILES = ((128, 256, 1.0), (128, 128, 0.95), (64, 64, 0.7))
 ALIGNED_ELEMENTS = 8  # tensor cores take 16 bytes at a time
-SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 13, 19  # fp16 scores, their softmax, dropout and its mask, unfused
+# fp16 scores, their softmax, dropout and its mask, unfused
+SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 13, 19
 FLASH_BACKWARD = 2.5  # five products instead of two (Dao 2023)
-# Of each logit, forward and backward: a float32 copy, its maximum, difference, exponential, sum and quotient, and the
-# gradient in both precisions, each a kernel that reads and writes; in one kernel, read and written twice in 16 bits.
+# Of each logit, forward and backward: a float32 copy, its maximum, difference, exponential, sum and quotient,
+# and the gradient in both precisions, each a kernel that reads and writes; in one kernel, read and written
+# twice in 16 bits.
 LOSS_BYTES, FUSED_LOSS_BYTES = 72, 12
 ROUTING_PASSES = 6  # tokens sorted by expert and back, each read and written, and weighed
 ADAM_BYTES_PER_PARAMETER = 30  # read gradient, weight and two moments, write three, and the 16-bit weight
@@ -52,7 +54,12 @@ class Kernels:
     """Times of one model's kernels on one machine, kept by shape."""
 
     def __init__(
-        self, model: ModelConfig, machine: Machine, constants: PlannerConfig, precision: str, software: Software
+        self,
+        model: ModelConfig,
+        machine: Machine,
+        constants: PlannerConfig,
+        precision: str,
+        software: Software,
     ) -> None:
         self.model, self.machine, self.constants = model, machine, constants
         self.precision, self.software = precision, software
@@ -76,7 +83,9 @@ class Kernels:
         moved = self.element_bytes * count * (rows * depth + depth * columns + rows * columns)
         return max(compute, moved / self._bytes_per_s)
 
-    def linear_s(self, tokens: int, inputs: int, outputs: int, flops: float, count: int = 1) -> tuple[float, float]:
+    def linear_s(
+        self, tokens: int, inputs: int, outputs: int, flops: float, count: int = 1
+    ) -> tuple[float, float]:
         """Seconds forward and backward of `count` linear layers: one product forward, one for the inputs'
         and one for the weights' gradient backward."""
         forward = self.matmul_s(tokens, outputs, inputs, flops, count)
@@ -111,7 +120,10 @@ class Kernels:
             ]
             products += [(model.hidden, router_elements(model) // model.hidden, tokens, 1)]
         else:
-            products += [(model.hidden, wide * model.ffn // tp, tokens, 1), (model.ffn // tp, model.hidden, tokens, 1)]
+            products += [
+                (model.hidden, wide * model.ffn // tp, tokens, 1),
+                (model.ffn // tp, model.hidden, tokens, 1),
+            ]
         forward = backward = 0.0
         for inputs, outputs, rows, count in products:
             there, back = self.linear_s(rows, max(1, inputs), max(1, outputs), self._flops, count)
@@ -122,7 +134,8 @@ class Kernels:
 
     def _attention(self, sequences: int, tp: int, sp: int) -> tuple[float, float]:
         """Scores, softmax and their product with the values. Flash kernels compute half of the square and
-        keep nothing (Dao et al. 2022, Dao 2023); unfused ones compute all of it and move it through memory."""
+        keep nothing (Dao et al. 2022, Dao 2023); unfused ones compute all of it and move it through
+        memory."""
         model = self.model
         heads = model.heads / tp / sp  # all-to-all gives each rank whole sequences of some heads
         window = min(model.sliding_window or model.seq_len, model.seq_len)
@@ -142,12 +155,15 @@ class Kernels:
         return products + SCORE_BYTES_FORWARD * scores, 2 * products + SCORE_BYTES_BACKWARD * scores
 
     def _memory_bound(self, tokens: int, tp: int) -> tuple[float, float]:
-        """Norms, residuals, activation function, position embedding, dropout, casts: reads and writes of the
-        residual stream (not divided by tensor parallelism unless its sequences are) and of the inner width."""
+        """Norms, residuals, activation function, position embedding, dropout, casts: reads and writes of
+        the residual stream (not divided by tensor parallelism unless its sequences are) and of the inner
+        width."""
         model, passes = self.model, self.constants.stream_passes * self.software.elementwise_share
         routed = model.experts_per_token if model.experts > 1 else 1
         stream = model.hidden * (1 / tp if self.software.sequence_parallel else 1)
-        inner = (routed * model.ffn * (3 if model.gated_mlp else 2) + query_width(model) + kv_width(model)) / tp
+        inner = (
+            routed * model.ffn * (3 if model.gated_mlp else 2) + query_width(model) + kv_width(model)
+        ) / tp
         if model.experts > 1:
             stream += ROUTING_PASSES / passes * routed * model.hidden / tp
         elements = tokens * (passes * stream + passes / 4 * inner)
@@ -159,7 +175,13 @@ class Kernels:
     def _head(self, sequences: int, tp: int, sp: int) -> Passes:
         tokens, vocab = max(1, sequences * self.model.seq_len // sp), self.model.vocab // tp
         forward, backward = self.linear_s(tokens, self.model.hidden, max(1, vocab), self._wide_flops)
-        loss = tokens * vocab * (LOSS_BYTES if self.software.copies_loss else FUSED_LOSS_BYTES) / 2 / self._bytes_per_s
+        loss = (
+            tokens
+            * vocab
+            * (LOSS_BYTES if self.software.copies_loss else FUSED_LOSS_BYTES)
+            / 2
+            / self._bytes_per_s
+        )
         return Passes(forward, backward, 0.0, 0.0, loss, loss)
 
     def accumulate_s(self, parameters: float) -> float:

@@ -1,4 +1,5 @@
-"""Least squares of relative errors, for a few unknowns within bounds and a few samples, one of which may be odd."""
+"""Least squares of relative errors, for a few unknowns within bounds and a few samples, one of which may be
+odd."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _SINGULAR = 1e-10
 
 @dataclass(frozen=True)
 class Sample:
-    """``actual``, above 0, is to come out as the sum of unknowns x ``parts``, and ``rest``; all in one unit."""
+    """``actual``, above 0, is to come out as the sum of unknowns x ``parts``, and ``rest``; all in one
+    unit."""
 
     parts: tuple[float, ...]
     rest: float
@@ -38,7 +40,8 @@ class Fit:
 
 
 def fit(samples: Sequence[Sample], bounds: Sequence[Bounds]) -> Fit:
-    """The values within ``bounds`` with the least sum of squared relative errors. One end of each bound is finite."""
+    """The values within ``bounds`` with the least sum of squared relative errors. One end of each bound is
+    finite."""
     kept = list(range(len(samples)))
     for _ in range(int(MOST_LEFT_OUT * len(samples))):
         found = _odd_one(samples, kept, bounds)
@@ -73,8 +76,8 @@ def _typical_error(samples: Sequence[Sample], values: Sequence[float]) -> float:
 
 
 def least_squares(samples: Sequence[Sample], bounds: Sequence[Bounds]) -> tuple[float, ...]:
-    """The sum is convex, so its least within the bounds is where its gradient along the unknowns that are free
-    vanishes, the others being at an end of theirs: for a few unknowns all such choices are tried."""
+    """The sum is convex, so its least within the bounds is where its gradient along the unknowns that are
+    free vanishes, the others being at an end of theirs: for a few unknowns all such choices are tried."""
     largest = [max(s.parts[place] / s.actual for s in samples) for place in range(len(bounds))]
     units = [1.0 / share if share > 0 else 1.0 for share in largest]  # keeps the equations of one size
     rows = [[u * part / s.actual for u, part in zip(units, s.parts, strict=True)] for s in samples]
@@ -98,14 +101,16 @@ def least_squares(samples: Sequence[Sample], bounds: Sequence[Bounds]) -> tuple[
             best = squares, values
     assert best is not None, "all at their finite ends is a choice"
     return tuple(
-        min(max(value * unit, low), high) for value, unit, (low, high) in zip(best[1], units, bounds, strict=True)
+        min(max(value * unit, low), high)
+        for value, unit, (low, high) in zip(best[1], units, bounds, strict=True)
     )
 
 
 def _solved(
     rows: Sequence[Sequence[float]], wanted: Sequence[float], fixed: Sequence[float | None]
 ) -> tuple[float, ...] | None:
-    """The normal equations of the unknowns that are not fixed; None where the samples do not tell them apart."""
+    """The normal equations of the unknowns that are not fixed; None where the samples do not tell them
+    apart."""
     free = [place for place, value in enumerate(fixed) if value is None]
     left = [
         want - math.fsum(value * row[place] for place, value in enumerate(fixed) if value is not None)
@@ -137,5 +142,7 @@ def _cholesky(matrix: list[list[float]], right: list[float]) -> list[float] | No
     for i in range(size):
         solution[i] = (solution[i] - math.fsum(lower[i][k] * solution[k] for k in range(i))) / lower[i][i]
     for i in reversed(range(size)):
-        solution[i] = (solution[i] - math.fsum(lower[k][i] * solution[k] for k in range(i + 1, size))) / lower[i][i]
+        solution[i] = (
+            solution[i] - math.fsum(lower[k][i] * solution[k] for k in range(i + 1, size))
+        ) / lower[i][i]
     return solution

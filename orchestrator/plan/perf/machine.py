@@ -1,4 +1,5 @@
-"""What of a cluster the step-time model knows: one node's accelerators, their links and the fabric between nodes."""
+"""What of a cluster the step-time model knows: one node's accelerators, their links and the fabric between
+nodes."""
 
 from __future__ import annotations
 

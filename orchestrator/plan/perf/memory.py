@@ -65,7 +65,11 @@ class Memory:
 
 
 def memory_of(
-    model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None, software: Software = DEEPSPEED
+    model: ModelConfig,
+    gpu: GpuConfig,
+    layout: Layout,
+    zero: Zero | None = None,
+    software: Software = DEEPSPEED,
 ) -> Memory:
     """Memory of the fullest rank: the first or the last of each pipeline.
 
@@ -80,14 +84,18 @@ def memory_of(
     layers = math.ceil(model.layers / layout.pp)
     first = layers * size.layer + size.embedding
     last = layers * size.layer + size.final_norm + (size.head or size.embedding)
-    stages = [(first, _in_flight(layout), False), (last, 1, True)] if layout.pp > 1 else [(size.total, 1, True)]
+    stages = (
+        [(first, _in_flight(layout), False), (last, 1, True)] if layout.pp > 1 else [(size.total, 1, True)]
+    )
     candidates = []
     for count, in_flight, has_head in stages:
         in_experts = layers * size.experts
         experts = math.ceil(in_experts / (layout.tp * layout.ep))
         held = math.ceil((count - in_experts) / layout.tp) + experts
         if not software.half_copy and zero.stage == 3:
-            zero = replace(zero, live_parameters=(3 * size.layer + size.embedding) // layout.tp, reduce_bucket=0)
+            zero = replace(
+                zero, live_parameters=(3 * size.layer + size.embedding) // layout.tp, reduce_bucket=0
+            )
         states = model_states(
             held,
             _largest_matrix(model) // layout.tp,
@@ -118,8 +126,8 @@ def memory_of(
 
 
 def model_states(
-    count: int, largest: int, zero: Zero, shards: int, precision: str, *, experts: int = 0, expert_shards: int = 1,
-    half_copy: bool = True,
+    count: int, largest: int, zero: Zero, shards: int, precision: str, *, experts: int = 0,
+    expert_shards: int = 1, half_copy: bool = True,
 ) -> States:  # fmt: skip
     """Bytes of the model states of one rank that holds `count` parameters, the biggest tensor of `largest`.
 
@@ -176,7 +184,9 @@ def activation_bytes(
     whole = 4 * model.hidden + 2 * routed * model.hidden
     sharded = 2 * query_width(model) + 2 * kv_width(model)
     sharded += query_width(model) + kv_width(model) if model.qk_norms else 0
-    sharded += (routed or 1) * model.ffn * (2 if not model.gated_mlp else 3 if software.elementwise_share < 1 else 4)
+    sharded += (
+        (routed or 1) * model.ffn * (2 if not model.gated_mlp else 3 if software.elementwise_share < 1 else 4)
+    )
     stream_ranks = layout.tp if software.sequence_parallel else 1
     elements = math.ceil(whole / stream_ranks) + math.ceil(sharded / layout.tp)
     log_sum_exp = 4 * math.ceil(model.heads / layout.tp)  # float32, one per head, whatever the precision
@@ -185,7 +195,8 @@ def activation_bytes(
     if not software.fused_attention and not layout.selective:  # scores, their softmax, and the dropout's mask
         layer += tokens * math.ceil(SCORE_BYTES * model.heads * model.seq_len / layout.tp)
     boundary = tokens * model.hidden * width
-    handed_on = in_flight * boundary if layout.pp > 1 else 0  # outputs wait for their gradients, beside the inputs
+    # outputs wait for their gradients, beside the inputs
+    handed_on = in_flight * boundary if layout.pp > 1 else 0
     if layout.recompute:
         return boundary // stream_ranks * layers * in_flight + handed_on + layer
     kept = SELECTIVE_KEEPS if layout.selective and software.selective_share is not None else 1.0
@@ -202,7 +213,8 @@ def logit_bytes(model: ModelConfig, layout: Layout, software: Software = DEEPSPE
 def _framework_bytes(gpu: GpuConfig, zero: Zero, share: int, layout: Layout) -> int:
     """Process or context, communicators, buckets, and in stages 1 and 2 the shard's averaged gradients, which
     DeepSpeed flattens before it makes float32 of them (stage_1_and_2.py, `step`)."""
-    if gpu.device is Device.cpu:  # gradients lie in the bucket; pages that nothing was written to take no memory
+    # gradients lie in the bucket; pages that nothing was written to take no memory
+    if gpu.device is Device.cpu:
         return CPU_PROCESS_BYTES
     bucket, base = zero.reduce_bucket, CUDA_CONTEXT_BYTES + NCCL_BYTES * _communicators(layout)
     buffers = {0: 0, 3: 1}.get(zero.stage, 2 if zero.overlap_comm else 1)
@@ -211,20 +223,23 @@ def _framework_bytes(gpu: GpuConfig, zero: Zero, share: int, layout: Layout) -> 
 
 
 def _beside_the_bucket(zero: Zero, layout: Layout, held: int) -> int:
-    """Gradients of ZeRO-1 that micro-batches add to, on a heap that keeps their pages when the last one has moved them
-    into the bucket. A GPU's bucket is counted in full."""
+    """Gradients of ZeRO-1 that micro-batches add to, on a heap that keeps their pages when the last one has
+    moved them into the bucket. A GPU's bucket is counted in full."""
     return held * _width(layout.precision) if zero.stage == 1 and layout.accumulation > 1 else 0
 
 
 def _in_flight(layout: Layout) -> int:
-    """Micro-batches that a pipeline's first stage keeps; interleaving adds to them (Korthikanti et al. 2022)."""
+    """Micro-batches that a pipeline's first stage keeps; interleaving adds to them (Korthikanti et al.
+    2022)."""
     interleaved = 1 + (layout.pp - 1) / (layout.pp * layout.vp) if layout.vp > 1 else 1.0
     return math.ceil(min(layout.pp * interleaved, layout.accumulation))
 
 
 def _communicators(layout: Layout) -> int:
     """Dimensions of parallelism, and one for all ranks where there are several."""
-    return (layout.ranks > 1) + sum(degree > 1 for degree in (layout.dp, layout.tp, layout.pp, layout.sp, layout.ep))
+    return (layout.ranks > 1) + sum(
+        degree > 1 for degree in (layout.dp, layout.tp, layout.pp, layout.sp, layout.ep)
+    )
 
 
 def _tokens(model: ModelConfig, layout: Layout) -> int:

@@ -1,4 +1,5 @@
-"""Share of the accelerators' peak that a rate of tokens amounts to: of the model's own FLOPs, and of all of them."""
+"""Share of the accelerators' peak that a rate of tokens amounts to: of the model's own FLOPs, and of all of
+them."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from orchestrator.plan.perf.transformer import recompute_flops_per_token, traini
 def model_flops_utilisation(
     model: ModelConfig, machine: Machine, precision: str, ranks: int, tokens_per_s: float
 ) -> float:
-    """MFU of a rate of `tokens_per_s` over all ranks: FLOPs that the model needs, attention counted in full and
-    nothing recomputed, over the dense peak (Chowdhery et al. 2022, PaLM, appendix B)."""
+    """MFU of a rate of `tokens_per_s` over all ranks: FLOPs that the model needs, attention counted in full
+    and nothing recomputed, over the dense peak (Chowdhery et al. 2022, PaLM, appendix B)."""
     peak = peak_flops(machine.name, machine.peak_flops, precision)
     return tokens_per_s * training_flops_per_token(model) / (ranks * peak)
 

@@ -1,5 +1,5 @@
-"""Seconds that a step's model states take: gradients and weights between data parallel ranks, gradients added up,
-the optimizer, and offload, as DeepSpeed's ZeRO does them."""
+"""Seconds that a step's model states take: gradients and weights between data parallel ranks, gradients added
+up, the optimizer, and offload, as DeepSpeed's ZeRO does them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ class ModelStates:
     """Times of one model's weights, gradients and optimizer states on one machine."""
 
     def __init__(
-        self, model: ModelConfig, machine: Machine, constants: PlannerConfig, kernels: Kernels, network: Network
+        self,
+        model: ModelConfig,
+        machine: Machine,
+        constants: PlannerConfig,
+        kernels: Kernels,
+        network: Network,
     ) -> None:
         self.model, self.machine, self.constants = model, machine, constants
         self._size: Parameters = parameters(model)
@@ -41,7 +46,9 @@ class ModelStates:
         dense = (layers * (size.layer - size.experts) + ends) / layout.tp
         return dense, layers * size.experts / (layout.tp * layout.ep)
 
-    def data_parallel_s(self, layout: Layout, zero: Zero, forward_s: float, backward_s: float) -> tuple[float, float]:
+    def data_parallel_s(
+        self, layout: Layout, zero: Zero, forward_s: float, backward_s: float
+    ) -> tuple[float, float]:
         """Exposed and hidden seconds of gradients and gathered weights, for dense weights and experts."""
         ranks, per_node = layout.dp * layout.sp, self.machine.gpus_per_node
         # Replicas of an expert are as far apart as there are expert parallel ranks.
@@ -59,7 +66,10 @@ class ModelStates:
             seconds, (_, beside_s, times) = sum(transfer[0] for transfer in together), together[0]
             covered = min(seconds, self.constants.dp_hidden_share * beside_s if zero.overlaps else 0.0)
             slowed = self.constants.contention * covered
-            exposed, hidden = exposed + times * (seconds - covered + slowed), hidden + times * (covered - slowed)
+            exposed, hidden = (
+                exposed + times * (seconds - covered + slowed),
+                hidden + times * (covered - slowed),
+            )
         return exposed, hidden
 
     def _transfers(
@@ -68,8 +78,8 @@ class ModelStates:
         """Seconds of each transfer, the compute beside which it can run, and how often a step has it.
 
         ZeRO (Rajbhandari et al. 2020): stages 0 and 1 reduce gradients once a step, beside the last backward
-        pass; stage 2 at each micro-batch; stage 3 also gathers weights for forward and backward. Stages 1 and 2
-        gather the new weights after the optimizer, with nothing beside it.
+        pass; stage 2 at each micro-batch; stage 3 also gathers weights for forward and backward. Stages 1 and
+        2 gather the new weights after the optimizer, with nothing beside it.
         """
         size, each = held * self._kernels.element_bytes, layout.accumulation
         buckets = max(1, math.ceil(held / zero.reduce_bucket))
@@ -85,8 +95,8 @@ class ModelStates:
         return [(gather_s, forward_s, each), (again_s + reduce_s, backward_s, each)]
 
     def _gathers(self, layout: Layout, held: float, zero: Zero) -> int:
-        """Calls to gather all layers once: by layer where software shards whole layers, else DeepSpeed prefetches
-        matrices, as many together as fit into its bucket."""
+        """Calls to gather all layers once: by layer where software shards whole layers, else DeepSpeed
+        prefetches matrices, as many together as fit into its bucket."""
         layers = math.ceil(self.model.layers / layout.pp)
         if not self._kernels.software.half_copy:
             return layers
@@ -101,8 +111,13 @@ class ModelStates:
         return 0.0 if zero.offload_optimizer else self._kernels.optimizer_s(self._shard(layout, zero))
 
     def offload_s(self, layout: Layout, zero: Zero) -> float:
-        """Gradients to the host, Adam there, weights back; with offloaded weights a copy for each gathering."""
-        shard, width, link = self._shard(layout, zero), self._kernels.element_bytes, self.machine.host_link_bytes_per_s
+        """Gradients to the host, Adam there, weights back; with offloaded weights a copy for each
+        gathering."""
+        shard, width, link = (
+            self._shard(layout, zero),
+            self._kernels.element_bytes,
+            self.machine.host_link_bytes_per_s,
+        )
         seconds = 0.0
         if zero.offload_optimizer:
             seconds += shard * (2 * width / link + HOST_ADAM_BYTES / HOST_MEMORY_BYTES_PER_S)

@@ -32,7 +32,8 @@ class StepTime:
     `matmul_s`, `attention_s` and `memory_bound_s` are forward and backward without `recompute_s`. `host_s` is
     time in which the accelerator waits for the host to start kernels, `offload_s` for copies to and from its
     memory and its optimizer. `tp_s`, `sp_s`, `ep_s`, `pp_s` and `dp_s` are communication that nothing hides;
-    `hidden_s`, not in the total, is what runs beside compute. `bubble_s` is the pipeline filling and emptying.
+    `hidden_s`, not in the total, is what runs beside compute. `bubble_s` is the pipeline filling and
+    emptying.
     """
 
     matmul_s: float  # matrix products, forward and backward
@@ -66,7 +67,9 @@ class StepTime:
 
     def parts(self) -> dict[str, float]:
         """Seconds by name, largest first, `hidden_s` left out."""
-        named = {f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "hidden_s"}
+        named = {
+            f.name: float(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "hidden_s"
+        }
         return dict(sorted(named.items(), key=lambda item: -item[1]))
 
 
@@ -89,7 +92,11 @@ class _Micro:
     @property
     def backward_s(self) -> float:
         """Recomputation included, and two thirds of what else there is."""
-        return self.passes.backward_s + self.recompute_s + (self.host_s + self.tp_s + self.sp_s + self.ep_s) * 2 / 3
+        return (
+            self.passes.backward_s
+            + self.recompute_s
+            + (self.host_s + self.tp_s + self.sp_s + self.ep_s) * 2 / 3
+        )
 
     @property
     def total_s(self) -> float:
@@ -148,11 +155,14 @@ class StepModel:
         (Narayanan et al. 2021; DeepSpeed's partitioned activations)."""
         size = self._tokens(layout) * self.model.hidden * self._kernels.element_bytes
         across = self._network.send_s(size / layout.tp, layout.ranks > layout.ranks_per_node)
-        return across + self._network.gather_s(size, Group(layout.tp, min(layout.tp, self.machine.gpus_per_node)))
+        return across + self._network.gather_s(
+            size, Group(layout.tp, min(layout.tp, self.machine.gpus_per_node))
+        )
 
     def _stages(self, layout: Layout) -> tuple[_Micro, float]:
-        """The slowest stage, which sets the pace, and seconds of one micro-batch in all others, for which it waits
-        once while the pipeline fills and empties. The last stage has the head; others may have a layer more."""
+        """The slowest stage, which sets the pace, and seconds of one micro-batch in all others, for which it
+        waits once while the pipeline fills and empties. The last stage has the head; others may have a layer
+        more."""
         layers = math.ceil(self.model.layers / layout.pp)
         last = self._micro(layout, self.model.layers // layout.pp, True)
         if layout.pp == 1:
@@ -163,7 +173,16 @@ class StepModel:
         return first, (layout.pp - 2) * first.total_s + last.total_s
 
     def _micro(self, layout: Layout, layers: int, head: bool) -> _Micro:
-        key = (layout.tp, layout.sp, layout.ep, layout.micro_batch, layout.recompute, layout.selective, layers, head)
+        key = (
+            layout.tp,
+            layout.sp,
+            layout.ep,
+            layout.micro_batch,
+            layout.recompute,
+            layout.selective,
+            layers,
+            head,
+        )
         if key not in self._micros:
             self._micros[key] = self._compute_micro(layout, layers, head)
         return self._micros[key]
@@ -184,7 +203,8 @@ class StepModel:
         tp_s, tp_hidden_s = self._tensor_parallel_s(layout, layers * (2 + repeats))
         calls = layers * (2 + repeats) * (1 + constants.host_share_of_tp * math.log2(layout.tp))
         host = calls * constants.host_s_per_layer * self.software.host_factor
-        busy = layers * (layer.forward_s + layer.backward_s) + recompute_s + tp_s  # at the head, the host waits
+        # at the head, the host waits
+        busy = layers * (layer.forward_s + layer.backward_s) + recompute_s + tp_s
         width = self._kernels.element_bytes * self._tokens(layout)
         expert = group_of(layout.ep, layout.tp, self.machine.gpus_per_node)
         routed = self.model.experts_per_token * self.model.hidden / layout.tp
@@ -201,7 +221,8 @@ class StepModel:
         )
 
     def _sequence_parallel_s(self, layout: Layout, token_bytes: float, layer: Passes) -> float:
-        """Exposed seconds of one pass of one layer; `token_bytes` is one element of each of the rank's tokens."""
+        """Exposed seconds of one pass of one layer; `token_bytes` is one element of each of the rank's
+        tokens."""
         if layout.sp == 1:
             return 0.0
         group = Group(layout.sp, min(layout.sp, max(1, self.machine.gpus_per_node // layout.tp)))
@@ -213,7 +234,8 @@ class StepModel:
         return self._network.all_to_all_s(token_bytes * (heads + keys), group)
 
     def _tensor_parallel_s(self, layout: Layout, layer_passes: float) -> tuple[float, float]:
-        """Two all-reduces per layer and pass (Shoeybi et al. 2019), or as much as all-gather and reduce-scatter."""
+        """Two all-reduces per layer and pass (Shoeybi et al. 2019), or as much as all-gather and
+        reduce-scatter."""
         if layout.tp == 1:
             return 0.0, 0.0
         size = self._tokens(layout) * self.model.hidden * self._kernels.element_bytes

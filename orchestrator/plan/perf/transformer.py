@@ -62,7 +62,11 @@ def parameters(model: ModelConfig) -> Parameters:
     expert = mlp_matrix_elements(model) + _mlp_biases(model)
     router = router_elements(model)
     return Parameters(
-        layer=attention_matrix_elements(model) + _attention_vectors(model) + router + model.experts * expert + 2 * norm,
+        layer=attention_matrix_elements(model)
+        + _attention_vectors(model)
+        + router
+        + model.experts * expert
+        + 2 * norm,
         layers=model.layers,
         embedding=model.vocab * h + positions,
         head=0 if model.tie_embeddings else model.vocab * h,
@@ -150,20 +154,30 @@ def _mlp_biases(model: ModelConfig) -> int:
 
 
 def _check(model: ModelConfig) -> None:
-    sizes = ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "experts", "experts_per_token")
+    sizes = (
+        "layers",
+        "hidden",
+        "heads",
+        "kv_heads",
+        "ffn",
+        "vocab",
+        "seq_len",
+        "experts",
+        "experts_per_token",
+    )
     for name in (*sizes, "head_dim", "sliding_window"):
         value = getattr(model, name)
         if value is not None and value < 1:
             raise ConfigError(f"model.{name}={value} must be at least 1")
     if model.head_dim is None and model.hidden % model.heads:
         raise ConfigError(
-            f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}: change one of them, "
-            "or set model.head_dim"
+            f"model.hidden={model.hidden} is not a multiple of model.heads={model.heads}: change one of them,"
+            " or set model.head_dim"
         )
     if model.heads % model.kv_heads:
         raise ConfigError(
             f"model.heads={model.heads} is not a multiple of model.kv_heads={model.kv_heads}: "
-            f"change one of them (kv_heads = heads means no grouping)"
+            "change one of them (kv_heads = heads means no grouping)"
         )
     if model.experts_per_token > model.experts:
         raise ConfigError(

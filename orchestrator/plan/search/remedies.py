@@ -34,7 +34,9 @@ class _Change:
         return self is not other and all(a >= b for a, b in zip(self.turns, other.turns, strict=True))
 
 
-def what_fits(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None, most: int = 3) -> list[str]:
+def what_fits(
+    model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | None = None, most: int = 3
+) -> list[str]:
     """Up to `most` changes that fit, cheapest first; each is one or more overrides, space between them.
 
     For example ``["deepspeed=zero3", "layout.recompute=true job.micro_batch=2"]``. The global batch stays;
@@ -44,7 +46,9 @@ def what_fits(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero | N
     zero = zero or Zero.of_layout(layout)
     if _fits(model, gpu, layout, zero):
         return []
-    recomputes = [(0, layout.recompute, ())] + [(1, True, ("layout.recompute=true",))] * (not layout.recompute)
+    recomputes = [(0, layout.recompute, ())] + [(1, True, ("layout.recompute=true",))] * (
+        not layout.recompute
+    )
     fitting = []
     for parts in itertools.product(
         _zero_options(zero, layout, gpu), _micro_batches(layout), recomputes, _node_factors(layout)
@@ -75,7 +79,8 @@ def _zero_options(zero: Zero, layout: Layout, gpu: GpuConfig) -> Iterator[tuple[
         return
     most = 1 if layout.pp > 1 else 3  # DeepSpeed's pipeline engine works with ZeRO-0 and ZeRO-1 only
     for turn, stage in enumerate(range(zero.stage + 1, most + 1), start=1):
-        sharded = replace(zero, stage=stage, offload_optimizer=False, overlap_comm=True)  # as conf/deepspeed has it
+        # as conf/deepspeed has it
+        sharded = replace(zero, stage=stage, offload_optimizer=False, overlap_comm=True)
         yield turn, sharded, (f"deepspeed=zero{stage}",)
     if most == 3 and gpu.device is not Device.cpu:
         offloaded = replace(zero, stage=3, offload_optimizer=True, offload_parameters=True)

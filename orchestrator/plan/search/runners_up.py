@@ -47,11 +47,13 @@ class RunnerUp:
     why: str
 
 
-def runners_up(best: Candidate, fitting: Sequence[Candidate], misses: Sequence[Candidate]) -> tuple[RunnerUp, ...]:
+def runners_up(
+    best: Candidate, fitting: Sequence[Candidate], misses: Sequence[Candidate]
+) -> tuple[RunnerUp, ...]:
     """Those that fit by time, then those that do not by what they lack.
 
-    For each kind the best layout that differs in it, or where none fits the one that lacks least; the fastest that
-    would leave too little free; and those that would be faster and lack least.
+    For each kind the best layout that differs in it, or where none fits the one that lacks least; the fastest
+    that would leave too little free; and those that would be faster and lack least.
     """
     chosen: dict[tuple[object, ...], Candidate] = {}
     for candidate in _instructive(best, fitting, misses):
@@ -74,7 +76,9 @@ def in_words(candidate: Candidate) -> str:
     return ", ".join(words + ["recompute"] * layout.recompute)
 
 
-def _instructive(best: Candidate, fitting: Sequence[Candidate], misses: Sequence[Candidate]) -> Iterator[Candidate]:
+def _instructive(
+    best: Candidate, fitting: Sequence[Candidate], misses: Sequence[Candidate]
+) -> Iterator[Candidate]:
     for kind in _KINDS:
         others = [candidate for candidate in fitting if kind(candidate) != kind(best)]
         if others:
@@ -83,7 +87,9 @@ def _instructive(best: Candidate, fitting: Sequence[Candidate], misses: Sequence
             yield min(lacking, key=lambda c: (c.lacks_bytes, c.simplicity))
     if tight := [c for c in fitting if not c.roomy and c.step_time_s < best.step_time_s * (1 - SAME_TIME)]:
         yield best_of(tight)
-    faster = [miss for miss in misses if miss.step_time_s < best.step_time_s * (1 - SAME_TIME) and _near(miss)]
+    faster = [
+        miss for miss in misses if miss.step_time_s < best.step_time_s * (1 - SAME_TIME) and _near(miss)
+    ]
     by_shape: dict[tuple[object, ...], Candidate] = {}
     for miss in sorted(faster, key=lambda c: (round(c.lacks_bytes / 1e9), c.simplicity)):
         by_shape.setdefault((miss.layout.tp, miss.layout.pp, miss.layout.sp, miss.layout.recompute), miss)

@@ -1,8 +1,8 @@
 """The layout whose step is the shortest of those that DeepSpeed runs and that fit.
 
-On given GPUs the fastest is the cheapest. Every combination is looked at, in an order in which memory only grows:
-at the first micro-batch that does not fit, larger ones are left out. Times and memory that layouts share are
-computed once, by :class:`~orchestrator.plan.perf.step.StepModel`.
+On given GPUs the fastest is the cheapest. Every combination is looked at, in an order in which memory only
+grows: at the first micro-batch that does not fit, larger ones are left out. Times and memory that layouts
+share are computed once, by :class:`~orchestrator.plan.perf.step.StepModel`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Found:
 def search(space: Space, subject: Subject) -> Search:
     """The best layout and what it won against.
 
-    Raises :class:`ConfigError` where nothing fits, with what comes closest and what would do; where the batch can
-    not be divided; and where DeepSpeed runs nothing of what was given.
+    Raises :class:`ConfigError` where nothing fits, with what comes closest and what would do; where the batch
+    can not be divided; and where DeepSpeed runs nothing of what was given.
     """
     found = explore(space, subject)
     if not found.considered:
@@ -96,16 +96,17 @@ def _nothing_to_consider(space: Space, found: Found) -> str:
     degrees = [data_parallel(space, degrees) for degrees in shapes(space)]
     if not degrees:
         return (
-            f"layout=auto: no tensor, pipeline and sequence parallel degrees that were given divide the {space.ranks} "
-            "ranks; change them, or cluster.nodes"
+            "layout=auto: no tensor, pipeline and sequence parallel degrees that were given divide the"
+            f" {space.ranks} ranks; change them, or cluster.nodes"
         )
     least = min(degrees) * (space.micro_batch or 1) * (space.accumulation or 1)
     near = max(1, round(space.global_batch / least)) * least
     given = {"job.micro_batch": space.micro_batch, "job.gradient_accumulation": space.accumulation}
     also = "".join(f", {key}={value}" for key, value in given.items() if value)
     return (
-        f"job.global_batch={space.global_batch}: no layout of {space.ranks} ranks divides it{also} (the fewest "
-        f"data-parallel ranks are {min(degrees)}); use job.global_batch={near} or another cluster.nodes"
+        f"job.global_batch={space.global_batch}: no layout of {space.ranks} ranks divides it{also} (the"
+        f" fewest data-parallel ranks are {min(degrees)}); use job.global_batch={near} or another"
+        " cluster.nodes"
     )
 
 
@@ -119,16 +120,20 @@ def _nothing_fits(space: Space, subject: Subject, found: Found) -> str:
     if (nodes := _nodes_that_fit(space, subject)) is not None:
         remedies.append(f"cluster.nodes={nodes}")
     offloaded = dataclasses.replace(space, shardings=(Sharding(Zero(3, True, True, overlap_comm=True)),))
-    if all(not sharding.zero.offload_optimizer for sharding in space.shardings) and explore(offloaded, subject).fitting:
+    if (
+        all(not sharding.zero.offload_optimizer for sharding in space.shardings)
+        and explore(offloaded, subject).fitting
+    ):
         remedies.append("deepspeed=zero3_offload")
     hosted = [miss for miss in found.misses if miss.host_free_bytes >= 0]
     if hosted:
         least = min(miss.memory.total_bytes for miss in hosted)
         remedies.append(f"a {unit} with {least / 1e9:.1f} GB or more")
     return (
-        f"layout=auto: model={subject.model.name} fits {subject.gpu.name} ({subject.gpu.memory_bytes / 1e9:.1f} GB) in "
-        f"none of {found.considered} layouts; the closest, {in_words(closest)}, lacks {' and '.join(lacks)}; "
-        f"try {' or '.join(remedies) or 'more or larger GPUs'}"
+        f"layout=auto: model={subject.model.name} fits {subject.gpu.name}"
+        f" ({subject.gpu.memory_bytes / 1e9:.1f} GB) in none of {found.considered} layouts; the closest,"
+        f" {in_words(closest)}, lacks {' and '.join(lacks)}; try"
+        f" {' or '.join(remedies) or 'more or larger GPUs'}"
     )
 
 

@@ -1,4 +1,5 @@
-"""What a search chooses from: values that are free, layouts made of them, and what each leaves of the memory."""
+"""What a search chooses from: values that are free, layouts made of them, and what each leaves of the
+memory."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from orchestrator.plan.perf.memory import Memory, memory_of
 from orchestrator.plan.perf.step import StepModel, StepTime
 from orchestrator.plan.plan import OFFLOAD_BUFFER_FACTOR
 
-# The memory model is of first order: context, communicators and fragmentation are allowances in it, and nobody looked
-# at what is chosen here. A layout that leaves less of the accelerator free is taken only where no other fits.
+# The memory model is of first order: context, communicators and fragmentation are allowances in it, and
+# nobody looked at what is chosen here. A layout that leaves less of the accelerator free is taken only where
+# no other fits.
 HEADROOM_SHARE = 0.05
 # Predictions are no better than this: of layouts so close the simpler one is taken.
 SAME_TIME = 0.005
@@ -33,7 +35,8 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Space:
-    """What is chosen from; what is given has one value. ``micro_batch`` and ``accumulation`` None are free."""
+    """What is chosen from; what is given has one value. ``micro_batch`` and ``accumulation`` None are
+    free."""
 
     nodes: int
     ranks_per_node: int
@@ -53,7 +56,8 @@ class Space:
         return self.nodes * self.ranks_per_node
 
     def micro_batches(self, dp: int) -> list[int]:
-        """Sequences that a rank can take at once, ascending: powers of two that divide its part of the batch."""
+        """Sequences that a rank can take at once, ascending: powers of two that divide its part of the
+        batch."""
         if self.global_batch % dp:
             return []
         part = self.global_batch // dp
@@ -178,7 +182,9 @@ def candidate_of(subject: Subject, steps: Steps, layout: Layout, sharding: Shard
     free = subject.gpu.memory_bytes - memory.total_bytes
     host_free = 0
     if memory.host_bytes and subject.host_memory_bytes is not None:
-        host_free = subject.host_memory_bytes - int(memory.host_bytes * layout.ranks_per_node * OFFLOAD_BUFFER_FACTOR)
+        host_free = subject.host_memory_bytes - int(
+            memory.host_bytes * layout.ranks_per_node * OFFLOAD_BUFFER_FACTOR
+        )
     roomy = free >= HEADROOM_SHARE * subject.gpu.memory_bytes
     return Candidate(layout, sharding, memory, free, host_free, roomy, steps)
 

@@ -1,7 +1,7 @@
 """The best run on one cluster: size, tokens, nodes and layout together.
 
-The loss of a scaling law is minimised over a ladder of shapes. How many tokens the money buys for each is no 6 N D but
-the planner's own step time on that many nodes, in the best layout that fits, with interruptions.
+The loss of a scaling law is minimised over a ladder of shapes. How many tokens the money buys for each is no
+6 N D but the planner's own step time on that many nodes, in the best layout that fits, with interruptions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.search import explore
 from orchestrator.plan.search.space import Candidate, Space, Subject, best_of
-from orchestrator.plan.sizing.limits import Freedom, Limits, Option
+from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw, batch_sequences
 
-# Degrees that are looked at (layout=auto, with one model and cluster, looks at all), and those with which sizes are
-# compared.
+# Degrees that are looked at (layout=auto, with one model and cluster, looks at all), and those with which
+# sizes are compared.
 Degrees = Mapping[str, tuple[int, ...]]
 DEGREES: Degrees = {"tp": (1, 2, 4, 8), "pp": (1, 2, 4, 8)}
 SKETCHED: Degrees = {"tp": (1, 8), "pp": (1, 4)}
@@ -34,7 +34,7 @@ STRIDE = 4  # of the first look at the ladder
 USUAL_SHARE = 0.6  # of a large product's rate, to begin with the right size
 
 
-class Market:
+class ClusterOptimizer:
     """Runs on one cluster within the limits. `config` gives cluster, prices, precision and constants.
 
     Raises :class:`ConfigError` where the chosen kind of price lacks a figure, and where nothing limits a run.
@@ -54,20 +54,22 @@ class Market:
         self.usd_per_gpu_hour = offers(config.cluster.price, config.gpu)[0].usd_per_gpu_hour
         if limits.days is None and not self.usd_per_gpu_hour:
             raise ConfigError(
-                f"cluster={config.cluster.name}: costs nothing, so that budget_usd={limits.usd:g} is no limit; set "
-                "deadline_days=… too"
+                f"cluster={config.cluster.name}: costs nothing, so that budget_usd={limits.usd:g} is no"
+                " limit; set deadline_days=… too"
             )
         self._machine = Machine.of(config.cluster, config.gpu, config.fabric)
 
-    def best(self, shapes: Sequence[ModelConfig], node_counts: Sequence[int]) -> list[Option]:
-        """The best size for each number of nodes that is worth a look, best loss first; empty where nothing fits.
+    def best(self, shapes: Sequence[ModelConfig], node_counts: Sequence[int]) -> list[RunCandidate]:
+        """The best size for each number of nodes that is worth a look, best loss first; empty where nothing
+        fits.
 
-        First the fewest that can use up the money in time, then more of them, which buys no more hours but less
-        waiting, and then fewer, which leaves money over: each way until that has not helped `PATIENCE` times.
+        First the fewest that can use up the money in time, then more of them, which buys no more hours but
+        less waiting, and then fewer, which leaves money over: each way until that has not helped `PATIENCE`
+        times.
         """
         ordered = sorted(node_counts, key=lambda nodes: (-self._gpu_hours(nodes), nodes))
         most = self._gpu_hours(ordered[0])
-        found: list[Option] = []
+        found: list[RunCandidate] = []
         start = None
         for spends_all, patience in PATIENCE.items():
             for nodes in ordered:
@@ -78,9 +80,9 @@ class Market:
                         found.append(best)
         return sorted(found, key=lambda option: (option.loss, option.days))
 
-    def option(self, model: ModelConfig, nodes: int, degrees: Degrees = DEGREES) -> Option | None:
-        """The longest run of `model` within the limits, in the layout whose step is the shortest; None where nothing
-        fits, interruptions leave nothing, or it would be shorter than `LEAST_HOURS`."""
+    def option(self, model: ModelConfig, nodes: int, degrees: Degrees = DEGREES) -> RunCandidate | None:
+        """The longest run of `model` within the limits, in the layout whose step is the shortest; None where
+        nothing fits, interruptions leave nothing, or it would be shorter than `LEAST_HOURS`."""
         candidate = self.layout(model, nodes, degrees)
         if candidate is None:
             return None
@@ -92,7 +94,7 @@ class Market:
         assert fitted.tokens is not None
         size = parameters(model)
         job = dataclasses.replace(config.job, steps=fitted.steps, global_batch=candidate.layout.global_batch)
-        return Option(
+        return RunCandidate(
             config=dataclasses.replace(config, job=job),
             candidate=candidate,
             prediction=fitted,
@@ -111,7 +113,9 @@ class Market:
         cluster, gpu = self.config.cluster, self.config.gpu
         group = Group(cluster.name, gpu.name, self.precision, nodes > 1)
         calibration = self.calibrations.get(group)
-        subject = Subject(model, gpu, self._machine, self.config.planner, cluster.host_memory_bytes, calibration)
+        subject = Subject(
+            model, gpu, self._machine, self.config.planner, cluster.host_memory_bytes, calibration
+        )
         fitting = explore(space, subject).fitting
         return best_of(fitting) if fitting else None
 
@@ -122,13 +126,13 @@ class Market:
 
     def _best_size(
         self, shapes: Sequence[ModelConfig], nodes: int, start: int | None
-    ) -> tuple[Option | None, int | None]:
+    ) -> tuple[RunCandidate | None, int | None]:
         if self.limits.hours(self._gpus(nodes), self.usd_per_gpu_hour) < LEAST_HOURS:
             return None, start
         stride = STRIDE if start is None else 1  # other numbers of nodes have about the same best size
         if start is None:
             start = self._likely_size(shapes, nodes)
-        known: dict[int, Option | None] = {}
+        known: dict[int, RunCandidate | None] = {}
 
         def loss(place: int) -> float:
             if place not in known:
@@ -207,9 +211,11 @@ class Market:
 
 
 def climb(loss: Callable[[int], float], count: int, start: int, stride: int = STRIDE) -> int:
-    """Where `loss` of 0 … `count` - 1 is least: every `stride`-th place and `start`, then around the best of them.
+    """Where `loss` of 0 … `count` - 1 is least: every `stride`-th place and `start`, then around the best of
+    them.
 
-    `loss` mostly falls and rises once, with steps where another layout begins to fit; what does not fit is infinite.
+    `loss` mostly falls and rises once, with steps where another layout begins to fit; what does not fit is
+    infinite.
     """
     coarse: list[int] = sorted({*range(0, count, stride), start})
     best = min(coarse, key=loss)

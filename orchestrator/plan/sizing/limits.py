@@ -21,14 +21,16 @@ class Limits:
 
     def hours(self, gpus: int, usd_per_gpu_hour: float) -> float:
         """Wall hours that both limits leave to so many accelerators."""
-        by_money = math.inf if self.usd is None or not usd_per_gpu_hour else self.usd / usd_per_gpu_hour / gpus
+        by_money = (
+            math.inf if self.usd is None or not usd_per_gpu_hour else self.usd / usd_per_gpu_hour / gpus
+        )
         return min(by_money, math.inf if self.days is None else self.days * 24)
 
 
 @dataclass(frozen=True)
 class Freedom:
-    """What a layout is chosen from. Degrees that are named in `fixed` have that value, others of `able` are free and
-    the rest is 1; `global_batch` and `micro_batch` None are free."""
+    """What a layout is chosen from. Degrees that are named in `fixed` have that value, others of `able` are
+    free and the rest is 1; `global_batch` and `micro_batch` None are free."""
 
     shardings: tuple[Sharding, ...]
     recompute: tuple[bool, ...] = (False, True)
@@ -39,8 +41,9 @@ class Freedom:
 
 
 @dataclass(frozen=True)
-class Option:
-    """One run within the limits; `config` has its cluster, nodes, model and steps. `loss` in nats per token."""
+class RunCandidate:
+    """One run within the limits; `config` has its cluster, nodes, model and steps. `loss` in nats per
+    token."""
 
     config: Config
     candidate: Candidate
@@ -62,5 +65,6 @@ class Option:
 
     @property
     def share_of_optimal_tokens(self) -> float:
-        """Tokens over those for which this size is the best use of the FLOPs; above 1 is trained for longer."""
+        """Tokens over those for which this size is the best use of the FLOPs; above 1 is trained for
+        longer."""
         return self.tokens / self.law.optimal_tokens(self.law_parameters)

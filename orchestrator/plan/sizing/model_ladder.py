@@ -23,10 +23,12 @@ SMALLEST, LARGEST, SIZES = 1e8, 1e12, 36
 def ladder(vocab: int = LLAMA_VOCAB, seq_len: int = LLAMA_SEQ_LEN) -> tuple[ModelConfig, ...]:
     """Shapes from about 100M to 1T parameters, ascending, each about a third larger than the one before.
 
-    For each size the closest of all widths and depths; a size that a neighbour has taken already is left out, as are
-    those that a large `vocab` leaves no room for.
+    For each size the closest of all widths and depths; a size that a neighbour has taken already is left out,
+    as are those that a large `vocab` leaves no room for.
     """
-    known = sorted(((parameters(shape).total, shape) for shape in _shapes(vocab, seq_len)), key=lambda pair: pair[0])
+    known = sorted(
+        ((parameters(shape).total, shape) for shape in _shapes(vocab, seq_len)), key=lambda pair: pair[0]
+    )
     sizes = [size for size, _ in known]
     chosen: dict[int, ModelConfig] = {}
     for rung in range(SIZES):
@@ -38,8 +40,11 @@ def ladder(vocab: int = LLAMA_VOCAB, seq_len: int = LLAMA_SEQ_LEN) -> tuple[Mode
     return tuple(chosen[size] for size in sorted(chosen))
 
 
-def llama_shape(layers: int, hidden: int, vocab: int = LLAMA_VOCAB, seq_len: int = LLAMA_SEQ_LEN) -> ModelConfig:
-    """A Llama 3 of this depth and width: heads of 128, up to 8 of keys and values, SwiGLU of 3.5 times the width."""
+def llama_shape(
+    layers: int, hidden: int, vocab: int = LLAMA_VOCAB, seq_len: int = LLAMA_SEQ_LEN
+) -> ModelConfig:
+    """A Llama 3 of this depth and width: heads of 128, up to 8 of keys and values, SwiGLU of 3.5 times the
+    width."""
     heads = hidden // HEAD_DIM
     shape = ModelConfig(
         name="",

@@ -62,7 +62,9 @@ class ForkingLauncher(abc.ABC):
     environment must agree with the zygote's in all that is read at import (`key`).
     """
 
-    def __init__(self, channel: socket.socket, key: ZygoteKey, preload: Sequence[str], python: str | None) -> None:
+    def __init__(
+        self, channel: socket.socket, key: ZygoteKey, preload: Sequence[str], python: str | None
+    ) -> None:
         self.key = key
         self.skipped: list[str] = []
         self._channel = channel
@@ -98,7 +100,9 @@ class ForkingLauncher(abc.ABC):
             if self._loss is not None:
                 raise RankStartError(self._loss)
             if not self._ready and time.monotonic() >= deadline:
-                raise RankStartError(f"the zygote was not ready after {timeout_s:g} s of importing; see its log")
+                raise RankStartError(
+                    f"the zygote was not ready after {timeout_s:g} s of importing; see its log"
+                )
 
     def start(self, spec: RankSpec) -> RankProcess:
         """Fork one rank. Raises RankStartError if the job does not fit, or the zygote must not fork."""

@@ -12,7 +12,12 @@ from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.fork_client import ForkingLauncher
 from orchestrator.rank.launch.process import AgentEnd, RankProcess, boot_command, kill_group
 from orchestrator.rank.launch.shared_zygote import SharedZygote
-from orchestrator.rank.launch.zygote_owner import DEFAULT_PRELOAD, PreloadFailedError, ZygoteLauncher, listening_zygote
+from orchestrator.rank.launch.zygote_owner import (
+    DEFAULT_PRELOAD,
+    PreloadFailedError,
+    ZygoteLauncher,
+    listening_zygote,
+)
 from orchestrator.rank.spec import RankSpec
 
 __all__ = [

@@ -19,7 +19,10 @@ _READ_BYTES = 1 << 16
 _AT_ONCE_BYTES = 8 << 20
 # Our package is put where `import` looks for the moment of its own import only. By `-c`, and not
 # by `-m` or as a file: then nothing but one frame of ours lies beneath the script.
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {package} import {name}; del sys.path[0]; {name}.main()"
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from {package} import {name}; del sys.path[0];"
+    " {name}.main()"
+)
 
 
 class RankProcess(abc.ABC):
@@ -38,8 +41,8 @@ class RankProcess(abc.ABC):
     def messages(self) -> list[dict[str, Any]]:
         """What the rank has said since the last call; never waits.
 
-        The last messages of a rank that has ended are there once `poll` has told its status. `rank` in them is this
-        one, whatever it says.
+        The last messages of a rank that has ended are there once `poll` has told its status. `rank` in them
+        is this one, whatever it says.
         """
         return [{**message, "rank": self.spec.rank} for message in self._agent_end.messages()]
 
@@ -72,7 +75,8 @@ class RankProcess(abc.ABC):
             kill_group(self.pid, signum)
 
     def ask_stacks(self) -> None:
-        """Have the rank write down its Python stacks, as soon as a thread of it can: `rank.stacks` tells where."""
+        """Have the rank write down its Python stacks, as soon as a thread of it can: `rank.stacks` tells
+        where."""
         self._agent_end.ask()
 
     def kill(self) -> None:

@@ -50,6 +50,8 @@ def _exactly(channel: socket.socket, length: int) -> bytes:
     while len(parts) < length:
         part = channel.recv(length - len(parts))
         if not part:
-            raise ConnectionResetError(f"control channel ended {length - len(parts)} bytes short of a message")
+            raise ConnectionResetError(
+                f"control channel ended {length - len(parts)} bytes short of a message"
+            )
         parts += part
     return bytes(parts)

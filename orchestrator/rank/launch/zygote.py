@@ -119,5 +119,7 @@ def _why_not_fork() -> str | None:
         )
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return "CUDA is initialised in the zygote, and a forked rank could not use it; a preloaded module did it"
+        return (
+            "CUDA is initialised in the zygote, and a forked rank could not use it; a preloaded module did it"
+        )
     return None

@@ -51,7 +51,9 @@ class ZygoteLauncher(ForkingLauncher):
         listener: socket.socket | None = None,
     ) -> None:
         python = python or sys.executable
-        if any(module.partition(".")[0] == "deepspeed" for module in preload) and not env.get("DS_ACCELERATOR"):
+        if any(module.partition(".")[0] == "deepspeed" for module in preload) and not env.get(
+            "DS_ACCELERATOR"
+        ):
             raise RankStartError(
                 "DS_ACCELERATOR is unset in the zygote's environment: DeepSpeed would start the device to "
                 "find out what it is, which forbids a fork; set it to cuda, or to cpu"

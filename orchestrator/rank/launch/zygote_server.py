@@ -1,4 +1,5 @@
-"""Serves a zygote's launchers: forks ranks for them, watches these, and takes them along when a launcher is gone.
+"""Serves a zygote's launchers: forks ranks for them, watches these, and takes them along when a launcher is
+gone.
 
 The owner started the zygote, and the zygote ends with it. Others reach it through a listening socket;
 what each asked for is its own, and ends with its connection.
@@ -22,7 +23,8 @@ from orchestrator.rank.launch.process import kill_group
 from orchestrator.rank.spec import RankSpec
 
 _PR_SET_PDEATHSIG = 1
-# What is meant for the whole run, or typed at a terminal, must not take the ranks away: a zygote ends with its owner.
+# What is meant for the whole run, or typed at a terminal, must not take the ranks away: a zygote ends with
+# its owner.
 _NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _BURY_TIMEOUT_S = 1.0
 # A launcher that stops in the middle of a message must not stop the others.

@@ -8,23 +8,25 @@ from then on.
 Messages, beside the heartbeats of the link (all carry `kind`, `rank` and `time`, Unix seconds):
 
 - `phase`: `phase` is import, initialize, first_step or exit; `edge` is begin or end; `seconds` at the end
-- `step`: `step` counts completed global steps; `loss` (mean over the micro-batches, unscaled), `lr`
-  (that the step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown. `skipped`: the loss
+- `step`: `step` counts completed global steps; `loss` (mean over the micro-batches, unscaled), `lr` (that the
+  step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown. `skipped`: the loss
   scale was too high, and the weights stay as they were
-- `memory`: `step`, and `peak_bytes` up to it, see :mod:`~orchestrator.rank.probes.peak_memory`; null where unknown
+- `memory`: `step`, and `peak_bytes` up to it, see :mod:`~orchestrator.rank.probes.peak_memory`; null where
+  unknown
 - `save`, `load`: `edge`, `dir`, `tag`, `step`; at the end `seconds` and `ok`
 - `error`: `type`, `message`, `traceback_tail`, `step`
 - `probe_failed`: `where`, `message`
 
 The link's phase is `validation` from `eval()` to `train()` or the next backward pass, and in `eval_batch`.
-Its progress moves at each forward and backward pass of an engine, at each step, and as checkpoints begin and end.
+Its progress moves at each forward and backward pass of an engine, at each step, and as checkpoints begin and
+end.
 
-`own_s` are the step's seconds outside of `backward`, `step`, `train_batch`, validation, saves and loads: what a
-rank does by itself, loading data and the forward pass above all. It is the host's clock. On a GPU the forward
-pass is only handed over in that time, unless something in it waits for the device; so a rank stands out by slow
-data or a slow host, and not by a slow GPU. With ZeRO-3 the forward pass gathers weights: where that blocks, as on
-CPUs, the others wait in it for a slow rank, and their own time is as long. With a pipeline only what is outside of
-`train_batch` counts.
+`own_s` are the step's seconds outside of `backward`, `step`, `train_batch`, validation, saves and loads: what
+a rank does by itself, loading data and the forward pass above all. It is the host's clock. On a GPU the
+forward pass is only handed over in that time, unless something in it waits for the device; so a rank stands
+out by slow data or a slow host, and not by a slow GPU. With ZeRO-3 the forward pass gathers weights: where
+that blocks, as on CPUs, the others wait in it for a slow rank, and their own time is as long. With a pipeline
+only what is outside of `train_batch` counts.
 """
 
 from __future__ import annotations
@@ -107,7 +109,9 @@ class Probes:
             probe(*args)
         except Exception as error:  # noqa: BLE001 - a step already done must not be lost to its measuring
             self._broken = True
-            self._link.send({"kind": "probe_failed", "where": where, "message": f"{type(error).__name__}: {error}"})
+            self._link.send(
+                {"kind": "probe_failed", "where": where, "message": f"{type(error).__name__}: {error}"}
+            )
 
     def _around_initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def initialize(*args: Any, **kwargs: Any) -> Any:
@@ -249,7 +253,9 @@ class Probes:
                     saving = self._snapshots.staging.begin(engine, where["dir"], where["tag"], save_latest)
                     result = False
                     try:
-                        result = original(engine, str(saving.folder.parent), where["tag"], state, False, **kwargs)
+                        result = original(
+                            engine, str(saving.folder.parent), where["tag"], state, False, **kwargs
+                        )
                     finally:
                         self._snapshots.staging.end(bool(result))
                     end["dir"] = os.path.abspath(where["dir"])
@@ -278,7 +284,9 @@ class Probes:
                 end["ok"] = path is not None
                 if path is not None:
                     end["step"] = self._link.step = int(engine.global_steps)
-                    end["tag"] = led_tag if led_tag is not None else os.path.dirname(os.path.relpath(path, lead_to))
+                    end["tag"] = (
+                        led_tag if led_tag is not None else os.path.dirname(os.path.relpath(path, lead_to))
+                    )
             return result
 
         return load_checkpoint
@@ -318,9 +326,11 @@ def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable
 
 
 def _skipped_steps(engine: Any) -> int:
-    """Steps in which DeepSpeed found an overflow and left the weights as they were, to lower the loss scale of fp16. In
-    other precisions there is none: what is skipped there had gradients that are no numbers, which is a fault."""
-    half = getattr(engine, "fp16_enabled", None)  # an engine of another DeepSpeed must not end the script here
+    """Steps in which DeepSpeed found an overflow and left the weights as they were, to lower the loss scale
+    of fp16. In other precisions there is none: what is skipped there had gradients that are no numbers, which
+    is a fault."""
+    # an engine of another DeepSpeed must not end the script here
+    half = getattr(engine, "fp16_enabled", None)
     return int(getattr(engine, "skipped_steps", 0)) if callable(half) and half() else 0
 
 

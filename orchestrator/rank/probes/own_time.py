@@ -9,8 +9,8 @@ import time
 class OwnTime:
     """Seconds of the host's clock, less what was spent in a `pause`; pauses may be nested.
 
-    Nor does the time count in which the thread that made it was ready to run and had no processor: on a machine that
-    is shared one rank or another always has to wait, and none of them is slow for that.
+    Nor does the time count in which the thread that made it was ready to run and had no processor: on a
+    machine that is shared one rank or another always has to wait, and none of them is slow for that.
 
     `pause` may be used as a context, or ended by `resume`.
     """

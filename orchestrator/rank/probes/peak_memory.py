@@ -1,13 +1,14 @@
 """The most memory that a rank has taken, told now and then.
 
 Of a GPU: the peak of what torch has reserved, and what is in use there beside it now, that is the context and
-the communicators' buffers. Of a processor's rank: its own private pages at their peak. A forked rank shares what
-the zygote has imported with it, so its resident set counts pages twice; and its share of them (PSS) depends on
-how many ranks there are. Slots that checkpoints are staged in are the node's memory and not the rank's.
+the communicators' buffers. Of a processor's rank: its own private pages at their peak. A forked rank shares
+what the zygote has imported with it, so its resident set counts pages twice; and its share of them (PSS)
+depends on how many ranks there are. Slots that checkpoints are staged in are the node's memory and not the
+rank's.
 
-`VmHWM` is that peak of the resident set, from which what is shared now is taken. Reading it walks the page tables,
-some milliseconds per gigabyte, so a thread does it, after steps 1, 2, 4, 8, … of an attempt: memory hardly grows once
-all of them, optimizer included, have been through a step or two.
+`VmHWM` is that peak of the resident set, from which what is shared now is taken. Reading it walks the page
+tables, some milliseconds per gigabyte, so a thread does it, after steps 1, 2, 4, 8, … of an attempt: memory
+hardly grows once all of them, optimizer included, have been through a step or two.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _PROC = Path("/proc/self")
 
 
 class PeakMemory:
-    """Of one rank; `tell` gets the step and the bytes, or None where they could not be had, from any thread."""
+    """Of one rank; `tell` gets the step and the bytes, or None where they could not be had, from any
+    thread."""
 
     def __init__(self, tell: Callable[[int, int | None], None]) -> None:
         self._tell = tell
@@ -60,13 +62,15 @@ def device_peak_bytes(device: Any) -> int:
 
 
 def private_peak_bytes(proc: Path = _PROC) -> int:
-    """Bytes of memory that would have come free at its peak, had the process then ended; shared memory left out.
+    """Bytes of memory that would have come free at its peak, had the process then ended; shared memory left
+    out.
 
     Raises OSError, ValueError and KeyError where the kernel does not tell (Linux 5.4 does).
     """
     now, peak = _kilobytes(proc / "smaps_rollup"), _kilobytes(proc / "status")
     private = now["Private_Clean"] + now["Private_Dirty"]
-    # A page of shared memory that one other process has mapped counts half in PSS, one that none has, in full.
+    # A page of shared memory that one other process has mapped counts half in PSS, one that none has, in
+    # full.
     slots = max(0, 2 * now["Pss_Shmem"] - peak["RssShmem"])
     return 1024 * (private - slots + max(0, peak["VmHWM"] - now["Rss"]))
 

@@ -10,7 +10,8 @@ from orchestrator.rank.probes.own_time import OwnTime
 
 
 class Validation:
-    """Sets the link's phase; what happens in it is not a rank's own work at a step. Wraps methods of engines."""
+    """Sets the link's phase; what happens in it is not a rank's own work at a step. Wraps methods of
+    engines."""
 
     def __init__(self, link: Link, own_time: OwnTime) -> None:
         self._link = link

@@ -1,11 +1,11 @@
 """Sinks that are forked from a process which has imported MLflow, so that many of them cost one import.
 
 forked_sinks.py at-once FIRST RUN_DIR...
-    The first in this process, so that MLflow has loaded all it loads, then the others all at once; ends with 1 when one
-    of them does not end with 0.
+    The first in this process, so that MLflow has loaded all it loads, then the others all at once; ends with
+    1 when one of them does not end with 0.
 forked_sinks.py killed DATABASE RUN_DIR BYTES...
-    One after the other, each killed when what it makes has as many bytes, then one to its end, with which this ends;
-    prints what is wrong with the database after a kill.
+    One after the other, each killed when what it makes has as many bytes, then one to its end, with which
+    this ends; prints what is wrong with the database after a kill.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def killed(database: Path, run_dir: str, sizes_bytes: list[int]) -> int:
     for size_bytes in sizes_bytes:
         before = made(database)
         pid = forked(run_dir)
-        while max((size for path, size in made(database).items() if path not in before), default=-1) < size_bytes:
+        while (
+            max((size for path, size in made(database).items() if path not in before), default=-1)
+            < size_bytes
+        ):
             time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -1,7 +1,7 @@
 """A job for worker groups: no DeepSpeed, only what a rank can do to its group.
 
-``--then`` says what rank ``--who`` does after a moment; the others go on until ``--seconds`` are over. With ``noise``
-all print 5 MB before each of ten steps, and wait for the file that lets them go on.
+``--then`` says what rank ``--who`` does after a moment; the others go on until ``--seconds`` are over. With
+``noise`` all print 5 MB before each of ten steps, and wait for the file that lets them go on.
 """
 
 import argparse
@@ -25,7 +25,8 @@ def finish(_signum: int, _frame: object) -> None:
 
 
 def wait(seconds: float) -> None:
-    """In short sleeps: Python runs a handler between two calls, so one that strikes just before a long sleep waits."""
+    """In short sleeps: Python runs a handler between two calls, so one that strikes just before a long sleep
+    waits."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(min(0.05, seconds))

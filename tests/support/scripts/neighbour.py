@@ -1,4 +1,5 @@
-"""What one user of a machine gets at of what belongs to the others. Reads where to look, says what it found, as JSON.
+"""What one user of a machine gets at of what belongs to the others. Reads where to look, says what it found,
+as JSON.
 
 Run as the owner it finds what there is to be found, and as a neighbour what the owner has left open.
 """
@@ -35,8 +36,8 @@ PAGES = ("/api/version", "/api/jobs/", "/api/job_agent/jobs/", "/logs")
 
 
 class Look:
-    """``mine`` is never looked at; ``needles`` are values by name that nobody else is to see. Who has the ``token`` is
-    the owner, and asks only what disturbs nothing."""
+    """``mine`` is never looked at; ``needles`` are values by name that nobody else is to see. Who has the
+    ``token`` is the owner, and asks only what disturbs nothing."""
 
     def __init__(
         self, roots: list[str], mine: list[str], needles: dict[str, str], ports: list[int], token: str | None

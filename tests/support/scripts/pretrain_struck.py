@@ -1,17 +1,19 @@
 """jobs/pretrain.py, slowed down or struck from within, as options say that it does not know.
 
-`--pace_s=S --hurry=FILE`: a step takes S seconds until that file is there. Waiting costs nobody processor time, and
-what is done to the run from outside after a step comes before the next one however busy the machine is.
+`--pace_s=S --hurry=FILE`: a step takes S seconds until that file is there. Waiting costs nobody processor
+time, and what is done to the run from outside after a step comes before the next one however busy the machine
+is.
 
-`--fault=FILE` says what happens, where and how often. FILE is JSON: `means`, `rank`, `step` (of the step that is being
-done; from 1) or `batch`, and `times`. Every strike leaves `FILE.struck-N`, so that an attempt later knows that it has
-had its fault. Means:
+`--fault=FILE` says what happens, where and how often. FILE is JSON: `means`, `rank`, `step` (of the step that
+is being done; from 1) or `batch`, and `times`. Every strike leaves `FILE.struck-N`, so that an attempt later
+knows that it has had its fault. Means:
 
 - exception: raise one, with the same words every time
 - leave: end with status 0 in the middle of the training
 - nan: the loss of that batch is not a number, whenever it is trained on, and so are the weights from then on
 - slow: from that step on, think for `seconds` before every step
-- memory: in a control group `group` with a limit, or else by a limit of its own, take memory until none is left
+- memory: in a control group `group` with a limit, or else by a limit of its own, take memory until none is
+  left
 - kill in save: SIGKILL to itself in the save after that step, between its first file and its second
 """
 

@@ -1,4 +1,5 @@
-"""A DeepSpeed script whose batches depend on the step alone: a run that was interrupted repeats the losses."""
+"""A DeepSpeed script whose batches depend on the step alone: a run that was interrupted repeats the
+losses."""
 
 import argparse
 import json
@@ -55,7 +56,11 @@ def batch(step, rank):
     return torch.randn(4, 16, generator=generator).bfloat16(), torch.ones(4, 1, dtype=torch.bfloat16)
 
 
-model = deepspeed.pipe.PipelineModule(layers, num_stages=2, loss_fn=square) if args.pipeline else nn.Sequential(*layers)
+model = (
+    deepspeed.pipe.PipelineModule(layers, num_stages=2, loss_fn=square)
+    if args.pipeline
+    else nn.Sequential(*layers)
+)
 engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
 print("engine", type(engine.checkpoint_engine).__name__, flush=True)
 for asked in args.load or []:

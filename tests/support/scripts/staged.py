@@ -1,7 +1,7 @@
 """pretrain.py with an engine that keeps its checkpoints elsewhere, as one does that stages them in memory.
 
-They lie in `memory` beside --checkpoint_dir, where nothing is written. A load takes the newest of them whatever
-tag it is given, and only where there is none what the script asked for.
+They lie in `memory` beside --checkpoint_dir, where nothing is written. A load takes the newest of them
+whatever tag it is given, and only where there is none what the script asked for.
 """
 
 from pathlib import Path
@@ -26,7 +26,9 @@ def main() -> int:
         engine.checkpoint_engine = Staging()
         save, load = engine.save_checkpoint, engine.load_checkpoint
 
-        def save_checkpoint(save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool = True) -> Any:
+        def save_checkpoint(
+            save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool = True
+        ) -> Any:
             memory = Path(save_dir).with_name("memory")
             saved = save(str(memory), tag=tag, client_state=client_state, save_latest=False)
             if save_latest and dist.get_rank() == 0:

@@ -38,7 +38,11 @@ def batches():
         yield torch.randn(4, 16, dtype=torch.bfloat16), torch.zeros(4, 1, dtype=torch.bfloat16)
 
 
-model = deepspeed.pipe.PipelineModule(layers, num_stages=2, loss_fn=square) if args.pipeline else nn.Sequential(*layers)
+model = (
+    deepspeed.pipe.PipelineModule(layers, num_stages=2, loss_fn=square)
+    if args.pipeline
+    else nn.Sequential(*layers)
+)
 engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)
 if args.load:
     engine.load_checkpoint(args.load)

@@ -1,5 +1,5 @@
-"""Two ranks take 24 empty steps and save when they agree to. Flags: what rank 1's clock does, and the step before
-which SIGTERM reaches rank 1 (0 is never). Prints {"saved": [...], "stopped": step}."""
+"""Two ranks take 24 empty steps and save when they agree to. Flags: what rank 1's clock does, and the step
+before which SIGTERM reaches rank 1 (0 is never). Prints {"saved": [...], "stopped": step}."""
 
 import json
 import os

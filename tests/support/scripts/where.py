@@ -16,8 +16,8 @@ args = parser.parse_args()
 rank = os.environ["RANK"]
 text = "" if args.data is None else Path(args.data).read_text()
 print(
-    f"rank {rank} host {socket.gethostname()} interface {os.environ['GLOO_SOCKET_IFNAME']} "
-    f"nccl {os.environ['NCCL_SOCKET_IFNAME']} cwd {os.getcwd()} script {os.path.abspath(__file__)} data {text}",
+    f"rank {rank} host {socket.gethostname()} interface {os.environ['GLOO_SOCKET_IFNAME']} nccl"
+    f" {os.environ['NCCL_SOCKET_IFNAME']} cwd {os.getcwd()} script {os.path.abspath(__file__)} data {text}",
     flush=True,
 )
 if rank == "0":

@@ -26,8 +26,8 @@ def arguments(run_dir: Path, skip_batches: tuple[int, ...] = (), **changes: obje
 def test_placeholders_become_paths_on_the_node_and_what_the_attempt_is_told(tmp_path: Path) -> None:
     filled = arguments(tmp_path, (3, 17), mtbf_s=22815000.0)
     assert filled == [
-        f"--dir={tmp_path}/kept", f"--json={tmp_path}/deepspeed.node-1.json", f"--run={tmp_path}/x", "--skip=3,17",
-        "--mtbf=22815000.0", "--own={mine}",
+        f"--dir={tmp_path}/kept", f"--json={tmp_path}/deepspeed.node-1.json", f"--run={tmp_path}/x",
+        "--skip=3,17", "--mtbf=22815000.0", "--own={mine}",
     ]  # fmt: skip
     assert (tmp_path / "kept").is_dir()
 

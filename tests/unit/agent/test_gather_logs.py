@@ -10,16 +10,23 @@ from hypothesis import strategies as st
 
 from orchestrator.agent.localize import leave_mark
 from orchestrator.agent.log_bound import LogBounds
-from orchestrator.agent.log_transfer import BEHIND_BYTES, LEAST_BYTES, POLL_BYTES, LogKeeper, LogSender, sender_of
+from orchestrator.agent.log_transfer import (
+    BEHIND_BYTES,
+    LEAST_BYTES,
+    POLL_BYTES,
+    LogSender,
+    LogWriter,
+    sender_of,
+)
 from orchestrator.errors import RunDirectoryError
 from tests.unit.agent.test_on_node import assignment
 
 LOG = "attempt-1.rank-0.log"
 
 
-def keeper(folder: Path) -> LogKeeper:
+def keeper(folder: Path) -> LogWriter:
     """Without a bound."""
-    return LogKeeper(folder, LogBounds(None, pytest.fail))
+    return LogWriter(folder, LogBounds(None, pytest.fail))
 
 
 class Pair:
@@ -47,7 +54,9 @@ class Pair:
 
 
 @given(st.lists(st.binary(max_size=50), max_size=10))
-def test_what_a_rank_writes_arrives_byte_by_byte(tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]) -> None:
+def test_what_a_rank_writes_arrives_byte_by_byte(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
+) -> None:
     pair = Pair(tmp_path_factory.mktemp("logs"))
     pair.sender.follow(LOG)
     pair.add(b"begin ")

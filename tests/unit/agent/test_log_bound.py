@@ -1,4 +1,5 @@
-"""Logs within a bound: what is left out of them, what is kept, and that whoever reads along does not notice."""
+"""Logs within a bound: what is left out of them, what is kept, and that whoever reads along does not
+notice."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from orchestrator.agent import log_bound, log_reader, log_transfer
 from orchestrator.agent.log_bound import LogBound, LogBounds
 from orchestrator.agent.log_reader import LogReader
-from orchestrator.agent.log_transfer import LogKeeper, LogSender
+from orchestrator.agent.log_transfer import LogSender, LogWriter
 from orchestrator.ledger.mlflow.client import LOG_TAIL_BYTES
 from orchestrator.plan.layout.layout import LEAST_LOG_BYTES
 
@@ -26,7 +27,9 @@ KIB, MIB = 1024, 1024 * 1024
 MOST = 256 * KIB
 HEAD, TAIL = MOST // 8, MOST // 2
 LOG = "attempt-1.rank-0.log"
-NOTICE = re.compile(rb"\[orchestrator\] ([\d,]+) bytes of this log are left out here \(launch\.log_max_bytes=\d+\)\n")
+NOTICE = re.compile(
+    rb"\[orchestrator\] ([\d,]+) bytes of this log are left out here \(launch\.log_max_bytes=\d+\)\n"
+)
 LEFT_OUT = re.compile(r"\n… ([\d,]+) bytes left out here; all[^\n]*…\n".encode())
 PASSED = re.compile(r"… ([\d,]+) bytes left out here, of the log too \(launch\.log_max_bytes\)")
 
@@ -210,7 +213,7 @@ class World:
 
 def test_what_the_driver_is_sent_is_bounded_there_as_well(tmp_path: Path) -> None:
     told: list[str] = []
-    keeper, printed = LogKeeper(tmp_path, LogBounds(MOST, told.append)), Printed(tmp_path)
+    keeper, printed = LogWriter(tmp_path, LogBounds(MOST, told.append)), Printed(tmp_path)
     for number in range(200):
         data = b"".join(b"line %06d\n" % (number * 1000 + i) for i in range(1000))
         printed.whole += data
@@ -219,8 +222,8 @@ def test_what_the_driver_is_sent_is_bounded_there_as_well(tmp_path: Path) -> Non
     assert len(printed.kept) == len(printed.whole)
     assert printed.kept.endswith(printed.whole[-TAIL:])
     assert told == [
-        f"logs have reached launch.log_max_bytes={MOST}: from here on what lies between their first and last lines is "
-        "left out of them"
+        f"logs have reached launch.log_max_bytes={MOST}: from here on what lies between their first and last"
+        " lines is left out of them"
     ]
 
 
@@ -236,7 +239,8 @@ def test_a_sender_that_was_passed_says_what_the_node_has_lost_too(tmp_path: Path
     assert data.endswith(printed.whole[-16 * KIB :])
     left_out = len(printed.whole) - 16 * KIB
     assert data.decode().startswith(
-        f"\n… {left_out:,} bytes left out here; all but {bound.end:,} (launch.log_max_bytes) are in {printed.path} on "
+        f"\n… {left_out:,} bytes left out here; all but {bound.end:,} (launch.log_max_bytes) are in"
+        f" {printed.path} on "
     )
 
 
@@ -328,8 +332,12 @@ def test_tools_of_every_day_find_their_way(tmp_path: Path) -> None:
     def run(*command: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert run("tail", "-n", "100", str(printed.path)).encode() == b"".join(printed.whole.splitlines(True)[-100:])
-    assert run("head", "-n", "100", str(printed.path)).encode() == b"".join(printed.whole.splitlines(True)[:100])
+    assert run("tail", "-n", "100", str(printed.path)).encode() == b"".join(
+        printed.whole.splitlines(True)[-100:]
+    )
+    assert run("head", "-n", "100", str(printed.path)).encode() == b"".join(
+        printed.whole.splitlines(True)[:100]
+    )
     assert run("grep", "-a", "-c", "bytes of this log are left out here", str(printed.path)).strip() != "0"
     assert f"{printed.count - 1:099d}\n" == run("grep", "-a", f"{printed.count - 1:099d}", str(printed.path))
     copy = tmp_path / "copy.log"

@@ -61,7 +61,11 @@ class Node:
         monkeypatch.setattr(node_ranks.time, "monotonic", lambda: self.now_s)
         monkeypatch.setattr(node_ranks.os, "kill", lambda pid, number: self.signals.append((pid, number)))
         monkeypatch.setattr(memory_kills, "_kills", lambda: [0, self.killed_by_kernel])
-        limits = {"hang_floor_s": FLOOR_S, "hang_unknown_s": UNKNOWN_S, "unkillable_s": UNKILLABLE_S}
+        limits = {
+            "hang_floor_s": FLOOR_S,
+            "hang_timeout_cold_s": UNKNOWN_S,
+            "sigkill_timeout_s": UNKILLABLE_S,
+        }
         self.ranks: list[Rank] = []
         self.node = NodeRanks(small_assignment(folder, **limits, **changes))
         self._logs = folder / "run" / "logs"
@@ -78,7 +82,17 @@ class Node:
         self.node.check_gone(attempt)
         self.ranks.clear()
         specs = [
-            RankSpec(rank, rank, 2, "t", "s.py", [], "/", {}, str(self._logs / f"attempt-{attempt}.rank-{rank}.log"))
+            RankSpec(
+                rank,
+                rank,
+                2,
+                "t",
+                "s.py",
+                [],
+                "/",
+                {},
+                str(self._logs / f"attempt-{attempt}.rank-{rank}.log"),
+            )
             for rank in range(2)
         ]
         self.node.start(specs, self)  # type: ignore[arg-type]
@@ -104,7 +118,9 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
 
 
 def overdue(parts: list[dict[str, Any]]) -> list[tuple[bool, list[int]]]:
-    return [(part["all"], [one["rank"] for one in part["ranks"]]) for part in parts if part["kind"] == "overdue"]
+    return [
+        (part["all"], [one["rank"] for one in part["ranks"]]) for part in parts if part["kind"] == "overdue"
+    ]
 
 
 def test_who_is_overdue_is_told_when_it_changes_and_not_at_every_poll(node: Node) -> None:
@@ -237,7 +253,9 @@ def test_logs_are_bounded_once_they_are_read_and_sent(
     for step in range(1, 11):
         for log in paths:
             with log.open("a") as stream:
-                stream.write("x" * 99 + "\n" + f"a line of step {step}\n" * 10_000 + f'{{"step": {step}, "loss": 1}}\n')
+                stream.write(
+                    "x" * 99 + "\n" + f"a line of step {step}\n" * 10_000 + f'{{"step": {step}, "loss": 1}}\n'
+                )
         told += node.later(1.0)
         assert max(log.stat().st_blocks * 512 for log in paths) <= most_bytes
     for rank, log in zip(node.ranks, paths, strict=True):
@@ -322,7 +340,9 @@ def test_a_kill_that_nobody_here_sent_is_for_want_of_memory_if_the_kernel_counts
 
 def test_counters_that_are_not_there_count_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = tmp_path / "memory.events"
-    monkeypatch.setattr(memory_kills, "_COUNTERS", ((tmp_path / "missing", "oom_kill"), (counter, "oom_kill")))
+    monkeypatch.setattr(
+        memory_kills, "_COUNTERS", ((tmp_path / "missing", "oom_kill"), (counter, "oom_kill"))
+    )
     counter.write_text("low 0\noom 3\noom_kill 2\n")
     kills = memory_kills.MemoryKills()
     assert not kills.new()

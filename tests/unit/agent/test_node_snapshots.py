@@ -48,9 +48,10 @@ def test_the_first_folder_with_room_is_taken_and_what_was_passed_over_is_said(
     assert choose_place([str(small), str(large)], 10**9) == staging_dir.Place(small, None)
     chosen = choose_place(dirs, 2 * 10**9)
     assert chosen.folder == large
-    assert chosen.remark == (
-        f"snapshot.dirs: {tmp_path}/missing is no folder that can be written; {small} has room for 1.0 GB, two "
-        f"generations need 2.0 GB; taking {large}"
+    assert (
+        chosen.remark
+        == f"snapshot.dirs: {tmp_path}/missing is no folder that can be written; {small} has room for 1.0 GB,"
+        f" two generations need 2.0 GB; taking {large}"
     )
     assert choose_place(dirs, None).folder == small
     none = choose_place(dirs, 10**13)
@@ -96,7 +97,9 @@ def test_holdings_are_whole_generations_and_forgotten_ones_are_not(make: Make, t
 # --- what ranks are led to
 
 
-def test_what_lies_in_memory_here_has_a_place_there_and_a_name_in_the_view(make: Make, tmp_path: Path) -> None:
+def test_what_lies_in_memory_here_has_a_place_there_and_a_name_in_the_view(
+    make: Make, tmp_path: Path
+) -> None:
     here, there = make(0), make(1)
     for node in (here, there):
         stage(node, tmp_path, 2)
@@ -150,7 +153,9 @@ def test_files_travel_between_nodes_from_memory_and_from_the_disk(make: Make, tm
     source.parent.mkdir(parents=True)
     source.write_bytes(os.urandom(2500))
     lacking = there.lay_out(disk_restore(tmp_path / "elsewhere", 2, 4), NoLauncher())
-    assert sorted(lacking) == sorted([WEIGHTS, OPTIMIZER.format(2), OPTIMIZER.format(3)]), "its own ranks' files too"
+    assert sorted(lacking) == sorted([WEIGHTS, OPTIMIZER.format(2), OPTIMIZER.format(3)]), (
+        "its own ranks' files too"
+    )
     for start in range(0, 2500, 1000):
         there.take(WEIGHTS, files.give(str(source), start, 1000), None, first=start == 0)
     view = Path(there.told(2, 0)["restore"]["view"], "step-2", WEIGHTS)

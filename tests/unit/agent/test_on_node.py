@@ -30,19 +30,29 @@ NODE = {"lo": ["127.0.0.1", "::1"], "docker0": ["172.17.0.1"], "ens5": ["10.0.0.
 
 def assignment(**changes: object) -> Assignment:
     fields: dict[str, object] = {
-        "run": "r", "run_dir": "/home/me/project/runs/r", "checkpoint_dir": "/home/me/project/runs/r/checkpoints",
-        "script": "/home/me/project/train/main.py", "cwd": "/home/me/project", "environment": {}, "deepspeed": {},
+        "run": "r", "run_dir": "/home/me/project/runs/r",
+        "checkpoint_dir": "/home/me/project/runs/r/checkpoints", "script": "/home/me/project/train/main.py",
+        "cwd": "/home/me/project", "environment": {}, "deepspeed": {},
         "args": ["--data=/home/me/project/books,stdlib", "--dir={run_dir}", "--lr=1e-3", "plain"],
-        "ranks_per_node": 2, "world_size": 4, "device": "cpu", "zygote": False, "product_names": [], "expected": {},
-        "corpus": ["/home/me/project/books", "relative", "/data/all"], "sample_every_s": 1.0, "kill_after_s": 1.0,
+        "ranks_per_node": 2, "world_size": 4, "device": "cpu", "zygote": False, "product_names": [],
+        "expected": {}, "corpus": ["/home/me/project/books", "relative", "/data/all"], "sample_every_s": 1.0,
+        "kill_grace_s": 1.0,
     }  # fmt: skip
     return Assignment(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_the_interface_is_that_of_the_nodes_address() -> None:
-    environment = {"GLOO_SOCKET_IFNAME": "{interface}", "NCCL_SOCKET_IFNAME": "={interface}", "OTHER": "as it was"}
+    environment = {
+        "GLOO_SOCKET_IFNAME": "{interface}",
+        "NCCL_SOCKET_IFNAME": "={interface}",
+        "OTHER": "as it was",
+    }
     there = on_node(assignment(environment=environment), "/unused", NODE, "10.0.0.7")
-    assert there.environment == {"GLOO_SOCKET_IFNAME": "ens5", "NCCL_SOCKET_IFNAME": "=ens5", "OTHER": "as it was"}
+    assert there.environment == {
+        "GLOO_SOCKET_IFNAME": "ens5",
+        "NCCL_SOCKET_IFNAME": "=ens5",
+        "OTHER": "as it was",
+    }
 
 
 def test_an_ipv6_address_has_its_zone_after_a_percent_sign() -> None:
@@ -50,7 +60,9 @@ def test_an_ipv6_address_has_its_zone_after_a_percent_sign() -> None:
 
 
 def test_an_address_behind_nat_names_the_interfaces_and_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"10\.9\.9\.9 \(there are lo, docker0, ens5\); name the one .*\+env\.GLOO"):
+    with pytest.raises(
+        ValueError, match=r"10\.9\.9\.9 \(there are lo, docker0, ens5\); name the one .*\+env\.GLOO"
+    ):
         on_node(assignment(environment={"GLOO_SOCKET_IFNAME": "{interface}"}), "/unused", NODE, "10.9.9.9")
 
 
@@ -73,7 +85,14 @@ def test_paths_below_the_working_directory_move_and_the_run_directory_stays() ->
 
 @pytest.mark.parametrize(
     ("path", "expected"),
-    [("/a/b", "/z"), ("/a/b/c", "/z/c"), ("/a/bc", "/a/bc"), ("/a", "/a"), ("a/b", "a/b"), ("/x/a/b", "/x/a/b")],
+    [
+        ("/a/b", "/z"),
+        ("/a/b/c", "/z/c"),
+        ("/a/bc", "/a/bc"),
+        ("/a", "/a"),
+        ("a/b", "a/b"),
+        ("/x/a/b", "/x/a/b"),
+    ],
 )
 def test_only_what_is_below_moves(path: str, expected: str) -> None:
     assert moved(path, "/a/b", "/z") == expected
@@ -104,7 +123,9 @@ def test_a_working_directory_that_is_missing_on_the_node_is_a_difference(tmp_pat
     script = tmp_path / "train.py"
     script.touch()
     problems = differences(assignment(script=str(script), cwd=str(tmp_path / "gone"), corpus=[]))
-    assert problems == [f"job.cwd: no folder {tmp_path}/gone; make it there, or ship it with launch.working_dir"]
+    assert problems == [
+        f"job.cwd: no folder {tmp_path}/gone; make it there, or ship it with launch.working_dir"
+    ]
 
 
 def test_a_process_is_killed_and_not_whoever_has_its_number_now() -> None:

@@ -17,7 +17,7 @@ from orchestrator.agent import hang_stacks as stacks_module
 from orchestrator.agent.hang_stacks import (
     SIGNAL_AFTER_S,
     Inquiry,
-    Seen,
+    StackVerdict,
     _catches,
     ask_by_signal,
     judge,
@@ -86,10 +86,12 @@ def no_source(_file: str, _line: int) -> str:
 def test_a_rank_has_entered_when_a_collective_is_what_it_is_in(
     frames: list[str], entered: bool | None, where: str
 ) -> None:
-    assert judge(answer(*frames), "sleeping", no_source) == Seen(entered, where, "sleeping")
+    assert judge(answer(*frames), "sleeping", no_source) == StackVerdict(entered, where, "sleeping")
 
 
-@pytest.mark.parametrize(("line", "entered"), [("work.wait()", None), ("x = loss.item()", None), ("spin()", False)])
+@pytest.mark.parametrize(
+    ("line", "entered"), [("work.wait()", None), ("x = loss.item()", None), ("spin()", False)]
+)
 def test_a_line_that_may_wait_for_an_earlier_collective_says_nothing(line: str, entered: bool | None) -> None:
     assert judge(answer(SCRIPT), "sleeping", lambda file, number: f"    {line}\n").entered is entered
 
@@ -101,22 +103,28 @@ def test_the_backward_pass_of_a_gpu_runs_in_a_thread_of_its_own() -> None:
 
 
 def test_a_script_below_installed_packages_is_the_users_own() -> None:
-    text = answer(*ALL_REDUCE, f"{PACKAGES}/jobs/training.py:60 train_step", f"{PACKAGES}/jobs/pretrain.py:9 <module>")
+    text = answer(
+        *ALL_REDUCE, f"{PACKAGES}/jobs/training.py:60 train_step", f"{PACKAGES}/jobs/pretrain.py:9 <module>"
+    )
     assert judge(text, "sleeping", no_source).where == "training.py:60 in train_step"
 
 
 def test_a_stack_too_deep_to_show_our_runner_is_the_oldest_thread() -> None:
     text = answer(*["/home/me/job/tree.py:3 walk"] * 100, others=([f"{OURS}/link.py:9 _watch"],), bottom=())
-    assert judge(text, "running", no_source) == Seen(False, "tree.py:3 in walk", "running")
+    assert judge(text, "running", no_source) == StackVerdict(False, "tree.py:3 in walk", "running")
     assert main_thread('Thread 0x1 (most recent call first):\n  File "/x.py", line 1 in f\n...\n') == []
 
 
 def test_no_answer_is_no_verdict() -> None:
-    assert judge("", "stopped") == Seen(None, "", "stopped")
+    assert judge("", "stopped") == StackVerdict(None, "", "stopped")
 
 
-IN, OUT, UNKNOWN = Seen(True, "a", "sleeping"), Seen(False, "b", "sleeping"), Seen(None, "c", "sleeping")
-STOPPED, STUCK, GONE = (Seen(None, "", state) for state in ("stopped", "uninterruptible", "gone"))
+IN, OUT, UNKNOWN = (
+    StackVerdict(True, "a", "sleeping"),
+    StackVerdict(False, "b", "sleeping"),
+    StackVerdict(None, "c", "sleeping"),
+)
+STOPPED, STUCK, GONE = (StackVerdict(None, "", state) for state in ("stopped", "uninterruptible", "gone"))
 
 
 @pytest.mark.parametrize(
@@ -125,22 +133,28 @@ STOPPED, STUCK, GONE = (Seen(None, "", state) for state in ("stopped", "uninterr
         ([IN, OUT, IN], [1]),
         ([OUT, IN, STOPPED, IN], [2, 0]),
         ([IN, STUCK, OUT, GONE, STOPPED], [4, 3, 1, 2]),
-        ([IN, Seen(True, "a", "stopped")], [1]),
+        ([IN, StackVerdict(True, "a", "stopped")], [1]),
         ([UNKNOWN, OUT, UNKNOWN], [1]),
         ([IN, UNKNOWN, IN], [1]),
-        ([IN, Seen(True, "a", "uninterruptible")], [0, 1]),
+        ([IN, StackVerdict(True, "a", "uninterruptible")], [0, 1]),
         ([IN, IN], [0, 1]),
         ([UNKNOWN, UNKNOWN], [0, 1]),
         ([OUT, STOPPED], [1, 0]),
         ([], []),
     ],
 )
-def test_those_are_named_that_never_entered_what_the_others_wait_in(seen: list[Seen], culprits: list[int]) -> None:
+def test_those_are_named_that_never_entered_what_the_others_wait_in(
+    seen: list[StackVerdict], culprits: list[int]
+) -> None:
     assert name_culprits(list(enumerate(seen))) == culprits
 
 
 def test_stacks_are_kept_where_they_can_be(tmp_path: Path) -> None:
-    paths = {0: tmp_path / "rank-0.stacks", 1: tmp_path / "nowhere" / "rank-1.stacks", 2: tmp_path / "rank-2.stacks"}
+    paths = {
+        0: tmp_path / "rank-0.stacks",
+        1: tmp_path / "nowhere" / "rank-1.stacks",
+        2: tmp_path / "rank-2.stacks",
+    }
     for turn in ("first", "second"):
         keep({0: f"{turn} stack\n", 1: "lost\n", 2: ""}, paths, "--- hang ---")
     assert paths[0].read_text() == "--- hang ---\nfirst stack\n\n--- hang ---\nsecond stack\n\n"
@@ -173,18 +187,19 @@ class Other:
 
 
 def asked(ranks: Iterable[RankProcess], waited_s: float = 0.0) -> Inquiry:
-    """An inquiry that has been answered by all that can: it thinks that so much time has gone by, and no more."""
+    """An inquiry that has been answered by all that can: it thinks that so much time has gone by, and no
+    more."""
     inquiry = Inquiry({one.spec.rank: one for one in ranks}, now_s=0.0)
     assert wait_until(lambda: inquiry.poll(now_s=waited_s) is not None, TIMEOUT_S)
     return inquiry
 
 
-def seen_when(ranks: Sequence[RankProcess], **expected: Seen) -> dict[int, Seen]:
+def seen_when(ranks: Sequence[RankProcess], **expected: StackVerdict) -> dict[int, StackVerdict]:
     """What is seen of the ranks, once they have got to where their script makes them go.
 
     On the way there one may wait for another as well, and in an import, say, and not in the script.
     """
-    last: dict[int, Seen] = {}
+    last: dict[int, StackVerdict] = {}
 
     def is_there() -> bool:
         last.update(asked(ranks).judge())
@@ -220,8 +235,8 @@ MEETING = """
 def test_the_rank_is_named_that_others_wait_for_in_a_collective(bench: Bench) -> None:
     script = bench.write(MEETING.format(meet="dist.all_reduce(torch.zeros(1))", absent="step == 3"))
     ranks = bench.start_world(script)
-    waits = Seen(True, "script.py:12 in meet", "sleeping")
-    seen = seen_when(ranks, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
+    waits = StackVerdict(True, "script.py:12 in meet", "sleeping")
+    seen = seen_when(ranks, rank0=waits, rank1=StackVerdict(False, "script.py:9 in think", "sleeping"))
     assert name_culprits(list(seen.items())) == [1]
 
 
@@ -229,18 +244,24 @@ def test_the_rank_is_named_that_others_wait_for_in_a_collective(bench: Bench) ->
 def test_a_rank_that_waits_for_a_collective_begun_earlier_is_not_taken_for_the_cause(bench: Bench) -> None:
     meet = "dist.all_reduce(torch.zeros(1), async_op=True).wait()"
     ranks = bench.start_world(bench.write(MEETING.format(meet=meet, absent="step == 3")))
-    waits = Seen(None, "script.py:12 in meet", "sleeping")
-    seen = seen_when(ranks, rank0=waits, rank1=Seen(False, "script.py:9 in think", "sleeping"))
+    waits = StackVerdict(None, "script.py:12 in meet", "sleeping")
+    seen = seen_when(ranks, rank0=waits, rank1=StackVerdict(False, "script.py:9 in think", "sleeping"))
     assert name_culprits(list(seen.items())) == [1]
 
 
 @pytest.mark.real
 def test_a_stopped_rank_is_named_and_not_waited_for(bench: Bench) -> None:
-    script = bench.write(MEETING.format(meet="dist.all_reduce(torch.zeros(1)); time.sleep(0.01)", absent="False"))
+    script = bench.write(
+        MEETING.format(meet="dist.all_reduce(torch.zeros(1)); time.sleep(0.01)", absent="False")
+    )
     ranks = bench.start_world(script)
     assert all(bench.shows("up", rank.spec.rank) for rank in ranks)
     os.kill(ranks[1].pid, signal.SIGSTOP)
-    seen = seen_when(ranks, rank0=Seen(True, "script.py:12 in meet", "sleeping"), rank1=Seen(None, "", "stopped"))
+    seen = seen_when(
+        ranks,
+        rank0=StackVerdict(True, "script.py:12 in meet", "sleeping"),
+        rank1=StackVerdict(None, "", "stopped"),
+    )
     assert name_culprits(list(seen.items())) == [1]
     os.kill(ranks[1].pid, signal.SIGCONT)  # it answers what it was asked meanwhile, and goes on
     assert wait_until(lambda: process_state(ranks[1].pid) != "stopped")
@@ -250,16 +271,14 @@ def test_a_stopped_rank_is_named_and_not_waited_for(bench: Bench) -> None:
 
 @pytest.mark.real
 def test_a_rank_answers_from_native_code_that_keeps_the_interpreter_to_itself(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import ctypes
         def sleep():
             ctypes.PyDLL(None).usleep(300_000_000)  # with the interpreter's lock held
         print("up", flush=True)
         for _ in range(1000):
             sleep()
-        """
-    )
+        """)
     rank = bench.start(script)
     assert bench.shows("up")
     inquiry = Inquiry({0: rank}, now_s=0.0)
@@ -272,8 +291,7 @@ def test_a_rank_answers_from_native_code_that_keeps_the_interpreter_to_itself(be
 
 @pytest.mark.real
 def test_asking_disturbs_neither_the_script_nor_its_data_loaders(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import os, signal, time
         from torch.utils.data import DataLoader
 
@@ -288,8 +306,7 @@ def test_asking_disturbs_neither_the_script_nor_its_data_loaders(bench: Bench) -
         sums = [int(total) for total in loader]
         os.kill(os.getpid(), signal.SIGUSR1)
         print("sums", sums == [4 * n + 1 for n in range(40)], heard, os.listdir("."), flush=True)
-        """
-    )
+        """)
     rank = bench.start(script)
     assert bench.shows("up")
     answers = 0
@@ -306,8 +323,7 @@ def test_asking_disturbs_neither_the_script_nor_its_data_loaders(bench: Bench) -
 @pytest.mark.real
 def test_a_question_strikes_nobody_beside_a_thread_that_runs(bench: Bench) -> None:
     """Threads that run are not to be walked through from outside: one answer in nine was a crash."""
-    script = bench.write(
-        """
+    script = bench.write("""
         import json, threading, time
         def work():
             while True:
@@ -315,8 +331,7 @@ def test_a_question_strikes_nobody_beside_a_thread_that_runs(bench: Bench) -> No
         threading.Thread(target=work, daemon=True).start()
         print("up", flush=True)
         time.sleep(300)
-        """
-    )
+        """)
     rank = bench.start(script)
     assert bench.shows("up")
     for _ in range(100):
@@ -327,8 +342,7 @@ def test_a_question_strikes_nobody_beside_a_thread_that_runs(bench: Bench) -> No
 @pytest.mark.real
 def test_asking_a_rank_that_ends_does_not_change_how_it_ends(bench: Bench) -> None:
     """An interpreter that is being taken apart has no stacks to show, and the question must not kill it."""
-    script = bench.write(
-        """
+    script = bench.write("""
         import sys, time
 
         class Late:
@@ -341,8 +355,7 @@ def test_asking_a_rank_that_ends_does_not_change_how_it_ends(bench: Bench) -> No
 
         sys.late = Late()  # taken apart with the interpreter, after all functions of atexit
         sys.exit(7)
-        """
-    )
+        """)
     rank = bench.start(script)
     assert bench.shows("late")
     assert not _catches(rank.pid)
@@ -371,7 +384,8 @@ def test_a_process_that_does_not_answer_is_not_killed_by_the_question() -> None:
         inquiry = Inquiry({0: Other(other.pid)}, now_s=0.0)
         inquiry.poll(0.0)
         assert inquiry.poll(0.0) == {0: ""}
-        assert process_state(other.pid) in ("sleeping", "running", "uninterruptible")  # it may wait for a disk
+        # it may wait for a disk
+        assert process_state(other.pid) in ("sleeping", "running", "uninterruptible")
     finally:
         other.kill()
         other.wait()
@@ -380,7 +394,9 @@ def test_a_process_that_does_not_answer_is_not_killed_by_the_question() -> None:
     assert Inquiry({0: Other(other.pid)}, now_s=0.0).poll(0.0) == {0: ""}
 
 
-def test_an_answer_that_does_not_come_is_waited_for_so_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_answer_that_does_not_come_is_waited_for_so_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A rank in a driver call is there, and its signal is never delivered."""
     monkeypatch.setattr(rank_stacks, "answers_of", lambda pid: str(tmp_path / "answers"))
     monkeypatch.setattr(stacks_module, "_catches", lambda pid: True)

@@ -44,7 +44,11 @@ CHANGES = {
 
 def test_nothing_changes_for_as_long_as_nothing_does() -> None:
     follows = Stillness()
-    assert [follows.look(replace(QUIET, at_s=at_s)).still_s for at_s in (5.0, 15.0, 30.0)] == [0.0, 10.0, 25.0]
+    assert [follows.look(replace(QUIET, at_s=at_s)).still_s for at_s in (5.0, 15.0, 30.0)] == [
+        0.0,
+        10.0,
+        25.0,
+    ]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -68,7 +72,9 @@ def test_a_thread_that_looks_at_a_clock_now_and_then_is_no_work(shares: list[flo
     for number, share in enumerate(shares, start=1):
         cpu_s += share * 10.0
         now = replace(NOTHING, cpu_s=cpu_s)
-        assert follows.look(replace(QUIET, at_s=10.0 * number, before=now, after=now)).still_s == 10.0 * number
+        assert (
+            follows.look(replace(QUIET, at_s=10.0 * number, before=now, after=now)).still_s == 10.0 * number
+        )
 
 
 def test_a_stopped_rank_needs_no_stack() -> None:
@@ -111,8 +117,10 @@ WAITING = {
     Wait.SOCKET: "import socket; s = socket.create_server(('127.0.0.1', 0)); s.accept()",
     Wait.CALL: "import signal; signal.pause()",
     Wait.TERMINAL: "import os; a, b = os.openpty(); os.read(b, 1)",
-    Wait.FILE_LOCK: "import fcntl; a, b = open('/dev/null'), open(__import__('sys').executable); "
-    "c = open(b.name); fcntl.flock(b, 2); fcntl.flock(c, 2)",
+    Wait.FILE_LOCK: (
+        "import fcntl; a, b = open('/dev/null'), open(__import__('sys').executable); "
+        "c = open(b.name); fcntl.flock(b, 2); fcntl.flock(c, 2)"
+    ),
     Wait.COMPUTES: "while True: pass",
 }
 
@@ -202,7 +210,9 @@ def test_a_flight_recorder_tells_what_is_under_way() -> None:
                 "is_p2p": False, **about}  # fmt: skip
 
     trace = {
-        "pg_status": {name: {"last_enqueued_collective": count} for name, count in (("0", 7), ("1", 3), ("2", -1))},
+        "pg_status": {
+            name: {"last_enqueued_collective": count} for name, count in (("0", 7), ("1", 3), ("2", -1))
+        },
         "entries": [
             entry("0", "gloo:all_reduce", retired=True),
             entry("0", "nccl:_all_gather_base"),

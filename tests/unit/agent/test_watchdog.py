@@ -27,7 +27,12 @@ class Node:
             self.watchdog.heard(rank, message, self.now_s)
 
     def beat(self, ranks: Any = None, **other: Any) -> None:
-        message = {"kind": "heartbeat", "phase": self.phase, "step": self.step or None, "progress": self.progress}
+        message = {
+            "kind": "heartbeat",
+            "phase": self.phase,
+            "step": self.step or None,
+            "progress": self.progress,
+        }
         for rank in self.ranks if ranks is None else ranks:
             self.watchdog.heard(rank, {**message, **other}, self.now_s)
 
@@ -307,13 +312,12 @@ edges = st.sampled_from(["begin", "end"])
 steps = st.integers(0, 50)
 messages = st.one_of(
     st.builds(
-        lambda phase, step, progress: {"kind": "heartbeat", "phase": phase, "step": step, "progress": progress},
-        phases,
-        st.none() | steps,
-        st.integers(0, 100),
-    ),
-    st.builds(lambda phase, edge: {"kind": "phase", "phase": phase, "edge": edge}, phases, edges),
-    st.builds(lambda kind, edge, step: {"kind": kind, "edge": edge, "step": step}, st.sampled_from(["save", "load"]),
+        lambda phase, step,
+        progress: {"kind": "heartbeat", "phase": phase, "step": step, "progress": progress}, phases,
+        st.none() | steps, st.integers(0, 100),
+    ), st.builds(lambda phase, edge: {"kind": "phase", "phase": phase, "edge": edge}, phases,
+    edges), st.builds(lambda kind, edge, step: {"kind": kind, "edge": edge, "step": step},
+    st.sampled_from(["save", "load"]),
               edges, st.none() | steps),
     st.builds(lambda step: {"kind": "step", "step": step}, steps),
     st.just({"kind": "probe_failed", "where": "step", "message": "no norm"}),

@@ -32,7 +32,13 @@ def test_what_is_no_plain_tensor_comes_back_too(tmp_path: Path) -> None:
     class_of_torch = torch.nn.Buffer(torch.arange(3.0))
     sparse = torch.eye(3).to_sparse()
     meta = torch.empty(5, 2, device="meta")
-    state = {"sparse": sparse, "meta": meta, "buffer": class_of_torch, "size": torch.Size([1, 2]), "type": torch.int8}
+    state = {
+        "sparse": sparse,
+        "meta": meta,
+        "buffer": class_of_torch,
+        "size": torch.Size([1, 2]),
+        "type": torch.int8,
+    }
     with new_slot(tmp_path) as slot:
         stage(slot, {"a.pt": state})
         found = slot.load("a.pt")

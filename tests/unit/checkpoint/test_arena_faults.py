@@ -92,7 +92,9 @@ def _whole_or_none(slot: Slot) -> str:
 
 
 @pytest.mark.parametrize("blind", [False, True], ids=["seen before", "met by the file system"])
-def test_a_full_tmpfs_is_an_error_and_no_sigbus(tmp_path: Path, blind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_tmpfs_is_an_error_and_no_sigbus(
+    tmp_path: Path, blind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if blind:  # somebody else took it after the look
         monkeypatch.setattr(arena, "room", lambda fd: (1 << 60, errno.ENOSPC))
     with small_tmpfs(tmp_path / "small", 8 << 20) as folder, new_slot(folder) as slot:

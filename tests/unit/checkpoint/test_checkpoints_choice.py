@@ -149,7 +149,9 @@ def test_each_node_commits_its_part_and_the_whole_is_made_of_them(make: Make) ->
     with (second / "step-4" / OWN).open("r+b") as file:
         file.write(b"X")
     assert driver.choose().step == 2
-    assert [path.name for folder in driver.folders for path in (folder / ".quarantine").iterdir()] == ["step-4.1"] * 2
+    assert [path.name for folder in driver.folders for path in (folder / ".quarantine").iterdir()] == [
+        "step-4.1"
+    ] * 2
     CheckpointFiles().quarantine(str(second), "step-2", "lost")
     assert driver.choose() is None, "one node does not have it any more"
 
@@ -202,7 +204,9 @@ def test_what_is_signed_and_in_a_folder_of_ours_is_vouched_for(make: Make) -> No
     second = driver.folders[1] / "step-4"
     second.chmod(0o777)
     chosen = driver.choose()
-    assert (chosen.step, chosen.unvouched) == (4, f"{second} may be written by everybody"), "one node is enough"
+    assert (chosen.step, chosen.unvouched) == (4, f"{second} may be written by everybody"), (
+        "one node is enough"
+    )
     driver.checkpoints.lay_out(chosen)
     assert {node.told(2, 0)["restore"]["unvouched"] for node in driver.nodes} == {chosen.unvouched}
     second.chmod(0o755)
@@ -219,7 +223,10 @@ def test_where_a_key_is_asked_for_what_it_did_not_sign_is_not_gone_on_from(make:
     assert driver.choose().step == 4
     (told,) = driver.checkpoints.told()
     assert isinstance(told, SnapshotPassedOver)
-    assert (told.tag, told.reason) == ("step-6", "its manifest is not signed with the key of snapshot.key_file")
+    assert (told.tag, told.reason) == (
+        "step-6",
+        "its manifest is not signed with the key of snapshot.key_file",
+    )
 
 
 def test_a_folder_that_others_may_write_is_said_before_the_first_attempt_and_once(make: Make) -> None:
@@ -228,6 +235,8 @@ def test_a_folder_that_others_may_write_is_said_before_the_first_attempt_and_onc
     driver.folders[0].parent.chmod(0o777)
     assert driver.choose() is None
     parent = driver.folders[0].parent
-    assert driver.checkpoints.told() == [SnapshotDoubted("/checkpoints", f"{parent} may be written by everybody")]
+    assert driver.checkpoints.told() == [
+        SnapshotDoubted("/checkpoints", f"{parent} may be written by everybody")
+    ]
     assert driver.choose() is None
     assert driver.checkpoints.told() == []

@@ -49,7 +49,9 @@ def test_a_commit_refuses_files_that_are_missing_or_of_another_size(tmp_path: Pa
     manifest = written(tmp_path, 5)
     folder = attempt_dir(tmp_path, 1, 5, "step-5")
     os.truncate(folder / MODEL, 17)
-    with pytest.raises(ManifestError, match=rf"step-5 cannot be committed: {MODEL} has 17 bytes instead of \d+;"):
+    with pytest.raises(
+        ManifestError, match=rf"step-5 cannot be committed: {MODEL} has 17 bytes instead of \d+;"
+    ):
         publish(tmp_path, manifest, save_latest=True)
     (folder / MODEL).unlink()
     (folder / "extra/position.json").unlink()

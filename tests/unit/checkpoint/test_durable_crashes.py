@@ -26,7 +26,8 @@ Operation = Callable[[], object]
 
 @dataclass(frozen=True)
 class Scenario:
-    """``prepare`` makes the directory and returns the operation; what it takes ``out`` of service need not survive."""
+    """``prepare`` makes the directory and returns the operation; what it takes ``out`` of service need not
+    survive."""
 
     prepare: Callable[[Path], Operation]
     out: frozenset[str] = frozenset()
@@ -140,7 +141,9 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_power_cut_anywhere_loses_nothing_and_is_finished_by_doing_it_again(name: str, memory: Path) -> None:
+def test_a_power_cut_anywhere_loses_nothing_and_is_finished_by_doing_it_again(
+    name: str, memory: Path
+) -> None:
     scenario, save_dir, template = SCENARIOS[name], memory / "checkpoints", memory / "template"
     save_dir.mkdir()
     prepared: list[Operation] = []
@@ -159,7 +162,10 @@ def test_a_power_cut_anywhere_loses_nothing_and_is_finished_by_doing_it_again(na
             left = good(save_dir)
             for mark in save_dir.glob(".attempts/removed-*/manifest.json"):
                 assert misfits(mark.parent, Manifest.from_json(mark.read_text())) == {}, "it looks whole"
-            assert named(save_dir) in {None, *left} or (save_dir / f".attempts/replaced-{named(save_dir)}").exists()
+            assert (
+                named(save_dir) in {None, *left}
+                or (save_dir / f".attempts/replaced-{named(save_dir)}").exists()
+            )
             if repaired:
                 assert Machine().run(lambda: repair_latest(save_dir)) is False
                 left = good(save_dir)

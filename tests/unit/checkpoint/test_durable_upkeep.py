@@ -101,7 +101,9 @@ def test_prune_leaves_the_last_good_one_though_newer_ones_are_damaged(tmp_path: 
     assert tags(tmp_path) == ["step-2", "step-4"]
 
 
-@pytest.mark.parametrize("out", [lambda at: quarantine(at, "last", "x"), lambda at: prune(at, 1, None, 2e9, ())])
+@pytest.mark.parametrize(
+    "out", [lambda at: quarantine(at, "last", "x"), lambda at: prune(at, 1, None, 2e9, ())]
+)
 def test_what_was_replaced_does_not_come_back_when_its_successor_goes(out: Any, tmp_path: Path) -> None:
     committed(tmp_path, 5, tag="last")
     committed(tmp_path, 9)
@@ -117,8 +119,15 @@ def test_prune_leaves_what_it_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "global_step1").mkdir()
     (tmp_path / "global_step1" / MODEL).write_bytes(b"x")
     assert prune(tmp_path, 1, None, 2e9, ()) == ["step-1"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".attempts", "global_step1", "latest", "step-2"]
-    assert [path.name for path in (tmp_path / ".attempts").iterdir()] == ["attempt-0001-step-000002"], "may be in use"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".attempts",
+        "global_step1",
+        "latest",
+        "step-2",
+    ]
+    assert [path.name for path in (tmp_path / ".attempts").iterdir()] == ["attempt-0001-step-000002"], (
+        "may be in use"
+    )
 
 
 def test_tidy_removes_older_attempts_but_for_the_tags_still_on_their_way(tmp_path: Path) -> None:

@@ -52,9 +52,23 @@ def valid() -> dict[str, Any]:
         ({"tag": "a/b"}, "tag 'a/b' is not a plain name"),
         *(
             ({"files": {path: {"sha256": "0" * 64, "bytes": 1, "rank": 0}}}, "names the file '")
-            for path in ("/etc/passwd", "../up.pt", "a/../../b", "a//b", "./a", "a/", "", ".", "manifest.json", "a\0b")
+            for path in (
+                "/etc/passwd",
+                "../up.pt",
+                "a/../../b",
+                "a//b",
+                "./a",
+                "a/",
+                "",
+                ".",
+                "manifest.json",
+                "a\0b",
+            )
         ),
-        ({"files": {"a.pt": {"sha256": "0" * 63, "bytes": 1, "rank": 0}}}, "sha256 of a.pt is '000.*64 lower-case"),
+        (
+            {"files": {"a.pt": {"sha256": "0" * 63, "bytes": 1, "rank": 0}}},
+            "sha256 of a.pt is '000.*64 lower-case",
+        ),
         ({"files": {"a.pt": {"sha256": "A" * 64, "bytes": 1, "rank": 0}}}, "sha256 of a.pt"),
         ({"files": {"a.pt": {"sha256": "0" * 64, "bytes": -1, "rank": 0}}}, "bytes of a.pt is -1"),
         ({"files": {"a.pt": {"sha256": "0" * 64, "bytes": 1, "rank": 2}}}, "rank of a.pt is 2 .*from 0 to 1"),
@@ -62,7 +76,9 @@ def valid() -> dict[str, Any]:
         ({"files": {"a.pt": None}}, "files: 'a.pt' is None"),
     ],
 )
-def test_an_odd_manifest_is_refused_in_one_line_that_names_the_key(change: dict[str, Any], message: str) -> None:
+def test_an_odd_manifest_is_refused_in_one_line_that_names_the_key(
+    change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ManifestError, match=message) as refusal:
         Manifest.from_json(json.dumps({**valid(), **change}))
     assert "\n" not in str(refusal.value)
@@ -95,7 +111,14 @@ def test_from_json_gives_a_manifest_that_comes_back_equal_or_a_manifest_error(
 
 @given(
     change=st.sampled_from(
-        [{"run": "other"}, {"attempt": 2}, {"step": 4}, {"world_size": 3}, {"written_unix_s": 1.0}, {"files": {}}]
+        [
+            {"run": "other"},
+            {"attempt": 2},
+            {"step": 4},
+            {"world_size": 3},
+            {"written_unix_s": 1.0},
+            {"files": {}},
+        ]
     ),
     key=st.binary(min_size=16, max_size=64),
 )
@@ -129,7 +152,15 @@ def test_a_torn_manifest_is_never_taken(cut: int, junk: bytes) -> None:
     ],
 )
 def test_a_manifest_that_would_cost_a_nodes_memory_is_not_read(files: int, padding: int, said: str) -> None:
-    body = {"format": 1, "run": "r", "attempt": 1, "step": 1, "tag": "t", "world_size": 1, "written_unix_s": 1.0}
+    body = {
+        "format": 1,
+        "run": "r",
+        "attempt": 1,
+        "step": 1,
+        "tag": "t",
+        "world_size": 1,
+        "written_unix_s": 1.0,
+    }
     text = json.dumps(body | {"files": dict.fromkeys(map(str, range(files)), 0)}) + " " * padding
     with pytest.raises(ManifestError, match=said):
         Manifest.from_json(text)
@@ -190,7 +221,15 @@ def test_a_file_larger_than_a_block_is_hashed_whole(tmp_path: Path) -> None:
 
 
 def test_object_stores_are_refused_with_the_remedy_and_paths_are_not() -> None:
-    for url in ("s3://bucket/run", "gs://b", "az://c/d", "hdfs://nn:8020/x", "https://h/x", "dbfs:/x", "s3:/folded"):
+    for url in (
+        "s3://bucket/run",
+        "gs://b",
+        "az://c/d",
+        "hdfs://nn:8020/x",
+        "https://h/x",
+        "dbfs:/x",
+        "s3:/folded",
+    ):
         assert "POSIX file system" in (refuse_object_store(url) or ""), url
         assert "mounted" in (refuse_object_store(url) or "")
     assert "without 'file:'" in (refuse_object_store("file:///data") or "")
@@ -212,7 +251,9 @@ def test_a_tag_that_is_no_plain_name_is_refused_by_name(tag: str, tmp_path: Path
         lambda: manifest_of(contents(1), 1, tag),
         lambda: quarantine(tmp_path, tag, "x"),
     ):
-        with pytest.raises(ManifestError, match=r"checkpoint tag '.*is not a plain name: use one folder name"):
+        with pytest.raises(
+            ManifestError, match=r"checkpoint tag '.*is not a plain name: use one folder name"
+        ):
             refused()
 
 
@@ -224,5 +265,7 @@ def test_nodes_with_folders_of_their_own_commit_parts_even_empty_ones(tmp_path: 
     for node, part in enumerate(parts):
         publish(tmp_path / str(node), part, save_latest=True)
     assert Manifest.joined([scan(tmp_path / str(node)).committed[0] for node in range(3)]) == whole
-    with pytest.raises(ManifestError, match=r"step 7 of attempt 1 on one node and step 5 of attempt 1 on another"):
+    with pytest.raises(
+        ManifestError, match=r"step 7 of attempt 1 on one node and step 5 of attempt 1 on another"
+    ):
         Manifest.joined([whole, replace(whole, step=7)])

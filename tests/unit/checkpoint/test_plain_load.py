@@ -78,7 +78,9 @@ def test_another_type_is_named_before_anything_is_built(tmp_path: Path) -> None:
         plain_load(path, "cpu")
     assert refusal.value.allowable == [], "a function can do anything"
     assert not (tmp_path / "made").exists()
-    assert isinstance(torch.load(path, weights_only=False)["state"][0], Position), "a script's own loads are its own"
+    assert isinstance(torch.load(path, weights_only=False)["state"][0], Position), (
+        "a script's own loads are its own"
+    )
 
 
 def test_types_can_be_allowed_by_name(tmp_path: Path) -> None:
@@ -90,7 +92,9 @@ def test_types_can_be_allowed_by_name(tmp_path: Path) -> None:
     assert (type(first), type(second)) == (Position, Other)
     with pytest.raises(UnknownTypesError, match="Position"):
         plain_load(path, "cpu")
-    with pytest.raises(ValueError, match=r"snapshot.allow_types: os.makedirs is no type, and calling it can do any"):
+    with pytest.raises(
+        ValueError, match=r"snapshot.allow_types: os.makedirs is no type, and calling it can do any"
+    ):
         plain_load(path, "cpu", ["os.makedirs"])
 
 

@@ -42,13 +42,27 @@ def durable(snapshots: Snapshots, attempt: int, step: int) -> Commit | None:
 
 
 def held(rank: int, attempt: int, step: int, written: bool = True) -> dict[str, Any]:
-    about = {"attempt": attempt, "step": step, "dir": "/c", "tag": f"step-{step}", "rank": rank, "save_latest": True}
+    about = {
+        "attempt": attempt,
+        "step": step,
+        "dir": "/c",
+        "tag": f"step-{step}",
+        "rank": rank,
+        "save_latest": True,
+    }
     extent = {"offset": 4096, "bytes": 9, "entry": {"path": f"shard-{rank}.pt"}}
-    return {**about, "written": written, "path": f"/proc/1/fd/{rank}", "entries": {f"shard-{rank}.pt": extent}}
+    return {
+        **about,
+        "written": written,
+        "path": f"/proc/1/fd/{rank}",
+        "entries": {f"shard-{rank}.pt": extent},
+    }
 
 
 def manifest(step: int, attempt: int = 1) -> tuple[str, Manifest]:
-    return "/c", Manifest("run", attempt, step, f"step-{step}", RANKS, 1.0, {"shard-0.pt": FilePart(SHA, 7, 0)})
+    return "/c", Manifest(
+        "run", attempt, step, f"step-{step}", RANKS, 1.0, {"shard-0.pt": FilePart(SHA, 7, 0)}
+    )
 
 
 def test_a_checkpoint_is_committed_once_every_rank_s_files_are_durable() -> None:
@@ -153,7 +167,9 @@ def test_disk_gives_the_newest_and_leaves_out_what_was_rejected() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8), st.data())
-def test_only_what_the_last_attempt_builds_on_is_ever_committed(moves: list[tuple[int, int]], data: Any) -> None:
+def test_only_what_the_last_attempt_builds_on_is_ever_committed(
+    moves: list[tuple[int, int]], data: Any
+) -> None:
     """Attempt after attempt goes on from a step and reaches a later one; late parts of any attempt arrive."""
     snapshots = Snapshots("run", RANKS, ["/c"])
     lineage: list[tuple[int, int]] = []  # (attempt, step) that the present weights went through

@@ -37,7 +37,10 @@ def linked(folder: Path) -> None:
         (lambda folder: folder.parent.chmod(0o777), "{folder.parent} may be written by everybody"),
         (lambda folder: (folder / WEIGHTS).chmod(0o666), f"{WEIGHTS} may be written by everybody"),
         (linked, f"{WEIGHTS} is not a plain file"),
-        (lambda folder: (folder / WEIGHTS).unlink(), f"{WEIGHTS} cannot be looked at (No such file or directory)"),
+        (
+            lambda folder: (folder / WEIGHTS).unlink(),
+            f"{WEIGHTS} cannot be looked at (No such file or directory)",
+        ),
         pytest.param(
             lambda folder: os.chown(folder / WEIGHTS, 65534, 65534),
             f"{WEIGHTS} belongs to uid 65534",
@@ -45,7 +48,9 @@ def linked(folder: Path) -> None:
         ),
     ],
 )
-def test_what_others_could_have_put_there(change: Callable[[Path], object], said: str, tmp_path: Path) -> None:
+def test_what_others_could_have_put_there(
+    change: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
     folder, manifest = kept(tmp_path)
     change(folder)
     assert why_not_vouched(folder, manifest, KEY) == said.format(folder=folder)

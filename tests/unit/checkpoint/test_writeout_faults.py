@@ -126,7 +126,9 @@ class Stumbling:
 
 @pytest.mark.parametrize("zipfile", [True, False])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_without_space_it_says_so_once_waits_and_writes_in_the_end(tmp_path: Path, number: int, zipfile: bool) -> None:
+def test_without_space_it_says_so_once_waits_and_writes_in_the_end(
+    tmp_path: Path, number: int, zipfile: bool
+) -> None:
     class Full(Stumbling):
         def stumble(self) -> None:
             raise OSError(number, os.strerror(number))

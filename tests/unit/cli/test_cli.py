@@ -91,20 +91,20 @@ REFUSED: list[tuple[str, list[str], str]] = [
         "model that cannot fit",
         ["job=llama3_70b", "cluster=dgx_h100", "gpu=h100_sxm", "cluster.gpus_per_node=8", "cluster.nodes=1"],
         "H100 SXM 80GB has 84.9 GB: 110.4 GB too much; would fit: deepspeed=zero3_offload",
-    ),
-    ("missing script", ["job.script=absent.py"], "job.script=absent.py: no such file"),
-    ("missing corpus", ["job.corpus=[absent]"], "job.corpus: 'absent' names no file"),
-    ("missing corpus of a plan", ["plan", *CPU, "job.corpus=[absent]"], "job.corpus: 'absent' names no file"),
-    ("short corpus of a plan", ["plan", *CPU, "job.corpus=[short.txt]"], "holds 5 bytes in 1 files, but one sequence"),
-    ("missing value of a plan", ["plan", "job=script"], "job.script: no value given; set it, e.g. job.script=…"),
-    ("empty corpus", ["job.corpus=[empty.txt]"], "job.corpus: empty.txt holds 0 bytes"),
-    ("short corpus", ["job.corpus=[short.txt]"], "holds 5 bytes in 1 files, but one sequence needs 257"),
-    ("negative price", ["cluster.price.usd_per_gpu_hour=-1"], "cluster.price.usd_per_gpu_hour=-1 is out of range"),
-    ("absurd price", ["cluster.price.usd_per_gpu_hour=5000"], "5000 USD per CPU core-hour, above 1000"),
-    ("DeepSpeed key", ["+deepspeed.gradient_cliping=1"], "deepspeed.gradient_cliping: DeepSpeed 0.19"),
-    ("DeepSpeed near miss", ["+deepspeed.gradient_cliping=1"], "did you mean 'gradient_clipping'?"),
-    ("DeepSpeed value", ["++deepspeed.fp16.enabled=auto"], "write e.g. deepspeed.fp16.enabled=false"),
-    (
+    ), ("missing script", ["job.script=absent.py"], "job.script=absent.py: no such file"), ("missing corpus",
+    ["job.corpus=[absent]"], "job.corpus: 'absent' names no file"), ("missing corpus of a plan",
+    ["plan", *CPU, "job.corpus=[absent]"], "job.corpus: 'absent' names no file"), ("short corpus of a plan",
+    ["plan", *CPU, "job.corpus=[short.txt]"],
+    "holds 5 bytes in 1 files, but one sequence"), ("missing value of a plan", ["plan", "job=script"],
+    "job.script: no value given; set it, e.g. job.script=…"), ("empty corpus", ["job.corpus=[empty.txt]"],
+    "job.corpus: empty.txt holds 0 bytes"), ("short corpus", ["job.corpus=[short.txt]"],
+    "holds 5 bytes in 1 files, but one sequence needs 257"), ("negative price",
+    ["cluster.price.usd_per_gpu_hour=-1"],
+    "cluster.price.usd_per_gpu_hour=-1 is out of range"), ("absurd price",
+    ["cluster.price.usd_per_gpu_hour=5000"], "5000 USD per CPU core-hour, above 1000"), ("DeepSpeed key",
+    ["+deepspeed.gradient_cliping=1"], "deepspeed.gradient_cliping: DeepSpeed 0.19"), ("DeepSpeed near miss",
+    ["+deepspeed.gradient_cliping=1"], "did you mean 'gradient_clipping'?"), ("DeepSpeed value",
+    ["++deepspeed.fp16.enabled=auto"], "write e.g. deepspeed.fp16.enabled=false"), (
         "DeepSpeed value, searched",
         ["layout=auto", "deepspeed.gradient_clipping=auto"],
         "write e.g. deepspeed.gradient_clipping=1.0",
@@ -122,7 +122,9 @@ REFUSED: list[tuple[str, list[str], str]] = [
 
 
 @pytest.mark.parametrize(("overrides", "expected"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_bad_input_is_refused_in_one_line(call: Call, tmp_path: Path, overrides: list[str], expected: str) -> None:
+def test_bad_input_is_refused_in_one_line(
+    call: Call, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("short")
     args = overrides if overrides[0].isidentifier() else [*CPU, *overrides]
@@ -130,11 +132,15 @@ def test_bad_input_is_refused_in_one_line(call: Call, tmp_path: Path, overrides:
     assert not (tmp_path / "runs").exists(), "nothing was started or written"
 
 
-def test_a_run_is_named_after_the_verb_whatever_flags_and_values_are_around_it(call: Call, tmp_path: Path) -> None:
+def test_a_run_is_named_after_the_verb_whatever_flags_and_values_are_around_it(
+    call: Call, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     directory = tmp_path / "here" / "night-1"
     directory.mkdir(parents=True)
-    (directory / "journal.jsonl").write_text(Record(0, 0.0, 0.0, RunEnded(Status.FAILED, "")).to_json() + "\n")
+    (directory / "journal.jsonl").write_text(
+        Record(0, 0.0, 0.0, RunEnded(Status.FAILED, "")).to_json() + "\n"
+    )
     for args in (
         ["night-1", "--json", "run_root=here"],
         ["run_root=here", "--json", "--config-dir", "mine", "night-1"],
@@ -176,7 +182,9 @@ def test_another_cluster_needs_an_address(call: Call) -> None:
 
 def test_a_model_that_the_script_does_not_build(call: Call) -> None:
     args = ["job=pretrain", "model=gpt3_175b", "cluster=dgx_h100", "cluster.nodes=64", "deepspeed=zero3"]
-    message = one_line(call(*args, "layout.recompute=true", "job.global_batch=512", "ray_address=127.0.0.1:1"))
+    message = one_line(
+        call(*args, "layout.recompute=true", "job.global_batch=512", "ray_address=127.0.0.1:1")
+    )
     assert "model=gpt3_175b" in message
     assert "has gated_mlp=false, but job 'pretrain' builds gated_mlp=true only" in message
 
@@ -197,7 +205,9 @@ def silent_server() -> Iterator[str]:
 
 def test_an_mlflow_server_that_never_answers_is_known_soon(call: Call, silent_server: str) -> None:
     one_line(
-        call(*CPU, f"tracking.uri={silent_server}", "tracking.required=true", "tracking.connect_timeout_s=0.5"),
+        call(
+            *CPU, f"tracking.uri={silent_server}", "tracking.required=true", "tracking.connect_timeout_s=0.5"
+        ),
         5,
     )
 
@@ -293,8 +303,8 @@ def test_plan_json_is_for_programs(call: Call) -> None:
 
 
 LEFT_TO_HYDRA = [
-    ["--info", "defaults"], ["hydra.mode=MULTIRUN"], ["job.steps=5,6"], ["job.steps=range(5,7)"], ["job.stepz=5"],
-    ["model=null"], ["+job.args.where='${hydra:runtime.cwd}'"],
+    ["--info", "defaults"], ["hydra.mode=MULTIRUN"], ["job.steps=5,6"], ["job.steps=range(5,7)"],
+    ["job.stepz=5"], ["model=null"], ["+job.args.where='${hydra:runtime.cwd}'"],
 ]  # fmt: skip
 
 
@@ -304,7 +314,9 @@ def test_what_is_more_than_a_configuration_is_left_to_hydra(words: list[str]) ->
     assert load.compose_once([*CPU, *words]) is None
 
 
-@pytest.mark.parametrize("choice", [CPU, ["job=llama3_70b", "cluster=azure_nd_h100_v5", "+env.A=b"], ["job=script"]])
+@pytest.mark.parametrize(
+    "choice", [CPU, ["job=llama3_70b", "cluster=azure_nd_h100_v5", "+env.A=b"], ["job=script"]]
+)
 def test_what_is_composed_once_is_what_hydra_composes(call: Call, choice: list[str]) -> None:
     load.register()
     _code, out, _err = call("--cfg", "job", *choice)
@@ -313,9 +325,9 @@ def test_what_is_composed_once_is_what_hydra_composes(call: Call, choice: list[s
 
 def test_plan_imports_nothing_heavy_and_starts_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from orchestrator.cli.cli import main; main(['plan', *sys.argv[1:]])\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'deepspeed', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "import sys; from orchestrator.cli.cli import main; main(['plan', *sys.argv[1:]])\nheavy = {'torch',"
+        " 'ray', 'mlflow', 'deepspeed', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\nassert not"
+        " heavy, heavy"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *CPU],
@@ -338,7 +350,8 @@ GOLDEN_PLANS = {
         "layout.recompute=true", "job.global_batch=1024",
     ],
     "mixtral_8x7b_on_gcp_a3_mega": [
-        "job=pretrain", "model=mixtral_8x7b", "cluster=gcp_a3_mega", "deepspeed=zero3", "layout.recompute=true",
+        "job=pretrain", "model=mixtral_8x7b", "cluster=gcp_a3_mega", "deepspeed=zero3",
+        "layout.recompute=true",
     ],
 }  # fmt: skip
 

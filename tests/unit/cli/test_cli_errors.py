@@ -93,7 +93,11 @@ def test_files_of_ones_own_are_chosen_like_ours(call: Call, args: list[str]) -> 
 REFUSED: list[tuple[str, list[str], list[str]]] = [
     ("unknown option", ["cluster=atic"], ["did you mean 'attic'?", "dgx_h100", "local"]),
     ("ours, misspelt", ["cluster=locl"], ["did you mean 'local'?", "attic"]),
-    ("a key of their file", [*CHOICE, "job.args.flavor=1"], ["did you mean 'job.args.flavour'?", "+job.args.flavor=…"]),
+    (
+        "a key of their file",
+        [*CHOICE, "job.args.flavor=1"],
+        ["did you mean 'job.args.flavour'?", "+job.args.flavor=…"],
+    ),
     ("a key of the schema", [*CHOICE, "job.stepz=1"], ["did you mean 'job.steps'?"]),
     ("a misspelt key in a file", ["cluster=misspelt"], ["cluster.nodess", "did you mean 'cluster.nodes'?"]),
     ("a group without package", ["cluster=bare"], ["override /gpu", "# @package _global_"]),

@@ -59,7 +59,10 @@ def test_shares_of_memory_and_of_a_step_are_of_the_whole() -> None:
 @pytest.mark.parametrize(("cluster", "kinds"), CLUSTERS.items())
 def test_every_way_of_paying_is_named_with_its_range(cluster: str, kinds: list[str]) -> None:
     plan = plan_of(config(*GPUS[:1], f"cluster={cluster}", GPUS[2]))
-    text, called = words(plan), {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
+    text, called = (
+        words(plan),
+        {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"},
+    )
     for cost in plan.prediction.costs:
         assert f"{usd(cost.usd)} {called[cost.kind]} ({usd(cost.low_usd)} to {usd(cost.high_usd)})" in text
         assert " ".join(cost.source.split()) in text
@@ -77,7 +80,9 @@ def test_a_brief_plan_leaves_out_what_an_engineer_asks_for() -> None:
         assert f"  {word}" in brief
 
 
-def test_the_published_error_is_said_of_the_planners_own_constants_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_error_is_said_of_the_planners_own_constants_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert "mean error on published runs" in words(plan_of(config(*GPUS)))
     calibration = Calibration(runs=4, fitted="4 runs of local")
     text = words(plan_of(cpu(monkeypatch), calibration))
@@ -87,7 +92,13 @@ def test_the_published_error_is_said_of_the_planners_own_constants_alone(monkeyp
 
 @pytest.mark.parametrize(
     ("kwh", "shown"),
-    [(0.012, "0.012 kWh"), (57.7, "57.7 kWh"), (2418, "2,418 kWh"), (57_900, "58 MWh"), (1_441_000, "1.44 GWh")],
+    [
+        (0.012, "0.012 kWh"),
+        (57.7, "57.7 kWh"),
+        (2418, "2,418 kWh"),
+        (57_900, "58 MWh"),
+        (1_441_000, "1.44 GWh"),
+    ],
 )
 def test_energy_is_in_the_unit_of_its_size(kwh: float, shown: str) -> None:
     plan = plan_of(config(*GPUS))

@@ -44,7 +44,9 @@ ORDERS = {
     "reads otherwise": "\u202egnp.exe\u2066",
 }
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-texts = st.text() | st.lists(st.sampled_from([*ORDERS.values(), "[red]", "[/]", ":smile:", "a", "\n"])).map("".join)
+texts = st.text() | st.lists(st.sampled_from([*ORDERS.values(), "[red]", "[/]", ":smile:", "a", "\n"])).map(
+    "".join
+)
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
@@ -85,8 +87,8 @@ def test_names_are_no_markup() -> None:
 def test_a_story_of_hostile_names_is_told_harmlessly(name: str) -> None:
     lost = RankLost(1, 0, name, name, 1, 3, name, name, [name], name)
     story: list[Event] = [
-        RunStarted(name, name, name, name, 4, 2.0), NodeDraining(1, name, 3, 4.0), lost, BatchesSkipped([3], name),
-        Decided("restart", name), RunEnded(Status.FAILED, name),
+        RunStarted(name, name, name, name, 4, 2.0), NodeDraining(1, name, 3, 4.0), lost,
+        BatchesSkipped([3], name), Decided("restart", name), RunEnded(Status.FAILED, name),
     ]  # fmt: skip
     screen, meter = Screen(file=io.StringIO(), width=100, force_terminal=False, color_system=None), Meter()
     terminal = Terminal(screen, None, clock=lambda: 0.0)
@@ -100,11 +102,13 @@ def test_a_story_of_hostile_names_is_told_harmlessly(name: str) -> None:
 
 def test_the_last_place_stops_what_was_forgotten_and_lets_through_what_draws() -> None:
     program = (
-        "import os, sys; from orchestrator import output; output.take_over()\n"
-        "sys.stdout.write('\\x1b[31mred\\x1b[0m\\r\\x1b[2K\\x1b]52;c;YQ==\\x07end ' + os.environ['A_TOKEN'] + '\\n')\n"
-        "print('\\x9d0;t\\x9cx', os.environ['A_TOKEN'], file=sys.stderr)\n"
+        "import os, sys; from orchestrator import output;"
+        " output.take_over()\nsys.stdout.write('\\x1b[31mred\\x1b[0m\\r\\x1b[2K\\x1b]52;c;YQ==\\x07end ' +"
+        " os.environ['A_TOKEN'] + '\\n')\nprint('\\x9d0;t\\x9cx', os.environ['A_TOKEN'], file=sys.stderr)\n"
     )
     environment = {**os.environ, "A_TOKEN": "zanzibar-77", "PYTHONUTF8": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, timeout=60, check=True
+    )
     assert done.stdout == b"\x1b[31mred\x1b[0m\r\x1b[2Kend ***\n"
     assert done.stderr == b"x ***\n"

@@ -46,7 +46,7 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.predicted_actual import Accuracy
+from orchestrator.ledger.predicted_actual import PredictedVsActual
 from orchestrator.ledger.story import Story
 from orchestrator.text import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
 from tests.support.golden_text import assert_golden
@@ -101,7 +101,9 @@ def committed(step: int) -> SnapshotCommitted:
 
 
 def fault(attempt: int, kind: Fault, **changes: object) -> RankLost:
-    bare = dataclasses.replace(LOST, attempt=attempt, fault=kind, error=None, log_tail=[], log_path="", alike=1)
+    bare = dataclasses.replace(
+        LOST, attempt=attempt, fault=kind, error=None, log_tail=[], log_path="", alike=1
+    )
     return dataclasses.replace(bare, **changes)  # type: ignore[arg-type]
 
 
@@ -110,7 +112,12 @@ FAULTS: list[tuple[float, Event]] = [
     (5, StepDone(1, 20, 1.0, 5.0)),
     *[(float(at), committed(at)) for at in range(6, 19)],
     (19, StragglerNamed(1, 3, "n1", "GPU 1", 20, 2.1)),
-    (20, StallNamed(1, 3, "n1", "GPU 1", 20, "step", 95.2, "sleeps", "data.py:7 in read", "rank 3 never entered it")),
+    (
+        20,
+        StallNamed(
+            1, 3, "n1", "GPU 1", 20, "step", 95.2, "sleeps", "data.py:7 in read", "rank 3 never entered it"
+        ),
+    ),
     (20, ProbesFailed(1, 2, "n1", "step", "RuntimeError: no norm", 3)),
     (20, ProbesFailed(1, 0, "n0", "step", "RuntimeError: no norm", 0)),
     (20, SnapshotHeld("n1", "step-20: No space left on device")),
@@ -125,7 +132,12 @@ FAULTS: list[tuple[float, Event]] = [
     (33, AttemptStarted(3, "10.0.0.1", 29502, 4, 18, "disk")),
     (34, fault(3, Fault.MEMORY)),
     (36, LossRejected(4, 22, 71.5, "4 times the median of the 20 before it")),
-    (37, fault(5, Fault.RESTORE, exit_status=1, reason="exited with status 1", error="RestoreError: at step 0")),
+    (
+        37,
+        fault(
+            5, Fault.RESTORE, exit_status=1, reason="exited with status 1", error="RestoreError: at step 0"
+        ),
+    ),
     (38, fault(6, Fault.NODE, gpu="the whole node", reason="killed by SIGKILL", error="its agent died")),
     (38, NodeQuarantined("n1", "")),
     (38, Decided("replace", "n1 is not used any more; wait for another node")),
@@ -167,8 +179,12 @@ def test_a_commit_is_said_now_and_then() -> None:
     assert [line.split()[2] for line in told] == ["step-6", "step-16"]
 
 
-def _folded(records: list[Record]) -> tuple[Incidents, Accuracy, Story]:
-    incidents, accuracy, story = Incidents().fold_all(records), Accuracy().fold_all(records), Story(None)
+def _folded(records: list[Record]) -> tuple[Incidents, PredictedVsActual, Story]:
+    incidents, accuracy, story = (
+        Incidents().fold_all(records),
+        PredictedVsActual().fold_all(records),
+        Story(None),
+    )
     for record in records:
         story.lines(record)
     return incidents, accuracy, story
@@ -181,7 +197,11 @@ def test_a_driver_that_takes_over_says_what_is_new_and_counts_what_was_before() 
     old = [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(STORY[:cut])]
     terminal.remember(*_folded(old))
     meter.fold_all(old)
-    new = [(40.0, RunResumed("night-1", "its driver was lost")), (41.0, ResourcesGranted(["n0"], 4)), *STORY[-25:]]
+    new = [
+        (40.0, RunResumed("night-1", "its driver was lost")),
+        (41.0, ResourcesGranted(["n0"], 4)),
+        *STORY[-25:],
+    ]
     for seq, (at, event) in enumerate(new, cut):
         meter.fold(record := Record(seq, at, 1.7e9 + at, event))
         terminal.observe(record, meter.bill())
@@ -224,7 +244,10 @@ def test_what_is_waited_for_is_a_line_without_a_time() -> None:
 
 def test_a_journal_without_warnings_is_still_read() -> None:
     """Written before there were any."""
-    line = '{"seq": 0, "elapsed_s": 0.0, "time_unix_s": 0.0, "type": "ResourcesGranted", "nodes": ["n0"], "gpus": 4}'
+    line = (
+        '{"seq": 0, "elapsed_s": 0.0, "time_unix_s": 0.0, "type": "ResourcesGranted", "nodes": ["n0"],'
+        ' "gpus": 4}'
+    )
     assert Record.from_json(line).event == ResourcesGranted(["n0"], 4, [])
 
 
@@ -276,7 +299,9 @@ def test_the_clock_runs_between_records_and_tick_brings_a_live_bill() -> None:
 
 
 def test_unknown_values_are_dashes() -> None:
-    run = dataclasses.replace(RUN, tokens_per_step=None, model_flops_per_token=None, steps=None, unit="CPU core")
+    run = dataclasses.replace(
+        RUN, tokens_per_step=None, model_flops_per_token=None, steps=None, unit="CPU core"
+    )
     text = plain(
         [
             (0, run),
@@ -341,5 +366,11 @@ def test_wording() -> None:
     assert [exit_in_words(s) for s in (1, -9, -15, -99)] == [
         "exited with status 1", "killed by SIGKILL", "killed by SIGTERM", "killed by signal 99"
     ]  # fmt: skip
-    assert [bytes_in_words(b) for b in (0, 950, 12e6, 1.5e9, 2e12)] == ["0 B", "950 B", "12 MB", "1.5 GB", "2 TB"]
+    assert [bytes_in_words(b) for b in (0, 950, 12e6, 1.5e9, 2e12)] == [
+        "0 B",
+        "950 B",
+        "12 MB",
+        "1.5 GB",
+        "2 TB",
+    ]
     assert [ranges(n) for n in ([], [4], [7, 5, 6, 9, 5])] == ["", "4", "5–7, 9"]

@@ -89,9 +89,19 @@ def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
 
 def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
     attempt = attempt_on(nodes=2)
-    part = {"kind": "saved", "step": 5, "ranks": 2, "tag": "step-5", "path": "/c", "seconds": 0.2, "staged": True}
+    part = {
+        "kind": "saved",
+        "step": 5,
+        "ranks": 2,
+        "tag": "step-5",
+        "path": "/c",
+        "seconds": 0.2,
+        "staged": True,
+    }
     assert attempt.hear(0, part, 0.0) == []
-    assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [CheckpointSaved(1, 5, "step-5", "/c", 0.7, True)]
+    assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [
+        CheckpointSaved(1, 5, "step-5", "/c", 0.7, True)
+    ]
 
 
 def test_ranks_whose_probes_have_failed_are_not_waited_for_but_what_they_save_is() -> None:
@@ -110,8 +120,12 @@ def test_ranks_whose_probes_have_failed_are_not_waited_for_but_what_they_save_is
 def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:
     attempt = attempt_on(nodes=2)
     assert attempt.hear(0, {"kind": "phases", "phases": ["initialize", "step"]}, 0.0) == []
-    assert attempt.hear(1, {"kind": "phases", "phases": ["import", "step"]}, 0.0) == [PhaseEntered(1, "import")]
-    assert attempt.hear(1, {"kind": "phases", "phases": ["step", "step"]}, 0.0) == [PhaseEntered(1, "initialize")]
+    assert attempt.hear(1, {"kind": "phases", "phases": ["import", "step"]}, 0.0) == [
+        PhaseEntered(1, "import")
+    ]
+    assert attempt.hear(1, {"kind": "phases", "phases": ["step", "step"]}, 0.0) == [
+        PhaseEntered(1, "initialize")
+    ]
     assert attempt.hear(0, {"kind": "phases", "phases": ["start", "step"]}, 0.0) == []
 
 
@@ -133,7 +147,8 @@ def test_a_rank_that_turns_out_not_to_die_condemns_its_node_once_after_the_cause
     assert isinstance(lost, RankLost)
     attempt.hear(0, exited(0, -15), 1.0)
     stuck = [
-        {**exited(rank, -9, "outlived SIGKILL by 15 s"), "node_fault": True, "node_unusable": True} for rank in (2, 3)
+        {**exited(rank, -9, "outlived SIGKILL by 15 s"), "node_fault": True, "node_unusable": True}
+        for rank in (2, 3)
     ]
     told = [event for part in stuck for event in attempt.hear(1, part, 20.0)]
     assert told == [NodeQuarantined("node-1", "rank 2 (GPU 2) outlived SIGKILL by 15 s")]

@@ -11,7 +11,9 @@ from orchestrator.cluster.awaited import Awaited, GroupSeen, RankSeen, awaited
 IDLE = {"node": "n0", "gpu": "GPU 0", "endable": True, "still_s": 0.0, "same_place_s": 0.0, "cpu_share": 0.0}
 
 
-def rank(number: int, *, wait: Wait = Wait.LOCK, entered: bool | None = None, **groups: GroupSeen) -> RankSeen:
+def rank(
+    number: int, *, wait: Wait = Wait.LOCK, entered: bool | None = None, **groups: GroupSeen
+) -> RankSeen:
     return RankSeen(number, wait=wait, entered=entered, groups=groups, **IDLE)  # type: ignore[arg-type]
 
 
@@ -20,7 +22,12 @@ def in_(entered: int, operation: str = "", peer: bool = False) -> GroupSeen:
 
 
 def test_those_that_have_entered_fewer_collectives_than_others_wait_in() -> None:
-    seen = [rank(0, w=in_(8, "all_reduce")), rank(1, w=in_(7)), rank(2, w=in_(8, "all_reduce")), rank(3, w=in_(7))]
+    seen = [
+        rank(0, w=in_(8, "all_reduce")),
+        rank(1, w=in_(7)),
+        rank(2, w=in_(8, "all_reduce")),
+        rank(3, w=in_(7)),
+    ]
     assert awaited(seen) == Awaited([1, 3], [1, 3], "never entered the all_reduce that 2 other ranks wait in")
 
 
@@ -42,7 +49,9 @@ def test_ranks_that_wait_for_each_other_in_a_circle_are_all_to_blame() -> None:
 
 
 def test_different_operations_under_one_number() -> None:
-    found = awaited([rank(0, w=in_(8, "all_reduce")), rank(1, w=in_(8, "broadcast")), rank(2, w=in_(8, "all_reduce"))])
+    found = awaited(
+        [rank(0, w=in_(8, "all_reduce")), rank(1, w=in_(8, "broadcast")), rank(2, w=in_(8, "all_reduce"))]
+    )
     assert found is not None
     assert found.ranks == [0, 1, 2]
     assert found.why.endswith("all_reduce on 2 ranks (0 first) and broadcast on rank 1")
@@ -88,7 +97,9 @@ def test_stopped_ranks_come_first() -> None:
     st.lists(
         st.dictionaries(
             st.sampled_from("abc"),
-            st.builds(GroupSeen, st.integers(0, 3), st.sampled_from(["", "all_reduce", "barrier"]), st.booleans()),
+            st.builds(
+                GroupSeen, st.integers(0, 3), st.sampled_from(["", "all_reduce", "barrier"]), st.booleans()
+            ),
         ),
         min_size=1,
         max_size=6,

@@ -26,7 +26,9 @@ def make(ray: FakeRay, tmp_path: Path) -> Iterator[Make]:
         yield new
 
 
-def test_a_checkpoint_gets_its_name_when_the_last_part_is_durable_and_old_ones_go(make: Make, ray: FakeRay) -> None:
+def test_a_checkpoint_gets_its_name_when_the_last_part_is_durable_and_old_ones_go(
+    make: Make, ray: FakeRay
+) -> None:
     driver = make()
     driver.saved(2)
     assert driver.checkpoints.busy()

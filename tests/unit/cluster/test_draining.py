@@ -11,7 +11,7 @@ from orchestrator.cluster.draining import DrainWatch, draining_nodes
 from tests.support.rank_harness import wait_until
 
 
-class Asked:
+class PlacementRequest:
     """Answers as told: with nodes, with an error, or not before it is let go."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ def test_milliseconds_are_a_time_and_zero_is_none(monkeypatch) -> None:  # type:
 
 
 def test_the_last_answer_holds_until_the_next() -> None:
-    ask = Asked()
+    ask = PlacementRequest()
     watch = DrainWatch(ask, ask_s=0.005)
     assert not watch.draining("a")
     watch.start()
@@ -65,7 +65,7 @@ def test_the_last_answer_holds_until_the_next() -> None:
 
 
 def test_it_asks_no_more_when_it_is_closed_and_waits_for_nobody_for_long() -> None:
-    ask = Asked()
+    ask = PlacementRequest()
     watch = DrainWatch(ask, ask_s=0.005)
     watch.close()
     never = DrainWatch(ask, ask_s=0.005)

@@ -46,7 +46,14 @@ def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, Attempt]:
 def end(attempt: Attempt, status: int = 0, stopping: bool = False) -> None:
     attempt.stopping = stopping
     for rank in range(2):
-        part: dict[str, Any] = {"kind": "exit", "rank": rank, "gpu": "GPU 0", "status": status, "step": 24, "time": 1.0}
+        part: dict[str, Any] = {
+            "kind": "exit",
+            "rank": rank,
+            "gpu": "GPU 0",
+            "status": status,
+            "step": 24,
+            "time": 1.0,
+        }
         attempt.hear(0, part | {"error": None, "log_tail": [], "log_path": "", "out_of_memory": False}, 1.0)
 
 

@@ -20,10 +20,21 @@ def group(entered: int, operation: str = "", peer: bool = False) -> dict[str, An
     return {"entered": entered, "operation": operation, "peer": peer}
 
 
-def rank(number: int, wait: Wait = Wait.LOCK, entered: int = 4, operation: str = "all_reduce", **about: Any) -> Any:
+def rank(
+    number: int, wait: Wait = Wait.LOCK, entered: int = 4, operation: str = "all_reduce", **about: Any
+) -> Any:
     """As an agent tells of it: by default it waits with the others in a collective."""
-    idle = {"endable": wait in (Wait.LOCK, Wait.STOPPED, Wait.DISK, Wait.CALL), "still_s": 0.0, "same_place_s": 0.0}
-    place = {"where": "train.py:7 in step", "entered": None, "state": "sleeping", "stack": ["train.py:7 in step"]}
+    idle = {
+        "endable": wait in (Wait.LOCK, Wait.STOPPED, Wait.DISK, Wait.CALL),
+        "still_s": 0.0,
+        "same_place_s": 0.0,
+    }
+    place = {
+        "where": "train.py:7 in step",
+        "entered": None,
+        "state": "sleeping",
+        "stack": ["train.py:7 in step"],
+    }
     told = {"rank": number, "gpu": f"GPU {number}", "path": "", "cpu_share": 0.0, "wait": str(wait)}
     return {**told, **idle, **place, "groups": {"0": group(entered, operation)}, **about}
 
@@ -37,7 +48,8 @@ def behind(number: int = 1, wait: Wait = Wait.LOCK, **about: Any) -> Any:
 
 
 class Driver:
-    """A :class:`HangWatch` over one node whose ranks are what the test says, looked at as often as it asks."""
+    """A :class:`HangWatch` over one node whose ranks are what the test says, looked at as often as it
+    asks."""
 
     def __init__(self, *ranks: Any, after_s: float | None = None, still: bool = True) -> None:
         self.ranks: Sequence[Any] = ranks
@@ -89,7 +101,16 @@ def test_a_rank_is_named_within_two_minutes_and_ended_when_nothing_has_changed_f
     assert "rank 1 waits for a lock at train.py:7 in step" in (lost.error or "")
 
 
-LEFT = [Wait.TIMER, Wait.CHILD, Wait.SOCKET, Wait.TERMINAL, Wait.FILE_LOCK, Wait.DEBUGGER, Wait.UNKNOWN, Wait.COMPUTES]
+LEFT = [
+    Wait.TIMER,
+    Wait.CHILD,
+    Wait.SOCKET,
+    Wait.TERMINAL,
+    Wait.FILE_LOCK,
+    Wait.DEBUGGER,
+    Wait.UNKNOWN,
+    Wait.COMPUTES,
+]
 
 
 @pytest.mark.parametrize("wait", LEFT)
@@ -100,7 +121,9 @@ def test_what_may_come_back_is_named_once_and_left_for_hours(wait: Wait) -> None
 
 @pytest.mark.parametrize("wait", LEFT)
 def test_it_is_given_up_after_a_time_of_the_users_own(wait: Wait) -> None:
-    *_, last = Driver(WAITS, behind(wait=wait, cpu_share=wait is Wait.COMPUTES), after_s=AFTER_S).later(10_000)
+    *_, last = Driver(WAITS, behind(wait=wait, cpu_share=wait is Wait.COMPUTES), after_s=AFTER_S).later(
+        10_000
+    )
     busy = wait in (Wait.COMPUTES, Wait.DEBUGGER)
     assert isinstance(last, RankLost) is not busy
     assert busy or last.detected_s == pytest.approx(AFTER_S, abs=15)  # type: ignore[attr-defined]
@@ -150,7 +173,9 @@ def test_where_it_went_on_by_itself_it_is_given_twice_the_time_before_it_is_name
 
 
 def test_a_stopped_rank_ends_it_though_nobody_waits_for_it_yet() -> None:
-    *_, lost = Driver(rank(0, operation=""), rank(1, Wait.STOPPED, operation="", stack=[], where="")).later(600)
+    *_, lost = Driver(rank(0, operation=""), rank(1, Wait.STOPPED, operation="", stack=[], where="")).later(
+        600
+    )
     assert isinstance(lost, RankLost)
     assert (lost.error or "").endswith("rank 1 is stopped by a signal")
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from orchestrator.cli.show.run_view import OnTerminal
 from orchestrator.cluster import own_rays
 from orchestrator.cluster.warm import head, record
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.warm_cluster import down
 from orchestrator.errors import ClusterUnreachable, RankStartError
 from orchestrator.rank.launch import wire
@@ -93,8 +93,8 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
     process.wait(10)
 
 
-def recorded(pid: int, created_unix_s: float, session_dir: str | None = None) -> KeptCluster:
-    return KeptCluster("127.0.0.1:1", None, session_dir, pid, created_unix_s, 0.0, 60.0)
+def recorded(pid: int, created_unix_s: float, session_dir: str | None = None) -> WarmCluster:
+    return WarmCluster("127.0.0.1:1", None, session_dir, pid, created_unix_s, 0.0, 60.0)
 
 
 @pytest.mark.real
@@ -125,7 +125,8 @@ def test_a_stale_record_ends_no_session_that_has_its_number_now(
 @pytest.mark.real
 def test_what_a_head_that_is_gone_has_left_is_known_by_its_folder(tmp_path: Path) -> None:
     left = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(300)", str(tmp_path / "session")], start_new_session=True
+        [sys.executable, "-c", "import time; time.sleep(300)", str(tmp_path / "session")],
+        start_new_session=True,
     )
     cluster = recorded(left.pid, 1.0, str(tmp_path / "session"))
     assert cluster.head() is None
@@ -148,8 +149,10 @@ def test_a_port_that_another_user_listens_at_now_is_no_cluster_that_was_joined()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         assert record.heard_at(address) == {ME}
-        assert record.heard_at(address.replace("127.0.0.1", "192.0.2.1")) == set(), "no address of this machine"
-        joined = KeptCluster(address, None, None, None, None, 0.0, 60.0)
+        assert record.heard_at(address.replace("127.0.0.1", "192.0.2.1")) == set(), (
+            "no address of this machine"
+        )
+        joined = WarmCluster(address, None, None, None, None, 0.0, 60.0)
         assert joined.answers(), "an earlier version's record"
         assert replace(joined, heard_uids=[ME]).answers()
         assert not replace(joined, heard_uids=[STRANGER]).answers()

@@ -20,7 +20,8 @@ from orchestrator.errors import ClusterError
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The one place that is looked at."""
     monkeypatch.setattr(ray_folder, "_places", lambda: [tmp_path])
-    monkeypatch.setattr(ray_folder, "_LONGEST_PLACE_BYTES", 80)  # pytest's folders are longer than Ray would take
+    # pytest's folders are longer than Ray would take
+    monkeypatch.setattr(ray_folder, "_LONGEST_PLACE_BYTES", 80)
     return tmp_path
 
 
@@ -51,7 +52,11 @@ def test_one_process_has_one_token_as_ray_reads_it_once(place: Path) -> None:
 
 def test_what_a_killed_owner_left_is_swept_and_a_live_one_s_is_not(place: Path) -> None:
     killed = subprocess.run(
-        [sys.executable, "-c", _MAKES_ONE, str(place)], check=True, capture_output=True, text=True, env=dict(os.environ)
+        [sys.executable, "-c", _MAKES_ONE, str(place)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
     )
     left = Path(killed.stdout.strip())
     assert left.is_dir()
@@ -116,7 +121,9 @@ def test_without_a_home_no_cluster_is_kept_and_keeping_one_says_what_to_set(
 ) -> None:
     assert record.find() is None
     assert record.token_path() is None
-    with pytest.raises(ClusterError, match=r"HOME is not set.*set XDG_STATE_HOME to a folder that you may write"):
+    with pytest.raises(
+        ClusterError, match=r"HOME is not set.*set XDG_STATE_HOME to a folder that you may write"
+    ):
         record.make_state_dir()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     make_token()
@@ -151,7 +158,8 @@ def test_a_token_that_others_may_read_is_not_shown_to_a_cluster(
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(os, "environ", dict(os.environ))  # what is prepared is not for the tests after this one
+    # what is prepared is not for the tests after this one
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     make_token()
     token = tmp_path / ".ray" / "auth_token"
     token.chmod(0o644)

@@ -33,7 +33,9 @@ class Ray:
         self.shutdowns = 0
 
     def init(self, *_words: Any, **_settings: Any) -> Any:
-        text = "import signal, time; print(sorted(signal.pthread_sigmask(0, ())), flush=True); time.sleep(300)"
+        text = (
+            "import signal, time; print(sorted(signal.pthread_sigmask(0, ())), flush=True); time.sleep(300)"
+        )
         self.started.append(subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE))
         if len(self.started) <= self.failures:
             raise Exception("The current node timed out during startup. This could happen")
@@ -71,7 +73,9 @@ def test_a_start_that_took_too_long_is_tried_once_more(monkeypatch: pytest.Monke
 def test_one_that_fails_again_is_told_in_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ray(monkeypatch, failures=2)
     with (
-        pytest.raises(ClusterUnreachable, match="a local Ray cluster did not start: The current node timed out"),
+        pytest.raises(
+            ClusterUnreachable, match="a local Ray cluster did not start: The current node timed out"
+        ),
         session.connect(None, cpus=2, dashboard=False),
     ):
         pass

@@ -125,11 +125,11 @@ def test_nothing_is_said_of_short_steps() -> None:
 def test_waiting_for_a_processor_is_not_a_ranks_own_time(seconds: float) -> None:
     """Two threads of two processes on one processor: each computes for half of the time."""
     script = (
-        "import os, time; from orchestrator.rank.probes.own_time import OwnTime; os.sched_setaffinity(0, {0})\n"
-        "if os.fork() == 0:\n    end_s = time.process_time() + 5\n    while time.process_time() < end_s: pass\n"
-        f"own = OwnTime(); begun_s = time.perf_counter(); end_s = time.process_time() + {seconds}\n"
-        "while time.process_time() < end_s: pass\n"
-        "print(own.take(), time.perf_counter() - begun_s, flush=True); os.killpg(0, 9)"
+        "import os, time; from orchestrator.rank.probes.own_time import OwnTime; os.sched_setaffinity(0,"
+        " {0})\nif os.fork() == 0:\n    end_s = time.process_time() + 5\n    while time.process_time() <"
+        " end_s: pass\nown = OwnTime(); begun_s = time.perf_counter(); end_s = time.process_time() +"
+        f" {seconds}\nwhile time.process_time() < end_s: pass\nprint(own.take(), time.perf_counter() -"
+        " begun_s, flush=True); os.killpg(0, 9)"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60

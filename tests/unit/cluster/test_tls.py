@@ -85,10 +85,14 @@ def test_each_takes_the_other(ours: Authority, shell: Callable[[dict[str, str]],
     tls.check_own("10.0.0.1")
 
 
-def test_one_encrypts_and_the_other_does_not(ours: Authority, shell: Callable[[dict[str, str]], None]) -> None:
+def test_one_encrypts_and_the_other_does_not(
+    ours: Authority, shell: Callable[[dict[str, str]], None]
+) -> None:
     with (
         server(ours.variables("head", HERE)) as encrypted,
-        pytest.raises(ClusterUnreachable, match=r"encrypts what it sends.*set RAY_USE_TLS=1, RAY_TLS_SERVER_CERT, "),
+        pytest.raises(
+            ClusterUnreachable, match=r"encrypts what it sends.*set RAY_USE_TLS=1, RAY_TLS_SERVER_CERT, "
+        ),
     ):
         tls.check_other(encrypted)
     shell(ours.variables("node", HERE))
@@ -117,7 +121,8 @@ def test_a_certificate_that_somebody_does_not_take(
     with (
         server(ours.variables("head", HERE)) as other,
         pytest.raises(
-            ClusterUnreachable, match=r"does not take RAY_TLS_SERVER_CERT=.*stranger.crt; what its own RAY_TLS_CA_CERT"
+            ClusterUnreachable,
+            match=r"does not take RAY_TLS_SERVER_CERT=.*stranger.crt; what its own RAY_TLS_CA_CERT",
         ),
     ):
         tls.check_other(other)
@@ -130,11 +135,15 @@ def test_a_ray_that_is_started_here_could_not_speak_to_itself(
 ) -> None:
     for name, addresses in (("nameless", ()), ("elsewhere", ("10.0.0.1",))):
         shell(ours.variables(name, *addresses))
-        with pytest.raises(ConfigError, match=f"processes at {HERE} would not .*subjectAltName must have IP:{HERE}"):
+        with pytest.raises(
+            ConfigError, match=f"processes at {HERE} would not .*subjectAltName must have IP:{HERE}"
+        ):
             tls.check_own()
 
 
-def test_files_that_are_none(ours: Authority, tmp_path: Path, shell: Callable[[dict[str, str]], None]) -> None:
+def test_files_that_are_none(
+    ours: Authority, tmp_path: Path, shell: Callable[[dict[str, str]], None]
+) -> None:
     shell({tls.SWITCH: "true"})
     with pytest.raises(ConfigError, match="RAY_USE_TLS=true: RAY_TLS_SERVER_CERT is not set"):
         tls.check_own()
@@ -143,8 +152,16 @@ def test_files_that_are_none(ours: Authority, tmp_path: Path, shell: Callable[[d
     no_pem.write_text("none")
     for name, path, said in (
         (tls.KEY, tmp_path / "absent", r"RAY_TLS_SERVER_KEY=.*absent: No such file"),
-        (tls.CERTIFICATE, no_pem, r"RAY_TLS_SERVER_CERT=.*no.pem with RAY_TLS_SERVER_KEY=.*name a certificate in PEM"),
-        (tls.KEY, ours.sign("other")[1], r"RAY_TLS_SERVER_CERT=.*node.crt with .*other.key: key values mismatch"),
+        (
+            tls.CERTIFICATE,
+            no_pem,
+            r"RAY_TLS_SERVER_CERT=.*no.pem with RAY_TLS_SERVER_KEY=.*name a certificate in PEM",
+        ),
+        (
+            tls.KEY,
+            ours.sign("other")[1],
+            r"RAY_TLS_SERVER_CERT=.*node.crt with .*other.key: key values mismatch",
+        ),
         (tls.AUTHORITY, no_pem, r"RAY_TLS_CA_CERT=.*no.pem: .*name a certificate in PEM format$"),
     ):
         shell(good | {name: str(path)})

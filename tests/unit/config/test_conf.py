@@ -86,9 +86,13 @@ def test_the_planners_constants_are_positive_and_shares_below_one(option: str) -
     planner = loaded("planner", option, PlannerConfig)
     assert planner.fitted
     values = {name: value for name, value in vars(planner).items() if isinstance(value, int | float)}
-    assert values.keys() == {field.name for field in dataclasses.fields(PlannerConfig) if field.type == "float"}
+    assert values.keys() == {
+        field.name for field in dataclasses.fields(PlannerConfig) if field.type == "float"
+    }
     assert all(value > 0 for value in values.values())
-    shares = [name for name in values if "efficiency" in name or "hidden_share" in name or name == "step_time_error"]
+    shares = [
+        name for name in values if "efficiency" in name or "hidden_share" in name or name == "step_time_error"
+    ]
     assert len(shares) == 7
     shares += ["attention_before_hopper", "contention"]
     assert [name for name in shares if values[name] >= 1] == []
@@ -97,7 +101,9 @@ def test_the_planners_constants_are_positive_and_shares_below_one(option: str) -
 
 
 def test_no_product_name_belongs_to_two_gpus() -> None:
-    names = [name.lower() for option in options("gpu") for name in loaded("gpu", option, GpuConfig).product_names]
+    names = [
+        name.lower() for option in options("gpu") for name in loaded("gpu", option, GpuConfig).product_names
+    ]
     for name in names:
         assert [other for other in names if name in other] == [name]
 
@@ -152,7 +158,9 @@ def test_gloo_uses_the_interface_that_nccl_uses(option: str) -> None:
     """gloo takes one exact name, NCCL prefixes or, after '=', an exact name: it must be good for both."""
     environment = loaded("fabric", option, FabricConfig).environment
     if "GLOO_SOCKET_IFNAME" in environment:
-        assert environment["GLOO_SOCKET_IFNAME"].value == environment["NCCL_SOCKET_IFNAME"].value.removeprefix("=")
+        assert environment["GLOO_SOCKET_IFNAME"].value == environment[
+            "NCCL_SOCKET_IFNAME"
+        ].value.removeprefix("=")
 
 
 @pytest.mark.parametrize("option", options("model"))
@@ -194,7 +202,10 @@ def test_deepspeed_takes_its_batch_from_the_job(option: str) -> None:
 
 @pytest.mark.parametrize("option", options("recovery"))
 def test_recovery_fits_the_schema(option: str) -> None:
-    assert loaded("recovery", option, RecoveryConfig).max_restarts == {"default": 3, "spot": 1000, "strict": 0}[option]
+    assert (
+        loaded("recovery", option, RecoveryConfig).max_restarts
+        == {"default": 3, "spot": 1000, "strict": 0}[option]
+    )
 
 
 def test_tracking_is_optional_for_sqlite_and_required_for_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

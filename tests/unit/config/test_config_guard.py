@@ -25,7 +25,8 @@ RUNS = {
 def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of configurations, and a module within reach whose import and use are seen."""
     (tmp_path / "touch.py").write_text(
-        "from pathlib import Path\nPath('ran').touch()\nmade = None\ndef Touch(*args, **kwargs): Path('ran').touch()\n"
+        "from pathlib import Path\nPath('ran').touch()\nmade = None\ndef Touch(*args, **kwargs):"
+        " Path('ran').touch()\n"
     )
     (tmp_path / "theirs" / "experiment").mkdir(parents=True)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -33,7 +34,9 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "theirs"
 
 
-@pytest.mark.parametrize("flags", [["plan", "--config-dir", "theirs"], ["plan", "-m", "job.steps=5,6", "-cd=theirs"]])
+@pytest.mark.parametrize(
+    "flags", [["plan", "--config-dir", "theirs"], ["plan", "-m", "job.steps=5,6", "-cd=theirs"]]
+)
 @pytest.mark.parametrize("what", RUNS)
 def test_nothing_that_a_configuration_names_is_run(
     theirs: Path, what: str, flags: list[str], capsys: pytest.CaptureFixture[str]
@@ -71,7 +74,9 @@ def test_nothing_is_imported_or_unpickled_to_find_a_configuration(
 
 
 def test_what_it_is_there_for(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (theirs / "experiment" / "mine.yaml").write_text("# @package _global_\njob: {steps: 7}\nhydra: {verbose: false}\n")
+    (theirs / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\njob: {steps: 7}\nhydra: {verbose: false}\n"
+    )
     assert main(["plan", "--config-dir", str(theirs), "experiment=mine"]) == 0
     assert "7 steps" in capsys.readouterr().out
     quoted = theirs.rename(theirs.with_name("bob's files, all"))
@@ -83,7 +88,9 @@ def test_what_it_is_there_for(theirs: Path, capsys: pytest.CaptureFixture[str]) 
 
 ALIASES = ", ".join(["*a{0}"] * 9)
 BOMBS = {
-    "aliases of aliases": "a: &a0 [x, x]\n" + "".join(f"b{n}: &a{n + 1} [{ALIASES.format(n)}]\n" for n in range(9)),
+    "aliases of aliases": (
+        "a: &a0 [x, x]\n" + "".join(f"b{n}: &a{n + 1} [{ALIASES.format(n)}]\n" for n in range(9))
+    ),
     "itself": "a: &a [*a]\n",
     "too deep": "a: " + "[" * 5000 + "]" * 5000,
     "large": "a: " + "x" * (2 << 20),

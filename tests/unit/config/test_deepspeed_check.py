@@ -56,7 +56,9 @@ def refusal(config: dict[str, Any]) -> str:
         ({"bf16": {"enable": True}}, "deepspeed.bf16.enable", "enabled"),
     ],
 )
-def test_misspelt_key_is_refused_with_path_and_near_miss(config: dict[str, Any], path: str, hint: str) -> None:
+def test_misspelt_key_is_refused_with_path_and_near_miss(
+    config: dict[str, Any], path: str, hint: str
+) -> None:
     message = refusal(config)
     assert message.startswith(f"{path}:")
     assert f"did you mean '{hint}'?" in message
@@ -129,7 +131,9 @@ WRONG: list[tuple[str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("path", "value", "expected", "remedy"), WRONG)
-def test_a_wrong_value_is_refused_with_what_to_write(path: str, value: Any, expected: str, remedy: str) -> None:
+def test_a_wrong_value_is_refused_with_what_to_write(
+    path: str, value: Any, expected: str, remedy: str
+) -> None:
     message = refusal(nested(path, value))
     assert message.startswith(f"deepspeed.{path}=")
     assert f"DeepSpeed {VERSION} takes {expected} here" in message
@@ -144,7 +148,9 @@ def values(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 def test_what_is_proposed_is_taken() -> None:
     """Every refusal of a value ends with one that is none."""
-    known = [(path, node) for path, node in values(json.loads(KEYS_FILE.read_text())) if node.keys() & {"is", "of"}]
+    known = [
+        (path, node) for path, node in values(json.loads(KEYS_FILE.read_text())) if node.keys() & {"is", "of"}
+    ]
     assert len(known) > 150
     for path, _ in known:
         proposed = refusal(nested(path, {1, 2})).partition(f"write e.g. deepspeed.{path}=")[2]
@@ -152,7 +158,12 @@ def test_what_is_proposed_is_taken() -> None:
 
 
 NEEDED = [
-    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+    *(
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    ),
     *("zero_optimization.stage", "fp16.enabled", "bf16.enabled", "zero_optimization.reduce_bucket_size"),
     *("zero_optimization.stage3_prefetch_bucket_size", "zero_optimization.allgather_bucket_size"),
     *("zero_optimization.offload_optimizer.device", "steps_per_print", "wall_clock_breakdown"),
@@ -196,7 +207,9 @@ def test_deprecated_and_dropped_names_are_never_suggested() -> None:
     assert "did you mean 'nebula'" not in refusal({"nebulla": {}})
 
 
-@pytest.mark.parametrize("path", sorted((conf_dir() / "deepspeed").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((conf_dir() / "deepspeed").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_files_pass(path: Path) -> None:
     job = {"global_batch": 8, "micro_batch": 2, "gradient_accumulation": None}
     whole = OmegaConf.create({"job": job, "deepspeed": OmegaConf.load(path)})

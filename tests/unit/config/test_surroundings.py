@@ -54,7 +54,9 @@ def test_a_home_that_can_only_be_read_stays_and_caches_go_elsewhere(
     assert Path(os.environ["XDG_CACHE_HOME"]).is_relative_to(place)
 
 
-def test_a_folder_that_somebody_else_prepared_is_not_taken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_somebody_else_prepared_is_not_taken(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pwd.getpwuid", no_entry)
     theirs = place / f"orchestrator-home-{os.getuid()}"
     theirs.mkdir()

@@ -33,7 +33,8 @@ def composed(*words: str) -> Config:
 
 
 def is_for_hydra(text: str) -> bool:
-    """The forms that are no text: in quotes, ``${…}``, null, a list, true and false, and OmegaConf's ``???``."""
+    """The forms that are no text: in quotes, ``${…}``, null, a list, true and false, and OmegaConf's
+    ``???``."""
     bare = text.strip()
     return (
         bare[:1] in ("'", '"', "[") or "${" in bare or bare == "???" or bare.lower() in ("null", "true", "false")
@@ -110,7 +111,9 @@ def test_what_is_meant_for_hydra_is_read_by_it(word: str, expected: str) -> None
 
 
 def test_null_leaves_an_argument_out() -> None:
-    assert not [argument for argument in arguments(composed("job.args.lr=null").job.args) if "--lr=" in argument]
+    assert not [
+        argument for argument in arguments(composed("job.args.lr=null").job.args) if "--lr=" in argument
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
@@ -153,7 +156,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return run
 
 
-@pytest.mark.parametrize("flags", [[], ["--config-dir", "."], ["hydra.verbose=false"]], ids=["", "a folder", "hydra's"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--config-dir", "."], ["hydra.verbose=false"]], ids=["", "a folder", "hydra's"]
+)
 def test_the_whole_command_line_hands_it_on(call: Call, flags: list[str]) -> None:
     """With its flags it is Hydra's own command line that composes, more than once."""
     text = "hydra: {a},\n\\'\" é=#"
@@ -193,7 +198,10 @@ def test_a_refusal_says_what_to_type(call: Call, words: list[str]) -> None:
     ("word", "expected"),
     [
         ("cluster.pue=12e4567", "cluster.pue=12e4567: beyond the largest number"),
-        ("++deepspeed.gradient_clipping=1e400", "deepspeed.gradient_clipping=1e400: beyond the largest number"),
+        (
+            "++deepspeed.gradient_clipping=1e400",
+            "deepspeed.gradient_clipping=1e400: beyond the largest number",
+        ),
         ("snapshot.dirs=[1e999]", "snapshot.dirs=[1e999]: beyond"),
         ("env.A=null", "write '~env.A' to leave it out, or 'env.A=\"null\"' for the word"),
         ("job.corpus=/a,/b", "write 'job.corpus=[/a,/b]' for a list"),
@@ -211,6 +219,9 @@ def test_what_cannot_be_is_refused_by_name(call: Call, word: str, expected: str)
 
 
 def test_what_has_no_end_is_written_so() -> None:
-    assert for_hydra(["recovery.hang_factor=inf", "run_name=1e400x"]) == ["recovery.hang_factor=inf", "run_name=1e400x"]
+    assert for_hydra(["recovery.hang_factor=inf", "run_name=1e400x"]) == [
+        "recovery.hang_factor=inf",
+        "run_name=1e400x",
+    ]
     with pytest.raises(ConfigError, match="beyond"):
         for_hydra(["recovery.hang_factor=1,1e400"])

@@ -42,7 +42,9 @@ def test_cluster_plans_with_its_gpu_fabric_and_price(option: str) -> None:
         assert config.cluster.price.source.startswith("estimate: ")
     if "for 8 GPUs" in config.cluster.price.source and config.cluster.price.kind is PriceKind.list:
         usd_per_node_hour = re.findall(r"([\d.]+) USD/h for 8 GPUs", config.cluster.price.source)
-        assert float(usd_per_node_hour[0]) == pytest.approx(8 * (config.cluster.price.usd_per_gpu_hour or 0), rel=1e-6)
+        assert float(usd_per_node_hour[0]) == pytest.approx(
+            8 * (config.cluster.price.usd_per_gpu_hour or 0), rel=1e-6
+        )
 
 
 def test_a_cluster_without_a_price_of_its_own_names_the_provider_whose_it_is() -> None:
@@ -74,7 +76,9 @@ def options_together(*groups: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("chosen", options_together("fabric", "gpu", "deepspeed", "recovery", "tracking"))
-def test_options_that_go_with_any_cluster_plan(monkeypatch: pytest.MonkeyPatch, chosen: tuple[str, ...]) -> None:
+def test_options_that_go_with_any_cluster_plan(
+    monkeypatch: pytest.MonkeyPatch, chosen: tuple[str, ...]
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
     gpus(monkeypatch, 8, "NVIDIA GeForce RTX 4090")
     plan = planned("cluster=dgx_h100", "job=tiny_gpt", "job.global_batch=128", *chosen)
@@ -119,7 +123,11 @@ def assert_plans(plan: Plan) -> None:
 
 def test_a_plan_of_experts_shows_total_and_active_parameters(pretraining: Config) -> None:
     plan = planned(
-        "job=pretrain", "model=mixtral_8x7b", "cluster=gcp_a3_mega", "deepspeed=zero3", "layout.recompute=true"
+        "job=pretrain",
+        "model=mixtral_8x7b",
+        "cluster=gcp_a3_mega",
+        "deepspeed=zero3",
+        "layout.recompute=true",
     )
     text = " ".join(plan_text(plan).split())
     assert "mixtral_8x7b, 46.7B parameters (12.9B active per token), 128 GFLOP per token" in text
@@ -136,7 +144,9 @@ def test_a_plan_of_experts_shows_total_and_active_parameters(pretraining: Config
         ("qwen3_32b", "head_dim=128, but job 'pretrain' builds head_dim=null only"),
     ],
 )
-def test_models_that_the_job_does_not_build_are_refused_by_name(pretraining: Config, model: str, choice: str) -> None:
+def test_models_that_the_job_does_not_build_are_refused_by_name(
+    pretraining: Config, model: str, choice: str
+) -> None:
     config = replace(pretraining, model=loaded("model", model, ModelConfig))
     with pytest.raises(ConfigError, match=re.escape(f"model={model}: has {choice}")):
         check_script_builds(config)

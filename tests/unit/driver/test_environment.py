@@ -16,7 +16,13 @@ from orchestrator.driver.assignment import check_forward
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import ConfigError
 from orchestrator.ledger.run_directory import RESUME
-from orchestrator.rank.environment import LEFT_BY_LAUNCHERS, OWNED, held_back, held_back_remark, reaching_ranks
+from orchestrator.rank.environment import (
+    LEFT_BY_LAUNCHERS,
+    OWNED,
+    held_back,
+    held_back_remark,
+    reaching_ranks,
+)
 from orchestrator.rank.launch import zygote_key
 from tests.support.folders import PROJECT
 from tests.unit.agent.test_on_node import assignment
@@ -27,25 +33,26 @@ DOCUMENT = (PROJECT / "docs" / "environment.md").read_text()
 def listed(heading: str) -> set[str]:
     """The names and patterns of one of the document's lists, which are lines of nothing else."""
     paragraph = DOCUMENT.split(f"**{heading}**")[1].split("\n\n")[0]
-    lines = [line for line in paragraph.splitlines() if re.fullmatch(r"(`[^` ]+` ?)+", line)]
+    lines = [line for line in paragraph.splitlines() if re.fullmatch(r"> (`[^` ]+` ?)+", line)]
     return set(re.findall(r"`([^`]+)`", " ".join(lines)))
 
 
 def test_the_document_has_the_lists_as_they_are() -> None:
     assert listed("What plan or node own.") == set(OWNED)
     assert listed("What launchers leave behind.") == set(LEFT_BY_LAUNCHERS)
-    assert listed("What is read at import.") == {f"{prefix}*" for prefix in zygote_key.READ_AT_IMPORT_PREFIXES} | set(
-        zygote_key.READ_AT_IMPORT
-    )
+    assert listed("What is read at import.") == {
+        f"{prefix}*" for prefix in zygote_key.READ_AT_IMPORT_PREFIXES
+    } | set(zygote_key.READ_AT_IMPORT)
 
 
 def test_what_the_shell_sets_travels_and_what_node_plan_or_launchers_own_does_not() -> None:
     shell = {
         "HF_TOKEN": "1", "NCCL_DEBUG": "INFO", "SERVICE_PORTAL": "x", "RANKING": "y", "http_proxy": "p",
-        "PATH": "/bin", "LD_LIBRARY_PATH": "/l", "PYTHONPATH": "/p", "LC_ALL": "C", "RAY_AUTH_TOKEN": "t", "HOME": "/",
-        "REDIS_SERVICE_HOST": "10.0.0.1", "REDIS_SERVICE_PORT": "1", "KUBERNETES_PORT": "2", "NVIDIA_X": "0",
-        "SLURM_PROCID": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "PMIX_RANK": "0", "PMI_RANK": "0", "RANK": "7",
-        "TORCHELASTIC_RUN_ID": "a", "OMP_NUM_THREADS": "4", "TORCH_LOGS": "all", "TRITON_CACHE_DIR": "/t",
+        "PATH": "/bin", "LD_LIBRARY_PATH": "/l", "PYTHONPATH": "/p", "LC_ALL": "C", "RAY_AUTH_TOKEN": "t",
+        "HOME": "/", "REDIS_SERVICE_HOST": "10.0.0.1", "REDIS_SERVICE_PORT": "1", "KUBERNETES_PORT": "2",
+        "NVIDIA_X": "0", "SLURM_PROCID": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "PMIX_RANK": "0",
+        "PMI_RANK": "0", "RANK": "7", "TORCHELASTIC_RUN_ID": "a", "OMP_NUM_THREADS": "4",
+        "TORCH_LOGS": "all", "TRITON_CACHE_DIR": "/t",
     }  # fmt: skip
     travel = {"HF_TOKEN", "NCCL_DEBUG", "SERVICE_PORTAL", "RANKING", "http_proxy"}
     assert set(reaching_ranks(shell)) == travel
@@ -66,14 +73,19 @@ def test_what_stays_behind_though_somebody_set_it_for_ranks_is_named() -> None:
 def test_a_rank_has_node_shell_and_plan_one_over_the_other_and_nothing_of_launchers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"MY_A": "node", "MY_B": "node", "OMPI_COMM_WORLD_RANK": "0", "SLURM_NTASKS": "8"}.items():
+    for name, value in {
+        "MY_A": "node",
+        "MY_B": "node",
+        "OMPI_COMM_WORLD_RANK": "0",
+        "SLURM_NTASKS": "8",
+    }.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "logs").mkdir()
     there = assignment(
         run_dir=str(tmp_path), checkpoint_dir=str(tmp_path / "c"), shell={"MY_B": "shell", "MY_C": "shell"},
         environment={"MY_C": "plan"},
     )  # fmt: skip
-    (rank, _) = rank_specs(there, 0, 1, "127.0.0.1", 29500)
+    rank, _ = rank_specs(there, 0, 1, "127.0.0.1", 29500)
     assert (rank.env["MY_A"], rank.env["MY_B"], rank.env["MY_C"]) == ("node", "shell", "plan")
     assert not {"OMPI_COMM_WORLD_RANK", "SLURM_NTASKS"} & set(rank.env)
 
@@ -87,9 +99,13 @@ def test_a_zygote_and_what_is_printed_of_an_assignment_have_nothing_of_the_shell
 
 def test_shell_variables_ask_for_no_other_zygote() -> None:
     there = assignment()
-    shell = reaching_ranks({"HF_TOKEN": "1", "TORCH_LOGS": "all", "OMP_PROC_BIND": "true", "DS_X": "1", "LC_X": "1"})
+    shell = reaching_ranks(
+        {"HF_TOKEN": "1", "TORCH_LOGS": "all", "OMP_PROC_BIND": "true", "DS_X": "1", "LC_X": "1"}
+    )
     other = dataclasses.replace(there, shell=shell)
-    assert zygote_key.ZygoteKey.of(base_environment(there), ()) == zygote_key.ZygoteKey.of(base_environment(other), ())
+    assert zygote_key.ZygoteKey.of(base_environment(there), ()) == zygote_key.ZygoteKey.of(
+        base_environment(other), ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +121,9 @@ def test_what_can_not_be_forwarded_is_refused_with_the_remedy(name: str, told: s
         check_forward(Config(launch=LaunchConfig(forward=[name])))
 
 
-def test_a_run_that_is_taken_up_says_which_names_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_taken_up_says_which_names_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "x")
     found = resume.Unfinished(tmp_path, "r", JournalFold(tmp_path), forwarded=("HF_TOKEN", "WANDB_API_KEY"))
     told = resume.missing_names(Config(), found)

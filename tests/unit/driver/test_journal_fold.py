@@ -80,14 +80,16 @@ def folded_records(folder: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -
     expected = whole(folder)
     assert found.meter.bill() == expected.meter.bill()
     assert found.incidents.so_far() == expected.incidents.so_far()
-    assert found.past.history == expected.past.history
-    assert found.past.losses.__dict__ == expected.past.losses.__dict__
+    assert found.resume_state.history == expected.resume_state.history
+    assert found.resume_state.losses.__dict__ == expected.resume_state.losses.__dict__
     assert (found.accuracy, found.last, found.run) == (expected.accuracy, expected.last, expected.run)
     return count
 
 
 @pytest.mark.parametrize("cut", range(0, len(RUN) + 1, 3))
-def test_a_reader_goes_on_where_the_fold_ends(tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_goes_on_where_the_fold_ends(
+    tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, RUN[:cut])
     fold = JournalFold(tmp_path)
     fold.catch_up()
@@ -194,7 +196,9 @@ def test_where_it_cannot_be_written_nothing_is_lost_and_nothing_left(
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 
 
-def test_the_driver_keeps_the_fold_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_keeps_the_fold_now_and_then_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journal_fold, "AT_ONCE", 4)
     monkeypatch.setattr(journal_fold, "EVERY_RECORDS", 12)
     left = []
@@ -234,7 +238,9 @@ def test_a_fold_counts_for_the_user_who_made_it(tmp_path: Path, monkeypatch: pyt
     assert not theirs.exists(), "who only looks makes no key"
 
 
-def test_where_no_key_can_be_kept_the_journal_is_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_key_can_be_kept_the_journal_is_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     write(tmp_path, RUN)
     fold = JournalFold(tmp_path)

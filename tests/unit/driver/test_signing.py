@@ -35,7 +35,10 @@ def test_a_users_key_is_for_all_of_his_runs(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("f" * 64 + "\n")
     file.chmod(0o600)
-    for config in (config_of(f"snapshot.key_file={file}"), config_of("snapshot.key_file=key", f"job.cwd={tmp_path}")):
+    for config in (
+        config_of(f"snapshot.key_file={file}"),
+        config_of("snapshot.key_file=key", f"job.cwd={tmp_path}"),
+    ):
         check_signing(config)
         assert signing_key(config, tmp_path) == b"f" * 64
     assert not (tmp_path / "snapshot.key").exists()
@@ -44,7 +47,14 @@ def test_a_users_key_is_for_all_of_his_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "mode", "said"),
     [
-        (None, 0, r"cannot be read \(No such file or directory\); make one by: \(umask 077; openssl rand -hex 32 > "),
+        (
+            None,
+            0,
+            (
+                r"cannot be read \(No such file or directory\); make one by: \(umask 077; openssl rand -hex"
+                r" 32 > "
+            ),
+        ),
         ("f" * 64, 0o640, "others may read it or it is not yours; make one of your own, or chmod 600 "),
         ("f" * 64, 0o604, "others may read it"),
         ("short\n", 0o600, "has 5 bytes, and a key has 16 to 65536"),
@@ -74,5 +84,7 @@ def test_anothers_key_is_refused(tmp_path: Path) -> None:
 def test_what_names_no_type_is_refused(name: str) -> None:
     config = config_of()
     config.snapshot.allow_types = ["argparse.Namespace", name]
-    with pytest.raises(ConfigError, match=r"names no type; write its module and name, as in argparse.Namespace"):
+    with pytest.raises(
+        ConfigError, match=r"names no type; write its module and name, as in argparse.Namespace"
+    ):
         check_signing(config)

@@ -36,7 +36,9 @@ def value_of(shown: str, units: dict[str, float]) -> float:
 
 @given(st.floats(-1e15, 1e15).filter(lambda value: value == 0 or abs(value) > 1e-9))
 def test_dollars_are_the_value_to_three_digits_or_to_the_cent(value: float) -> None:
-    assert value_of(usd(value), MAGNITUDES) == pytest.approx(value, rel=0.0051, abs=0.0051 if abs(value) >= 1 else 0)
+    assert value_of(usd(value), MAGNITUDES) == pytest.approx(
+        value, rel=0.0051, abs=0.0051 if abs(value) >= 1 else 0
+    )
     assert usd(-value) == usd(value).removeprefix("-") if value < 0 else True
 
 
@@ -62,13 +64,14 @@ def test_counts_and_bytes_and_seconds_are_the_value_to_three_digits(value: float
         (usd(9300.12), "$9,300.12"), (usd(9999.999), "$10,000"), (usd(345_678), "$345,678"),
         (usd(999_999), "$1M"), (usd(16_900_000), "$16.9M"), (usd(1.2e9), "$1.2B"), (usd(3e12), "$3T"),
         (usd(-12.3), "-$12.30"), (usd(-1.2e9), "-$1.2B"), (usd(None), UNKNOWN), (usd(float("nan")), UNKNOWN),
-        (seconds_in_words(38.54), "38.5 s"), (seconds_in_words(0.21), "210 ms"), (seconds_in_words(4.2e-5), "42 µs"),
-        (seconds_in_words(12_345), "12,345 s"),
+        (seconds_in_words(38.54), "38.5 s"), (seconds_in_words(0.21), "210 ms"),
+        (seconds_in_words(4.2e-5), "42 µs"), (seconds_in_words(12_345), "12,345 s"),
         (bytes_in_words(81_234_000_000), "81.2 GB"), (bytes_in_words(81_234_000), "81.2 MB"),
-        (count(1_870_000), "1.87M"), (count(70_553_706_496), "70.6B"), (count(15e12), "15T"), (count(12), "12"),
-        (count(999_700), "1M"), (count(12_345), "12.3k"), (count(-12_345), "-12.3k"), (count(4e16), "40,000T"),
-        (hours_in_words(1.5), "1.50 hours"), (hours_in_words(49), "2.0 days"), (with_prefix(45e9), "45 G"),
-        (energy_in_words(12.3), "12.3 kWh"), (energy_in_words(4560), "4,560 kWh"), (energy_in_words(1.2e6), "1.2 GWh"),
+        (count(1_870_000), "1.87M"), (count(70_553_706_496), "70.6B"), (count(15e12), "15T"),
+        (count(12), "12"), (count(999_700), "1M"), (count(12_345), "12.3k"), (count(-12_345), "-12.3k"),
+        (count(4e16), "40,000T"), (hours_in_words(1.5), "1.50 hours"), (hours_in_words(49), "2.0 days"),
+        (with_prefix(45e9), "45 G"), (energy_in_words(12.3), "12.3 kWh"),
+        (energy_in_words(4560), "4,560 kWh"), (energy_in_words(1.2e6), "1.2 GWh"),
         (power_in_words(11_200), "11.2 kW"), (power_in_words(1.3e6), "1.3 MW"),
     ],
 )  # fmt: skip

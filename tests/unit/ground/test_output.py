@@ -24,7 +24,9 @@ sys.exit(7)
 """
 
 
-def run(more: str = "", prepare: Callable[[], object] | None = None, **settings: object) -> tuple[int, int, str, str]:
+def run(
+    more: str = "", prepare: Callable[[], object] | None = None, **settings: object
+) -> tuple[int, int, str, str]:
     """Status, the first free descriptor, standard output and standard error."""
     told, tells = os.pipe()
     os.dup2(tells, 100)

@@ -105,14 +105,18 @@ def test_what_has_no_such_form(text: str) -> None:
 
 def test_a_known_value_is_hidden_wherever_it_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_TOKEN", "open sesame")
-    learn({"job": {"args": {"api_key": "sword/fish+1"}}, "tracking": {"uri": "http://me:hunter2%21@mlflow/x"}})
+    learn(
+        {"job": {"args": {"api_key": "sword/fish+1"}}, "tracking": {"uri": "http://me:hunter2%21@mlflow/x"}}
+    )
     told = "401 for 'open sesame', sword/fish+1, sword%2Ffish%2B1, open%20sesame, hunter2%21 and hunter2!"
     hidden = "401 for '***', ***, ***, ***, *** and ***"
     assert redact_text(told) == hidden
     assert redact({"anything": [told]}) == {"anything": [hidden]}
 
 
-def test_values_that_a_configuration_takes_from_the_environment_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_a_configuration_takes_from_the_environment_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     register()
     for name, value in {
         "MINE": "zanzibar-77",
@@ -121,7 +125,9 @@ def test_values_that_a_configuration_takes_from_the_environment_are_known(monkey
         "PLACE": "http://host:5/x",
     }.items():
         monkeypatch.setenv(name, value)
-    args = {name.lower(): f"${{oc.env:{name}}}" for name in ("MINE", "USER", "PORT", "PLACE", "ABSENT,whatever")}
+    args = {
+        name.lower(): f"${{oc.env:{name}}}" for name in ("MINE", "USER", "PORT", "PLACE", "ABSENT,whatever")
+    }
     composed = OmegaConf.merge(OmegaConf.structured(Config), {"job": {"script": "x", "args": args}})
     with pytest.raises(ConfigError, match="no value given"):
         load(composed)
@@ -140,7 +146,9 @@ def test_events_are_the_same_without_secrets_and_hide_them_in_texts_and_lists() 
     learn({"token": "swordfish"})
     plain = AttemptEnded(1, Outcome.FAILED, 3)
     assert redact_fields(plain) is plain
-    lost = RankLost(1, 0, "n", "GPU 0", 1, 3, "why", "ValueError: swordfish", ["a", "b swordfish"], fault=Fault.EXIT)
+    lost = RankLost(
+        1, 0, "n", "GPU 0", 1, 3, "why", "ValueError: swordfish", ["a", "b swordfish"], fault=Fault.EXIT
+    )
     hidden = redact_fields(lost)
     assert (hidden.error, hidden.log_tail, hidden.fault) == ("ValueError: ***", ["a", "b ***"], Fault.EXIT)
     assert redact_fields(Decided("restart", "after swordfish")) == Decided("restart", "after ***")

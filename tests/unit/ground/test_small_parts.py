@@ -72,7 +72,9 @@ def test_a_changed_script_or_neighbour_is_noticed(tmp_path: Path) -> None:
 
 def test_absent_packages_and_facts_are_said_not_raised() -> None:
     assert facts.package_version("no-such-package-at-all") == "not installed"
-    assert facts.differences({"package torch": "2.13"}, {}) == ["package torch: 'unknown' there, '2.13' in the plan"]
+    assert facts.differences({"package torch": "2.13"}, {}) == [
+        "package torch: 'unknown' there, '2.13' in the plan"
+    ]
 
 
 def test_secrets_are_hidden_and_training_words_are_not() -> None:

@@ -42,7 +42,9 @@ def test_what_is_ours_on_a_way_that_is_ours(run: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "who"), [(0o777, "everybody"), (0o775, "the group of gid 54321")])
 @pytest.mark.parametrize("place", ["itself", "above"])
-def test_what_others_may_write_is_refused_by_name_with_the_remedy(run: Path, place: str, mode: int, who: str) -> None:
+def test_what_others_may_write_is_refused_by_name_with_the_remedy(
+    run: Path, place: str, mode: int, who: str
+) -> None:
     if mode == 0o775 and os.geteuid() != 0:
         pytest.skip("only root gives files away")
     open_to = run if place == "itself" else run.parent
@@ -85,7 +87,9 @@ def test_where_a_link_leads_is_looked_at_too(run: Path, tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_random_user_of_roots_group_goes_on_with_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_random_user_of_roots_group_goes_on_with_its_own(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As OpenShift makes them: no name, group 0, and volumes that this group may write."""
     os.chown(run, STRANGER, 0)
     for place in (run, run.parent):
@@ -100,7 +104,9 @@ def test_a_random_user_of_roots_group_goes_on_with_its_own(run: Path, monkeypatc
 def test_a_group_of_ones_own_is_nobody_else(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members: list[str] = []
     monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("ada", "x", gid, members)))
-    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("ada", "x", uid, 1, "", "/", "/bin/sh")))
+    monkeypatch.setattr(
+        pwd, "getpwuid", lambda uid: pwd.struct_passwd(("ada", "x", uid, 1, "", "/", "/bin/sh"))
+    )
     os.chown(run, -1, STRANGER)
     run.chmod(0o775)
     assert why_not_ours(run) is None
@@ -109,7 +115,9 @@ def test_a_group_of_ones_own_is_nobody_else(run: Path, monkeypatch: pytest.Monke
 
 
 @needs_root
-def test_in_a_container_that_knows_no_root_the_way_may_be_nobodys(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_container_that_knows_no_root_the_way_may_be_nobodys(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.chown(run.parent, STRANGER, -1)
     monkeypatch.setattr(trust, "_unmapped", lambda: {STRANGER})
     assert why_not_ours(run) is None
@@ -125,13 +133,17 @@ def test_a_run_begins_in_a_new_folder_or_in_ones_own(tmp_path: Path) -> None:
         place.chmod(mode)
         trust.check_nobody_elses(place)
     place.chmod(0o1777)
-    with pytest.raises(ConfigError, match=r"night may be written by everybody; choose another run_name or .*--trust"):
+    with pytest.raises(
+        ConfigError, match=r"night may be written by everybody; choose another run_name or .*--trust"
+    ):
         trust.check_nobody_elses(place)
 
 
 @needs_root
 @pytest.mark.parametrize("linked", [False, True])
-def test_a_run_begins_in_no_folder_that_somebody_else_has_put_in_its_place(tmp_path: Path, linked: bool) -> None:
+def test_a_run_begins_in_no_folder_that_somebody_else_has_put_in_its_place(
+    tmp_path: Path, linked: bool
+) -> None:
     place, behind = tmp_path / "night", tmp_path / "behind"
     behind.mkdir()
     os.chown(behind, STRANGER, -1)
@@ -144,7 +156,9 @@ def test_a_run_begins_in_no_folder_that_somebody_else_has_put_in_its_place(tmp_p
 
 
 @needs_root
-def test_nothing_is_read_of_somebody_elses_run_before_it_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_of_somebody_elses_run_before_it_is_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (run / "journal.jsonl").unlink()
     os.mkfifo(run / "journal.jsonl")  # whoever opens it waits for ever
     os.chown(run, STRANGER, -1)
@@ -203,7 +217,9 @@ def test_a_new_run_directory_is_its_owners_alone(tmp_path: Path) -> None:
     held = RunDirectory(tmp_path / "mine")
     held.hold()
     held.release()
-    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o755, "how an existing one is shared is its owner's choice"
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o755, (
+        "how an existing one is shared is its owner's choice"
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ REQUIRED = {
 }
 
 
-def story(run: RunStarted, step_s: float, loss: float, status: Status | None) -> Iterator[tuple[float, Event]]:
+def story(
+    run: RunStarted, step_s: float, loss: float, status: Status | None
+) -> Iterator[tuple[float, Event]]:
     yield 0, run
     yield 0, ResourcesGranted(["n"], run.gpus)
     yield 0, AttemptStarted(1, "h", 1, run.gpus)
@@ -225,7 +227,9 @@ def test_hours_are_named_after_a_common_unit() -> None:
 
 def test_sorting_is_best_first_unless_told_and_unknown_last() -> None:
     rows = [row("a", mfu=0.1), row("b"), row("c", mfu=0.3), row("d", mfu=0.2)]
-    order = {s: "".join(r.name for r in sort_runs(rows, *parse_sort(s))) for s in ("mfu", "mfu:asc", "mfu:desc")}
+    order = {
+        s: "".join(r.name for r in sort_runs(rows, *parse_sort(s))) for s in ("mfu", "mfu:asc", "mfu:desc")
+    }
     assert order == {"mfu": "cdab", "mfu:asc": "adcb", "mfu:desc": "cdab"}
     assert parse_sort("cost_usd") == ("cost_usd", False)
     assert parse_sort("started_at") == ("started_at", True)

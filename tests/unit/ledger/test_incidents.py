@@ -94,8 +94,9 @@ def test_a_killed_rank() -> None:
         (42, StepDone(2, 3, 1.0)),
         (43, StepDone(2, 4, 1.0)),
     )
-    assert incident.what == (
-        "rank 2 on node n0, GPU 2: killed by SIGKILL at step 3 (2 other ranks alike): RuntimeError: boom"
+    assert (
+        incident.what
+        == "rank 2 on node n0, GPU 2: killed by SIGKILL at step 3 (2 other ranks alike): RuntimeError: boom"
     )
     assert (incident.number, incident.fault, incident.attempt, incident.step) == (1, "exit", 1, 3)
     assert (incident.node, incident.gpu, incident.rank) == ("n0", "GPU 2", 2)
@@ -205,11 +206,16 @@ def test_a_dead_driver() -> None:
     ]  # a minute that is on no clock of the run's
     (incident,) = Incidents().fold_all(later).so_far()
     assert incident.fault == "driver"
-    assert incident.what == ("the run was taken up again 60.5 s after its last word: its driver was lost after step 5")
+    assert (
+        incident.what
+        == "the run was taken up again 60.5 s after its last word: its driver was lost after step 5"
+    )
     assert (incident.step, incident.attempt, incident.node, incident.rank) == (5, 1, None, None)
     assert (incident.detected_after_s, incident.recovered_after_s) == (None, 6.5)
     assert incident.redone_steps == 2
-    assert gpu_s(incident) == 4 * (0.5 + 3 + 2), "from the last step on, without the time in which nothing was held"
+    assert gpu_s(incident) == 4 * (0.5 + 3 + 2), (
+        "from the last step on, without the time in which nothing was held"
+    )
     assert incident.done == "restored step 3 from disk"
 
 
@@ -239,7 +245,11 @@ def test_a_rank_that_found_no_space_is_recovered_from_as_from_any_fault() -> Non
         (4, started(2, 2, "memory")),
         (7, StepDone(2, 3, 1.0)),
     )
-    assert (incident.fault, incident.recovered_after_s, incident.done) == ("disk", 4.0, "restored step 2 from memory")
+    assert (incident.fault, incident.recovered_after_s, incident.done) == (
+        "disk",
+        4.0,
+        "restored step 2 from memory",
+    )
     assert gpu_s(incident) == 4 * (1 + 3)
 
 
@@ -327,7 +337,10 @@ def test_a_drained_node_costs_its_recovery_and_no_step() -> None:
         (Fault.HANG, "rank 2 on node n0, GPU 2: made no progress any more at step 7"),
         (Fault.NODE, "node n0: lost at step 7"),
         (Fault.LOSS, "rank 2 on node n0, GPU 2: its loss was rejected at step 7"),
-        (Fault.RESTORE, "rank 2 on node n0, GPU 2: did not load the checkpoint that it was told to at step 7"),
+        (
+            Fault.RESTORE,
+            "rank 2 on node n0, GPU 2: did not load the checkpoint that it was told to at step 7",
+        ),
         (Fault.DRIVER, "the run's own process: lost at step 7"),
     ],
 )
@@ -343,7 +356,9 @@ def test_a_run_under_way_is_counted_up_to_now() -> None:
     assert gpu_s(folded.so_far(now_elapsed_s=14)[0]) == 4 * 11
     folded.fold(Record(99, 5, 1.7e9, started(2)))
     folded.fold(Record(100, 6, 1.7e9, StepDone(2, 1, 0.5)))
-    assert gpu_s(folded.so_far(now_elapsed_s=16)[0]) == 4 * (1 + 2 + 10), "the step under way is to be redone too"
+    assert gpu_s(folded.so_far(now_elapsed_s=16)[0]) == 4 * (1 + 2 + 10), (
+        "the step under way is to be redone too"
+    )
 
 
 # ---- whatever happens, the costs are those of the meter ------------------------------------------
@@ -405,7 +420,9 @@ class Driver:
                 self.tell(more_s, self.failed(), BatchesSkipped([3], ""), Decided("rewind", ""))
                 self.start(more_s)
             case "node":
-                self.tell(gap_s, lost(self.attempt, self.step, fault=Fault.NODE), self.failed(), ResourcesReleased())
+                self.tell(
+                    gap_s, lost(self.attempt, self.step, fault=Fault.NODE), self.failed(), ResourcesReleased()
+                )
                 self.tell(more_s, ResourcesGranted(["n2"], number))
                 self.start(gap_s)
             case "drain":
@@ -415,7 +432,9 @@ class Driver:
                     self.tell(more_s, StepDone(self.attempt, self.step, more_s))
                 self.saved.append(self.step)
                 self.tell(more_s, CheckpointSaved(self.attempt, self.step, "t", "/c", more_s))
-                self.tell(gap_s, AttemptEnded(self.attempt, Outcome.STOPPED, self.step), Decided("replace", ""))
+                self.tell(
+                    gap_s, AttemptEnded(self.attempt, Outcome.STOPPED, self.step), Decided("replace", "")
+                )
                 self.start(more_s)
             case "driver":
                 self.tell(gap_s, RunResumed("night-1", "lost"))
@@ -558,7 +577,12 @@ def test_a_run_that_is_not_there_is_refused_with_the_near_miss(tmp_path: Path) -
 def test_what_an_attempt_without_a_checkpoint_of_ours_begins_at_is_said_when_it_is_known(
     first_step: int, done: str
 ) -> None:
-    fault: Timeline = [*BEGIN, *steps(1, 1, 4, at=1), (5, lost(1, 4)), (5, AttemptEnded(1, Outcome.FAILED, 4))]
+    fault: Timeline = [
+        *BEGIN,
+        *steps(1, 1, 4, at=1),
+        (5, lost(1, 4)),
+        (5, AttemptEnded(1, Outcome.FAILED, 4)),
+    ]
     (before,) = of(*fault, (6, started(2)))
     assert before.done == "restarted without a checkpoint of ours"
     (after,) = of(*fault, (6, started(2)), *steps(2, first_step, 5, at=7))

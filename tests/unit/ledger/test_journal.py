@@ -237,7 +237,8 @@ def test_any_step_is_read_as_it_was_written(
 
 
 def test_an_older_journal_is_read_and_gone_on_with(tmp_path: Path) -> None:
-    """Written before steps had a short form: nulls, types and both clocks in every line, to the microsecond."""
+    """Written before steps had a short form: nulls, types and both clocks in every line, to the
+    microsecond."""
     path = tmp_path / "journal.jsonl"
     path.write_bytes((GOLDEN / "journal_with_steps_in_full.jsonl").read_bytes())
     records = list(replay(path))
@@ -298,7 +299,9 @@ def test_tail_reads_whole_records_only_and_survives_a_writer_that_cuts(tmp_path:
 
 def test_a_line_longer_than_one_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tail, "READ_BYTES", 64)
-    records = write(tmp_path / "j", step(1), MetricLogged(1, 1, {f"m{i}": float(i) for i in range(99)}), step(2))
+    records = write(
+        tmp_path / "j", step(1), MetricLogged(1, 1, {f"m{i}": float(i) for i in range(99)}), step(2)
+    )
     assert list(replay(tmp_path / "j")) == records
 
 

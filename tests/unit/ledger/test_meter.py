@@ -233,7 +233,8 @@ def test_after_a_dead_driver_the_run_recovers_and_holds_nothing_until_it_is_gran
 def test_a_run_that_was_stopped_and_is_taken_up_again_is_under_way() -> None:
     stopped: list[tuple[float, Event]] = [
         (0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (1, StopRequested("Ctrl-C", 1)),
-        (2, AttemptEnded(1, Outcome.STOPPED, 1)), (2, ResourcesReleased()), (2, RunEnded(Status.INTERRUPTED, "")),
+        (2, AttemptEnded(1, Outcome.STOPPED, 1)), (2, ResourcesReleased()),
+        (2, RunEnded(Status.INTERRUPTED, "")),
     ]  # fmt: skip
     assert bill(*stopped, now=9).elapsed_s == 2
     resumed = bill(*stopped, (2, RESUMED), (3, GRANTED), (3, started(2)), now=9)
@@ -265,7 +266,10 @@ def test_steps_that_the_loss_scale_skipped_are_no_training_no_tokens_and_no_thro
                   (4, step(4, loss=1.0)), (5, skipped(5)), (7, saved(0.5, 5)), (8, step(6, loss=0.5)))  # fmt: skip
     assert seconds(result) == {"skipped": 3, "training": 2 + 2.5, "checkpoint": 0.5}
     assert (result.skipped_steps, result.steps, result.step, result.tokens) == (3, 3, 6, 3000)
-    assert (result.final_loss, result.cost_usd_per_million_tokens) == (0.5, pytest.approx(result.cost_usd * 1e6 / 3000))
+    assert (result.final_loss, result.cost_usd_per_million_tokens) == (
+        0.5,
+        pytest.approx(result.cost_usd * 1e6 / 3000),
+    )
     again = bill((0, RUN), (0, GRANTED), (0, started()), (1, skipped(1)), (2, LOST), (3, started(2)),
                  (4, dataclasses.replace(step(1, attempt=2), skipped=True)), (5, step(2, attempt=2)))  # fmt: skip
     assert (seconds(again)["redone"], again.skipped_steps, again.steps) == (1, 1, 1)
@@ -281,7 +285,9 @@ def test_where_nobody_tells_of_steps_any_more_time_is_unobserved_and_not_stoppin
     assert seconds(hour) == {"training": 2, "checkpoint": 3, "unobserved": 3597, "stopping": 1}
     again = [(10, LOST), (11, started(2)), (13, step(3, attempt=2))]
     assert seconds(bill(*begin, (2.5, none), *again)) == {"training": 3, "unobserved": 8, "recovering": 2}
-    asked = bill(*begin, (2.5, none), (5, StopRequested("SIGTERM", 30)), (6, AttemptEnded(1, Outcome.STOPPED, 2)))
+    asked = bill(
+        *begin, (2.5, none), (5, StopRequested("SIGTERM", 30)), (6, AttemptEnded(1, Outcome.STOPPED, 2))
+    )
     assert seconds(asked) == {"training": 2, "unobserved": 3, "stopping": 1}
 
 
@@ -339,7 +345,9 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 )
 GAPS = st.one_of(st.just(0.0), st.integers(0, 60_000_000).map(lambda us: us / 1e6))
 TIMELINES = st.lists(st.tuples(GAPS, EVENTS), max_size=60).map(
-    lambda pairs: records((round(sum(gap for gap, _ in pairs[: i + 1]), 6), e) for i, (_, e) in enumerate(pairs))
+    lambda pairs: records(
+        (round(sum(gap for gap, _ in pairs[: i + 1]), 6), e) for i, (_, e) in enumerate(pairs)
+    )
 )
 
 
@@ -377,7 +385,9 @@ def test_whatever_happens_the_books_balance(timeline: list[Record]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(TIMELINES, st.floats(0, 100))
-def test_folding_one_by_one_with_bills_between_equals_folding_all(timeline: list[Record], ahead_s: float) -> None:
+def test_folding_one_by_one_with_bills_between_equals_folding_all(
+    timeline: list[Record], ahead_s: float
+) -> None:
     meter = Meter()
     for record in timeline:
         meter.fold(record)

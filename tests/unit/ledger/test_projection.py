@@ -58,7 +58,9 @@ def test_a_step_gives_its_own_metrics_with_its_time() -> None:
 
 def test_samples_are_named_as_mlflow_names_nodes_and_counted_per_node() -> None:
     sample = {"cpu_utilization_percentage": 1.0}
-    _, points = project([(0, NodeSampled("a", sample)), (1, NodeSampled("b", sample)), (1.5, NodeSampled("a", sample))])
+    _, points = project(
+        [(0, NodeSampled("a", sample)), (1, NodeSampled("b", sample)), (1.5, NodeSampled("a", sample))]
+    )
     assert [(p.key, p.step) for p in points] == [
         ("system/a/cpu_utilization_percentage", 0),
         ("system/b/cpu_utilization_percentage", 0),
@@ -89,7 +91,9 @@ def test_a_month_has_thousands_of_bills_and_not_a_million() -> None:
 
 
 def test_the_end_is_billed_and_tagged() -> None:
-    projection, points = project([*BEGIN, (1, StepDone(1, 1, 1.0, 3.0)), (2, RunEnded(Status.FAILED, "boom"))], 99.0)
+    projection, points = project(
+        [*BEGIN, (1, StepDone(1, 1, 1.0, 3.0)), (2, RunEnded(Status.FAILED, "boom"))], 99.0
+    )
     last = {p.key: p.value for p in points if p.seq == 4}
     assert last["gpu_hours"] == 8 / 3600
     assert last["final_loss"] == 3.0
@@ -130,7 +134,8 @@ def test_incidents_are_counted_and_what_they_cost_is_what_the_buckets_say() -> N
     assert last["incident_cost_usd"] == pytest.approx(seconds * 4 * 2.5 / 3600)
     assert [incident.fault for incident in projection.incidents()] == ["exit", "hang"]
     text = (
-        "1 exit, 1 hang: 0.0122 GPU-hours, $0.0306; last: rank 1 on node n, GPU 1: made no progress any more at step 1"
+        "1 exit, 1 hang: 0.0122 GPU-hours, $0.0306; last: rank 1 on node n, GPU 1: made no progress any more"
+        " at step 1"
     )
     assert projection.tags["incidents"] == text
     assert project(timeline, flush_s=1.5)[1] == points, "the same journal, the same points"

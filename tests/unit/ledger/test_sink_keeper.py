@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.ledger.mlflow.outage import Outage
-from orchestrator.ledger.mlflow.sink_process import MAX_BACKOFF_S, WELL_AFTER_S, SinkKeeper
+from orchestrator.ledger.mlflow.sink_process import MAX_BACKOFF_S, WELL_AFTER_S, SinkSupervisor
 from tests.support.fakes import FakeClock
 
 DOWN = "MLflow at http://mlflow:5000 does not answer within 3 s: timed out"
@@ -38,7 +38,7 @@ class World:
         self.started: list[FakeProcess] = []
         self.said: list[str] = []
         self.cannot_start: OSError | None = None
-        self.keeper = SinkKeeper(self.start, self.check, problem)
+        self.keeper = SinkSupervisor(self.start, self.check, problem)
         self.keeper._keep = lambda: None  # type: ignore[method-assign]  # the test is the thread
         self.keeper.begin(self.said.append)
         self.now_s = time.monotonic()

@@ -86,7 +86,9 @@ def test_the_owner_is_the_user_unless_said_otherwise(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(("root", "expected"), [(0o755, 0o1750), (0o2775, 0o3770), (0o700, 0o1750)])
-def test_the_group_of_the_run_root_may_read_it_and_nobody_else(tmp_path: Path, root: int, expected: int) -> None:
+def test_the_group_of_the_run_root_may_read_it_and_nobody_else(
+    tmp_path: Path, root: int, expected: int
+) -> None:
     tmp_path.chmod(root)
     if os.getuid() == 0:
         os.chown(tmp_path, -1, 12345)

@@ -15,7 +15,9 @@ from tests.unit.ledger.test_projection import BEGIN
 LONG = 200_000
 
 
-def done(number: int, loss: float | None = 2.0, grad_norm: float | None = 1.0, step_time_s: float = 0.5) -> Done:
+def done(
+    number: int, loss: float | None = 2.0, grad_norm: float | None = 1.0, step_time_s: float = 0.5
+) -> Done:
     return Done(StepDone(1, number, step_time_s, loss, 1e-3, grad_norm), number, 1000 * number, 4)
 
 
@@ -68,7 +70,9 @@ def points_of(records: list[Record], after_seq: int = -1) -> list[Point]:
     return [point for record in records for point in projection.fold(record) if record.seq > after_seq]
 
 
-def test_a_sink_that_is_started_again_within_a_window_leaves_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sink_that_is_started_again_within_a_window_leaves_nothing_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     records = long_run(monkeypatch)
     everything = points_of(records)
     for written_seq in range(95, len(records), 13):

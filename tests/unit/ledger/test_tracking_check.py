@@ -170,7 +170,9 @@ def test_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sqlite_path("http://x") is None
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "")
     assert prepare_sqlite(f"sqlite:///{tmp_path}/a/b/m.db") == str(tmp_path / "a/b/mlartifacts")
-    assert (tmp_path / "a/b/mlartifacts").stat().st_mode & 0o777 == 0o700, "copies of what a run's directory hides"
+    assert (tmp_path / "a/b/mlartifacts").stat().st_mode & 0o777 == 0o700, (
+        "copies of what a run's directory hides"
+    )
     (tmp_path / "a/b/mlartifacts").chmod(0o755)
     prepare_sqlite(f"sqlite:///{tmp_path}/a/b/m.db")
     assert (tmp_path / "a/b/mlartifacts").stat().st_mode & 0o777 == 0o755, "its owner has shared it"
@@ -182,7 +184,9 @@ def test_the_check_does_not_import_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_uri_means_the_same_place_from_every_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_uri_means_the_same_place_from_every_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for uri in ("http://x:5000/a", "sqlite:////a/b.db?timeout=5", "sqlite://", "postgresql://h/d"):
         assert absolute_uri(uri) == uri

@@ -64,13 +64,20 @@ def saved_bytes(model: ModelConfig, batch: int, dtype: torch.dtype) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         normed = F.layer_norm(x, (h,))
         heads = (
-            split(F.linear(normed, w), model.qk_norms and w is not value).contiguous() for w in (query, key, value)
+            split(F.linear(normed, w), model.qk_norms and w is not value).contiguous()
+            for w in (query, key, value)
         )
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=model.heads != model.kv_heads)
+        mixed = F.scaled_dot_product_attention(
+            *heads, is_causal=True, enable_gqa=model.heads != model.kv_heads
+        )
         middle = x + F.linear(mixed.transpose(1, 2).reshape(batch, model.seq_len, q), out)
         normed = F.layer_norm(middle, (h,))
         dense = model.experts == 1
-        wide = through_mlp(model, normed, experts[0]) if dense else through_experts(model, normed, router, experts)
+        wide = (
+            through_mlp(model, normed, experts[0])
+            if dense
+            else through_experts(model, normed, router, experts)
+        )
         result = middle + wide
     assert result.requires_grad
     return sum(kept.values())

@@ -37,9 +37,9 @@ def test_a_node_is_estimated_from_its_accelerators() -> None:
     estimated = energy(replace(DGX, node_power_w=None), 32)
     assert estimated.peak_power_w == pytest.approx(energy(DGX, 32).peak_power_w)
     assert "estimate: 8 x 700 W x 1.82" in estimated.basis
-    assert energy(replace(DGX, node_power_w=None), 32, gpu=replace(GPU, tdp_w=350)).peak_power_w == pytest.approx(
-        30_600
-    )
+    assert energy(
+        replace(DGX, node_power_w=None), 32, gpu=replace(GPU, tdp_w=350)
+    ).peak_power_w == pytest.approx(30_600)
 
 
 def test_a_started_node_counts_whole_at_the_peak_only() -> None:
@@ -59,7 +59,10 @@ def test_unknown_power_is_none_and_unknown_hours_leave_the_energy_out() -> None:
     [
         (
             {"power_limit_w": 50_000.0},
-            r"cluster\.power_limit_w=50000 W is less than the 61200 W.*cluster\.nodes=4.* 3 fit: set cluster\.nodes=3",
+            (
+                r"cluster\.power_limit_w=50000 W is less than the 61200 W.*cluster\.nodes=4.* 3 fit: set"
+                r" cluster\.nodes=3"
+            ),
         ),
         ({"power_limit_w": 15_000.0}, r"power_limit_w=15000 .* not even one fits"),
         ({"power_limit_w": 0.0}, r"cluster\.power_limit_w=0 .*above 0"),
@@ -104,5 +107,7 @@ def test_as_many_nodes_fit_as_the_refusal_says(gpus: int, limit_w: float) -> Non
     if -(-gpus // 8) <= fit:
         assert energy(cluster, gpus).peak_power_w <= limit_w
     else:
-        with pytest.raises(ConfigError, match=f" {fit} fit: set cluster.nodes={fit}," if fit else "not even one"):
+        with pytest.raises(
+            ConfigError, match=f" {fit} fit: set cluster.nodes={fit}," if fit else "not even one"
+        ):
             energy_of(cluster, GPU, gpus, 1.0)

@@ -1,4 +1,5 @@
-"""Interruptions and goodput: against a simulation, against the jobs' own rule, and what holds for every run."""
+"""Interruptions and goodput: against a simulation, against the jobs' own rule, and what holds for every
+run."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
-from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards, best_interval_s, checkpoint_interval_s
+from orchestrator.plan.forecast.failure_rates import (
+    Checkpoints,
+    Hazards,
+    best_interval_s,
+    checkpoint_interval_s,
+)
 from orchestrator.plan.forecast.interruptions import Forecast, cost_range, forecast, poisson_range
 from tests.support.folders import JOBS
 
@@ -34,7 +40,8 @@ def test_nothing_interrupts_and_only_checkpoints_cost() -> None:
 
 
 def test_rare_failures_cost_a_restart_and_half_an_interval() -> None:
-    """1,000 GPUs fail once in 50 hours: 630 s, a load of 30 s, a write of 60 s and half an interval each time."""
+    """1,000 GPUs fail once in 50 hours: 630 s, a load of 30 s, a write of 60 s and half an interval each
+    time."""
     run = forecast(500, 1000, 125, Hazards(50_000), replace(SAVES, every_s=1000))
     assert run.hours_between_interruptions == 50
     assert run.interruptions == pytest.approx(500 / 50, rel=0.01)
@@ -44,7 +51,8 @@ def test_rare_failures_cost_a_restart_and_half_an_interval() -> None:
 
 
 def test_llama_3_405b_trains_nine_tenths_of_its_time() -> None:
-    """419 unexpected interruptions in 54 days of 16,384 GPUs, above 90 % effective (arXiv 2407.21783, 3.3.4)."""
+    """419 unexpected interruptions in 54 days of 16,384 GPUs, above 90 % effective (arXiv 2407.21783,
+    3.3.4)."""
     saves = Checkpoints.of(14 * 405e9, 16_384, 2_048, staged=True)
     run = forecast(54 * 24 * 0.92, 16_384, 2_048, Hazards(intervals.GPU_HOURS_PER_FAILURE), saves)
     assert run.goodput > 0.9
@@ -60,7 +68,8 @@ class Broken(Exception):
 
 
 class World:
-    """A run in time, with faults at exponential distances; what is durable is what was written before the fault."""
+    """A run in time, with faults at exponential distances; what is durable is what was written before the
+    fault."""
 
     def __init__(self, mtbf_s: float, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -147,7 +156,9 @@ def test_the_interval_keeps_the_jobs_limits() -> None:
 
 # --- what holds for every run -------------------------------------------------------------------
 
-hazards = st.builds(Hazards, st.floats(1e4, 1e7), st.floats(0, 1000), st.none() | st.floats(500, 1e4), st.none())
+hazards = st.builds(
+    Hazards, st.floats(1e4, 1e7), st.floats(0, 1000), st.none() | st.floats(500, 1e4), st.none()
+)
 saves = st.builds(Checkpoints, st.floats(0, 60), st.floats(0, 300), st.floats(0, 300))
 runs = {"hours": st.floats(1, 1e4), "nodes": st.integers(1, 100), "hazards": hazards, "saves": saves}
 
@@ -180,7 +191,12 @@ def test_goodput_falls_with_everything_that_costs(
     for worse in (
         at(hours, math.ceil(nodes * factor), hazards, fixed),
         at(hours, nodes, replace(hazards, restart_s=hazards.restart_s * factor), fixed),
-        at(hours, nodes, replace(hazards, gpu_hours_per_failure=hazards.gpu_hours_per_failure / factor), fixed),
+        at(
+            hours,
+            nodes,
+            replace(hazards, gpu_hours_per_failure=hazards.gpu_hours_per_failure / factor),
+            fixed,
+        ),
         at(hours, nodes, replace(hazards, spot_node_hours_per_interruption=400), fixed),
         at(hours, nodes, hazards, replace(fixed, stall_s=saves.stall_s * factor)),
         at(hours, nodes, hazards, replace(fixed, load_s=saves.load_s * factor)),
@@ -244,7 +260,9 @@ def test_cost_range_widens_with_the_error(
 
 
 def test_a_run_that_would_not_come_forward_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"recovery\.gpu_hours_per_failure=10 interrupts 8,192 accelerators.* 4 s"):
+    with pytest.raises(
+        ConfigError, match=r"recovery\.gpu_hours_per_failure=10 interrupts 8,192 accelerators.* 4 s"
+    ):
         forecast(100, 8192, 1024, Hazards(10), SAVES)
     with pytest.raises(ConfigError, match=r"cluster\.price\.spot_node_hours_per_interruption=1 interrupts"):
         forecast(100, 8192, 1024, Hazards(50_700, spot_node_hours_per_interruption=1), SAVES)

@@ -41,7 +41,9 @@ def test_a_product_is_never_faster_than_arithmetic_or_memory_allow(
 def test_a_large_product_comes_close_to_the_sustained_rate_and_a_thin_one_to_memory(cluster: str) -> None:
     times = kernels(LLAMA_8B, cluster)
     n = 32768
-    assert times.matmul_s(n, n, n, sustained(cluster)) == pytest.approx(2 * n**3 / sustained(cluster), rel=0.03)
+    assert times.matmul_s(n, n, n, sustained(cluster)) == pytest.approx(
+        2 * n**3 / sustained(cluster), rel=0.03
+    )
     weights_s = 2 * n * n / (machine(cluster).hbm_bytes_per_s * constants().hbm_efficiency)
     assert times.matmul_s(1, n, n, sustained(cluster)) == pytest.approx(weights_s, rel=0.01)
 
@@ -64,8 +66,11 @@ def test_a_product_takes_longer_in_every_dimension(
 
 @given(clusters, st.integers(1, 1000), widths, widths)
 def test_a_linear_layer_takes_longer_backward(cluster: str, tokens: int, inputs: int, outputs: int) -> None:
-    """Of whole tiles, and as many tokens as a sequence has: else one pass has an idle wave that others have not."""
-    forward, backward = kernels(LLAMA_8B, cluster).linear_s(1024 * tokens, inputs, outputs, sustained(cluster))
+    """Of whole tiles, and as many tokens as a sequence has: else one pass has an idle wave that others have
+    not."""
+    forward, backward = kernels(LLAMA_8B, cluster).linear_s(
+        1024 * tokens, inputs, outputs, sustained(cluster)
+    )
     assert forward < backward
 
 
@@ -83,7 +88,9 @@ def test_tensor_parallelism_divides_a_layer_by_no_more_than_its_ranks(
 
 
 @given(trained_models(), clusters)
-def test_sequence_parallelism_divides_a_layer_by_no_more_than_its_ranks(model: ModelConfig, cluster: str) -> None:
+def test_sequence_parallelism_divides_a_layer_by_no_more_than_its_ranks(
+    model: ModelConfig, cluster: str
+) -> None:
     times = kernels(model, cluster)
     whole, half = times.layer(2, 1, 1), times.layer(2, 1, 2)
     assert whole.forward_s / 2 <= half.forward_s * (1 + 1e-9)
@@ -108,8 +115,12 @@ def test_attention_grows_with_the_square_of_the_sequence_and_the_rest_does_not(
     software: Software, model: ModelConfig, cluster: str
 ) -> None:
     longer = replace(model, seq_len=2 * model.seq_len)
-    here, there = kernels(model, cluster, software).layer(2, 1, 1), kernels(longer, cluster, software).layer(1, 1, 1)
-    assert there.attention_forward_s == pytest.approx(2 * here.attention_forward_s)  # of half as many sequences
+    here, there = (
+        kernels(model, cluster, software).layer(2, 1, 1),
+        kernels(longer, cluster, software).layer(1, 1, 1),
+    )
+    # of half as many sequences
+    assert there.attention_forward_s == pytest.approx(2 * here.attention_forward_s)
     assert there.attention_backward_s == pytest.approx(2 * here.attention_backward_s)
     assert there.matmul_forward_s == here.matmul_forward_s
     assert there.memory_backward_s == here.memory_backward_s
@@ -126,7 +137,10 @@ def test_fused_attention_is_the_faster(model: ModelConfig, cluster: str) -> None
 def test_hoppers_own_instructions_speed_up_attention_on_hopper_alone() -> None:
     modern = Software(hopper_attention=True)
     for cluster, faster in (("dgx_h100", True), ("dgx_a100", False)):
-        before, after = kernels(LLAMA_8B, cluster).layer(1, 1, 1), kernels(LLAMA_8B, cluster, modern).layer(1, 1, 1)
+        before, after = (
+            kernels(LLAMA_8B, cluster).layer(1, 1, 1),
+            kernels(LLAMA_8B, cluster, modern).layer(1, 1, 1),
+        )
         assert (after.attention_forward_s < before.attention_forward_s) == faster
         assert after.matmul_forward_s == before.matmul_forward_s
 
@@ -134,10 +148,13 @@ def test_hoppers_own_instructions_speed_up_attention_on_hopper_alone() -> None:
 def test_products_of_ragged_heads_are_slower_for_each_halving_of_what_divides_them() -> None:
     """Tensor cores take 16 bytes at a time: a head of 12 is off by one halving, one of 10 by two."""
     seconds = {
-        width: kernels(replace(LLAMA_8B, head_dim=width), "dgx_a100", UNFUSED).layer(1, 1, 1).attention_forward_s
+        width: kernels(replace(LLAMA_8B, head_dim=width), "dgx_a100", UNFUSED)
+        .layer(1, 1, 1)
+        .attention_forward_s
         for width in (8, 10, 12, 16)
     }
-    product_s = (seconds[16] - seconds[8]) / 8  # for each element of the width; what scores move is the same for all
+    # for each element of the width; what scores move is the same for all
+    product_s = (seconds[16] - seconds[8]) / 8
     moved_s = seconds[8] - 8 * product_s
     assert moved_s > 0
     factor = constants().misaligned_factor
@@ -160,7 +177,9 @@ def test_a_sliding_window_is_cheaper_the_narrower_it_is(model: ModelConfig, clus
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
 @pytest.mark.parametrize("experts", [2, 4, 8])
-def test_one_expert_of_several_costs_as_much_as_a_dense_layer_and_the_routing(cluster: str, experts: int) -> None:
+def test_one_expert_of_several_costs_as_much_as_a_dense_layer_and_the_routing(
+    cluster: str, experts: int
+) -> None:
     dense = replace(MIXTRAL, experts=1, experts_per_token=1)
     routed = replace(MIXTRAL, experts=experts, experts_per_token=1)
     alone, several = kernels(dense, cluster).layer(4, 1, 1), kernels(routed, cluster).layer(4, 1, 1)
@@ -199,7 +218,10 @@ def test_eight_bits_speed_up_the_layers_products_but_not_attention_or_the_head()
 
 @given(clusters, st.floats(1, 1e12))
 def test_optimizer_and_accumulation_are_as_fast_as_memory(cluster: str, count: float) -> None:
-    times, bytes_per_s = kernels(LLAMA_8B, cluster), machine(cluster).hbm_bytes_per_s * constants().hbm_efficiency
+    times, bytes_per_s = (
+        kernels(LLAMA_8B, cluster),
+        machine(cluster).hbm_bytes_per_s * constants().hbm_efficiency,
+    )
     assert times.optimizer_s(count) * bytes_per_s == pytest.approx(ADAM_BYTES_PER_PARAMETER * count)
     assert times.accumulate_s(count) * bytes_per_s == pytest.approx(6 * count)
 

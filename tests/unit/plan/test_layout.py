@@ -1,4 +1,5 @@
-"""Layouts: numbers that agree, and one-line refusals with both values and the remedy for those that do not."""
+"""Layouts: numbers that agree, and one-line refusals with both values and the remedy for those that do
+not."""
 
 from __future__ import annotations
 
@@ -54,15 +55,18 @@ def test_deepspeeds_own_keys_win() -> None:
 def test_batches_multiply_out(nodes: int, gpus: int, micro: int, accumulation: int) -> None:
     total = nodes * gpus * micro * accumulation
     layout = derive_layout(
-        config(cluster__nodes=nodes, cluster__gpus_per_node=gpus, job__micro_batch=micro, job__global_batch=total)
+        config(
+            cluster__nodes=nodes, cluster__gpus_per_node=gpus, job__micro_batch=micro, job__global_batch=total
+        )
     )
     assert layout.micro_batch * layout.accumulation * layout.dp == total
     assert layout.ranks == layout.dp * layout.tp * layout.pp * layout.sp
 
 
 def test_batches_that_do_not_multiply_out_carry_both_values_and_the_remedy() -> None:
-    assert refused(job__global_batch=33) == (
-        "job.global_batch=33: not a multiple of job.micro_batch=2 × 8 data-parallel ranks = 16; "
+    assert (
+        refused(job__global_batch=33)
+        == "job.global_batch=33: not a multiple of job.micro_batch=2 × 8 data-parallel ranks = 16; "
         "use job.global_batch=32 or another job.micro_batch"
     )
     message = refused(job__gradient_accumulation=3)
@@ -71,8 +75,9 @@ def test_batches_that_do_not_multiply_out_carry_both_values_and_the_remedy() -> 
 
 
 def test_more_ranks_than_the_cluster_has() -> None:
-    assert "job.ranks=9: more than the cluster has (cluster.nodes=2 × cluster.gpus_per_node=4 = 8)" in refused(
-        job__ranks=9
+    assert (
+        "job.ranks=9: more than the cluster has (cluster.nodes=2 × cluster.gpus_per_node=4 = 8)"
+        in refused(job__ranks=9)
     )
     assert "use 4 or 8" in refused(job__ranks=6)
 

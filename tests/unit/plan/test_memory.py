@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from orchestrator.config.schema import Device, GpuConfig, ModelConfig
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.layout.zero import Zero
-from orchestrator.plan.perf.memory import FRAGMENTATION, GIB, HEAP_FRAGMENTATION, NCCL_BYTES, memory_of, model_states
+from orchestrator.plan.perf.memory import (
+    FRAGMENTATION,
+    GIB,
+    HEAP_FRAGMENTATION,
+    NCCL_BYTES,
+    memory_of,
+    model_states,
+)
 from orchestrator.plan.perf.transformer import parameters
 
 LLAMA_8B = ModelConfig("llama3_8b", 32, 4096, 32, 8, 14336, 128256, 8192)
@@ -55,7 +62,9 @@ ESTIMATES = [
 ]
 
 
-@pytest.mark.parametrize(("stage", "total", "largest", "gpus", "optimizer", "weights", "gpu_gib", "cpu_gib"), ESTIMATES)
+@pytest.mark.parametrize(
+    ("stage", "total", "largest", "gpus", "optimizer", "weights", "gpu_gib", "cpu_gib"), ESTIMATES
+)
 def test_states_agree_with_deepspeeds_estimators(
     stage: int,
     total: float,
@@ -227,7 +236,8 @@ def test_recompute_saves_memory_of_more_than_two_layers(case: tuple[ModelConfig,
 
 @given(cases())
 def test_expert_parallelism_never_costs_memory(case: tuple[ModelConfig, GpuConfig, Layout]) -> None:
-    """But for a communicator, and what rounding up over fewer ranks adds: a parameter or two, 20 bytes each."""
+    """But for a communicator, and what rounding up over fewer ranks adds: a parameter or two, 20 bytes
+    each."""
     model, gpu, layout = case
     alone, shared = memory_of(model, gpu, replace(layout, ep=1)), memory_of(model, gpu, replace(layout, ep=2))
     difference = shared.total_bytes - alone.total_bytes - communicators(gpu, 1)

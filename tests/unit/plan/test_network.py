@@ -17,7 +17,9 @@ GIB = 2**30
 clusters = st.sampled_from(CLUSTERS)
 sizes = st.floats(0, 1e12)
 groups = st.builds(
-    lambda nodes, per_node: Group(nodes * per_node, per_node), st.integers(1, 64), st.sampled_from([1, 2, 4, 8])
+    lambda nodes, per_node: Group(nodes * per_node, per_node),
+    st.integers(1, 64),
+    st.sampled_from([1, 2, 4, 8]),
 )
 
 
@@ -25,8 +27,8 @@ def network(cluster: str = "dgx_h100") -> Network:
     return Network(machine(cluster), constants())
 
 
-# Bus bandwidth in GB/s: NVIDIA GTC slides and measurements in stas00/ml-engineering network/README.md (rings, no
-# NVLS or SHARP), microsoft/mscclpp docs/performance-ndmv4.md (NCCL 2.17.1), dstack docs (Google Cloud).
+# Bus bandwidth in GB/s: NVIDIA GTC slides and measurements in stas00/ml-engineering network/README.md (rings,
+# no NVLS or SHARP), microsoft/mscclpp docs/performance-ndmv4.md (NCCL 2.17.1), dstack docs (Google Cloud).
 PUBLISHED = [
     ("dgx_a100", "all_reduce", 1, 8, 16, 232),
     ("azure_nd_a100_v4", "all_reduce", 1, 8, 1, 231.45),
@@ -78,7 +80,9 @@ def test_more_bytes_take_longer_and_nothing_less_than_the_latency(
     for collective in (times.gather_s, times.all_reduce_s, times.all_to_all_s):
         if group.ranks > 1:
             assert 0 < collective(0.0, group) <= collective(size_bytes, group)
-            assert collective(size_bytes, group) < collective(size_bytes + more_bytes + size_bytes * 1e-6, group)
+            assert collective(size_bytes, group) < collective(
+                size_bytes + more_bytes + size_bytes * 1e-6, group
+            )
 
 
 @example(Group(2, 2), 0.0, 2)
@@ -90,7 +94,9 @@ def test_a_rank_moves_more_in_a_larger_group(group: Group, size_bytes: float, ti
 
 
 @given(groups, st.floats(1, 1e12), st.floats(1.1, 10))
-def test_a_slower_fabric_slows_groups_over_several_nodes_alone(group: Group, size_bytes: float, slower: float) -> None:
+def test_a_slower_fabric_slows_groups_over_several_nodes_alone(
+    group: Group, size_bytes: float, slower: float
+) -> None:
     fast = machine()
     slow = replace(fast, node_bytes_per_s=fast.node_bytes_per_s / slower, fabric_latency_s=1e-3)
     before, after = Network(fast, constants()), Network(slow, constants())
@@ -118,7 +124,9 @@ def test_groups_side_by_side_share_the_nodes_nics(cluster: str) -> None:
     """Eight groups with one rank on each node have an eighth of the NICs each, two with four have half."""
     times, nics = network(cluster), machine(cluster).node_bytes_per_s * machine(cluster).fabric_efficiency
     for per_node in (1, 2, 4):
-        assert times.bandwidth_bytes_per_s(Group(4 * per_node, per_node)) == pytest.approx(nics * per_node / 8)
+        assert times.bandwidth_bytes_per_s(Group(4 * per_node, per_node)) == pytest.approx(
+            nics * per_node / 8
+        )
     assert times.bandwidth_bytes_per_s(Group(32, 8)) == pytest.approx(
         min(nics, times.bandwidth_bytes_per_s(Group(8, 8)))
     )

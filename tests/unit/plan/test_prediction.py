@@ -1,4 +1,5 @@
-"""What a plan predicts of the whole run: figures that agree with each other, their units, and where they end."""
+"""What a plan predicts of the whole run: figures that agree with each other, their units, and where they
+end."""
 
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ def test_reclaimed_spot_nodes_take_more_hours_and_less_money() -> None:
     on_demand = plan_of(made).prediction
     assert spot.gpu_hours > on_demand.gpu_hours == pytest.approx(calm.gpu_hours)
     assert calm.usd < spot.usd < on_demand.cost_usd
-    chosen = plan_of(config(*sizes, "cluster.price.spot_node_hours_per_interruption=200", "cluster.price.kind=spot"))
+    chosen = plan_of(
+        config(*sizes, "cluster.price.spot_node_hours_per_interruption=200", "cluster.price.kind=spot")
+    )
     assert chosen.prediction.gpu_hours == spot.gpu_hours
     assert chosen.prediction.costs[0] == spot
 
@@ -95,7 +98,9 @@ def test_reclaimed_spot_nodes_take_more_hours_and_less_money() -> None:
 @given(st.floats(0.001, 0.5), st.integers(1, 10**6))
 def test_the_range_is_as_wide_as_the_planner_is_wrong(error: float, steps: int) -> None:
     made = config(*GPUS)
-    made = replace(made, planner=replace(made.planner, step_time_error=error), job=replace(made.job, steps=steps))
+    made = replace(
+        made, planner=replace(made.planner, step_time_error=error), job=replace(made.job, steps=steps)
+    )
     found = plan_of(made).prediction
     (cost, *_), run = found.costs, found.forecast
     assert run is not None
@@ -115,7 +120,14 @@ def test_the_part_that_takes_longest_is_named() -> None:
 
 
 def test_interleaved_stages_shorten_the_bubble() -> None:
-    sizes = ("job=llama3_70b", "cluster=dgx_h100", "cluster.nodes=8", "layout.tp=8", "layout.pp=4", "deepspeed=zero1")
+    sizes = (
+        "job=llama3_70b",
+        "cluster=dgx_h100",
+        "cluster.nodes=8",
+        "layout.tp=8",
+        "layout.pp=4",
+        "deepspeed=zero1",
+    )
     plain, interleaved = (plan_of(config(*sizes, f"layout.vp={vp}", "job.supports=null")) for vp in (1, 5))
     before, after = plain.prediction.step, interleaved.prediction.step
     assert before is not None
@@ -159,8 +171,10 @@ def test_cpu_cores_are_predicted_after_a_calibration_alone(monkeypatch: pytest.M
     before = plan_of(made)
     assert before.prediction.step_time_s is None
     assert before.memory is not None
-    assert before.prediction.basis == (
-        "no efficiency of fp32 is on record for CPU core; after a run, 'python -m orchestrator calibrate' finds it"
+    assert (
+        before.prediction.basis
+        == "no efficiency of fp32 is on record for CPU core; after a run, 'python -m orchestrator calibrate'"
+        " finds it"
     )
     calibration = Calibration(compute_factor=3.0, overhead_s=0.25, runs=4, fitted="4 runs of local")
     after = plan_of(made, calibration).prediction
@@ -177,7 +191,10 @@ def test_cpu_cores_are_predicted_after_a_calibration_alone(monkeypatch: pytest.M
 
 def test_a_calibration_scales_what_it_was_fitted_to_and_nothing_else() -> None:
     made = config(*GPUS)
-    plain, calibrated = plan_of(made), plan_of(made, Calibration(compute_factor=2.0, communication_factor=3.0))
+    plain, calibrated = (
+        plan_of(made),
+        plan_of(made, Calibration(compute_factor=2.0, communication_factor=3.0)),
+    )
     before, after = plain.prediction.step, calibrated.prediction.step
     assert before is not None
     assert after is not None
@@ -198,7 +215,9 @@ def test_constants_say_when_they_were_fitted_and_how_wrong_they_were() -> None:
 
 def test_a_plan_above_the_sites_power_is_refused() -> None:
     assert plan_of(config(*GPUS, "cluster.power_limit_w=700e3")).prediction.energy is not None
-    with pytest.raises(ConfigError, match=r"cluster.power_limit_w=600000 W.*cluster.nodes=64.*set cluster.nodes=58"):
+    with pytest.raises(
+        ConfigError, match=r"cluster.power_limit_w=600000 W.*cluster.nodes=64.*set cluster.nodes=58"
+    ):
         plan_of(config(*GPUS, "cluster.power_limit_w=600e3"))
 
 

@@ -70,12 +70,26 @@ def test_owned_price_falls_back_on_the_gpus_power() -> None:
         (RENTED, {"spot_usd_per_gpu_hour": -1.0}, r"cluster\.price\.spot_usd_per_gpu_hour=-1 .*above 0"),
         (RENTED, {"spot_usd_per_gpu_hour": 0.0}, r"spot_usd_per_gpu_hour=0 .*above 0"),
         (RENTED, {"reserved_usd_per_gpu_hour": 1001.0}, r"\(reserved\) comes to 1001 USD"),
-        (RENTED, {"kind": PriceKind.owned}, r"capex_usd_per_gpu is not set: .*figures here: list, reserved, spot\)"),
-        (OWNED, {"kind": PriceKind.spot}, r"spot_usd_per_gpu_hour is not set: .*kind=spot .*figures here: owned\)"),
-        (PriceConfig(source="", as_of=""), {}, r"cluster\.price\.usd_per_gpu_hour is not set: .*none has its figures"),
+        (
+            RENTED,
+            {"kind": PriceKind.owned},
+            r"capex_usd_per_gpu is not set: .*figures here: list, reserved, spot\)",
+        ),
+        (
+            OWNED,
+            {"kind": PriceKind.spot},
+            r"spot_usd_per_gpu_hour is not set: .*kind=spot .*figures here: owned\)",
+        ),
+        (
+            PriceConfig(source="", as_of=""),
+            {},
+            r"cluster\.price\.usd_per_gpu_hour is not set: .*none has its figures",
+        ),
     ],
 )
-def test_absurd_figures_are_refused_in_one_line(price: PriceConfig, change: dict[str, float], message: str) -> None:
+def test_absurd_figures_are_refused_in_one_line(
+    price: PriceConfig, change: dict[str, float], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:
         price_usd_per_gpu_hour(replace(price, **change), GPU)
     assert "\n" not in str(refusal.value)
@@ -106,7 +120,10 @@ def test_owned_price_is_positive_and_idle_hours_make_it_dearer(price: PriceConfi
     full = price_usd_per_gpu_hour(replace(price, occupancy=1.0), GPU).usd_per_gpu_hour
     assert 0 < full <= price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
     longer = replace(price, lifetime_years=price.lifetime_years * 2)  # type: ignore[operator]
-    assert price_usd_per_gpu_hour(longer, GPU).usd_per_gpu_hour < price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
+    assert (
+        price_usd_per_gpu_hour(longer, GPU).usd_per_gpu_hour
+        < price_usd_per_gpu_hour(price, GPU).usd_per_gpu_hour
+    )
 
 
 # --- offers -------------------------------------------------------------------------------------
@@ -129,7 +146,10 @@ def test_every_offer_has_its_own_figure_and_source() -> None:
         4.0,
         "reserved: one year",
     )
-    assert (by_kind[PriceKind.spot].usd_per_gpu_hour, by_kind[PriceKind.spot].source) == (2.5, "spot: us-east-1")
+    assert (by_kind[PriceKind.spot].usd_per_gpu_hour, by_kind[PriceKind.spot].source) == (
+        2.5,
+        "spot: us-east-1",
+    )
     assert by_kind[PriceKind.owned].usd_per_gpu_hour == pytest.approx(1 + 0.7 * 1.5 * 0.1)
 
 
@@ -144,7 +164,9 @@ def test_a_kind_that_lacks_a_figure_is_left_out(key: str) -> None:
 def test_owned_needs_a_power_from_somewhere() -> None:
     unknown = replace(GPU, tdp_w=None)
     assert PriceKind.owned not in {offer.kind for offer in offers(EVERY, unknown)}
-    assert PriceKind.owned in {offer.kind for offer in offers(replace(EVERY, power_w_per_gpu=1000.0), unknown)}
+    assert PriceKind.owned in {
+        offer.kind for offer in offers(replace(EVERY, power_w_per_gpu=1000.0), unknown)
+    }
 
 
 def test_a_listed_price_of_zero_is_an_offer() -> None:

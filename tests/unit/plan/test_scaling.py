@@ -32,7 +32,8 @@ def test_more_of_either_lowers_the_loss_and_nothing_gets_below_the_irreducible_o
 def test_no_other_size_is_better_for_the_same_flops(flops: float, factor: float) -> None:
     best = CHINCHILLA.optimal_parameters(flops)
     assert (
-        CHINCHILLA.loss(best, flops / 6 / best) <= CHINCHILLA.loss(best * factor, flops / 6 / (best * factor)) + 1e-12
+        CHINCHILLA.loss(best, flops / 6 / best)
+        <= CHINCHILLA.loss(best * factor, flops / 6 / (best * factor)) + 1e-12
     )
 
 
@@ -92,7 +93,9 @@ def test_shapes_are_like_llama_and_can_be_divided() -> None:
     assert len({shape.name for shape in ladder()}) == len(ladder())
 
 
-@pytest.mark.parametrize(("layers", "hidden", "count"), [(32, 4096, 8_030_261_248), (80, 8192, 70_553_706_496)])
+@pytest.mark.parametrize(
+    ("layers", "hidden", "count"), [(32, 4096, 8_030_261_248), (80, 8192, 70_553_706_496)]
+)
 def test_a_shape_of_llamas_depth_and_width_is_llama(layers: int, hidden: int, count: int) -> None:
     shape = llama_shape(layers, hidden)
     assert parameters(shape).total == count

@@ -41,7 +41,9 @@ ZEROS = (
 )
 SHARDINGS = tuple(Sharding(zero) for zero in ZEROS)
 ON_H100 = composed("job=pretrain", "model=llama3_8b", "cluster=azure_nd_h100_v5")
-SMALL = ModelConfig("small", layers=12, hidden=1024, heads=16, kv_heads=4, ffn=4096, vocab=32000, seq_len=2048)
+SMALL = ModelConfig(
+    "small", layers=12, hidden=1024, heads=16, kv_heads=4, ffn=4096, vocab=32000, seq_len=2048
+)
 SPARSE = replace(SMALL, name="sparse", experts=8, experts_per_token=2)
 
 
@@ -67,12 +69,19 @@ def space(model: ModelConfig, nodes: int, per_node: int, batch: int) -> Space:
 
 
 def everything(where: Space, what: Subject) -> list[tuple[Layout, Zero]]:
-    """Every layout that divides and that DeepSpeed runs, written down once more without any order or shortcut."""
+    """Every layout that divides and that DeepSpeed runs, written down once more without any order or
+    shortcut."""
     model, found = what.model, []
     powers = [2**power for power in range(20)]
     for tp, pp, sp, ep in itertools.product(range(1, 17), range(1, 13), range(1, 17), range(1, 17)):
         whole = not any(
-            (model.heads % tp, model.kv_heads % tp, where.ranks_per_node % tp, pp > model.layers, model.kv_heads % sp)
+            (
+                model.heads % tp,
+                model.kv_heads % tp,
+                where.ranks_per_node % tp,
+                pp > model.layers,
+                model.kv_heads % sp,
+            )
         )
         if not whole or model.experts % ep or where.ranks % (tp * pp * sp):
             continue
@@ -101,7 +110,9 @@ def everything(where: Space, what: Subject) -> list[tuple[Layout, Zero]]:
     st.sampled_from([24, 32, 96, 128]),
     st.sampled_from([7.0, 10.0, 16.0, 80.0]),
 )
-def test_as_good_as_trying_everything(model: ModelConfig, nodes: int, per_node: int, batch: int, gb: float) -> None:
+def test_as_good_as_trying_everything(
+    model: ModelConfig, nodes: int, per_node: int, batch: int, gb: float
+) -> None:
     where, what = space(model, nodes, per_node, batch), subject(model, memory_gb=gb)
     every, gpu = everything(where, what), what.gpu
     assume(every)
@@ -123,7 +134,9 @@ def test_as_good_as_trying_everything(model: ModelConfig, nodes: int, per_node: 
     roomy = [entry for entry in fitting if entry[2].total_bytes <= limit_bytes]
     fastest_s = min(entry[3] for entry in roomy or fitting)
     alike = [entry for entry in roomy or fitting if entry[3] <= fastest_s * (1 + SAME_TIME)]
-    best = min(alike, key=lambda entry: (knobs(entry[0], entry[1]), entry[1].stage, entry[2].total_bytes, entry[3]))
+    best = min(
+        alike, key=lambda entry: (knobs(entry[0], entry[1]), entry[1].stage, entry[2].total_bytes, entry[3])
+    )
     assert (found.best.layout, found.best.sharding.zero) == (best[0], best[1])
 
 
@@ -132,7 +145,9 @@ def knobs(layout: Layout, zero: Zero) -> int:
     return degrees + layout.recompute + zero.offload_optimizer + zero.offload_parameters + (zero.hpz > 1)
 
 
-@pytest.mark.parametrize(("model", "nodes", "batch"), [(SMALL, 2, 128), (SPARSE, 2, 128), (ON_H100.model, 2, 512)])
+@pytest.mark.parametrize(
+    ("model", "nodes", "batch"), [(SMALL, 2, 128), (SPARSE, 2, 128), (ON_H100.model, 2, 512)]
+)
 def test_runners_up_are_of_other_kinds_and_each_says_why(model: ModelConfig, nodes: int, batch: int) -> None:
     found = search(space(model, nodes, 8, batch), subject(model))
     kinds = {runners_up._kind(other.candidate) for other in found.runners_up}
@@ -220,7 +235,9 @@ def test_what_deepspeed_does_not_run_together(degrees: tuple[int, int, int, int]
     assert refusal(*degrees, zero)
 
 
-@pytest.mark.parametrize("zero", [Zero(3), Zero(3, hpz=8), Zero(3, True, True), Zero(2, offload_optimizer=True)])
+@pytest.mark.parametrize(
+    "zero", [Zero(3), Zero(3, hpz=8), Zero(3, True, True), Zero(2, offload_optimizer=True)]
+)
 def test_data_parallelism_goes_with_every_zero(zero: Zero) -> None:
     assert refusal(1, 1, 1, 1, zero) is None
 
@@ -234,7 +251,10 @@ def test_data_parallelism_goes_with_every_zero(zero: Zero) -> None:
         ("runtime/engine.py", "self.mpu = groups"),
         ("module_inject/auto_ep_folding.py", "Ulysses sequence parallelism are mutually exclusive"),
         ("module_inject/auto_ep_folding.py", "ZeRO optimizer/parameter offload with AutoEP+AutoTP folding"),
-        ("utils/groups.py", "ranks = range(i * zero_param_parallel_size_, (i + 1) * zero_param_parallel_size_)"),
+        (
+            "utils/groups.py",
+            "ranks = range(i * zero_param_parallel_size_, (i + 1) * zero_param_parallel_size_)",
+        ),
         ("sequence/layer.py", "a smaller count leaves a rank with no head to attend over"),
         ("moe/layer.py", "assert num_experts % ep_size == 0"),
     ],

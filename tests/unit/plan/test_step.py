@@ -30,7 +30,9 @@ def step(
     on: Machine | None = None,
     software: Software = DEEPSPEED,
 ) -> StepTime:
-    return StepModel(model, on or machine(), constants(), "bf16", software).time(laid, zero or Zero.of_layout(laid))
+    return StepModel(model, on or machine(), constants(), "bf16", software).time(
+        laid, zero or Zero.of_layout(laid)
+    )
 
 
 @st.composite
@@ -38,20 +40,23 @@ def layouts(draw: st.DrawFn) -> Layout:
     """Up to 512 ranks."""
     powers = st.sampled_from([1, 2, 4, 8])
     return layout(
-        dp=draw(powers), tp=draw(powers), pp=draw(st.sampled_from([1, 2, 4])), sp=draw(st.sampled_from([1, 2])),
-        stage=draw(st.integers(0, 3)), micro=draw(st.integers(1, 4)), accumulation=draw(st.integers(1, 16)),
-        recompute=draw(st.booleans()),
+        dp=draw(powers), tp=draw(powers), pp=draw(st.sampled_from([1, 2, 4])),
+        sp=draw(st.sampled_from([1, 2])), stage=draw(st.integers(0, 3)), micro=draw(st.integers(1, 4)),
+        accumulation=draw(st.integers(1, 16)), recompute=draw(st.booleans()),
     )  # fmt: skip
 
 
 zeros = st.builds(
-    lambda stage, offload, overlap: Zero(stage, offload and stage > 0, offload and stage == 3, overlap_comm=overlap),
+    lambda stage, offload,
+    overlap: Zero(stage, offload and stage > 0, offload and stage == 3, overlap_comm=overlap),
     st.integers(0, 3), st.booleans(), st.booleans(),
 )  # fmt: skip
 
 
 @given(trained_models(), layouts(), zeros, clusters)
-def test_parts_are_not_negative_and_add_up(model: ModelConfig, laid: Layout, zero: Zero, cluster: str) -> None:
+def test_parts_are_not_negative_and_add_up(
+    model: ModelConfig, laid: Layout, zero: Zero, cluster: str
+) -> None:
     found = step(model, laid, zero, machine(cluster))
     parts = found.parts()
     assert parts.keys() == {field.name for field in dataclasses.fields(StepTime)} - {"hidden_s"}
@@ -77,7 +82,16 @@ def test_steps_are_linear_in_their_micro_batches(model: ModelConfig, laid: Layou
     """But for the first one, whose gradients are not added to any."""
     laid = replace(laid, accumulation=2)
     once, more = step(model, laid), step(model, replace(laid, accumulation=2 * times))
-    for name in ("matmul_s", "attention_s", "memory_bound_s", "recompute_s", "tp_s", "sp_s", "pp_s", "data_s"):
+    for name in (
+        "matmul_s",
+        "attention_s",
+        "memory_bound_s",
+        "recompute_s",
+        "tp_s",
+        "sp_s",
+        "pp_s",
+        "data_s",
+    ):
         assert getattr(more, name) == pytest.approx(times * getattr(once, name)), name
     assert more.bubble_s == pytest.approx(once.bubble_s)
     assert more.optimizer_s == once.optimizer_s
@@ -89,11 +103,18 @@ def test_steps_are_linear_in_their_micro_batches(model: ModelConfig, laid: Layou
 def test_the_bubble_is_the_other_stages_first_and_last_micro_batch(
     model: ModelConfig, laid: Layout, pp: int, vp: int
 ) -> None:
-    """(pp - 1) / (vp m) of the time of m micro-batches (Narayanan et al. 2021, section 2.2), of stages without the
-    head, which the slowest has."""
+    """(pp - 1) / (vp m) of the time of m micro-batches (Narayanan et al. 2021, section 2.2), of stages
+    without the head, which the slowest has."""
     laid = replace(laid, pp=pp, vp=vp)
     found, head = step(model, laid), kernels(model).head(laid.micro_batch, laid.tp, laid.sp)
-    busy_s = found.compute_s - found.optimizer_s - constants().host_s_per_step + found.tp_s + found.sp_s + found.ep_s
+    busy_s = (
+        found.compute_s
+        - found.optimizer_s
+        - constants().host_s_per_step
+        + found.tp_s
+        + found.sp_s
+        + found.ep_s
+    )
     each_s, others = busy_s / laid.accumulation, (pp - 1) / vp
     assert others * (each_s - head.forward_s - head.backward_s) <= found.bubble_s * (1 + 1e-9)
     assert found.bubble_s < others * each_s * (1 - 1e-6)
@@ -143,11 +164,17 @@ def test_more_data_parallel_ranks_compute_no_longer(model: ModelConfig, laid: La
     )  # fmt: skip
     before, after = step(model, laid), step(model, wider)
     assert after.compute_s <= before.compute_s * (1 + 1e-12)
-    assert (after.matmul_s, after.attention_s, after.tp_s) == (before.matmul_s, before.attention_s, before.tp_s)
+    assert (after.matmul_s, after.attention_s, after.tp_s) == (
+        before.matmul_s,
+        before.attention_s,
+        before.tp_s,
+    )
 
 
 @given(trained_models(), layouts(), zeros, clusters)
-def test_no_step_is_faster_than_its_products(model: ModelConfig, laid: Layout, zero: Zero, cluster: str) -> None:
+def test_no_step_is_faster_than_its_products(
+    model: ModelConfig, laid: Layout, zero: Zero, cluster: str
+) -> None:
     """MFU that counts what causal attention needs stays below what a large product sustains."""
     here = machine(cluster)
     tokens_per_s = laid.global_batch * model.seq_len / step(model, laid, zero, here).total_s
@@ -207,17 +234,24 @@ def test_expert_parallel_ranks_exchange_tokens_and_no_gradients_of_experts() -> 
 
 
 def test_replicas_of_an_expert_are_as_far_apart_as_there_are_expert_parallel_ranks() -> None:
-    """With eight on each node, the two replicas of an expert are on two nodes: a slow fabric slows both parts."""
+    """With eight on each node, the two replicas of an expert are on two nodes: a slow fabric slows both
+    parts."""
     slow = replace(machine(), node_bytes_per_s=machine().node_bytes_per_s / 1000)
     laid, zero = layout(dp=16, ep=8), Zero(1)
     narrow = replace(MIXTRAL, ffn=1)  # next to nothing but the experts differs
-    experts_s = [step(MIXTRAL, laid, zero, on).dp_s - step(narrow, laid, zero, on).dp_s for on in (machine(), slow)]
+    experts_s = [
+        step(MIXTRAL, laid, zero, on).dp_s - step(narrow, laid, zero, on).dp_s for on in (machine(), slow)
+    ]
     assert experts_s[1] == pytest.approx(1000 * experts_s[0], rel=0.01)
 
 
 def test_experts_and_the_rest_hide_behind_the_same_compute() -> None:
-    """What two experts of two and one dense layer of twice the width move is the same, and so is what shows."""
-    zero, slow = Zero(1, overlap_comm=True), replace(machine(), node_bytes_per_s=machine().node_bytes_per_s / 100)
+    """What two experts of two and one dense layer of twice the width move is the same, and so is what
+    shows."""
+    zero, slow = (
+        Zero(1, overlap_comm=True),
+        replace(machine(), node_bytes_per_s=machine().node_bytes_per_s / 100),
+    )
     for on in (machine(), slow):
         found = step(MIXTRAL, layout(dp=64), zero, on)
         assert 0 < found.hidden_s <= constants().dp_hidden_share * (found.compute_s - found.optimizer_s)

@@ -49,8 +49,8 @@ def models(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-# Totals of the published weights (safetensors index on huggingface.co); active ones of models with experts are
-# those that a token passes, which Jiang et al. 2024 round to 13B and Yang et al. 2025 to 3.3B.
+# Totals of the published weights (safetensors index on huggingface.co); active ones of models with experts
+# are those that a token passes, which Jiang et al. 2024 round to 13B and Yang et al. 2025 to 3.3B.
 PUBLISHED = [
     ("llama2_7b", 6_738_415_616, None),
     ("llama2_13b", 13_015_864_320, None),
@@ -158,7 +158,9 @@ def test_more_experts_per_token_than_there_are_is_refused() -> None:
         parameters(model)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "key"), [(7, 7, "model.hidden=64"), (8, 3, "model.kv_heads=3")])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "key"), [(7, 7, "model.hidden=64"), (8, 3, "model.kv_heads=3")]
+)
 def test_indivisible_heads_are_refused(heads: int, kv_heads: int, key: str) -> None:
     model = ModelConfig("m", 1, 64, heads, kv_heads, 64, 64, 64)
     with pytest.raises(ConfigError, match=key):
@@ -189,7 +191,9 @@ def test_missing_peak_names_the_precision_and_those_known() -> None:
     with pytest.raises(ConfigError, match=r"job.precision=fp8.*known: bf16"):
         peak_flops("GPU", {"bf16": 1e15}, "fp8")
     with pytest.raises(ConfigError, match=r"gpu.peak_flops.bf16"):
-        model_flops_utilisation(model_named("llama3_8b"), machine_of(GpuConfig(name="bare")), "bf16", 8, 1000.0)
+        model_flops_utilisation(
+            model_named("llama3_8b"), machine_of(GpuConfig(name="bare")), "bf16", 8, 1000.0
+        )
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,9 @@ def test_missing_peak_names_the_precision_and_those_known() -> None:
         (ModelConfig("mpt-70b", 80, 8192, 64, 64, 32768, 50368, 2048, gated_mlp=False), 882, 0.3615),
     ],
 )
-def test_mfu_agrees_with_published_rows(model: ModelConfig, tokens_per_s_per_gpu: float, published: float) -> None:
+def test_mfu_agrees_with_published_rows(
+    model: ModelConfig, tokens_per_s_per_gpu: float, published: float
+) -> None:
     machine = machine_of(GpuConfig(name="H100", peak_flops={"bf16": 989e12}))
     assert model_flops_utilisation(model, machine, "bf16", 1, tokens_per_s_per_gpu) == pytest.approx(
         published, rel=0.02

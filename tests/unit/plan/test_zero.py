@@ -40,7 +40,8 @@ def moved_s(model: ModelConfig, laid: Layout, zero: Zero, on: Machine | None = N
 
 @given(trained_models(), st.sampled_from([8, 16, 64, 512]))
 def test_a_step_of_one_micro_batch_moves_as_much_as_rajbhandari_says(model: ModelConfig, dp: int) -> None:
-    """2 psi up to stage 2 and 3 psi at stage 3, of which each rank moves (dp - 1) / dp (Rajbhandari et al. 2020)."""
+    """2 psi up to stage 2 and 3 psi at stage 3, of which each rank moves (dp - 1) / dp (Rajbhandari et al.
+    2020)."""
     size_bytes = 2 * parameters(model).total * (dp - 1) / dp
     bytes_per_s = min(
         machine().link_bytes_per_s * constants().link_efficiency,
@@ -48,11 +49,14 @@ def test_a_step_of_one_micro_batch_moves_as_much_as_rajbhandari_says(model: Mode
     )
     for stage, times in ((0, 2), (1, 2), (2, 2), (3, 3)):
         seconds = moved_s(model, layout(dp=dp), Zero(stage), still())
-        assert seconds == pytest.approx(times * size_bytes / bytes_per_s, rel=1e-3)  # the final norm is not counted
+        # the final norm is not counted
+        assert seconds == pytest.approx(times * size_bytes / bytes_per_s, rel=1e-3)
 
 
 @given(trained_models(), st.sampled_from([8, 64]), st.integers(2, 32))
-def test_accumulation_costs_stages_two_and_three_communication(model: ModelConfig, dp: int, times: int) -> None:
+def test_accumulation_costs_stages_two_and_three_communication(
+    model: ModelConfig, dp: int, times: int
+) -> None:
     once, more = layout(dp=dp), layout(dp=dp, accumulation=times)
     seconds = {stage: moved_s(model, more, Zero(stage), still()) for stage in range(4)}
     single = {stage: moved_s(model, once, Zero(stage), still()) for stage in range(4)}
@@ -74,7 +78,9 @@ def test_what_is_hidden_is_not_shown_and_nothing_is_lost(
     assert hidden.hidden_s <= constants().dp_hidden_share * busy_s
 
 
-@pytest.mark.parametrize(("stage", "asked"), [(0, None), (0, True), (1, None), (1, True), (2, True), (3, None)])
+@pytest.mark.parametrize(
+    ("stage", "asked"), [(0, None), (0, True), (1, None), (1, True), (2, True), (3, None)]
+)
 def test_transfers_hide_where_deepspeed_runs_them_beside_compute(stage: int, asked: bool | None) -> None:
     zero = Zero.from_config({"zero_optimization": {"stage": stage, "overlap_comm": asked}})
     assert (step(LLAMA_8B, layout(dp=16), zero).hidden_s > 0) == (stage == 3 or (stage > 0 and asked is True))
@@ -108,7 +114,9 @@ def test_sharded_optimizers_take_a_ranks_part_of_the_time(model: ModelConfig, dp
 
 
 @given(trained_models(), st.sampled_from([2, 8, 64]), st.integers(1, 8))
-def test_offload_moves_the_shard_and_steps_on_the_host(model: ModelConfig, dp: int, accumulation: int) -> None:
+def test_offload_moves_the_shard_and_steps_on_the_host(
+    model: ModelConfig, dp: int, accumulation: int
+) -> None:
     laid, shard = layout(dp=dp, accumulation=accumulation), parameters(model).total / dp
     there = step(model, laid, Zero(2, offload_optimizer=True))
     link = machine().host_link_bytes_per_s
@@ -121,7 +129,8 @@ def test_offload_moves_the_shard_and_steps_on_the_host(model: ModelConfig, dp: i
 
 
 def test_stages_keep_and_add_their_own_part_of_the_gradients() -> None:
-    """Stages 0 and 1 add all of them at each micro-batch, 2 and 3 a shard; without accumulation nobody adds."""
+    """Stages 0 and 1 add all of them at each micro-batch, 2 and 3 a shard; without accumulation nobody
+    adds."""
     added = {
         stage: step(LLAMA_8B, layout(dp=8, accumulation=2), Zero(stage)).memory_bound_s
         - 2 * step(LLAMA_8B, layout(dp=8), Zero(stage)).memory_bound_s

@@ -25,8 +25,8 @@ from orchestrator.plan.layout.layout import derive_layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.space import Sharding
-from orchestrator.plan.sizing.best_run import LEAST_HOURS, Market, climb
-from orchestrator.plan.sizing.limits import Freedom, Limits, Option
+from orchestrator.plan.sizing.best_run import LEAST_HOURS, ClusterOptimizer, climb
+from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate
 from orchestrator.plan.sizing.model_ladder import ladder
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA
 from orchestrator.planner.budget import answer
@@ -49,12 +49,12 @@ def config_of(*words: str) -> Config:
     return load.load(composed("job=pretrain", *words))
 
 
-def market(limits: Limits, *words: str, able: frozenset[str] = frozenset()) -> Market:
+def market(limits: Limits, *words: str, able: frozenset[str] = frozenset()) -> ClusterOptimizer:
     config = config_of(*(words or ("cluster=nebius_h100",)))
-    return Market(config, "bf16", limits, Freedom(SHARDINGS, able=able), {})
+    return ClusterOptimizer(config, "bf16", limits, Freedom(SHARDINGS, able=able), {})
 
 
-def best(limits: Limits, *words: str) -> Option:
+def best(limits: Limits, *words: str) -> RunCandidate:
     return market(limits, *words).best(SHAPES, NODES)[0]
 
 
@@ -113,9 +113,13 @@ def test_batches_and_layouts_are_what_a_plan_derives() -> None:
         layout = option.candidate.layout
         assert layout.micro_batch * layout.accumulation * layout.dp == layout.global_batch
         job = dataclasses.replace(option.config.job, micro_batch=layout.micro_batch)
-        degrees = dataclasses.replace(option.config.layout, tp=layout.tp, pp=layout.pp, recompute=layout.recompute)
+        degrees = dataclasses.replace(
+            option.config.layout, tp=layout.tp, pp=layout.pp, recompute=layout.recompute
+        )
         zero = {"zero_optimization": {"stage": layout.zero_stage}}
-        config = dataclasses.replace(option.config, job=dataclasses.replace(job, supports=None), layout=degrees)
+        config = dataclasses.replace(
+            option.config, job=dataclasses.replace(job, supports=None), layout=degrees
+        )
         assert derive_layout(dataclasses.replace(config, deepspeed=zero)) == layout
 
 
@@ -141,7 +145,9 @@ def test_of_experts_those_that_compute_a_token_are_counted() -> None:
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=40), st.data())
 def test_climbing_finds_the_bottom_of_a_valley(slopes: list[float], data: st.DataObject) -> None:
     bottom = data.draw(st.integers(0, len(slopes) - 1))
-    losses = [sum(slopes[min(i, bottom) : max(i, bottom)]) + 0.1 * abs(i - bottom) for i in range(len(slopes))]
+    losses = [
+        sum(slopes[min(i, bottom) : max(i, bottom)]) + 0.1 * abs(i - bottom) for i in range(len(slopes))
+    ]
     limit = data.draw(st.integers(bottom, len(slopes)))  # larger ones do not fit
     shown = [loss if place <= limit else math.inf for place, loss in enumerate(losses)]
     start = data.draw(st.integers(0, len(slopes) - 1))
@@ -181,7 +187,10 @@ def answered(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     ],
 )
 def test_the_command_plans_what_was_answered(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = answered(capsys, *words)["options"][0]
@@ -261,7 +270,10 @@ def test_a_person_sees_winner_command_table_and_what_it_rests_on() -> None:
         (["deadline_days=30", "cluster=aws_p5", "cluster.nodes=???"], "cluster.nodes"),
         (["budget_usd=1e5", "cluster=local"], "matmul_efficiency"),
         (["budget_usd=1e5", "cluster.price.kind=owned", "cluster=aws_p5"], "capex_usd_per_gpu"),
-        (["budget_usd=9", "cluster=aws_p5", "cluster.nodes=2", "cluster.price.usd_per_gpu_hour=0"], "deadline_days"),
+        (
+            ["budget_usd=9", "cluster=aws_p5", "cluster.nodes=2", "cluster.price.usd_per_gpu_hour=0"],
+            "deadline_days",
+        ),
         (["budget_usd=1e5", "job.steps=100"], "job.steps=100"),
         (["budget_usd=1e5", "model.layers=7"], "model.layers=7"),
     ],

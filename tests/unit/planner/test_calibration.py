@@ -1,4 +1,5 @@
-"""Calibration: what is fitted is what was put in, nothing gets worse by it, and the verb says what it left out."""
+"""Calibration: what is fitted is what was put in, nothing gets worse by it, and the verb says what it left
+out."""
 
 from __future__ import annotations
 
@@ -42,9 +43,15 @@ from tests.support.measured_runs import configuration, leave_run
 
 POSITIVE = st.floats(1e-4, 1e3)
 REST = st.just(0.0) | POSITIVE
-STEPS = st.lists(st.builds(Sample, st.tuples(POSITIVE, st.just(1.0), REST), REST, POSITIVE), min_size=1, max_size=8)
-MEMORY = st.lists(st.builds(Sample, st.tuples(POSITIVE, st.just(1.0)), REST, POSITIVE), min_size=1, max_size=8)
-STEP = StepTime(**{name: float(place) for place, name in enumerate((f.name for f in dataclasses.fields(StepTime)), 1)})
+STEPS = st.lists(
+    st.builds(Sample, st.tuples(POSITIVE, st.just(1.0), REST), REST, POSITIVE), min_size=1, max_size=8
+)
+MEMORY = st.lists(
+    st.builds(Sample, st.tuples(POSITIVE, st.just(1.0)), REST, POSITIVE), min_size=1, max_size=8
+)
+STEP = StepTime(
+    **{name: float(place) for place, name in enumerate((f.name for f in dataclasses.fields(StepTime)), 1)}
+)
 
 
 def squares(samples: Sequence[Sample], left_out: Sequence[int], values: Sequence[float]) -> float:
@@ -53,7 +60,9 @@ def squares(samples: Sequence[Sample], left_out: Sequence[int], values: Sequence
 
 
 @given(STEPS, MEMORY)
-def test_runs_that_were_fitted_are_never_predicted_worse_than_before(steps: list[Sample], memory: list[Sample]) -> None:
+def test_runs_that_were_fitted_are_never_predicted_worse_than_before(
+    steps: list[Sample], memory: list[Sample]
+) -> None:
     for samples, found, nominal_values in (
         (steps, fit_steps(steps), (1.0, 0.0, 1.0)),
         (memory, fit_memory(memory, 0.0), (1.0, 0.0)),
@@ -70,7 +79,9 @@ def test_no_other_figures_within_the_bounds_do_better(
     samples: list[Sample], drawn: tuple[float, float, float], towards: float
 ) -> None:
     values = least_squares(samples, BOUNDS)
-    there = [low + share * (min(high, low + 1e3) - low) for (low, high), share in zip(BOUNDS, drawn, strict=True)]
+    there = [
+        low + share * (min(high, low + 1e3) - low) for (low, high), share in zip(BOUNDS, drawn, strict=True)
+    ]
     other = [value + towards * (aim - value) for value, aim in zip(values, there, strict=True)]
     for value, (low, high) in zip(values, BOUNDS, strict=True):
         assert low <= value <= high
@@ -81,7 +92,9 @@ def test_no_other_figures_within_the_bounds_do_better(
     st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.0, 2.0)), min_size=3, max_size=8),
     st.tuples(st.floats(0.1, 20.0), st.floats(0.0, 1.0), st.floats(0.2, 10.0)),
 )
-def test_the_law_that_runs_follow_is_found(drawn: list[tuple[float, float]], law: tuple[float, float, float]) -> None:
+def test_the_law_that_runs_follow_is_found(
+    drawn: list[tuple[float, float]], law: tuple[float, float, float]
+) -> None:
     """Whatever of it these runs can tell: as to themselves there is no error left."""
     shares = [(0.01, 0.0), (50.0, 1.5), *drawn]
     parts = [(compute_s, 1.0, share * compute_s) for compute_s, share in shares]
@@ -102,7 +115,9 @@ def test_what_few_runs_can_not_tell_apart_is_left_as_it_was() -> None:
     told_apart = [step_run(compute_s, share, law) for compute_s, share in [(1, 0.5), (8, 0.1), (20, 9)]]
     assert fit_steps(told_apart).values == pytest.approx(law)
     factor, overhead_s, communication = fit_steps([step_run(1, 0, law)]).values
-    assert (factor, overhead_s, communication) == pytest.approx((2.3, 0.0, 1.0)), "one run gives a factor alone"
+    assert (factor, overhead_s, communication) == pytest.approx((2.3, 0.0, 1.0)), (
+        "one run gives a factor alone"
+    )
     assert fit_steps([step_run(1, 0, law), step_run(8, 0, law)]).values == pytest.approx((2.0, 0.3, 1.0))
     alike = fit_steps([step_run(1, 0, law), step_run(1.5, 0, law)]).values
     assert alike[1:] == (0.0, 1.0), "runs that hardly differ say nothing of an overhead"
@@ -116,14 +131,22 @@ def test_what_the_framework_takes_and_what_activations_take_are_told_apart() -> 
     def memory_run(kept: float) -> Sample:
         return Sample((kept, 1.0), states + framework, states + framework + 0.7e9 + 1.3 * kept)
 
-    assert fit_memory([memory_run(kept) for kept in (2e9, 8e9, 20e9)], framework).values == pytest.approx((1.3, 0.7e9))
+    assert fit_memory([memory_run(kept) for kept in (2e9, 8e9, 20e9)], framework).values == pytest.approx(
+        (1.3, 0.7e9)
+    )
     assert fit_memory([memory_run(2e9)], framework).values == pytest.approx((1.0, 0.7e9 + 0.3 * 2e9))
     small = Sample((1e9, 1.0), states, 3e9)
-    assert fit_memory([small], framework).values == (1.0, -framework), "what the framework takes is not negative"
+    assert fit_memory([small], framework).values == (1.0, -framework), (
+        "what the framework takes is not negative"
+    )
 
 
-@given(st.lists(st.floats(0.97, 1.03), min_size=5, max_size=9), st.integers(0, 4), st.sampled_from([0.02, 40.0]))
-def test_one_run_that_is_nothing_like_the_others_is_left_out(noise: list[float], odd: int, times: float) -> None:
+@given(
+    st.lists(st.floats(0.97, 1.03), min_size=5, max_size=9), st.integers(0, 4), st.sampled_from([0.02, 40.0])
+)
+def test_one_run_that_is_nothing_like_the_others_is_left_out(
+    noise: list[float], odd: int, times: float
+) -> None:
     runs = [Sample((2.0**place, 1.0, 0.0), 0.0, 3 * 2.0**place * each) for place, each in enumerate(noise)]
     runs[odd] = dataclasses.replace(runs[odd], actual=runs[odd].actual * times)
     found = fit_steps(runs)
@@ -144,7 +167,9 @@ def test_a_step_is_scaled_by_part(factor: float, overhead_s: float, communicatio
         times = factor if field.name in COMPUTE else communication if field.name in COMMUNICATION else 1.0
         more_s = overhead_s if field.name == "host_s" else 0.0
         assert getattr(after, field.name) == pytest.approx(times * getattr(STEP, field.name) + more_s)
-    assert after.total_s == pytest.approx(step_sample(STEP, 1.0).predicted((factor, overhead_s, communication)))
+    assert after.total_s == pytest.approx(
+        step_sample(STEP, 1.0).predicted((factor, overhead_s, communication))
+    )
     assert NOMINAL.apply(STEP) == STEP
 
 
@@ -240,7 +265,9 @@ def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
 
 # ---- the verb ------------------------------------------------------------------------------------
 
-TRUTH = Calibration(3.0, overhead_s=0.02, communication_factor=2.0, memory_factor=1.5, memory_offset_bytes=30_000_000)
+TRUTH = Calibration(
+    3.0, overhead_s=0.02, communication_factor=2.0, memory_factor=1.5, memory_offset_bytes=30_000_000
+)
 WITHOUT_NETWORK = dataclasses.replace(TRUTH, communication_factor=1.0)
 SHAPES = [
     {"model__hidden": 96, "model__layers": 2},
@@ -267,7 +294,9 @@ def ran(folder: Path, config: Config, truth: Calibration = TRUTH, **how: int | S
 def told(root: Path, *refs: str, path: Path | None = None) -> str:
     console = Console(width=150, file=io.StringIO(), record=True)
     path = path or root / "calibration.yaml"
-    fitted = calibrate(refs, str(root), path, constants(), lambda name, reason: show_skipped(name, reason, console))
+    fitted = calibrate(
+        refs, str(root), path, constants(), lambda name, reason: show_skipped(name, reason, console)
+    )
     show_calibrations(fitted, path, console)
     return console.export_text()
 
@@ -390,7 +419,9 @@ def test_a_run_has_one_line_however_long_its_name(tmp_path: Path, width: int, be
     assert max(map(len, lines)) <= width
 
 
-def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["orchestrator"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

@@ -93,7 +93,8 @@ def test_deepspeed_takes_the_configuration(words: tuple[str, ...], monkeypatch: 
     assert parsed.zero_config.zero_hpz_partition_size == choice.search.best.sharding.zero.hpz
     offloads = parsed.zero_config.offload_optimizer is not None
     assert offloads == choice.search.best.sharding.zero.offload_optimizer
-    assert parsed.zero_force_ds_cpu_optimizer == (not offloads)  # else it would refuse the script's own optimizer
+    # else it would refuse the script's own optimizer
+    assert parsed.zero_force_ds_cpu_optimizer == (not offloads)
 
 
 def test_arguments_follow_the_choice() -> None:
@@ -147,7 +148,10 @@ def test_recomputation_is_left_alone_where_the_script_does_not_ask_for_it() -> N
         ((*LLAMA_8B, "layout.tp=2"), r"layout.tp=2: job 'llama3_8b' cannot do it"),
         ((*LLAMA_70B, *ABLE, "layout.tp=16"), r"model.kv_heads=8: not divisible by layout.tp=16"),
         ((*LLAMA_70B, *ABLE, "layout.pp=2", "deepspeed=zero3"), r"layout.pp=2.*ZeRO-0 and ZeRO-1 only"),
-        (("job=llama3_70b", "cluster=azure_nd_a100_v4", "cluster.nodes=1", "deepspeed=zero2"), r"lacks .* GB per GPU"),
+        (
+            ("job=llama3_70b", "cluster=azure_nd_a100_v4", "cluster.nodes=1", "deepspeed=zero2"),
+            r"lacks .* GB per GPU",
+        ),
         ((*LLAMA_8B, "job.micro_batch=0"), r"job.micro_batch=0: must be greater than 0"),
     ],
 )
@@ -171,7 +175,9 @@ def test_a_run_gets_the_choice_and_prints_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Config] = []
-    monkeypatch.setattr("orchestrator.driver.run.run", lambda config, console, trust: started.append(config) or 0)
+    monkeypatch.setattr(
+        "orchestrator.driver.run.run", lambda config, console, trust: started.append(config) or 0
+    )
     assert main([*LLAMA_70B, "layout=auto"]) == 0
     choice = chosen(*LLAMA_70B)
     assert started == [choice.config]
@@ -185,7 +191,9 @@ def test_json_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert (found["considered"], found["fitting"]) == (choice.search.considered, choice.search.fitting)
     assert found["best"]["layout"] == body["layout"]
     assert tuple(found["overrides"]) == choice.overrides
-    assert [other["why"] for other in found["runners_up"]] == [other.why for other in choice.search.runners_up]
+    assert [other["why"] for other in found["runners_up"]] == [
+        other.why for other in choice.search.runners_up
+    ]
     assert "search" not in json.loads(_json_of_a_given_layout(capsys))
 
 

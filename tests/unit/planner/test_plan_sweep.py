@@ -91,7 +91,9 @@ def no_worse(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 @given(FIGURES)
-def test_no_point_of_the_front_is_undercut_and_every_other_point_is(figures: list[tuple[float, float]]) -> None:
+def test_no_point_of_the_front_is_undercut_and_every_other_point_is(
+    figures: list[tuple[float, float]],
+) -> None:
     front = pareto_front(figures)
     for place in front:
         assert not any(no_worse(other, figures[place]) for other in figures if other != figures[place])
@@ -102,10 +104,14 @@ def test_no_point_of_the_front_is_undercut_and_every_other_point_is(figures: lis
 
 
 @given(FIGURES.filter(len), st.randoms())
-def test_the_front_does_not_depend_on_the_order(figures: list[tuple[float, float]], shuffler: random.Random) -> None:
+def test_the_front_does_not_depend_on_the_order(
+    figures: list[tuple[float, float]], shuffler: random.Random
+) -> None:
     shuffled = figures.copy()
     shuffler.shuffle(shuffled)
-    assert {figures[place] for place in pareto_front(figures)} == {shuffled[p] for p in pareto_front(shuffled)}
+    assert {figures[place] for place in pareto_front(figures)} == {
+        shuffled[p] for p in pareto_front(shuffled)
+    }
 
 
 @given(FIGURES)
@@ -209,7 +215,9 @@ def test_layouts_are_shown_where_they_differ_by_themselves(tmp_path: Path) -> No
 def test_a_picture_that_can_not_be_written_is_no_failure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     points = points_of({"n=1": (1, 2), "n=2": (2, 1)})
-    assert f"no picture: {tmp_path / 'file' / 'plans.png'}: " in table(points, tmp_path / "file" / "plans.png")
+    assert f"no picture: {tmp_path / 'file' / 'plans.png'}: " in table(
+        points, tmp_path / "file" / "plans.png"
+    )
 
 
 # ---- the picture --------------------------------------------------------------------------------
@@ -256,7 +264,9 @@ def random_rows(count: int, seed: int) -> list[PlanRow]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_labels_cover_neither_each_other_nor_a_point(tmp_path: Path, figures: list[Figure], seed: int) -> None:
+def test_labels_cover_neither_each_other_nor_a_point(
+    tmp_path: Path, figures: list[Figure], seed: int
+) -> None:
     rows = random_rows(24, seed)
     assert drawn(rows, tmp_path / "plans.png") == ""
     axes = figures[0].axes[0]
@@ -271,8 +281,12 @@ def test_labels_cover_neither_each_other_nor_a_point(tmp_path: Path, figures: li
         assert not any(box.contains(x, y) for x, y in spots)
 
 
-def test_the_picture_is_a_png_with_the_points_the_front_and_log_axes(tmp_path: Path, figures: list[Figure]) -> None:
-    rows = rows_of(points_of({"n=1": (100, 1e5), "n=2": (10, 1.2e5), "n=3": (None, None), "n=4": (11, 1.3e5)}))
+def test_the_picture_is_a_png_with_the_points_the_front_and_log_axes(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    rows = rows_of(
+        points_of({"n=1": (100, 1e5), "n=2": (10, 1.2e5), "n=3": (None, None), "n=4": (11, 1.3e5)})
+    )
     assert drawn(rows, tmp_path / "new" / "plans.png") == ""
     width, height = png_size(tmp_path / "new" / "plans.png")
     assert 1000 <= width <= 2000

@@ -300,7 +300,9 @@ def slow_deepspeed(clock: Clock, link: FakeLink) -> Any:
     return deepspeed
 
 
-def test_a_ranks_own_time_is_what_passes_outside_of_what_all_do_together(link: FakeLink, clock: Clock) -> None:
+def test_a_ranks_own_time_is_what_passes_outside_of_what_all_do_together(
+    link: FakeLink, clock: Clock
+) -> None:
     deepspeed = slow_deepspeed(clock, link)
     clock.pass_by(5000.0)
     engine, *_ = deepspeed.initialize(deepspeed.DeepSpeedEngine(micro_batches=2))
@@ -370,7 +372,9 @@ def test_a_pipelines_own_time_is_what_passes_between_its_batches(link: FakeLink,
 
 
 @pytest.mark.parametrize(("accelerator", "left_on"), [("cpu", False), ("cuda", True)])
-def test_the_shared_memory_collective_is_off_on_a_cpu(link: FakeLink, accelerator: str, left_on: bool) -> None:
+def test_the_shared_memory_collective_is_off_on_a_cpu(
+    link: FakeLink, accelerator: str, left_on: bool
+) -> None:
     assert attached(link, accelerator).ops.__compatible_ops__ == {"deepspeed_shm_comm": left_on}
 
 
@@ -385,12 +389,16 @@ def test_the_probes_cost_far_less_than_half_a_percent_of_a_step_of_50_ms(link: F
             best_s = min(best_s, (time.perf_counter() - begin) / 500)
         return best_s
 
-    cost_s = best_s_per_step(attached(link).DeepSpeedEngine()) - best_s_per_step(fake_deepspeed().DeepSpeedEngine())
+    cost_s = best_s_per_step(attached(link).DeepSpeedEngine()) - best_s_per_step(
+        fake_deepspeed().DeepSpeedEngine()
+    )
     assert len(link.of_kind("step")) == 10_000
     assert cost_s < 0.05 * 0.005 / 2
 
 
-def test_a_late_import_is_met_before_its_importer_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_import_is_met_before_its_importer_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "latecomer").mkdir()
     (tmp_path / "latecomer" / "__init__.py").write_text("def word():\n    return 'theirs'\n")
     (tmp_path / "latecomer" / "part.py").write_text("")

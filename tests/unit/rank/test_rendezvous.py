@@ -71,7 +71,9 @@ def test_only_the_store_of_the_rendezvous_is_meant(torch: Torch, monkeypatch: py
     os.close(descriptor)
 
 
-def test_an_address_that_is_not_this_nodes_is_left_to_torch(torch: Torch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_is_not_this_nodes_is_left_to_torch(
+    torch: Torch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MASTER_ADDR", "192.0.2.77")
     torch.TCPStore(host_name="192.0.2.77", port=int(os.environ["MASTER_PORT"]), is_master=True)
     assert "master_listen_fd" not in torch.given[-1]

@@ -32,7 +32,8 @@ def test_what_cannot_be_heard_or_is_no_signal_is_refused(name: str) -> None:
 
 @pytest.fixture
 def defaults() -> Iterator[None]:
-    """As for a process that a terminal starts, whoever started these tests (`nohup` has them ignore SIGHUP)."""
+    """As for a process that a terminal starts, whoever started these tests (`nohup` has them ignore
+    SIGHUP)."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in NUMBERS}
     before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -78,8 +79,7 @@ def bench(zygote: ZygoteLauncher, tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.mark.real
 def test_a_script_without_handlers_lives_on_and_cannot_tell(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import signal, subprocess, sys, time
         print([signal.getsignal(one) for one in (signal.SIGHUP, signal.SIGUSR1)], flush=True)
         caught = "import signal; print([signal.getsignal(one) for one in (signal.SIGHUP, signal.SIGUSR1, 15)])"
@@ -87,8 +87,7 @@ def test_a_script_without_handlers_lives_on_and_cannot_tell(bench: Bench) -> Non
         print("up", flush=True)
         while True:
             time.sleep(0.1)
-        """
-    )
+        """)
     rank = bench.start(script, stop_signals=NUMBERS)
     assert bench.shows("up")
     default = "<Handlers.SIG_DFL: 0>"
@@ -102,8 +101,7 @@ def test_a_script_without_handlers_lives_on_and_cannot_tell(bench: Bench) -> Non
 
 @pytest.mark.real
 def test_a_signal_for_all_leaves_data_loaders_at_work_until_the_script_has_saved(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import os, signal, time
         from torch.utils.data import DataLoader
 
@@ -132,8 +130,7 @@ def test_a_signal_for_all_leaves_data_loaders_at_work_until_the_script_has_saved
                 break
         print("saved", sorted(set(asked)), sorted(os.listdir(".")) == sorted(
             [f"asked-{os.getpid()}", "rank0.log", "script.py"]), flush=True)
-        """
-    )
+        """)
     rank = bench.start(script, stop_signals=NUMBERS)
     assert bench.shows("up")
     os.killpg(rank.pid, signal.SIGUSR1)
@@ -144,8 +141,7 @@ def test_a_signal_for_all_leaves_data_loaders_at_work_until_the_script_has_saved
 
 @pytest.mark.real
 def test_a_parent_ends_its_children_as_ever(bench: Bench) -> None:
-    script = bench.write(
-        """
+    script = bench.write("""
         import multiprocessing, os, signal, time
         context = multiprocessing.get_context("fork")
         with context.Pool(2) as pool:
@@ -155,8 +151,7 @@ def test_a_parent_ends_its_children_as_ever(bench: Bench) -> None:
         child.terminate()
         child.join()
         print(child.exitcode)
-        """
-    )
+        """)
     rank = bench.start(script, stop_signals=NUMBERS)
     assert wait_until(lambda: rank.poll() is not None)
     assert (rank.poll(), bench.log().splitlines()) == (0, ["[1]", "-15"])

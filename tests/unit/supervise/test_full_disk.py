@@ -40,7 +40,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal(Console(file=io.StringIO(), width=200), None)
 
 
-def test_it_waits_says_so_once_and_goes_on(tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_says_so_once_and_goes_on(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
         disk = FullDisk(times=3)
         monkeypatch.setattr(os, "write", disk)

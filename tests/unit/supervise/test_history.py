@@ -31,7 +31,9 @@ def test_in_one_attempt_the_first_failure_counts_but_a_rejected_loss_most() -> N
 
 
 def test_a_loss_may_be_rejected_by_the_rank_itself() -> None:
-    decision = decide(story(saved(1, 15), done(1, 20), dies(1, 20, Fault.LOSS)), RecoveryConfig(), can_skip=True)
+    decision = decide(
+        story(saved(1, 15), done(1, 20), dies(1, 20, Fault.LOSS)), RecoveryConfig(), can_skip=True
+    )
     assert (decision.action, decision.restore_before, decision.skip) == (Action.REWIND, 20, (19,))
 
 

@@ -67,7 +67,7 @@ def test_faults_of_nodes_and_of_the_driver_leave_the_budget_alone() -> None:
 
 
 def test_drained_nodes_count_against_nothing() -> None:
-    strict = RecoveryConfig(max_restarts=0, max_idle_faults=0)
+    strict = RecoveryConfig(max_restarts=0, max_faults_without_progress=0)
     history = story(done(1, 5))
     for attempt in range(1, 30):  # not a new step between them
         history.fold(AttemptStarted(attempt, "", 0, 2, 5))
@@ -84,7 +84,9 @@ def test_drained_nodes_count_against_nothing() -> None:
 def test_the_caller_knows_better_what_can_be_restored() -> None:
     history = story(*AT_15, nan(1, 20), nan(2, 20))
     decision = decide(history, RecoveryConfig(), can_skip=True, restorable=[19])
-    assert (decision.restore_before, decision.skip) == (20, (19,)), "going back further would go to the beginning"
+    assert (decision.restore_before, decision.skip) == (20, (19,)), (
+        "going back further would go to the beginning"
+    )
     assert "the checkpoint of step 19" in decision.reason
     decision = decide(story(*AT_15, killed(1, 20)), RecoveryConfig(), can_skip=True, restorable=[])
     assert "from its start, without a checkpoint" in decision.reason
@@ -122,7 +124,9 @@ def test_nothing_open_is_nothing_to_decide() -> None:
         decide(story(killed(1, 5), Decided("restart", "")), RecoveryConfig(), can_skip=True)
 
 
-FAULTS = st.tuples(st.sampled_from([f for f in Fault if f is not Fault.DRIVER]), st.integers(0, 30), st.integers(0, 3))
+FAULTS = st.tuples(
+    st.sampled_from([f for f in Fault if f is not Fault.DRIVER]), st.integers(0, 30), st.integers(0, 3)
+)
 
 
 @example([(Fault.LOSS, 0, 0), (Fault.LOSS, 0, 0), (Fault.LOSS, 1, 0)], True, 3, 3)

@@ -44,38 +44,44 @@ ROWS = {
     "a rank exits or is killed": Row(
         (*AT_15, killed(1, 20)),
         Action.RESTART,
-        "restart 1 of 3 from the checkpoint of step 15 or the newest whole one before it, after rank 0 on node-a "
-        "(GPU 0) at step 20: killed by SIGKILL",
+        "restart 1 of 3 from the checkpoint of step 15 or the newest whole one before it, after rank 0 on"
+        " node-a (GPU 0) at step 20: killed by SIGKILL",
     ),
     "the host runs out of memory": Row(
         (dies(1, 7, Fault.MEMORY, "killed by the kernel"),),
         Action.RESTART,
-        "restart 1 of 3 from its start, without a checkpoint, after out of host memory: rank 0 on node-a (GPU 0) "
-        "at step 7: killed by",
+        "restart 1 of 3 from its start, without a checkpoint, after out of host memory: rank 0 on node-a (GPU"
+        " 0) at step 7: killed by",
     ),
     "a rank finds no space on the disk": Row(
         (*AT_15, dies(1, 20, Fault.DISK, "OSError: [Errno 28] No space left on device")),
         Action.RESTART,
-        "wait for space, then restart from the checkpoint of step 15 or the newest whole one before it, fault 1 of "
-        "5 without a new step, after full disk",
+        "wait for space, then restart from the checkpoint of step 15 or the newest whole one before it, fault"
+        " 1 of 5 without a new step, after full disk",
     ),
     "a rank hangs": Row(
         (*AT_15, dies(1, 20, Fault.HANG, "no progress for 61 s")),
         Action.RESTART,
-        "restart 1 of 3 from the checkpoint of step 15 or the newest whole one before it, after hang: rank 0 on "
-        "node-a (GPU 0) at step 20: no progress",
+        "restart 1 of 3 from the checkpoint of step 15 or the newest whole one before it, after hang: rank 0"
+        " on node-a (GPU 0) at step 20: no progress",
     ),
     "the same error at the same step twice": Row(
         (dies(1, 7, error="KeyError: at 0x7f01"), dies(2, 7, error="KeyError: at 0x7f42")),
         Action.STOP,
-        "the same failure came back at the same step; it is the job's own: rank 0 on node-a (GPU 0) at step 7",
+        "the same failure came back at the same step; it is the job's own: rank 0 on node-a (GPU 0) at"
+        " step 7",
     ),
     "the same ranks hang at the same step twice": Row(
-        (dies(1, 20, Fault.HANG, "no progress for 61 s"), dies(2, 20, Fault.HANG, "no progress for 70 s, 2 ranks")),
+        (
+            dies(1, 20, Fault.HANG, "no progress for 61 s"),
+            dies(2, 20, Fault.HANG, "no progress for 70 s, 2 ranks"),
+        ),
         Action.STOP,
         "the same failure came back at the same step; it is the job's own: hang: rank 0",
     ),
-    "a rank is killed at the same step twice": Row((killed(1, 20), killed(2, 20)), Action.RESTART, "restart 2 of 3"),
+    "a rank is killed at the same step twice": Row(
+        (killed(1, 20), killed(2, 20)), Action.RESTART, "restart 2 of 3"
+    ),
     "more faults of ranks than `recovery.max_restarts`": Row(
         (done(1, 1), killed(1, 1), done(2, 2), killed(2, 2), done(3, 3), dies(3, 3, Fault.HANG)),
         Action.STOP,
@@ -85,15 +91,15 @@ ROWS = {
     "a node is lost": Row(
         (*AT_15, dies(1, 20, Fault.NODE, "its agent does not answer")),
         Action.REPLACE,
-        "wait for node-a or another node in its place for up to 600 s (recovery.wait_for_node_s), then restart from "
-        "the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a new step, "
-        "after node fault: rank 0 on node-a",
+        "wait for node-a or another node in its place for up to 600 s (recovery.wait_for_node_s), then"
+        " restart from the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a"
+        " new step, after node fault: rank 0 on node-a",
     ),
     "a node is being drained": Row(
         (*AT_15, NodeDraining(1, "node-a", 20, 25.0), saved(1, 21)),
         Action.REPLACE,
-        "node-a is being drained: wait for another node in its place for up to 600 s (recovery.wait_for_node_s), then "
-        "restart from the checkpoint of step 21",
+        "node-a is being drained: wait for another node in its place for up to 600 s"
+        " (recovery.wait_for_node_s), then restart from the checkpoint of step 21",
         STRICT,
     ),
     "a rank outlives SIGKILL": Row(
@@ -105,16 +111,15 @@ ROWS = {
     "the run's own process is lost": Row(
         (*AT_15, RunResumed("run", "resume was called")),
         Action.RESTART,
-        "restart from the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a new "
-        "step, after the run's own process was lost",
+        "restart from the checkpoint of step 15 or the newest whole one before it, fault 1 of 5 without a new"
+        " step, after the run's own process was lost",
         STRICT,
     ),
     "a loss is rejected": Row(
         (*AT_15, nan(1, 20), saved(1, 20)),
         Action.REWIND,
-        "rewind 1 of 3 (recovery.max_skips) to the checkpoint of step 15 or the newest whole one before it and "
-        "skip batches 19, 20, after step 20: "
-        "the loss is nan",
+        "rewind 1 of 3 (recovery.max_skips) to the checkpoint of step 15 or the newest whole one before it"
+        " and skip batches 19, 20, after step 20: the loss is nan",
         RecoveryConfig(skip_batches=2),
         restore_before=20,
         skip=(19, 20),
@@ -122,22 +127,23 @@ ROWS = {
     "the same step's loss is rejected again": Row(
         (saved(1, 19), *AT_15, nan(1, 20), BatchesSkipped([19], ""), nan(2, 20)),
         Action.REWIND,
-        "rewind 2 of 3 (recovery.max_skips) to the checkpoint of step 15 or the newest whole one before it and "
-        "skip batch 18",
+        "rewind 2 of 3 (recovery.max_skips) to the checkpoint of step 15 or the newest whole one before it"
+        " and skip batch 18",
         restore_before=19,
         skip=(18,),
     ),
     "more rejected losses than `recovery.max_skips`": Row(
         (done(1, 5), nan(1, 5), done(2, 9), nan(2, 9)),
         Action.STOP,
-        "no more losses may be rejected (recovery.max_skips=1): step 9: the loss is nan; look at the learning rate",
+        "no more losses may be rejected (recovery.max_skips=1): step 9: the loss is nan; look at the learning"
+        " rate",
         RecoveryConfig(max_skips=1),
     ),
     "a loss is rejected and the script cannot skip": Row(
         (*AT_15, nan(1, 20)),
         Action.RESTART,
-        "restart from the checkpoint of step 15 or the newest whole one before it with the same batches, rejected "
-        "loss 1 of 3 (recovery.max_skips)",
+        "restart from the checkpoint of step 15 or the newest whole one before it with the same batches,"
+        " rejected loss 1 of 3 (recovery.max_skips)",
         can_skip=False,
         restore_before=20,
     ),
@@ -156,14 +162,14 @@ ROWS = {
     "what was to be loaded was not": Row(
         (*AT_15, killed(1, 20), dies(2, 0, Fault.RESTORE, "rank 1 loaded step 0, not 15")),
         Action.STOP,
-        "what was to be loaded was not, and training from anything else would lose steps without a word: rank 0 on "
-        "node-a (GPU 0) at step 0: rank 1 loaded step 0, not 15",
+        "what was to be loaded was not, and training from anything else would lose steps without a word: rank"
+        " 0 on node-a (GPU 0) at step 0: rank 1 loaded step 0, not 15",
     ),
-    "more than `recovery.max_idle_faults` faults in a row without a new step": Row(
+    "more than `recovery.max_faults_without_progress` faults in a row without a new step": Row(
         (done(1, 9), *(dies(n, 9, Fault.NODE) for n in (1, 2)), dies(3, 0, Fault.NODE)),
         Action.STOP,
-        "3 faults in a row without a new step (recovery.max_idle_faults=2)",
-        RecoveryConfig(max_idle_faults=2),
+        "3 faults in a row without a new step (recovery.max_faults_without_progress=2)",
+        RecoveryConfig(max_faults_without_progress=2),
     ),
     "any of these with `recovery.max_restarts=0`": Row(
         (dies(1, 7, Fault.NODE, "its agent does not answer"),),
@@ -185,7 +191,9 @@ def test_each_row_of_the_table(row: Row) -> None:
 
 def cells(heading: str) -> list[list[str]]:
     """The first table below a heading of the document, without its own heading and rule."""
-    section = (ROOT / "docs" / "recovery.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "docs" / "recovery.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    )
     lines = [line for line in section.splitlines() if line.startswith("| ")]
     return [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines[1:]]
 
@@ -198,10 +206,15 @@ def test_the_document_has_these_rows_in_this_order() -> None:
 
 
 def test_the_document_has_the_options_as_they_are() -> None:
-    files = {name: (ROOT / "conf" / "recovery" / f"{name}.yaml").read_text() for name in ("default", "spot", "strict")}
+    files = {
+        name: (ROOT / "conf" / "recovery" / f"{name}.yaml").read_text()
+        for name in ("default", "spot", "strict")
+    }
     options = [dataclasses.asdict(RecoveryConfig(**(yaml.safe_load(text) or {}))) for text in files.values()]
     differing = {key for key in options[0] if len({str(option[key]) for option in options}) > 1}
     table = cells("default, spot, strict")
     assert {key.strip("`") for key, *_ in table} == {f"recovery.{key}" for key in differing}
     for key, *shown in table:
-        assert [float(value) for value in shown] == [option[key.strip("`").partition(".")[2]] for option in options]
+        assert [float(value) for value in shown] == [
+            option[key.strip("`").partition(".")[2]] for option in options
+        ]

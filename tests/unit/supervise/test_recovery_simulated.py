@@ -51,7 +51,8 @@ class Simulation:
     clock: FakeClock = field(default_factory=FakeClock)
     journal: list[Event] = field(default_factory=list)
     history: History = field(default_factory=History)
-    checkpoints: list[tuple[int, int, bool]] = field(default_factory=list)  # step, attempt, whether it is ruined
+    # step, attempt, whether it is ruined
+    checkpoints: list[tuple[int, int, bool]] = field(default_factory=list)
     rejected: list[tuple[int, int]] = field(default_factory=list)  # attempt, step
     decisions: list[Decision] = field(default_factory=list)
     attempt: int = 0
@@ -95,7 +96,8 @@ class Simulation:
         return True
 
     def restore(self, before: int | None) -> tuple[int, bool]:
-        """The newest checkpoint below ``before``, held against this test's own memory of what was rejected."""
+        """The newest checkpoint below ``before``, held against this test's own memory of what was
+        rejected."""
         if before is not None:
             self.checkpoints = [kept for kept in self.checkpoints if kept[0] < before]
         step, attempt, ruined = max(self.checkpoints, default=(0, 0, False))
@@ -183,9 +185,9 @@ def troubled(seed: int) -> Trouble:
 
 RECOVERIES = {
     "default": RecoveryConfig(),
-    "spot": RecoveryConfig(max_restarts=1000, max_idle_faults=50, wait_for_node_s=86400),
+    "spot": RecoveryConfig(max_restarts=1000, max_faults_without_progress=50, wait_for_node_s=86400),
     "strict": RecoveryConfig(max_restarts=0),
-    "tight": RecoveryConfig(max_restarts=1000, max_idle_faults=8, max_skips=1, skip_batches=100),
+    "tight": RecoveryConfig(max_restarts=1000, max_faults_without_progress=8, max_skips=1, skip_batches=100),
 }
 
 

@@ -33,14 +33,16 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
-from orchestrator.supervise.loop import Manner, Past, StopRequest, supervise
+from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
 from orchestrator.supervise.policy import Action
 from tests.support.fakes import FakeClock, FakeGroup, fail, names
 
 STARTED = RunStarted("run", "job", "cluster", "GPU", 2, 1.0)
 
 
-def story(group: FakeGroup, recovery: RecoveryConfig | None = None, stop: StopRequest | None = None) -> list[Event]:
+def story(
+    group: FakeGroup, recovery: RecoveryConfig | None = None, stop: StopRequest | None = None
+) -> list[Event]:
     told = supervise(STARTED, group, recovery or RecoveryConfig(), FakeClock(), stop or StopRequest())
     return list(told)
 
@@ -93,7 +95,7 @@ def test_restarts_are_bounded() -> None:
 
 def test_a_drained_node_is_left_with_all_steps_and_counts_against_nobody() -> None:
     group = FakeGroup(steps=10, save_every=5, drains=[(1, 3, 20.0), (1, 3, 20.0), (2, 7, None), (3, 8, -4.0)])
-    events = story(group, RecoveryConfig(max_restarts=0, max_idle_faults=0, stop_grace_s=30.0))
+    events = story(group, RecoveryConfig(max_restarts=0, max_faults_without_progress=0, stop_grace_s=30.0))
     assert ended(events).status is Status.FINISHED
     assert [e.step for e in events if isinstance(e, StepDone)] == list(range(1, 11)), "none is done twice"
     assert [e.restore_step for e in events if isinstance(e, AttemptStarted)] == [None, 3, 7, 8]
@@ -115,7 +117,9 @@ def test_a_run_that_is_stopped_while_it_leaves_a_node_is_not_asked_twice() -> No
 
 def test_a_loss_that_is_rejected_while_a_node_is_left_stands_above_it() -> None:
     group = FakeGroup(steps=10, bad_batches=frozenset({2}), losses_come_late_by=1, drains=[(1, 3, None)])
-    told = supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), Manner(can_skip=True))
+    told = supervise(
+        STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), SupervisorOptions(can_skip=True)
+    )
     events = list(told)
     assert ended(events).status is Status.FINISHED
     assert [e.step for e in events if isinstance(e, LossRejected)] == [3]
@@ -195,7 +199,11 @@ def test_whatever_fails_the_story_ends_once_and_leaves_nothing(steps: list[int],
 
 def test_a_rejected_loss_goes_back_before_it_and_skips_its_batch() -> None:
     group = FakeGroup(steps=12, save_every=4, bad_batches=frozenset({9}))
-    told = list(supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), Manner(can_skip=True)))
+    told = list(
+        supervise(
+            STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), SupervisorOptions(can_skip=True)
+        )
+    )
     assert ended(told).status is Status.FINISHED
     assert [e.batches for e in told if isinstance(e, BatchesSkipped)] == [[9]]
     assert [e.step for e in told if isinstance(e, LossRejected)] == [10]
@@ -209,7 +217,11 @@ def test_a_rejected_loss_goes_back_before_it_and_skips_its_batch() -> None:
 def test_checkpoints_after_a_rejected_loss_are_not_gone_on_from() -> None:
     """The loss of step 10 is heard of when step 12 is saved already."""
     group = FakeGroup(steps=12, save_every=4, bad_batches=frozenset({9}), losses_come_late_by=3)
-    told = list(supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), Manner(can_skip=True)))
+    told = list(
+        supervise(
+            STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), SupervisorOptions(can_skip=True)
+        )
+    )
     assert ended(told).status is Status.FINISHED
     assert [e.restore_step for e in told if isinstance(e, AttemptStarted)] == [None, 8]
 
@@ -224,7 +236,9 @@ def test_a_node_lost_while_an_attempt_is_prepared_is_a_fault_like_others() -> No
 
 
 def test_a_node_that_can_not_end_its_processes_is_not_used_again() -> None:
-    outlived = fail(rank=1).at(step=3).by("outlived SIGKILL by 15 s", -9).as_fault(Fault.NODE, node_unusable=True)
+    outlived = (
+        fail(rank=1).at(step=3).by("outlived SIGKILL by 15 s", -9).as_fault(Fault.NODE, node_unusable=True)
+    )
     group = FakeGroup(steps=6, faults=[outlived])
     told = story(group)
     assert ended(told).status is Status.FINISHED
@@ -235,14 +249,16 @@ def test_a_node_that_can_not_end_its_processes_is_not_used_again() -> None:
 def test_a_run_that_is_taken_up_decides_what_the_driver_before_could_not() -> None:
     group = FakeGroup(steps=10, save_every=5, faults=[None, None])
     first = FakeGroup(steps=10, save_every=5)
-    past = Past()
+    resume_state = ResumeState()
     for event in supervise(STARTED, first, RecoveryConfig(), FakeClock(), StopRequest()):
-        past.fold(event)
+        resume_state.fold(event)
         if isinstance(event, StepDone) and event.step == 7:
             break  # the driver dies here
     group.checkpoints = first.checkpoints
     resumed = RunResumed("run", "its driver was lost after step 7")
-    told = list(supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    told = list(
+        supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), resume_state=resume_state)
+    )
     assert ended(told).status is Status.FINISHED
     assert names(told)[:4] == ["RunResumed", "ResourcesGranted", "Decided", "AttemptStarted"]
     started = next(e for e in told if isinstance(e, AttemptStarted))
@@ -251,38 +267,70 @@ def test_a_run_that_is_taken_up_decides_what_the_driver_before_could_not() -> No
 
 
 def test_a_run_does_not_begin_anew_by_itself_once_a_checkpoint_was_committed() -> None:
-    past = Past()
-    for event in (STARTED, AttemptStarted(1, "127.0.0.1", 29500, 2), SnapshotCommitted(1, 5, "step-5", "/c", 10, 0.1)):
-        past.fold(event)
+    resume_state = ResumeState()
+    for event in (
+        STARTED,
+        AttemptStarted(1, "127.0.0.1", 29500, 2),
+        SnapshotCommitted(1, 5, "step-5", "/c", 10, 0.1),
+    ):
+        resume_state.fold(event)
     group = FakeGroup(steps=10)
     told: list[Event] = []
-    with pytest.raises(TrainingFailed, match="checkpoint of step 5 was committed, and the nodes of this attempt"):
-        told.extend(supervise(RunResumed("run", "x"), group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    with pytest.raises(
+        TrainingFailed, match="checkpoint of step 5 was committed, and the nodes of this attempt"
+    ):
+        told.extend(
+            supervise(
+                RunResumed("run", "x"),
+                group,
+                RecoveryConfig(),
+                FakeClock(),
+                StopRequest(),
+                resume_state=resume_state,
+            )
+        )
     assert ended(told).status is Status.FAILED
     assert group.calls[-1] == "close"
 
 
 def test_it_does_where_the_checkpoint_is_quarantined_on_the_way() -> None:
-    past = Past()
-    for event in (STARTED, AttemptStarted(1, "127.0.0.1", 29500, 2), SnapshotCommitted(1, 5, "step-5", "/c", 10, 0.1)):
-        past.fold(event)
+    resume_state = ResumeState()
+    for event in (
+        STARTED,
+        AttemptStarted(1, "127.0.0.1", 29500, 2),
+        SnapshotCommitted(1, 5, "step-5", "/c", 10, 0.1),
+    ):
+        resume_state.fold(event)
     group = FakeGroup(steps=10)
     group._queue.append(SnapshotQuarantined(5, "step-5", "/c/.quarantine/step-5.1", "sha256 differs"))
     resumed = RunResumed("run", "x")
-    told = list(supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    told = list(
+        supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), resume_state=resume_state)
+    )
     assert ended(told).status is Status.FINISHED
 
 
 def test_nodes_that_were_quarantined_before_are_so_for_the_next_driver_too() -> None:
-    past = Past()
-    past.fold(NodeQuarantined("node-b", "it outlived"))
+    resume_state = ResumeState()
+    resume_state.fold(NodeQuarantined("node-b", "it outlived"))
     group = FakeGroup(steps=2)
-    list(supervise(RunResumed("run", "x"), group, RecoveryConfig(), FakeClock(), StopRequest(), past=past))
+    list(
+        supervise(
+            RunResumed("run", "x"),
+            group,
+            RecoveryConfig(),
+            FakeClock(),
+            StopRequest(),
+            resume_state=resume_state,
+        )
+    )
     assert group.calls[0] == "quarantine node-b"
 
 
 ERRORS = [
-    kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.OrchestratorError)
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.OrchestratorError)
 ]
 
 

@@ -1,4 +1,5 @@
-"""A training loop of one's own with accelerate and DeepSpeed, as in its examples on checkpoints and on DeepSpeed.
+"""A training loop of one's own with accelerate and DeepSpeed, as in its examples on checkpoints and on
+DeepSpeed.
 
 torchrun --nproc_per_node=2 accelerate_loop.py --deepspeed_config_file=zero1.json --output_dir=out
 """
@@ -41,7 +42,11 @@ def make_loader(batch_size: int) -> DataLoader:
 
 
 def newest_checkpoint(output_dir: str) -> tuple[str, int] | None:
-    folders = [name for name in os.listdir(output_dir) if name.startswith("step_")] if os.path.isdir(output_dir) else []
+    folders = (
+        [name for name in os.listdir(output_dir) if name.startswith("step_")]
+        if os.path.isdir(output_dir)
+        else []
+    )
     steps = sorted(int(name.removeprefix("step_")) for name in folders)
     return (os.path.join(output_dir, f"step_{steps[-1]}"), steps[-1]) if steps else None
 

@@ -42,7 +42,9 @@ class LanguageModel(lightning.LightningModule):
         self.save_hyperparameters()
         self.embedding = nn.Embedding(256, width)
         self.positions = nn.Parameter(torch.zeros(CONTEXT, width))
-        layer = nn.TransformerEncoderLayer(width, nhead=2, dim_feedforward=4 * width, dropout=0.1, batch_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, nhead=2, dim_feedforward=4 * width, dropout=0.1, batch_first=True
+        )
         self.layers = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
         self.head = nn.Linear(width, 256)
 
@@ -71,7 +73,9 @@ class Text(lightning.LightningDataModule):
         self.windows = text[: len(text) // (CONTEXT + 1) * (CONTEXT + 1)].view(-1, CONTEXT + 1)
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(TensorDataset(self.windows), batch_size=self.batch_size, shuffle=True, drop_last=True)
+        return DataLoader(
+            TensorDataset(self.windows), batch_size=self.batch_size, shuffle=True, drop_last=True
+        )
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""Train a small GPT-2 from scratch with transformers' Trainer and DeepSpeed, as the language-modeling examples do.
+"""Train a small GPT-2 from scratch with transformers' Trainer and DeepSpeed, as the language-modeling
+examples do.
 
 torchrun --nproc_per_node=2 transformers_trainer.py --output_dir=out --deepspeed=zero2.json --max_steps=20
 """
@@ -42,7 +43,8 @@ class Blocks(Dataset):
 
 
 def join_without_a_gpu() -> list[str]:
-    """The Trainer names no backend to DeepSpeed where there is no GPU, and takes every rank for the only one."""
+    """The Trainer names no backend to DeepSpeed where there is no GPU, and takes every rank for the only
+    one."""
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # as `accelerate launch --use_deepspeed` sets it
     PartialState(backend="gloo")
     return ["--accelerator_config", '{"use_configured_state": true}']
@@ -53,7 +55,13 @@ def main() -> None:
     (training_args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(arguments)
     set_seed(training_args.seed)
     config = GPT2Config(
-        vocab_size=256, n_positions=BLOCK, n_embd=64, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None
+        vocab_size=256,
+        n_positions=BLOCK,
+        n_embd=64,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=None,
+        eos_token_id=None,
     )
     trainer = Trainer(
         model=GPT2LMHeadModel(config),

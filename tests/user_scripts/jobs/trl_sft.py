@@ -45,7 +45,8 @@ def make_tokenizer(dataset: Dataset) -> PreTrainedTokenizerFast:
 
 
 def join_without_a_gpu() -> list[str]:
-    """The Trainer names no backend to DeepSpeed where there is no GPU, and takes every rank for the only one."""
+    """The Trainer names no backend to DeepSpeed where there is no GPU, and takes every rank for the only
+    one."""
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"  # as `accelerate launch --use_deepspeed` sets it
     PartialState(backend="gloo")
     return ["--accelerator_config", '{"use_configured_state": true}']
@@ -75,7 +76,9 @@ def main() -> None:
         processing_class=tokenizer,
     )
 
-    checkpoint = get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
+    checkpoint = (
+        get_last_checkpoint(training_args.output_dir) if os.path.isdir(training_args.output_dir) else None
+    )
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(training_args.output_dir)
     trainer.save_state()

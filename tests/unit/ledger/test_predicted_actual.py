@@ -1,4 +1,5 @@
-"""Predicted against actual: which steps count, what memory is a rank's own, and what people and MLflow are told."""
+"""Predicted against actual: which steps count, what memory is a rank's own, and what people and MLflow are
+told."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ from orchestrator.events import (
 from orchestrator.ledger import predicted_actual
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.mlflow.projection import Projection
-from orchestrator.ledger.predicted_actual import WARMING_STEPS, Accuracy, Compared
+from orchestrator.ledger.predicted_actual import WARMING_STEPS, Compared, PredictedVsActual
 from orchestrator.rank.probes.peak_memory import PeakMemory, private_peak_bytes
 
 MB = 1_000_000
@@ -63,33 +64,35 @@ TIMES = st.lists(st.floats(0.001, 100), max_size=12)
 def test_a_step_is_the_median_without_the_first_ones_of_each_attempt(attempts: list[list[float]]) -> None:
     events = [event for number, times in enumerate(attempts, 1) for event in attempt(number, times)]
     steady = [seconds for times in attempts for seconds in times[WARMING_STEPS:]]
-    folded = Accuracy().fold_all(records(RUN, *events))
+    folded = PredictedVsActual().fold_all(records(RUN, *events))
     assert folded.steady_steps == len(steady)
     assert folded.step_time_s == (pytest.approx(statistics.median(steady)) if steady else None)
 
 
 def test_a_run_of_a_month_keeps_no_more_steps_than_a_median_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicted_actual, "MOST_STEPS", 100)
-    folded = Accuracy().fold_all(records(RUN, *attempt(1, [9.0] * 500), *attempt(2, [1.0] * 110)))
+    folded = PredictedVsActual().fold_all(records(RUN, *attempt(1, [9.0] * 500), *attempt(2, [1.0] * 110)))
     assert folded.steady_steps == 497 + 107
     assert folded.step_time_s == 1.0, "the last ones are those that count"
 
 
 def test_clocks_that_make_no_sense_are_no_steps() -> None:
-    folded = Accuracy().fold_all(records(RUN, *attempt(1, [1, 1, 1, float("nan"), float("inf"), 0.0, -1.0, 2.0])))
+    folded = PredictedVsActual().fold_all(
+        records(RUN, *attempt(1, [1, 1, 1, float("nan"), float("inf"), 0.0, -1.0, 2.0]))
+    )
     assert (folded.steady_steps, folded.step_time_s) == (1, 2.0)
 
 
 def test_cost_is_compared_for_the_steps_that_were_done() -> None:
     told = records(RUN, ResourcesGranted(["n"], 4), *attempt(1, [1.0] * 8), MemoryPeaked(1, 8, 66_000 * MB))
-    compared = Accuracy().fold_all(told).comparison(Meter().fold_all(told).bill())
+    compared = PredictedVsActual().fold_all(told).comparison(Meter().fold_all(told).bill())
     assert compared.cost_usd == Compared(pytest.approx(8 * 0.01), pytest.approx(10 * 4 * 2.5 / 3600))
     assert compared.memory_bytes.ratio == pytest.approx(1.1)
     assert compared.step_time_s.ratio == 2.0
 
 
 def test_memory_is_the_most_of_all_attempts() -> None:
-    folded = Accuracy().fold_all(records(RUN, *(MemoryPeaked(1, 1, peak) for peak in (3, 9, 4))))
+    folded = PredictedVsActual().fold_all(records(RUN, *(MemoryPeaked(1, 1, peak) for peak in (3, 9, 4))))
     assert folded.peak_memory_bytes == 9
 
 
@@ -101,7 +104,11 @@ def points(*events: Event) -> dict[str, float]:
 def test_mlflow_is_told_at_the_end_with_units_in_the_names() -> None:
     steps = attempt(1, [1.0] * 8)
     last = points(
-        RUN, ResourcesGranted(["n"], 4), *steps, MemoryPeaked(1, 8, 66_000 * MB), RunEnded(Status.FINISHED, "")
+        RUN,
+        ResourcesGranted(["n"], 4),
+        *steps,
+        MemoryPeaked(1, 8, 66_000 * MB),
+        RunEnded(Status.FINISHED, ""),
     )
     named = {key: value for key, value in last.items() if key.startswith(("predicted_", "actual_"))}
     assert named == {
@@ -133,11 +140,19 @@ def summary(*events: Event) -> str:
 def test_the_summary_compares_and_without_a_prediction_shows_what_was_measured() -> None:
     steps = attempt(1, [0.25] * 8)
     peak = MemoryPeaked(1, 8, 66_000 * MB)
-    shown = [" ".join(line.split()) for line in summary(RUN, ResourcesGranted(["n"], 4), *steps, peak).splitlines()]
+    shown = [
+        " ".join(line.split()) for line in summary(RUN, ResourcesGranted(["n"], 4), *steps, peak).splitlines()
+    ]
     heading = shown.index("predicted actual ratio")
-    assert shown[heading + 1 : heading + 3] == ["memory per GPU 60 GB 66 GB 1.10", "step time 500 ms 250 ms 0.500"]
+    assert shown[heading + 1 : heading + 3] == [
+        "memory per GPU 60 GB 66 GB 1.10",
+        "step time 500 ms 250 ms 0.500",
+    ]
     assert shown[heading + 3].startswith("cost of these steps $0.0800 $0.")
-    bare = [" ".join(line.split()) for line in summary(BARE, ResourcesGranted(["n"], 4), *steps, peak).splitlines()]
+    bare = [
+        " ".join(line.split())
+        for line in summary(BARE, ResourcesGranted(["n"], 4), *steps, peak).splitlines()
+    ]
     assert not any("predicted" in line for line in bare)
     assert {"step time 250 ms", "memory per GPU 66 GB"} <= set(bare)
     assert "step time" not in summary(BARE, ResourcesGranted(["n"], 4)), "nothing was measured"
@@ -164,7 +179,9 @@ os.wait()
 
 @pytest.mark.real
 def test_what_a_rank_shares_and_what_it_stages_is_not_its_own_and_what_it_gave_back_was() -> None:
-    done = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=60, check=True
+    )
     at_first, peak = (int(word) for word in done.stdout.split())
     assert at_first < 40 * MB, "the 200 MiB that it has from its parent are not counted"
     # bytes(100 << 20), a copy on its way into the slot, is the rank's own for a moment.
@@ -184,7 +201,9 @@ def test_private_pages_at_the_peak(tmp_path: Path) -> None:
     rollup = {"Rss": 1000, "Pss_Shmem": 150, "Private_Clean": 50, "Private_Dirty": 450}
     status = {"VmHWM": 1300, "RssShmem": 200}  # of the 200, 100 are mapped by another process too
     for name, figures in (("smaps_rollup", rollup), ("status", status)):
-        (tmp_path / name).write_text("header\n" + "".join(f"{key}:  {value} kB\n" for key, value in figures.items()))
+        (tmp_path / name).write_text(
+            "header\n" + "".join(f"{key}:  {value} kB\n" for key, value in figures.items())
+        )
     assert private_peak_bytes(tmp_path) == 1024 * (500 - 100 + 300)
 
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from orchestrator.cluster import tls
-from orchestrator.cluster.warm import record as kept
-from orchestrator.cluster.warm.record import KeptCluster
+from orchestrator.cluster.warm import record
+from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.config.schema import ClusterConfig, Config
 from orchestrator.driver import journal_fold
 from orchestrator.driver.cluster_status import other_runs
@@ -50,8 +50,8 @@ def closed_address() -> str:
         return f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def cluster(address: str, **about: Any) -> KeptCluster:
-    return dataclasses.replace(KeptCluster(address, None, None, None, None, 1.8e9, 60.0), **about)
+def cluster(address: str, **about: Any) -> WarmCluster:
+    return dataclasses.replace(WarmCluster(address, None, None, None, None, 1.8e9, 60.0), **about)
 
 
 def config(ray_address: str | None = None, name: str = "local", nodes: int = 1) -> Config:
@@ -59,42 +59,48 @@ def config(ray_address: str | None = None, name: str = "local", nodes: int = 1) 
 
 
 def test_a_record_is_found_until_it_is_forgotten(listening: str, state: Path) -> None:
-    assert kept.find() is None
-    kept.record(cluster(listening))
-    assert kept.find() == cluster(listening)
+    assert record.find() is None
+    record.record(cluster(listening))
+    assert record.find() == cluster(listening)
     assert (state / "orchestrator").stat().st_mode & 0o077 == 0
-    kept.forget()
-    kept.forget()
-    assert kept.find() is None
+    record.forget()
+    record.forget()
+    assert record.find() is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"address": 1}'])
 def test_a_damaged_record_is_none(text: str, state: Path) -> None:
     (state / "orchestrator").mkdir(parents=True)
     (state / "orchestrator" / "cluster.json").write_text(text)
-    assert kept.find() is None
+    assert record.find() is None
 
 
-def test_a_cluster_answers_while_its_head_runs_and_somebody_listens(listening: str, closed_address: str) -> None:
+def test_a_cluster_answers_while_its_head_runs_and_somebody_listens(
+    listening: str, closed_address: str
+) -> None:
     me = {"head_pid": os.getpid(), "head_created_unix_s": psutil.Process().create_time()}
     assert cluster(listening).answers()
     assert cluster(listening, **me).answers()
     assert not cluster(closed_address, **me).answers()
     reused = {**me, "head_created_unix_s": me["head_created_unix_s"] - 100}
-    assert not cluster(listening, **reused).answers(), "the number of a dead head was given to another process"
+    assert not cluster(listening, **reused).answers(), (
+        "the number of a dead head was given to another process"
+    )
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert not cluster(listening, head_pid=child.pid, head_created_unix_s=time.time()).answers()
 
 
-def test_a_run_attaches_to_what_is_kept_and_starts_its_own_otherwise(listening: str, closed_address: str) -> None:
+def test_a_run_attaches_to_what_is_kept_and_starts_its_own_otherwise(
+    listening: str, closed_address: str
+) -> None:
     assert find_target(config()).address is None
-    kept.record(cluster(listening))
+    record.record(cluster(listening))
     assert find_target(config()).address == listening
-    assert find_target(config()).kept == cluster(listening)
+    assert find_target(config()).warm_cluster == cluster(listening)
     assert find_target(config("local")).address is None
-    assert find_target(config(listening)).kept == cluster(listening)
-    kept.record(cluster(closed_address))
+    assert find_target(config(listening)).warm_cluster == cluster(listening)
+    record.record(cluster(closed_address))
     gone = find_target(config())
     assert gone.address is None
     assert gone.remark is not None
@@ -113,7 +119,7 @@ def test_another_cluster_than_this_machine_needs_an_address_or_a_kept_one(listen
     for wanted in (config(name="dgx_h100"), config(nodes=3)):
         with pytest.raises(ConfigError, match="needs ray_address"):
             find_target(wanted)
-    kept.record(cluster(listening))
+    record.record(cluster(listening))
     assert find_target(config(name="dgx_h100")).address == listening
     with pytest.raises(ConfigError, match="needs ray_address"):
         find_target(config("local", nodes=3))
@@ -154,7 +160,8 @@ def test_runs_that_ended_are_those_of_this_cluster_and_time(tmp_path: Path) -> N
 
 
 def test_a_run_that_a_driver_holds_waits_or_starts_and_is_not_lost(tmp_path: Path) -> None:
-    """Between the agents that answer and the journals that have an end: no GPU is held, or not yet, or not any more."""
+    """Between the agents that answer and the journals that have an end: no GPU is held, or not yet, or not
+    any more."""
     directory = RunDirectory(tmp_path / "held")
     directory.hold()
     with Journal(tmp_path / "held" / "journal.jsonl") as journal:
@@ -173,7 +180,9 @@ def test_a_run_that_a_driver_holds_waits_or_starts_and_is_not_lost(tmp_path: Pat
         assert status() == "interrupted"
 
 
-def test_a_finished_run_is_looked_at_without_reading_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_looked_at_without_reading_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_of(tmp_path, "whole", "a:1")
     fold = JournalFold(tmp_path / "whole")
     fold.catch_up()

@@ -13,7 +13,9 @@ from orchestrator.events import LossRejected, StepDone
 from orchestrator.supervise.loss_watch import AT_LEAST, KEPT, LossWatch, batch_of, next_batches
 
 
-def watched(losses: Iterable[float | None], spike: float | None = 3.0) -> tuple[LossWatch, list[LossRejected]]:
+def watched(
+    losses: Iterable[float | None], spike: float | None = 3.0
+) -> tuple[LossWatch, list[LossRejected]]:
     """A watch that has seen these losses from step 1 on, and what it rejected."""
     watch = LossWatch(spike)
     seen = [watch.observe(StepDone(1, step, 0.1, loss)) for step, loss in enumerate(losses, 1)]

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.agent.assignment import own_environment
 from orchestrator.agent.launchers import as_important_as_others
 from orchestrator.agent.raylet import end_with_raylet
-from orchestrator.agent.zygote_pool import NodeZygotes, Offer, ZygoteReport
+from orchestrator.agent.zygote_pool import NodeZygotes, ZygoteLease, ZygoteReport
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD
 from orchestrator.rank.launch.zygote_key import ZygoteKey
@@ -25,7 +25,7 @@ _ANSWER_TIMEOUT_S = 30.0
 _PREFIX = "orchestrator zygotes"
 
 
-class ZygoteKeeper(NodeZygotes):
+class ZygotePool(NodeZygotes):
     """The actor: retires by ending itself."""
 
     def __init__(self, idle_timeout_s: float) -> None:
@@ -35,21 +35,22 @@ class ZygoteKeeper(NodeZygotes):
         super().__init__(idle_timeout_s, retire=lambda: ray.kill(me))
 
     def prepare(self, environment: Mapping[str, str], timeout_s: float) -> list[str]:
-        """Have a zygote for jobs with this environment on top of the node's own, and wait for it; problems in words."""
+        """Have a zygote for jobs with this environment on top of the node's own, and wait for it; problems in
+        words."""
         complete = own_environment() | dict(environment)
         self.offer(ZygoteKey.of(complete, DEFAULT_PRELOAD), complete, use=False)
         return self.wait_ready(timeout_s)
 
 
-def keeper_name(node_id: str) -> str:
+def pool_name(node_id: str) -> str:
     """Name of a node's keeper; a node has one."""
     return f"{_PREFIX} {node_id[:12]}"
 
 
 def keep(node_id: str, idle_timeout_s: float) -> Any:
     """The node's keeper, started when there is none."""
-    actor = ray.remote(ZygoteKeeper).options(
-        name=keeper_name(node_id),
+    actor = ray.remote(ZygotePool).options(
+        name=pool_name(node_id),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
@@ -64,24 +65,28 @@ def keep(node_id: str, idle_timeout_s: float) -> Any:
 def find(node_id: str) -> Any | None:
     """The node's keeper, if it has one."""
     try:
-        return ray.get_actor(keeper_name(node_id), namespace=NAMESPACE)
+        return ray.get_actor(pool_name(node_id), namespace=NAMESPACE)
     except ValueError:
         return None
 
 
-def offer_here(wanted: ZygoteKey, environment: Mapping[str, str], idle_timeout_s: float | None) -> Offer | None:
+def lease_here(
+    wanted: ZygoteKey, environment: Mapping[str, str], idle_timeout_s: float | None
+) -> ZygoteLease | None:
     """What the keeper of this node has for a job; None when there is no keeper, or none that could fit.
 
     With ``idle_timeout_s`` a keeper is started where there is none.
     """
     node_id = ray.get_runtime_context().get_node_id()
-    keeper = find(node_id)
-    if keeper is None and idle_timeout_s is not None:
-        keeper = keep(node_id, idle_timeout_s)
-    if keeper is None:
+    pool = find(node_id)
+    if pool is None and idle_timeout_s is not None:
+        pool = keep(node_id, idle_timeout_s)
+    if pool is None:
         return None
     try:
-        offered: Offer | None = ray.get(keeper.offer.remote(wanted, dict(environment)), timeout=_ANSWER_TIMEOUT_S)
+        offered: ZygoteLease | None = ray.get(
+            pool.offer.remote(wanted, dict(environment)), timeout=_ANSWER_TIMEOUT_S
+        )
     except (RayActorError, GetTimeoutError):  # it retired at this moment, or is not well: an own zygote does
         return None
     return offered
@@ -89,7 +94,7 @@ def offer_here(wanted: ZygoteKey, environment: Mapping[str, str], idle_timeout_s
 
 def reports(node_ids: list[str]) -> dict[str, list[ZygoteReport]]:
     """What every keeper says of its zygotes, by node; a keeper that does not answer says nothing."""
-    asked = {node_id: keeper.report.remote() for node_id in node_ids if (keeper := find(node_id))}
+    asked = {node_id: pool.report.remote() for node_id in node_ids if (pool := find(node_id))}
     answers: dict[str, list[ZygoteReport]] = {}
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_TIMEOUT_S) if asked else None
     for node_id, answer in asked.items():
@@ -102,20 +107,20 @@ def reports(node_ids: list[str]) -> dict[str, list[ZygoteReport]]:
 
 def end(node_ids: list[str]) -> int:
     """End every keeper with its zygotes; returns how many there were."""
-    keepers = [keeper for node_id in node_ids if (keeper := find(node_id))]
-    closing = [keeper.close.remote() for keeper in keepers]
+    pools = [pool for node_id in node_ids if (pool := find(node_id))]
+    closing = [pool.close.remote() for pool in pools]
     if closing:
         ray.wait(closing, num_returns=len(closing), timeout=_ANSWER_TIMEOUT_S)
-    for keeper in keepers:
-        ray.kill(keeper)
-    return len(keepers)
+    for pool in pools:
+        ray.kill(pool)
+    return len(pools)
 
 
 def warm_all(environment: Mapping[str, str], idle_timeout_s: float, timeout_s: float) -> list[str]:
     """A keeper with a zygote for ``environment`` on every node, ready; problems in words."""
     hosts = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    keepers = {node_id: keep(node_id, idle_timeout_s) for node_id in hosts}
-    answers = {node_id: keeper.prepare.remote(dict(environment), timeout_s) for node_id, keeper in keepers.items()}
+    pools = {node_id: keep(node_id, idle_timeout_s) for node_id in hosts}
+    answers = {node_id: pool.prepare.remote(dict(environment), timeout_s) for node_id, pool in pools.items()}
     problems = []
     for node_id, answer in answers.items():
         try:

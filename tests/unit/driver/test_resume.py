@@ -25,12 +25,12 @@ def test_what_another_driver_has_done_since_is_known_to_the_one_that_takes_the_r
         journal.append(StepDone(2, 2, 0.5, 9.0))
         journal.append(LossRejected(2, 2, 9.0, "a spike"))
         journal.append(RunEnded(Status.INTERRUPTED, "stopped"))
-    past = found.past().past
+    past = found.folded().resume_state
     assert (past.attempts, past.history.reached) == (2, 2)
     assert [loss for _, loss in past.losses._accepted] == [2.0], "a rejected loss is none to compare with"
     assert found.resumed.because == "it had ended as interrupted at step 2"
     with Journal(path, after=found.fold.mark) as journal:
         journal.append(RunEnded(Status.FINISHED, "the job ended by itself"))
     with pytest.raises(RunDirectoryError, match="its run has finished meanwhile"):
-        found.past()
+        found.folded()
     assert unfinished(tmp_path) is None
