@@ -39,9 +39,10 @@ marks = [("", time.process_time())]
 def done(part): marks.append((part, time.process_time()))
 import hydra; done("import Hydra and OmegaConf")
 from rich.console import Console
-from orchestrator import load; done("import Rich and the schema")
+from orchestrator.config import schema; done("import Rich and the schema")
+from orchestrator.config import composing, load
 load.register(); done("schema to OmegaConf")
-composed = load.compose_once(sys.argv[1:]); done("compose")
+composed = composing.composed(sys.argv[1:]).config; done("compose")
 gc.freeze(); gc.enable()
 config = load.load(composed); done("resolve and check")
 from orchestrator.cli.show.plan import show_plan

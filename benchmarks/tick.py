@@ -30,7 +30,8 @@ from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.messages import Gather, Part, step_part
 from orchestrator.cli.show.terminal import Terminal
 from orchestrator.cluster.attempt import Attempt
-from orchestrator.cluster.group import RayWorkerGroup
+from orchestrator.cluster.group import RayWorkerGroup, UnderWay
+from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.nodes import Node
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.config.schema import RecoveryConfig
@@ -39,6 +40,7 @@ from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.meter import Meter
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
+from tests.support.assignments import assignment
 
 RANKS_PER_NODE = 8
 AGENTS = (10, 100, 1000, 2000, 10_000)
@@ -79,17 +81,18 @@ class ListedGroup(RayWorkerGroup):
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         self._nodes.all[:] = [Node(index, Deaf(), f"node-{index:05d}") for index in range(self._count)]
-        return ResourcesGranted([node.name for node in self._nodes.all], self.assignment.world_size)
+        return ResourcesGranted([node.name for node in self._nodes.all], self.assignment.ranks.world_size)
 
     def start(
         self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
     ) -> AttemptStarted:
         names = [node.name for node in self._nodes.all]
-        self._attempt = Attempt(attempt, names, RANKS_PER_NODE, stragglers=StragglerWatch(1.5, 20))
+        told = Attempt(attempt, names, RANKS_PER_NODE, stragglers=StragglerWatch(1.5, 20))
+        self._now = UnderWay(told, HangWatch(attempt, names, 120.0, None, lambda: None), [], 0.0)
         self._checkpoints.snapshots.started(attempt, None)
-        return AttemptStarted(attempt, "10.0.0.1", 29500, self.assignment.world_size)
+        return AttemptStarted(attempt, "10.0.0.1", 29500, self.assignment.ranks.world_size)
 
-    def _hear_nodes(self, attempt: Attempt) -> list[tuple[Node, list[Part]]]:
+    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part]]]:
         """A tick ends where the next begins; what makes up the nodes' words is on nobody's clock."""
         if self._heard_s is not None:
             self.spent_s.append(time.perf_counter() - self._heard_s)
@@ -162,31 +165,11 @@ def words(agents: int, ticks: int) -> Callable[[int], list[bytes] | None]:
     return said
 
 
-def assignment(folder: Path, world_size: int) -> Assignment:
-    return Assignment(
-        run="tick",
-        run_dir=str(folder),
-        checkpoint_dir=str(folder / "checkpoints"),
-        script="",
-        args=[],
-        cwd="/",
-        environment={},
-        deepspeed={},
-        ranks_per_node=RANKS_PER_NODE,
-        world_size=world_size,
-        device="cpu",
-        zygote=True,
-        product_names=[],
-        expected={},
-        corpus=[],
-        sample_every_s=10.0,
-        kill_grace_s=2.0,
-    )
-
-
 def measured(agents: int, ticks: int, folder: Path) -> Ticks:
     """One run as `orchestrator.driver.run` drives it, but for the gauges, which are Ray's."""
-    group = ListedGroup(assignment(folder, agents * RANKS_PER_NODE), agents, words(agents, ticks))
+    there = {"run_dir": str(folder), "checkpoint_dir": str(folder / "checkpoints")}
+    told = assignment(run="tick", **there, ranks_per_node=RANKS_PER_NODE, world_size=agents * RANKS_PER_NODE)
+    group = ListedGroup(told, agents, words(agents, ticks))
     meter = Meter()
     started = RunStarted("tick", "tick", "list", "h100", agents * RANKS_PER_NODE, 2.0)
     with open(os.devnull, "w") as nowhere, Journal(folder / "journal.jsonl") as journal:

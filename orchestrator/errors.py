@@ -4,6 +4,7 @@
 
     OrchestratorError                    1  something a person should read, without a traceback
     ├── ConfigError                      2  bad input: refused before anything is started or spent
+    │   └── ClusterNotPlannable          2  a cluster that a search of the best run has to leave out
     ├── ClusterError                     3  no such cluster, not enough of it, or nodes that differ
     │   ├── ClusterUnreachable           3
     │   ├── NotEnoughResources           3
@@ -44,6 +45,19 @@ class ConfigError(OrchestratorError):
     """Bad input, refused before anything is started or spent."""
 
     exit_code = 2
+
+
+class ClusterNotPlannable(ConfigError):
+    """A cluster that a search for the best run has to leave out: ``cluster`` is its name, ``why`` the
+    reason."""
+
+    cluster = why = ""
+
+    @classmethod
+    def of(cls, cluster: str, why: str) -> Self:
+        refused = cls(f"cluster={cluster}: {why}")
+        refused.cluster, refused.why = cluster, why
+        return refused
 
 
 class ClusterError(OrchestratorError):

@@ -27,19 +27,42 @@ def open_no_link(path: Path, mode: str) -> IO[str]:
     return os.fdopen(os.open(path, flags, 0o644), mode, encoding="utf-8")
 
 
-def write_whole(path: Path, content: str | bytes, mode: int = 0o644, synced: bool = True) -> Path:
-    """Write a file whole or not at all, beside its place and under a name that nobody else can have made;
-    ``synced`` when it must be there after a loss of power too."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+def atomic_write(
+    path: Path, content: str | bytes, mode: int = 0o644, *, durable: bool = True, beside: str | None = None
+) -> Path:
+    """Write a file whole or not at all: beside its place, then renamed. A reader sees the old content or the
+    new one.
+
+    Args:
+        path: Where it is to be; a link in its place is replaced and not followed.
+        content: All of it.
+        mode: Its permissions from the first byte on, less what the umask takes.
+        durable: Whether content and name are on the disk when this returns, to outlive a loss of power.
+        beside: The name that it has until it is whole, for a folder in which what a crash leaves has to be
+            known and is taken over by the next write. None is one that nobody else can have made.
+    """
+    partial = path.with_name(beside or f".{path.name}.{secrets.token_hex(8)}")
+    fresh = os.O_TRUNC if beside else os.O_EXCL
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(beside, flags, mode), "wb") as stream:
+        flags = os.O_WRONLY | os.O_CREAT | fresh | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(partial, flags, mode), "wb") as stream:
             stream.write(content if isinstance(content, bytes) else content.encode())
             stream.flush()
-            if synced:
+            if durable:
                 os.fsync(stream.fileno())
-        beside.replace(path)
+        os.replace(partial, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+    if durable:
+        sync(path.parent)
     return path
+
+
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

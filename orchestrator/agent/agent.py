@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent.assignment import Assignment, own_environment, rank_specs, zygote_environment
+from orchestrator.agent.assignment import Assignment, Secrets, own_environment, rank_specs, zygote_environment
 from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.agent.launchers import WarmZygotes, as_important_as_others, forking_launcher, standing_in
 from orchestrator.agent.localize import (
@@ -36,6 +36,7 @@ from orchestrator.agent.raylet import end_with_raylet
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.system_metrics import Sampler
 from orchestrator.config.hardware import local_gpus
+from orchestrator.config.signals import stop_numbers
 from orchestrator.rank.environment import held_back_remark
 from orchestrator.rank.launch.launcher import ExecLauncher, ForkingLauncher, Launcher
 
@@ -65,7 +66,7 @@ class NodeAgent(CheckpointFiles):
         """``place`` tells where this node is; None is by itself, without a cluster. ``own_process``: nothing
         else runs in this process, so that signals and its end are the agent's."""
         if own_process:
-            _leave_stopping_to_the_driver(assignment.stop_signals)
+            _leave_stopping_to_the_driver(stop_numbers(assignment.recovery.stop_signals))
             end_with_raylet()
         as_important_as_others()
         self.assignment = assignment
@@ -78,15 +79,11 @@ class NodeAgent(CheckpointFiles):
         self._ranks = NodeRanks(assignment)
         self._snapshots: NodeSnapshots | None = None
         self._port: HeldPort | None = None
-        self._sampler = Sampler(assignment.sample_every_s, [gpu.uuid for gpu in local_gpus()])
+        self._sampler = Sampler(assignment.system_metrics_every_s, [gpu.uuid for gpu in local_gpus()])
 
-    def describe(self, shell: Mapping[str, str], held_back: Mapping[str, str]) -> dict[str, Any]:
-        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile.
-
-        ``shell`` is what its ranks have from the shell that started the run, ``held_back`` what they have
-        not.
-        """
-        self.assignment = replace(self.assignment, shell=dict(shell), held_back=dict(held_back))
+    def describe(self, secrets: Secrets) -> dict[str, Any]:
+        """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
+        self.assignment = replace(self.assignment, secrets=secrets)
         here = self._place
         told: dict[str, Any] = {"host": socket.gethostname(), "address": here.address, "ray_id": here.node_id}
         told |= identity()
@@ -99,7 +96,7 @@ class NodeAgent(CheckpointFiles):
         if sender is not None:
             sender.follow(self._zygote_log().name)
         self._ready_launcher()
-        if self.assignment.snapshots:
+        if self.assignment.snapshot.enabled:
             self._snapshots = self._ranks.snapshots = NodeSnapshots(self.assignment, self.node_index)
         return {**told, "problems": self.compare(self.assignment.expected), "remarks": self._remarks()}
 
@@ -117,26 +114,26 @@ class NodeAgent(CheckpointFiles):
         told = self.assignment
         return {
             "name": told.run,
-            "nodes": told.world_size // told.ranks_per_node,
-            "ranks": told.world_size,
-            "unit": told.unit,
-            "usd_per_gpu_hour": told.usd_per_gpu_hour,
+            "nodes": told.ranks.world_size // told.ranks.per_node,
+            "ranks": told.ranks.world_size,
+            "unit": told.ranks.unit,
+            "usd_per_gpu_hour": told.ranks.usd_per_gpu_hour,
             "since_unix_s": self._since_unix_s,
             "step": self._ranks.step,
-            "run_dir": told.run_dir,
+            "run_dir": told.places.run_dir,
         }
 
     def mark_checkpoints(self) -> str:
         """Leave a mark in the checkpoint directory, for the other nodes to look for."""
-        return leave_mark(Path(self.assignment.checkpoint_dir))
+        return leave_mark(Path(self.assignment.places.checkpoint_dir))
 
     def sees_checkpoints(self, mark: str) -> bool:
         """Whether the checkpoint directory here is the one that has the mark."""
-        return sees_mark(Path(self.assignment.checkpoint_dir), mark)
+        return sees_mark(Path(self.assignment.places.checkpoint_dir), mark)
 
     def unmark_checkpoints(self, mark: str) -> None:
         """Take the mark away again."""
-        remove_mark(Path(self.assignment.checkpoint_dir), mark)
+        remove_mark(Path(self.assignment.places.checkpoint_dir), mark)
 
     def free_port(self) -> int:
         """A TCP port for rank 0's rendezvous, held until the next one is asked for."""
@@ -216,11 +213,11 @@ class NodeAgent(CheckpointFiles):
     def _remarks(self) -> list[str]:
         """What differs from the best that could be, without being wrong."""
         staging = self._snapshots.remark if self._snapshots else None
-        held_back = held_back_remark(self.assignment.held_back, own_environment())
+        held_back = held_back_remark(self.assignment.secrets.shell.held_back, own_environment())
         return [remark for remark in (self._zygote_remark, staging, monitor_remark(), held_back) if remark]
 
     def _zygote_log(self) -> Path:
-        return Path(self.assignment.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
+        return Path(self.assignment.places.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
 
     def _standing(self, launcher: Launcher) -> Launcher:
         return standing_in(launcher, zygote_environment(self.assignment), str(self._zygote_log()))
@@ -231,7 +228,7 @@ class NodeAgent(CheckpointFiles):
             self._launcher.close()
             self._launcher = None
         if self._launcher is None:
-            if self.assignment.zygote:
+            if self.assignment.launch.zygote:
                 environment, log_path = zygote_environment(self.assignment), str(self._zygote_log())
                 self._launcher, self._zygote_remark = forking_launcher(environment, self._warm, log_path)
             else:

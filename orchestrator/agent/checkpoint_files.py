@@ -27,7 +27,7 @@ class CheckpointFiles:
 
     def lacks_space(self) -> str | None:
         """Why nothing can be written to the run directory, None where something can."""
-        folder = self.assignment.run_dir
+        folder = self.assignment.places.run_dir
         try:
             with tempfile.TemporaryFile(dir=folder) as probe:
                 os.posix_fallocate(probe.fileno(), 0, _PROBE_BYTES)
@@ -62,11 +62,11 @@ class CheckpointFiles:
 
     def _unsigned(self, manifest: Manifest) -> bool:
         """Whether it is not to be loaded: a key was asked for, and it was not signed with that."""
-        return self.assignment.snapshot_key_required and not manifest.is_signed_with(self._key)
+        return self.assignment.secrets.signing.required and not manifest.is_signed_with(self._key)
 
     @property
     def _key(self) -> bytes:
-        return bytes.fromhex(self.assignment.snapshot_key)
+        return bytes.fromhex(self.assignment.secrets.signing.key)
 
     def why_not_vouched(self, save_dir: str, tag: str) -> str | None:
         """Why a committed checkpoint may be somebody else's; None where it is ours."""

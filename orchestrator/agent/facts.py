@@ -18,8 +18,9 @@ from orchestrator.config.hardware import local_gpus
 from orchestrator.errors import ConfigError
 from orchestrator.installation import PACKAGE
 
-_SCRIPT = "script sha256"
+_OWN, _SCRIPT = "orchestrator sha256", "script sha256"
 COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
+_PACKAGES = {f"package {name}": name for name in COMPARED_PACKAGES}
 
 
 def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> dict[str, str]:
@@ -29,13 +30,18 @@ def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 
     Raises :class:`ConfigError` when the script or the corpus is not there.
     """
     facts = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
-    for name in COMPARED_PACKAGES:
-        facts[f"package {name}"] = package_version(name)
-    facts["orchestrator sha256"] = own_sha256()
+    facts |= {fact: package_version(name) for fact, name in _PACKAGES.items()}
+    facts[_OWN] = own_sha256()
     facts[_SCRIPT] = script_sha256(script)
     if sources:
         facts["corpus fingerprint"] = corpus_survey.survey(sources, cwd, least_bytes).fingerprint
     return facts
+
+
+def versions(facts: Mapping[str, str]) -> dict[str, str]:
+    """What of the facts people compare runs by, packages by their bare names: hashes of sources say nothing
+    to them."""
+    return {_PACKAGES.get(name, name): value for name, value in facts.items() if name not in (_OWN, _SCRIPT)}
 
 
 def package_version(name: str) -> str:

@@ -30,37 +30,37 @@ def on_node(assignment: Assignment, unpacked: str, there: Interfaces, address: s
     the addresses of each interface by name, ``address`` is the node's in Ray. Raises ``ValueError``
     where an interface is asked for and none has that address.
     """
-    environment = assignment.environment
+    program = assignment.program
+    environment = program.environment
     if asks_for(INTERFACE, environment.values()):
         name = interface_of(address, there)
         environment = {key: value.replace(INTERFACE, name) for key, value in environment.items()}
-    if assignment.working_dir is None:
-        return replace(assignment, environment=environment)
-
-    def here(path: str) -> str:
-        return moved(path, str(assignment.working_dir), unpacked)
-
-    return replace(
-        assignment,
+    shipped = assignment.launch.working_dir
+    if shipped is None:
+        return replace(assignment, program=replace(program, environment=environment))
+    here = replace(
+        program,
         environment=environment,
-        script=here(assignment.script),
-        cwd=here(assignment.cwd),
-        corpus=[here(source) for source in assignment.corpus],
-        args=[_moved_argument(arg, str(assignment.working_dir), unpacked) for arg in assignment.args],
+        script=moved(program.script, shipped, unpacked),
+        cwd=moved(program.cwd, shipped, unpacked),
+        corpus=[moved(source, shipped, unpacked) for source in program.corpus],
+        args=[_moved_argument(arg, shipped, unpacked) for arg in program.args],
     )
+    return replace(assignment, program=here)
 
 
 def differences(assignment: Assignment) -> list[str]:
     """What about this node differs from the plan. Raises :class:`ConfigError` for what is not there at
     all."""
-    seen = facts.observe(Path(assignment.script), assignment.corpus, Path(assignment.cwd))
+    program, ranks = assignment.program, assignment.ranks
+    seen = facts.observe(Path(program.script), program.corpus, Path(program.cwd))
     problems = facts.differences(assignment.expected, seen)
-    if not Path(assignment.cwd).is_dir():
+    if not Path(program.cwd).is_dir():
         problems.append(
-            f"job.cwd: no folder {assignment.cwd}; make it there, or ship it with launch.working_dir"
+            f"job.cwd: no folder {program.cwd}; make it there, or ship it with launch.working_dir"
         )
-    if assignment.device == "cuda":
-        problems += facts.gpu_differences(assignment.product_names, assignment.ranks_per_node)
+    if ranks.device == "cuda":
+        problems += facts.gpu_differences(ranks.product_names, ranks.per_node)
     return problems
 
 

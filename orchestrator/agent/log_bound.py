@@ -124,7 +124,7 @@ class LogBound:
 
 
 class LogBounds:
-    """All logs of a process's care, bounded alike; None is no bound. ``notice`` is told when the first
+    """All logs of a process's care, bounded alike; None and 0 are no bound. ``notice`` is told when the first
     one reaches it, and, once, where that cannot be helped."""
 
     def __init__(self, most_bytes: int | None, notice: Callable[[str], None]) -> None:
@@ -139,7 +139,7 @@ class LogBounds:
 
     def hold(self, path: Path) -> int:
         """Bound this one; the offset before which there is nothing to be read any more."""
-        if self.most_bytes is None:
+        if not self.most_bytes:
             return 0
         bound = self._bounds.setdefault(path, LogBound(path, self.most_bytes))
         try:

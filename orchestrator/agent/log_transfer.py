@@ -85,12 +85,12 @@ class LogSender:
 
 def sender_of(assignment: Assignment) -> LogSender | None:
     """For this node's logs, unless the driver sees them by itself. Makes the folder that logs go to."""
-    run_dir = Path(assignment.run_dir)
+    run_dir = Path(assignment.places.run_dir)
     make_folder(run_dir)
     (run_dir / "logs").mkdir(exist_ok=True)
-    if assignment.run_dir_mark is None or sees_mark(run_dir, assignment.run_dir_mark):
+    if assignment.places.run_dir_mark is None or sees_mark(run_dir, assignment.places.run_dir_mark):
         return None
-    return LogSender(run_dir / "logs", assignment.world_size // assignment.ranks_per_node)
+    return LogSender(run_dir / "logs", assignment.ranks.world_size // assignment.ranks.per_node)
 
 
 class LogWriter:

@@ -58,14 +58,12 @@ class NodeRanks:
         self.snapshots: NodeSnapshots | None = None
         self._ranks: list[_Watched] = []
         self._launcher: Launcher | None = None
-        self._gather = Gather(assignment.ranks_per_node)
+        self._gather = Gather(assignment.ranks.per_node)
         self._remarks: list[str] = []
-        self._bounds = LogBounds(assignment.log_max_bytes, self._remarks.append)
+        self._bounds = LogBounds(assignment.launch.log_max_bytes, self._remarks.append)
+        limits = assignment.recovery
         self._watchdog = Watchdog(
-            assignment.hang_factor,
-            assignment.hang_floor_s,
-            assignment.hang_timeout_cold_s,
-            assignment.last_step,
+            limits.hang_factor, limits.hang_floor_s, limits.hang_timeout_cold_s, assignment.last_step
         )
         self._memory_kills = MemoryKills()
         self._kill_due_s: float | None = None
@@ -85,7 +83,7 @@ class NodeRanks:
 
     def start(self, specs: Sequence[RankSpec], launcher: Launcher) -> None:
         """Start the ranks of an attempt."""
-        self._gather = Gather(self.assignment.ranks_per_node)
+        self._gather = Gather(self.assignment.ranks.per_node)
         self._kill_due_s = self._killed_s = None
         self._overdue_told, self._looks, self._kept_stacks = None, Looks(), {}
         self._watchdog.new_attempt()
@@ -156,7 +154,7 @@ class NodeRanks:
         """Ranks that make no progress, told when that changes; and those that do not die."""
         alive = self._alive()
         if self._killed_s is not None:
-            if not alive or now_s - self._killed_s < self.assignment.sigkill_timeout_s:
+            if not alive or now_s - self._killed_s < self.assignment.recovery.sigkill_timeout_s:
                 return []
             return [self._outlived(rank) for rank in alive]
         overdue = self._watchdog.overdue(now_s, [rank.process.spec.rank for rank in alive])
@@ -169,7 +167,10 @@ class NodeRanks:
     def _outlived(self, rank: _Watched) -> Part:
         """It is stuck in the kernel or a driver: whatever it holds, this node cannot be used any more."""
         rank.status = -signal.SIGKILL
-        rank.error = {"type": "", "message": f"outlived SIGKILL by {self.assignment.sigkill_timeout_s:g} s"}
+        rank.error = {
+            "type": "",
+            "message": f"outlived SIGKILL by {self.assignment.recovery.sigkill_timeout_s:g} s",
+        }
         return {**self._exit_part(rank, rank.status), "node_fault": True, "node_unusable": True}
 
     def _stacks(self, now_s: float) -> list[Part]:
@@ -190,7 +191,7 @@ class NodeRanks:
         told = [
             {
                 **one,
-                "gpu": self.assignment.gpu_name(ranks[rank := one["rank"]].local_rank),
+                "gpu": self.assignment.ranks.gpu_name(ranks[rank := one["rank"]].local_rank),
                 "stack": [str(frame) for frame in stacks[rank]][:_STACK_LINES],
                 "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
             }
@@ -278,7 +279,7 @@ class NodeRanks:
         return {
             "kind": "exit",
             "rank": spec.rank,
-            "gpu": self.assignment.gpu_name(spec.local_rank),
+            "gpu": self.assignment.ranks.gpu_name(spec.local_rank),
             "status": status,
             "step": rank.step,
             "time": time.time(),

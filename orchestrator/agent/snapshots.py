@@ -32,12 +32,12 @@ class NodeSnapshots:
 
     def __init__(self, assignment: Assignment, node_index: int) -> None:
         self._assignment = assignment
-        self._first_rank = node_index * assignment.ranks_per_node
-        self._view = Path(assignment.run_dir) / "restore" / f"node-{node_index}"
-        place = choose_place(assignment.snapshot_dirs, assignment.snapshot_bytes)
+        self._first_rank = node_index * assignment.ranks.per_node
+        self._view = Path(assignment.places.run_dir) / "restore" / f"node-{node_index}"
+        place = choose_place(assignment.snapshot.dirs, assignment.snapshot_bytes)
         self.remark = place.remark
         self._folder = place.folder
-        ranks = range(assignment.ranks_per_node)
+        ranks = range(assignment.ranks.per_node)
         self._slots = [
             [open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks
         ]
@@ -45,7 +45,7 @@ class NodeSnapshots:
         self._unstaged: set[int] = set()  # ranks of which it has been said
         self._told: list[Part] = []
         self._restore: dict[str, Any] | None = None
-        log_path = Path(assignment.run_dir) / "logs" / f"writer.node-{node_index}.log"
+        log_path = Path(assignment.places.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
 
     def told(self, attempt: int, local_rank: int) -> dict[str, Any]:
@@ -56,10 +56,10 @@ class NodeSnapshots:
             "attempt": attempt,
             "slots": slots,
             "restore": self._restore,
-            "trusted": list(self._assignment.snapshot_trusted),
-            "key": self._assignment.snapshot_key,
-            "key_required": self._assignment.snapshot_key_required,
-            "allow_types": list(self._assignment.snapshot_allow_types),
+            "trusted": list(self._assignment.snapshot.trusted),
+            "key": self._assignment.secrets.signing.key,
+            "key_required": self._assignment.secrets.signing.required,
+            "allow_types": list(self._assignment.snapshot.allow_types),
         }
 
     def saved(self, rank: int, message: Mapping[str, Any], launcher: Launcher) -> None:
@@ -204,7 +204,7 @@ class NodeSnapshots:
                 yield rank, path, slot
 
     def _is_ours(self, rank: int) -> bool:
-        return self._first_rank <= rank < self._first_rank + self._assignment.ranks_per_node
+        return self._first_rank <= rank < self._first_rank + self._assignment.ranks.per_node
 
 
 def is_for_every_rank(name: str) -> bool:

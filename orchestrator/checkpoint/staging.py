@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from orchestrator.checkpoint.arena import Slot
 from orchestrator.checkpoint.store import attempt_dir
+from orchestrator.files import NO_SPACE
 
 _LOOK_S = 0.005
 _TABLE_BYTES = 1 << 20
-NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT)
+NO_ROOM = (*NO_SPACE, errno.ENOMEM)
 
 
 class Phases(Protocol):

@@ -37,6 +37,7 @@ from orchestrator.checkpoint.manifest import (
     verify,
 )
 from orchestrator.errors import ManifestError
+from orchestrator.files import sync
 
 __all__ = [
     "FilePart",
@@ -105,7 +106,7 @@ def publish(save_dir: Path, manifest: Manifest, save_latest: bool) -> Path:
         store_files.set_aside(save_dir, manifest.tag)
         os.rename(source, target)
     store_files.move_files(source.parent, save_dir)
-    store_files.sync(save_dir)
+    sync(save_dir)
     if save_latest:
         store_files.replace_file(save_dir / _LATEST, manifest.tag)
     store_files.clear_replaced(save_dir, manifest.tag)
@@ -156,8 +157,8 @@ def quarantine(save_dir: Path, tag: str, reason: str) -> Path:
         os.rename(folder, store_files.free_name(ward, tag))
     elif not any(ward.glob(f"{tag}.*")):
         raise ManifestError(f"{folder} is not there: there is nothing to quarantine")
-    store_files.sync(ward)
-    store_files.sync(save_dir)
+    sync(ward)
+    sync(save_dir)
     store_files.sweep(save_dir)
     number = re.compile(re.escape(tag) + r"\.(\d+)")
     numbers = [int(match[1]) for entry in ward.iterdir() if (match := number.fullmatch(entry.name))]
@@ -268,5 +269,5 @@ def _point_away(save_dir: Path, tag: str) -> None:
         with suppress(OSError):
             return store_files.replace_file(save_dir / _LATEST, others[-1])
     (save_dir / _LATEST).unlink(missing_ok=True)
-    store_files.sync(save_dir)
+    sync(save_dir)
     return None

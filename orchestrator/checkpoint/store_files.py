@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.checkpoint.manifest import MANIFEST, Manifest
 from orchestrator.errors import ManifestError
+from orchestrator.files import atomic_write, sync
 
 REASON = "reason.txt"
 REPLACED = "replaced-"
@@ -29,15 +30,6 @@ def folders_in(path: Path) -> list[Path]:
         return []
 
 
-def sync(path: Path) -> None:
-    """fsync a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def sync_tree(folder: Path) -> None:
     """fsync every file and folder, and the name of ``folder`` itself."""
     for parent, _, names in os.walk(folder, topdown=False):
@@ -50,14 +42,9 @@ def sync_tree(folder: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader sees the old text or the new one."""
-    beside = path.with_name(f".{path.name}{_PARTIAL}")
-    with beside.open("w") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(beside, path)
-    sync(path.parent)
+    """A file of ours, whole or as it was. One that a crash leaves half written has a name by which it is
+    known."""
+    atomic_write(path, text, 0o666, beside=f".{path.name}{_PARTIAL}")
 
 
 def free_name(folder: Path, stem: str) -> Path:

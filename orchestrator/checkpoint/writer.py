@@ -17,7 +17,6 @@ Answers, each with `id`:
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -34,14 +33,15 @@ if __name__ == "__main__":  # this package is where nobody looks, and its module
     sys.path[:] = [path for path in sys.path if path != str(Path(__file__).resolve().parent)]
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from orchestrator.checkpoint.arena import Slot
+    from orchestrator.files import NO_SPACE, sync
 
     del sys.path[0]
 else:
     from orchestrator.checkpoint.arena import Slot
+    from orchestrator.files import NO_SPACE, sync
 
 RETRY_S = 1.0
 NICENESS = 19
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _READ_BYTES = 1 << 22
 
 
@@ -132,7 +132,7 @@ class Writer:
             except Exception as error:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
-                if not isinstance(error, OSError) or error.errno not in _NO_SPACE:
+                if not isinstance(error, OSError) or error.errno not in NO_SPACE:
                     raise
                 if held_since is None:
                     held_since = time.monotonic()
@@ -218,11 +218,7 @@ def _hash_and_sync(path: Path) -> dict[str, Any]:
 def _sync_folders(lowest: Path, highest: Path) -> None:
     """Make the names in these folders durable, and the name of the highest in its parent."""
     for folder in (lowest, *lowest.parents):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync(folder)
         if folder == highest.parent:
             return
 

@@ -1,9 +1,10 @@
-"""The command line taken apart: verb, RUN, our own few flags, and the words that are Hydra's."""
+"""The command line taken apart, once: verb, RUN, our own few flags, and the words that are Hydra's."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from orchestrator.errors import ConfigError, near_miss
@@ -23,6 +24,48 @@ TAKE_A_VALUE = (
 MAY_TAKE_A_VALUE = ("--info", "-i")
 
 
+@dataclass(frozen=True)
+class Invocation:
+    """One command line. ``words`` are Hydra's, as Hydra is to read them: KEY=VALUE and flags; the rest is
+    ours, and says nothing where the verb does not take it."""
+
+    verb: str
+    words: tuple[str, ...]
+    run: str = ""  # RUN of a verb that takes one
+    runs: tuple[str, ...] = ()  # of a verb that takes any number
+    version: bool = False
+    json: bool = False
+    csv: bool = False
+    sort: str | None = None
+    limit: int = 100
+    trust: bool = False
+    force: bool = False
+
+    @property
+    def multirun(self) -> bool:
+        """Whether a flag asks for a run of each of several values."""
+        return bool({"-m", "--multirun"} & set(self.words))
+
+    @property
+    def is_for_hydra(self) -> bool:
+        """Whether the words are for Hydra's own command line: its flags, or a word on its own part."""
+        return any(word.startswith("-") or "hydra" in word for word in self.words)
+
+
+def parse(args: Sequence[str]) -> Invocation:
+    """Take a command line apart. Raises :class:`ConfigError` for what is not one, before Hydra is asked."""
+    rest = list(args)
+    verb = _take_verb(rest)
+    run, runs = _take_run(verb, rest), _take_runs(verb, rest)
+    own, words = _own_flags(verb).parse_known_args(rest)
+    _check_flags(verb, words)
+    if not own.version:  # which is printed without Hydra
+        from orchestrator.config.words import for_hydra
+
+        words = for_hydra(words)
+    return Invocation(verb, tuple(words), run, tuple(runs), **vars(own))
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as everything else here does."""
 
@@ -30,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; see --help")
 
 
-def take_verb(args: list[str]) -> str:
+def _take_verb(args: list[str]) -> str:
     """The verb, which flags such as ``--config-dir DIR`` may precede; it is taken out of ``args``.
 
     Raises :class:`ConfigError` for a bare word that is none, as only a verb can be.
@@ -45,7 +88,7 @@ def take_verb(args: list[str]) -> str:
     return "run"
 
 
-def take_run(verb: str, args: list[str]) -> str:
+def _take_run(verb: str, args: list[str]) -> str:
     """The RUN of a verb that takes one: the first word that is neither flag nor KEY=VALUE; "" for other
     verbs.
 
@@ -60,7 +103,7 @@ def take_run(verb: str, args: list[str]) -> str:
     )
 
 
-def take_runs(verb: str, args: list[str]) -> list[str]:
+def _take_runs(verb: str, args: list[str]) -> list[str]:
     """The RUNs of a verb that takes any number of them; they are taken out of ``args``."""
     places = _bare(args) if verb in TAKE_RUNS else []
     return [args.pop(place) for place in reversed(places)][::-1]
@@ -82,7 +125,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def check_flags(verb: str, overrides: Sequence[str]) -> None:
+def _check_flags(verb: str, overrides: Sequence[str]) -> None:
     """Hydra would print its whole usage for a flag that it does not know, or that lacks its value."""
     for place, word in enumerate(overrides):
         flag = word.split("=", 1)[0]
@@ -93,7 +136,7 @@ def check_flags(verb: str, overrides: Sequence[str]) -> None:
             raise ConfigError(f"{word}: needs a value after it; see --help")
 
 
-def own_flags(verb: str) -> argparse.ArgumentParser:
+def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
     parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
@@ -107,7 +150,7 @@ def own_flags(verb: str) -> argparse.ArgumentParser:
     if verb == "compare":
         output.add_argument("--csv", action="store_true")
         parser.add_argument("--sort")
-        parser.add_argument("--limit", type=_count, default=100)
+        parser.add_argument("--limit", type=_count, default=Invocation.limit)
     return parser
 
 

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from orchestrator import __version__, output
-from orchestrator.cli.args import check_flags, flags_last, own_flags, take_run, take_runs, take_verb
+from orchestrator.cli.args import Invocation, flags_last, parse
 from orchestrator.cli.show.screen import Screen
-from orchestrator.cli.verbs import VERBS, show_swept
+from orchestrator.cli.verbs import VERBS, PlannedSweep, is_point
 from orchestrator.config import surroundings
 from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
 
@@ -29,60 +29,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         output.take_over()
         surroundings.settle()
-    args = list(sys.argv[1:] if argv is None else argv)
     try:
-        verb = take_verb(args)
-        run_ref, run_refs = take_run(verb, args), take_runs(verb, args)
-        own, overrides = own_flags(verb).parse_known_args(args)
-        own.run_ref, own.run_refs, own.overrides = run_ref, run_refs, overrides
-        check_flags(verb, overrides)
+        # The process is all ours unless a program calls us.
+        with _no_garbage_yet(keep=argv is None):
+            invocation = parse(sys.argv[1:] if argv is None else argv)
+            if invocation.version:
+                print(f"orchestrator {__version__}")
+                return 0
+            composed = _composed(invocation)
+    except OrchestratorError as error:
+        return _fail(error)
+    return _by_hydra(invocation) if composed is None else _call(composed, invocation)
+
+
+def _composed(invocation: Invocation) -> DictConfig | None:
+    """The configuration; None where that is left to Hydra's own command line. Raises :class:`ConfigError`."""
+    from orchestrator.config.composing import composed
+
+    if invocation.is_for_hydra:
+        return None
+    found = composed(invocation.words)
+    return None if found.asks_for_hydra else found.config
+
+
+def _call(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.config.composing import refusals
+
+    try:
+        with refusals(invocation.words):  # a verb may be the first to look at a value
+            return _guard(lambda: VERBS[invocation.verb](composed, invocation))
     except ConfigError as error:
         return _fail(error)
-    if own.version:
-        print(f"orchestrator {__version__}")
-        return 0
+
+
+def _by_hydra(invocation: Invocation) -> int:
+    """Have ``hydra.main`` do what its flags ask for: print and end, or call the verb, for each point of a
+    sweep."""
     # Hydra would print its errors and exit by itself; with this it hands them to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with _no_garbage_yet(keep=argv is None):
-        import hydra
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-        from yaml import YAMLError
+    import hydra
 
-        from orchestrator.config import load
-        from orchestrator.config.words import for_hydra
+    from orchestrator.config import load
+    from orchestrator.config.composing import refusals
+    from orchestrator.config.guard import refuse_code
 
-        load.register()
-        try:
-            own.overrides = overrides = for_hydra(overrides)
-        except ConfigError as error:
-            return _fail(error)
-        composed_once = load.compose_once(overrides)
+    load.register()
     codes: list[int] = []
     called: list[DictConfig] = []
+    sweep = PlannedSweep(scratch=_scratch(invocation))
 
     def task(composed: DictConfig) -> None:
         called.append(composed)
-        codes.append(_guard(lambda: VERBS[verb](composed, own)))
+        work = sweep.add if is_point(composed, invocation) else VERBS[invocation.verb]
+        codes.append(_guard(lambda: work(composed, invocation)))
         if codes[-1] > SIGNALLED:
             raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
 
-    own.swept, scratch = [], _scratch(verb, overrides)
     # The user's own override comes later and wins.
-    sys.argv = [sys.argv[0], *([f"hydra.sweep.dir='{scratch}'"] if scratch else []), *flags_last(overrides)]
+    scratch = [f"hydra.sweep.dir='{sweep.scratch}'"] if sweep.scratch else []
+    sys.argv = [sys.argv[0], *scratch, *flags_last(invocation.words)]
     entry = hydra.main(version_base="1.3", config_path=str(load.conf_dir()), config_name="config")(task)
     try:
-        if composed_once is not None:
-            task(composed_once)
-        else:
-            from orchestrator.config.guard import refuse_code
-
-            refuse_code(overrides)
+        with refusals(invocation.words):
+            refuse_code(invocation.words)
             entry()
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        from orchestrator.config.hydra_errors import explain
-
-        return _fail(ConfigError(explain(error, overrides)))
     except OrchestratorError as error:
         return _fail(error)
     except ValueError as error:
@@ -91,17 +101,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Hydra's word on an override that makes no sense, e.g. model=null
         return _fail(ConfigError(str(error)))
     finally:
-        if scratch:
-            shutil.rmtree(scratch, ignore_errors=True)
-    if own.swept:
-        codes.append(_guard(lambda: show_swept(called[0], own, scratch)))
+        if sweep.scratch:
+            shutil.rmtree(sweep.scratch, ignore_errors=True)
+    if sweep.points:
+        codes.append(_guard(lambda: sweep.show(called[0], invocation)))
     return max(codes, default=0)
 
 
-def _scratch(verb: str, overrides: Sequence[str]) -> str:
+def _scratch(invocation: Invocation) -> str:
     """A folder for what Hydra writes at a sweep, empty folders and a copy of itself, where the points are
     only plans; "" for anything else."""
-    if verb != "plan" or not {"-m", "--multirun"} & set(overrides):
+    if invocation.verb != "plan" or not invocation.multirun:
         return ""
     import tempfile
 

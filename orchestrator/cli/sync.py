@@ -143,9 +143,7 @@ def _run_sink(directory: Path, total: int, environment: dict[str, str], console:
     sink.stderr.close()
     if sink.returncode:
         why = said[-1] if said else ""
-        raise TrackingError(
-            why.removeprefix("mlflow_sink: ") or f"its process ended with status {sink.returncode}"
-        )
+        raise TrackingError(why or f"its process ended with status {sink.returncode}")
 
 
 def _end(sink: subprocess.Popen[str]) -> None:

@@ -3,14 +3,15 @@ it."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator.config.schema import Config
     from orchestrator.planner.auto_layout import Choice
+    from orchestrator.planner.sweep import PlannedPoint
 
 SWEEP_NAME = "%Y%m%d-%H%M%S"  # as hydra.sweep.dir
 
@@ -29,55 +31,49 @@ def _config(composed: DictConfig) -> Config:
     return load.load(composed)
 
 
-def _chosen(composed: DictConfig, own: argparse.Namespace) -> tuple[Config, Choice | None]:
+def _chosen(composed: DictConfig, invocation: Invocation) -> tuple[Config, Choice | None]:
     """The configuration, with the search's choice where ``layout=auto`` asks for it."""
     if not composed.layout.auto:
         return _config(composed), None
     from orchestrator.planner.auto_layout import choose
 
-    choice = choose(composed, own.overrides)
+    choice = choose(composed, invocation.words)
     return choice.config, choice
 
 
-def _run(composed: DictConfig, own: argparse.Namespace) -> int:
+def _run(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import RunOnTerminal
     from orchestrator.driver.run import run
 
     if _asks_what_to_train(composed):
         raise ConfigError("budget_usd and deadline_days are answered by 'plan'; a run takes job.steps")
-    config, choice = _chosen(composed, own)
+    config, choice = _chosen(composed, invocation)
     if choice is not None:
         from orchestrator.cli.show.layouts import show_choice
 
         show_choice(choice.search, choice.overrides, choice.kept, Screen())
-    return run(config, RunOnTerminal(Screen()), trust=own.trust)
+    return run(config, RunOnTerminal(Screen()), trust=invocation.trust)
 
 
-def _plan(composed: DictConfig, own: argparse.Namespace) -> int:
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
+def _plan(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.plan import show_plan
     from orchestrator.driver.preflight import plan_of
     from orchestrator.plan.plan import plan_json
 
-    swept = HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
     if _asks_what_to_train(composed):
-        return _plan_budget(composed, own, HydraConfig.get().overrides.task if swept else own.overrides)
-    if swept:
-        return _plan_point(composed, own)
-    config, choice = _chosen(composed, own)
-    plan = plan_of(config, observed=own.json)
-    body, console = plan_json(plan) if own.json else {}, Screen()
+        return _plan_budget(composed, invocation)
+    config, choice = _chosen(composed, invocation)
+    plan = plan_of(config, observed=invocation.json)
+    body, console = plan_json(plan) if invocation.json else {}, Screen()
     if choice is not None:
         from orchestrator.cli.show.layouts import search_json, show_choice, show_runners_up
 
-        if own.json:
+        if invocation.json:
             body["search"] = search_json(choice.search, choice.overrides, choice.kept)
         else:
             show_choice(choice.search, choice.overrides, choice.kept, console)
             show_runners_up(choice.search, console)
-    if own.json:
+    if invocation.json:
         print(json.dumps(body, indent=2))
     else:
         show_plan(plan, console)
@@ -88,92 +84,116 @@ def _asks_what_to_train(composed: DictConfig) -> bool:
     return composed.budget_usd is not None or composed.deadline_days is not None
 
 
-def _plan_budget(composed: DictConfig, own: argparse.Namespace, words: Sequence[str]) -> int:
+def _plan_budget(composed: DictConfig, invocation: Invocation) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
     from orchestrator.cli.show.budget import show_answer
     from orchestrator.cli.show.budget_json import answer_json
     from orchestrator.planner.budget import answer
 
+    words = HydraConfig.get().overrides.task if _is_swept() else invocation.words
     found = answer(composed, words)
-    if own.json:
+    if invocation.json:
         print(json.dumps(answer_json(found), indent=2, default=str))
     else:
         show_answer(found, Screen())
     return 0
 
 
-def _plan_point(composed: DictConfig, own: argparse.Namespace) -> int:
-    """One point of a sweep is kept for the table; one that is refused is no failure of the others."""
+def is_point(composed: DictConfig, invocation: Invocation) -> bool:
+    """Whether this is one of several plans that are to be compared."""
+    return invocation.verb == "plan" and _is_swept() and not _asks_what_to_train(composed)
+
+
+def _is_swept() -> bool:
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    from orchestrator.driver.preflight import plan_of
-    from orchestrator.planner.sweep import PlannedPoint
-
-    overrides = tuple(HydraConfig.get().overrides.task)
-    own.sweep_dir = HydraConfig.get().sweep.dir
-    try:
-        own.swept.append(PlannedPoint(overrides, plan_of(_chosen(composed, own)[0], observed=own.json)))
-    except ConfigError as error:
-        own.swept.append(PlannedPoint(overrides, None, str(error)))
-    if sys.stderr.isatty():
-        print(f"\rplanned: {len(own.swept)}", end="", file=sys.stderr, flush=True)
-    return 0
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
-def show_swept(first: DictConfig, own: argparse.Namespace, scratch: str) -> int:
-    from orchestrator.cli.show.sweep_table import plans_json, refuse_if_none, show_plans
+@dataclass
+class PlannedSweep:
+    """The plans of a sweep, one after the other, and the table of them all. ``scratch`` is the folder that
+    Hydra was given for it; "" is none."""
 
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-    if own.json:
-        print(plans_json(own.swept))
-        refuse_if_none(own.swept)
-    else:
-        named = (
-            own.sweep_dir
-            if own.sweep_dir != scratch
-            else f"{first.run_root}/sweeps/{time.strftime(SWEEP_NAME)}"
-        )
-        show_plans(own.swept, Path(named) / "plans.png", Screen())
-    return 0
+    scratch: str
+    points: list[PlannedPoint] = field(default_factory=list)
+    folder: str = ""  # where Hydra has the sweep's files: the user's own, or scratch
+
+    def add(self, composed: DictConfig, invocation: Invocation) -> int:
+        """Keep one point for the table; one that is refused is no failure of the others."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from orchestrator.driver.preflight import plan_of
+        from orchestrator.planner.sweep import PlannedPoint
+
+        words = tuple(HydraConfig.get().overrides.task)
+        self.folder = HydraConfig.get().sweep.dir
+        try:
+            plan = plan_of(_chosen(composed, invocation)[0], observed=invocation.json)
+            self.points.append(PlannedPoint(words, plan))
+        except ConfigError as error:
+            self.points.append(PlannedPoint(words, None, str(error)))
+        if sys.stderr.isatty():
+            print(f"\rplanned: {len(self.points)}", end="", file=sys.stderr, flush=True)
+        return 0
+
+    def show(self, first: DictConfig, invocation: Invocation) -> int:
+        """Print them side by side. ``first`` is the configuration of one of them."""
+        from orchestrator.cli.show.sweep_table import plans_json, refuse_if_none, show_plans
+
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if invocation.json:
+            print(plans_json(self.points))
+            refuse_if_none(self.points)
+        else:
+            own = self.folder != self.scratch
+            named = self.folder if own else f"{first.run_root}/sweeps/{time.strftime(SWEEP_NAME)}"
+            show_plans(self.points, Path(named) / "plans.png", Screen())
+        return 0
 
 
-def _compare(composed: DictConfig, own: argparse.Namespace) -> int:
+def _compare(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.compare import compare
     from orchestrator.config.load import load_tracking
 
     tracking = load_tracking(composed)
-    output: Literal["json", "csv", "table"] = "json" if own.json else "csv" if own.csv else "table"
-    compare(tracking.uri, tracking.experiment, own.sort, output, own.limit, Screen())
+    output: Literal["json", "csv", "table"] = (
+        "json" if invocation.json else "csv" if invocation.csv else "table"
+    )
+    compare(tracking.uri, tracking.experiment, invocation.sort, output, invocation.limit, Screen())
     return 0
 
 
-def _resume(composed: DictConfig, own: argparse.Namespace) -> int:
+def _resume(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import RunOnTerminal
     from orchestrator.driver.resume import resumable
     from orchestrator.driver.run import run
     from orchestrator.ledger.run_directory import find_run
 
-    path = find_run(own.run_ref, composed.run_root, own.trust).resolve()
+    path = find_run(invocation.run, composed.run_root, invocation.trust).resolve()
     config, found = resumable(path)
     return run(config, RunOnTerminal(Screen()), found)
 
 
-def _sync(composed: DictConfig, own: argparse.Namespace) -> int:
+def _sync(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.sync import sync
     from orchestrator.config.load import load_tracking
 
-    sync(own.run_ref, composed.run_root, Screen(), own.trust, load_tracking(composed).uri)
+    sync(invocation.run, composed.run_root, Screen(), invocation.trust, load_tracking(composed).uri)
     return 0
 
 
-def _incidents(composed: DictConfig, own: argparse.Namespace) -> int:
+def _incidents(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.incidents import incidents
 
-    incidents(own.run_ref, composed.run_root, own.json, Screen(), own.trust)
+    incidents(invocation.run, composed.run_root, invocation.json, Screen(), invocation.trust)
     return 0
 
 
-def _calibrate(composed: DictConfig, own: argparse.Namespace) -> int:
+def _calibrate(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.calibration import show_calibrations, show_skipped
     from orchestrator.config.load import load_planner
     from orchestrator.planner.calibrate import calibrate
@@ -184,12 +204,14 @@ def _calibrate(composed: DictConfig, own: argparse.Namespace) -> int:
     def skipped(name: str, reason: str) -> None:
         show_skipped(name, reason, console)
 
-    fitted = calibrate(own.run_refs, composed.run_root, path, load_planner(composed), skipped, own.trust)
+    fitted = calibrate(
+        invocation.runs, composed.run_root, path, load_planner(composed), skipped, invocation.trust
+    )
     show_calibrations(fitted, path, console)
     return 0
 
 
-def _up(composed: DictConfig, _own: argparse.Namespace) -> int:
+def _up(composed: DictConfig, _invocation: Invocation) -> int:
     from orchestrator.cli.show.cluster_status import show_how_to_join, show_status
     from orchestrator.cli.show.run_view import OnTerminal
     from orchestrator.driver.warm_cluster import up
@@ -202,27 +224,27 @@ def _up(composed: DictConfig, _own: argparse.Namespace) -> int:
     return 0
 
 
-def _status(composed: DictConfig, own: argparse.Namespace) -> int:
+def _status(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.cluster_status import show_status
     from orchestrator.driver.warm_cluster import status
 
     seen = status(_config(composed))
-    if own.json:
+    if invocation.json:
         print(json.dumps(seen, indent=2))
     else:
         show_status(seen, Screen())
     return 0
 
 
-def _down(_composed: DictConfig, own: argparse.Namespace) -> int:
+def _down(_composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import OnTerminal
     from orchestrator.driver.warm_cluster import down
 
-    down(OnTerminal(Screen()), own.force)
+    down(OnTerminal(Screen()), invocation.force)
     return 0
 
 
-VERBS: dict[str, Callable[[DictConfig, argparse.Namespace], int]] = {
+VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "run": _run,
     "resume": _resume,
     "sync": _sync,

@@ -59,7 +59,9 @@ class Checkpoints:
         self._told: list[Event] = []
         self._said: set[tuple[str, str, str]] = set()
         self._looked = False
-        self.snapshots = Snapshots(assignment.run, assignment.world_size, [assignment.checkpoint_dir])
+        self.snapshots = Snapshots(
+            assignment.run, assignment.ranks.world_size, [assignment.places.checkpoint_dir]
+        )
         self._publishing: list[_Publishing] = []
         # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes
         # first.
@@ -222,7 +224,7 @@ class Checkpoints:
         return self._nodes[:1] if self._held.shared_checkpoints else self._nodes
 
     def _publish(self, commit: Commit) -> list[Any]:
-        key = bytes.fromhex(self._assignment.snapshot_key)
+        key = bytes.fromhex(self._assignment.secrets.signing.key)
         return [
             node.agent.publish.remote(
                 commit.save_dir,
@@ -236,12 +238,12 @@ class Checkpoints:
         """All of it, or where nodes have folders of their own, what this node's ranks wrote."""
         if self._held.shared_checkpoints:
             return manifest
-        first = node.index * self._assignment.ranks_per_node
-        ranks = range(first, first + self._assignment.ranks_per_node)
+        first = node.index * self._assignment.ranks.per_node
+        ranks = range(first, first + self._assignment.ranks.per_node)
         return manifest.of_ranks(ranks)
 
     def _prune(self, commit: Commit) -> None:
-        keep, hours = self._assignment.snapshot_keep, self._assignment.snapshot_keep_hours
+        keep, hours = self._assignment.snapshot.keep, self._assignment.snapshot.keep_hours
         for node in self._owners():
             node.agent.prune.remote(commit.save_dir, keep, hours)
 
@@ -338,7 +340,7 @@ class Checkpoints:
     def _holder(self, restore: Restore, name: str) -> int:
         """The node that a file can be had from: its writer's, unless it lies on another one's disk."""
         disks = self._disks.get((restore.save_dir, restore.attempt, restore.tag), {})
-        writer: int = restore.files[name]["rank"] // self._assignment.ranks_per_node
+        writer: int = restore.files[name]["rank"] // self._assignment.ranks.per_node
         return disks.get(name, writer) if restore.source == DISK else writer
 
     def _carry(self, restore: Restore, name: str, to: Node) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ _TICK_S = 0.2
 _FIRST_NAME_S = 120.0
 
 
+@dataclass
+class UnderWay:
+    """All that a group knows of one attempt. It goes with the attempt: the next one begins with nothing of
+    it."""
+
+    attempt: Attempt
+    hangs: HangWatch
+    starting: list[Any]  # answers of agents that have not started their ranks yet
+    start_deadline_s: float
+    stopped: bool = False  # what is left of its ranks has been told to end
+    overdue: dict[int, Part] = field(default_factory=dict)  # by node: which of its ranks make no progress
+    ended: AttemptEnded | None = None  # it went well, and is told when all that was staged is committed
+    unsaved: RankLost | None = None  # unless a node is lost before that
+
+
 class RayWorkerGroup:
     """Implements :class:`~orchestrator.supervise.worker_group.WorkerGroup`; ``ray`` is initialised already.
 
@@ -68,17 +84,10 @@ class RayWorkerGroup:
         self._checkpoints = Checkpoints(assignment, self._nodes)
         self._notice = notice
         self._remarked: set[str] = set()
-        bounds = LogBounds(assignment.log_max_bytes, lambda text: self._remark("this machine", text))
-        self._logs = LogWriter(Path(assignment.run_dir) / "logs", bounds)
-        self._attempt: Attempt | None = None
-        self._starting: list[Any] = []
-        self._start_deadline_s = 0.0
-        self._generation_stopped = False
-        self._hangs: HangWatch | None = None
-        self._overdue: dict[int, Part] = {}
-        self._ended: AttemptEnded | None = None
-        self._unsaved: RankLost | None = None
-        self._events: list[Event] = []
+        bounds = LogBounds(assignment.launch.log_max_bytes, lambda text: self._remark("this machine", text))
+        self._logs = LogWriter(Path(assignment.places.run_dir) / "logs", bounds)
+        self._now: UnderWay | None = None
+        self._events: list[Event] = []  # of between two attempts
         self._tidy_below = ALL_ATTEMPTS
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
@@ -89,7 +98,7 @@ class RayWorkerGroup:
         self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
     ) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
-        for broken in self._attempt.broken if self._attempt else ():
+        for broken in self._now.attempt.broken if self._now else ():
             self._nodes.quarantine(broken)
         self._nodes.replace_lost(attempt)
         self._events += self._nodes.wait_for_space()
@@ -99,41 +108,45 @@ class RayWorkerGroup:
         # One node needs no network: loopback works whatever its interfaces and firewall are.
         address = "127.0.0.1" if self._node_count == 1 else head.address
         names = [node.name for node in self._nodes.all]
-        told = self.assignment
-        stragglers = StragglerWatch(told.straggler_factor, told.straggler_steps, told.straggler_after_s)
-        self._attempt = Attempt(attempt, names, told.ranks_per_node, told.gpu_name, stragglers)
-        self._overdue = {}
-        self._hangs = HangWatch(
-            attempt, names, told.hang_evidence_s, told.hang_after_s, lambda: self._nodes.tell("ask_stacks")
+        ranks, limits = self.assignment.ranks, self.assignment.recovery
+        stragglers = StragglerWatch(limits.straggler_factor, limits.straggler_steps, limits.straggler_after_s)
+        self._now = UnderWay(
+            Attempt(attempt, names, ranks.per_node, ranks.gpu_name, stragglers),
+            HangWatch(
+                attempt,
+                names,
+                limits.hang_evidence_s,
+                limits.hang_after_s,
+                lambda: self._nodes.tell("ask_stacks"),
+            ),
+            starting=self._nodes.tell("start", attempt, address, port, list(skip_batches)),
+            start_deadline_s=time.monotonic() + self._start_timeout_s,
         )
-        self._generation_stopped, self._ended, self._unsaved = False, None, None
-        self._starting = self._nodes.tell("start", attempt, address, port, list(skip_batches))
-        self._start_deadline_s = time.monotonic() + self._start_timeout_s
         origin = (restore.step, restore.source) if restore else (None, None)
-        return AttemptStarted(attempt, address, port, self.assignment.world_size, *origin)
+        return AttemptStarted(attempt, address, port, ranks.world_size, *origin)
 
     def poll(self) -> list[Event]:
         """What the nodes said since the last call; waits a tick at most."""
-        attempt = self._attempt
-        if attempt is None or (attempt.ended and self._ended is None):
+        now = self._now
+        if now is None or (now.attempt.ended and now.ended is None):
             return []
         events, self._events = self._events, []
-        events += self._look_for_drains(attempt)
-        if not self._all_started(attempt):
-            return events + self._settled(attempt)
-        events += self._hear(attempt)
+        events += self._look_for_drains(now.attempt)
+        if not self._all_started(now):
+            return events + self._settled(now)
+        events += self._hear(now)
         now_s = time.monotonic()
-        events += self._look_into_hang(attempt, now_s)
-        if not self._generation_stopped and attempt.must_stop(now_s):
-            self._generation_stopped = True
-            self._nodes.tell("stop", self.assignment.kill_grace_s)
-        return events + self._checkpoints.poll(now_s) + self._settled(attempt)
+        events += self._look_into_hang(now, now_s)
+        if not now.stopped and now.attempt.must_stop(now_s):
+            now.stopped = True
+            self._nodes.tell("stop", self.assignment.recovery.kill_grace_s)
+        return events + self._checkpoints.poll(now_s) + self._settled(now)
 
     def abort(self) -> None:
         """End the attempt as failed, for a reason that the caller knows."""
-        if self._attempt is not None and not self._attempt.ended:
-            self._attempt.fail()
-            self._generation_stopped = True
+        if self._now is not None and not self._now.attempt.ended:
+            self._now.attempt.fail()
+            self._now.stopped = True
             self._nodes.tell("kill")
 
     def quarantine(self, node: str) -> None:
@@ -142,17 +155,17 @@ class RayWorkerGroup:
 
     def stop(self, grace_s: float) -> None:
         """Ask every rank to end, and kill those that are left after ``grace_s``."""
-        if self._starting:  # no rank has begun, so there is nothing to wait for
-            self.kill()
-            return
-        if self._attempt is not None:
-            self._attempt.stopping = True
+        if self._now is not None:
+            if self._now.starting:  # no rank has begun, so there is nothing to wait for
+                self.kill()
+                return
+            self._now.attempt.stopping = True
         self._nodes.tell("stop", grace_s)
 
     def kill(self) -> None:
         """Kill without asking. The agents die, and their ranks die with them, whatever they are doing."""
-        if self._attempt is not None:
-            self._attempt.stopping = True
+        if self._now is not None:
+            self._now.attempt.stopping = True
         self._checkpoints.forget()
         for node in self._nodes.all:
             ray.kill(node.agent)
@@ -163,7 +176,7 @@ class RayWorkerGroup:
 
     def _restore(self, attempt: int, before: int | None) -> Restore | None:
         """Choose what to go on from and have it laid out."""
-        if not self.assignment.snapshots:
+        if not self.assignment.snapshot.enabled:
             return None
         restore = self._checkpoints.choose(before, _FIRST_NAME_S, self._listen_between)
         self._events += self._checkpoints.told()
@@ -184,21 +197,22 @@ class RayWorkerGroup:
         time.sleep(_TICK_S)
         return events + self._checkpoints.poll(time.monotonic())
 
-    def _settled(self, attempt: Attempt) -> list[Event]:
+    def _settled(self, now: UnderWay) -> list[Event]:
         """The end of an attempt that went well waits until what was staged is committed."""
         events: list[Event] = []
+        attempt = now.attempt
         for event in attempt.settle(time.monotonic()):
             if isinstance(event, AttemptEnded) and event.outcome is not Outcome.FAILED:
-                self._ended = event
+                now.ended = event
             else:
                 events.append(event)
-        if self._unsaved is not None:
-            events += [self._unsaved, AttemptEnded(attempt.number, Outcome.FAILED, attempt.step)]
-            self._ended = self._unsaved = None
-        if self._ended is not None and not self._checkpoints.busy():
+        if now.unsaved is not None:
+            events += [now.unsaved, AttemptEnded(attempt.number, Outcome.FAILED, attempt.step)]
+            now.ended = now.unsaved = None
+        if now.ended is not None and not self._checkpoints.busy():
             self._checkpoints.tidy_up()
-            events.append(self._ended)
-            self._ended = None
+            events.append(now.ended)
+            now.ended = None
         return events
 
     def _look_for_drains(self, attempt: Attempt) -> list[Event]:
@@ -211,35 +225,36 @@ class RayWorkerGroup:
             for node, left_s in new
         ]
 
-    def _look_into_hang(self, attempt: Attempt, now_s: float) -> list[Event]:
+    def _look_into_hang(self, now: UnderWay, now_s: float) -> list[Event]:
         """Ranks wait for each other: it is looked into when all that are left make no progress."""
-        if attempt.failing or attempt.stopping or self._hangs is None:
+        attempt = now.attempt
+        if attempt.failing or attempt.stopping:
             return []
-        events = self._hangs.poll(self._overdue, attempt.step, now_s)
+        events = now.hangs.poll(now.overdue, attempt.step, now_s)
         for cause in events:
             if isinstance(cause, RankLost):
                 attempt.blame(cause, now_s)
-                self._generation_stopped = True
+                now.stopped = True
                 self._nodes.tell("kill")
         return [event for event in events if not isinstance(event, RankLost)]
 
-    def _all_started(self, attempt: Attempt) -> bool:
-        if not self._starting:
+    def _all_started(self, now: UnderWay) -> bool:
+        if not now.starting:
             return True
-        ready, waiting = ray.wait(self._starting, num_returns=len(self._starting), timeout=_TICK_S)
+        ready, waiting = ray.wait(now.starting, num_returns=len(now.starting), timeout=_TICK_S)
         failed = next((error for answer in ready if (error := error_of(answer)) is not None), None)
         if isinstance(failed, RayTaskError):
             raise ClusterError(f"a node could not start its ranks: {reason(failed)}")
-        if waiting and time.monotonic() > self._start_deadline_s and not failed:
+        if waiting and time.monotonic() > now.start_deadline_s and not failed:
             raise ClusterError(f"ranks did not start within launch.start_timeout_s={self._start_timeout_s:g}")
         if waiting and not failed:
             return False
-        self._starting = []
+        now.starting = []
         return True
 
-    def _hear(self, attempt: Attempt) -> list[Event]:
+    def _hear(self, now: UnderWay) -> list[Event]:
         events: list[Event] = []
-        for node, parts in self._hear_nodes(attempt):
+        for node, parts in self._hear_nodes(now):
             for part in parts:
                 now_s = time.monotonic()
                 match part["kind"]:
@@ -248,14 +263,13 @@ class RayWorkerGroup:
                     case "remark":
                         self._remark(node.name, part["text"])
                     case "overdue":
-                        self._overdue[node.index] = part
+                        now.overdue[node.index] = part
                     case "stacks":
-                        if self._hangs is not None:
-                            self._hangs.hear(node.index, part)
+                        now.hangs.hear(node.index, part)
                     case "durable" | "unwritten" | "snapshot_held" | "snapshot_freed" | "snapshot_unstaged":
                         events += self._checkpoints.hear(node, part, now_s)
                     case _:
-                        events += attempt.hear(node.index, part, now_s)
+                        events += now.attempt.hear(node.index, part, now_s)
         for event in events:
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.saved(event, time.monotonic())
@@ -267,7 +281,7 @@ class RayWorkerGroup:
             self._remarked.add(text)
             self._notice(f"{name}: {text}")
 
-    def _hear_nodes(self, attempt: Attempt) -> list[tuple[Node, list[Part]]]:
+    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part]]]:
         for node in self._nodes.all:
             if node.polling is None and not node.lost:
                 node.polling, node.asked_s = node.agent.poll.remote(), time.monotonic()
@@ -283,29 +297,28 @@ class RayWorkerGroup:
             except RayTaskError as error:
                 raise ClusterError(f"{node.name}: its agent failed: {reason(error)}") from None
             except RayActorError as error:
-                self._lose(node, death(error), attempt)
+                self._lose(node, death(error), now)
         for answer in silent:
             node = under_way[answer]
-            if time.monotonic() - node.asked_s > self.assignment.agent_timeout_s:
+            most_s = self.assignment.recovery.agent_timeout_s
+            if time.monotonic() - node.asked_s > most_s:
                 node.polling, node.silent = None, True
                 self._nodes.end(node)
-                self._lose(
-                    node, f"its agent did not answer for {self.assignment.agent_timeout_s:g} s", attempt
-                )
+                self._lose(node, f"its agent did not answer for {most_s:g} s", now)
         return heard
 
-    def _lose(self, node: Node, how: str, attempt: Attempt) -> None:
+    def _lose(self, node: Node, how: str, now: UnderWay) -> None:
         node.lost, now_s = how, time.monotonic()
-        if self._ended is not None and self._ended.outcome is Outcome.FINISHED and self._checkpoints.busy():
-            self._unsaved = self._lost_at_the_end(node, how, attempt, now_s)
+        if now.ended is not None and now.ended.outcome is Outcome.FINISHED and self._checkpoints.busy():
+            now.unsaved = self._lost_at_the_end(node, how, now.attempt, now_s)
         self._checkpoints.forget()
-        attempt.lose_node(node.index, how, now_s, silent_s=now_s - node.asked_s)
+        now.attempt.lose_node(node.index, how, now_s, silent_s=now_s - node.asked_s)
 
     def _lost_at_the_end(self, node: Node, how: str, attempt: Attempt, now_s: float) -> RankLost:
         """All ranks have done their work, and the last of it was in the memory of this node."""
         return RankLost(
             attempt=attempt.number,
-            rank=node.index * self.assignment.ranks_per_node,
+            rank=node.index * self.assignment.ranks.per_node,
             node=node.name,
             gpu="the whole node",
             exit_status=-signal.SIGKILL,

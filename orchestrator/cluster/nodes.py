@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from orchestrator.agent import facts
 from orchestrator.agent.agent import AGENT, NodeAgent, Place
-from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.assignment import NO_SECRETS, Assignment
 from orchestrator.agent.launchers import WarmZygotes
 from orchestrator.agent.localize import kill_process, unshared
 from orchestrator.cluster import placement
@@ -73,14 +73,13 @@ class Nodes:
     ) -> None:
         self.all: list[Node] = []
         self.shared_checkpoints = True
-        # What came from the shell may be secret: it is told to agents directly, and not to Ray's record of
-        # actors.
-        self._assignment = replace(assignment, shell={}, held_back={})
-        self._shell = assignment.shell, assignment.held_back
+        # Secrets are told to agents directly, and not to Ray's record of actors.
+        self._assignment = replace(assignment, secrets=NO_SECRETS)
+        self._secrets = assignment.secrets
         self._count = count
         self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
-        self._needs = placement.bundle(assignment.ranks_per_node, assignment.device == "cuda")
+        self._needs = placement.bundle(assignment.ranks.per_node, assignment.ranks.device == "cuda")
         self._asked = placement.PlacementRequest(count, self._needs, wait_for_resources_s)
         self._again = placement.PlacementRequest(count, self._needs, wait_for_node_s)
         self._cancelled: Callable[[], bool] = lambda: False
@@ -105,7 +104,7 @@ class Nodes:
                     raise
                 self._hold_others(f" again {again}")
         return ResourcesGranted(
-            [node.name for node in self.all], self._assignment.world_size, self._warnings()
+            [node.name for node in self.all], self._assignment.ranks.world_size, self._warnings()
         )
 
     def replace_lost(self, attempt: int) -> bool:
@@ -257,7 +256,7 @@ class Nodes:
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
         problems: dict[str, list[str]] = {}
-        answers = [(node, node.agent.describe.remote(*self._shell)) for node in nodes]
+        answers = [(node, node.agent.describe.remote(self._secrets)) for node in nodes]
         self._await_agents(answers)
         for node, answer in answers:
             facts = self.ask(node, answer)
@@ -296,7 +295,7 @@ class Nodes:
         """
         problems: dict[str, list[str]] = {}
         for _ in range(_LOOKS):  # somebody may be editing still
-            expected = facts.with_script(self._assignment.expected, Path(self._assignment.script))
+            expected = facts.with_script(self._assignment.expected, Path(self._assignment.program.script))
             answers = [(node, node.agent.compare.remote(expected)) for node in nodes]
             problems = {node.name: self.ask(node, answer) for node, answer in answers}
             if not any(problems.values()):
@@ -311,16 +310,16 @@ class Nodes:
         remarks = by_text([(node.name, remark) for node in self.all for remark in node.remarks])
         blind = self._blind()
         self.shared_checkpoints = not blind
-        warn = blind and not self._assignment.snapshots
+        warn = blind and not self._assignment.snapshot.enabled
         return remarks + (
-            [unshared(self._assignment.checkpoint_dir, self.all[0].name, blind)] if warn else []
+            [unshared(self._assignment.places.checkpoint_dir, self.all[0].name, blind)] if warn else []
         )
 
     def _look_for_checkpoints(self) -> None:
         """A node that came later has to see the folder that the others share: its part would be nobody
         else's."""
         if self.shared_checkpoints and (blind := self._blind()):
-            raise NodeMismatch(unshared(self._assignment.checkpoint_dir, self.all[0].name, blind))
+            raise NodeMismatch(unshared(self._assignment.places.checkpoint_dir, self.all[0].name, blind))
 
     def _blind(self) -> list[str]:
         """The nodes that cannot see what the first one writes into the checkpoint directory."""

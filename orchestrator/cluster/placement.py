@@ -13,6 +13,7 @@ from ray.util import placement_group_table
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from orchestrator.cluster.draining import draining_nodes
+from orchestrator.cluster.ray_errors import is_name_taken
 from orchestrator.errors import Cancelled, ClusterError, NotEnoughResources
 
 _ASK_S = 0.5
@@ -73,7 +74,7 @@ def reserve(
             bundle_label_selector=[elsewhere] * asked.nodes if avoid else None,
         )
     except RaySystemError as error:
-        if "already exists" not in str(error):
+        if not is_name_taken(error):
             raise
         raise ClusterError(f"'{name}' is on this cluster already; choose another run_name") from None
     try:

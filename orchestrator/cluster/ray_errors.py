@@ -1,11 +1,21 @@
-"""What nodes and Ray's errors say, in the words of one line."""
+"""What nodes and Ray's errors say, in the words of one line.
+
+Some of what Ray knows it has in the text of its errors alone. All that is looked for there is named here, so
+that a new version of Ray is asked in one place.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RaySystemError
+
+_NODE_DIED, _HOW_IT_DIED = "its node has died", "the actor's node was "
+_NAME_TAKEN = "already exists"
+_SUBMITTED_WITH_A_FOLDER = "merge the Job's runtime env"
+# The first is of its native code, on standard error; the second of what is raised.
+_TOKEN_REFUSED, _TOKEN_MISSING = b"InvalidAuthToken", "no authentication token"
 
 
 def by_text(remarks: list[tuple[str, str]]) -> list[str]:
@@ -26,14 +36,36 @@ def error_of(answer: Any) -> RayError | None:
 
 def death(error: RayActorError) -> str:
     """Whether the agent died or its whole node, and how Ray knows."""
-    if "its node has died" in str(error):
-        how = str(error).splitlines()[-1].strip().removeprefix("the actor's node was ")
-        return f"the node left the cluster ({how})"
+    if _NODE_DIED in str(error):
+        return f"the node left the cluster ({last_line(error).removeprefix(_HOW_IT_DIED)})"
     return f"the agent died: {reason(error)}"
+
+
+def is_name_taken(error: RaySystemError) -> bool:
+    """Whether a placement group of this name is on the cluster already."""
+    return _NAME_TAKEN in str(error)
+
+
+def is_submitted_with_a_folder(error: BaseException) -> bool:
+    """Whether this process is a job of Ray's own, which brought a working directory to every node."""
+    return _SUBMITTED_WITH_A_FOLDER in str(error)
+
+
+def asks_for_a_token(error: BaseException, on_standard_error: bytes) -> bool:
+    """Whether the cluster lets nobody in without its token."""
+    return _TOKEN_REFUSED in on_standard_error or _TOKEN_MISSING in str(error)
 
 
 def reason(error: BaseException) -> str:
     """The first telling line; Ray wraps the cause of a failed task."""
     cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(cause).__name__
+    return next(iter(_lines(cause)), type(cause).__name__)
+
+
+def last_line(error: BaseException) -> str:
+    """Where Ray has the reason below what it says of itself."""
+    return next(reversed(_lines(error)), type(error).__name__)
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]

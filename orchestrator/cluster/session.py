@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from orchestrator.cluster.ray_env import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
+from orchestrator.cluster.ray_errors import asks_for_a_token, is_submitted_with_a_folder, last_line, reason
 from orchestrator.cluster.ray_folder import ray_folder
 from orchestrator.cluster.warm.head import stop_sessions
 from orchestrator.errors import ClusterUnreachable, ConfigError
@@ -128,32 +129,33 @@ def _init(address: str | None, working_dir: Path | None, run_root: Path | None, 
                 heard.seek(0)
                 said = heard.read()
     except RuntimeEnvSetupError as error:
-        reason = str(error).strip().splitlines()[-1].partition(". ")[0]
-        raise ConfigError(f"launch.working_dir={working_dir}: {reason}; {_SHIP_LESS}") from None
+        why = last_line(error).partition(". ")[0]
+        raise ConfigError(f"launch.working_dir={working_dir}: {why}; {_SHIP_LESS}") from None
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-        reason = _one_line(error)
+        failed: Exception = error
     except Exception as error:  # a bare one is all that Ray has for a start that takes too long
         if address is not None:
             raise
-        reason = _one_line(error)
+        failed = error
+    why = reason(failed)
     if address is None:
-        raise ClusterUnreachable(f"a local Ray cluster did not start: {reason}")
-    if working_dir is not None and "merge the Job's runtime env" in reason:
+        raise ClusterUnreachable(f"a local Ray cluster did not start: {why}")
+    if working_dir is not None and is_submitted_with_a_folder(failed):
         raise ConfigError(
             f"launch.working_dir={working_dir}: this command was itself submitted to Ray with a working"
             " directory, which every node gets; leave launch.working_dir out"
         )
-    if b"InvalidAuthToken" in said or "no authentication token" in reason:
-        reason = (
+    if asks_for_a_token(failed, said):
+        why = (
             "the cluster asks for a token, and this is not it"
             if has_token()
             else "the cluster asks for a token"
         )
         raise ClusterUnreachable(
-            f"ray_address={address}: {reason}; set RAY_AUTH_TOKEN, or write ~/.ray/auth_token, to what "
+            f"ray_address={address}: {why}; set RAY_AUTH_TOKEN, or write ~/.ray/auth_token, to what "
             "'ray get-auth-token' prints on a node of that cluster"
         )
-    raise ClusterUnreachable(f"ray_address={address}: {reason}; is Ray running there ('ray start --head')?")
+    raise ClusterUnreachable(f"ray_address={address}: {why}; is Ray running there ('ray start --head')?")
 
 
 def _left_behind(working_dir: Path, run_root: Path | None) -> list[str]:
@@ -164,11 +166,6 @@ def _left_behind(working_dir: Path, run_root: Path | None) -> list[str]:
         else [run_root.relative_to(working_dir)]
     )
     return [".git", ".venv", "__pycache__", *(f"/{path}" for path in runs)]
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

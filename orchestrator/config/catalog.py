@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator.config import load
+from orchestrator.config.placeholders import INTERPOLATION, asks_for, texts_of
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
 from orchestrator.errors import ConfigError
 
@@ -104,7 +105,7 @@ class _Reader:
     def _checked(self, group: str, plain: Mapping[str, Any], schema: type) -> tuple[dict[str, Any], Any]:
         found = plain[group]
         own = {key: value for key, value in self._overrides.items() if key.startswith(f"{group}.")}
-        if own or "${" in str(found):
+        if own or asks_for(INTERPOLATION, texts_of(found)):
             root = OmegaConf.create({**plain, "planner": self._planner})
             for key, value in own.items():
                 OmegaConf.update(root, key, value)

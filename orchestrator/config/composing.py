@@ -1,18 +1,37 @@
-"""A configuration from words, in a program: what the command line does, without Hydra's own command line."""
+"""A configuration from words: for the command line and for programs alike.
+
+Hydra's own command line, ``hydra.main``, composes everything twice, the first time to learn whether the
+configuration itself asks for a sweep. So it is left for its flags, its sweeps and whatever else of it a
+configuration makes use of.
+"""
 
 from __future__ import annotations
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from orchestrator.config import guard, load
-from orchestrator.config.hydra_errors import explain
+from orchestrator.config.hydra_errors import explain, why_not_composed
+from orchestrator.config.placeholders import OF_HYDRA, asks_for, texts_of
 from orchestrator.config.schema import Config
 from orchestrator.config.words import for_hydra
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
+
+
+@dataclass(frozen=True)
+class Composed:
+    """``config`` still has its interpolations. ``asks_for_hydra``: it makes use of what ``hydra.main`` alone
+    does."""
+
+    config: DictConfig
+    asks_for_hydra: bool
 
 
 def compose(*words: str) -> Config:
@@ -27,12 +46,47 @@ def compose(*words: str) -> Config:
         raise ConfigError(
             f"{flags[0]}: flags are for the command line; compose takes KEY=VALUE and GROUP=OPTION"
         )
+    return load.load(composed(for_hydra(words)).config)
+
+
+def composed(words: Sequence[str]) -> Composed:
+    """Returns what Hydra makes of ``conf/`` and these words, which are no flags and as Hydra reads them.
+
+    Raises :class:`~orchestrator.errors.ConfigError` whatever is wrong with them.
+    """
     load.register()
-    words = tuple(for_hydra(words))
     try:
-        guard.refuse_code(words)
-        with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
-            composed = hydra_compose("config", list(words))
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(explain(error, words)) from None
-    return load.load(composed)
+        with refusals(words):
+            # else nothing of its own part is other than in our files
+            if any("hydra" in word for word in words):
+                guard.refuse_code(words)
+            config = load.hydra_composes(words)
+            with open_dict(config):
+                hydra = config.pop("hydra")
+            written = OmegaConf.to_container(config, resolve=False)
+            return Composed(config, asks_for_hydra=_is_used(hydra) or asks_for(OF_HYDRA, texts_of(written)))
+    except OrchestratorError:
+        raise
+    except Exception as error:  # what Hydra never thought of has its cause in the words all the same
+        raise ConfigError(why_not_composed(error)) from error
+
+
+@contextlib.contextmanager
+def refusals(words: Sequence[str]) -> Iterator[None]:
+    """What Hydra, OmegaConf and YAML raise meanwhile is raised as a
+    :class:`~orchestrator.errors.ConfigError`, in one line for a person. ``words`` are those of the command
+    line that are Hydra's."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(explain(error, words)) from error
+
+
+def _is_used(hydra: DictConfig) -> bool:
+    return bool(
+        hydra.mode is RunMode.MULTIRUN
+        or hydra.callbacks
+        or hydra.output_subdir
+        or hydra.job.env_set
+        or hydra.job.chdir
+    )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import papers
 from orchestrator.config import load
+from orchestrator.config.hydra_errors import in_one_line, why_not_composed
 from orchestrator.errors import ConfigError, OrchestratorError
 
 # Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
@@ -53,18 +53,16 @@ def refuse_code(words: Sequence[str]) -> None:
     _refuse_packages(
         [where, *plain], [Path(folder, f"{name}.yaml") for folder in (where, flags.config_dir) if folder]
     )
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(initialize_config_dir(os.path.abspath(where), version_base="1.3"))
-        try:
-            composed = compose(name, plain, return_hydra_config=True)
-        except RecursionError:
-            raise ConfigError(
-                f"{flags.config_dir or where}: a file there nests deeper than can be read"
-            ) from None
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError, OrchestratorError):
-            raise
-        except Exception as error:
-            raise ConfigError(_why_not_composed(error, [flags.config_dir, flags.config_path])) from error
+    try:
+        composed = load.hydra_composes(plain, Path(os.path.abspath(where)), name)
+    except RecursionError:
+        raise ConfigError(
+            f"{flags.config_dir or where}: a file there nests deeper than can be read"
+        ) from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OrchestratorError):
+        raise
+    except Exception as error:
+        raise ConfigError(_why_not_composed(error, [flags.config_dir, flags.config_path])) from error
     for keys, value in _leaves(_hydra_part(composed)):
         if (why := _why_refused(keys, value)) is not None:
             raise ConfigError(
@@ -74,7 +72,7 @@ def refuse_code(words: Sequence[str]) -> None:
 
 def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
     """Of what Hydra and OmegaConf never thought: which file it is, if it is one's own."""
-    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    why = in_one_line(error)
     for path in (path for folder in folders if folder for path in _config_files(folder)):
         try:
             OmegaConf.load(path)
@@ -83,9 +81,7 @@ def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
         except Exception as same:  # noqa: BLE001 - it is the same one that is looked for
             if type(same) is type(error):
                 return f"{path}: holds a value that YAML cannot make ({why}); write it as a quoted text"
-    return (
-        f"the configuration cannot be composed ({why}); leave out one KEY=VALUE after the other to find which"
-    )
+    return why_not_composed(error)
 
 
 def _refuse_packages(words: Sequence[str], primaries: Sequence[Path]) -> None:

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -60,6 +59,19 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if match := _NO_MULTIRUN.search(str(error)):
         return _no_sweep(match["word"])
     return " ".join(str(error).split())
+
+
+def why_not_composed(error: Exception) -> str:
+    """One line for what Hydra and OmegaConf never thought of."""
+    why = in_one_line(error)
+    return (
+        f"the configuration cannot be composed ({why}); leave out one KEY=VALUE after the other to find which"
+    )
+
+
+def in_one_line(error: Exception) -> str:
+    """Kind and text of an error that has no words for people."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -147,8 +159,8 @@ def _known_keys(overrides: Sequence[str]) -> list[str]:
     for chosen in ([*search, *choices], []):
         GlobalHydra.instance().clear()
         try:
-            with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
-                return load.known_keys(compose("config", overrides=chosen))
+            known = load.known_keys(load.hydra_composes(chosen))
+            return [key for key in known if key.partition(".")[0] != "hydra"]
         except (HydraException, OmegaConfBaseException):
             continue  # what was chosen is itself what is wrong
     return []

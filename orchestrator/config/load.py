@@ -16,12 +16,12 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import papers
 from orchestrator.config import hardware
+from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.config.words import literally
 from orchestrator.errors import ConfigError
@@ -60,26 +60,14 @@ def register() -> None:
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
-def compose_once(overrides: Sequence[str]) -> DictConfig | None:
-    """What Hydra composes from KEY=VALUE words; None where that is left to ``hydra.main``.
+def hydra_composes(words: Sequence[str], folder: Path | None = None, name: str = "config") -> DictConfig:
+    """What Hydra makes of the file ``name`` in ``folder`` and these words, with its own part ``hydra`` beside
+    ours.
 
-    ``hydra.main`` composes everything twice, the first time to learn whether the configuration itself asks
-    for a sweep. It is still needed for its flags, for whatever of Hydra a configuration makes use of, and to
-    say what is wrong.
+    It raises what Hydra raises: :mod:`~orchestrator.config.composing` has it for people.
     """
-    if any(word.startswith("-") or "hydra" in word for word in overrides):
-        return None
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = compose("config", list(overrides), return_hydra_config=True)
-    except Exception:  # noqa: BLE001 - whatever it is, hydra.main meets it again, and there it is told
-        return None
-    with open_dict(composed):
-        hydra = composed.pop("hydra")
-    asks = hydra.mode is RunMode.MULTIRUN or hydra.callbacks or hydra.output_subdir or hydra.job.env_set
-    if asks or hydra.job.chdir or "${hydra:" in str(OmegaConf.to_container(composed, resolve=False)):
-        return None
-    return cast(DictConfig, composed)
+    with initialize_config_dir(str(folder or conf_dir()), version_base="1.3"):
+        return cast(DictConfig, compose(name, list(words), return_hydra_config=True))
 
 
 def local_ranks(device: Device) -> int:
@@ -174,7 +162,7 @@ def _from_environment(written: Any) -> list[str]:
     """Values that a configuration takes from the environment, which is how secrets are kept out of it; not
     those that say who and where we are, numbers and addresses: a password in one of these is known by its
     form."""
-    named = set(_ENVIRONMENT.findall(str(written))) - _WHO_AND_WHERE
+    named = {name for text in texts_of(written) for name in _ENVIRONMENT.findall(text)} - _WHO_AND_WHERE
     values = [os.environ.get(name, "") for name in sorted(named)]
     return [value for value in values if not value.isdigit() and "://" not in value]
 

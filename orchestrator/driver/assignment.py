@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.assignment import Assignment, Places, Program, Ranks, Secrets, Shell, Signing
 from orchestrator.config.schema import Config
-from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.signing import signing_key
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
@@ -26,54 +26,39 @@ def assignment_of(
     """What the plan says to every node."""
     shipped = working_dir(config)
     checkpoint_dir = config.job.checkpoint_dir or str(run_dir / "checkpoints")
+    trusted = [str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted]
     return Assignment(
         run=name,
-        run_dir=str(run_dir),
-        checkpoint_dir=str(Path(plan.cwd, checkpoint_dir)),
-        script=plan.script,
-        args=list(plan.args),
-        cwd=plan.cwd,
-        environment={key: setting.value for key, setting in plan.environment.items()},
-        deepspeed=dict(plan.deepspeed),
-        ranks_per_node=plan.layout.ranks_per_node,
-        world_size=plan.layout.ranks,
-        device=plan.device,
-        zygote=config.launch.zygote,
-        product_names=list(plan.product_names),
+        places=Places(str(run_dir), run_dir_mark, checkpoint_dir=str(Path(plan.cwd, checkpoint_dir))),
+        program=Program(
+            script=plan.script,
+            args=list(plan.args),
+            cwd=plan.cwd,
+            corpus=list(plan.corpus),
+            environment={key: setting.value for key, setting in plan.environment.items()},
+            deepspeed=dict(plan.deepspeed),
+        ),
+        ranks=Ranks(
+            per_node=plan.layout.ranks_per_node,
+            world_size=plan.layout.ranks,
+            device=plan.device,
+            unit=plan.unit,
+            product_names=list(plan.product_names),
+            usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
+        ),
+        secrets=Secrets(
+            Shell(reaching_ranks(os.environ, config.launch.forward), held_back(os.environ, plan.environment)),
+            Signing(signing_key(config, run_dir).hex(), required=config.snapshot.key_file is not None),
+        ),
+        recovery=config.recovery,
+        snapshot=replace(config.snapshot, trusted=trusted),
+        launch=replace(config.launch, working_dir=str(shipped) if shipped else None),
         expected=dict(plan.facts),
-        corpus=list(plan.corpus),
-        sample_every_s=config.tracking.system_metrics_every_s,
-        kill_grace_s=config.recovery.kill_grace_s,
-        run_dir_mark=run_dir_mark,
-        working_dir=str(shipped) if shipped else None,
-        warm_idle_timeout_s=warm_idle_timeout_s,
-        unit=plan.unit,
-        usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
-        mtbf_s=config.recovery.gpu_hours_per_failure * 3600 / plan.layout.ranks,
-        snapshots=config.snapshot.enabled,
-        snapshot_dirs=list(config.snapshot.dirs),
-        snapshot_bytes=snapshot_bytes_per_node(plan),
-        snapshot_keep=config.snapshot.keep,
-        snapshot_keep_hours=config.snapshot.keep_hours,
-        snapshot_trusted=[str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted],
-        snapshot_key=signing_key(config, run_dir).hex(),
-        snapshot_key_required=config.snapshot.key_file is not None,
-        snapshot_allow_types=list(config.snapshot.allow_types),
+        system_metrics_every_s=config.tracking.system_metrics_every_s,
         last_step=config.job.steps,
-        shell=reaching_ranks(os.environ, config.launch.forward),
-        held_back=held_back(os.environ, plan.environment),
-        hang_factor=config.recovery.hang_factor,
-        hang_floor_s=config.recovery.hang_floor_s,
-        hang_timeout_cold_s=config.recovery.hang_timeout_cold_s,
-        hang_evidence_s=config.recovery.hang_evidence_s,
-        hang_after_s=config.recovery.hang_after_s,
-        stop_signals=stop_numbers(config.recovery.stop_signals),
-        sigkill_timeout_s=config.recovery.sigkill_timeout_s,
-        agent_timeout_s=config.recovery.agent_timeout_s,
-        straggler_factor=config.recovery.straggler_factor,
-        straggler_steps=config.recovery.straggler_steps,
-        straggler_after_s=config.recovery.straggler_after_s,
-        log_max_bytes=config.launch.log_max_bytes or None,
+        mtbf_s=config.recovery.gpu_hours_per_failure * 3600 / plan.layout.ranks,
+        snapshot_bytes=snapshot_bytes_per_node(plan),
+        warm_idle_timeout_s=warm_idle_timeout_s,
     )
 
 

@@ -32,7 +32,7 @@ from orchestrator.cluster.warm.record import make_state_dir, state_dir
 from orchestrator.driver import folded
 from orchestrator.driver.folded import Folded
 from orchestrator.errors import ClusterError, JournalError
-from orchestrator.files import write_whole
+from orchestrator.files import atomic_write
 from orchestrator.ledger import bill, incident, incidents, meter, predicted_actual, story
 from orchestrator.ledger.journal import Mark, Tail
 from orchestrator.supervise import history, loop, loss_watch
@@ -162,7 +162,7 @@ class JournalFold:
         }
         head["signed"] = _signature(key, head, body)
         try:
-            write_whole(self._beside, json.dumps(head).encode() + b"\n" + body, synced=False)
+            atomic_write(self._beside, json.dumps(head).encode() + b"\n" + body, durable=False)
         except OSError:
             return
         self._kept_seq, self._kept_stamp = last.seq + 1, self._stamp
@@ -205,7 +205,7 @@ def _own_key(make: bool) -> bytes | None:
             return None
         path = folder / _KEY
         if make and not path.exists():
-            write_whole(path, secrets.token_bytes(_KEY_BYTES), 0o600)
+            atomic_write(path, secrets.token_bytes(_KEY_BYTES), 0o600)
         key = papers.read_bytes(path, _KEY_BYTES)
         return key if len(key) == _KEY_BYTES else None
     except (OSError, ValueError, ClusterError):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
-from orchestrator.files import write_whole
+from orchestrator.files import atomic_write
 
 _RUN_KEY = "snapshot.key"
 _KEY_BYTES = 32
@@ -43,7 +43,7 @@ def signing_key(config: Config, run_dir: Path) -> bytes:
         return bytes.fromhex(path.read_text())
     except FileNotFoundError:
         key = secrets.token_bytes(_KEY_BYTES)
-        write_whole(path, key.hex() + "\n", 0o600)
+        atomic_write(path, key.hex() + "\n", 0o600)
         return key
     except ValueError:
         raise ConfigError(

@@ -58,9 +58,7 @@ def write_run_metadata(
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,
     }
-    versions = {
-        f"version.{k.removeprefix('package ')}": v for k, v in plan.facts.items() if "sha256" not in k
-    }
+    versions = {f"version.{name}": value for name, value in facts.versions(plan.facts).items()}
     layout = {f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()}
     tracking = Tracking(
         uri=absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere

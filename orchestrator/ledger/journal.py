@@ -20,7 +20,7 @@ from typing import Protocol, Self
 from orchestrator import papers
 from orchestrator.errors import JournalError, RunDirectoryError
 from orchestrator.events import Event, Record
-from orchestrator.files import NO_SPACE
+from orchestrator.files import NO_SPACE, sync
 from orchestrator.ledger.record_lines import line_of, record_of, time_after
 
 # The driver looks at its ranks every tenth of a second; a millisecond is more than it knows.
@@ -60,7 +60,7 @@ class Journal:
             last, self._size = self._last_record(after)
             os.ftruncate(self._fd, self._size)
             os.fsync(self._fd)
-            _fsync_directory(self.path.parent)
+            sync(self.path.parent)
         except BaseException:
             os.close(self._fd)
             raise
@@ -282,11 +282,3 @@ def _open_exclusively(path: Path) -> int:
             f"{path} is being written by another live run; stop it or choose another run_dir"
         ) from error
     return fd
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

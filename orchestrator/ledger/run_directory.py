@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import ConfigError, RunDirectoryError, near_miss
-from orchestrator.files import make_folder, open_no_link, write_whole
+from orchestrator.files import atomic_write, make_folder, open_no_link
 from orchestrator.papers import PaperError, open_plain, read_text, short, why_no_path
 from orchestrator.trust import check_ours
 
@@ -102,7 +102,7 @@ def number_of_run(path: Path) -> str:
         return read_text(path / "number", _MOST_LOCK_BYTES).strip()
     except (FileNotFoundError, ValueError):
         number = secrets.token_hex(6)
-        write_whole(path / "number", number + "\n", 0o600)
+        atomic_write(path / "number", number + "\n", 0o600)
         return number
 
 
@@ -162,7 +162,7 @@ class RunDirectory:
 
     def write(self, name: str, text: str, mode: int = 0o644) -> Path:
         """Write a file whole or not at all."""
-        return write_whole(self.path / name, text, mode)
+        return atomic_write(self.path / name, text, mode)
 
     def write_json(self, name: str, value: Any, mode: int = 0o644) -> Path:
         """Write JSON whole or not at all."""

@@ -18,7 +18,7 @@ from typing import TypedDict
 
 from orchestrator.config.schema import Config
 from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
-from orchestrator.files import write_whole
+from orchestrator.files import atomic_write
 from orchestrator.ledger.bill import Bill
 
 FORMAT = 1
@@ -86,7 +86,7 @@ class SpendNote:
         }
         try:
             folder = _folder(self.path.parent)
-            write_whole(self.path, json.dumps(said, indent=1) + "\n", 0o640, synced=False)
+            atomic_write(self.path, json.dumps(said, indent=1) + "\n", 0o640, durable=False)
             with contextlib.suppress(OSError):  # not of that group: then it is for ours
                 os.chown(self.path, -1, folder.st_gid)
         except OSError as error:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import load
 from orchestrator.config.deepspeed_keys import check_deepspeed
-from orchestrator.config.placeholders import asks_for
+from orchestrator.config.placeholders import asks_for, refers_to, texts_of
 from orchestrator.config.schema import Config, LayoutConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.deepspeed_rules import (
@@ -105,7 +105,7 @@ def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:
     own = OmegaConf.to_container(composed.deepspeed, resolve=False)
     assert isinstance(own, dict)
     for name, theirs in _OWN_NAMES.items():
-        if own.get(theirs) is not None and not str(own[theirs]).startswith("${job."):
+        if own.get(theirs) is not None and not refers_to("job", own[theirs]):
             kept[name].append(f"deepspeed.{theirs}={own[theirs]}")
     return {name: named for name, named in kept.items() if named}
 
@@ -136,7 +136,7 @@ def can_recompute(composed: DictConfig) -> bool:
     """Whether the job's script can be told to: its arguments refer to the key, or it knows every kind."""
     arguments = OmegaConf.to_container(composed.job.args)
     assert isinstance(arguments, dict)
-    return composed.job.supports is None or asks_for("${layout.recompute}", map(str, arguments.values()))
+    return composed.job.supports is None or asks_for("${layout.recompute}", texts_of(arguments))
 
 
 def zero_section(name: str) -> dict[str, Any]:

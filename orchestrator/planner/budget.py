@@ -16,7 +16,7 @@ from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.schema import Config, ModelConfig
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ClusterNotPlannable, ConfigError
 from orchestrator.plan.layout.layout import check_values, precision_of
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import unrecorded
@@ -94,8 +94,8 @@ def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
             precision = precision_of(config)
             _check_predictable(config, precision)
             markets.append(ClusterOptimizer(config, precision, asked.limits, freedom, calibrations))
-        except ConfigError as reason:
-            left_out[name] = str(reason).removeprefix(f"cluster={config.cluster.name}: ")
+        except ConfigError as refused:
+            left_out[name] = refused.why if isinstance(refused, ClusterNotPlannable) else str(refused)
             if asked.cluster_given:
                 raise
     if not markets:
@@ -177,9 +177,10 @@ def _asked(composed: DictConfig, words: Sequence[str]) -> BudgetRequest:
 def _check_predictable(config: Config, precision: str) -> None:
     gpu = config.gpu
     if missing := unrecorded(gpu, precision):
-        raise ConfigError(
-            f"cluster={config.cluster.name}: no step time can be predicted for {gpu.name}, as it has no "
-            f"{' and no '.join(missing)}; set that, choose another cluster, or leave cluster out"
+        raise ClusterNotPlannable.of(
+            config.cluster.name,
+            f"no step time can be predicted for {gpu.name}, as it has no {' and no '.join(missing)}; set"
+            " that, choose another cluster, or leave cluster out",
         )
 
 

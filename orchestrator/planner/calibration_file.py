@@ -12,7 +12,7 @@ import yaml
 from orchestrator import papers
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError, RunDirectoryError
-from orchestrator.files import write_whole
+from orchestrator.files import atomic_write
 from orchestrator.plan.perf.calibration import Calibration, Group
 
 NAME = "calibration.yaml"
@@ -74,7 +74,7 @@ def write_calibrations(path: Path, calibrations: Mapping[Group, Calibration]) ->
     text = HEAD + yaml.safe_dump({_KEYS: entries}, sort_keys=False, allow_unicode=True, width=120)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        atomic_write(path, text)
     except OSError as error:
         raise RunDirectoryError(
             f"calibration={path}: cannot be written ({error.strerror}); set calibration to a file that you"

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.plan.forecast.prediction import bound_of
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import redact
 from orchestrator.text import UNKNOWN
@@ -63,7 +64,7 @@ def row_of(overrides: Sequence[str], plan: Plan) -> PlanRow:
         mfu=predicted.mfu,
         memory_share=None if plan.memory is None else plan.memory.total_bytes / plan.gpu_memory_bytes,
         goodput=None if predicted.forecast is None else predicted.forecast.goodput,
-        bound_by=(predicted.bound_by or UNKNOWN).removesuffix(" of a step"),
+        bound_by=bound_of(predicted.step) if predicted.step else UNKNOWN,
         layout=plan.layout.degrees,
         unit=plan.unit,
     )

@@ -75,11 +75,6 @@ class LossWatch:
         return f"the loss {loss:.4g} is {times} (recovery.loss_spike={self.loss_spike:g})"
 
 
-def batch_of(step: int, skipped: Iterable[int]) -> int:
-    """The batch that ``step`` (from 1) trained on, or will, with these batches left out of the run."""
-    return next(_batches_from(step, skipped))
-
-
 def next_batches(step: int, number: int, skipped: Iterable[int]) -> list[int]:
     """The ``number`` batches that training takes from ``step`` on, that step's own first."""
     return list(islice(_batches_from(step, skipped), number))

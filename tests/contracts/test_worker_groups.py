@@ -42,7 +42,7 @@ def ray_cluster() -> Iterator[None]:
 
 def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: object):
     from orchestrator.agent import facts
-    from orchestrator.agent.assignment import Assignment
+    from tests.support import assignments
 
     fields: dict[str, object] = {
         "run": tmp_path.name,
@@ -52,18 +52,13 @@ def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: 
         "args": [f"--then={behaviour}"],
         "cwd": str(tmp_path),
         "environment": {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        "deepspeed": {},
-        "ranks_per_node": 2,
         "world_size": 2,
-        "device": "cpu",
         "zygote": zygote,
-        "product_names": [],
         "expected": facts.observe(SCRIPT, [], tmp_path),
         "corpus": [],
-        "sample_every_s": 1.0,
         "kill_grace_s": 0.5,
     }
-    return Assignment(**{**fields, **changes})  # type: ignore[arg-type]
+    return assignments.assignment(**{**fields, **changes})
 
 
 @pytest.fixture(params=["fake", pytest.param("ray", marks=pytest.mark.real)])

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from orchestrator.agent.assignment import base_environment
+from orchestrator.agent.assignment import Signing, base_environment
 from orchestrator.checkpoint.arena import Slot
 from orchestrator.checkpoint.manifest import MANIFEST, Manifest, sha256_of
 from orchestrator.checkpoint.store import scan, verify
@@ -236,7 +236,7 @@ def test_where_a_key_is_asked_for_nothing_else_is_loaded(
 ) -> None:
     other = with_more(Path(shutil.copytree(uninterrupted.checkpoints, tmp_path / "other")), 1, b"another")
     for outcome in good(
-        make(snapshot_key_required=True).run("--load", other, str(uninterrupted.checkpoints))
+        make(signing=Signing(KEY.hex(), required=True)).run("--load", other, str(uninterrupted.checkpoints))
     ):
         told = [line for line in outcome.output.splitlines() if line.startswith(("refused", "loaded"))]
         assert [line.split()[0] for line in told] == ["refused", "loaded"]

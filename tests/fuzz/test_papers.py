@@ -21,6 +21,7 @@ from orchestrator.checkpoint.store import scan
 from orchestrator.cli import sync
 from orchestrator.cluster.warm import record
 from orchestrator.config import load
+from orchestrator.config.composing import compose
 from orchestrator.config.schema import Config
 from orchestrator.driver import resume
 from orchestrator.driver.cluster_status import other_runs
@@ -42,10 +43,7 @@ from tests.support.crashes import contents, manifest_of
 
 @functools.cache
 def config() -> Config:
-    load.register()
-    composed = load.compose_once(["job=tiny_gpt"])
-    assert composed is not None
-    return load.load(composed)
+    return compose("job=tiny_gpt")
 
 
 @functools.cache

@@ -15,9 +15,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from orchestrator.cli.args import check_flags, own_flags, take_run, take_runs, take_verb
+from orchestrator.cli.args import parse
 from orchestrator.config import load
-from orchestrator.config.words import for_hydra
 from tests.project.test_docs import DOCUMENTS, INLINE_CODE, ROOT
 
 COMMAND = "python -m orchestrator"
@@ -66,14 +65,10 @@ def single_words(document: Path) -> list[str]:
 
 def composed(args: Sequence[str], config_dir: Path) -> None:
     """As the command line does it, but that each point of a sweep is composed and no verb is called."""
-    words = list(args)
-    verb = take_verb(words)
-    take_run(verb, words), take_runs(verb, words)
-    _, overrides = own_flags(verb).parse_known_args(words)
-    check_flags(verb, overrides)
-    if "--help" in args or "--version" in args:
+    invocation = parse(args)
+    if "--help" in args or invocation.version:
         return
-    made = for_hydra(overrides)
+    made = list(invocation.words)
     given = []
     while made:
         word = made.pop(0)

@@ -121,9 +121,11 @@ class Machine:
         def opened(path: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
             if not set(mode) & set("wax+"):
                 return real_open(path, mode, *rest, **more)
-            self._count("write", str(path))
+            # one of os.fdopen's
+            where = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else path
+            self._count("write", str(where))
             stream = real_open(path, mode, *rest, **more)
-            self._unsynced[os.fstat(stream.fileno()).st_ino] = real_open(path, "r+b")
+            self._unsynced[os.fstat(stream.fileno()).st_ino] = real_open(where, "r+b")
             return stream
 
         patches += [mock.patch.object(io, "open", opened), mock.patch.object(builtins, "open", opened)]

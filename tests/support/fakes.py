@@ -21,7 +21,7 @@ from orchestrator.events import (
     ResourcesGranted,
     StepDone,
 )
-from orchestrator.supervise.loss_watch import batch_of
+from tests.support.batches import batch_of
 
 
 class FakeClock:

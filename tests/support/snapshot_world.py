@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.agent.assignment import Assignment, base_environment
+from orchestrator.agent.assignment import Assignment, Signing, base_environment
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.checkpoint import store
 from orchestrator.checkpoint.arena import Slot
@@ -21,10 +21,10 @@ from orchestrator.checkpoint.vouching import why_not_vouched
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.spec import RankSpec
+from tests.support.assignments import assignment
 from tests.support.folders import SCRIPTS
 from tests.support.ports import free_port
 from tests.support.rank_harness import TIMEOUT_S, Bench, Outcome
-from tests.unit.agent.test_on_node import assignment
 
 MEMORY_DIR = "/dev/shm"
 KEY = bytes(range(32))
@@ -38,7 +38,7 @@ def small_assignment(folder: Path, **changes: Any) -> Assignment:
     about: dict[str, Any] = {
         "run": "a-run", "run_dir": str(folder / "run"), "checkpoint_dir": str(folder / "checkpoints"),
         "cwd": str(folder), "environment": ENVIRONMENT, "ranks_per_node": 2, "world_size": 2,
-        "snapshot_dirs": [MEMORY_DIR], "snapshot_key": KEY.hex(),
+        "snapshot_dirs": [MEMORY_DIR], "signing": Signing(KEY.hex(), required=False),
     }  # fmt: skip
     return assignment(**{**about, **changes})
 
@@ -62,10 +62,10 @@ class World:
     def __init__(self, launcher: Launcher, folder: Path, **changes: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.assignment = small_assignment(folder, **changes)
-        self.checkpoints = Path(self.assignment.checkpoint_dir)
+        self.checkpoints = Path(self.assignment.places.checkpoint_dir)
         self.launcher = launcher
         self.node = NodeSnapshots(self.assignment, 0)
-        self.driver = Snapshots("a-run", self.assignment.world_size, [str(self.checkpoints)])
+        self.driver = Snapshots("a-run", self.assignment.ranks.world_size, [str(self.checkpoints)])
         self.bench = Bench(launcher, folder, base_environment(self.assignment))
         self.told: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda _rank, told: told
         self._attempts: list[Attempt] = []
@@ -89,7 +89,7 @@ class World:
         return replace(restore, unvouched=why_not_vouched(self.checkpoints / restore.tag, manifest, KEY))
 
     def start(self, *args: str, attempt: int = 1, script: str = str(SCRIPTS / "saves.py")) -> Attempt:
-        size = self.assignment.world_size
+        size = self.assignment.ranks.world_size
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size)}
         ranks = []
         for rank in range(size):

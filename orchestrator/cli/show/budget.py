@@ -160,7 +160,7 @@ def _notes(found: BudgetResult) -> list[str]:
     if found.left_out:
         by_reason: dict[str, list[str]] = {}
         for name, why in found.left_out.items():
-            by_reason.setdefault(why.partition(": ")[0], []).append(name)
+            by_reason.setdefault(why, []).append(name)
         notes += [f"Left out, as {why}: {', '.join(names)}" for why, names in by_reason.items()]
     return notes
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.cli.show.plan_run import money_rows, parts_of
 from orchestrator.cli.show.screen import Screen
+from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
 from orchestrator.text import bytes_in_words, count, with_prefix
@@ -77,6 +78,10 @@ def _rows(plan: Plan, brief: bool) -> list[tuple[str, str]]:
         parts = f": {memory_parts(plan)}" if brief else ""
         used, there = bytes_in_words(plan.memory.total_bytes), bytes_in_words(plan.gpu_memory_bytes)
         rows.append(("memory", f"{used} of {there} per {unit} ({share:.0%}) predicted{parts}"))
+    for key, name in deprecated_keys(plan.deepspeed).items():
+        rows.append(
+            ("deepspeed", f"{key} is an old name, which DeepSpeed takes for now; write {name} instead")
+        )
     return rows
 
 

@@ -17,6 +17,7 @@ from orchestrator.agent.assignment import own_environment
 from orchestrator.agent.launchers import as_important_as_others
 from orchestrator.agent.raylet import end_with_raylet
 from orchestrator.agent.zygote_pool import NodeZygotes, ZygoteLease, ZygoteReport
+from orchestrator.cluster.ray_errors import reason
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD
 from orchestrator.rank.launch.zygote_key import ZygoteKey
@@ -126,5 +127,5 @@ def warm_all(environment: Mapping[str, str], idle_timeout_s: float, timeout_s: f
         try:
             problems += [f"{hosts[node_id]}: {problem}" for problem in ray.get(answer, timeout=2 * timeout_s)]
         except RayError as error:
-            problems.append(f"{hosts[node_id]}: no zygote: {str(error).strip().splitlines()[0]}")
+            problems.append(f"{hosts[node_id]}: no zygote: {reason(error)}")
     return problems

@@ -14,7 +14,7 @@ import psutil
 
 from orchestrator import papers
 from orchestrator.errors import ClusterError
-from orchestrator.files import write_whole
+from orchestrator.files import atomic_write
 from orchestrator.trust import why_not_ours
 
 TOKEN = "auth_token"
@@ -189,7 +189,7 @@ def _can_be(cluster: WarmCluster) -> bool:
 def record(cluster: WarmCluster) -> None:
     """Write the record whole or not at all."""
     folder = make_state_dir()
-    write_whole(folder / "cluster.json", json.dumps(asdict(cluster), indent=2) + "\n", 0o600)
+    atomic_write(folder / "cluster.json", json.dumps(asdict(cluster), indent=2) + "\n", 0o600)
 
 
 def forget() -> None:

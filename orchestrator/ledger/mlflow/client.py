@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from orchestrator import papers
-from orchestrator.files import open_no_link, write_whole
+from orchestrator.files import atomic_write, open_no_link
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow.database import make_ready
 from orchestrator.ledger.mlflow.names import INCIDENTS, JOURNAL, KEY_TAG, LOGS
@@ -190,7 +190,7 @@ def only_writer(run_dir: Path) -> Iterator[None]:
 
 def write_json(path: Path, body: Any) -> None:
     """Write beside and rename, so that a reader sees the old file or the new one."""
-    write_whole(path, json.dumps(body, indent=2) + "\n", 0o600)
+    atomic_write(path, json.dumps(body, indent=2) + "\n", 0o600)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

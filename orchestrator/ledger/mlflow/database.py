@@ -22,6 +22,7 @@ from alembic.script import ScriptDirectory
 from mlflow.tracking import MlflowClient
 
 from orchestrator.errors import TrackingError
+from orchestrator.files import sync
 from orchestrator.ledger.mlflow.uri import prepare_sqlite, sqlite_contents, sqlite_path, sqlite_problem
 
 _POOL = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
@@ -85,9 +86,9 @@ def _make(path: Path) -> None:
         with _no_connection_kept():
             name = str(beside).replace("%", "%25").replace("?", "%3F")
             MlflowClient(tracking_uri=f"sqlite:///{name}").search_experiments()
-        _sync(beside)
+        sync(beside)
         _name(beside, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -115,14 +116,6 @@ def _name(beside: Path, path: Path) -> None:
         return
     except OSError:  # a file system without hard links
         beside.replace(path)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _refuse_another_version(path: Path, uri: str) -> None:

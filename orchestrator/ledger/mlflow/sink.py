@@ -292,7 +292,7 @@ def _fail(message: str, exit_code: int) -> int:
 def say(message: str) -> None:
     """To the driver, which may be gone."""
     with contextlib.suppress(OSError):
-        print(f"mlflow_sink: {redact_text(message)}", file=sys.stderr, flush=True)
+        print(redact_text(message), file=sys.stderr, flush=True)
 
 
 class _WithoutSecrets(logging.Formatter):

@@ -165,7 +165,7 @@ def pass_on(process: subprocess.Popen[str], say: Callable[[str], None]) -> threa
         assert process.stderr is not None
         with process.stderr:
             for line in process.stderr:
-                say(f"MLflow: {line.strip().removeprefix('mlflow_sink: ')}")
+                say(f"MLflow: {line.strip()}")
 
     thread = threading.Thread(target=read, name="sink's words", daemon=True)
     thread.start()

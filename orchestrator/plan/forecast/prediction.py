@@ -90,6 +90,12 @@ def memory_and_calibration(
     return expected.memory, expected.step if known else None, None
 
 
+def bound_of(step: StepTime) -> str:
+    """What takes longest of a step, and its share of it."""
+    part, seconds = next(iter(step.parts().items()))
+    return f"{BOUNDS[part]}, {seconds / step.total_s:.0%}"
+
+
 def predict(
     config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None
 ) -> Prediction:
@@ -109,13 +115,12 @@ def predict(
         for offer in offers(config.cluster.price, config.gpu)
         if steps
     )
-    part, seconds = next(iter(step.parts().items()))
     return Prediction(
         steps=steps,
         tokens=tokens,
         step_time_s=step.total_s,
         step=step,
-        bound_by=f"{BOUNDS[part]}, {seconds / step.total_s:.0%} of a step",
+        bound_by=f"{bound_of(step)} of a step",
         tokens_per_s=rate,
         tokens_per_s_per_gpu=rate / layout.ranks,
         mfu=model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate),

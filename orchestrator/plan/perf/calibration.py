@@ -84,10 +84,6 @@ class Calibration:
         return dataclasses.replace(memory, **scaled)
 
 
-# Changes nothing; with it a plan has a step time for processors too, at all of their nominal peak.
-NOMINAL = Calibration(fitted="no run")
-
-
 def step_sample(step: StepTime, actual_s: float) -> Sample:
     """Of a run whose nominal step time is ``step``: what the factors scale, and the one overhead of a
     step."""

@@ -43,10 +43,6 @@ class Parameters:
         """What one token passes: everything but the experts that it is not sent to."""
         return self.total - self.idle_experts * self.layers
 
-    @property
-    def without_embedding(self) -> int:
-        return self.total - self.embedding - self.head
-
 
 def parameters(model: ModelConfig) -> Parameters:
     """Trainable parameters by part: Brown et al. 2020 (GPT-3) for learned positions and biases,

@@ -20,13 +20,14 @@ class _Change:
 
     turns: tuple[int, int, int, int]
     overrides: tuple[str, ...]
+    offloads: bool
 
     @property
     def cost(self) -> float:
         """Rough loss of throughput or money: sharding costs traffic, a smaller micro-batch efficiency,
         recompute a third of the FLOPs, offload the bus to the host, nodes their price."""
         zero, micro_batch, recompute, nodes = self.turns
-        offload = 20 if any("offload" in override for override in self.overrides) else 0
+        offload = 20 if self.offloads else 0
         return zero + 2 * micro_batch + 4 * recompute + offload + 30 * nodes + len(self.overrides) / 10
 
     def covers(self, other: _Change) -> bool:
@@ -64,7 +65,8 @@ def what_fits(
         divisible = layout.global_batch % (candidate.micro_batch * candidate.dp) == 0
         if divisible and _fits(model, gpu, candidate, new_zero):
             turns = (zero_turn, batch_turn, recompute_turn, nodes[0])
-            fitting.append(_Change(turns, tuple(text for part in parts for text in part[2])))
+            offloads = new_zero.offload_parameters and not zero.offload_parameters
+            fitting.append(_Change(turns, tuple(text for part in parts for text in part[2]), offloads))
     minimal = [change for change in fitting if not any(change.covers(other) for other in fitting)]
     return [" ".join(change.overrides) for change in sorted(minimal, key=lambda c: c.cost)[:most]]
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from orchestrator.config.schema import Config, ModelConfig
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ClusterNotPlannable, ConfigError
 from orchestrator.plan.forecast.prediction import Prediction, predict
 from orchestrator.plan.forecast.price import offers
 from orchestrator.plan.layout.deepspeed_rules import pipeline_degrees, tensor_degrees
@@ -53,9 +53,9 @@ class ClusterOptimizer:
         self.calibrations, self.law = calibrations, law
         self.usd_per_gpu_hour = offers(config.cluster.price, config.gpu)[0].usd_per_gpu_hour
         if limits.days is None and not self.usd_per_gpu_hour:
-            raise ConfigError(
-                f"cluster={config.cluster.name}: costs nothing, so that budget_usd={limits.usd:g} is no"
-                " limit; set deadline_days=… too"
+            raise ClusterNotPlannable.of(
+                config.cluster.name,
+                f"costs nothing, so that budget_usd={limits.usd:g} is no limit; set deadline_days=… too",
             )
         self._machine = Machine.of(config.cluster, config.gpu, config.fabric)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.agent.assignment import rank_specs
-from tests.unit.agent.test_on_node import assignment
+from tests.support.assignments import assignment
 
 ARGS = [
     "--dir={checkpoint_dir}", "--json={deepspeed_config}", "--run={run_dir}/x", "--skip={skip_batches}",

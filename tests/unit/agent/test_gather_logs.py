@@ -19,7 +19,7 @@ from orchestrator.agent.log_transfer import (
     sender_of,
 )
 from orchestrator.errors import RunDirectoryError
-from tests.unit.agent.test_on_node import assignment
+from tests.support.assignments import assignment
 
 LOG = "attempt-1.rank-0.log"
 

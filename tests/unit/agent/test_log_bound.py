@@ -273,7 +273,7 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
     assert told == []
 
 
-@pytest.mark.parametrize("most", [None, 10 * MIB])
+@pytest.mark.parametrize("most", [None, 0, 10 * MIB])
 def test_a_log_that_has_no_bound_or_keeps_to_it_grows(tmp_path: Path, most: int | None) -> None:
     printed, told = Printed(tmp_path), []
     printed.print(5000, width=99)

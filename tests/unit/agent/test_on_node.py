@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.localize import (
     differences,
     identity,
@@ -24,21 +23,9 @@ from orchestrator.agent.localize import (
     remove_mark,
     sees_mark,
 )
+from tests.support.assignments import assignment
 
 NODE = {"lo": ["127.0.0.1", "::1"], "docker0": ["172.17.0.1"], "ens5": ["10.0.0.7", "fe80::1%ens5"]}
-
-
-def assignment(**changes: object) -> Assignment:
-    fields: dict[str, object] = {
-        "run": "r", "run_dir": "/home/me/project/runs/r",
-        "checkpoint_dir": "/home/me/project/runs/r/checkpoints", "script": "/home/me/project/train/main.py",
-        "cwd": "/home/me/project", "environment": {}, "deepspeed": {},
-        "args": ["--data=/home/me/project/books,stdlib", "--dir={run_dir}", "--lr=1e-3", "plain"],
-        "ranks_per_node": 2, "world_size": 4, "device": "cpu", "zygote": False, "product_names": [],
-        "expected": {}, "corpus": ["/home/me/project/books", "relative", "/data/all"], "sample_every_s": 1.0,
-        "kill_grace_s": 1.0,
-    }  # fmt: skip
-    return Assignment(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def test_the_interface_is_that_of_the_nodes_address() -> None:
@@ -48,7 +35,7 @@ def test_the_interface_is_that_of_the_nodes_address() -> None:
         "OTHER": "as it was",
     }
     there = on_node(assignment(environment=environment), "/unused", NODE, "10.0.0.7")
-    assert there.environment == {
+    assert there.program.environment == {
         "GLOO_SOCKET_IFNAME": "ens5",
         "NCCL_SOCKET_IFNAME": "=ens5",
         "OTHER": "as it was",
@@ -76,11 +63,11 @@ def test_this_machine_has_a_loopback_interface() -> None:
 
 def test_paths_below_the_working_directory_move_and_the_run_directory_stays() -> None:
     there = on_node(assignment(working_dir="/home/me/project"), "/ray/pkg", NODE, "10.0.0.7")
-    assert (there.script, there.cwd) == ("/ray/pkg/train/main.py", "/ray/pkg")
-    assert there.corpus == ["/ray/pkg/books", "relative", "/data/all"]
-    assert there.args == ["--data=/ray/pkg/books,stdlib", "--dir={run_dir}", "--lr=1e-3", "plain"]
-    assert there.run_dir == "/home/me/project/runs/r"
-    assert there.checkpoint_dir == "/home/me/project/runs/r/checkpoints"
+    assert (there.program.script, there.program.cwd) == ("/ray/pkg/train/main.py", "/ray/pkg")
+    assert there.program.corpus == ["/ray/pkg/books", "relative", "/data/all"]
+    assert there.program.args == ["--data=/ray/pkg/books,stdlib", "--dir={run_dir}", "--lr=1e-3", "plain"]
+    assert there.places.run_dir == "/home/me/project/runs/r"
+    assert there.places.checkpoint_dir == "/home/me/project/runs/r/checkpoints"
 
 
 @pytest.mark.parametrize(

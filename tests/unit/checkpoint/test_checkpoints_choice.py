@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agent.assignment import Signing
 from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster import checkpoints as module
@@ -216,7 +217,7 @@ def test_what_is_signed_and_in_a_folder_of_ours_is_vouched_for(make: Make) -> No
 
 
 def test_where_a_key_is_asked_for_what_it_did_not_sign_is_not_gone_on_from(make: Make) -> None:
-    driver = make(snapshot_key_required=True)
+    driver = make(signing=Signing(KEY.hex(), required=True))
     commit(driver, 4, 6)
     mark = driver.folders[0] / "step-6" / "manifest.json"
     mark.write_text(Manifest.from_json(mark.read_text()).signed(b"another key").to_json())

@@ -46,15 +46,15 @@ def test_quarantine_works_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Mon
     for step in (5, 10):
         committed(tmp_path, step)
 
-    real_open = Path.open
+    real_open = os.open
 
-    def full(self: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
-        if mode == "w":
+    def full(path: str, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_CREAT:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real_open(self, mode, *rest, **more)
+        return real_open(path, flags, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", full)
+        patch.setattr(os, "open", full)
         where = quarantine(tmp_path, "step-10", "cut off")
     assert where.is_dir()
     assert not (tmp_path / "latest").exists()

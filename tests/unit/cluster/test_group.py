@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.cluster.attempt import Attempt
-from orchestrator.cluster.group import RayWorkerGroup
+from orchestrator.cluster.group import RayWorkerGroup, UnderWay
+from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.nodes import Node
 from orchestrator.events import AttemptEnded, Event, Fault, Outcome, RankLost
+from tests.support.assignments import assignment
 
 
 @dataclass
@@ -31,20 +32,19 @@ class Checkpoints:
         self.tidied.append("up")
 
 
-def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, Attempt]:
+def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, UnderWay]:
     """A group whose two ranks have just ended."""
     group = RayWorkerGroup.__new__(RayWorkerGroup)
-    group.assignment = SimpleNamespace(ranks_per_node=2)  # type: ignore[assignment]
+    group.assignment = assignment(ranks_per_node=2)
     group._checkpoints = checkpoints  # type: ignore[assignment]
-    group._ended = group._unsaved = None
-    attempt = Attempt(3, ["node-a"], 2)
-    attempt.step = 24
-    group._attempt = attempt
-    return group, attempt
+    now = UnderWay(Attempt(3, ["node-a"], 2), HangWatch(3, ["node-a"], 120.0, None, lambda: None), [], 0.0)
+    now.attempt.step = 24
+    group._now = now
+    return group, now
 
 
-def end(attempt: Attempt, status: int = 0, stopping: bool = False) -> None:
-    attempt.stopping = stopping
+def end(now: UnderWay, status: int = 0, stopping: bool = False) -> None:
+    now.attempt.stopping = stopping
     for rank in range(2):
         part: dict[str, Any] = {
             "kind": "exit",
@@ -54,38 +54,40 @@ def end(attempt: Attempt, status: int = 0, stopping: bool = False) -> None:
             "step": 24,
             "time": 1.0,
         }
-        attempt.hear(0, part | {"error": None, "log_tail": [], "log_path": "", "out_of_memory": False}, 1.0)
+        now.attempt.hear(
+            0, part | {"error": None, "log_tail": [], "log_path": "", "out_of_memory": False}, 1.0
+        )
 
 
-def lose(group: RayWorkerGroup, attempt: Attempt) -> None:
-    group._lose(Node(0, None, "node-a"), "its agent died: killed", attempt)
+def lose(group: RayWorkerGroup, now: UnderWay) -> None:
+    group._lose(Node(0, None, "node-a"), "its agent died: killed", now)
 
 
 def test_the_end_waits_for_the_disk_and_comes_once() -> None:
     checkpoints = Checkpoints()
-    group, attempt = group_of(checkpoints)
-    end(attempt)
-    assert group._settled(attempt) == []
+    group, now = group_of(checkpoints)
+    end(now)
+    assert group._settled(now) == []
     checkpoints.on_their_way = 0
-    assert group._settled(attempt) == [AttemptEnded(3, Outcome.FINISHED, 24)]
+    assert group._settled(now) == [AttemptEnded(3, Outcome.FINISHED, 24)]
     assert checkpoints.tidied == ["up"]
-    assert group._settled(attempt) == []
+    assert group._settled(now) == []
 
 
 def test_a_node_that_is_lost_with_the_last_checkpoint_fails_what_had_finished() -> None:
     checkpoints = Checkpoints()
-    group, attempt = group_of(checkpoints)
-    end(attempt)
-    assert group._settled(attempt) == []
-    lose(group, attempt)
-    lost, ended = group._settled(attempt)
+    group, now = group_of(checkpoints)
+    end(now)
+    assert group._settled(now) == []
+    lose(group, now)
+    lost, ended = group._settled(now)
     assert isinstance(lost, RankLost)
     assert (lost.attempt, lost.node, lost.step, lost.fault) == (3, "node-a", 24, Fault.NODE)
     assert lost.reason == "lost before the last checkpoint was on the disk"
     assert lost.error == "its agent died: killed"
     assert ended == AttemptEnded(3, Outcome.FAILED, 24)
     assert checkpoints.tidied == []
-    assert group._settled(attempt) == []
+    assert group._settled(now) == []
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def test_nothing_is_lost_with_a_node_when_all_is_on_the_disk_or_somebody_had_sto
     on_their_way: int, stopping: bool, outcome: Outcome
 ) -> None:
     checkpoints = Checkpoints(on_their_way=1)
-    group, attempt = group_of(checkpoints)
-    end(attempt, stopping=stopping)
-    told: list[Event] = group._settled(attempt)
+    group, now = group_of(checkpoints)
+    end(now, stopping=stopping)
+    told: list[Event] = group._settled(now)
     checkpoints.on_their_way = on_their_way
-    lose(group, attempt)
-    assert [*told, *group._settled(attempt)] == [AttemptEnded(3, outcome, 24)]
+    lose(group, now)
+    assert [*told, *group._settled(now)] == [AttemptEnded(3, outcome, 24)]

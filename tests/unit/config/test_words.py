@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli import cli
-from orchestrator.config import load
+from orchestrator.config import composing, load
 from orchestrator.config.schema import Config
 from orchestrator.config.words import for_hydra, literally, parsed_override
 from orchestrator.errors import ConfigError
@@ -26,10 +26,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 def composed(*words: str) -> Config:
-    load.register()
-    found = load.compose_once(for_hydra(words))
-    assert found is not None, words
-    return load.load(found)
+    return load.load(composing.composed(for_hydra(words)).config)
 
 
 def is_for_hydra(text: str) -> bool:
@@ -190,7 +187,7 @@ def test_a_refusal_says_what_to_type(call: Call, words: list[str]) -> None:
     told = re.search(rf"\$?'{re.escape(key)}=\".*\"'(?= for |$)", err)
     assert told is not None, err
     typed = subprocess.run(["bash", "-c", f"printf %s {told[0]}"], capture_output=True, text=True, timeout=60)
-    value = load.OmegaConf.select(load.compose_once(for_hydra([f"++{typed.stdout}"])), key)
+    value = load.OmegaConf.select(composing.composed(for_hydra([f"++{typed.stdout}"])).config, key)
     assert value == text
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from orchestrator.agent.assignment import base_environment, rank_specs, zygote_environment
+from orchestrator.agent.assignment import Shell, Signing, base_environment, rank_specs, zygote_environment
 from orchestrator.config.schema import Config, LaunchConfig
 from orchestrator.driver import resume
 from orchestrator.driver.assignment import check_forward
@@ -24,8 +23,8 @@ from orchestrator.rank.environment import (
     reaching_ranks,
 )
 from orchestrator.rank.launch import zygote_key
+from tests.support.assignments import assignment
 from tests.support.folders import PROJECT
-from tests.unit.agent.test_on_node import assignment
 
 DOCUMENT = (PROJECT / "docs" / "environment.md").read_text()
 
@@ -82,8 +81,8 @@ def test_a_rank_has_node_shell_and_plan_one_over_the_other_and_nothing_of_launch
         monkeypatch.setenv(name, value)
     (tmp_path / "logs").mkdir()
     there = assignment(
-        run_dir=str(tmp_path), checkpoint_dir=str(tmp_path / "c"), shell={"MY_B": "shell", "MY_C": "shell"},
-        environment={"MY_C": "plan"},
+        run_dir=str(tmp_path), checkpoint_dir=str(tmp_path / "c"),
+        shell=Shell({"MY_B": "shell", "MY_C": "shell"}, {}), environment={"MY_C": "plan"},
     )  # fmt: skip
     rank, _ = rank_specs(there, 0, 1, "127.0.0.1", 29500)
     assert (rank.env["MY_A"], rank.env["MY_B"], rank.env["MY_C"]) == ("node", "shell", "plan")
@@ -91,7 +90,7 @@ def test_a_rank_has_node_shell_and_plan_one_over_the_other_and_nothing_of_launch
 
 
 def test_a_zygote_and_what_is_printed_of_an_assignment_have_nothing_of_the_shell() -> None:
-    there = assignment(shell={"HF_TOKEN": "hush"})
+    there = assignment(shell=Shell({"HF_TOKEN": "hush"}, {"AN_OLD": "hush"}), signing=Signing("hush", False))
     assert base_environment(there)["HF_TOKEN"] == "hush"
     assert "hush" not in zygote_environment(there).values()
     assert "hush" not in repr(there)
@@ -102,7 +101,7 @@ def test_shell_variables_ask_for_no_other_zygote() -> None:
     shell = reaching_ranks(
         {"HF_TOKEN": "1", "TORCH_LOGS": "all", "OMP_PROC_BIND": "true", "DS_X": "1", "LC_X": "1"}
     )
-    other = dataclasses.replace(there, shell=shell)
+    other = assignment(shell=Shell(shell, {}))
     assert zygote_key.ZygoteKey.of(base_environment(there), ()) == zygote_key.ZygoteKey.of(
         base_environment(other), ()
     )

@@ -191,7 +191,7 @@ def test_where_it_cannot_be_written_nothing_is_lost_and_nothing_left(
     def full(_path: Path, _target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     fold.keep()
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
 

@@ -16,7 +16,7 @@ from orchestrator.config.schema import Config, Resume
 from orchestrator.driver.cluster_status import other_runs
 from orchestrator.driver.resume import to_take_up
 from orchestrator.errors import ConfigError, RunDirectoryError
-from orchestrator.files import write_whole
+from orchestrator.files import atomic_write
 from orchestrator.ledger import run_directory
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.run_directory import RunDirectory, find_run
@@ -190,7 +190,7 @@ def test_links_in_the_place_of_our_files_are_not_followed(tmp_path: Path) -> Non
             with pytest.raises(RunDirectoryError, match="symbolic links"):
                 Journal(folder / name)
         else:
-            write_whole(folder / name, "new")
+            atomic_write(folder / name, "new")
             assert not (folder / name).is_symlink()
         assert precious.read_text() == "keep me"
 
@@ -199,11 +199,11 @@ def test_a_file_that_is_written_whole_is_its_owners_from_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for mode in (0o600, 0o644):
-        path = write_whole(tmp_path / "secret", "x" * 100_000, mode)
+        path = atomic_write(tmp_path / "secret", "x" * 100_000, mode)
         assert path.stat().st_mode & 0o777 == mode
     monkeypatch.setattr(os, "fsync", lambda fd: os.write(fd, b"x", 3))  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        write_whole(path, "new")
+        atomic_write(path, "new")
     assert [each.name for each in tmp_path.iterdir()] == ["secret"], "nothing is left of one that failed"
 
 

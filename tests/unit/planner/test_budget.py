@@ -18,7 +18,7 @@ from rich.console import Console
 
 from orchestrator.cli import cli
 from orchestrator.cli.show.budget import show_answer
-from orchestrator.config import load
+from orchestrator.config import composing, load
 from orchestrator.config.catalog import read_all
 from orchestrator.config.schema import Config
 from orchestrator.plan.layout.layout import derive_layout
@@ -38,10 +38,7 @@ BUDGETS = st.floats(3e2, 1e8)
 
 
 def composed(*words: str) -> Any:
-    load.register()
-    found = load.compose_once(words)
-    assert found is not None
-    return found
+    return composing.composed(words).config
 
 
 @functools.cache

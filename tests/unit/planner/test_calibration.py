@@ -27,7 +27,6 @@ from orchestrator.plan.perf.calibration import (
     COMMUNICATION,
     COMPUTE,
     KEPT,
-    NOMINAL,
     Calibration,
     Group,
     fit_memory,
@@ -170,7 +169,7 @@ def test_a_step_is_scaled_by_part(factor: float, overhead_s: float, communicatio
     assert after.total_s == pytest.approx(
         step_sample(STEP, 1.0).predicted((factor, overhead_s, communication))
     )
-    assert NOMINAL.apply(STEP) == STEP
+    assert Calibration().apply(STEP) == STEP
 
 
 def test_memory_is_scaled_by_part() -> None:
@@ -181,7 +180,7 @@ def test_memory_is_scaled_by_part() -> None:
         if field.name != "framework":
             times = 2 if field.name in KEPT else 1
             assert getattr(after, field.name) == times * getattr(before, field.name)
-    assert NOMINAL.apply_memory(before) == before
+    assert Calibration().apply_memory(before) == before
 
 
 # ---- the file ------------------------------------------------------------------------------------

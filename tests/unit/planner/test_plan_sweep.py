@@ -53,7 +53,11 @@ def a_plan(days: float | None, cost_usd: float | None, kind: str = "list", **cha
         tokens_per_s_per_gpu=None if hours is None else 10_000.0,
         mfu=None if hours is None else 0.41,
         forecast=None if hours is None else SimpleNamespace(goodput=0.8),
-        bound_by=None if hours is None else "matrix products, 55% of a step",
+        step=(
+            None
+            if hours is None
+            else SimpleNamespace(total_s=2.0, parts=lambda: {"matmul_s": 1.1, "tp_s": 0.9})
+        ),
     )
     layout = Layout(8, 8, 64, 64, 1, 1, 1, 1, 0, False, False, "bf16", 1, 1, 64)
     plan = SimpleNamespace(

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.events import LossRejected, StepDone
-from orchestrator.supervise.loss_watch import AT_LEAST, KEPT, LossWatch, batch_of, next_batches
+from orchestrator.supervise.loss_watch import AT_LEAST, KEPT, LossWatch, next_batches
+from tests.support.batches import batch_of
 
 
 def watched(

@@ -18,8 +18,8 @@ from orchestrator.events import (
     RunResumed,
 )
 from orchestrator.supervise.history import History
-from orchestrator.supervise.loss_watch import batch_of
 from orchestrator.supervise.policy import Action, Decision, decide
+from tests.support.batches import batch_of
 from tests.support.fakes import FakeClock
 from tests.support.histories import dies, done, killed, nan, saved
 
