@@ -5,7 +5,7 @@ In a program::
     import orchestrator as orc
 
     config = orc.compose("job=tiny_gpt", "job.steps=50")
-    print(orc.make_plan(config).prediction.cost_usd)
+    print(orc.make_plan(config))
     run = orc.start(config)
     for record in run.follow():
         ...
@@ -24,7 +24,13 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "compose": "orchestrator.config.composing",
-    "make_plan": "orchestrator.driver.preflight:plan_of",
+    "make_plan": "orchestrator.driver.planning",
+    "search_layout": "orchestrator.driver.planning",
+    "plan_budget": "orchestrator.driver.planning",
+    "sweep": "orchestrator.driver.planning",
+    "runs": "orchestrator.ledger.mlflow.run_table",
+    "calibrate": "orchestrator.driver.handle",
+    "warm_cluster": "orchestrator.driver.warm_handle",
     "start": "orchestrator.driver.handle",
     "run": "orchestrator.driver.handle",
     "resume": "orchestrator.driver.handle",
@@ -32,6 +38,14 @@ _ROOMS = {
     "Run": "orchestrator.driver.handle",
     "Config": "orchestrator.config.schema",
     "Plan": "orchestrator.plan.plan",
+    "LayoutSearch": "orchestrator.driver.planning",
+    "BudgetResult": "orchestrator.planner.budget",
+    "Sweep": "orchestrator.planner.sweep",
+    "Calibrated": "orchestrator.planner.calibrate",
+    "RunTable": "orchestrator.ledger.mlflow.run_table",
+    "WarmCluster": "orchestrator.driver.warm_handle",
+    "Observer": "orchestrator.driver.observer",
+    "WorkerGroup": "orchestrator.supervise.worker_group",
     "Bill": "orchestrator.ledger.bill",
     "Incident": "orchestrator.ledger.incident",
     "Record": "orchestrator.events",
@@ -49,11 +63,19 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from orchestrator.config.composing import compose as compose
     from orchestrator.config.schema import Config as Config
     from orchestrator.driver.handle import Run as Run
+    from orchestrator.driver.handle import calibrate as calibrate
     from orchestrator.driver.handle import open_run as open_run
     from orchestrator.driver.handle import resume as resume
     from orchestrator.driver.handle import run as run
     from orchestrator.driver.handle import start as start
-    from orchestrator.driver.preflight import plan_of as make_plan  # noqa: F401
+    from orchestrator.driver.observer import Observer as Observer
+    from orchestrator.driver.planning import LayoutSearch as LayoutSearch
+    from orchestrator.driver.planning import make_plan as make_plan
+    from orchestrator.driver.planning import plan_budget as plan_budget
+    from orchestrator.driver.planning import search_layout as search_layout
+    from orchestrator.driver.planning import sweep as sweep
+    from orchestrator.driver.warm_handle import WarmCluster as WarmCluster
+    from orchestrator.driver.warm_handle import warm_cluster as warm_cluster
     from orchestrator.errors import ClusterError as ClusterError
     from orchestrator.errors import ConfigError as ConfigError
     from orchestrator.errors import JournalError as JournalError
@@ -64,13 +86,18 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from orchestrator.events import Record as Record
     from orchestrator.ledger.bill import Bill as Bill
     from orchestrator.ledger.incident import Incident as Incident
+    from orchestrator.ledger.mlflow.run_table import RunTable as RunTable
+    from orchestrator.ledger.mlflow.run_table import runs as runs
     from orchestrator.plan.plan import Plan as Plan
+    from orchestrator.planner.budget import BudgetResult as BudgetResult
+    from orchestrator.planner.calibrate import Calibrated as Calibrated
+    from orchestrator.planner.sweep import Sweep as Sweep
+    from orchestrator.supervise.worker_group import WorkerGroup as WorkerGroup
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        module, _, own_name = _ROOMS[name].partition(":")
-        return getattr(importlib.import_module(module), own_name or name)
+        return getattr(importlib.import_module(_ROOMS[name]), name)
     raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
 
 

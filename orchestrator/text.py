@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 
 from orchestrator.events import Fault, NodeDraining, RankLost, exit_in_words
@@ -131,6 +132,47 @@ def with_prefix(value: float) -> str:
 def hours_in_words(value: float) -> str:
     """1.50 hours, or days where there are many: 2.0 days."""
     return f"{value:.2f} hours" if value < 48 else f"{value / 24:.1f} days"
+
+
+def cells(text: str) -> int:
+    """Columns of a terminal that a text takes: two for each wide character, as of Chinese, and none for an
+    accent."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        for letter in text
+    )
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Its lines, none wider than ``width``: broken between words, and inside one only where it is wider."""
+    lines: list[str] = []
+    for paragraph in without_controls(text).expandtabs().split("\n"):
+        line: str | None = None
+        for word in paragraph.split(" "):
+            if line is not None and cells(line) + 1 + cells(word) <= width:
+                line = f"{line} {word}"
+                continue
+            if line is not None:
+                lines.append(line)
+            *full, line = _folded(word, width)
+            lines += full
+        lines.append(line or "")
+    return lines
+
+
+def _folded(word: str, width: int) -> list[str]:
+    """Pieces of a word that fit, a letter at least each."""
+    pieces, room = [""], width
+    for letter in word:
+        taken = cells(letter)
+        if taken > room and pieces[-1]:
+            pieces.append("")
+            room = width
+        pieces[-1] += letter
+        room -= taken
+    return pieces
 
 
 def clean(text: str) -> str:

@@ -1,8 +1,8 @@
-"""``python -m orchestrator.cli.child FD``: the driver of a run that a program started, see
-``driver/handle.py``.
+"""``python -m orchestrator.cli.child FD``: what a program asked for, in a process of its own; see
+``driver/child.py``.
 
-What to run comes by standard input as JSON; to the descriptor goes one line, when the run's directory is held
-or when it was refused. From then on all that is said goes to ``driver.log`` in that directory.
+What to do comes by standard input as JSON, and to the descriptor goes one line. Of a run it is written when
+its directory is held or when it was refused; from then on all that is said goes to ``driver.log`` there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from orchestrator.config import load, surroundings
 from orchestrator.driver.handle import DRIVER_LOG
 from orchestrator.driver.resume import resumable
 from orchestrator.driver.run import run
+from orchestrator.driver.stopping import leave_on_sigterm
 from orchestrator.errors import OrchestratorError
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import learn
@@ -45,8 +47,24 @@ def answer(descriptor: int, said: dict[str, Any]) -> None:
         answers.write(json.dumps(said) + "\n")
 
 
+class _Notes:
+    """A :class:`~orchestrator.driver.observer.Progress` that is read later."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+    def busy(self, what: str) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
 def main() -> int:
-    """Returns the run's exit code."""
+    """Returns the exit code that the command line would have."""
     surroundings.settle()
     answers = int(sys.argv[1])
     os.set_inheritable(answers, False)
@@ -54,18 +72,42 @@ def main() -> int:
     learn(told["secrets"], name="secrets")
     load.register()
     try:
-        if "resume" in told:
-            config, found = resumable(Path(told["resume"]))
-        else:
-            config, found = load.from_container(told["config"]), None
-        path = Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve()
-        return run(config, _Child(path, answers), found, told["trust"])
+        return _cluster(told, answers) if "cluster" in told else _run(told, answers)
     except OrchestratorError as error:
         try:
             answer(answers, {"error": type(error).__name__, "message": str(error)})
         except OSError:  # it has been answered: the log is where it is looked for
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _run(told: dict[str, Any], answers: int) -> int:
+    if "resume" in told:
+        config, found = resumable(Path(told["resume"]))
+    else:
+        config, found = load.from_container(told["config"]), None
+    path = Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve()
+    return run(config, _Child(path, answers), found, told["trust"])
+
+
+def _cluster(told: dict[str, Any], answers: int) -> int:
+    from orchestrator.cluster.warm import record
+    from orchestrator.driver.warm_cluster import down, status, up
+
+    leave_on_sigterm()
+    config, notes = load.from_container(told["config"]), _Notes()
+    said: dict[str, Any] = {"notes": notes.lines}
+    match told["cluster"]:
+        case "up":
+            before = record.find()
+            cluster, said["seen"] = up(config, notes)
+            said["began"] = before != cluster
+        case "status":
+            said["seen"] = status(config)
+        case "down":
+            down(notes, told["force"])
+    answer(answers, said)
+    return 0
 
 
 if __name__ == "__main__":

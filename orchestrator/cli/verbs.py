@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,26 +19,15 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from orchestrator.config.schema import Config
-    from orchestrator.planner.auto_layout import Choice
     from orchestrator.planner.sweep import PlannedPoint
 
 SWEEP_NAME = "%Y%m%d-%H%M%S"  # as hydra.sweep.dir
 
 
-def _config(composed: DictConfig) -> Config:
-    from orchestrator.config import load
+def _config(composed: DictConfig, words: Sequence[str]) -> Config:
+    from orchestrator.config.origin import from_composed
 
-    return load.load(composed)
-
-
-def _chosen(composed: DictConfig, invocation: Invocation) -> tuple[Config, Choice | None]:
-    """The configuration, with the search's choice where ``layout=auto`` asks for it."""
-    if not composed.layout.auto:
-        return _config(composed), None
-    from orchestrator.planner.auto_layout import choose
-
-    choice = choose(composed, invocation.words)
-    return choice.config, choice
+    return from_composed(composed, tuple(words))
 
 
 def _run(composed: DictConfig, invocation: Invocation) -> int:
@@ -47,32 +36,36 @@ def _run(composed: DictConfig, invocation: Invocation) -> int:
 
     if _asks_what_to_train(composed):
         raise ConfigError("budget_usd and deadline_days are answered by 'plan'; a run takes job.steps")
-    config, choice = _chosen(composed, invocation)
-    if choice is not None:
+    config = _config(composed, invocation.words)
+    if config.layout.auto:
         from orchestrator.cli.show.layouts import show_choice
+        from orchestrator.driver.planning import search_layout
 
-        show_choice(choice.search, choice.overrides, choice.kept, Screen())
+        found = search_layout(config, observed=False)
+        config = found.config
+        show_choice(found.search, found.overrides, found.kept, Screen())
     return run(config, RunOnTerminal(Screen()), trust=invocation.trust)
 
 
 def _plan(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.plan import show_plan
-    from orchestrator.driver.preflight import plan_of
+    from orchestrator.driver.planning import make_plan, search_layout
     from orchestrator.plan.plan import plan_json
 
     if _asks_what_to_train(composed):
         return _plan_budget(composed, invocation)
-    config, choice = _chosen(composed, invocation)
-    plan = plan_of(config, observed=invocation.json)
+    config = _config(composed, invocation.words)
+    found = search_layout(config, observed=invocation.json) if config.layout.auto else None
+    plan = make_plan(config, observed=invocation.json) if found is None else found.plan
     body, console = plan_json(plan) if invocation.json else {}, Screen()
-    if choice is not None:
+    if found is not None:
         from orchestrator.cli.show.layouts import search_json, show_choice, show_runners_up
 
         if invocation.json:
-            body["search"] = search_json(choice.search, choice.overrides, choice.kept)
+            body["search"] = search_json(found.search, found.overrides, found.kept)
         else:
-            show_choice(choice.search, choice.overrides, choice.kept, console)
-            show_runners_up(choice.search, console)
+            show_choice(found.search, found.overrides, found.kept, console)
+            show_runners_up(found.search, console)
     if invocation.json:
         print(json.dumps(body, indent=2))
     else:
@@ -89,10 +82,10 @@ def _plan_budget(composed: DictConfig, invocation: Invocation) -> int:
 
     from orchestrator.cli.show.budget import show_answer
     from orchestrator.cli.show.budget_json import answer_json
-    from orchestrator.planner.budget import answer
+    from orchestrator.driver.planning import plan_budget
 
     words = HydraConfig.get().overrides.task if _is_swept() else invocation.words
-    found = answer(composed, words)
+    found = plan_budget(_config(composed, words))
     if invocation.json:
         print(json.dumps(answer_json(found), indent=2, default=str))
     else:
@@ -125,16 +118,11 @@ class PlannedSweep:
         """Keep one point for the table; one that is refused is no failure of the others."""
         from hydra.core.hydra_config import HydraConfig
 
-        from orchestrator.driver.preflight import plan_of
-        from orchestrator.planner.sweep import PlannedPoint
+        from orchestrator.driver.planning import planned_point
 
         words = tuple(HydraConfig.get().overrides.task)
         self.folder = HydraConfig.get().sweep.dir
-        try:
-            plan = plan_of(_chosen(composed, invocation)[0], observed=invocation.json)
-            self.points.append(PlannedPoint(words, plan))
-        except ConfigError as error:
-            self.points.append(PlannedPoint(words, None, str(error)))
+        self.points.append(planned_point(lambda: _config(composed, words), words, observed=invocation.json))
         if sys.stderr.isatty():
             print(f"\rplanned: {len(self.points)}", end="", file=sys.stderr, flush=True)
         return 0
@@ -204,20 +192,21 @@ def _calibrate(composed: DictConfig, invocation: Invocation) -> int:
     def skipped(name: str, reason: str) -> None:
         show_skipped(name, reason, console)
 
-    fitted = calibrate(
-        invocation.runs, composed.run_root, path, load_planner(composed), skipped, invocation.trust
-    )
-    show_calibrations(fitted, path, console)
+    planner = load_planner(composed)
+    found = calibrate(invocation.runs, composed.run_root, path, planner, skipped, invocation.trust)
+    show_calibrations(found, console)
     return 0
 
 
-def _up(composed: DictConfig, _invocation: Invocation) -> int:
+def _up(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.cluster_status import show_how_to_join, show_status
     from orchestrator.cli.show.run_view import OnTerminal
+    from orchestrator.driver.stopping import leave_on_sigterm
     from orchestrator.driver.warm_cluster import up
 
+    leave_on_sigterm()
     view = OnTerminal(Screen())
-    cluster, seen = up(_config(composed), view)
+    cluster, seen = up(_config(composed, invocation.words), view)
     show_status(seen, view.console)
     if cluster.ours:
         show_how_to_join(cluster, view.console)
@@ -228,7 +217,7 @@ def _status(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.cluster_status import show_status
     from orchestrator.driver.warm_cluster import status
 
-    seen = status(_config(composed))
+    seen = status(_config(composed, invocation.words))
     if invocation.json:
         print(json.dumps(seen, indent=2))
     else:

@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from orchestrator.config import guard, load
 from orchestrator.config.hydra_errors import explain, why_not_composed
+from orchestrator.config.origin import from_composed
 from orchestrator.config.placeholders import OF_HYDRA, asks_for, texts_of
 from orchestrator.config.schema import Config
 from orchestrator.config.words import for_hydra
@@ -35,18 +36,22 @@ class Composed:
 
 
 def compose(*words: str) -> Config:
-    """Returns the configuration that the words ``KEY=VALUE`` and ``GROUP=OPTION`` make of ``conf/``, as
-    ``python -m orchestrator`` would have it.
+    """Compose a configuration from ``conf/``, as ``python -m orchestrator`` would.
 
-    Raises :class:`~orchestrator.errors.ConfigError`: one line that names the key, what is wrong with it and
-    the remedy.
+    Args:
+        words: ``KEY=VALUE`` and ``GROUP=OPTION``, as on the command line; without any, that of the tiny job
+            here.
+
+    Raises:
+        ConfigError: One line that names the key, what is wrong with it and the remedy.
     """
     flags = [word for word in words if word.startswith("-")]
     if flags:
         raise ConfigError(
             f"{flags[0]}: flags are for the command line; compose takes KEY=VALUE and GROUP=OPTION"
         )
-    return load.load(composed(for_hydra(words)).config)
+    words = tuple(for_hydra(words))
+    return from_composed(composed(words).config, words)
 
 
 def composed(words: Sequence[str]) -> Composed:

@@ -8,28 +8,31 @@ why a run that was started elsewhere, or long ago, has the same handle.
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator import errors
 from orchestrator.config import load
 from orchestrator.config.schema import Config
+from orchestrator.driver.child import ask
 from orchestrator.driver.journal_fold import JournalFold
-from orchestrator.errors import ConfigError, OrchestratorError, RunDirectoryError, TrainingFailed
+from orchestrator.driver.observer import Observer
+from orchestrator.driver.planning import settled
+from orchestrator.errors import ConfigError, RunDirectoryError, TrainingFailed
 from orchestrator.events import Record, RunEnded, Status
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.journal import Tail
+from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.run_directory import check_run_name, find_run, holder, new_run_name
 from orchestrator.redact import known
+
+if TYPE_CHECKING:
+    from orchestrator.planner.calibrate import Calibrated
 
 LOST = "lost"
 DRIVER_LOG = "driver.log"
@@ -39,11 +42,17 @@ _POLL_S = 0.2
 
 
 class Run:
-    """One run, by its directory. Every property is read anew from the journal."""
+    """One run, by its directory. Every property is read anew from the journal, and raises
+    :class:`~orchestrator.errors.JournalError` where that is damaged."""
 
     def __init__(self, path: Path, driver: subprocess.Popen[bytes] | None = None, before: int = -1) -> None:
-        """``before`` is the last record of an earlier driver: an end up to there is not that of
-        ``driver``."""
+        """Made by :func:`orchestrator.start`, :func:`orchestrator.resume` and :func:`orchestrator.open_run`.
+
+        Args:
+            path: The run's directory.
+            driver: Its driver, where this process started it.
+            before: The last record of an earlier driver; an end up to there is not that of ``driver``.
+        """
         self.path = path
         self._driver = driver
         self._fold = JournalFold(path)
@@ -54,6 +63,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The run's name, as it stands in MLflow."""
         run = self._fold.catch_up().run
         return run.run if run is not None else self.path.name
 
@@ -81,8 +91,14 @@ class Run:
         return self._fold.catch_up().resume_state.history.committed
 
     def logs(self, rank: int = 0) -> str:
-        """What a rank has printed in its newest attempt. Raises :class:`RunDirectoryError` where it has no
-        log yet."""
+        """Return what a rank has printed in its newest attempt.
+
+        Args:
+            rank: Its number.
+
+        Raises:
+            RunDirectoryError: It has no log yet.
+        """
         found = list((self.path / "logs").glob(f"attempt-*.rank-{rank}.log"))
         if not found:
             raise RunDirectoryError(f"{self.path}/logs: there is no log of rank {rank} yet")
@@ -90,8 +106,12 @@ class Run:
         return newest.read_text(errors="replace")
 
     def follow(self) -> Iterator[Record]:
-        """The journal from its first record on, as it is written, until the run has ended or its driver is
-        lost."""
+        """Yield the journal's records from the first one on, as they are written, until the run has ended or
+        its driver is lost.
+
+        Raises:
+            JournalError: The journal is damaged.
+        """
         tail, over = Tail(self.path / "journal.jsonl"), False
         while True:
             records = tail.read()
@@ -104,24 +124,59 @@ class Run:
             if not over:
                 time.sleep(_POLL_S)
 
+    def watch(self, *observers: Observer) -> None:
+        """Tell observers every record from the first one on, each with the bill at its time; returns at the
+        run's end.
+
+        Args:
+            observers: Whatever has ``observe(record, bill)``.
+
+        Raises:
+            JournalError: The journal is damaged.
+        """
+        meter = Meter()
+        for record in self.follow():
+            meter.fold(record)
+            bill = meter.bill()
+            for observer in observers:
+                observer.observe(record, bill)
+
     def stop(self, grace_s: float | None = None) -> None:
-        """Ask the run to stop: ranks have ``recovery.stop_grace_s`` to save. With ``grace_s`` it is asked a
-        second time after so long, and stops at once. Nothing happens where no driver on this machine holds
-        it."""
+        """Ask the run to stop. Nothing happens where no driver on this machine holds it.
+
+        Args:
+            grace_s: After so long it is asked a second time, and stops at once. Left out, its ranks have
+                ``recovery.stop_grace_s`` to save, and this returns at once.
+        """
         self._signal()
         if grace_s is not None:
             self._wait(grace_s)
             self._signal()
 
     def wait(self, timeout_s: float | None = None) -> str:
-        """Wait for its end; returns the state. Raises ``TimeoutError``, and the run goes on."""
+        """Wait for its end; returns the state.
+
+        Args:
+            timeout_s: Left out it waits for as long as the run lasts.
+
+        Raises:
+            TimeoutError: It goes on.
+        """
         if not self._wait(timeout_s):
             raise TimeoutError(f"{self.path}: it goes on after {timeout_s:g} s ({self.state})")
         return self.state
 
     def result(self, timeout_s: float | None = None) -> Bill:
-        """Wait for its end; returns the bill. Raises :class:`TrainingFailed` with the diagnosis where it did
-        not finish, and :class:`RunDirectoryError` where its driver was lost: :func:`resume` takes it up."""
+        """Wait for its end; returns the bill.
+
+        Args:
+            timeout_s: Left out it waits for as long as the run lasts.
+
+        Raises:
+            TrainingFailed: It did not finish; the message is the diagnosis.
+            RunDirectoryError: Its driver was lost; :func:`orchestrator.resume` takes it up.
+            TimeoutError: It goes on.
+        """
         self.wait(timeout_s)
         ended = self._ended()
         if ended is None:
@@ -168,9 +223,17 @@ class Run:
 def start(config: Config, trust: bool = False) -> Run:
     """Start a run in a process of its own; returns once its directory is held and nothing has been refused.
 
-    Raises the :class:`~orchestrator.errors.OrchestratorError` for which it was refused. The run's own words
-    are in ``driver.log`` of its directory.
+    The run's own words are in ``driver.log`` of its directory.
+
+    Args:
+        config: Of :func:`orchestrator.compose`. With ``layout=auto`` a layout is searched first.
+        trust: Whether a folder that is there already may be somebody else's.
+
+    Raises:
+        OrchestratorError: Whatever it is refused for, before anything was started.
     """
+    config = settled(config)
+    _refuse_budget(config)
     container = load.to_container(config)
     name = config.run_name or new_run_name(config.job.name)
     check_run_name(name)
@@ -179,69 +242,84 @@ def start(config: Config, trust: bool = False) -> Run:
 
 
 def resume(run: Run | str | Path, run_root: str = "runs", trust: bool = False) -> Run:
-    """Take up a run whose driver was lost, or that was stopped. Raises as :func:`start` does."""
+    """Take up a run whose driver was lost, or that was stopped; returns as :func:`orchestrator.start` does.
+
+    Args:
+        run: The run, its path, or its name below ``run_root``.
+        run_root: The folder of the runs.
+        trust: Whether it may be somebody else's.
+
+    Raises:
+        ConfigError: There is no such run, or it is not ours.
+        RunDirectoryError: It has finished, or goes on, or lacks its configuration.
+    """
     path = run.path if isinstance(run, Run) else find_run(str(run), run_root, trust)
     last = JournalFold(path).catch_up().last
     return _begun({"resume": str(path), "trust": trust, "secrets": known()}, -1 if last is None else last.seq)
 
 
 def open_run(run: str | Path, run_root: str = "runs", trust: bool = False) -> Run:
-    """A run that is there, by its path or by its name below ``run_root``.
+    """Open a run that is there, whoever started it and whether it goes on or has ended.
 
-    Raises :class:`~orchestrator.errors.ConfigError` where there is none, and unless ``trust`` for somebody
-    else's.
+    Args:
+        run: Its path, or its name below ``run_root``.
+        run_root: The folder of the runs.
+        trust: Whether it may be somebody else's.
+
+    Raises:
+        ConfigError: There is none, with the near misses by name; or it is not ours.
     """
     return Run(find_run(str(run), run_root, trust))
 
 
 def run(config: Config, trust: bool = False) -> Run:
-    """Start a run and wait for its end. Raises as :meth:`Run.result` does."""
+    """Start a run and wait for its end; returns it.
+
+    Args:
+        config: As of :func:`orchestrator.start`.
+        trust: As of :func:`orchestrator.start`.
+
+    Raises:
+        TrainingFailed: It did not finish; the message is the diagnosis.
+        OrchestratorError: Whatever it was refused for.
+    """
     started = start(config, trust)
     started.result()
     return started
 
 
+def calibrate(
+    runs: Sequence[Run | str | Path] = (), config: Config | None = None, trust: bool = False
+) -> Calibrated:
+    """Fit the planner to what runs have taken, and write that where plans find it.
+
+    Args:
+        runs: The runs, their paths or their names below ``run_root``; none means all there that have
+            finished.
+        config: Of :func:`orchestrator.compose`; of it count ``run_root``, ``calibration`` and ``planner``.
+        trust: Whether runs may be somebody else's.
+
+    Raises:
+        ConfigError: A run is not there, or none can be used: why, by its name.
+        RunDirectoryError: The file cannot be written.
+    """
+    from orchestrator.config.composing import compose
+    from orchestrator.planner import calibrate as fitting
+    from orchestrator.planner.calibration_file import calibration_path
+
+    config = config or compose()
+    if isinstance(runs, str | Path | Run):
+        raise ConfigError(f"calibrate: {runs} is one run; give a list of runs")
+    refs = [str(one.path) if isinstance(one, Run) else str(one) for one in runs]
+    path = calibration_path(config.run_root, config.calibration)
+    return fitting.calibrate(refs, config.run_root, path, config.planner, trust=trust)
+
+
+def _refuse_budget(config: Config) -> None:
+    if config.budget_usd is not None or config.deadline_days is not None:
+        raise ConfigError("budget_usd and deadline_days are answered by plan_budget; a run takes job.steps")
+
+
 def _begun(told: dict[str, Any], before: int) -> Run:
-    """In a session of its own, so that the terminal's Ctrl-C is not the run's; what it is told may hold
-    secrets, and goes by its standard input."""
-    ours, its = os.pipe()
-    with open(ours, "rb", buffering=0) as answers:
-        try:
-            driver = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.cli.child", str(its)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(its,),
-                start_new_session=True,
-            )
-        finally:
-            os.close(its)
-        assert driver.stdin is not None
-        with driver.stdin as stdin:
-            stdin.write(json.dumps(told).encode())
-        answer = _answer(answers)
-    if answer is None:
-        driver.kill()
-        driver.wait()
-        raise RunDirectoryError(
-            f"the run's driver did not begin within {_BEGIN_TIMEOUT_S:g} s; is the machine overloaded?"
-        )
-    if "error" in answer:
-        driver.wait()
-        kind = getattr(errors, answer["error"], OrchestratorError)
-        raise kind(answer["message"])
+    driver, answer = ask(told, _BEGIN_TIMEOUT_S)
     return Run(Path(answer["path"]), driver, before)
-
-
-def _answer(answers: IO[bytes]) -> dict[str, Any] | None:
-    """The driver's one line; an error where it ended without."""
-    deadline_s, line = time.monotonic() + _BEGIN_TIMEOUT_S, b""
-    while not line.endswith(b"\n"):
-        if not select.select([answers], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
-            return None
-        if not (read := answers.read(1 << 16)):
-            return {"error": ConfigError.__name__, "message": "the run's driver ended before it had begun"}
-        line += read
-    said: dict[str, Any] = json.loads(line)
-    return said

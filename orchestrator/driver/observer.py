@@ -23,14 +23,18 @@ class Progress(Protocol):
         """Entered while ``what`` is being done, which may take seconds or minutes."""
 
 
-class RunObserver(Progress, Protocol):
+class Observer(Protocol):
+    """Told what happens to a run."""
+
+    def observe(self, record: Record, bill: Bill) -> None:
+        """An event that is on record, and the bill at its time."""
+
+
+class RunObserver(Progress, Observer, Protocol):
     """Told of one run, from its plan to its end."""
 
     def planned(self, plan: Plan) -> None:
         """The run will be this; nothing has been started."""
-
-    def plan_text(self, plan: Plan) -> str:
-        """The plan as a person reads it, for the run's directory."""
 
     def dashboard(self, url: str, token_path: Path | None) -> None:
         """Ray's dashboard is at ``url``; the token for it is in a file of its own, or the user's."""
@@ -43,9 +47,6 @@ class RunObserver(Progress, Protocol):
 
     def live(self) -> AbstractContextManager[object]:
         """Entered while records come."""
-
-    def observe(self, record: Record, bill: Bill) -> None:
-        """An event that is on record, and the bill at its time."""
 
     def summary(self, ended: Record | None, bill: Bill, where: dict[str, str]) -> None:
         """The run has ended; ``where`` says where to read on."""

@@ -18,7 +18,7 @@ from orchestrator.config.schema import Config
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.assignment import assignment_of, check_forward, working_dir
 from orchestrator.driver.journal_fold import JournalFold
-from orchestrator.driver.observer import RunObserver
+from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import (
     Target,
     check_checkpoint_dir,
@@ -84,7 +84,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         if missing := missing_names(config, takes_up):
             view.warn(missing)
         if takes_up is None:
-            write_run_metadata(config, plan, view.plan_text(plan), name, directory)
+            write_run_metadata(config, plan, name, directory)
             remember(config, directory)
         outlive_full_disks()
         stop = StopRequest()
@@ -169,6 +169,7 @@ def _supervised(run: _Wired) -> int:
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
         spend = SpendNote(config, run.name, plan.unit, view.notice)
+        observers: tuple[Observer, ...] = (view, gauges, spend)
         address = None if session.local else session.address
         started = takes_up.resumed if takes_up else run_started(plan, run.name, address)
         can_skip = asks_for(SKIP_BATCHES, plan.args)
@@ -182,9 +183,8 @@ def _supervised(run: _Wired) -> int:
                 fold.appended(last)
                 meter.fold(last)
                 bill = meter.bill()
-                view.observe(last, bill)
-                gauges.observe(last, bill)
-                spend.observe(last, bill)
+                for observer in observers:
+                    observer.observe(last, bill)
     fold.finish()
     view.summary(last, meter.bill(), where | tracking_places(config, run.sink.recorded))
     run.sink.finish(stop, view)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from orchestrator.errors import EXIT_TERMINATED
 from orchestrator.supervise.loop import StopRequest
 
 _CTRL_C = "Ctrl-C"
@@ -41,3 +42,13 @@ def take(stop: StopRequest, numbers: Sequence[int]) -> None:
 def exit_code(stop: StopRequest) -> int:
     """As a shell tells it of a process that a signal ended: 128 and the number of the first."""
     return 128 + (signal.SIGINT if stop.by in ("", _CTRL_C) else signal.Signals[stop.by])
+
+
+def leave_on_sigterm() -> None:
+    """From here on SIGTERM ends this process by an exception, so that what was begun is undone on the way
+    out."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    signal.signal(signal.SIGTERM, leave)

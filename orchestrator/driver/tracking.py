@@ -34,14 +34,11 @@ LAST_WORDS_S = 2.0
 ANSWER_S = 10.0
 
 
-def write_run_metadata(
-    config: Config, plan: Plan, plan_text: str, name: str, directory: RunDirectory
-) -> None:
-    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address;
-    ``plan_text`` is the plan as a person reads it."""
+def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDirectory) -> None:
+    """Everything about the run that is known before it starts, secrets hidden but for MLflow's address."""
     hidden = redact(load.to_container(config))
     directory.write("config.yaml", load.to_yaml(hidden))
-    directory.write("plan.txt", plan_text)
+    directory.write("plan.txt", f"{plan}\n")
     directory.write_json("plan.json", plan_json(plan))
     directory.write_json("deepspeed.json", redact(dict(plan.deepspeed)))
     commit = facts.git_commit(Path(plan.cwd))

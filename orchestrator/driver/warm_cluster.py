@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,7 +18,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.cluster_status import ClusterSeen, seen_by
 from orchestrator.driver.observer import Progress
 from orchestrator.driver.preflight import LOCAL, asked_address, plan_of, reachable_address
-from orchestrator.errors import EXIT_TERMINATED, ClusterError, ClusterUnreachable
+from orchestrator.errors import ClusterError, ClusterUnreachable
 from orchestrator.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -33,11 +31,11 @@ READY_TIMEOUT_S = 180.0
 def up(config: Config, progress: Progress) -> tuple[WarmCluster, ClusterSeen]:
     """Start Ray on this machine, or join the one at ``ray_address``, and warm a zygote on every node.
 
-    What is up already is found and completed: nodes that joined since get their zygotes. Returns the cluster
-    as it is on record, and what is on it; raises :class:`~orchestrator.errors.OrchestratorError`.
+    What is up already is found and completed: nodes that joined since get their zygotes. What was begun is
+    undone on an exception, as a handler of signals may raise one. Returns the cluster as it is on record, and
+    what is on it; raises :class:`~orchestrator.errors.OrchestratorError`.
     """
     plan = plan_of(config)
-    signal.signal(signal.SIGTERM, _leave)
     with _alone(), ExitStack() as stack:
         cluster, pid = _standing(config), None
         stack.enter_context(undo := ExitStack())  # emptied when all is well
@@ -199,11 +197,6 @@ def _alone() -> Iterator[None]:
         except OSError:
             raise ClusterError("another 'up' or 'down' is at work on this machine; wait for it") from None
         yield
-
-
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    """What was begun is undone on the way out."""
-    raise SystemExit(EXIT_TERMINATED)
 
 
 def _when(cluster: WarmCluster) -> str:

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from orchestrator.events import RunStarted
+from orchestrator.notebook import table
+from orchestrator.text import count, duration, hours, number, percent, usd
 
 _N = TypeVar("_N", int, float)
 
@@ -52,6 +54,33 @@ class Bill:
     cost_usd_per_million_tokens: float | None
     final_loss: float | None
     skipped_steps: int = 0
+
+    def _repr_html_(self) -> str:
+        """Figures, and what the time went to, as tables that a notebook shows."""
+        figures = [
+            ("time", duration(self.elapsed_s)),
+            ("spends its time on", self.bucket.value),
+            ("accelerator-hours", hours(self.gpu_hours)),
+            ("cost", usd(self.cost_usd)),
+            ("cost per million tokens", usd(self.cost_usd_per_million_tokens)),
+            ("goodput", percent(self.goodput)),
+            ("step", f"{self.step:,}"),
+            ("restarts", f"{self.restarts:,}"),
+            ("tokens", count(self.tokens)),
+            ("tokens/s", count(self.tokens_per_s)),
+            ("MFU", percent(self.mfu)),
+            ("final loss", number(self.final_loss)),
+        ]
+        held_s = sum(self.gpu_seconds.values())
+        spent = [
+            (bucket.value, duration(self.seconds.get(bucket)), percent(gpu_s / held_s if held_s else None))
+            for bucket, gpu_s in self.gpu_seconds.items()
+            if gpu_s or self.seconds.get(bucket)
+        ]
+        headings = ("spent on", "time", "of what was held")
+        return (
+            f"<div>{table(figures, title='Bill', numbers=(1,))}{table(spent, headings, numbers=(1, 2))}</div>"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from orchestrator.plan.forecast.prediction import Prediction, memory_and_calibra
 from orchestrator.plan.forecast.price import Price, price_usd_per_gpu_hour
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.page import plain_text
+from orchestrator.plan.page_html import page_html
 from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.transformer import parameters, training_flops_per_token
@@ -73,6 +75,15 @@ class Plan:
     corpus: tuple[str, ...]  # files of the data that every node must have
     # what all nodes must share, by name: interpreter, packages, hashes of script and data
     facts: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
+        colours."""
+        return plain_text(self)
+
+    def _repr_html_(self) -> str:
+        """The same as tables, which a notebook shows."""
+        return page_html(self)
 
     def command(self) -> str:
         """The command of every rank as one would type it."""

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import load
 from orchestrator.config.deepspeed_keys import check_deepspeed
+from orchestrator.config.origin import from_composed
 from orchestrator.config.placeholders import asks_for, refers_to, texts_of
 from orchestrator.config.schema import Config, LayoutConfig
 from orchestrator.errors import ConfigError
@@ -86,7 +87,8 @@ def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
                 chosen.deepspeed[_ANY_OPTIMIZER] = False
     typed = tuple(f"{key}={str(value).lower()}" for key, value in changes.items())
     given = tuple(dict.fromkeys(itertools.chain.from_iterable(kept.values())))
-    return Choice(load.load(chosen), found, space, subject, (*best.sharding.overrides, *typed), given)
+    config = from_composed(chosen, tuple(words), searched=True)
+    return Choice(config, found, space, subject, (*best.sharding.overrides, *typed), given)
 
 
 def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
 from orchestrator.config.deepspeed_keys import check_deepspeed
+from orchestrator.config.origin import with_some_nodes
 from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.errors import ClusterNotPlannable, ConfigError
 from orchestrator.plan.layout.layout import check_values, precision_of
@@ -69,13 +70,16 @@ class BudgetResult:
     choices: Mapping[str, str]  # what to choose a cluster by, by its name
     law: ScalingLaw = CHINCHILLA
 
+    @property
+    def best(self) -> RunCandidate:
+        """The best run of all clusters."""
+        return self.options[0]
+
 
 def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
     """Look for the best run. ``words``: the command line. Raises :class:`ConfigError` where there is none."""
     asked = _asked(composed, words)
-    if OmegaConf.is_missing(composed.cluster, "nodes") and asked.limits.usd is not None:
-        composed = composed.copy()
-        composed.cluster.nodes = 1
+    composed = with_some_nodes(composed)
     base = load.load(composed)
     check_values(base)
     check_deepspeed(base.deepspeed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.config.schema import PlannerConfig
@@ -27,6 +27,15 @@ SIGNIFICANT_DIGITS = 6
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibrated:
+    """What came of some runs, which plans use from now on."""
+
+    path: Path  # of the file that it was written to
+    groups: tuple[Fitted, ...]  # one for each cluster, GPU, precision and one or several nodes
+    skipped: Mapping[str, str]  # why, by the name of a run that could not be used
+
+
+@dataclasses.dataclass(frozen=True)
 class Fitted:
     """One group's runs and what came of them; ``left_out`` are names of runs whose figure no law explains."""
 
@@ -42,30 +51,33 @@ def calibrate(
     run_root: str,
     path: Path,
     constants: PlannerConfig,
-    skipped: Callable[[str, str], None],
+    skipped: Callable[[str, str], None] | None = None,
     trust: bool = False,
-) -> list[Fitted]:
+) -> Calibrated:
     """Fit one calibration for each cluster, GPU, precision and one or several nodes, and write them to
     ``path``.
 
     ``refs`` are names below ``run_root`` or paths, none means all of ``run_root`` that have finished;
-    ``skipped`` is told the name of each that cannot be used, and why. Entries of the file for which there is
-    no run are kept. Raises :class:`ConfigError` for a run that is not there, a file that is not a
-    calibration, and where no run can be used.
+    ``skipped`` is told the name of each that cannot be used, and why; without it an error says so. Entries of
+    the file for which there is no run are kept. Raises :class:`ConfigError` for a run that is not there, a
+    file that is not a calibration, and where no run can be used.
     """
     known = read_calibrations(path)
     runs, others = _read(refs, run_root, constants, trust)
-    for name, reason in others:
-        skipped(name, reason)
+    if skipped is not None:
+        for name, reason in others:
+            skipped(name, reason)
     if not runs:
         looked = "none of the runs named" if refs else f"no run in {run_root}"
+        each = "; ".join(f"{name}: {reason}" for name, reason in others)
+        why = f" ({each})" if others and skipped is None else ""
         raise ConfigError(
-            f"calibrate: {looked} can be used; a run with a model needs some steps more than the first few,"
-            " and to have finished unless it is named"
+            f"calibrate: {looked} can be used{why}; a run with a model needs some steps more than the first "
+            "few, and to have finished unless it is named"
         )
     fitted = [fit_group(group, of_group) for group, of_group in _by_group(runs).items()]
     write_calibrations(path, known | {one.group: one.calibration for one in fitted})
-    return fitted
+    return Calibrated(path, tuple(fitted), dict(others))
 
 
 def fit_group(group: Group, runs: Sequence[MeasuredRun]) -> Fitted:

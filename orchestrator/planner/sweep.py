@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from orchestrator.plan.forecast.prediction import bound_of
 from orchestrator.plan.plan import Plan
@@ -23,6 +24,30 @@ class PlannedPoint:
     overrides: tuple[str, ...]
     plan: Plan | None
     refused: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep(Sequence[PlannedPoint]):
+    """The points of a sweep, in its order."""
+
+    points: tuple[PlannedPoint, ...]
+
+    @property
+    def rows(self) -> list[PlanRow]:
+        """What is compared of the possible plans, those of the Pareto front marked."""
+        return rows_of(self.points)
+
+    @overload
+    def __getitem__(self, place: int) -> PlannedPoint: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sweep: ...
+
+    def __getitem__(self, place: int | slice) -> PlannedPoint | Sweep:
+        return Sweep(self.points[place]) if isinstance(place, slice) else self.points[place]
+
+    def __len__(self) -> int:
+        return len(self.points)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""One contract suite for every worker group: the fake that plays a script, and the one on real Ray."""
+"""Every worker group is held to the published contract: the fake that plays a script, and the one on real
+Ray."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ from orchestrator.events import (
     ResourcesGranted,
 )
 from orchestrator.supervise.worker_group import WorkerGroup
+from orchestrator.testing.worker_group import Behaviour, WorkerGroupContract
 from tests.support.fakes import FakeGroup, fail
 from tests.support.folders import SCRIPTS
 
 SCRIPT = SCRIPTS / "group_job.py"
-Make = Callable[[str], WorkerGroup]
 TIMEOUT_S = 120.0
 
 
@@ -61,32 +62,12 @@ def assignment(tmp_path: Path, behaviour: str, zygote: bool = False, **changes: 
     return assignments.assignment(**{**fields, **changes})
 
 
-@pytest.fixture(params=["fake", pytest.param("ray", marks=pytest.mark.real)])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    """Builds a group whose ranks behave as named; closes it after the test, also a failed one."""
-    made: list[WorkerGroup] = []
-
-    def build(behaviour: str) -> WorkerGroup:
-        if request.param == "fake":
-            made.append(_fake(behaviour))
-        else:
-            request.getfixturevalue("ray_cluster")
-            from orchestrator.cluster.group import RayWorkerGroup
-
-            made.append(RayWorkerGroup(assignment(tmp_path, behaviour), 1, 5.0, 60.0))
-        return made[-1]
-
-    yield build
-    for group in made:
-        group.close()
-
-
 def _fake(behaviour: str) -> FakeGroup:
     endless = 10**9
     return {
         "finish": FakeGroup(steps=3),
         "wait": FakeGroup(steps=endless, save_every=0),
-        "deaf": FakeGroup(steps=endless, save_every=0),
+        "deaf": FakeGroup(steps=endless, save_every=0, ignores_stop=True),
         "raise": FakeGroup(faults=[fail(rank=1).at(2).by("ValueError: bad luck on rank 1")] * 2),
         "sigkill": FakeGroup(faults=[fail(rank=1).at(2).by("", -9)] * 2),
     }[behaviour]
@@ -107,9 +88,7 @@ def until_up(group: WorkerGroup, run_dir: Path) -> None:
     """Until all ranks hear what they are told; they say so."""
     logs = [run_dir / "logs" / f"attempt-1.rank-{rank}.log" for rank in range(2)]
     deadline = time.monotonic() + TIMEOUT_S
-    while not isinstance(group, FakeGroup) and not all(
-        log.exists() and "hello" in log.read_text() for log in logs
-    ):
+    while not all(log.exists() and "hello" in log.read_text() for log in logs):
         assert time.monotonic() < deadline, "the ranks did not start"
         group.poll()
         time.sleep(0.02)
@@ -135,57 +114,33 @@ def outcome(events: list[Event]) -> Outcome:
     return ends[0].outcome
 
 
-def test_an_attempt_that_finishes(make: Make) -> None:
-    group = make("finish")
-    begin(group)
-    events = until_ended(group)
-    assert outcome(events) is Outcome.FINISHED
-    assert not [e for e in events if isinstance(e, RankLost)]
+class TestFakeGroup(WorkerGroupContract):
+    """The one that plays a script holds to what the real one does: tests of the loop rest on it."""
+
+    def make(self, behaviour: Behaviour) -> WorkerGroup:
+        return _fake(behaviour)
+
+    def stop_the_deaf(self, group: WorkerGroup) -> None:
+        super().stop_the_deaf(group)
+        assert not any(isinstance(event, AttemptEnded) for event in group.poll())
+        group.kill()  # it counts no time, so its grace is never over by itself
 
 
-@pytest.mark.parametrize(("behaviour", "status"), [("raise", 1), ("sigkill", -9)])
-def test_a_failing_attempt_names_its_cause_first_and_can_be_followed_by_another(
-    make: Make, behaviour: str, status: int
-) -> None:
-    group = make(behaviour)
-    for attempt in (1, 2):
-        begin(group, attempt)
-        events = until_ended(group)
-        assert outcome(events) is Outcome.FAILED
-        causes = [e for e in events if isinstance(e, RankLost)]
-        assert [(c.rank, c.exit_status, c.attempt) for c in causes] == [(1, status, attempt)]
-        if behaviour == "raise":
-            assert causes[0].error == "ValueError: bad luck on rank 1"
+@pytest.mark.real
+class TestRayGroup(WorkerGroupContract):
+    """On a Ray of its own, with ranks that are processes."""
 
+    @pytest.fixture(autouse=True)
+    def _on_ray(self, ray_cluster: None, tmp_path: Path) -> None:
+        self.folder = tmp_path
 
-def test_stop_gives_the_ranks_their_time(make: Make, tmp_path: Path) -> None:
-    group = make("wait")
-    begin(group)
-    until_up(group, tmp_path / "run")
-    asked_s = time.monotonic()
-    group.stop(grace_s=60)
-    assert outcome(until_ended(group)) is Outcome.STOPPED
-    assert time.monotonic() - asked_s < 60, "they were not killed"
+    def make(self, behaviour: Behaviour) -> WorkerGroup:
+        from orchestrator.cluster.group import RayWorkerGroup
 
+        return RayWorkerGroup(assignment(self.folder, behaviour), 1, 5.0, 60.0)
 
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_ranks_that_do_not_listen_are_killed(make: Make, how: str, tmp_path: Path) -> None:
-    group = make("deaf")
-    begin(group)
-    until_up(group, tmp_path / "run")
-    if how == "kill" or isinstance(group, FakeGroup):
-        group.kill()
-    else:
-        group.stop(grace_s=1.0)
-    assert outcome(until_ended(group)) is Outcome.STOPPED
-
-
-def test_close_may_be_called_at_any_time_and_more_than_once(make: Make) -> None:
-    group = make("wait")
-    group.close()
-    begin(group)
-    group.close()
-    group.close()
+    def wait_until_up(self, group: WorkerGroup) -> None:
+        until_up(group, self.folder / "run")
 
 
 # ---- what only the real one can show ---------------------------------------------------------
@@ -193,11 +148,9 @@ def test_close_may_be_called_at_any_time_and_more_than_once(make: Make) -> None:
 
 @pytest.mark.real
 def test_output_metrics_and_logs_reach_the_driver(
-    make: Make, tmp_path: Path, request: pytest.FixtureRequest
+    ray_group: Callable[..., WorkerGroup], tmp_path: Path
 ) -> None:
-    group = make("finish")
-    if isinstance(group, FakeGroup):
-        pytest.skip("a fake prints nothing")
+    group = ray_group("finish")
     begin(group)
     events = until_ended(group)
     assert [e.text for e in events if isinstance(e, RankOutput)] == ["hello from rank 0 of 2"]

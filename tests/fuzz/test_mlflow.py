@@ -15,11 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from orchestrator.cli.compare import sort_runs
-from orchestrator.cli.show.runs_export import FIELDS, to_csv, to_json
+from orchestrator.cli.show.runs_export import to_csv, to_json
 from orchestrator.cli.show.runs_table import print_table
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.ledger.mlflow.run_table import FIELDS, sort_runs
 from orchestrator.ledger.mlflow.runs import RunRow, _row, load_runs
 from orchestrator.ledger.mlflow.uri import QUESTIONS, check_tracking
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, files_of, fuzzed, is_one_line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import random
 import re
@@ -34,6 +36,20 @@ def test_all_names_are_there_in_any_order_and_each_is_what_it_says() -> None:
     for name in names:
         assert getattr(orc, name) is not None
     assert set(orc.__all__) == set(dir(orc)) == {*orc._ROOMS, "__version__"}
+    assert len(orc.__all__) == len(set(orc.__all__))
+    star: dict[str, object] = {}
+    exec("from orchestrator import *", star)
+    assert {name for name in star if name != "__builtins__"} == set(orc.__all__)
+    typed = ast.parse(Path(orc.__file__).read_text())
+    for_type_checkers = [
+        alias.asname or alias.name
+        for block in typed.body
+        if isinstance(block, ast.If)
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    ]
+    assert sorted([*for_type_checkers, "__version__"]) == sorted(orc.__all__)
     assert {name for name in orc.__all__ if isinstance(getattr(orc, name), type)} == {
         name for name in orc.__all__ if name[0].isupper()
     }
@@ -58,8 +74,38 @@ def test_every_name_of_the_document_is_exported_and_the_other_way_round() -> Non
     text = DOCUMENT.read_text()
     used = set(re.findall(r"\borc\.(\w+)", text))
     assert used <= set(orc.__all__)
-    functions = {name for name in orc.__all__ if not name[0].isupper() and name != "__version__"}
-    assert functions <= set(re.findall(r"`(\w+)\(", text))
+    assert {name for name in orc.__all__ if name != "__version__"} <= set(re.findall(r"`(\w+)[(`]", text))
+    for kind in (orc.Run, orc.WarmCluster):
+        public = {name for name in vars(kind) if not name.startswith("_")}
+        assert public <= set(re.findall(r"`\.(\w+)", text)), kind
+
+
+def documented() -> list[object]:
+    """Every public function, and every public method of the classes that are handed out to be called."""
+    functions = [getattr(orc, name) for name in orc.__all__ if inspect.isfunction(getattr(orc, name))]
+    methods = [
+        method
+        for kind in (orc.Run, orc.WarmCluster, orc.Plan, orc.RunTable, orc.LayoutSearch)
+        for name, method in vars(kind).items()
+        if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_"))
+        if inspect.getsourcefile(method) is not None and method.__module__.startswith("orchestrator")
+    ]
+    return [*functions, *methods]
+
+
+@pytest.mark.parametrize("call", documented(), ids=lambda call: call.__qualname__)
+def test_each_public_call_says_what_it_takes_and_what_it_raises(call: object) -> None:
+    try:
+        text = inspect.getdoc(call) or ""
+        source = inspect.getsource(call)  # type: ignore[arg-type]
+    except OSError:
+        return  # made by dataclass
+    assert text.partition("\n")[0].strip()
+    taken = [name for name in inspect.signature(call).parameters if name != "self"]  # type: ignore[arg-type]
+    described = set(re.findall(r"^    (\w+):", text.partition("Args:")[2].partition("Raises:")[0], re.M))
+    assert set(taken) == described
+    if re.search(r"\braise |_ask\(|\.wait\(|find_run\(|compose\(", source):
+        assert re.search(r"Raises:\n    \w+: \S", text)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +164,49 @@ def test_what_an_earlier_driver_said_last_is_not_the_end_of_the_next(tmp_path: P
         again.result()
 
 
+class Seen:
+    """An observer."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[orc.Record, orc.Bill]] = []
+
+    def observe(self, record: orc.Record, bill: orc.Bill) -> None:
+        self.told.append((record, bill))
+
+
+# What a program may count on to be its own.
+UNTOUCHED = """
+import os, signal
+from tests.support.folders import KEPT
+def own():
+    return os.getcwd(), [signal.getsignal(number) for number in signal.valid_signals()]
+before = own()
+{program}
+assert own() == before
+"""
+
+
 @pytest.mark.real
 def test_the_documents_program_runs(tmp_path: Path) -> None:
     """As it stands there, in an empty folder; then another process reads the run, and one that is refused
     says why."""
     (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
-    done = python(program, tmp_path, HOME=str(tmp_path))
+    done = python(UNTOUCHED.format(program=program), tmp_path, HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[1:7]] == ["1", "2", "3", "4", "5", "6"]
+    steps = [place for place, line in enumerate(lines) if line.startswith("step ")]
+    assert [lines[place].split()[1] for place in steps] == ["1", "2", "3", "4", "5", "6"]
     (path,) = (one.parent for one in (tmp_path / "runs").glob("*/journal.jsonl"))
     run = orc.open_run(path)
-    assert lines[7].startswith(f"finished {run.bill.gpu_hours} {run.bill.cost_usd} 0 [")
+    assert lines[-1].startswith(f"{run.name} {run.bill.cost_usd} ")
+    assert lines[steps[-1] + 1].startswith(f"finished {run.bill.gpu_hours} {run.bill.cost_usd} 0 [")
     assert (run.state, run.name, run.incidents) == ("finished", path.name, [])
     assert "finished" in (path / "driver.log").read_text()
     assert [record.seq for record in run.follow()] == list(range(len(list(run.follow()))))
+    seen = Seen()
+    run.watch(seen)
+    assert [record.seq for record, _ in seen.told] == [record.seq for record in run.follow()]
+    assert seen.told[-1][1] == run.bill
     run.stop()
     assert run.wait(1.0) == "finished"
     with pytest.raises(orc.RunDirectoryError, match="there is no log of rank 7"):

@@ -183,7 +183,8 @@ def test_the_papers_of_a_run(tmp_path: Path) -> None:
     )
     directory = RunDirectory(tmp_path / "r")
     directory.hold()
-    write_run_metadata(config, plan_of(config), "the plan", "r", directory)
+    write_run_metadata(config, plan_of(config), "r", directory)
+    assert (directory.path / "plan.txt").read_text() == f"{plan_of(config)}\n"
     directory.release()
     told = json.loads((directory.path / "tracking.json").read_text())
     assert differences(told, Tracking) == []

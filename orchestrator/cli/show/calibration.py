@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +10,7 @@ from rich.text import Text
 
 from orchestrator.cli.show.tables import GAP
 from orchestrator.plan.perf.calibration import Calibration, Group
-from orchestrator.planner.calibrate import Fitted
+from orchestrator.planner.calibrate import Calibrated
 from orchestrator.planner.measured_run import MeasuredRun
 from orchestrator.text import UNKNOWN, bytes_in_words, ending, number, plural, seconds_in_words
 
@@ -23,13 +22,16 @@ def show_skipped(name: str, reason: str, console: Console) -> None:
     console.print(f"{name}: skipped, {reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
 
 
-def show_calibrations(fitted: Sequence[Fitted], path: Path, console: Console) -> None:
+def show_calibrations(found: Calibrated, console: Console) -> None:
     """All that was found, and where it was written."""
-    for one in fitted:
+    for one in found.groups:
         show_group(one.calibration, one.group, one.runs, {*one.steps_left_out, *one.memory_left_out}, console)
-    used = f"{plural(len(fitted), 'calibration')} from {plural(sum(len(one.runs) for one in fitted), 'run')}"
+    runs = sum(len(one.runs) for one in found.groups)
+    used = f"{plural(len(found.groups), 'calibration')} from {plural(runs, 'run')}"
     console.print(
-        f"{used} written to {path}; plans and runs there use it from now on", highlight=False, soft_wrap=True
+        f"{used} written to {found.path}; plans and runs there use it from now on",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

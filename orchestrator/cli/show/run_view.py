@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.cli.show.cluster_status import show_dashboard
-from orchestrator.cli.show.plan import plan_text, show_plan
+from orchestrator.cli.show.plan import show_plan
 from orchestrator.cli.show.terminal import Terminal
 from orchestrator.driver.folded import Folded
 from orchestrator.events import Record
@@ -42,9 +42,6 @@ class RunOnTerminal(OnTerminal):
     def planned(self, plan: Plan) -> None:
         show_plan(plan, self.console, brief=True)
         self._terminal = Terminal(self.console, plan.prediction.steps)
-
-    def plan_text(self, plan: Plan) -> str:
-        return plan_text(plan)
 
     def dashboard(self, url: str, token_path: Path | None) -> None:
         show_dashboard(url, self.console, token_path)

@@ -6,11 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
+from orchestrator.ledger.mlflow.run_table import FIELDS
 from orchestrator.ledger.mlflow.runs import RunRow
-
-FIELDS = [field.name for field in fields(RunRow)]
 
 
 def to_json(rows: Sequence[RunRow]) -> str:

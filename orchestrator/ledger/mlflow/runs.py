@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -47,8 +48,10 @@ class RunRow:
     final_loss: float | None  # of the last step; null also before the run has ended
 
 
-def load_runs(uri: str, experiment: str, limit: int) -> list[RunRow]:
-    """At most ``limit`` runs, newest first.
+def load_runs(
+    uri: str, experiment: str, limit: int, keep: Callable[[RunRow], bool] | None = None
+) -> list[RunRow]:
+    """At most ``limit`` runs, newest first; with ``keep`` those of all runs that it says yes to.
 
     Raises :class:`TrackingError` when MLflow cannot be read, :class:`ConfigError` when there is no
     such experiment or no run in it.
@@ -64,15 +67,15 @@ def load_runs(uri: str, experiment: str, limit: int) -> list[RunRow]:
         if found is None:
             known = sorted(each.name for each in client.search_experiments() if each.name != "Default")
             raise ConfigError(_no_experiment(experiment, known))
-        runs = _newest(client, found.experiment_id, limit)
+        runs, any_there = _newest(client, found.experiment_id, limit, keep)
     except OrchestratorError:
         raise
     # whatever its client makes of an answer that is none: there is no list of that
     except Exception as error:
         raise _unreadable(error) from error
-    if not runs:
+    if not any_there:
         raise ConfigError(f"no runs yet in experiment {experiment!r}; {HOW_TO}")
-    return [_row(run) for run in runs]
+    return runs
 
 
 def _unreadable(error: Exception) -> TrackingError:
@@ -90,36 +93,42 @@ def _client(uri: str) -> Any:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     from orchestrator.ledger.mlflow.database import make_ready
 
     try:
-        make_ready(uri)
-        return MlflowClient(tracking_uri=uri)
+        with warnings.catch_warnings():  # of MLflow's own models, with which its user can do nothing
+            warnings.simplefilter("ignore")
+            from mlflow.tracking import MlflowClient
+
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            make_ready(uri)
+            return MlflowClient(tracking_uri=uri)
     except OrchestratorError:
         raise
     except Exception as error:
         raise _unreadable(error) from error
 
 
-def _newest(client: Any, experiment_id: str, limit: int) -> list[Any]:
-    runs: list[Any] = []
-    token = None
+def _newest(
+    client: Any, experiment_id: str, limit: int, keep: Callable[[RunRow], bool] | None
+) -> tuple[list[RunRow], bool]:
+    """The runs, and whether the experiment has any at all."""
+    runs: list[RunRow] = []
+    token, any_there = None, False
     while len(runs) < limit:
         page = client.search_runs(
             [experiment_id],
-            max_results=min(PAGE_RUNS, limit - len(runs)),
+            max_results=PAGE_RUNS if keep else min(PAGE_RUNS, limit - len(runs)),
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
-        runs += page
+        any_there = any_there or bool(page)
+        runs += [row for row in map(_row, page) if keep is None or keep(row)]
         token = page.token
         if not token or not page:  # a server may go on giving tokens to nothing
             break
-    return runs[:limit]
+    return runs[:limit], any_there
 
 
 def _no_experiment(name: str, known: list[str]) -> str:

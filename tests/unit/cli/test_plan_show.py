@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.show.plan import plan_text, show_plan
+from orchestrator.cli.show.plan import show_plan
 from orchestrator.plan.perf.calibration import Calibration
 from orchestrator.plan.plan import Plan
 from orchestrator.text import bytes_in_words, seconds_in_words, usd
@@ -19,22 +19,22 @@ from tests.unit.plan.test_prediction import CLUSTERS, GPUS, config, cpu, plan_of
 
 
 def words(plan: Plan) -> str:
-    return " ".join(plan_text(plan).split())
+    return " ".join(str(plan).split())
 
 
 def test_a_plan_on_gpus_is_golden() -> None:
-    text = plan_text(plan_of(config(*GPUS)))
-    assert_golden("shown_llama3_70b_on_azure_nd_h100_v5.txt", text)
+    text = str(plan_of(config(*GPUS)))
+    assert_golden("shown_llama3_70b_on_azure_nd_h100_v5.txt", f"{text}\n")
 
 
 def test_a_calibrated_plan_on_processors_is_golden(monkeypatch: pytest.MonkeyPatch) -> None:
     calibration = Calibration(compute_factor=3.0, overhead_s=0.25, runs=4, fitted="4 runs of local")
-    assert_golden("shown_tiny_gpt_on_local_calibrated.txt", plan_text(plan_of(cpu(monkeypatch), calibration)))
+    assert_golden("shown_tiny_gpt_on_local_calibrated.txt", f"{plan_of(cpu(monkeypatch), calibration)}\n")
 
 
 @pytest.mark.parametrize("overrides", [(), ("cluster=dgx_h100",), ("cluster=aws_p5",), ("job.steps=null",)])
 def test_no_line_is_wider_than_the_page_and_none_is_cut(overrides: tuple[str, ...]) -> None:
-    text = plan_text(plan_of(config(*GPUS, *overrides)))
+    text = str(plan_of(config(*GPUS, *overrides)))
     assert max(map(len, text.splitlines())) <= 110
     assert "…" not in text
 
@@ -42,7 +42,7 @@ def test_no_line_is_wider_than_the_page_and_none_is_cut(overrides: tuple[str, ..
 def test_shares_of_memory_and_of_a_step_are_of_the_whole() -> None:
     """Parts of less than a thousandth are left out of the step's."""
     plan = plan_of(config(*GPUS))
-    text = plan_text(plan)
+    text = str(plan)
     body = text[text.index("Memory per GPU") : text.index("length")]
     shares = [int(share) for share in re.findall(r"(\d+)%", body.replace("<1%", ""))]
     assert plan.memory is not None
@@ -74,7 +74,7 @@ def test_a_brief_plan_leaves_out_what_an_engineer_asks_for() -> None:
     show_plan(plan, Console(width=110, file=stream), brief=True)
     brief = stream.getvalue()
     for word in ("Memory per GPU", "Time of a step", "command", "Environment", "energy", "faults"):
-        assert word in plan_text(plan)
+        assert word in str(plan)
         assert word not in brief
     for word in ("memory", "speed", "bound by", "run", "cost", "basis"):
         assert f"  {word}" in brief
@@ -127,5 +127,5 @@ def test_offload_and_host_memory_are_shown_apart() -> None:
     assert plan.memory is not None
     assert plan.memory.host_bytes > 0
     bare = replace(plan, memory=replace(plan.memory, host_bytes=0))
-    assert plan_text(bare) == plan_text(plan)
+    assert str(bare) == str(plan)
     assert "ZeRO-3 with offload" in words(plan)

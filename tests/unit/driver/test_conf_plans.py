@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.show.plan import plan_text
 from orchestrator.config.schema import Config, FabricConfig, ModelConfig, PriceKind
 from orchestrator.driver.preflight import check_script_builds
 from orchestrator.errors import ConfigError
@@ -115,7 +114,7 @@ def assert_plans(plan: Plan) -> None:
     assert plan.memory is not None
     assert 0 < plan.memory.total_bytes <= plan.gpu_memory_bytes
     assert loaded("fabric", plan.fabric, FabricConfig).environment.keys() <= plan.environment.keys()
-    text = " ".join(plan_text(plan).split())
+    text = " ".join(str(plan).split())
     assert plan.node_type in text
     assert plan.gpu_type in text
     assert " ".join(plan.price.source.split()) in text
@@ -129,10 +128,10 @@ def test_a_plan_of_experts_shows_total_and_active_parameters(pretraining: Config
         "deepspeed=zero3",
         "layout.recompute=true",
     )
-    text = " ".join(plan_text(plan).split())
+    text = " ".join(str(plan).split())
     assert "mixtral_8x7b, 46.7B parameters (12.9B active per token), 128 GFLOP per token" in text
     assert plan.to_json()["model"]["active_parameters"] == 12_879_925_248
-    assert "active" not in plan_text(make_plan(pretraining, "/job.py", "/", {}))
+    assert "active" not in str(make_plan(pretraining, "/job.py", "/", {}))
 
 
 @pytest.mark.parametrize(

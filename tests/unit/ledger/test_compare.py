@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.compare import compare, parse_sort, sort_runs
+from orchestrator.cli.compare import compare
 from orchestrator.cli.show.runs_export import to_json
-from orchestrator.cli.show.runs_table import COLUMNS, best_values, fitting, print_table
+from orchestrator.cli.show.runs_table import fitting, print_table
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.events import (
     AttemptEnded,
@@ -33,6 +33,8 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection
+from orchestrator.ledger.mlflow.run_columns import COLUMNS, best_values
+from orchestrator.ledger.mlflow.run_table import parse_sort, sort_runs
 from orchestrator.ledger.mlflow.runs import RunRow, load_runs
 
 # MLflow's own models, on import: nothing to do with what is tested.

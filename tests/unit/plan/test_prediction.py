@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.show.plan import plan_text
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.forecast.prediction import BOUNDS
@@ -134,7 +133,7 @@ def test_interleaved_stages_shorten_the_bubble() -> None:
     assert after is not None
     assert after.bubble_s == pytest.approx(before.bubble_s / 5)
     assert after.pp_s == pytest.approx(before.pp_s * 5)
-    assert "pp 4 × vp 5" in plan_text(interleaved)
+    assert "pp 4 × vp 5" in str(interleaved)
     for vp, supports, words in (
         (3, "null", r"model.layers / layout.pp=20: not divisible by layout.vp=3"),
         (0, "null", r"layout.vp=0: must be greater than 0"),

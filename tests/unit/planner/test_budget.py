@@ -255,10 +255,10 @@ def test_a_person_sees_winner_command_table_and_what_it_rests_on() -> None:
     [
         (["budget_usd=0"], "budget_usd=0"),
         (["budget_usd=-5"], "above 0"),
-        (["budget_usd=nan"], "finite"),
+        (["budget_usd=nan"], "not a number; set one"),
         (["budget_usd=inf"], "finite"),
         (["deadline_days=-1"], "deadline_days=-1"),
-        (["deadline_days=nan"], "finite"),
+        (["deadline_days=nan"], "not a number; set one"),
         (["deadline_days=0.01"], "deadline_days=0.0417"),
         (["budget_usd=40", "cluster=azure_nd_h100_v5"], "budget_usd=100"),
         (["budget_usd=1"], "cluster.nodes=1"),

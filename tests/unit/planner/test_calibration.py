@@ -293,10 +293,10 @@ def ran(folder: Path, config: Config, truth: Calibration = TRUTH, **how: int | S
 def told(root: Path, *refs: str, path: Path | None = None) -> str:
     console = Console(width=150, file=io.StringIO(), record=True)
     path = path or root / "calibration.yaml"
-    fitted = calibrate(
+    found = calibrate(
         refs, str(root), path, constants(), lambda name, reason: show_skipped(name, reason, console)
     )
-    show_calibrations(fitted, path, console)
+    show_calibrations(found, console)
     return console.export_text()
 
 
@@ -410,8 +410,8 @@ def test_a_run_has_one_line_however_long_its_name(tmp_path: Path, width: int, be
         ran(tmp_path / name, configuration(**shape))
     out = io.StringIO()
     path = tmp_path / "calibration.yaml"
-    fitted = calibrate([], str(tmp_path), path, constants(), lambda name, reason: None)
-    show_calibrations(fitted, path, Console(file=out, width=width))
+    found = calibrate([], str(tmp_path), path, constants(), lambda name, reason: None)
+    show_calibrations(found, Console(file=out, width=width))
     lines = [line for line in out.getvalue().splitlines() if "0455e5" in line]
     assert [name[-9:] in line for name, line in zip(names, lines, strict=True)] == [True] * len(names)
     assert ("before" in out.getvalue()) == before

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import ExecLauncher
 from orchestrator.rank.spec import RankSpec
-from tests.support.folders import SCRIPTS
+from tests.support.folders import PROJECT, SCRIPTS
 from tests.support.rank_harness import Bench, environment, is_gone, wait_until
 
 
@@ -23,7 +23,7 @@ from tests.support.rank_harness import Bench, environment, is_gone, wait_until
 @pytest.mark.parametrize("kind", ["exec", "zygote"])
 def test_nothing_outlives_a_killed_agent(kind: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "agent.py"), kind, str(tmp_path)]
-    env = environment(PYTHONPATH=str(SCRIPTS.parents[1]))
+    env = environment(PYTHONPATH=str(PROJECT))
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as agent:
         assert agent.stdout is not None
         pids = [int(word) for word in agent.stdout.readline().split()]
@@ -40,7 +40,7 @@ def test_a_sender_never_waits_for_the_agent(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "talks.py"), str(theirs.fileno()), str(life_read)]
     with subprocess.Popen(
         command,
-        env=environment(PYTHONPATH=str(SCRIPTS.parents[1])),
+        env=environment(PYTHONPATH=str(PROJECT)),
         pass_fds=(theirs.fileno(), life_read),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

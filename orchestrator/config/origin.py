@@ -1,0 +1,118 @@
+"""Where a configuration came from: what Hydra composed, before anything in it was resolved, and the words it
+was asked.
+
+A search writes its choice into the composed configuration, because a job's arguments refer to it
+(``${layout.recompute}``), and it keeps what was asked for. A configuration whose keys a program has set since
+is that same composition with these keys set, as if they had been typed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from orchestrator.config import load
+from orchestrator.config.schema import Config
+from orchestrator.config.words import literally
+
+_ATTRIBUTE = "_origin"  # of a Config, beside its fields: neither compared nor written anywhere
+_PLAIN = re.compile(r"[A-Za-z_][\w./:-]*")
+_NOT_TEXT = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What was composed from which words, and what came of it; ``searched`` where a search has chosen its
+    layout."""
+
+    composed: DictConfig
+    words: tuple[str, ...]
+    loaded: Mapping[str, Any]
+    searched: bool
+
+
+def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool = False) -> Config:
+    """The configuration of what Hydra composed, which remembers both. Raises as :func:`load.load` does."""
+    config = load.load(with_some_nodes(composed))
+    vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
+    return config
+
+
+def with_some_nodes(composed: DictConfig) -> DictConfig:
+    """With one node where a budget is to say how many."""
+    if composed.budget_usd is None or not OmegaConf.is_missing(composed.cluster, "nodes"):
+        return composed
+    composed = composed.copy()
+    composed.cluster.nodes = 1
+    return composed
+
+
+def was_searched(config: Config) -> bool:
+    """Whether a search has chosen its layout already."""
+    origin = vars(config).get(_ATTRIBUTE)
+    return isinstance(origin, Origin) and origin.searched
+
+
+def origin_of(config: Config) -> tuple[DictConfig, tuple[str, ...]]:
+    """What Hydra composed, and the words, both with what has been set since. One that Hydra has not composed
+    has nothing left to interpolate, and nobody has asked for any of it."""
+    origin, now = vars(config).get(_ATTRIBUTE), load.to_container(config)
+    if not isinstance(origin, Origin):
+        return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), literally(now))), ()
+    if origin.loaded == now:
+        return origin.composed, origin.words
+    composed = origin.composed.copy()
+    with open_dict(composed):
+        words = tuple(_set(composed, origin.loaded, now))
+    return composed, (*origin.words, *words)
+
+
+def changed(config: Config, **values: Any) -> Config:
+    """A copy with other values at its root, of the same origin."""
+    copied = dataclasses.replace(config, **values)
+    if (origin := vars(config).get(_ATTRIBUTE)) is not None:
+        vars(copied)[_ATTRIBUTE] = origin
+    return copied
+
+
+def word(key: str, value: Any) -> str:
+    """``KEY=VALUE`` as one would type it, with Hydra's quotes around what would not be read as the same
+    text."""
+    return f"{key}={_in_hydra(value)}"
+
+
+def _set(
+    node: DictConfig, before: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
+) -> Iterator[str]:
+    """Set what is not as before; yields a word for each key."""
+    for name, value in now.items():
+        was, key = before.get(name, node), f"{path}{name}"  # no value is equal to a node
+        if isinstance(value, dict) and isinstance(was, dict) and not OmegaConf.is_interpolation(node, name):
+            yield from _set(node[name], was, value, f"{key}.")
+        elif value != was:
+            node[name] = literally(value)
+            yield f"++{word(key, value)}"
+    for name in before.keys() - now.keys():
+        del node[name]
+        yield f"~{path}{name}"
+
+
+def _in_hydra(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case list() | tuple():
+            return f"[{','.join(map(_in_hydra, value))}]"
+        case dict():
+            return f"{{{','.join(f'{key}:{_in_hydra(inner)}' for key, inner in value.items())}}}"
+        case str() if not _PLAIN.fullmatch(value) or value.lower() in _NOT_TEXT:
+            return str(QuotedString(value, Quote.single).with_quotes())
+    return str(value)

@@ -1,0 +1,237 @@
+"""What a plan says to a person, as sections that a page of text, a terminal and a notebook lay out each in
+its way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.config.deepspeed_keys import deprecated_keys
+from orchestrator.plan.forecast.prediction import Cost
+from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
+from orchestrator.text import (
+    bytes_in_words,
+    count,
+    energy_in_words,
+    hours_in_words,
+    power_in_words,
+    seconds_in_words,
+    usd,
+    with_prefix,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.plan.plan import Plan
+
+_UNKNOWN = "not predicted"
+_PAID = {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
+_NAMES = {
+    "matmul_s": "matrix products",
+    "attention_s": "attention",
+    "memory_bound_s": "memory-bound kernels",
+    "recompute_s": "recomputation",
+    "host_s": "waiting for the host",
+    "optimizer_s": "optimizer",
+    "offload_s": "offload",
+    "tp_s": "tensor parallel",
+    "sp_s": "sequence parallel",
+    "ep_s": "expert parallel",
+    "pp_s": "between stages",
+    "dp_s": "data parallel",
+    "bubble_s": "pipeline bubble",
+    "data_s": "data",
+    "framework": "buffers, context",
+}
+
+
+@dataclass(frozen=True)
+class Title:
+    """Whose plan it is."""
+
+    job: str
+    cluster: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Labels, each with what is to be said; an empty label goes on with the one above."""
+
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a whole, ``share`` of which it is."""
+
+    name: str
+    amount: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A whole by its parts, largest first."""
+
+    title: str
+    parts: tuple[Part, ...]
+    total: str
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Wholes that are read beside each other."""
+
+    tables: tuple[Parts, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with a title and a heading above each column."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Section = Title | Pairs | SideBySide | Grid
+
+
+def sections(plan: Plan, brief: bool = False) -> Iterator[Section]:
+    """All that is said of a plan; ``brief`` leaves out what only an engineer asks for, command and
+    environment."""
+    yield Title(plan.job, plan.cluster)
+    yield Pairs(tuple(_shape_rows(plan, brief)))
+    if not brief and (tables := tuple(_wholes(plan))):
+        yield SideBySide(tables)
+    yield Pairs(tuple(_run_rows(plan, brief)))
+    if not brief:
+        yield Pairs((("command", redact_text(plan.command())),))
+        rows = tuple(
+            (name, HIDDEN if is_secret(name) else str(redact(setting.value)), setting.source)
+            for name, setting in plan.environment.items()
+        )
+        yield Grid("Environment of every rank", ("variable", "value", "from"), rows)
+
+
+def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
+    """Model, machines and how the ranks share the work."""
+    layout, unit = plan.layout, plan.unit
+    if plan.model is not None:
+        size_of = f"{count(plan.model.parameters)} parameters"
+        if plan.model.active_parameters < plan.model.parameters:
+            size_of += f" ({count(plan.model.active_parameters)} active per token)"
+        flops = with_prefix(plan.model.training_flops_per_token)
+        yield "model", f"{plan.model.name}, {size_of}, {flops}FLOP per token"
+    else:
+        yield "model", "not described, so memory and time are not predicted"
+    nodes = f"{layout.nodes} × {plan.node_type}, {layout.ranks_per_node} × {plan.gpu_type} each"
+    yield "cluster", f"{nodes}, fabric {plan.fabric}"
+    zero = f"ZeRO-{layout.zero_stage}" + (" with offload" if layout.offload else "")
+    recompute = ", recompute" if layout.recompute else ""
+    yield "layout", f"{layout.ranks} ranks: {layout.degrees}, {zero}, {layout.precision}{recompute}"
+    factors = (
+        f"{layout.micro_batch} micro-batch",
+        f"{layout.accumulation} accumulation",
+        f"{layout.dp} data parallel",
+    )
+    tokens = f" ({plan.model.tokens_per_step:,} tokens)" if plan.model else ""
+    yield "batch", f"{layout.global_batch} sequences a step = {' × '.join(factors)}{tokens}"
+    if plan.memory is not None:
+        share = plan.memory.total_bytes / plan.gpu_memory_bytes
+        parts = f": {_memory_parts(plan)}" if brief else ""
+        used, there = bytes_in_words(plan.memory.total_bytes), bytes_in_words(plan.gpu_memory_bytes)
+        yield "memory", f"{used} of {there} per {unit} ({share:.0%}) predicted{parts}"
+    for key, name in deprecated_keys(plan.deepspeed).items():
+        yield "deepspeed", f"{key} is an old name, which DeepSpeed takes for now; write {name} instead"
+
+
+def _memory_parts(plan: Plan) -> str:
+    """The parts of the memory prediction, largest first, those of no weight left out."""
+    assert plan.memory is not None
+    parts = {name.removesuffix("_bytes"): value for name, value in dataclasses.asdict(plan.memory).items()}
+    shown = sorted(((value, name) for name, value in parts.items() if value), reverse=True)
+    return ", ".join(f"{name} {bytes_in_words(value)}" for value, name in shown)
+
+
+def _wholes(plan: Plan) -> Iterator[Parts]:
+    """Memory and the time of a step, where they are predicted. What lies on the host is none of the
+    accelerator's."""
+    if plan.memory is not None:
+        parts = {k: v for k, v in dataclasses.asdict(plan.memory).items() if k != "host_bytes" and v}
+        yield _whole(f"Memory per {plan.unit}", parts, plan.memory.total_bytes, bytes_in_words)
+    step = plan.prediction.step
+    if step is not None:
+        shown = {name: s for name, s in step.parts().items() if s > step.total_s / 1000}
+        yield _whole("Time of a step", shown, step.total_s, seconds_in_words)
+
+
+def _whole(title: str, parts: Mapping[str, float], total: float, words: Callable[[float], str]) -> Parts:
+    largest_first = sorted(parts.items(), key=lambda item: -item[1])
+    listed = tuple(
+        Part(_NAMES.get(name, name), words(value), value / total if total else 0.0)
+        for name, value in largest_first
+    )
+    return Parts(title, listed, words(total))
+
+
+def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
+    """Speed, length, interruptions, energy, cost."""
+    predicted, unit = plan.prediction, plan.unit
+    length = [f"{predicted.steps:,} steps"] if predicted.steps else ["as long as the script runs"]
+    if predicted.tokens:
+        length.append(f"{count(predicted.tokens)} tokens")
+    yield "length", ", ".join(length)
+    if predicted.step_time_s is None:
+        yield "time, cost", f"{_UNKNOWN}: {predicted.basis}"
+        yield _price(plan)
+        return
+    assert predicted.tokens_per_s is not None
+    speed = f"{seconds_in_words(predicted.step_time_s)} a step, {predicted.tokens_per_s:,.0f} tokens/s"
+    if predicted.mfu is not None and plan.device == "cuda":
+        speed += f", {predicted.tokens_per_s_per_gpu:,.0f} per {unit}"
+        speed += f"; MFU {predicted.mfu:.1%}, HFU {predicted.hfu:.1%}"
+    yield "speed", speed
+    yield "bound by", str(predicted.bound_by)
+    yield from _forecast_rows(plan, brief)
+    basis = predicted.basis
+    if predicted.step_time_error is not None:
+        basis += f"; {predicted.step_time_error:.0%} mean error on published runs left out"
+    yield "basis", basis
+
+
+def _forecast_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
+    predicted, unit = plan.prediction, plan.unit
+    run, energy = predicted.forecast, predicted.energy
+    if run is None or predicted.gpu_hours is None:
+        yield _price(plan)
+        return
+    held = f"{predicted.gpu_hours:,.{0 if predicted.gpu_hours > 100 else 2}f} {unit}-hours"
+    yield "run", f"{hours_in_words(run.wall_hours)}, {held}"
+    if not brief and run.interruptions >= 0.005:
+        spread = f"{run.interruptions_low} to {run.interruptions_high}"
+        every = f"a checkpoint every {_span(run.checkpoint_every_s)}: goodput {run.goodput:.1%}"
+        yield "faults", f"{run.interruptions:,.3g} interruptions expected ({spread}), {every}"
+    if not brief and energy is not None and energy.energy_kwh is not None:
+        limit = f" of {energy.site_limit_w / 1e6:,.3g} MW" if energy.site_limit_w else ""
+        peak, mean = power_in_words(energy.peak_power_w), power_in_words(energy.mean_power_w)
+        yield "energy", f"{energy_in_words(energy.energy_kwh)}; peak {peak}{limit}, {mean} at work"
+    for place, cost in enumerate(predicted.costs[:1] if brief else predicted.costs):
+        yield "" if place else "cost", _cost(cost, unit)
+
+
+def _cost(cost: Cost, unit: str) -> str:
+    each = f"${cost.usd_per_gpu_hour:,.3f} per {unit}-hour"
+    spread = f"{usd(cost.low_usd)} to {usd(cost.high_usd)}"
+    return f"{usd(cost.usd)} {_PAID[cost.kind]} ({spread}), {each}; {cost.source}"
+
+
+def _price(plan: Plan) -> tuple[str, str]:
+    each, all_ranks = plan.price.usd_per_gpu_hour, plan.price.usd_per_gpu_hour * plan.layout.ranks
+    whole = f"${all_ranks:,.{3 if all_ranks < 10 else 2}f} per hour for {plan.layout.ranks}"
+    return "price", f"${each:.3f} per {plan.unit}-hour, {whole}; {plan.price.source}"
+
+
+def _span(value_s: float) -> str:
+    return f"{value_s:.0f} s" if value_s < 120 else f"{value_s / 60:.0f} min"
