@@ -28,6 +28,7 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
+from orchestrator.records import record_to_json
 
 STEP_S = 0.5
 MILLION = 1_000_000
@@ -51,7 +52,7 @@ def write_journal(path: Path, steps: int) -> None:
     with path.open("w") as file:
 
         def write(seq: int, elapsed_s: float, event: Event) -> None:
-            file.write(Record(seq, elapsed_s, 1.7e9 + elapsed_s, event).to_json() + "\n")
+            file.write(record_to_json(Record(seq, elapsed_s, 1.7e9 + elapsed_s, event)) + "\n")
 
         for seq, event in enumerate(begin):
             write(seq, 0.0, event)

@@ -37,7 +37,7 @@ from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.events import AttemptStarted, ResourcesGranted, RunStarted
 from orchestrator.ledger.journal import Journal
-from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
 from tests.support.assignments import assignment
@@ -170,17 +170,17 @@ def measured(agents: int, ticks: int, folder: Path) -> Ticks:
     there = {"run_dir": str(folder), "checkpoint_dir": str(folder / "checkpoints")}
     told = assignment(run="tick", **there, ranks_per_node=RANKS_PER_NODE, world_size=agents * RANKS_PER_NODE)
     group = ListedGroup(told, agents, words(agents, ticks))
-    meter = Meter()
+    ledger = Ledger()
     started = RunStarted("tick", "tick", "list", "h100", agents * RANKS_PER_NODE, 2.0)
     with open(os.devnull, "w") as nowhere, Journal(folder / "journal.jsonl") as journal:
         terminal = Terminal(Console(file=nowhere, force_terminal=False), ticks)
         for event in supervise(started, group, RecoveryConfig(), Clock(), StopRequest()):
             record = journal.append(event)
-            meter.fold(record)
-            terminal.observe(record, meter.bill())
+            ledger.fold(record)
+            terminal.observe(record, ledger.bill())
     usual, samples, end = group.spent_s[1:ticks], group.spent_s[ticks], group.spent_s[ticks + 1]
-    if meter.bill().step != ticks + 1:
-        raise RuntimeError(f"{ticks + 1} steps were sent, and the bill knows {meter.bill().step}")
+    if ledger.bill().step != ticks + 1:
+        raise RuntimeError(f"{ticks + 1} steps were sent, and the bill knows {ledger.bill().step}")
     return Ticks(usual, samples, end)
 
 

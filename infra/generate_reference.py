@@ -25,7 +25,7 @@ from orchestrator.cluster import gauges
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.cluster_status import ClusterSeen
-from orchestrator.events import EVENT_TYPES, Event, Record
+from orchestrator.events import Event, Record
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.runs import RunRow
@@ -33,6 +33,7 @@ from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.record_lines import STEP_LINE
 from orchestrator.ledger.spend import Spend
 from orchestrator.plan.plan import Plan
+from orchestrator.records import EVENT_TYPES
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 INTRODUCTION = """\

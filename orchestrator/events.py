@@ -9,34 +9,15 @@ Events with ``durable = False`` are for the terminal only and never reach the jo
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import signal
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from orchestrator import papers
-
-# Three hundred years. What is counted in microseconds, times so many GPUs, then fits into any number.
-LONGEST_S = 1e10
-_NUMBERS = (float, int)
-
-
-class Outcome(StrEnum):
-    """How an attempt ended."""
-
-    FINISHED = "finished"
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-class Status(StrEnum):
-    """How a run ended; MLflow's own status follows from it."""
-
-    FINISHED = "finished"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
+from orchestrator.vocabulary import Action as Action
+from orchestrator.vocabulary import Fault as Fault
+from orchestrator.vocabulary import Outcome as Outcome
+from orchestrator.vocabulary import Phase as Phase
+from orchestrator.vocabulary import RestoreSource as RestoreSource
+from orchestrator.vocabulary import Status as Status
 
 
 @dataclass(frozen=True)
@@ -101,7 +82,7 @@ class AttemptStarted(Event):
     master_port: int
     ranks: int
     restore_step: int | None = None
-    restore_from: str | None = None
+    restore_from: RestoreSource | str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +90,7 @@ class PhaseEntered(Event):
     """The slowest rank of the attempt entered a phase (import, initialize, first_step, step, …)."""
 
     attempt: int
-    phase: str
+    phase: Phase | str
 
 
 @dataclass(frozen=True)
@@ -325,20 +306,6 @@ class NodeDraining(Event):
     left_s: float | None
 
 
-class Fault(StrEnum):
-    """What kind of fault ended an attempt."""
-
-    EXIT = "exit"  # a rank exited or was killed
-    MEMORY = "memory"  # the host ran out of memory
-    HANG = "hang"  # no progress
-    DISK = "disk"  # a rank found no space to write to
-    NODE = "node"  # the node, its agent or its Ray is gone or does not answer
-    DRAIN = "drain"  # the node is taken away, and that was announced
-    LOSS = "loss"  # the loss is not one to go on from
-    RESTORE = "restore"  # what was to be loaded was not
-    DRIVER = "driver"  # the run's own process was lost
-
-
 @dataclass(frozen=True)
 class RankLost(Event):
     """A rank ended that should not have. The first of its attempt is the cause; ``alike`` counts
@@ -389,7 +356,7 @@ class AttemptEnded(Event):
 class Decided(Event):
     """What the policy chose, and why; ``action`` is restart, replace, rewind or stop."""
 
-    action: str
+    action: Action | str
     reason: str
 
 
@@ -425,56 +392,3 @@ class Record:
     elapsed_s: float  # the run's own clock, which never goes back: since the run began
     time_unix_s: float  # wall clock, which somebody may set
     event: Event  # `type`, its name, and its fields beside it
-
-    def to_json(self) -> str:
-        """One line of JSON without newline."""
-        body: dict[str, Any] = {"seq": self.seq, "elapsed_s": round(self.elapsed_s, 6)}
-        body |= {"time_unix_s": round(self.time_unix_s, 6), "type": type(self.event).__name__}
-        body |= dataclasses.asdict(self.event)
-        return json.dumps(body, allow_nan=True, separators=(", ", ": "))
-
-    @staticmethod
-    def from_json(line: str) -> Record:
-        """Inverse of :meth:`to_json`; raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything
-        else."""
-        body = papers.json_of(line)
-        if not isinstance(body, dict):
-            raise papers.PaperError("it is not a JSON object")
-        return Record.from_body(body)
-
-    @staticmethod
-    def from_body(body: dict[str, Any]) -> Record:
-        """Like :meth:`from_json`, of the line's JSON, which is taken apart."""
-        seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("elapsed_s"), body.pop("time_unix_s")
-        kind = EVENT_TYPES[body.pop("type")]
-        for name, enum in (("outcome", Outcome), ("status", Status), ("fault", Fault)):
-            if name in body:
-                body[name] = enum(body[name])
-        return Record.checked(seq, elapsed_s, time_unix_s, papers.made(kind, body))
-
-    @staticmethod
-    def checked(seq: Any, elapsed_s: Any, time_unix_s: Any, event: Event) -> Record:
-        """One whose numbers can be counted with, whoever wrote them; raises ``ValueError``. The event is
-        checked."""
-        if type(seq) is not int or not 0 <= seq <= papers.LARGEST:
-            raise papers.PaperError(f"seq is {papers.short(seq)} and has to be a whole number from 0")
-        if type(elapsed_s) not in _NUMBERS or not 0 <= elapsed_s <= LONGEST_S:
-            raise papers.PaperError(f"elapsed_s is {papers.short(elapsed_s)} and has to be seconds from 0")
-        if type(time_unix_s) not in _NUMBERS or not 0 <= time_unix_s < papers.LATEST_UNIX_S:
-            raise papers.PaperError(
-                f"time_unix_s is {papers.short(time_unix_s)} and has to be seconds since 1970"
-            )
-        return Record(seq, elapsed_s, time_unix_s, event)
-
-
-EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
-
-
-def exit_in_words(status: int) -> str:
-    """``killed by SIGKILL`` or ``exited with status 1``, of a status as :mod:`subprocess` gives it."""
-    if status < 0:
-        try:
-            return f"killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"killed by signal {-status}"
-    return f"exited with status {status}"

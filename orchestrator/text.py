@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import unicodedata
 from collections.abc import Iterable
 
-from orchestrator.events import Fault, NodeDraining, RankLost, exit_in_words
+from orchestrator.events import Fault, NodeDraining, RankLost
 from orchestrator.output import without_controls
 
 UNKNOWN = "\u2013"
@@ -217,3 +218,13 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             parts.append([value])
     return ", ".join("\u2013".join(map(str, part)) for part in parts)
+
+
+def exit_in_words(status: int) -> str:
+    """``killed by SIGKILL`` or ``exited with status 1``, of a status as :mod:`subprocess` gives it."""
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"exited with status {status}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import grp
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
+from orchestrator.users import known_name, user_with_number
 
 _ROOT = 0
 
@@ -52,7 +52,7 @@ def whose(path: Path) -> str | None:
         except OSError as error:
             return f"{place} cannot be looked at ({error.strerror})"
         if uid not in _our_users(itself=True):
-            return f"{place} belongs to {_user(uid)}"
+            return f"{place} belongs to {user_with_number(uid)}"
     return None
 
 
@@ -67,7 +67,7 @@ def why_not_ours(path: Path) -> str | None:
         mode = 0 if stat.S_ISLNK(seen.st_mode) else seen.st_mode
         itself = place in (path, path.resolve())
         if seen.st_uid not in _our_users(itself):
-            return f"{place} belongs to {_user(seen.st_uid)}"
+            return f"{place} belongs to {user_with_number(seen.st_uid)}"
         if mode & stat.S_ISVTX and not itself:
             continue
         if mode & stat.S_IWOTH:
@@ -108,17 +108,10 @@ def _is_nobody_elses(gid: int) -> bool:
     if gid == _ROOT:
         return True
     try:
-        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+        group, user = grp.getgrgid(gid), known_name(os.geteuid())
     except KeyError:
         return False
-    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
+    return group.gr_name == user and set(group.gr_mem) <= {user}
 
 
 def _group(gid: int) -> str:

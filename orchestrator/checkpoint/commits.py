@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.checkpoint.manifest import FilePart, Manifest
-from orchestrator.events import CheckpointSaved
-
-MEMORY, DISK = "memory", "disk"
+from orchestrator.events import CheckpointSaved, RestoreSource
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Restore:
     """What an attempt goes on from. ``files``: by name the rank that wrote it and, from memory, where it
     lies."""
 
-    source: str
+    source: RestoreSource
     attempt: int
     step: int
     tag: str
@@ -105,7 +103,7 @@ class Snapshots:
     def adopt(self, restore: Restore, now_s: float) -> None:
         """Gone on from, in memory: it is whole, whether or not all ranks could still say so."""
         key = Key(restore.attempt, restore.save_dir, restore.tag)
-        if restore.source == MEMORY and key not in self._committed:
+        if restore.source == RestoreSource.MEMORY and key not in self._committed:
             pending = self._pending_of(key, restore.step)
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
             pending.given_up = False  # the nodes try again
@@ -173,7 +171,7 @@ class Snapshots:
             for rank, held in ranks[newest].items()
             for name, extent in held["entries"].items()
         }
-        return Restore(MEMORY, attempt, step, tag, save_dir, files)
+        return Restore(RestoreSource.MEMORY, attempt, step, tag, save_dir, files)
 
     def from_disk(self, committed: Sequence[tuple[str, Manifest]], before: int | None) -> Restore | None:
         """The newest of the committed checkpoints."""
@@ -182,7 +180,7 @@ class Snapshots:
             return None
         save_dir, one = max(fit, key=lambda pair: (pair[1].step, pair[1].attempt))
         files = {name: {"rank": part.rank, "bytes": part.bytes} for name, part in one.files.items()}
-        return Restore(DISK, one.attempt, one.step, one.tag, save_dir, files)
+        return Restore(RestoreSource.DISK, one.attempt, one.step, one.tag, save_dir, files)
 
     def _in_history(self, attempt: int, step: int) -> bool:
         later = (origin for number, origin in self._went_on_from.items() if number > attempt)

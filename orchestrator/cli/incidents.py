@@ -22,15 +22,15 @@ def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: b
     """
     directory = find_run(run, run_root, trust)
     fold = JournalFold(directory)
-    folded = fold.catch_up().incidents
+    ledger = fold.catch_up().ledger
     fold.keep_if_worth_it()
-    found = folded.so_far()
+    found = ledger.incidents()
     if as_json:
         rows = [dataclasses.asdict(incident) for incident in found]
         # past the console, which would wrap and colour it
         console.file.write(json.dumps(rows, indent=2) + "\n")
         return
-    facts, bill = folded.meter.facts, folded.meter.bill()
+    facts, bill = ledger.facts, ledger.bill()
     name = facts.run if facts else directory.name
     if not found:
         console.print(f"{name}: no incidents", highlight=False)

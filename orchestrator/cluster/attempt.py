@@ -21,16 +21,17 @@ from orchestrator.events import (
     NodeQuarantined,
     NodeSampled,
     Outcome,
+    Phase,
     PhaseEntered,
     ProbesFailed,
     RankLost,
     RankOutput,
     StepDone,
     StragglerNamed,
-    exit_in_words,
 )
+from orchestrator.text import exit_in_words
 
-PHASES = ("start", "import", "initialize", "first_step", "step")
+PHASES = tuple(Phase)
 # How long the other ranks' last words are waited for before the cause is named.
 SETTLE_S = 0.5
 HOLD_OUTPUT_S = 0.3
@@ -220,10 +221,10 @@ class Attempt:
             return []
         slowest = slowest_phase((phase for phase, ranks in self._in_phase.items() if ranks), PHASES)
         index = PHASES.index(slowest) if slowest in PHASES else -1
-        if slowest is None or index <= self._phase_index:
+        if index <= self._phase_index:
             return []
         self._phase_index = index
-        return [PhaseEntered(self.number, slowest)]
+        return [PhaseEntered(self.number, PHASES[index])]
 
     def _exit(self, node_index: int, part: Part, now_s: float) -> None:
         self._exits[part["rank"]] = {**part, "node": self.nodes[node_index]}

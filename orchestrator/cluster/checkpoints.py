@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.messages import Part
-from orchestrator.checkpoint.commits import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.ray_errors import reason
@@ -25,6 +25,7 @@ from orchestrator.errors import ManifestError
 from orchestrator.events import (
     CheckpointSaved,
     Event,
+    RestoreSource,
     SnapshotCommitted,
     SnapshotDoubted,
     SnapshotFreed,
@@ -319,7 +320,7 @@ class Checkpoints:
         for node in self._nodes:
             self._ask(node, "forget", before)
         poisoned = [
-            Restore(DISK, one.attempt, one.step, one.tag, folder, {})
+            Restore(RestoreSource.DISK, one.attempt, one.step, one.tag, folder, {})
             for folder, one in self._committed()
             if one.step >= before
         ]
@@ -341,13 +342,13 @@ class Checkpoints:
         """The node that a file can be had from: its writer's, unless it lies on another one's disk."""
         disks = self._disks.get((restore.save_dir, restore.attempt, restore.tag), {})
         writer: int = restore.files[name]["rank"] // self._assignment.ranks.per_node
-        return disks.get(name, writer) if restore.source == DISK else writer
+        return disks.get(name, writer) if restore.source == RestoreSource.DISK else writer
 
     def _carry(self, restore: Restore, name: str, to: Node) -> None:
         """A file that a node's ranks read, from the node that has it; not by way of us."""
         part = restore.files[name]
         source = self._nodes[self._holder(restore, name)]
-        memory = part.get("memory") if restore.source == MEMORY else None
+        memory = part.get("memory") if restore.source == RestoreSource.MEMORY else None
         path = memory["path"] if memory else f"{restore.save_dir}/{restore.tag}/{name}"
         start, size = (memory["offset"], memory["bytes"]) if memory else (0, part["bytes"])
         last = None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.events import Record
-from orchestrator.ledger.meter import Bill
+from orchestrator.ledger.bill import Bill
 
 DESCRIPTIONS = {
     "orchestrator_step": "Highest global step that all ranks have finished",
@@ -44,7 +44,11 @@ class Gauges:
         self._shown: dict[str, float] = {}
 
     def observe(self, record: Record, bill: Bill) -> None:
-        """Set what has changed; unknown values are left out, since a gauge cannot say "unknown"."""
+        """Set what has changed; unknown values are left out, since a gauge cannot say "unknown". What is not
+        on record sets nothing: every value that others read is that of the bill at some record of the
+        journal."""
+        if not record.event.durable:
+            return
         for name, value in _values(bill).items():
             if value is None or not math.isfinite(value) or self._shown.get(name) == value:
                 continue

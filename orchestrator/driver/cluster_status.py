@@ -13,14 +13,15 @@ from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import JournalError
 from orchestrator.events import Record, RunEnded, RunStarted, Status
-from orchestrator.ledger.run_directory import holder
+from orchestrator.ledger.charge import cost_usd
+from orchestrator.ledger.run_directory import LOST, holder
+from orchestrator.records import record_from_json
 from orchestrator.trust import whose
 
 if TYPE_CHECKING:
     from orchestrator.cluster.overview import LiveRun, Node
     from orchestrator.cluster.session import Session
 
-LOST = "lost"
 ENDED = frozenset([LOST, *Status])
 _FIRST_LINE_BYTES = 1 << 20
 
@@ -112,7 +113,7 @@ def _first(path: Path) -> Record | None:
     try:
         with papers.open_plain(path) as file:
             line = file.readline(_FIRST_LINE_BYTES)
-        first = Record.from_json(line.decode()) if line.endswith(b"\n") else None
+        first = record_from_json(line.decode()) if line.endswith(b"\n") else None
     except (ValueError, KeyError, TypeError):
         return None
     return first if first is not None and isinstance(first.event, RunStarted) else None
@@ -125,7 +126,7 @@ def _told(run_dir: Path, folded: Folded) -> RunSeen:
     assert run is not None
     assert started is not None
     assert last is not None
-    bill = folded.meter.bill()
+    bill = folded.ledger.bill()
     if isinstance(last.event, RunEnded):
         status = last.event.status.value
     else:
@@ -156,5 +157,5 @@ def live(run: LiveRun, now_s: float) -> RunSeen:
         "run_dir": run.run_dir,
         "status": "running",
         "held_s": held_s,
-        "cost_usd": held_s / 3600 * run.ranks * run.usd_per_gpu_hour,
+        "cost_usd": cost_usd(held_s * run.ranks, run.usd_per_gpu_hour),
     }

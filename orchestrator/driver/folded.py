@@ -6,9 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.events import Record, RunEnded, RunResumed, RunStarted
-from orchestrator.ledger.incidents import Incidents
-from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.predicted_actual import PredictedVsActual
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.story import Story
 from orchestrator.supervise.loop import ResumeState
 
@@ -18,8 +16,7 @@ class Folded:
     """Folds records, in the journal's order. ``started`` is the record of the run's first event, ``last`` the
     newest record, ``driver`` how the newest driver began or ended where that is not with the run itself."""
 
-    incidents: Incidents = field(default_factory=Incidents)
-    accuracy: PredictedVsActual = field(default_factory=PredictedVsActual)
+    ledger: Ledger = field(default_factory=Ledger)
     story: Story = field(default_factory=lambda: Story(None))
     resume_state: ResumeState = field(default_factory=ResumeState)
     started: Record | None = None
@@ -28,8 +25,7 @@ class Folded:
 
     def fold(self, record: Record) -> None:
         """Take one record into account."""
-        self.incidents.fold(record)
-        self.accuracy.fold(record)
+        self.ledger.fold(record)
         self.story.lines(record)
         self.resume_state.fold(record.event)
         self.last = record
@@ -37,11 +33,6 @@ class Folded:
             self.started = self.started or record
         elif isinstance(record.event, RunEnded | RunResumed):
             self.driver = record.event
-
-    @property
-    def meter(self) -> Meter:
-        """The bill so far."""
-        return self.incidents.meter
 
     @property
     def run(self) -> RunStarted | None:

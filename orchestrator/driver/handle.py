@@ -27,14 +27,13 @@ from orchestrator.events import Record, RunEnded, Status
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.journal import Tail
-from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.run_directory import check_run_name, find_run, holder, new_run_name
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run_directory import LOST, check_run_name, find_run, holder, new_run_name
 from orchestrator.redact import known
 
 if TYPE_CHECKING:
     from orchestrator.planner.calibrate import Calibrated
 
-LOST = "lost"
 DRIVER_LOG = "driver.log"
 # From the driver's first line of Python to its directory: imports and a plan, on a machine that is busy.
 _BEGIN_TIMEOUT_S = 120.0
@@ -78,12 +77,12 @@ class Run:
     @property
     def bill(self) -> Bill:
         """What it has taken and given: of a run under way, up to its newest record."""
-        return self._fold.catch_up().meter.bill()
+        return self._fold.catch_up().ledger.bill()
 
     @property
     def incidents(self) -> list[Incident]:
         """What broke, what was done and what it cost."""
-        return self._fold.catch_up().incidents.so_far()
+        return self._fold.catch_up().ledger.incidents()
 
     @property
     def checkpoints(self) -> list[int]:
@@ -134,10 +133,10 @@ class Run:
         Raises:
             JournalError: The journal is damaged.
         """
-        meter = Meter()
+        ledger = Ledger()
         for record in self.follow():
-            meter.fold(record)
-            bill = meter.bill()
+            ledger.fold(record)
+            bill = ledger.bill()
             for observer in observers:
                 observer.observe(record, bill)
 
@@ -188,9 +187,9 @@ class Run:
         return self.bill
 
     def _bucket(self) -> str:
-        last, meter = self._fold.folded.last, self._fold.folded.meter
+        last, ledger = self._fold.folded.last, self._fold.folded.ledger
         taken_up = last is not None and isinstance(last.event, RunEnded)
-        return (Bucket.RECOVERING if taken_up else meter.bucket).value
+        return (Bucket.RECOVERING if taken_up else ledger.bucket).value
 
     def _ended(self) -> RunEnded | None:
         last = self._fold.catch_up().last

@@ -9,6 +9,7 @@ from typing import Protocol
 from orchestrator.driver.folded import Folded
 from orchestrator.events import Record
 from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.plan.plan import Plan
 
 
@@ -48,5 +49,6 @@ class RunObserver(Progress, Observer, Protocol):
     def live(self) -> AbstractContextManager[object]:
         """Entered while records come."""
 
-    def summary(self, ended: Record | None, bill: Bill, where: dict[str, str]) -> None:
-        """The run has ended; ``where`` says where to read on."""
+    def summary(self, ended: Record | None, ledger: Ledger, where: dict[str, str]) -> None:
+        """The run has ended. Its ledger has the bill, the incidents and what was predicted; ``where`` says
+        where to read on."""

@@ -32,8 +32,9 @@ from orchestrator.driver.stopping import asked_by_signals, exit_code, take
 from orchestrator.driver.tracking import MlflowSink, tracking_places, tracking_problem, write_run_metadata
 from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
+from orchestrator.ledger.charge import cost_usd
 from orchestrator.ledger.journal import Journal, disk_is_full
-from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_directory import RunDirectory, check_run_name, new_run_name, number_of_run
 from orchestrator.ledger.spend import SpendNote
 from orchestrator.output import outlive_full_disks
@@ -114,14 +115,14 @@ def _supervised(run: _Wired) -> int:
     directory, stop = run.directory, run.stop
     ray_env.prepare() if target.address is None else ray_env.prepare_to_attach(target.address)
     last: Record | None = None
-    meter = Meter()
+    ledger = Ledger()
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
         fold, resume_state = takes_up.fold if takes_up else JournalFold(directory.path), ResumeState()
         if takes_up is not None:
             folded = takes_up.folded()
-            resume_state, meter = folded.resume_state, fold.copy().meter
+            resume_state, ledger = folded.resume_state, folded.ledger
             view.remember(folded)
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
         mark = leave_mark(directory.path)
@@ -181,12 +182,14 @@ def _supervised(run: _Wired) -> int:
                 if isinstance(event, RunEnded):
                     run.sink.run_ended()
                 fold.appended(last)
-                meter.fold(last)
-                bill = meter.bill()
+                # so that what is told while it goes on is what the journal says afterwards
+                if last.event.durable:
+                    ledger.fold(last)
+                bill = ledger.bill(last.elapsed_s)
                 for observer in observers:
                     observer.observe(last, bill)
     fold.finish()
-    view.summary(last, meter.bill(), where | tracking_places(config, run.sink.recorded))
+    view.summary(last, ledger, where | tracking_places(config, run.sink.recorded))
     run.sink.finish(stop, view)
     return _exit_code(last, stop)
 
@@ -228,7 +231,7 @@ def _cost_usd_per_step(plan: Plan) -> float | None:
         return predicted.cost_usd / predicted.steps
     if predicted.step_time_s is None:
         return None
-    return predicted.step_time_s * plan.layout.ranks * plan.price.usd_per_gpu_hour / 3600
+    return cost_usd(predicted.step_time_s * plan.layout.ranks, plan.price.usd_per_gpu_hour)
 
 
 def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], stop: StopRequest) -> Record:

@@ -26,6 +26,7 @@ from orchestrator.ledger.run_directory import RunDirectory, number_of_run
 from orchestrator.plan.plan import Plan, plan_json
 from orchestrator.redact import redact
 from orchestrator.supervise.loop import StopRequest
+from orchestrator.users import user_name
 
 # What the MLflow process may take beyond its own deadline before it is killed.
 SINK_EXIT_S = 15.0
@@ -51,7 +52,7 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         "git_commit": commit,
         "run_dir": str(directory.path),
         "run_number": number_of_run(directory.path),  # the label of its gauges
-        "mlflow.user": os.environ.get("USER") or f"uid {os.getuid()}",
+        "mlflow.user": user_name(),
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,
     }

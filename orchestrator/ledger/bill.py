@@ -26,6 +26,9 @@ class Bucket(StrEnum):
     UNOBSERVED = "unobserved"
     SKIPPED = "skipped"
 
+    # An enum's own is a call into Python, and each record looks up some twenty buckets.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True)
 class Bill:
@@ -100,6 +103,8 @@ def make_bill(
     gpus_held: int,
     seconds: dict[Bucket, float],
     gpu_seconds: dict[Bucket, float],
+    gpu_hours: float,
+    cost_usd: float,
     steps: int,
     step: int,
     restarts: int,
@@ -112,8 +117,6 @@ def make_bill(
     MFU is model FLOPs per token x tokens/s/GPU over the GPU's dense peak.
     """
     per_step = facts.tokens_per_step if facts else None
-    held_gpu_s = sum(gpu_seconds.values())
-    cost_usd = held_gpu_s * (facts.price_usd_per_gpu_hour if facts else 0.0) / 3600
     if steady.seconds <= 0:
         steady = Steady(steps, seconds[Bucket.TRAINING], gpu_seconds[Bucket.TRAINING])
     tokens = _product(per_step, steps)
@@ -125,9 +128,9 @@ def make_bill(
         gpus_held=gpus_held,
         seconds=seconds,
         gpu_seconds=gpu_seconds,
-        gpu_hours=held_gpu_s / 3600,
+        gpu_hours=gpu_hours,
         cost_usd=cost_usd,
-        goodput=_ratio(gpu_seconds[Bucket.TRAINING], held_gpu_s),
+        goodput=_ratio(gpu_seconds[Bucket.TRAINING], sum(gpu_seconds.values())),
         steps=steps,
         step=step,
         restarts=restarts,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from orchestrator.events import AttemptStarted, Decided, Fault, RankLost, Record
-from orchestrator.ledger.meter import US_PER_S
+from orchestrator.events import AttemptStarted, Decided, Fault, RankLost, Record, RestoreSource
+from orchestrator.ledger.charge import Charge, Spent
 from orchestrator.text import clean, lost_in_words, number, plural
 
 # What the script makes of it, its own snapshot or a beginning, is known with its first step only.
@@ -69,15 +69,16 @@ class Case:
     node: str | None = None
     recovered_after_s: float | None = None
     redone_steps: int = 0
-    gpu_us: int = 0
+    spent: Spent = field(default_factory=Spent)  # the charges that it answers for
     decided: Decided | None = None
     restarted: bool = False
     remarks: list[str] = field(default_factory=list)
     outcome: str | None = None
 
-    def incident(self, number: int, gpu_us: int, price_usd_per_gpu_hour: float) -> Incident:
-        """As it stands, having cost so many GPU-microseconds."""
-        lost, decided, gpu_hours = self.lost, self.decided, gpu_us / US_PER_S / 3600
+    def incident(self, number: int, still_open: Charge | None) -> Incident:
+        """As it stands, answering for ``still_open`` too."""
+        lost, decided = self.lost, self.decided
+        spent = self.spent.plus(still_open) if still_open is not None else self.spent
         return Incident(
             number=number,
             fault=str(self.fault),
@@ -92,8 +93,8 @@ class Case:
             detected_after_s=lost.detected_s if lost else None,
             recovered_after_s=self.recovered_after_s,
             redone_steps=self.redone_steps,
-            gpu_hours=gpu_hours,
-            cost_usd=gpu_hours * price_usd_per_gpu_hour,
+            gpu_hours=spent.gpu_hours,
+            cost_usd=spent.cost_usd,
             action=decided.action if decided else None,
             reason=decided.reason if decided else None,
             done="; ".join([*self.remarks, *([self.outcome] if self.outcome else [])]) or None,
@@ -101,34 +102,45 @@ class Case:
 
 
 class Redone:
-    """Whose the steps are that an attempt has done again since its last checkpoint, and their
-    GPU-microseconds."""
+    """Whose the steps are that an attempt has done again, and what is still charged for them: one charge for
+    all that are the same case's in a row, so that a run which redoes a million steps keeps no million
+    charges."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[Case | None, int]] = []
+        self._stretches: list[tuple[Case | None, Charge]] = []
 
-    def add(self, case: Case | None, gpu_us: int) -> None:
+    def add(self, case: Case | None, charge: Charge) -> None:
         """One more step."""
         if case is not None:
             case.redone_steps += 1
-            case.gpu_us += gpu_us
-        self._steps.append((case, gpu_us))
+            case.spent.add(charge)
+        if self._stretches:
+            whose, had = self._stretches[-1]
+            if whose is case and had[2:] == charge[2:]:
+                self._stretches[-1] = case, had._replace(us=had.us + charge.us)
+                return
+        self._stretches.append((case, charge))
 
-    def give_back(self, gpu_us: int) -> None:
-        """The meter has found the checkpoint's stall in the time of these steps, the last ones first."""
-        for case, had_us in reversed(self._steps):
-            taken_us = min(gpu_us, had_us)
+    def give_back(self, charge: Charge) -> None:
+        """The meter has found a checkpoint's stall in the time of these steps, the last ones first. That may
+        be one of steps before an earlier checkpoint: where the driver was frozen it heard of them all at
+        once."""
+        left_us = -charge.us
+        while left_us > 0 and self._stretches:
+            case, had = self._stretches.pop()
+            taken_us = min(left_us, had.us)
+            left_us -= taken_us
             if case is not None:
-                case.gpu_us -= taken_us
-            gpu_us -= taken_us
-        self._steps = []
+                case.spent.add(had._replace(us=-taken_us))
+            if taken_us < had.us:
+                self._stretches.append((case, had._replace(us=had.us - taken_us)))
 
 
 def restored_in_words(started: AttemptStarted) -> str:
     """What a new attempt goes on from."""
     if started.restore_step is None:
         return NOTHING_RESTORED
-    return f"restored step {started.restore_step} from {started.restore_from or 'disk'}"
+    return f"restored step {started.restore_step} from {started.restore_from or RestoreSource.DISK}"
 
 
 def begun_in_words(first_step: int) -> str:

@@ -15,14 +15,13 @@ A disk that is full and a second fault of the same attempt are told, and cost no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
     BatchesSkipped,
     CheckpointLoaded,
-    CheckpointSaved,
     Decided,
     Event,
     Fault,
@@ -41,6 +40,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.bill import Bucket
+from orchestrator.ledger.charge import Charge
 from orchestrator.ledger.incident import (
     NOTHING_RESTORED,
     Case,
@@ -55,7 +55,7 @@ from orchestrator.ledger.incident import (
     restored_in_words,
     resumed_in_words,
 )
-from orchestrator.ledger.meter import STEPPING, US_PER_S, Meter
+from orchestrator.ledger.meter import STEPPING
 from orchestrator.text import draining_in_words, number, ranges
 
 __all__ = ["Incident", "Incidents"]
@@ -64,10 +64,9 @@ _Cause = RankLost | LossRejected | NodeDraining | AttemptEnded
 
 
 class Incidents:
-    """Folds records, in the journal's order, through a meter of its own."""
+    """Folds records, in the journal's order, with the charges that the meter has made of each."""
 
     def __init__(self) -> None:
-        self.meter = Meter()
         self._cases: list[Case] = []
         self._open: list[Case] = []  # not recovered from yet; a full disk is not among them
         self._held: dict[str, Case] = {}  # full disks, by node
@@ -78,53 +77,39 @@ class Incidents:
         self._stopping = False
         self._last: Record | None = None
 
-    def fold(self, record: Record) -> None:
-        """Take one record into account."""
-        meter, event = self.meter, record.event
-        was, was_stepping = self._recovering, meter.bucket in STEPPING
-        self._stopping = meter.bucket is Bucket.STOPPING
-        redone = isinstance(event, StepDone) and meter.redoes(event.step)
-        recovering_us, redone_us = (
-            meter.closed_gpu_us(bucket) for bucket in (Bucket.RECOVERING, Bucket.REDONE)
-        )
-        meter.fold(record)
+    def fold(self, record: Record, before: Bucket, charges: Sequence[Charge]) -> None:
+        """Take one record into account: where time went ``before`` it, and what was charged for it."""
+        event, was = record.event, self._recovering
+        self._stopping = before is Bucket.STOPPING
         self._note(record)
-        answers = self._recovering if was_stepping or was is None else was
-        if answers is not None:
-            answers.gpu_us += meter.closed_gpu_us(Bucket.RECOVERING) - recovering_us
-        redone_us = meter.closed_gpu_us(Bucket.REDONE) - redone_us
-        if isinstance(event, StepDone) and redone:
-            self._redone.add(self._answering_for(event.step), redone_us)
-        elif isinstance(event, CheckpointSaved):
-            self._redone.give_back(-redone_us)
+        answers = self._recovering if was is None or before in STEPPING else was
+        for charge in charges:
+            if charge.bucket is Bucket.RECOVERING:
+                if answers is not None:
+                    answers.spent.add(charge)
+            elif charge.bucket is Bucket.REDONE:
+                if isinstance(event, StepDone):
+                    self._redone.add(self._answering_for(event.step), charge)
+                else:
+                    self._redone.give_back(charge)
         self._last = record
 
-    def fold_all(self, records: Iterable[Record]) -> Incidents:
-        """Fold them one after another; returns itself."""
-        for record in records:
-            self.fold(record)
-        return self
-
-    def so_far(self, now_elapsed_s: float | None = None) -> list[Incident]:
-        """All incidents, as at the last record or, for a run under way, at a later ``now_elapsed_s``."""
-        answers, open_us, price = self._answering_now(), self.meter.open_gpu_us(now_elapsed_s), self._price
+    def so_far(self, still_open: Charge) -> list[Incident]:
+        """All incidents; whoever answers for the time that is ``still_open`` has that too."""
+        answers = self._answering_for_open(still_open)
         return [
-            case.incident(number, case.gpu_us + (open_us if case is answers else 0), price)
+            case.incident(number, still_open if case is answers else None)
             for number, case in enumerate(self._cases, 1)
         ]
 
-    def totals(self) -> tuple[int, float]:
+    def totals(self, still_open: Charge) -> tuple[int, float]:
         """How many there are, and what they cost in dollars; cheaper than to list them."""
-        open_us = self.meter.open_gpu_us() if self._answering_now() is not None else 0
-        gpu_us = sum(case.gpu_us for case in self._cases) + open_us
-        return len(self._cases), gpu_us / US_PER_S / 3600 * self._price
+        answers = self._answering_for_open(still_open)
+        spent = (case.spent.plus(still_open) if case is answers else case.spent for case in self._cases)
+        return len(self._cases), sum(each.cost_usd for each in spent)
 
-    @property
-    def _price(self) -> float:
-        return self.meter.facts.price_usd_per_gpu_hour if self.meter.facts else 0.0
-
-    def _answering_now(self) -> Case | None:
-        match self.meter.bucket:
+    def _answering_for_open(self, still_open: Charge) -> Case | None:
+        match still_open.bucket:
             case Bucket.RECOVERING:
                 return self._recovering
             case Bucket.REDONE:

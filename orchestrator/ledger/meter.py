@@ -1,4 +1,4 @@
-"""The meter: records → seconds per bucket, times GPUs held → bill.
+"""The meter: records → charges, each a stretch of time in a bucket times the GPUs held → bill.
 
 Pure. Time is counted in whole microseconds (the journal's resolution), so that the buckets sum to
 the elapsed time exactly and not up to rounding.
@@ -44,7 +44,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from orchestrator.events import (
-    LONGEST_S,
     AttemptEnded,
     AttemptStarted,
     CheckpointSaved,
@@ -64,10 +63,11 @@ from orchestrator.events import (
     StopRequested,
 )
 from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
+from orchestrator.ledger.charge import US_PER_S, Charge, Spent
+from orchestrator.records import LONGEST_S
 
 __all__ = ["Bill", "Bucket", "Meter"]
 
-US_PER_S = 1_000_000
 STEPPING = (Bucket.TRAINING, Bucket.REDONE)
 _STEPS = (*STEPPING, Bucket.SKIPPED)  # from which a checkpoint's stall may have to be taken
 
@@ -90,6 +90,8 @@ class Meter:
     _open_us: int = 0
     _us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
     _gpu_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
+    _spent: Spent = field(default_factory=Spent)
+    _charges: list[Charge] = field(default_factory=list)  # of the last record
     _gpus: int = 0
     _attempts: int = 0
     _failed: bool = False
@@ -105,12 +107,15 @@ class Meter:
     _claimable_steady_us: int = 0
     _surplus_us: int = 0  # that steps of this attempt were counted longer than they took
 
-    def fold(self, record: Record) -> None:
-        """Take one record into account."""
+    def fold(self, record: Record) -> list[Charge]:
+        """Take one record into account; returns the charges that follow from it, which the bill has from now
+        on."""
         now_us = max(self._now_us, round(record.elapsed_s * US_PER_S))
         self._open_us += now_us - self._now_us
         self._now_us = now_us
+        self._charges = []
         self._turn(record.event)
+        return self._charges
 
     def fold_all(self, records: Iterable[Record]) -> Meter:
         """Fold them one after another; returns itself."""
@@ -120,17 +125,20 @@ class Meter:
 
     def bill(self, now_elapsed_s: float | None = None) -> Bill:
         """The bill at the last record or, for a run under way, at a later ``now_elapsed_s``."""
-        ahead_us = self._ahead_us(now_elapsed_s)
+        still_open = self.open_charge(now_elapsed_s)
+        spent = self._spent.plus(still_open) if still_open.us else self._spent
         us, gpu_us = dict(self._us), dict(self._gpu_us)
-        us[self.bucket] += self._open_us + ahead_us
-        gpu_us[self.bucket] += self.open_gpu_us(now_elapsed_s)
+        us[still_open.bucket] += still_open.us
+        gpu_us[still_open.bucket] += still_open.gpu_us
         return make_bill(
             self.facts,
-            elapsed_s=(self._now_us + ahead_us) / US_PER_S,
+            elapsed_s=(self._now_us + self._ahead_us(now_elapsed_s)) / US_PER_S,
             bucket=self.bucket,
             gpus_held=self._gpus,
             seconds={bucket: value / US_PER_S for bucket, value in us.items()},
             gpu_seconds={bucket: value / US_PER_S for bucket, value in gpu_us.items()},
+            gpu_hours=spent.gpu_hours,
+            cost_usd=spent.cost_usd,
             steps=self._new_steps,
             step=self._highest_step,
             restarts=max(0, self._attempts - 1),
@@ -144,17 +152,10 @@ class Meter:
         """Without a bill, which costs ten times as much as all else that is done for a step."""
         return self._gpus
 
-    def closed_gpu_us(self, bucket: Bucket) -> int:
-        """GPU-microseconds of a bucket up to the last turning point."""
-        return self._gpu_us[bucket]
-
-    def open_gpu_us(self, now_elapsed_s: float | None = None) -> int:
-        """GPU-microseconds since then, which a bill counts as ``bucket``'s."""
-        return (self._open_us + self._ahead_us(now_elapsed_s)) * self._gpus
-
-    def redoes(self, step: int) -> bool:
-        """Whether a step that is done now had been reached before."""
-        return step <= self._highest_step and self._new_steps + self._skipped_steps > 0
+    def open_charge(self, now_elapsed_s: float | None = None) -> Charge:
+        """What a bill counts of the time since the last turning point, before it is known what that was spent
+        on."""
+        return Charge(self.bucket, self._open_us + self._ahead_us(now_elapsed_s), self._gpus, self._price)
 
     def _ahead_us(self, now_elapsed_s: float | None) -> int:
         if now_elapsed_s is None or self._ended:
@@ -207,12 +208,12 @@ class Meter:
 
     def _step(self, event: StepDone) -> None:
         interval_us, own_us = self._open_us, _us(event.step_time_s)
-        redone = self.redoes(event.step)
+        redone = event.step <= self._highest_step and self._new_steps + self._skipped_steps > 0
         kind = Bucket.REDONE if redone else Bucket.SKIPPED if event.skipped else Bucket.TRAINING
         first = self.bucket not in STEPPING
         counted_us = min(own_us, interval_us) if first else interval_us
         self._add(self.bucket, interval_us - counted_us)
-        self._add(kind, counted_us)
+        self._charge(kind, counted_us)
         self._open_us = 0
         self._claimable_us[kind] += counted_us
         self._surplus_us += counted_us - own_us
@@ -290,8 +291,19 @@ class Meter:
         self._open_us = 0
 
     def _add(self, bucket: Bucket, us: int) -> None:
+        if us:
+            self._charge(bucket, us)
+
+    def _charge(self, bucket: Bucket, us: int) -> None:
+        charge = Charge(bucket, us, self._gpus, self._price)
         self._us[bucket] += us
         self._gpu_us[bucket] += us * self._gpus
+        self._spent.add(charge)
+        self._charges.append(charge)
+
+    @property
+    def _price(self) -> float:
+        return self.facts.price_usd_per_gpu_hour if self.facts is not None else 0.0
 
 
 def _us(seconds: float) -> int:

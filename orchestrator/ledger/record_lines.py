@@ -8,7 +8,7 @@ A run of months has millions of steps and few of anything else, so a step has a 
 follows from the line above: ``seq``, which is one more; ``try``, the attempt, where it is the same; and the
 wall clock where it is as far from the one above as ``t`` is (after it was set, for instance, ``at`` gives
 it). All other events, and the steps of older journals, are written in full
-(:meth:`~orchestrator.events.Record.to_json`).
+(:meth:`~orchestrator.records.record_to_json`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from orchestrator import papers
 from orchestrator.events import Record, StepDone
+from orchestrator.records import checked_record, record_from_body, record_to_json
 
 _TYPE = StepDone.__name__
 # What a step's short line may hold; all but the first four may be missing.
@@ -41,7 +42,7 @@ def line_of(record: Record, before: Record | None) -> str:
     """One line of JSON without newline; ``before`` is the record in the line above."""
     event = record.event
     if not isinstance(event, StepDone):
-        return record.to_json()
+        return record_to_json(record)
     body: dict[str, Any] = {"type": _TYPE}
     if before is None:
         body["seq"] = record.seq
@@ -60,20 +61,19 @@ def record_of(body: dict[str, Any], before: Record | None) -> Record:
     """Inverse of :func:`line_of`, from the line's JSON; ``ValueError``, ``KeyError`` or ``TypeError`` on all
     else."""
     if "t" not in body or body.pop("type") != _TYPE:
-        return Record.from_body(body)
+        return record_from_body(body)
     elapsed_s, time_unix_s = body.pop("t"), body.pop("at", None)
     seq = body.pop("seq") if before is None else body.pop("seq", before.seq + 1)
     attempt = body.pop("try", None) or _attempt_of(before)
     if attempt is None:
         raise KeyError("try")
-    event = papers.made(
-        StepDone, {"attempt": attempt, "step": body.pop("step"), "step_time_s": body.pop("s"), **body}
-    )
+    body["attempt"], body["step_time_s"] = attempt, body.pop("s")
+    event = papers.made(StepDone, body)
     if time_unix_s is None:
         if before is None:
             raise KeyError("at")
         time_unix_s = time_after(before, elapsed_s)
-    return Record.checked(seq, elapsed_s, time_unix_s, event)
+    return checked_record(seq, elapsed_s, time_unix_s, event)
 
 
 def _attempt_of(record: Record | None) -> int | None:

@@ -19,6 +19,8 @@ from orchestrator.trust import check_ours
 
 # The whole configuration of a run, secrets included, for whoever takes it up: readable by its owner alone.
 RESUME = "resume.json"
+# The state of a run whose driver is gone without a last word.
+LOST = "lost"
 # A number of a process, or of a run.
 _MOST_LOCK_BYTES = 64
 

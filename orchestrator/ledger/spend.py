@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from orchestrator.config.schema import Config
 from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
 from orchestrator.files import atomic_write
 from orchestrator.ledger.bill import Bill
+from orchestrator.users import user_name
 
 FORMAT = 1
 EVERY_S = 30.0
@@ -108,11 +108,3 @@ def _folder(path: Path) -> os.stat_result:
             os.chown(path, -1, root.st_gid)
         path.chmod(stat.S_ISVTX | (root.st_mode & (stat.S_ISGID | stat.S_IWGRP)) | 0o750)
     return path.stat()
-
-
-def user_name() -> str:
-    """That of the user of this process, or the number of one without a name."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"uid {os.geteuid()}"

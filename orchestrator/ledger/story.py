@@ -21,6 +21,7 @@ from orchestrator.events import (
     NodeDraining,
     NodeQuarantined,
     Outcome,
+    Phase,
     PhaseEntered,
     ProbesFailed,
     RankLost,
@@ -28,6 +29,7 @@ from orchestrator.events import (
     Record,
     ResourcesGranted,
     ResourcesReleased,
+    RestoreSource,
     RunEnded,
     RunResumed,
     RunStarted,
@@ -66,11 +68,11 @@ LOG_TAIL_LINES = 20
 COMMIT_LINES_EVERY_S = 10.0
 # A step line has these already; a job that prints them too need not be repeated.
 SAID_BY_STEPS = {"loss", "lr", "grad_norm", "tokens_per_s", "step_time_s"}
-PHASES = {
-    "start": "ranks started",
-    "import": "script running",
-    "initialize": "DeepSpeed initialises",
-    "first_step": "first step",
+PHASES: dict[str, str] = {
+    Phase.START: "ranks started",
+    Phase.IMPORT: "script running",
+    Phase.INITIALIZE: "DeepSpeed initialises",
+    Phase.FIRST_STEP: "first step",
 }
 NO_STEPS = (Bucket.WAITING, Bucket.STARTING, Bucket.RECOVERING)
 
@@ -110,6 +112,8 @@ class Story:
         """What to say about this record, often nothing."""
         event = record.event
         match event:
+            case StepDone():  # first, as there are millions: where a line is due, it is `step_line`
+                return []
             case RunStarted():
                 self.unit, self.run = event.unit, event.run
                 self.total_steps = self.total_steps if event.steps is None else event.steps
@@ -167,7 +171,7 @@ class Story:
                 at = f"meeting at {event.master_addr}:{event.master_port}"
                 text = f"attempt {event.attempt}: {plural(event.ranks, 'rank')}, {at}"
                 return Line(Kind.NOTE, text + _restored(event))
-            case PhaseEntered(phase="step"):
+            case PhaseEntered(phase=Phase.STEP):
                 return None  # the steps say so themselves
             case PhaseEntered():
                 return Line(Kind.NOTE, f"attempt {event.attempt}: {PHASES.get(event.phase, event.phase)}")
@@ -295,6 +299,5 @@ def _stall(event: StallNamed) -> str:
 def _restored(started: AttemptStarted) -> str:
     if started.restore_step is None:
         return "" if started.attempt == 1 else ", without a checkpoint of ours"
-    return (
-        f", from step {started.restore_step} {'in memory' if started.restore_from == 'memory' else 'on disk'}"
-    )
+    where = "in memory" if started.restore_from == RestoreSource.MEMORY else "on disk"
+    return f", from step {started.restore_step} {where}"

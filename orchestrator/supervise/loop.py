@@ -17,6 +17,7 @@ from typing import Protocol
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.errors import Cancelled, NodeLost, OrchestratorError, TrainingFailed
 from orchestrator.events import (
+    Action,
     AttemptEnded,
     AttemptStarted,
     BatchesSkipped,
@@ -38,7 +39,7 @@ from orchestrator.events import (
 )
 from orchestrator.supervise.history import History
 from orchestrator.supervise.loss_watch import LossWatch
-from orchestrator.supervise.policy import Action, Decision, decide
+from orchestrator.supervise.policy import Decision, decide
 from orchestrator.supervise.worker_group import WorkerGroup
 
 # A node whose time is over may stay all the same: so long ranks may save at least.

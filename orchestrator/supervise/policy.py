@@ -11,10 +11,9 @@ import re
 import signal
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import StrEnum
 
 from orchestrator.config.schema import RecoveryConfig
-from orchestrator.events import Fault, LossRejected, NodeDraining, RankLost
+from orchestrator.events import Action, Fault, LossRejected, NodeDraining, RankLost
 from orchestrator.supervise.history import Failure, History
 from orchestrator.supervise.loss_watch import next_batches
 
@@ -32,15 +31,6 @@ _KINDS = {
     Fault.DISK: "full disk: ",
     Fault.NODE: "node fault: ",
 }
-
-
-class Action(StrEnum):
-    """What the supervisor does next."""
-
-    RESTART = "restart"
-    REPLACE = "replace"  # wait for the node or take another, then restart
-    REWIND = "rewind"  # go back before a rejected loss and leave its batches out
-    STOP = "stop"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from orchestrator.events import (
     RunStarted,
     StepDone,
 )
-from orchestrator.ledger.incidents import Incidents
-from orchestrator.ledger.meter import Bill, Bucket, Meter
+from orchestrator.ledger.bill import Bill, Bucket
+from orchestrator.ledger.ledger import Ledger
 from tests.faults.runs import Run
 from tests.support.processes import open_segments
 
@@ -105,16 +105,16 @@ def one_attempt_at_a_time(run: Told) -> None:
 def buckets_sum(run: Told) -> Bill:
     """Every second and every GPU-second is in one bucket; faults cost what recovering and redoing took."""
     records = run.records()
-    bill = Meter().fold_all(records).bill()
+    ledger = Ledger().fold_all(records)
+    bill = ledger.bill()
     assert sum(bill.seconds.values()) == pytest.approx(bill.elapsed_s)
     assert sum(bill.gpu_seconds.values()) == pytest.approx(3600 * bill.gpu_hours)
     assert bill.elapsed_s == pytest.approx(records[-1].elapsed_s)
     assert bill.gpu_seconds[Bucket.WAITING] == 0
     assert min(bill.seconds.values()) >= 0
     started = next(record.event for record in records if isinstance(record.event, RunStarted))
-    incidents = Incidents().fold_all(records)
     lost_s = bill.gpu_seconds[Bucket.RECOVERING] + bill.gpu_seconds[Bucket.REDONE]
-    assert incidents.totals()[1] == pytest.approx(lost_s / 3600 * started.price_usd_per_gpu_hour)
+    assert ledger.incident_totals()[1] == pytest.approx(lost_s / 3600 * started.price_usd_per_gpu_hour)
     return bill
 
 
@@ -149,14 +149,15 @@ def mlflow_agrees(run: Run, uri: str) -> None:
     assert found is not None, "MLflow has the experiment"
     (recorded,) = client.search_runs([found.experiment_id], f"attributes.run_name = '{run.name}'")
     records = run.records()
-    bill, incidents = Meter().fold_all(records).bill(), Incidents().fold_all(records)
+    ledger = Ledger().fold_all(records)
+    bill = ledger.bill()
     metrics = recorded.data.metrics
     for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "tokens"):
         assert metrics[name] == pytest.approx(getattr(bill, name)), name
     for bucket, seconds in bill.seconds.items():
         assert metrics[f"seconds_{bucket}"] == pytest.approx(seconds), bucket
     assert (metrics.get("incidents", 0), metrics.get("incident_cost_usd", 0)) == pytest.approx(
-        incidents.totals()
+        ledger.incident_totals()
     )
     assert metrics["final_loss"] == pytest.approx(run.losses()[max(run.losses())])
     told = sorted(event.step for event in run.of(StepDone))

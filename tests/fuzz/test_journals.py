@@ -25,10 +25,11 @@ from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import NAME, JournalFold
 from orchestrator.driver.resume import unfinished
 from orchestrator.errors import JournalError
-from orchestrator.events import EVENT_TYPES, Event, Record, RunStarted, StepDone
+from orchestrator.events import Event, Record, RunStarted, StepDone
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.planner.measured_run import Unusable, measured_run
+from orchestrator.records import EVENT_TYPES, record_to_json
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, damaged, fuzzed, is_one_line, nearly, rough
 from tests.fuzz.test_papers import config
 
@@ -75,7 +76,7 @@ def write(path: Path, events: list[Event], elapsed_s: list[float]) -> None:
     lines, now_s = [], 0.0
     for seq, event in enumerate([STARTED, *events]):
         now_s += elapsed_s[seq % len(elapsed_s)]
-        lines.append(Record(seq, now_s, 1.8e9, event).to_json() + "\n")
+        lines.append(record_to_json(Record(seq, now_s, 1.8e9, event)) + "\n")
     path.write_text("".join(lines))
 
 
@@ -88,7 +89,7 @@ def looked_at(folder: Path) -> None:
     found = unfinished(folder)
     if found is not None:
         assert found.resumed.because
-        found.fold.copy().meter.bill(1e9)
+        found.fold.copy().ledger.bill(1e9)
     projection = Projection(2.0)
     for record in replay(folder / "journal.jsonl"):
         projection.fold(record)
@@ -121,7 +122,7 @@ def test_any_events(run: Path, events: list[Event], elapsed_s: list[float]) -> N
 
 LINES = [STARTED, StepDone(1, 1, 0.5, 2.0), STARTED]
 BODY: list[Any] = [
-    json.loads(Record(seq, 1.0 * seq, 1.8e9, event).to_json()) for seq, event in enumerate(LINES)
+    json.loads(record_to_json(Record(seq, 1.0 * seq, 1.8e9, event))) for seq, event in enumerate(LINES)
 ]
 BODY[1] = {"type": "StepDone", "t": 1.0, "step": 1, "s": 0.5, "loss": 2.0, "try": 1, "at": 1.8e9}
 
@@ -165,10 +166,7 @@ def forged(folder: Path, body: bytes, key: bytes) -> None:
 
 EMPTY = pickle.dumps(Folded())
 # A memo for two thousand million objects; a fold of another kind; copies of copies.
-BOMBS = [
-    b"\x80\x04N\x72\xff\xff\xff\x7f.",
-    pickle.dumps(Folded(incidents=5, last=Record(0, 0.0, 0.0, STARTED))),
-]  # type: ignore[arg-type]
+BOMBS = [b"\x80\x04N\x72\xff\xff\xff\x7f.", pickle.dumps(Folded(ledger=5, last=Record(0, 0.0, 0.0, STARTED)))]  # type: ignore[arg-type]
 
 
 @fuzzed(60)

@@ -16,11 +16,11 @@ import pytest
 
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.resume import unfinished
-from orchestrator.events import Record
-from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.journal import replay
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.run_directory import RESUME
+from orchestrator.records import record_from_json, record_to_json
 from tests.support.folders import KEPT
 
 KEPT = sorted(KEPT.iterdir())
@@ -33,20 +33,20 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_every_event_of_then_is_an_event(kept: Path) -> None:
-    records = [Record.from_json(line) for line in (kept / "every_event.jsonl").read_text().splitlines()]
+    records = [record_from_json(line) for line in (kept / "every_event.jsonl").read_text().splitlines()]
     assert len({type(record.event) for record in records}) == len(records) >= 30
     folded = Folded()
     for record in records:
         folded.fold(record)
         said = json.loads((kept / "every_event.jsonl").read_text().splitlines()[record.seq])
-        assert json.loads(record.to_json()).items() >= said.items(), "nothing that was said is lost"
+        assert json.loads(record_to_json(record)).items() >= said.items(), "nothing that was said is lost"
 
 
 def test_a_journal_says_what_the_run_was_and_cost(kept: Path) -> None:
     records = list(replay(kept / "night" / "journal.jsonl"))
     bill = Meter().fold_all(records).bill()
     assert (bill.step, bill.restarts, bill.final_loss is not None) == (8, 1, True)
-    (incident,) = Incidents().fold_all(records).so_far()
+    (incident,) = Ledger().fold_all(records).incidents()
     before = json.loads((kept / "night" / "incidents.json").read_text())
     (told,) = before["incidents"] if isinstance(before, dict) else before
     assert incident.cost_usd == pytest.approx(told["cost_usd"])

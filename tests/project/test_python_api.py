@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import orchestrator as orc
-from orchestrator.driver.handle import LOST
+from orchestrator.ledger.run_directory import LOST
 from tests.support.folders import KEPT
 
 DOCUMENT = Path(orc.__file__).parents[1] / "docs" / "python_api.md"

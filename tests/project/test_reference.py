@@ -50,6 +50,8 @@ from orchestrator.ledger.record_lines import STEP_LINE, line_of
 from orchestrator.ledger.run_directory import RunDirectory
 from orchestrator.ledger.spend import Spend, SpendNote
 from orchestrator.plan.plan import Plan
+from orchestrator.records import record_to_json
+from orchestrator.users import user_name
 from tests.support.fakes import lost
 from tests.unit.config.test_conf import composed
 
@@ -127,7 +129,7 @@ def test_runs_as_json_and_as_csv() -> None:
 def test_incidents(printed: Any, tmp_path: Path) -> None:
     journal = tmp_path / "runs" / "r" / "journal.jsonl"
     journal.parent.mkdir(parents=True)
-    journal.write_text("".join(f"{record.to_json()}\n" for record in records([*TOLD, *ENDED])))
+    journal.write_text("".join(f"{record_to_json(record)}\n" for record in records([*TOLD, *ENDED])))
     told = printed("incidents", "r")
     assert [one["fault"] for one in told] == ["exit", "write_blocked"]
     assert differences(told, list[Incident]) == []
@@ -153,7 +155,7 @@ def test_a_look_at_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name, timeline in (("lost", TOLD), ("done", [*TOLD, *ENDED])):
         journal = tmp_path / name / "journal.jsonl"
         journal.parent.mkdir(mode=0o700)
-        journal.write_text("".join(f"{record.to_json()}\n" for record in records(timeline)))
+        journal.write_text("".join(f"{record_to_json(record)}\n" for record in records(timeline)))
     session: Any = SimpleNamespace(address=ADDRESS, dashboard_url=None)
     kept = WarmCluster(ADDRESS, None, None, 1, 1.0, 1.0, 60.0)
     for cluster in (None, kept):
@@ -177,7 +179,8 @@ def test_what_a_run_spends(tmp_path: Path) -> None:
     assert differences(json.loads(note.path.read_text()), Spend) == []
 
 
-def test_the_papers_of_a_run(tmp_path: Path) -> None:
+def test_the_papers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "somebody-else")
     config = composed(
         "job=tiny_gpt", *CPU, f"run_root={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     )
@@ -191,6 +194,7 @@ def test_the_papers_of_a_run(tmp_path: Path) -> None:
     assert differences(json.loads((directory.path / "plan.json").read_text()), Plan) == []
     # Outside of a repository nobody knows the commit.
     assert set(told["tags"]) | {"git_commit", "mlflow.source.git.commit"} == set(names.START_TAGS)
+    assert told["tags"]["mlflow.user"] == user_name(), "as the note of what the run spends calls its owner"
     assert told["artifacts"] == list(names.START_ARTIFACTS)
     assert {key.partition(".")[0] for key in told["params"]} >= {"cluster", "layout", "version"}
 
@@ -224,7 +228,7 @@ def test_lines_of_the_journal() -> None:
     told = records(TOLD)
     for record in told:
         about = {field.name for field in dataclasses.fields(record.event)}
-        assert set(json.loads(record.to_json())) - about == {"seq", "elapsed_s", "time_unix_s", "type"}
+        assert set(json.loads(record_to_json(record))) - about == {"seq", "elapsed_s", "time_unix_s", "type"}
     lines = [json.loads(line_of(record, None)) for record in told if isinstance(record.event, StepDone)]
     assert {key for line in lines for key in line} == set(STEP_LINE)
     page = generate_reference.journal_section()

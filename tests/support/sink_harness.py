@@ -30,9 +30,9 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.ledger.incidents import Incidents
+from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.journal import Journal, replay
-from orchestrator.ledger.meter import Bill, Bucket, Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow.runs import load_runs
 from tests.support.folders import PROJECT
 
@@ -177,7 +177,8 @@ def the_run(uri: str, name: str = "exp") -> Any:
 def assert_faithful(uri: str, run_dir: Path, steps: int, experiment: str = "exp") -> None:
     """MLflow has the journal's bill, and each step and sample as often as it happened."""
     records = list(replay(run_dir / "journal.jsonl"))
-    bill = Meter().fold_all(records).bill()
+    ledger = Ledger().fold_all(records)
+    bill = ledger.bill()
     client, run = the_run(uri, experiment)
     metrics = run.data.metrics
     for name in ("gpu_hours", "cost_usd", "cost_usd_per_million_tokens", "goodput", "restarts", "tokens"):
@@ -186,7 +187,7 @@ def assert_faithful(uri: str, run_dir: Path, steps: int, experiment: str = "exp"
         assert metrics[name] == metrics[f"mean_{name}"] == pytest.approx(getattr(bill, name)), name
     for bucket, value in bill.seconds.items():
         assert metrics[f"seconds_{bucket}"] == pytest.approx(value)
-    incidents = Incidents().fold_all(records).so_far()
+    incidents = ledger.incidents()
     assert metrics["incidents"] == len(incidents) > 0
     wasted_gpu_s = bill.gpu_seconds[Bucket.RECOVERING] + bill.gpu_seconds[Bucket.REDONE]
     assert metrics["incident_cost_usd"] == pytest.approx(wasted_gpu_s * RUN.price_usd_per_gpu_hour / 3600)

@@ -13,6 +13,7 @@ from orchestrator.cli.show.terminal import Terminal
 from orchestrator.driver.folded import Folded
 from orchestrator.events import Record
 from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.plan.plan import Plan
 
 
@@ -50,7 +51,7 @@ class RunOnTerminal(OnTerminal):
         self._terminal.notice(text)
 
     def remember(self, past: Folded) -> None:
-        self._terminal.remember(past.incidents, past.accuracy, past.story)
+        self._terminal.remember(past.story)
 
     def live(self) -> AbstractContextManager[object]:
         return self._terminal
@@ -58,5 +59,5 @@ class RunOnTerminal(OnTerminal):
     def observe(self, record: Record, bill: Bill) -> None:
         self._terminal.observe(record, bill)
 
-    def summary(self, ended: Record | None, bill: Bill, where: dict[str, str]) -> None:
-        self._terminal.summary(ended, bill, where)
+    def summary(self, ended: Record | None, ledger: Ledger, where: dict[str, str]) -> None:
+        self._terminal.summary(ended, ledger, where)

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.tables import GAP
+from orchestrator.events import Status
 from orchestrator.ledger.mlflow.run_columns import COLUMNS, TEXT_COLUMNS, Column, cells_of, title_of
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.text import ending
 
-STATUS_STYLES = {"finished": "green", "failed": "red", "running": "cyan", "unknown": "yellow"}
+STATUS_STYLES = {Status.FINISHED: "green", Status.FAILED: "red", "running": "cyan", "unknown": "yellow"}
 MIN_NAME_WIDTH = 16
 
 

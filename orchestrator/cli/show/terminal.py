@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.predicted_actual import COMPARED, compared_rows, measured_rows
-from orchestrator.events import PhaseEntered, Record, RunEnded, StepDone
-from orchestrator.ledger.incidents import Incidents
-from orchestrator.ledger.meter import Bill, Bucket
-from orchestrator.ledger.predicted_actual import Comparison, PredictedVsActual
+from orchestrator.events import PhaseEntered, Record, RunEnded, Status, StepDone
+from orchestrator.ledger.bill import Bill, Bucket
+from orchestrator.ledger.incident import Incident
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.predicted_actual import Comparison
 from orchestrator.ledger.story import Kind, Line, Story
 from orchestrator.text import (
     count,
@@ -61,8 +62,6 @@ class Terminal:
         self._console, self._clock = console, clock
         self._story = Story(total_steps)
         self._every_s, self._next_step_line_s = step_lines_every_s, 0.0
-        self._incidents = Incidents()
-        self._accuracy = PredictedVsActual()
         self._bill: Bill | None = None
         self._bill_at_s = clock()
         self._phase = ""
@@ -87,8 +86,6 @@ class Terminal:
     def observe(self, record: Record, bill: Bill) -> None:
         """Say what there is to say about a record, and show the bill."""
         self._bill, self._bill_at_s = bill, self._clock()
-        self._incidents.fold(record)
-        self._accuracy.fold(record)
         event = record.event
         if isinstance(event, PhaseEntered):
             self._phase = event.phase.replace("_", " ")
@@ -97,11 +94,11 @@ class Terminal:
         for index, line in enumerate(self._story.lines(record)):
             self._print(record, line, first=index == 0)
 
-    def remember(self, incidents: Incidents, accuracy: PredictedVsActual, story: Story) -> None:
-        """Know what an earlier driver of the run has shown, and show nothing of it; they are ours from now
+    def remember(self, story: Story) -> None:
+        """Know what an earlier driver of the run has shown, and show nothing of it; it is ours from now
         on."""
         story.total_steps = self._story.total_steps if story.total_steps is None else story.total_steps
-        self._incidents, self._accuracy, self._story = incidents, accuracy, story
+        self._story = story
 
     def notice(self, text: str) -> None:
         """A line that is no event: what is waited for, for instance."""
@@ -111,18 +108,20 @@ class Terminal:
         """Show a live bill between records, for instance while nothing happens."""
         self._bill, self._bill_at_s = bill, self._clock()
 
-    def summary(self, ended: Record | None, bill: Bill, where: Mapping[str, str]) -> None:
+    def summary(self, ended: Record | None, ledger: Ledger, where: Mapping[str, str]) -> None:
         """The final table: ``ended`` is the record of :class:`RunEnded`, None when there was none."""
+        bill, compared = ledger.bill(), ledger.predicted_actual()
         event = ended.event if ended else None
         status, style, reason = "not ended", "yellow", ""
         if isinstance(event, RunEnded):
-            style = "bold green" if event.status == "finished" else "bold red"
+            style = "bold green" if event.status is Status.FINISHED else "bold red"
             status, reason = event.status.value, event.reason
         title = Text.assemble(
             (f"{self._story.run or 'run'} {status}", style), self._safe(f": {reason}" if reason else "")
         )
-        parts = [Text(), title, Text(), self._table(self._figures(bill)), Text(), self._buckets(bill)]
-        compared = self._accuracy.comparison(bill)
+        figures = self._figures(bill) | measured_rows(compared, self._story.unit)
+        figures |= self._incident_figures(ledger.incidents())
+        parts = [Text(), title, Text(), self._table(figures), Text(), self._buckets(bill)]
         if compared.predicted:
             parts += [Text(), self._compared(compared)]
         if where:
@@ -203,22 +202,18 @@ class Terminal:
         per_million = usd(bill.cost_usd_per_million_tokens)
         skipped = f"  ({bill.skipped_steps} skipped by the loss scale)" if bill.skipped_steps else ""
         validation = [self._story.metrics[n] for n in VALIDATION_NAMES if n in self._story.metrics]
-        return (
-            {
-                "steps": (f"{bill.step} of {total}" if total else str(bill.step)) + skipped,
-                "tokens": count(bill.tokens),
-                "final loss": number(bill.final_loss),
-                "validation loss": number(validation[0] if validation else None),
-                "tokens/s": f"{count(bill.tokens_per_s)}  ({count(bill.tokens_per_s_per_gpu)} per {unit})",
-                "MFU": percent(bill.mfu),
-                hours_name(unit): hours(bill.gpu_hours),
-                "cost": f"{usd(bill.cost_usd)}  ({per_million} per million tokens)",
-                "goodput": percent(bill.goodput),
-                "restarts": str(bill.restarts),
-            }
-            | measured_rows(self._accuracy.comparison(bill), self._story.unit)
-            | self._incident_figures()
-        )
+        return {
+            "steps": (f"{bill.step} of {total}" if total else str(bill.step)) + skipped,
+            "tokens": count(bill.tokens),
+            "final loss": number(bill.final_loss),
+            "validation loss": number(validation[0] if validation else None),
+            "tokens/s": f"{count(bill.tokens_per_s)}  ({count(bill.tokens_per_s_per_gpu)} per {unit})",
+            "MFU": percent(bill.mfu),
+            hours_name(unit): hours(bill.gpu_hours),
+            "cost": f"{usd(bill.cost_usd)}  ({per_million} per million tokens)",
+            "goodput": percent(bill.goodput),
+            "restarts": str(bill.restarts),
+        }
 
     def _compared(self, compared: Comparison) -> RenderableType:
         grid = Table.grid(padding=(0, 2, 0, 0))
@@ -230,8 +225,7 @@ class Terminal:
             grid.add_row(label, *(Text(self._safe(figure)) for figure in figures))
         return Padding(grid, (0, 0, 0, 2), expand=False)
 
-    def _incident_figures(self) -> dict[str, str]:
-        incidents = self._incidents.so_far()
+    def _incident_figures(self, incidents: Sequence[Incident]) -> dict[str, str]:
         if not incidents:
             return {}
         held = f"{hours(sum(each.gpu_hours for each in incidents))} {hours_name(self._story.unit)}"

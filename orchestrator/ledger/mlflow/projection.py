@@ -24,11 +24,11 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.ledger.incidents import Incident, Incidents
-from orchestrator.ledger.meter import Bill
+from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.incident import Incident
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow.names import END_METRICS, RUN_METRICS, STEP_METRICS
 from orchestrator.ledger.mlflow.thinning import Done, Thinning
-from orchestrator.ledger.predicted_actual import PredictedVsActual
 from orchestrator.text import hours, hours_name, usd
 
 MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
@@ -55,9 +55,7 @@ class Projection:
     """Folds records into points; ``tags`` says at any time what is known of the run."""
 
     def __init__(self, flush_s: float) -> None:
-        self._incidents = Incidents()
-        self.meter = self._incidents.meter
-        self._accuracy = PredictedVsActual()
+        self.ledger = Ledger()
         self.tags: dict[str, str] = {}
         self.ended: RunEnded | None = None
         self.first_ms: int | None = None
@@ -71,8 +69,7 @@ class Projection:
 
     def fold(self, record: Record) -> list[Point]:
         """The points of one record: its own, and a bill when one is due."""
-        self._incidents.fold(record)
-        self._accuracy.fold(record)
+        self.ledger.fold(record)
         # A wall clock set back must not let an older bill look like the latest, nor two points like one.
         now_ms = int(record.time_unix_s * 1000)
         self.last_ms = now_ms if now_ms >= self.last_ms else self.last_ms + 1
@@ -96,12 +93,12 @@ class Projection:
         points += self._own_points(record)
         if record.elapsed_s >= self._next_bill_s:
             self._next_bill_s = record.elapsed_s + max(self._flush_s, record.elapsed_s * BILL_SPACING)
-            points += self._points(self._bill_metrics(), self.meter.bill().step)
+            points += self._points(self._bill_metrics(), self.ledger.bill().step)
         return points
 
     def incidents(self) -> list[Incident]:
         """All of the run so far."""
-        return self._incidents.so_far()
+        return self.ledger.incidents()
 
     def final_points(self, status: str, reason: str) -> list[Point]:
         """The last bill, and what the plan had predicted; sets the tags that say how the run ended.
@@ -109,10 +106,10 @@ class Projection:
         The run's own throughput is the last point of the per-step series too, so that MLflow's table
         of runs, which shows last values, shows the run and not its last step.
         """
-        bill = self.meter.bill()
+        bill = self.ledger.bill()
         self.tags |= {"status": status, "status_reason": reason}
         self._tag_incidents()
-        metrics = self._bill_metrics() | self._accuracy.comparison(bill).metrics()
+        metrics = self._bill_metrics() | self.ledger.predicted_actual().metrics()
         for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
             metrics[name] = metrics.get(f"mean_{name}")
         if bill.final_loss is not None:
@@ -121,21 +118,21 @@ class Projection:
         return self._step_points(self._steps.rest()) + self._points(metrics, bill.step)
 
     def _bill_metrics(self) -> dict[str, float | None]:
-        return bill_metrics(self.meter.bill()) | incident_metrics(*self._incidents.totals())
+        return bill_metrics(self.ledger.bill()) | incident_metrics(*self.ledger.incident_totals())
 
     def _tag_incidents(self) -> None:
         incidents = self.incidents()
         if incidents:
-            unit = self.meter.facts.unit if self.meter.facts else "GPU"
+            unit = self.ledger.facts.unit if self.ledger.facts else "GPU"
             self.tags["incidents"] = incidents_in_words(incidents, unit)
 
     def _own_points(self, record: Record) -> list[Point]:
         match record.event:
             case StepDone() as step:
-                done = Done(step, record.seq, self.last_ms, self.meter.gpus_held)
+                done = Done(step, record.seq, self.last_ms, self.ledger.gpus_held)
                 return self._step_points(self._steps.add(done))
             case MetricLogged(step=step_number, metrics=metrics):
-                number = self.meter.bill().step if step_number is None else step_number
+                number = self.ledger.bill().step if step_number is None else step_number
                 named = {f"job/{name}" if name in _OWN_NAMES else name: v for name, v in metrics.items()}
                 return self._points(named, number)
             case NodeSampled(node=node, metrics=metrics):
@@ -163,7 +160,7 @@ class Projection:
             "grad_norm": step.grad_norm,
             "step_time_s": step.step_time_s,
         }
-        facts = self.meter.facts
+        facts = self.ledger.facts
         if facts and facts.tokens_per_step and step.step_time_s > 0:
             tokens_per_s = facts.tokens_per_step / step.step_time_s
             metrics["tokens_per_s"] = tokens_per_s

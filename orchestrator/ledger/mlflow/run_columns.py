@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.events import Status
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.text import UNKNOWN, count, hours, hours_name, number, percent, usd
 
@@ -50,7 +51,7 @@ def best_values(rows: Sequence[RunRow]) -> dict[str, float]:
     """Per column the best value of the finished runs; none where fewer than two can be compared."""
     best: dict[str, float] = {}
     for column in COLUMNS:
-        values = [getattr(row, column.key) for row in rows if row.status == "finished"]
+        values = [getattr(row, column.key) for row in rows if row.status == Status.FINISHED]
         values = [value for value in values if value is not None]
         if column.best and len(values) > 1:
             best[column.key] = column.best(values)
@@ -61,10 +62,8 @@ def cells_of(column: Column, rows: Sequence[RunRow]) -> list[str]:
     """A column's texts; the best has a star, and the others a space in its place."""
     best = best_values(rows).get(column.key)
     numeric = column.best is not None
-    marks = [
-        ("*" if best is not None and row.status == "finished" and getattr(row, column.key) == best else " ")
-        for row in rows
-    ]
+    stars = [row.status == Status.FINISHED and getattr(row, column.key) == best for row in rows]
+    marks = ["*" if star and best is not None else " " for star in stars]
     return [column.show(row) + (mark if numeric else "") for row, mark in zip(rows, marks, strict=True)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import overload
 
 from orchestrator.errors import ConfigError, near_miss
+from orchestrator.events import Status
 from orchestrator.ledger.mlflow.run_columns import COLUMNS, TEXT_COLUMNS, cells_of, title_of
 from orchestrator.ledger.mlflow.runs import RunRow, load_runs
 from orchestrator.notebook import table
@@ -14,7 +15,7 @@ from orchestrator.notebook import table
 NEWEST_FIRST = "started_at:desc"
 FIELDS = [field.name for field in fields(RunRow)]
 DESCENDING_UNLESS_TOLD = {column.key for column in COLUMNS if column.best is max} | {"started_at"}
-_STATUSES = ("running", "finished", "failed", "interrupted", "unknown")
+_STATUSES = ("running", *Status, "unknown")
 
 
 @dataclass(frozen=True)

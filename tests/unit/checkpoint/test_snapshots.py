@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.checkpoint.commits import DISK, MEMORY, Commit, Restore, Snapshots
+from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
 from orchestrator.checkpoint.manifest import FilePart, Manifest
-from orchestrator.events import CheckpointSaved
+from orchestrator.events import CheckpointSaved, RestoreSource
 
 RANKS = 2
 SHA = "0" * 64
@@ -20,7 +20,7 @@ def run_of(*attempts: tuple[int, int]) -> Snapshots:
     """A run whose attempts went on from these steps; 0 is the beginning."""
     snapshots = Snapshots("run", RANKS, ["/c"])
     for number, step in attempts:
-        snapshots.started(number, Restore(DISK, 1, step, "t", "/c", {}) if step else None)
+        snapshots.started(number, Restore(RestoreSource.DISK, 1, step, "t", "/c", {}) if step else None)
     return snapshots
 
 
@@ -93,7 +93,7 @@ def test_what_is_not_staged_is_not_waited_for() -> None:
 def test_a_stale_attempt_can_not_commit() -> None:
     snapshots = run_of((1, 0))
     snapshots.staged(saved(1, 20), 1.0)
-    snapshots.started(2, Restore(DISK, 1, 10, "step-10", "/c", {}))
+    snapshots.started(2, Restore(RestoreSource.DISK, 1, 10, "step-10", "/c", {}))
     assert snapshots.awaited() == [], "attempt 2 went back before step 20"
     assert durable(snapshots, 1, 20) is None
 
@@ -101,7 +101,7 @@ def test_a_stale_attempt_can_not_commit() -> None:
 def test_an_older_attempt_s_checkpoint_that_was_gone_on_from_is_still_committed() -> None:
     snapshots = run_of((1, 0))
     snapshots.staged(saved(1, 20), 1.0)
-    snapshots.started(2, Restore(MEMORY, 1, 20, "step-20", "/c", {}))
+    snapshots.started(2, Restore(RestoreSource.MEMORY, 1, 20, "step-20", "/c", {}))
     assert durable(snapshots, 1, 20) is not None
 
 
@@ -140,7 +140,7 @@ def test_memory_gives_the_newest_generation_that_every_rank_holds() -> None:
     holdings = [held(0, 1, 20), held(1, 1, 20), held(0, 1, 30)]
     restore = snapshots.from_memory(holdings, None)
     assert restore is not None
-    assert (restore.source, restore.step, restore.tag) == (MEMORY, 20, "step-20")
+    assert (restore.source, restore.step, restore.tag) == (RestoreSource.MEMORY, 20, "step-20")
     assert restore.files["shard-1.pt"]["memory"] == {
         "path": "/proc/1/fd/1", "offset": 4096, "bytes": 9, "entry": {"path": "shard-1.pt"}
     }  # fmt: skip
@@ -162,7 +162,7 @@ def test_disk_gives_the_newest_and_leaves_out_what_was_rejected() -> None:
     for before, step in ((None, 30), (30, 20), (11, 10)):
         restore = snapshots.from_disk(committed, before)
         assert restore is not None
-        assert (restore.source, restore.step) == (DISK, step)
+        assert (restore.source, restore.step) == (RestoreSource.DISK, step)
     assert snapshots.from_disk(committed, 10) is None
 
 
@@ -176,7 +176,7 @@ def test_only_what_the_last_attempt_builds_on_is_ever_committed(
     for number, (origin, further) in enumerate(moves, 1):
         origin = min(origin, max((step for _, step in lineage), default=0))
         lineage = [(attempt, step) for attempt, step in lineage if step <= origin]
-        snapshots.started(number, Restore(DISK, 1, origin, "t", "/c", {}) if origin else None)
+        snapshots.started(number, Restore(RestoreSource.DISK, 1, origin, "t", "/c", {}) if origin else None)
         lineage += [(number, step) for step in range(origin + 1, origin + further + 1)]
         late, step = data.draw(st.integers(1, number)), data.draw(st.integers(1, 20))
         commit = durable(snapshots, late, step)

@@ -21,6 +21,7 @@ from orchestrator.cli.args import parse
 from orchestrator.config import composing
 from orchestrator.events import Record, RunEnded, Status
 from orchestrator.ledger.run_directory import RunDirectory
+from orchestrator.records import record_to_json
 from tests.support.folders import PROJECT
 from tests.support.golden_text import assert_golden
 from tests.support.ports import free_port
@@ -140,7 +141,7 @@ def test_a_run_is_named_after_the_verb_whatever_flags_and_values_are_around_it(
     directory = tmp_path / "here" / "night-1"
     directory.mkdir(parents=True)
     (directory / "journal.jsonl").write_text(
-        Record(0, 0.0, 0.0, RunEnded(Status.FAILED, "")).to_json() + "\n"
+        record_to_json(Record(0, 0.0, 0.0, RunEnded(Status.FAILED, ""))) + "\n"
     )
     for args in (
         ["night-1", "--json", "run_root=here"],

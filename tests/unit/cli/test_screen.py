@@ -27,7 +27,7 @@ from orchestrator.events import (
     RunStarted,
     Status,
 )
-from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.output import without_controls
 
 ORDERS = {
@@ -90,13 +90,13 @@ def test_a_story_of_hostile_names_is_told_harmlessly(name: str) -> None:
         RunStarted(name, name, name, name, 4, 2.0), NodeDraining(1, name, 3, 4.0), lost,
         BatchesSkipped([3], name), Decided("restart", name), RunEnded(Status.FAILED, name),
     ]  # fmt: skip
-    screen, meter = Screen(file=io.StringIO(), width=100, force_terminal=False, color_system=None), Meter()
+    screen, ledger = Screen(file=io.StringIO(), width=100, force_terminal=False, color_system=None), Ledger()
     terminal = Terminal(screen, None, clock=lambda: 0.0)
     for seq, event in enumerate(story):
-        meter.fold(record := Record(seq, float(seq), 1.7e9, event))
-        terminal.observe(record, meter.bill())
+        ledger.fold(record := Record(seq, float(seq), 1.7e9, event))
+        terminal.observe(record, ledger.bill())
     terminal.notice(name)
-    terminal.summary(record, meter.bill(), {"where": name})
+    terminal.summary(record, ledger, {"where": name})
     assert not OBEYED.search(screen.file.getvalue())
 
 

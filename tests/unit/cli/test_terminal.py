@@ -42,13 +42,22 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
     StragglerNamed,
-    exit_in_words,
 )
-from orchestrator.ledger.incidents import Incidents
-from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.predicted_actual import PredictedVsActual
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.story import Story
-from orchestrator.text import bytes_in_words, clean, count, duration, hours_name, number, percent, ranges, usd
+from orchestrator.records import record_from_json
+from orchestrator.text import (
+    bytes_in_words,
+    clean,
+    count,
+    duration,
+    exit_in_words,
+    hours_name,
+    number,
+    percent,
+    ranges,
+    usd,
+)
 from tests.support.golden_text import assert_golden
 
 RUN = RunStarted(
@@ -149,14 +158,14 @@ FAULTS: list[tuple[float, Event]] = [
 
 
 def play(console: Console, story: list[tuple[float, Event]], total_steps: int | None = None) -> Terminal:
-    meter = Meter()
+    ledger = Ledger()
     terminal = Terminal(console, total_steps, clock=lambda: 0.0)
     with terminal:
         for seq, (at, event) in enumerate(story):
             record = Record(seq, at, 1.7e9 + at, event)
-            meter.fold(record)
-            terminal.observe(record, meter.bill())
-        terminal.summary(record, meter.bill(), WHERE)
+            ledger.fold(record)
+            terminal.observe(record, ledger.bill())
+        terminal.summary(record, ledger, WHERE)
     return terminal
 
 
@@ -179,33 +188,29 @@ def test_a_commit_is_said_now_and_then() -> None:
     assert [line.split()[2] for line in told] == ["step-6", "step-16"]
 
 
-def _folded(records: list[Record]) -> tuple[Incidents, PredictedVsActual, Story]:
-    incidents, accuracy, story = (
-        Incidents().fold_all(records),
-        PredictedVsActual().fold_all(records),
-        Story(None),
-    )
+def _told(records: list[Record]) -> Story:
+    story = Story(None)
     for record in records:
         story.lines(record)
-    return incidents, accuracy, story
+    return story
 
 
 def test_a_driver_that_takes_over_says_what_is_new_and_counts_what_was_before() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=False, record=True)
-    terminal, meter = Terminal(console, None, clock=lambda: 0.0), Meter()
+    terminal, ledger = Terminal(console, None, clock=lambda: 0.0), Ledger()
     cut = next(index for index, (_, event) in enumerate(STORY) if isinstance(event, AttemptEnded))
     old = [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(STORY[:cut])]
-    terminal.remember(*_folded(old))
-    meter.fold_all(old)
+    terminal.remember(_told(old))
+    ledger.fold_all(old)
     new = [
         (40.0, RunResumed("night-1", "its driver was lost")),
         (41.0, ResourcesGranted(["n0"], 4)),
         *STORY[-25:],
     ]
     for seq, (at, event) in enumerate(new, cut):
-        meter.fold(record := Record(seq, at, 1.7e9 + at, event))
-        terminal.observe(record, meter.bill())
-    terminal.summary(record, meter.bill(), {})
+        ledger.fold(record := Record(seq, at, 1.7e9 + at, event))
+        terminal.observe(record, ledger.bill())
+    terminal.summary(record, ledger, {})
     text = console.export_text()
     assert text.splitlines()[0].endswith("run night-1 taken up again: its driver was lost")
     assert "attempt 1" not in text
@@ -248,7 +253,7 @@ def test_a_journal_without_warnings_is_still_read() -> None:
         '{"seq": 0, "elapsed_s": 0.0, "time_unix_s": 0.0, "type": "ResourcesGranted", "nodes": ["n0"],'
         ' "gpus": 4}'
     )
-    assert Record.from_json(line).event == ResourcesGranted(["n0"], 4, [])
+    assert record_from_json(line).event == ResourcesGranted(["n0"], 4, [])
 
 
 def test_a_terminal_gets_a_live_display_with_events_above_it() -> None:
@@ -271,11 +276,11 @@ def test_a_terminal_gets_a_live_display_with_events_above_it() -> None:
 def test_the_live_display_is_two_lines_at_any_width(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, _environ={})
     terminal = Terminal(console, None, clock=lambda: 0.0)
-    meter = Meter()
+    ledger = Ledger()
     for seq, (at, event) in enumerate(STORY):
         record = Record(seq, at, at, event)
-        meter.fold(record)
-        terminal.observe(record, meter.bill())
+        ledger.fold(record)
+        terminal.observe(record, ledger.bill())
         lines = console.render_lines(terminal._display(), pad=False)
         assert len(lines) == 2, event
 
@@ -284,15 +289,15 @@ def test_the_clock_runs_between_records_and_tick_brings_a_live_bill() -> None:
     now = 100.0
     console = Console(file=io.StringIO(), width=80, force_terminal=True, _environ={})
     terminal = Terminal(console, None, clock=lambda: now)
-    meter = Meter()
+    ledger = Ledger()
     for seq, event in enumerate([RUN, ResourcesGranted(["n0"], 4)]):
-        meter.fold(record := Record(seq, 0.0, 0.0, event))
-        terminal.observe(record, meter.bill())
+        ledger.fold(record := Record(seq, 0.0, 0.0, event))
+        terminal.observe(record, ledger.bill())
     now = 130.0
     with console.capture() as captured:
         console.print(terminal._display())
     assert "0:00:30" in captured.get()
-    terminal.tick(meter.bill(3600.0))
+    terminal.tick(ledger.bill(3600.0))
     with console.capture() as captured:
         console.print(terminal._display())
     assert "$10.00" in clean(captured.get())
@@ -328,7 +333,7 @@ def test_an_ascii_terminal_is_not_sent_anything_else() -> None:
 
 def test_a_run_without_an_end_is_said_to_have_none() -> None:
     console = Console(file=io.StringIO(), width=80, record=True)
-    Terminal(console, 10).summary(None, Meter().bill(), {})
+    Terminal(console, 10).summary(None, Ledger(), {})
     assert "run not ended" in console.export_text()
 
 

@@ -25,8 +25,8 @@ from orchestrator.events import (
     RankLost,
     RankOutput,
     StepDone,
-    exit_in_words,
 )
+from orchestrator.text import exit_in_words
 
 
 def exited(rank: int, status: int = 1, error: str | None = None, time: float = 0.0) -> dict[str, Any]:

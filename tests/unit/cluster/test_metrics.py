@@ -10,8 +10,8 @@ import pytest
 from orchestrator.cluster.gauges import DESCRIPTIONS, Gauges
 from orchestrator.config.schema import Config, MetricsConfig
 from orchestrator.driver.run import _labels
-from orchestrator.events import AttemptStarted, Record, ResourcesGranted, RunStarted, StepDone
-from orchestrator.ledger.meter import Meter
+from orchestrator.events import AttemptStarted, RankOutput, Record, ResourcesGranted, RunStarted, StepDone
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_directory import number_of_run
 
 
@@ -41,14 +41,14 @@ def made() -> dict[str, FakeGauge]:
 
 
 def observe(gauges: Any, losses: list[float | None]) -> None:
-    meter = Meter()
+    ledger = Ledger()
     run = RunStarted("r", "j", "lab", "H100", 4, 3.6, tokens_per_step=1000)
     steps = [StepDone(1, number, 1.0, loss) for number, loss in enumerate(losses, 1)]
     events = [run, ResourcesGranted(["n"], 4), AttemptStarted(1, "h", 1, 4), *steps]
     for seq, event in enumerate(events):
         record = Record(seq, float(seq), 0.0, event)
-        meter.fold(record)
-        gauges.observe(record, meter.bill())
+        ledger.fold(record)
+        gauges.observe(record, ledger.bill())
 
 
 def test_gauges_follow_the_bill(made: dict[str, FakeGauge]) -> None:
@@ -59,6 +59,20 @@ def test_gauges_follow_the_bill(made: dict[str, FakeGauge]) -> None:
     assert made["orchestrator_tokens_per_s"].values[-1] == pytest.approx(1000)
     assert made["orchestrator_cost_usd"].values[-1] == pytest.approx(4 * 3 * 0.001)
     assert made["orchestrator_restarts"].values == [0], "what has not changed is not set again"
+
+
+def test_what_is_not_on_record_sets_no_gauge(made: dict[str, FakeGauge]) -> None:
+    gauges, ledger = Gauges("r", "lab", FakeGauge), Ledger()
+    run = RunStarted("r", "j", "lab", "H100", 4, 3.6)
+    for seq, event in enumerate([run, ResourcesGranted(["n"], 4), AttemptStarted(1, "h", 1, 4)]):
+        ledger.fold(record := Record(seq, 0.0, 0.0, event))
+        gauges.observe(record, ledger.bill())
+    line = Record(3, 60.0, 60.0, RankOutput(1, 0, "a line of the script's own"))
+    gauges.observe(line, ledger.bill(line.elapsed_s))
+    assert made["orchestrator_cost_usd"].values == [0.0], "who folds the journal finds every value of a gauge"
+    ledger.fold(record := Record(3, 61.0, 61.0, StepDone(1, 1, 1.0)))
+    gauges.observe(record, ledger.bill())
+    assert made["orchestrator_cost_usd"].values == [0.0, pytest.approx(4 * 61 * 0.001)]
 
 
 def test_unknown_values_are_not_set(made: dict[str, FakeGauge]) -> None:

@@ -78,11 +78,12 @@ def folded_records(folder: Path, monkeypatch: pytest.MonkeyPatch, **how: bool) -
         patched.setattr(Folded, "fold", counted)
         found = JournalFold(folder, **how).catch_up()
     expected = whole(folder)
-    assert found.meter.bill() == expected.meter.bill()
-    assert found.incidents.so_far() == expected.incidents.so_far()
+    assert found.ledger.bill() == expected.ledger.bill()
+    assert found.ledger.incidents() == expected.ledger.incidents()
     assert found.resume_state.history == expected.resume_state.history
     assert found.resume_state.losses.__dict__ == expected.resume_state.losses.__dict__
-    assert (found.accuracy, found.last, found.run) == (expected.accuracy, expected.last, expected.run)
+    assert (found.last, found.run) == (expected.last, expected.run)
+    assert found.ledger.predicted_actual() == expected.ledger.predicted_actual()
     return count
 
 
@@ -175,7 +176,7 @@ def test_a_pickle_of_anything_else_is_not_loaded(tmp_path: Path, monkeypatch: py
     fold.catch_up()
     monkeypatch.setattr(fold, "folded", Folded())
     fold.folded.last = list(replay(tmp_path / "journal.jsonl"))[-1]
-    fold.folded.accuracy = Bad()  # type: ignore[assignment]
+    fold.folded.ledger = Bad()  # type: ignore[assignment]
     fold.keep()
     assert folded_records(tmp_path, monkeypatch) == len(RUN)
     assert not (tmp_path / "made").exists()

@@ -78,7 +78,7 @@ def record_run(directory: Path, uri: str, run: RunStarted, began_s: float, *how:
     mlflow_run.write_tags(projection.tags)
     if projection.ended:
         mlflow_run.end(MLFLOW_STATUS[projection.ended.status], projection.last_ms)
-    return projection.meter.bill()
+    return projection.ledger.bill()
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,9 @@
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterable
-from pathlib import Path
-
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from rich.console import Console
 
-from orchestrator.cli.incidents import incidents as show
-from orchestrator.errors import ConfigError
 from orchestrator.events import (
     AttemptEnded,
-    AttemptStarted,
     BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
@@ -25,13 +14,10 @@ from orchestrator.events import (
     NodeDraining,
     NodeQuarantined,
     Outcome,
-    RankLost,
     Record,
-    ResourcesGranted,
     ResourcesReleased,
     RunEnded,
     RunResumed,
-    RunStarted,
     SnapshotFreed,
     SnapshotHeld,
     SnapshotQuarantined,
@@ -39,44 +25,17 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
-from orchestrator.ledger.incident import Trouble
-from orchestrator.ledger.incidents import Incident, Incidents
-from orchestrator.ledger.meter import Bucket, Meter
-from tests.unit.ledger.test_meter import TIMELINES
-
-PRICE = 3.6
-RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, PRICE)
-GRANTED = ResourcesGranted(["n0", "n1"], 4)
-Timeline = list[tuple[float, Event]]
-
-
-def started(attempt: int, restore_step: int | None = None, restore_from: str | None = None) -> AttemptStarted:
-    return AttemptStarted(attempt, "10.0.0.1", 29500, 4, restore_step, restore_from)
-
-
-def lost(attempt: int, step: int, rank: int = 2, **changes: object) -> RankLost:
-    base = {"node": "n0", "gpu": "GPU 2", "exit_status": -9, "reason": "killed by SIGKILL"} | changes
-    return RankLost(attempt=attempt, rank=rank, step=step, **base)  # type: ignore[arg-type]
-
-
-def steps(attempt: int, first: int, last: int, at: float) -> Timeline:
-    """A step a second, the first one at ``at``."""
-    return [(at + number - first, StepDone(attempt, number, 1.0)) for number in range(first, last + 1)]
-
-
-def records(timeline: Iterable[tuple[float, Event]]) -> list[Record]:
-    return [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(timeline)]
+from orchestrator.ledger.incident import Incident, Trouble
+from orchestrator.ledger.ledger import Ledger
+from tests.support.played_runs import BEGIN, GRANTED, PRICE, Timeline, lost, records, started, steps
 
 
 def of(*timeline: tuple[float, Event]) -> list[Incident]:
-    return Incidents().fold_all(records(timeline)).so_far()
+    return Ledger().fold_all(records(timeline)).incidents()
 
 
 def gpu_s(incident: Incident) -> float:
     return round(incident.gpu_hours * 3600, 6)
-
-
-BEGIN: Timeline = [(0, RUN), (0, GRANTED), (0, started(1))]
 
 
 def test_a_killed_rank() -> None:
@@ -94,9 +53,8 @@ def test_a_killed_rank() -> None:
         (42, StepDone(2, 3, 1.0)),
         (43, StepDone(2, 4, 1.0)),
     )
-    assert (
-        incident.what
-        == "rank 2 on node n0, GPU 2: killed by SIGKILL at step 3 (2 other ranks alike): RuntimeError: boom"
+    assert incident.what == (
+        "rank 2 on node n0, GPU 2: killed by SIGKILL at step 3 (2 other ranks alike): RuntimeError: boom"
     )
     assert (incident.number, incident.fault, incident.attempt, incident.step) == (1, "exit", 1, 3)
     assert (incident.node, incident.gpu, incident.rank) == ("n0", "GPU 2", 2)
@@ -204,11 +162,10 @@ def test_a_dead_driver() -> None:
     later = [
         Record(r.seq, r.elapsed_s, r.time_unix_s + 60 * (r.elapsed_s > 5.2), r.event) for r in timeline
     ]  # a minute that is on no clock of the run's
-    (incident,) = Incidents().fold_all(later).so_far()
+    (incident,) = Ledger().fold_all(later).incidents()
     assert incident.fault == "driver"
-    assert (
-        incident.what
-        == "the run was taken up again 60.5 s after its last word: its driver was lost after step 5"
+    assert incident.what == (
+        "the run was taken up again 60.5 s after its last word: its driver was lost after step 5"
     )
     assert (incident.step, incident.attempt, incident.node, incident.rank) == (5, 1, None, None)
     assert (incident.detected_after_s, incident.recovered_after_s) == (None, 6.5)
@@ -351,223 +308,14 @@ def test_every_kind_of_fault_is_said_in_its_own_words(fault: Fault, words: str) 
 
 
 def test_a_run_under_way_is_counted_up_to_now() -> None:
-    folded = Incidents().fold_all(records([*BEGIN, *steps(1, 1, 3, at=1), (4, lost(1, 3))]))
-    assert gpu_s(folded.so_far()[0]) == 4 * 1
-    assert gpu_s(folded.so_far(now_elapsed_s=14)[0]) == 4 * 11
+    folded = Ledger().fold_all(records([*BEGIN, *steps(1, 1, 3, at=1), (4, lost(1, 3))]))
+    assert gpu_s(folded.incidents()[0]) == 4 * 1
+    assert gpu_s(folded.incidents(now_elapsed_s=14)[0]) == 4 * 11
     folded.fold(Record(99, 5, 1.7e9, started(2)))
     folded.fold(Record(100, 6, 1.7e9, StepDone(2, 1, 0.5)))
-    assert gpu_s(folded.so_far(now_elapsed_s=16)[0]) == 4 * (1 + 2 + 10), (
+    assert gpu_s(folded.incidents(now_elapsed_s=16)[0]) == 4 * (1 + 2 + 10), (
         "the step under way is to be redone too"
     )
-
-
-# ---- whatever happens, the costs are those of the meter ------------------------------------------
-
-KINDS = st.sampled_from(
-    ["step"] * 6
-    + ["save", "fault", "both", "loss", "node", "drain", "driver", "stop", "torn", "held", "freed", "silent"]
-)
-SECONDS = st.sampled_from([0.0, 0.5, 1.0]) | st.integers(0, 20_000_000).map(lambda us: us / 1e6)
-SCRIPTS = st.lists(st.tuples(KINDS, SECONDS, SECONDS, st.integers(0, 3)), max_size=40)
-
-
-STEP = ("step", 1.0, 1.0, 0)
-
-
-class Driver:
-    """Says what the supervise loop would, in its order, while a script of mishaps is played to it."""
-
-    def __init__(self) -> None:
-        self.now, self.attempt, self.step, self.saved = 0.0, 0, 0, [0]
-        self.timeline: Timeline = []
-        self.tell(0, RUN, GRANTED)
-        self.start(1.0)
-
-    def tell(self, gap_s: float, *events: Event) -> None:
-        self.now += gap_s
-        self.timeline += [(round(self.now, 6), event) for event in events]
-
-    def start(self, gap_s: float) -> None:
-        self.attempt += 1
-        self.step = self.saved[-1]
-        self.tell(gap_s, started(self.attempt, self.step or None, "disk" if self.step else None))
-
-    def failed(self) -> AttemptEnded:
-        return AttemptEnded(self.attempt, Outcome.FAILED, self.step)
-
-    def play(self, kind: str, gap_s: float, more_s: float, number: int) -> None:
-        match kind:
-            case "step":
-                self.step += 1
-                self.tell(gap_s, StepDone(self.attempt, self.step, more_s))
-            case "save":
-                self.saved.append(self.step)
-                self.tell(gap_s, CheckpointSaved(self.attempt, self.step, "t", "/c", more_s))
-            case "fault" | "both":
-                self.tell(gap_s, lost(self.attempt, self.step, detected_s=more_s))
-                if kind == "both":
-                    self.tell(more_s, lost(self.attempt, self.step, rank=0, error="another"))
-                self.tell(more_s, self.failed(), Decided("restart", ""))
-                self.start(more_s)
-            case "silent":
-                self.tell(gap_s, self.failed())
-                self.start(more_s)
-            case "loss":
-                self.tell(gap_s, LossRejected(self.attempt, self.step, None, "NaN"))
-                for _ in range(number):  # seen in the same poll, or before the ranks had stopped
-                    self.step += 1
-                    self.tell(more_s, StepDone(self.attempt, self.step, more_s))
-                self.tell(more_s, self.failed(), BatchesSkipped([3], ""), Decided("rewind", ""))
-                self.start(more_s)
-            case "node":
-                self.tell(
-                    gap_s, lost(self.attempt, self.step, fault=Fault.NODE), self.failed(), ResourcesReleased()
-                )
-                self.tell(more_s, ResourcesGranted(["n2"], number))
-                self.start(gap_s)
-            case "drain":
-                self.tell(gap_s, NodeDraining(self.attempt, "n0", self.step, more_s))
-                for _ in range(number):  # until the ranks have heard of it
-                    self.step += 1
-                    self.tell(more_s, StepDone(self.attempt, self.step, more_s))
-                self.saved.append(self.step)
-                self.tell(more_s, CheckpointSaved(self.attempt, self.step, "t", "/c", more_s))
-                self.tell(
-                    gap_s, AttemptEnded(self.attempt, Outcome.STOPPED, self.step), Decided("replace", "")
-                )
-                self.start(more_s)
-            case "driver":
-                self.tell(gap_s, RunResumed("night-1", "lost"))
-                self.tell(more_s, ResourcesGranted(["n0"], 4))
-                self.start(more_s)
-            case "stop":
-                self.tell(gap_s, StopRequested("Ctrl-C", 30))
-                self.step += 1
-                self.tell(more_s, StepDone(self.attempt, self.step, more_s))
-                self.tell(more_s, AttemptEnded(self.attempt, Outcome.STOPPED, self.step), ResourcesReleased())
-                self.tell(0, RunEnded(Status.INTERRUPTED, "Ctrl-C"), RunResumed("night-1", "stopped"))
-                self.tell(more_s, GRANTED)
-                self.start(more_s)
-            case "torn":
-                self.saved = self.saved[:-1] or [0]
-                self.tell(gap_s, SnapshotQuarantined(self.step - number, "t", "/c", "torn"))
-            case "held":
-                self.tell(gap_s, SnapshotHeld("n0", "full"))
-            case "freed":
-                self.tell(gap_s, SnapshotFreed("n0", more_s))
-
-
-def played(script: list[tuple[str, float, float, int]]) -> list[Record]:
-    driver = Driver()
-    for kind, gap_s, more_s, number in script:
-        driver.play(kind, gap_s, more_s, number)
-    return records(driver.timeline)
-
-
-def gpu_us(found: list[Incident]) -> int:
-    return sum(round(incident.gpu_hours * 3.6e9) for incident in found)
-
-
-def meter_gpu_us(meter: Meter, now_s: float | None = None) -> int:
-    spent = meter.bill(now_s).gpu_seconds
-    return sum(round(spent[bucket] * 1e6) for bucket in (Bucket.RECOVERING, Bucket.REDONE))
-
-
-@settings(max_examples=300, deadline=None)
-@given(SCRIPTS, SECONDS)
-@example([*3 * [STEP], ("fault", 1.0, 1.0, 0), *2 * [STEP], ("save", 0.0, 1.5, 0), STEP], 1.0)
-def test_the_costs_sum_to_what_the_meter_counts_as_recovering_and_redone(
-    script: list[tuple[str, float, float, int]], ahead_s: float
-) -> None:
-    folded, meter, highest, redone = Incidents(), Meter(), 0, 0
-    for record in played(script):
-        folded.fold(record)
-        meter.fold(record)
-        if isinstance(record.event, StepDone):
-            redone += record.event.step <= highest
-            highest = max(highest, record.event.step)
-        found, now_s = folded.so_far(), record.elapsed_s + ahead_s
-        assert gpu_us(found) == meter_gpu_us(meter)
-        assert folded.totals() == (len(found), pytest.approx(sum(incident.cost_usd for incident in found)))
-        assert gpu_us(folded.so_far(now_s)) == meter_gpu_us(meter, now_s)
-        assert all(incident.gpu_hours >= 0 for incident in found)
-        assert sum(incident.redone_steps for incident in found) == redone
-    assert sum(incident.cost_usd for incident in found) == pytest.approx(meter_gpu_us(meter) / 3.6e9 * PRICE)
-    assert [incident.number for incident in found] == list(range(1, len(found) + 1))
-    assert all(incident.recovered_after_s is None or incident.recovered_after_s >= 0 for incident in found)
-
-
-@settings(max_examples=200, deadline=None)
-@given(TIMELINES)
-def test_records_in_any_order_never_cost_more_than_the_meter_counts(timeline: list[Record]) -> None:
-    found = Incidents().fold_all(timeline).so_far()
-    assert all(incident.gpu_hours >= 0 for incident in found)
-    assert gpu_us(found) <= meter_gpu_us(Meter().fold_all(timeline))
-
-
-# ---- the verb ------------------------------------------------------------------------------------
-
-
-def run_directory(root: Path, name: str, timeline: Timeline) -> Path:
-    directory = root / name
-    directory.mkdir(parents=True)
-    (directory / "journal.jsonl").write_text("".join(record.to_json() + "\n" for record in records(timeline)))
-    return directory
-
-
-def shown(run: str, root: Path, as_json: bool = False, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    show(run, str(root), as_json, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-STORY: Timeline = [
-    *BEGIN,
-    *steps(1, 1, 9, at=1),
-    (12, lost(1, 9, fault=Fault.HANG, reason="no progress for 3 s, 10 medians of 'step'", detected_s=3.0)),
-    (12, AttemptEnded(1, Outcome.FAILED, 9)),
-    (12, Decided("restart", "restart 1 of 3")),
-    (13, started(2, 8, "memory")),
-    *steps(2, 9, 20, at=15),
-    (27, RunEnded(Status.FINISHED, "")),
-]
-
-
-def test_a_table_by_name_or_by_path_and_json_for_programs(tmp_path: Path) -> None:
-    directory = run_directory(tmp_path / "runs", "night-1", STORY)
-    by_name = shown("night-1", tmp_path / "runs", width=160)
-    assert by_name == shown(str(directory), tmp_path, width=160)
-    row, done = by_name.splitlines()[3:5]
-    assert row.split(maxsplit=2)[:2] == ["1", "0:00:12"]
-    assert "rank 2 on node n0, GPU 2: made no progress any more at step 9: no progress for 3 s" in row
-    assert row.split()[-6:] == ["3.00", "s", "6.00", "s", "1", "$0.0240"]
-    assert done.strip() == "restored step 8 from memory"
-    assert by_name.splitlines()[-1] == "night-1: 1 incident, 0.00667 GPU-hours, $0.0240: 22.2% of $0.108"
-    (row,) = json.loads(shown("night-1", tmp_path / "runs", as_json=True, width=20))
-    assert row["recovered_after_s"] == 6.0
-    assert row["cost_usd"] == pytest.approx(4 * 6 / 3600 * PRICE)
-    assert {"number", "fault", "what", "node", "gpu", "rank", "step", "attempt", "at_elapsed_s", "time_unix_s",
-            "detected_after_s", "recovered_after_s", "redone_steps", "gpu_hours", "cost_usd", "action", "reason",
-            "done"} == row.keys()  # fmt: skip
-
-
-def test_a_run_without_incidents_says_so(tmp_path: Path) -> None:
-    run_directory(tmp_path, "calm", [*BEGIN, *steps(1, 1, 3, at=1)])
-    assert shown("calm", tmp_path) == "night-1: no incidents\n"
-    assert json.loads(shown("calm", tmp_path, as_json=True)) == []
-
-
-def test_a_run_that_is_not_there_is_refused_with_the_near_miss(tmp_path: Path) -> None:
-    for name in ("night-1", "day-1"):
-        run_directory(tmp_path, name, BEGIN)
-    with pytest.raises(ConfigError, match=r"no run 'nigth-1' in .*; did you mean 'night-1'\? \(newest: "):
-        shown("nigth-1", tmp_path)
-    with pytest.raises(ConfigError, match=r"no run 'x' in .*absent \(there is none yet\)"):
-        shown("x", tmp_path / "absent")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"empty: not a run directory"):
-        shown(str(tmp_path / "empty"), tmp_path)
 
 
 @pytest.mark.parametrize(

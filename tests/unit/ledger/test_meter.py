@@ -1,97 +1,43 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import random
-from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
-    BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
     Decided,
     Event,
-    LossRejected,
     MetricLogged,
-    NodeDraining,
-    NodeQuarantined,
-    NodeSampled,
     Outcome,
     PhaseEntered,
     ProbesFailed,
-    RankLost,
-    Record,
     ResourcesGranted,
     ResourcesReleased,
     RunEnded,
-    RunResumed,
-    RunStarted,
-    SnapshotCommitted,
-    SnapshotFreed,
-    SnapshotHeld,
-    SnapshotQuarantined,
-    StallNamed,
     Status,
     StepDone,
     StopRequested,
-    StragglerNamed,
 )
-from orchestrator.ledger.meter import Bill, Bucket, Meter
-
-RUN = RunStarted(
-    run="r",
-    job="gpt",
-    cluster="c",
-    gpu_type="H100",
-    gpus=4,
-    price_usd_per_gpu_hour=3.6,
-    steps=100,
-    tokens_per_step=1000,
-    model_flops_per_token=1e9,
-    peak_flops_per_gpu=1e12,
-)
-GRANTED = ResourcesGranted(["n0"], 4)
-
-
-def started(attempt: int = 1) -> AttemptStarted:
-    return AttemptStarted(attempt, "10.0.0.1", 29500, 4)
-
-
-def step(number: int, step_time_s: float = 1.0, attempt: int = 1, loss: float | None = None) -> StepDone:
-    return StepDone(attempt, number, step_time_s, loss)
-
-
-def saved(stall_s: float, number: int = 1) -> CheckpointSaved:
-    return CheckpointSaved(1, number, f"step{number}", "/c", stall_s)
-
-
-LOST = RankLost(1, 2, "n0", "2", -9, 3, "killed by SIGKILL")
-SAMPLE = NodeSampled("n0", {"cpu_utilization_percentage": 1.0})
-RESUMED = RunResumed("r", "its driver was lost")
-DRAINING = NodeDraining(1, "n0", 2, 30.0)
-REJECTED = LossRejected(1, 3, math.nan, "NaN")
-TURN_NOTHING: list[Event] = [
+from orchestrator.ledger.bill import Bill, Bucket
+from orchestrator.ledger.meter import Meter
+from tests.support.timelines import (
+    DRAINING,
+    GRANTED,
+    LOST,
+    REJECTED,
+    RESUMED,
+    RUN,
     SAMPLE,
-    BatchesSkipped([3], ""),
-    NodeQuarantined("n0", ""),
-    SnapshotCommitted(1, 1, "t", "/c", 10, 0.1),
-    SnapshotQuarantined(1, "t", "/c", ""),
-    SnapshotHeld("n0", "full"),
-    SnapshotFreed("n0", 1.0),
-    StragglerNamed(1, 0, "n0", "0", 1, 2.0),
-    StallNamed(1, 0, "n0", "0", 1, "step", 95.0, "sleeps"),
-    ProbesFailed(1, 0, "n0", "step", "RuntimeError: no norm", observed=3),
-]
-
-
-def records(timeline: Iterable[tuple[float, Event]]) -> list[Record]:
-    return [Record(seq, at, 1.7e9 + at, event) for seq, (at, event) in enumerate(timeline)]
+    TURN_NOTHING,
+    records,
+    saved,
+    started,
+    step,
+)
 
 
 def bill(*timeline: tuple[float, Event], now: float | None = None) -> Bill:
@@ -305,158 +251,6 @@ def test_the_shape_of_the_cluster_may_change() -> None:
     assert sum(result.gpu_seconds.values()) == 2 * 4 + 3 * 2
     assert result.gpu_seconds[Bucket.WAITING] == 0
     assert result.tokens_per_s_per_gpu == pytest.approx(2000 / (4 + 4))
-
-
-attempts = st.integers(0, 4)
-steps = st.integers(-1, 12)
-any_seconds = st.one_of(st.floats(0, 50), st.sampled_from([math.nan, math.inf, -1.0]))
-losses = st.none() | st.floats()
-EVENTS: st.SearchStrategy[Event] = st.one_of(
-    st.builds(
-        RunStarted,
-        run=st.just("r"),
-        job=st.just("j"),
-        cluster=st.just("c"),
-        gpu_type=st.just("g"),
-        gpus=st.integers(1, 9),
-        price_usd_per_gpu_hour=st.floats(0, 100),
-        tokens_per_step=st.none() | st.integers(0, 10**9),
-        model_flops_per_token=st.none() | st.floats(0, 1e15),
-        peak_flops_per_gpu=st.none() | st.floats(0, 1e16),
-    ),
-    st.builds(ResourcesGranted, st.just(["n"]), st.integers(0, 9)),
-    st.builds(started, attempts),
-    st.builds(PhaseEntered, attempts, st.just("import")),
-    st.builds(StepDone, attempts, steps, any_seconds, losses),
-    st.builds(StepDone, attempts, steps, any_seconds, losses),
-    st.builds(MetricLogged, attempts, st.none() | steps, st.just({"val_loss": 1.0})),
-    st.builds(saved, any_seconds, steps),
-    st.just(CheckpointLoaded(1, 1, "t", "p", 1.0)),
-    st.just(LOST),
-    st.just(REJECTED),
-    st.just(DRAINING),
-    st.just(RESUMED),
-    st.sampled_from(TURN_NOTHING),
-    st.builds(AttemptEnded, attempts, st.sampled_from(Outcome), steps),
-    st.just(Decided("restart", "")),
-    st.just(StopRequested("x", 1)),
-    st.just(ResourcesReleased()),
-    st.builds(RunEnded, st.sampled_from(Status), st.just("")),
-)
-GAPS = st.one_of(st.just(0.0), st.integers(0, 60_000_000).map(lambda us: us / 1e6))
-TIMELINES = st.lists(st.tuples(GAPS, EVENTS), max_size=60).map(
-    lambda pairs: records(
-        (round(sum(gap for gap, _ in pairs[: i + 1]), 6), e) for i, (_, e) in enumerate(pairs)
-    )
-)
-
-
-def gpu_integral_us(timeline: list[Record]) -> int:
-    """GPUs held, integrated over time, from the three events that change it and nothing else."""
-    total_us, held, price_from = 0, 0, 0
-    for record in timeline:
-        now_us = round(record.elapsed_s * 1e6)
-        total_us += held * (now_us - price_from)
-        price_from = now_us
-        match record.event:
-            case ResourcesGranted(gpus=gpus):
-                held = gpus
-            case ResourcesReleased() | RunEnded() | RunStarted() | RunResumed():
-                held = 0
-    return total_us
-
-
-@settings(max_examples=400, deadline=None)
-@given(TIMELINES)
-def test_whatever_happens_the_books_balance(timeline: list[Record]) -> None:
-    result = Meter().fold_all(timeline).bill()
-    elapsed_us = round(timeline[-1].elapsed_s * 1e6) if timeline else 0
-    assert sum(round(value * 1e6) for value in result.seconds.values()) == elapsed_us
-    assert all(value >= 0 for value in result.seconds.values())
-    held_us = gpu_integral_us(timeline)
-    assert sum(round(value * 1e6) for value in result.gpu_seconds.values()) == held_us
-    assert all(value >= 0 for value in result.gpu_seconds.values())
-    assert result.gpu_hours == pytest.approx(held_us / 3.6e9)
-    prices = [e.event.price_usd_per_gpu_hour for e in timeline if isinstance(e.event, RunStarted)]
-    assert result.cost_usd == pytest.approx(held_us / 1e6 * (prices[-1] if prices else 0) / 3600)
-    assert result.goodput is None or 0 <= result.goodput <= 1
-    assert result.tokens_per_s is None or result.tokens_per_s >= 0
-
-
-@settings(max_examples=150, deadline=None)
-@given(TIMELINES, st.floats(0, 100))
-def test_folding_one_by_one_with_bills_between_equals_folding_all(
-    timeline: list[Record], ahead_s: float
-) -> None:
-    meter = Meter()
-    for record in timeline:
-        meter.fold(record)
-        meter.bill(record.elapsed_s + ahead_s)
-    # repr, because a loss may be NaN, which is not equal to itself
-    assert repr(meter.bill()) == repr(Meter().fold_all(timeline).bill())
-
-
-@settings(max_examples=150, deadline=None)
-@given(TIMELINES, st.integers(0, 10**8))
-def test_a_live_bill_balances_too(timeline: list[Record], ahead_us: int) -> None:
-    meter = Meter().fold_all(timeline)
-    ended = bool(timeline) and not meter.bill(10**9).elapsed_s > timeline[-1].elapsed_s
-    now_us = (round(timeline[-1].elapsed_s * 1e6) if timeline else 0) + ahead_us
-    result = meter.bill(now_us / 1e6)
-    total_us = sum(round(value * 1e6) for value in result.seconds.values())
-    assert total_us == (now_us - ahead_us if ended else now_us)
-
-
-Truth = dict[str, float]
-
-
-def simulate_year(mtbf_h: float, save_every: int, rng: random.Random) -> tuple[list[Record], Truth]:
-    """A year of ten-minute steps with exponential failures; returns the truth beside the records."""
-    timeline: list[tuple[float, Event]] = [(0, RUN), (600, GRANTED)]
-    truth: Truth = {"failures": 0.0, "redone": 0.0, "checkpoint": 0.0}
-    now, done, attempt, year_s = 600.0, 0, 0, 365 * 86400.0
-    highest = 0
-    while now < year_s:
-        attempt += 1
-        timeline.append((now, started(attempt)))
-        number = done
-        fails_at = now + rng.expovariate(1 / (mtbf_h * 3600))
-        now += 90  # start, load
-        while now + 600 < min(fails_at, year_s):
-            now, number = now + 600, number + 1
-            timeline.append((now, step(number, 600.0, attempt)))
-            truth["redone"] += 600 if number <= highest else 0
-            highest = max(highest, number)
-            if number % save_every == 0:
-                now, done = now + 5, number
-                truth["checkpoint"] += 5
-                timeline.append((now, saved(5.0, number)))
-        if fails_at >= year_s:
-            break
-        now = max(now, fails_at) + 10
-        truth["failures"] += 1
-        timeline += [(now, LOST), (now + 1, AttemptEnded(attempt, Outcome.FAILED, number))]
-        now += 1
-    timeline.append((max(now, year_s), RunEnded(Status.FINISHED, "a year")))
-    return records(timeline), truth
-
-
-def test_a_simulated_year_of_failures() -> None:
-    timeline, truth = simulate_year(mtbf_h=8, save_every=3, rng=random.Random(7))
-    result = Meter().fold_all(timeline).bill()
-    assert truth["failures"] > 800
-    assert result.restarts == truth["failures"]
-    assert result.seconds[Bucket.REDONE] == pytest.approx(truth["redone"])
-    assert result.seconds[Bucket.CHECKPOINT] == pytest.approx(truth["checkpoint"])
-    assert result.seconds[Bucket.TRAINING] == pytest.approx(result.steps * 600)
-    assert result.tokens_per_s == pytest.approx(1000 / 600)
-    assert sum(result.seconds.values()) == pytest.approx(timeline[-1].elapsed_s)
-    assert result.goodput is not None
-    assert 0.9 < result.goodput < 0.97
-    rare, _ = simulate_year(mtbf_h=80, save_every=3, rng=random.Random(7))
-    rarely = Meter().fold_all(rare).bill().goodput
-    assert rarely is not None
-    assert rarely > result.goodput, "ten times fewer failures, more of the paid time trains"
 
 
 def test_a_driver_that_was_frozen_bills_the_checkpoint_that_ranks_waited_in() -> None:

@@ -32,7 +32,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger import predicted_actual
-from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.ledger.predicted_actual import WARMING_STEPS, Compared, PredictedVsActual
 from orchestrator.rank.probes.peak_memory import PeakMemory, private_peak_bytes
@@ -85,7 +85,7 @@ def test_clocks_that_make_no_sense_are_no_steps() -> None:
 
 def test_cost_is_compared_for_the_steps_that_were_done() -> None:
     told = records(RUN, ResourcesGranted(["n"], 4), *attempt(1, [1.0] * 8), MemoryPeaked(1, 8, 66_000 * MB))
-    compared = PredictedVsActual().fold_all(told).comparison(Meter().fold_all(told).bill())
+    compared = Ledger().fold_all(told).predicted_actual()
     assert compared.cost_usd == Compared(pytest.approx(8 * 0.01), pytest.approx(10 * 4 * 2.5 / 3600))
     assert compared.memory_bytes.ratio == pytest.approx(1.1)
     assert compared.step_time_s.ratio == 2.0
@@ -129,11 +129,11 @@ def test_mlflow_is_told_at_the_end_with_units_in_the_names() -> None:
 
 def summary(*events: Event) -> str:
     console = Console(file=io.StringIO(), width=100, record=True)
-    terminal, meter = Terminal(console, None), Meter()
+    terminal, ledger = Terminal(console, None), Ledger()
     for record in records(*events):
-        meter.fold(record)
-        terminal.observe(record, meter.bill())
-    terminal.summary(None, meter.bill(), {})
+        ledger.fold(record)
+        terminal.observe(record, ledger.bill())
+    terminal.summary(None, ledger, {})
     return console.export_text()
 
 

@@ -13,7 +13,7 @@ from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.mlflow import run_table
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.text import usd
-from tests.support.folders import PROJECT
+from tests.support.folders import KEPT
 
 
 def row(name: str, **values: object) -> RunRow:
@@ -71,7 +71,7 @@ def test_a_notebook_shows_the_best_of_the_finished_ones_and_no_markup_of_others(
 
 def test_a_notebook_shows_a_bill_of_nothing_and_of_a_run() -> None:
     assert "Bill" in page_of(Meter().bill())
-    night = orc.open_run(PROJECT / "kept" / "0.1.0" / "night", trust=True)
+    night = orc.open_run(KEPT / "0.1.0" / "night", trust=True)
     page = unescape(page_of(night.bill))
     bill: Bill = night.bill
     assert usd(bill.cost_usd) in page

@@ -1,0 +1,77 @@
+"""The ledger of a run: every record folded once, and all that is derived from it. Pure.
+
+The meter makes charges of a record's time; the bill is their sum, the incidents have theirs from the same
+ones, and the plan's word is compared with the same bill. So no two of them can differ, and nobody who shows
+one folds anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from orchestrator.events import Record, RunStarted
+from orchestrator.ledger.bill import Bill, Bucket
+from orchestrator.ledger.incident import Incident
+from orchestrator.ledger.incidents import Incidents
+from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.predicted_actual import Comparison, PredictedVsActual
+
+
+@dataclass
+class Ledger:
+    """Folds records, in the journal's order. What it tells is as at the last record or, for a run under way,
+    at a later ``now_elapsed_s``."""
+
+    _meter: Meter = field(default_factory=Meter)
+    _incidents: Incidents = field(default_factory=Incidents)
+    _accuracy: PredictedVsActual = field(default_factory=PredictedVsActual)
+    _bill: Bill | None = None
+
+    def fold(self, record: Record) -> None:
+        """Take one record into account."""
+        before = self._meter.bucket
+        self._incidents.fold(record, before, self._meter.fold(record))
+        self._accuracy.fold(record)
+        self._bill = None
+
+    def fold_all(self, records: Iterable[Record]) -> Ledger:
+        """Fold them one after another; returns itself."""
+        for record in records:
+            self.fold(record)
+        return self
+
+    def bill(self, now_elapsed_s: float | None = None) -> Bill:
+        """What the run has taken and given."""
+        if now_elapsed_s is not None:
+            return self._meter.bill(now_elapsed_s)
+        if self._bill is None:
+            self._bill = self._meter.bill()
+        return self._bill
+
+    def incidents(self, now_elapsed_s: float | None = None) -> list[Incident]:
+        """What broke, what was done about it and what that cost, in the order of the journal."""
+        return self._incidents.so_far(self._meter.open_charge(now_elapsed_s))
+
+    def incident_totals(self) -> tuple[int, float]:
+        """How many there are, and what they cost in dollars; cheaper than to list them."""
+        return self._incidents.totals(self._meter.open_charge())
+
+    def predicted_actual(self) -> Comparison:
+        """What the plan had said of the run beside what it took."""
+        return self._accuracy.comparison(self.bill())
+
+    @property
+    def facts(self) -> RunStarted | None:
+        """What the run said of itself when it began; None before it has."""
+        return self._meter.facts
+
+    @property
+    def bucket(self) -> Bucket:
+        """Where its time goes."""
+        return self._meter.bucket
+
+    @property
+    def gpus_held(self) -> int:
+        """Without a bill, which costs more than all else that is done for a step."""
+        return self._meter.gpus_held

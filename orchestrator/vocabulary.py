@@ -1,0 +1,66 @@
+"""The words of which an event says one: what a journal may hold in their place, and what code compares with.
+
+Each is text too, so that it is written as it is, and a rank's process, which knows none of these classes, can
+say it. Where an event's field may be text as well, that is for words of an older journal that are none of
+these any more.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class Status(StrEnum):
+    """How a run ended; MLflow's own status follows from it."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class Phase(StrEnum):
+    """Where an attempt is on its way to its steps, in this order."""
+
+    START = "start"  # its ranks were started
+    IMPORT = "import"  # the script runs
+    INITIALIZE = "initialize"  # DeepSpeed builds its engine
+    FIRST_STEP = "first_step"
+    STEP = "step"
+
+
+class RestoreSource(StrEnum):
+    """Where the checkpoint lies from which an attempt goes on."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+class Action(StrEnum):
+    """What is done about a fault."""
+
+    RESTART = "restart"
+    REPLACE = "replace"  # wait for the node or take another, then restart
+    REWIND = "rewind"  # go back before a rejected loss and leave its batches out
+    STOP = "stop"
+
+
+class Fault(StrEnum):
+    """What kind of fault ended an attempt."""
+
+    EXIT = "exit"  # a rank exited or was killed
+    MEMORY = "memory"  # the host ran out of memory
+    HANG = "hang"  # no progress
+    DISK = "disk"  # a rank found no space to write to
+    NODE = "node"  # the node, its agent or its Ray is gone or does not answer
+    DRAIN = "drain"  # the node is taken away, and that was announced
+    LOSS = "loss"  # the loss is not one to go on from
+    RESTORE = "restore"  # what was to be loaded was not
+    DRIVER = "driver"  # the run's own process was lost
