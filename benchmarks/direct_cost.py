@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from orchestrator.rank.launch.launcher import ExecLauncher
+from orchestrator.rank.messages import ProbeFailed, StepTaken
 from tests.support.rank_harness import TIMEOUT_S, Bench, environment
 from tests.unit.rank.test_probes import FakeLink, Loss, attached, fake_deepspeed
 
@@ -49,7 +50,7 @@ def in_a_rank_s(folder: Path) -> dict[str, float]:
     with closing(ExecLauncher()) as launcher:
         bench = Bench(launcher, folder, env)
         outcome = bench.run(str(STEPS_SCRIPT))
-    if outcome.status != 0 or not outcome.of_kind("step") or outcome.of_kind("probe_failed"):
+    if outcome.status != 0 or not outcome.of(StepTaken) or outcome.of(ProbeFailed):
         raise RuntimeError(f"the no-op engine's rank ended with {outcome.status}: {outcome.output}")
 
     def typical(output: str, name: str) -> float:

@@ -25,7 +25,7 @@ from unittest.mock import patch
 from benchmarks.figures import table
 from benchmarks.launch import arguments
 from benchmarks.report import REPORT, conditions, write_section
-from orchestrator.agent.messages import shortened
+from orchestrator.agent.gather import shortened
 from orchestrator.driver.journal_fold import NAME, JournalFold
 from orchestrator.events import (
     AttemptEnded,

@@ -30,6 +30,7 @@ from orchestrator.config import load as schema
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.rank.launch.launcher import ExecLauncher, RankProcess, ZygoteLauncher
 from orchestrator.rank.launch.process import kill_group
+from orchestrator.rank.messages import StepTaken
 from tests.support.ports import free_port
 from tests.support.rank_harness import Bench, environment
 
@@ -95,7 +96,7 @@ def run_ranks(bench: Bench, argv: list[str]) -> None:
     def statuses() -> list[int | None]:
         ended = [rank.poll() for rank in ranks]  # before the messages: the last ones are there by then
         for rank in ranks:
-            told[rank.spec.rank] += sum(message["kind"] == "step" for message in rank.messages())
+            told[rank.spec.rank] += sum(isinstance(message, StepTaken) for message in rank.messages())
         return ended
 
     try:

@@ -27,7 +27,17 @@ from benchmarks.journal import file_system
 from benchmarks.launch import arguments
 from benchmarks.report import REPORT, conditions, write_section
 from orchestrator.agent.assignment import Assignment
-from orchestrator.agent.messages import Gather, Part, step_part
+from orchestrator.agent.gather import Gather, part_of
+from orchestrator.agent.messages import (
+    Encoded,
+    NodeSample,
+    Part,
+    RankExited,
+    RankPhases,
+    Unknown,
+    decode,
+    encode,
+)
 from orchestrator.cli.show.terminal import Terminal
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.group import RayWorkerGroup, UnderWay
@@ -38,6 +48,7 @@ from orchestrator.config.schema import RecoveryConfig
 from orchestrator.events import AttemptStarted, ResourcesGranted, RunStarted
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.rank.messages import StepTaken
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, supervise
 from tests.support.assignments import assignment
@@ -92,13 +103,16 @@ class ListedGroup(RayWorkerGroup):
         self._checkpoints.snapshots.started(attempt, None)
         return AttemptStarted(attempt, "10.0.0.1", 29500, self.assignment.ranks.world_size)
 
-    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part]]]:
+    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
         """A tick ends where the next begins; what makes up the nodes' words is on nobody's clock."""
         if self._heard_s is not None:
             self.spent_s.append(time.perf_counter() - self._heard_s)
         said = self._said(len(self.spent_s))
         self._heard_s = time.perf_counter()
-        return [(node, pickle.loads(words)) for node, words in zip(self._nodes.all, said or [], strict=False)]
+        return [
+            (node, decode(pickle.loads(words)))
+            for node, words in zip(self._nodes.all, said or [], strict=False)
+        ]
 
     def close(self) -> None:
         if self._heard_s is not None:
@@ -119,8 +133,7 @@ def node_step(node: int, step: int) -> Part:
     first = node * RANKS_PER_NODE
     for rank in range(first, first + RANKS_PER_NODE):
         loss, own_s = 3.0 + rank % 97 / 1000, 0.05 + (rank * step) % 89 / 1e5
-        message = {"rank": rank, "step": step, "loss": loss, "lr": 1e-3, "grad_norm": 1.0, "step_time_s": 0.2}
-        whole = gather.add(step_part({**message, "own_s": own_s}))
+        whole = gather.add(part_of(rank, StepTaken(step, 0.2, own_s, loss, lr=1e-3, grad_norm=1.0)))
     assert whole is not None
     return whole
 
@@ -136,15 +149,12 @@ def node_sample(node: int) -> Part:
         "power_usage_watts",
     )
     gpus = [f"gpu_{index}_{name}" for index in range(RANKS_PER_NODE) for name in of_gpu]
-    return {"kind": "sample", "metrics": dict.fromkeys((*host, *network, *gpus), 1234.5 + node)}
+    return NodeSample(dict.fromkeys((*host, *network, *gpus), 1234.5 + node))
 
 
 def node_exits(node: int) -> list[Part]:
-    about: Part = {"kind": "exit", "status": 0, "time": 0.0, "error": None, "log_tail": [], "log_path": ""}
     ranks = range(RANKS_PER_NODE)
-    return [
-        {**about, "rank": node * RANKS_PER_NODE + rank, "gpu": f"GPU {rank}", "step": 1} for rank in ranks
-    ]
+    return [RankExited(node * RANKS_PER_NODE + rank, f"GPU {rank}", 0, step=1, time=0.0) for rank in ranks]
 
 
 def words(agents: int, ticks: int) -> Callable[[int], list[bytes] | None]:
@@ -159,7 +169,7 @@ def words(agents: int, ticks: int) -> Callable[[int], list[bytes] | None]:
             if tick == ticks or (tick < ticks and (node + tick) % SAMPLE_EVERY_TICKS == 0):
                 parts.append(node_sample(node))
             phase = [] if tick == ticks + 1 else ["step"] * RANKS_PER_NODE
-            told.append(pickle.dumps([*parts, {"kind": "phases", "phases": phase}]))
+            told.append(pickle.dumps(encode([*parts, RankPhases(phase)])))
         return told
 
     return said
@@ -190,8 +200,8 @@ def measured(agents: int, ticks: int, folder: Path) -> Ticks:
 class Asked:
     """Answers as an agent does."""
 
-    def poll(self, node: int) -> list[Part]:
-        return [node_step(node, 1), {"kind": "phases", "phases": ["step"] * RANKS_PER_NODE}]
+    def poll(self, node: int) -> Encoded:
+        return encode([node_step(node, 1), RankPhases(["step"] * RANKS_PER_NODE)])
 
 
 def ray_call_s(calls: int, rounds: int) -> float:

@@ -22,7 +22,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 if TYPE_CHECKING:
     import yaml
@@ -53,6 +53,22 @@ _T = TypeVar("_T")
 
 class PaperError(ValueError):
     """What was read is not what it should be; the message is one line that can follow a file's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """The bounds of a number, in the annotation of a field: ``Annotated[int, Within(0, 9)]``.
+
+    NaN is not within any.
+    """
+
+    least: float
+    most: float
+
+
+Count = Annotated[int, Within(0, LARGEST)]
+# A time, or how long something took.
+Seconds = Annotated[float, Within(-LATEST_UNIX_S, LATEST_UNIX_S)]
 
 
 class NotJsonError(PaperError):
@@ -227,7 +243,7 @@ class _Check:
 
 @functools.cache
 def _checks(kind: Any) -> dict[str, _Check]:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: _check_of(hints[field.name]) for field in dataclasses.fields(kind)}
 
 
@@ -235,13 +251,16 @@ def _check_of(hint: Any) -> _Check:
     if hint in _PLAIN:
         return _PLAIN[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _within(arguments[0], arguments[1])
     if origin in (types.UnionType, typing.Union):
         checks = [_check_of(each) for each in arguments]
-        return _Check(
-            lambda value: any(check.holds(value) for check in checks),
-            " or ".join(check.words for check in checks),
-            frozenset[type]().union(*(check.at_once for check in checks)),
-        )
+        words = " or ".join(check.words for check in checks)
+        at_once = frozenset[type]().union(*(check.at_once for check in checks))
+        if len(arguments) == 2 and arguments[1] is type(None):  # what ranks say is full of these
+            first = checks[0].holds
+            return _Check(lambda value: value is None or first(value), words, at_once)
+        return _Check(lambda value: any(check.holds(value) for check in checks), words, at_once)
     if origin is list:
         inner = _check_of(arguments[0])
         return _Check(
@@ -257,6 +276,15 @@ def _check_of(hint: Any) -> _Check:
     assert isinstance(hint, type) and issubclass(hint, enum.Enum), hint  # noqa: PT018
     words = f"one of {', '.join(str(each.value) for each in hint)}"
     return _Check(lambda value: isinstance(value, hint), words, frozenset({hint}))
+
+
+def _within(hint: Any, bounds: Within) -> _Check:
+    inner = _check_of(hint)
+    least, most = bounds.least, bounds.most
+    return _Check(
+        lambda value: inner.holds(value) and least <= value <= most,
+        f"{inner.words} from {least:,} to {most:,}",
+    )
 
 
 def _is_whole(value: Any) -> bool:

@@ -29,7 +29,7 @@ from orchestrator.agent.localize import (
 )
 from orchestrator.agent.log_transfer import sender_of
 from orchestrator.agent.memory_kills import monitor_remark
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import Encoded, NodeSample, encode
 from orchestrator.agent.port import HeldPort
 from orchestrator.agent.ranks import NodeRanks
 from orchestrator.agent.raylet import end_with_raylet
@@ -177,13 +177,13 @@ class NodeAgent(CheckpointFiles):
         launcher = self._launcher = self._standing(self._ready_launcher())
         self._ranks.start(specs, launcher)
 
-    def poll(self) -> list[Part]:
-        """Everything that happened on this node since the last call."""
+    def poll(self) -> Encoded:
+        """Returns everything that happened on this node since the last call."""
         parts = self._ranks.poll()
         sample = self._sampler.sample()
         if sample is not None:
-            parts.append({"kind": "sample", "metrics": sample})
-        return parts
+            parts.append(NodeSample(sample))
+        return encode(parts)
 
     def stop(self, grace_s: float) -> None:
         """SIGTERM now, SIGKILL to what is left after ``grace_s``."""

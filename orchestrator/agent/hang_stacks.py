@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from orchestrator import papers
 from orchestrator.installation import PACKAGE
 from orchestrator.rank import stacks
+from orchestrator.rank.messages import GroupSeen
 
 # A rank answers in milliseconds, unless native code keeps the interpreter to itself: then a signal makes it
 # answer, unless the kernel does not let it.
@@ -192,25 +193,22 @@ def _blame(one: StackVerdict) -> int:
     return _UNKNOWN if one.entered is None else _NOT_ENTERED
 
 
-def groups_of(answer: str) -> dict[str, dict[str, Any]]:
+def groups_of(answer: str) -> dict[str, GroupSeen]:
     """What a rank told of its process groups, see :func:`orchestrator.rank.collectives.groups`; empty where
     it was asked by a signal."""
     line = next((line for line in answer.splitlines() if line.startswith(stacks.GROUPS_MARK)), None)
     return _groups(line.removeprefix(stacks.GROUPS_MARK)) if line is not None else {}
 
 
-def _groups(told: str) -> dict[str, dict[str, Any]]:
+def _groups(told: str) -> dict[str, GroupSeen]:
     """Nothing where a script has written to the file of its stacks itself."""
     try:
         body = papers.json_of(told)
+        if not isinstance(body, dict) or not all(isinstance(one, dict) for one in body.values()):
+            return {}
+        return {name: papers.made(GroupSeen, one) for name, one in body.items()}
     except papers.PaperError:
         return {}
-    kinds = {"entered": int, "operation": str, "peer": bool}
-    whole = isinstance(body, dict) and all(
-        isinstance(one, dict) and {name: type(value) for name, value in one.items()} == kinds
-        for one in body.values()
-    )
-    return body if whole else {}
 
 
 def main_thread(stack_text: str) -> list[Frame]:

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import FiguresPrinted, LinePrinted, Printed
 
 _TAIL_BYTES = 16 * 1024
 # What one look at a log may read, and what a line may be long: a rank that prints without end must
@@ -105,12 +105,10 @@ def tail(path: Path, lines: int) -> list[str]:
         return []
 
 
-def line_part(line: str) -> Part:
-    """A line as a part of the kind ``metric`` or ``output``."""
+def line_part(line: str) -> Printed:
+    """Returns what a line tells the driver."""
     measured = metrics_of(line)
-    if measured is not None:
-        return {"kind": "metric", "metric_step": measured[0], "metrics": measured[1]}
-    return {"kind": "output", "text": line}
+    return LinePrinted(line) if measured is None else FiguresPrinted(*measured)
 
 
 def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:

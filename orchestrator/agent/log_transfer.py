@@ -14,7 +14,7 @@ from pathlib import Path
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.localize import sees_mark
 from orchestrator.agent.log_bound import LogBounds
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import LogGrown
 from orchestrator.errors import RunDirectoryError
 from orchestrator.files import make_folder
 
@@ -46,7 +46,7 @@ class LogSender:
             self._passed_bytes[name] = self._passed_bytes.get(name, 0) + ahead
             self._offsets[name] = offset
 
-    def parts(self, ended: Collection[str] = ()) -> list[Part]:
+    def parts(self, ended: Collection[str] = ()) -> list[LogGrown]:
         """A part per log that has grown; those that ``ended`` are sent to their end and then forgotten."""
         parts, room = [], self.room_bytes
         for left, name in zip(range(len(self._offsets), 0, -1), list(self._offsets), strict=True):
@@ -55,7 +55,7 @@ class LogSender:
             data = self._take(name, share, behind=share if last else BEHIND_BYTES)
             room = max(0, room - len(data))
             if data:
-                parts.append({"kind": "log", "name": name, "data": data})
+                parts.append(LogGrown(name, data))
             if last:
                 del self._offsets[name]
         return parts
@@ -100,12 +100,12 @@ class LogWriter:
         self.folder = folder
         self._bounds = bounds
 
-    def keep(self, part: Part) -> None:
+    def keep(self, part: LogGrown) -> None:
         """Raises :class:`RunDirectoryError` when the log cannot be written."""
-        path = self.folder / Path(part["name"]).name
+        path = self.folder / Path(part.name).name
         try:
             with path.open("ab") as stream:
-                stream.write(part["data"])
+                stream.write(part.data)
         except OSError as error:
             raise RunDirectoryError(f"cannot write {path}: {error.strerror}") from None
         self._bounds.hold(path)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from orchestrator.agent.hang_stacks import Frame, Inquiry, StackVerdict, groups_of, main_thread, other_threads
+from orchestrator.agent.messages import RankSeen
 from orchestrator.agent.stillness import Sample, Stillness
 from orchestrator.agent.vitals import Vitals, vitals
 from orchestrator.agent.waits import Wait, wait_of
@@ -76,10 +76,10 @@ class Looks:
         self._inquiry, self._after = None, None
         self._before = self._counters()
 
-    def poll(self, now_s: float) -> tuple[dict[int, str], list[dict[str, Any]]] | None:
+    def poll(self, now_s: float) -> tuple[dict[int, str], list[RankSeen]] | None:
         """The ranks' answers as text, and what is seen of each; None as long as it is not complete.
 
-        The fields are those of :class:`~orchestrator.cluster.awaited.RankSeen` that a node knows.
+        Which GPU a rank has, its stack and where that is kept is left to the caller.
         """
         if self._before is None or not self._before.done():
             return None
@@ -112,7 +112,7 @@ class Looks:
         before: Mapping[int, Measured],
         after: Mapping[int, Measured],
         now_s: float,
-    ) -> dict[str, Any]:
+    ) -> RankSeen:
         pid, text = self._ranks[rank].pid, self._texts[rank]
         stack = main_thread(text)
         one = before[pid]
@@ -120,9 +120,20 @@ class Looks:
         sample = Sample(now_s, tuple(stack), wait, one.vitals, after[pid].vitals)
         still = self._still.setdefault(rank, Stillness()).look(sample)
         endable = wait in _ENDABLE and one.started <= _OF_A_WORKER
-        return {"rank": rank, "wait": str(wait), "endable": endable, **asdict(still), **asdict(seen)} | {
-            "groups": groups_of(text)
-        }
+        return RankSeen(
+            rank=rank,
+            node="",
+            gpu="",
+            wait=wait,
+            endable=endable,
+            still_s=still.still_s,
+            same_place_s=still.same_place_s,
+            cpu_share=still.cpu_share,
+            where=seen.where,
+            entered=seen.entered,
+            state=seen.state,
+            groups=groups_of(text),
+        )
 
 
 def refined(wait: Wait, stack: Sequence[Frame], others: Iterable[Sequence[Frame]]) -> Wait:

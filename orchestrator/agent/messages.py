@@ -1,173 +1,254 @@
-"""Many ranks' words become one: the same fold on each node and then on the driver.
+"""What an agent says to the driver: a type for each message.
 
-A *part* is a dict of JSON values with ``kind``, a ``ranks`` count and figures that fold without
-regard to order, so that a node sends one message for its eight ranks, and the driver's loss does
-not depend on which node answered first.
+They travel as plain values (:func:`encode`, :func:`decode`): Ray pickles these several times as fast as
+objects, and the driver hears every node at every tick. All nodes of a run have the same source of this, which
+is compared before it starts. What many ranks have said becomes one message in
+:mod:`~orchestrator.agent.gather`.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, overload
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-Part = dict[str, Any]
-# Ranks are a step apart, or a few: what waits for longer is of ranks that say nothing.
-MOST_WAITING = 1000
-# What a rank whose probes have failed does not tell.
-_OF_PROBES = ("step", "memory")
+from orchestrator.agent.waits import Wait
+from orchestrator.checkpoint.commits import PartDurable, PartGivenUp
+from orchestrator.events import Fault
+from orchestrator.rank.messages import GroupSeen
 
 
-class Gather:
-    """Waits until parts of the same kind and step cover ``expected`` ranks, then folds them into one.
+@dataclass(frozen=True, slots=True)
+class RanksStepped:
+    """So many ranks have done a step. ``slowest`` (seconds, rank) and ``own_sum_s`` (over the ranks) say how
+    long ranks worked by themselves, None where one of them did not say so."""
 
-    An older step that stayed incomplete is dropped once a newer one is whole: a rank that says
-    nothing at one step must not make the gatherer grow.
+    step: int
+    ranks: int
+    losses: tuple[float, ...]
+    lr: float | None
+    grad_norm: float | None
+    skipped: bool
+    step_time_s: float
+    slowest: tuple[float, int] | None
+    own_sum_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RanksSaved:
+    """So many ranks have saved a checkpoint; ``staged`` says that it went into memory at first."""
+
+    step: int
+    ranks: int
+    tag: str
+    path: str
+    seconds: float
+    staged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RanksLoaded:
+    """So many ranks have loaded a checkpoint."""
+
+    step: int
+    ranks: int
+    tag: str
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RanksPeaked:
+    """``peak_bytes`` is the most memory that one of so many ranks has held, None where none could tell."""
+
+    step: int
+    ranks: int
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankPhases:
+    """Each rank of a node that has not ended is in one of these phases."""
+
+    phases: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RankMute:
+    """A rank's probes have failed: it tells no more of its steps."""
+
+    rank: int
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankRaised:
+    """A rank's script has raised an error; the rest comes with its exit."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankExited:
+    """A rank has ended, or counts as ended. ``status`` is negative for the signal that ended it; ``time`` is
+    when that was noticed (Unix seconds), 0 where nobody did; ``error`` is in one line.
+
+    ``node_unusable`` says that it outlived SIGKILL. ``silent_s`` is None where it ended by itself; else it
+    went with its agent, of which nothing was heard for so long before.
     """
 
-    def __init__(self, expected: int) -> None:
-        self.expected = expected
-        self._excused = 0
-        self._waiting: dict[tuple[str, int], list[Part]] = {}  # in the order in which they began
-        # ranks; counted anew, they would be n² for n nodes
-        self._covered: Counter[tuple[str, int]] = Counter()
-
-    def excuse(self) -> int:
-        """One rank tells no more of its steps; how many still do. What it saves and loads it tells all the
-        same."""
-        self._excused = min(self.expected, self._excused + 1)
-        return self.expected - self._excused
-
-    def _needed(self, kind: str) -> int:
-        return self.expected - (self._excused if kind in _OF_PROBES else 0)
-
-    def add(self, part: Part) -> Part | None:
-        """The folded part if this one completed it."""
-        key = (str(part["kind"]), int(part["step"]))
-        parts = self._waiting.setdefault(key, [])
-        parts.append(part)
-        self._covered[key] += part["ranks"]
-        if self._covered[key] < self._needed(key[0]):
-            if len(self._waiting) > MOST_WAITING:
-                oldest = next(iter(self._waiting))
-                del self._waiting[oldest], self._covered[oldest]
-            return None
-        kind, step = key
-        self._waiting = {k: v for k, v in self._waiting.items() if k[0] != kind or k[1] > step}
-        self._covered = Counter({k: self._covered[k] for k in self._waiting})
-        return FOLDS[kind](parts)
+    rank: int
+    gpu: str
+    status: int
+    step: int
+    time: float
+    error: str | None = None
+    fault: Fault = Fault.EXIT
+    log_tail: list[str] = field(default_factory=list)
+    log_path: str = ""
+    node_unusable: bool = False
+    silent_s: float | None = None
 
 
-def step_part(message: Mapping[str, Any]) -> Part:
-    """A rank's own step message as a part of one rank. ``slowest`` and ``own_sum_s`` (over the ranks) say how
-    long ranks worked by themselves, None where one of them did not say so."""
-    loss, own_s = message.get("loss"), message.get("own_s")
-    return {
-        "kind": "step",
-        "step": message["step"],
-        "ranks": 1,
-        "losses": [] if loss is None else [loss],
-        "lr": message.get("lr"),
-        "grad_norm": message.get("grad_norm"),
-        "skipped": bool(message.get("skipped")),
-        "step_time_s": message["step_time_s"],
-        "slowest": None if own_s is None else {"rank": message["rank"], "own_s": own_s},
-        "own_sum_s": own_s,
-    }
+@dataclass(frozen=True, slots=True)
+class LinePrinted:
+    """Rank 0 has printed a line."""
+
+    text: str
 
 
-def checkpoint_part(message: Mapping[str, Any]) -> Part:
-    """A rank's word that it saved or loaded, as a part of one rank."""
-    return {
-        "kind": "saved" if message["kind"] == "save" else "loaded",
-        "step": message["step"],
-        "ranks": 1,
-        "tag": str(message["tag"]),
-        "path": message["dir"],
-        "seconds": message["seconds"],
-        "staged": "snapshot" in message,
-    }
+@dataclass(frozen=True, slots=True)
+class FiguresPrinted:
+    """Rank 0 has printed a line of figures, of a step where the line says so."""
+
+    step: int | None
+    metrics: dict[str, float]
 
 
-def memory_part(message: Mapping[str, Any]) -> Part:
-    """A rank's word on its memory, as a part of one rank; ``peak_bytes`` is None where it could not tell."""
-    return {"kind": "memory", "step": message["step"], "ranks": 1, "peak_bytes": message["peak_bytes"]}
+@dataclass(frozen=True, slots=True)
+class LogGrown:
+    """``data`` was added to a log that the driver does not see by itself."""
+
+    name: str
+    data: bytes
 
 
-def fold_steps(parts: Sequence[Part]) -> Part:
-    """Losses are summed exactly (``fsum``), so their order does not matter; the slowest rank counts."""
-    losses = [loss for part in parts for loss in part["losses"]]
-    slowest = [part["slowest"] for part in parts]
-    known = None not in slowest
-    return {
-        "kind": "step",
-        "step": parts[0]["step"],
-        "ranks": sum(p["ranks"] for p in parts),
-        "losses": sorted(losses),
-        "lr": _greatest(p["lr"] for p in parts),
-        "grad_norm": _greatest(p["grad_norm"] for p in parts),
-        "skipped": any(p["skipped"] for p in parts),
-        "step_time_s": max(p["step_time_s"] for p in parts),
-        "slowest": max(slowest, key=lambda one: (one["own_s"], one["rank"])) if known else None,
-        "own_sum_s": math.fsum(p["own_sum_s"] for p in parts) if known else None,
-    }
+@dataclass(frozen=True, slots=True)
+class NodeSample:
+    """The node was measured."""
+
+    metrics: dict[str, float]
 
 
-def mean_loss(part: Part) -> float | None:
-    """The mean of the ranks' losses, or None where no rank said one; infinite or NaN where one of them is, or
-    where the sum is larger than a number can be."""
-    losses = part["losses"]
-    if not losses:
-        return None
-    try:
-        return math.fsum(losses) / len(losses)
-    except (OverflowError, ValueError):
-        return sum(losses) / len(losses)
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A person should know this; it is one line."""
+
+    text: str
 
 
-@overload
-def shortened(value: float, digits: int) -> float: ...
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """A rank that has been silent for longer than it may be."""
+
+    rank: int
+    phase: str
+    step: int | None
+    silent_s: float
+    limit_s: float
 
 
-@overload
-def shortened(value: float | None, digits: int) -> float | None: ...
+@dataclass(frozen=True, slots=True)
+class RanksOverdue:
+    """These ranks of a node make no progress; ``all`` says that there are no others left on it."""
+
+    all: bool
+    ranks: list[Overdue]
 
 
-def shortened(value: float | None, digits: int) -> float | None:
-    """To so many significant digits: a loss in 32 bits has seven, and a journal keeps millions of them."""
-    return None if value is None else float(f"{value:.{digits}g}")
+@dataclass(frozen=True)
+class RankSeen:
+    """A rank was looked at. ``endable``: neither it nor a process that it has started waits for something
+    that may come from elsewhere, or works. Seconds as in :class:`~orchestrator.agent.stillness.Still`;
+    ``entered`` and ``state`` as in :class:`~orchestrator.agent.hang_stacks.Seen`. The driver adds the name of
+    the node."""
+
+    rank: int
+    node: str
+    gpu: str
+    wait: Wait
+    endable: bool
+    still_s: float
+    same_place_s: float
+    cpu_share: float
+    where: str = ""
+    entered: bool | None = None
+    state: str = "sleeping"
+    groups: Mapping[str, GroupSeen] = field(default_factory=dict)
+    stack: Sequence[str] = ()
+    path: str = ""
+
+    @property
+    def waits_in(self) -> str:
+        """The operation that it waits in with others, "" where it does not."""
+        return next((group.operation for group in self.groups.values() if group.operation), "")
 
 
-def fold_checkpoints(parts: Sequence[Part]) -> Part:
-    """Training stood still as long as the slowest rank took."""
-    folded = dict(parts[0])
-    folded["ranks"] = sum(p["ranks"] for p in parts)
-    folded["seconds"] = max(p["seconds"] for p in parts)
-    return folded
+@dataclass(frozen=True, slots=True)
+class RanksSeen:
+    """The ranks of a node were looked at, as was asked."""
+
+    ranks: list[RankSeen]
 
 
-def fold_memory(parts: Sequence[Part]) -> Part:
-    """The fullest rank counts: it is the one that does not fit."""
-    folded = dict(parts[0])
-    folded["ranks"] = sum(p["ranks"] for p in parts)
-    folded["peak_bytes"] = _greatest(p["peak_bytes"] for p in parts)
-    return folded
+@dataclass(frozen=True, slots=True)
+class WriterHeld:
+    """The node's writer has no space to write to, and waits for it."""
+
+    reason: str
 
 
-FOLDS: dict[str, Callable[[Sequence[Part]], Part]] = {
-    "step": fold_steps,
-    "saved": fold_checkpoints,
-    "loaded": fold_checkpoints,
-    "memory": fold_memory,
-}
+@dataclass(frozen=True, slots=True)
+class WriterFreed:
+    """There is space again, after so many seconds."""
+
+    held_s: float
 
 
-def slowest_phase(phases: Iterable[str], order: Sequence[str]) -> str | None:
-    """The phase that the rank furthest behind is in; unknown phases count as the last."""
-    known = {name: index for index, name in enumerate(order)}
-    return min(phases, key=lambda phase: known.get(phase, len(order)), default=None)
+@dataclass(frozen=True, slots=True)
+class RankUnstaged:
+    """There was no room in memory for what a rank saved."""
+
+    rank: int
+    reason: str
 
 
-def _greatest(values: Iterable[Any]) -> Any:
-    return max((v for v in values if v is not None), default=None)
+FromWriter = PartDurable | PartGivenUp | WriterHeld | WriterFreed | RankUnstaged
+Gathered = RanksStepped | RanksSaved | RanksLoaded | RanksPeaked
+Printed = LinePrinted | FiguresPrinted
+OfRanks = Gathered | RankPhases | RankMute | RankRaised | RankExited | Printed | NodeSample
+Part = FromWriter | OfRanks | LogGrown | Remark | RanksOverdue | RanksSeen
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Part)}
+_FIELDS = {kind: tuple(one.name for one in dataclasses.fields(kind)) for kind in _KINDS.values()}
+Encoded = list[tuple[str, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """This version does not know a message of such a kind."""
+
+    kind: str
+
+
+def encode(parts: Iterable[Part]) -> Encoded:
+    """Returns messages as kinds and values."""
+    return [
+        (type(part).__name__, tuple([getattr(part, name) for name in _FIELDS[type(part)]])) for part in parts
+    ]
+
+
+def decode(said: Encoded) -> list[Part | Unknown]:
+    """Returns the messages that an agent has sent."""
+    return [_KINDS[kind](*values) if kind in _KINDS else Unknown(kind) for kind, values in said]

@@ -8,24 +8,48 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from orchestrator import papers
 from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.gather import Gather, part_of
 from orchestrator.agent.hang_stacks import Frame, keep, main_thread
 from orchestrator.agent.log_bound import LogBounds
 from orchestrator.agent.log_reader import LogReader, line_part, tail
 from orchestrator.agent.log_transfer import LogSender
 from orchestrator.agent.look import Looks
 from orchestrator.agent.memory_kills import MemoryKills
-from orchestrator.agent.messages import Gather, Part, checkpoint_part, memory_part, step_part
+from orchestrator.agent.messages import (
+    Part,
+    RankExited,
+    RankMute,
+    RankPhases,
+    RankRaised,
+    RanksOverdue,
+    RanksSeen,
+    Remark,
+)
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.watchdog import Watchdog
 from orchestrator.errors import NodeMismatch
-from orchestrator.rank import stacks
-from orchestrator.rank.heard import KINDS
+from orchestrator.events import Fault
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
+from orchestrator.rank.messages import (
+    Heartbeat,
+    Loaded,
+    MemoryPeak,
+    Message,
+    PhaseBegun,
+    PhaseEnded,
+    ProbeFailed,
+    Saved,
+    ScriptFailed,
+    StacksUnavailable,
+    Staged,
+    StepTaken,
+    Unknown,
+)
 from orchestrator.rank.spec import RankSpec
 
 _TAIL_LINES = 20
@@ -42,7 +66,7 @@ class _Watched:
     log: LogReader
     phase: str = "start"
     step: int = 0
-    error: dict[str, Any] = field(default_factory=dict)
+    error: ScriptFailed | None = None
     status: int | None = None
     garbled_told: bool = False
     silent: bool = False  # of its steps: what tells of them has failed
@@ -112,7 +136,7 @@ class NodeRanks:
         if self._kill_due_s is not None and now_s >= self._kill_due_s:
             self.kill()
         if self._ranks:
-            parts.append({"kind": "phases", "phases": [r.phase for r in self._alive()]})
+            parts.append(RankPhases([rank.phase for rank in self._alive()]))
         return parts
 
     def stop(self, grace_s: float) -> None:
@@ -143,7 +167,7 @@ class NodeRanks:
             rank.log.skip(begin)
             if self.sender is not None:
                 self.sender.skip(rank.log.path.name, begin)
-        parts: list[Part] = [{"kind": "remark", "text": text} for text in self._remarks]
+        parts: list[Part] = [Remark(text) for text in self._remarks]
         self._remarks.clear()
         return parts
 
@@ -162,16 +186,13 @@ class NodeRanks:
         if told == self._overdue_told:
             return []
         self._overdue_told = told
-        return [{"kind": "overdue", "all": told[1], "ranks": [asdict(one) for one in overdue]}]
+        return [RanksOverdue(told[1], overdue)]
 
     def _outlived(self, rank: _Watched) -> Part:
         """It is stuck in the kernel or a driver: whatever it holds, this node cannot be used any more."""
         rank.status = -signal.SIGKILL
-        rank.error = {
-            "type": "",
-            "message": f"outlived SIGKILL by {self.assignment.recovery.sigkill_timeout_s:g} s",
-        }
-        return {**self._exit_part(rank, rank.status), "node_fault": True, "node_unusable": True}
+        error = f"outlived SIGKILL by {self.assignment.recovery.sigkill_timeout_s:g} s"
+        return replace(self._exit_part(rank, rank.status), error=error, fault=Fault.NODE, node_unusable=True)
 
     def _stacks(self, now_s: float) -> list[Part]:
         """What the ranks answered, once they have, kept beside their logs."""
@@ -189,22 +210,22 @@ class NodeRanks:
         self._kept_stacks |= stacks
         keep(news, paths, f"--- no progress; stacks of {time.strftime('%Y-%m-%d %H:%M:%S')} ---")
         told = [
-            {
-                **one,
-                "gpu": self.assignment.ranks.gpu_name(ranks[rank := one["rank"]].local_rank),
-                "stack": [str(frame) for frame in stacks[rank]][:_STACK_LINES],
-                "path": str(paths[rank]) if texts[rank] else ranks[rank].log_path,
-            }
+            replace(
+                one,
+                gpu=self.assignment.ranks.gpu_name(ranks[one.rank].local_rank),
+                stack=[str(frame) for frame in stacks[one.rank]][:_STACK_LINES],
+                path=str(paths[one.rank]) if texts[one.rank] else ranks[one.rank].log_path,
+            )
             for one in seen
         ]
-        return [{"kind": "stacks", "ranks": told}]
+        return [RanksSeen(told)]
 
     def _listen(self, rank: _Watched, now_s: float) -> list[Part]:
         if rank.status is not None:
             return []
         # The status first: whatever a rank said or printed before it died is then read for certain.
         status = rank.process.poll()
-        parts = []
+        parts: list[Part] = []
         for message in rank.process.messages():
             self._watchdog.heard(rank.process.spec.rank, message, now_s)
             if part := self._hear(rank, message):
@@ -227,76 +248,75 @@ class NodeRanks:
             )
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
-        if rank.process.spec.rank == 0 and not rank.error:
+        if rank.process.spec.rank == 0 and rank.error is None:
             parts += [line_part(line) for line in lines]
         if status is not None:
             rank.status = status
             parts.append(self._exit_part(rank, status))
         return parts
 
-    def _hear(self, rank: _Watched, message: dict[str, Any]) -> Part | None:
+    def _hear(self, rank: _Watched, message: Message | Unknown) -> Part | None:
+        number = rank.process.spec.rank
         match message:
-            case {"kind": "heartbeat" | "phase", "phase": str(phase)}:
+            case Heartbeat(phase=phase) | PhaseBegun(phase) | PhaseEnded(phase):
                 rank.phase = phase
-            case {"kind": "step", "step": int(step)}:
+            case StepTaken(step):
                 rank.step, rank.phase = step, "step"
-                return self._gather.add(step_part(message))
-            case {"kind": "memory"}:
-                return self._gather.add(memory_part(message))
-            case {"kind": "save" | "load", "edge": "end", "ok": True, "step": int(step)}:
+                return self._gather.add(part_of(number, message))
+            case MemoryPeak():
+                return self._gather.add(part_of(number, message))
+            case Saved(step=step) | Staged(step=step) | Loaded(step=step):
                 rank.step = step
-                if "snapshot" in message and self.snapshots is not None and self._launcher is not None:
-                    self.snapshots.saved(rank.process.spec.rank, message, self._launcher)
-                return self._gather.add(checkpoint_part(message))
-            case {"kind": "error"}:
+                if isinstance(message, Staged) and self.snapshots is not None and self._launcher is not None:
+                    self.snapshots.saved(number, message, self._launcher)
+                return self._gather.add(part_of(number, message))
+            case ScriptFailed():
                 rank.error = message
-                return {"kind": "error"}
-            case {"kind": "probe_failed"}:
+                return RankRaised(number)
+            case ProbeFailed():
                 return self._probe_failed(rank, message)
-            case {"kind": kind} if kind not in KINDS and kind not in rank.unknown:
+            case StacksUnavailable(why):
+                self._remarks.append(
+                    f"rank {number} cannot tell where it is, should it hang: {_first_line(why)}"
+                )
+            case Unknown(kind) if kind not in rank.unknown:
                 rank.unknown.add(kind)
                 self._remarks.append(
-                    f"rank {rank.process.spec.rank} said {kind!r}, which this version does not know"
+                    f"rank {number} said {papers.short(kind)}, which this version does not know"
                 )
         return None
 
-    def _probe_failed(self, rank: _Watched, message: dict[str, Any]) -> Part | None:
-        """Its steps are not waited for any more. One that cannot answer for its stacks tells of its steps as
-        before."""
-        number, reason = rank.process.spec.rank, _first_line(message["message"])
-        if message["where"] == stacks.PROBE:
-            self._remarks.append(f"rank {number} cannot tell where it is, should it hang: {reason}")
-            return None
+    def _probe_failed(self, rank: _Watched, failed: ProbeFailed) -> Part | None:
+        """Its steps are not waited for any more."""
         if rank.silent:
             return None
         rank.silent = True
         self._gather.excuse()
-        return {"kind": "probe_failed", "rank": number, "where": message["where"], "reason": reason}
+        return RankMute(rank.process.spec.rank, failed.where, _first_line(failed.message))
 
-    def _exit_part(self, rank: _Watched, status: int) -> Part:
-        spec = rank.process.spec
+    def _exit_part(self, rank: _Watched, status: int) -> RankExited:
+        spec, error = rank.process.spec, rank.error
         killed = status == -signal.SIGKILL and self._killed_s is None
-        return {
-            "kind": "exit",
-            "rank": spec.rank,
-            "gpu": self.assignment.ranks.gpu_name(spec.local_rank),
-            "status": status,
-            "step": rank.step,
-            "time": time.time(),
-            "fault": rank.error.get("fault"),
-            "error": _one_line(rank.error) or rank.process.loss,
-            "out_of_memory": killed and self._memory_kills.new(),
-            "log_tail": tail(Path(spec.log_path), _TAIL_LINES) if status else [],
-            "log_path": spec.log_path,
-        }
+        return RankExited(
+            rank=spec.rank,
+            gpu=self.assignment.ranks.gpu_name(spec.local_rank),
+            status=status,
+            step=rank.step,
+            time=time.time(),
+            error=(_one_line(error) if error is not None else "") or rank.process.loss,
+            fault=Fault.MEMORY if killed and self._memory_kills.new() else _fault_of(error),
+            log_tail=tail(Path(spec.log_path), _TAIL_LINES) if status else [],
+            log_path=spec.log_path,
+        )
 
 
-def _one_line(error: dict[str, Any]) -> str | None:
-    return (
-        f"{error.get('type', 'error')}: {_first_line(str(error.get('message', '')))}".strip(": ")
-        if error
-        else None
-    )
+def _fault_of(error: ScriptFailed | None) -> Fault:
+    """Which fault a rank's error is, as the rank knows it. Its script may have said any word there."""
+    return Fault(error.fault) if error is not None and error.fault in set(Fault) else Fault.EXIT
+
+
+def _one_line(error: ScriptFailed) -> str:
+    return f"{error.type}: {_first_line(error.message)}".strip(": ")
 
 
 def _first_line(text: str) -> str:

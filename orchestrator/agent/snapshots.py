@@ -10,18 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.assignment import Assignment, base_environment
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import FromWriter, RankUnstaged
 from orchestrator.agent.staging_dir import choose_place
 from orchestrator.agent.writer import NodeWriter, elsewhere
 from orchestrator.checkpoint.arena import Slot, open_slot_file
+from orchestrator.checkpoint.commits import Key, RankPart
 from orchestrator.checkpoint.staging import is_awaited, writer_is_done
 from orchestrator.checkpoint.store import attempt_dir
+from orchestrator.checkpoint.writer_messages import Request
 from orchestrator.rank.launch.launcher import Launcher
+from orchestrator.rank.messages import Staged
 
 SLOTS = 2
 _SHARED_BETWEEN_RANKS = "zero_pp_rank_"
@@ -43,7 +46,7 @@ class NodeSnapshots:
         ]
         self._fetched: list[int] = []
         self._unstaged: set[int] = set()  # ranks of which it has been said
-        self._told: list[Part] = []
+        self._told: list[FromWriter] = []
         self._restore: dict[str, Any] | None = None
         log_path = Path(assignment.places.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
@@ -62,24 +65,22 @@ class NodeSnapshots:
             "allow_types": list(self._assignment.snapshot.allow_types),
         }
 
-    def saved(self, rank: int, message: Mapping[str, Any], launcher: Launcher) -> None:
+    def saved(self, rank: int, staged: Staged, launcher: Launcher) -> None:
         """A rank has saved: have it written out."""
-        staged = message["snapshot"]
-        if staged["given_up"] and rank not in self._unstaged:
+        if staged.given_up and rank not in self._unstaged:
             self._unstaged.add(rank)
-            self._told.append({"kind": "snapshot_unstaged", "rank": rank, "reason": staged["given_up"]})
-        about = {key: message[key] for key in ("step", "dir", "tag")}
-        about |= {"attempt": staged["attempt"], "rank": rank, "save_latest": staged["save_latest"]}
-        request = {"op": "write", **about, "to": staged["to"], "slot": None, "files": staged["files"]}
+            self._told.append(RankUnstaged(rank, staged.given_up))
+        part = RankPart(staged.attempt, staged.step, staged.dir, staged.tag, rank, staged.save_latest)
+        request = _request(part, staged.to, slot=None, files=staged.files)
         wanted = []
-        if staged["slot"] is not None:
-            fd = self._slots[rank - self._first_rank][staged["slot"]]
-            wanted.append({**request, "slot": elsewhere(fd), "files": []})
-        if staged["files"] or not wanted:
+        if staged.slot is not None:
+            fd = self._slots[rank - self._first_rank][staged.slot]
+            wanted.append(_request(part, staged.to, slot=elsewhere(fd)))
+        if staged.files or not wanted:
             wanted.append(request)
-        self._writer.write(about, wanted, launcher)
+        self._writer.write(part, wanted, launcher)
 
-    def poll(self, launcher: Launcher) -> list[Part]:
+    def poll(self, launcher: Launcher) -> list[FromWriter]:
         """What the writer said since the last call; one that died is started again and asked again."""
         told, self._told = self._told, []
         return told + self._writer.poll(launcher)
@@ -149,22 +150,21 @@ class NodeSnapshots:
             same = all(held[key] == restore.get(of) for key, of in (("dir", "save_dir"), ("tag", "tag")))
             if not same or held["written"] or held["attempt"] != restore["attempt"]:
                 continue
-            about = {key: held[key] for key in ("attempt", "step", "dir", "tag", "rank", "save_latest")}
-            if self._writer.writes(about):
+            keys = ("attempt", "step", "dir", "tag", "rank", "save_latest")
+            part = RankPart(**{key: held[key] for key in keys})
+            if self._writer.writes(part.rank, part.key):
                 continue
-            to = str(attempt_dir(Path(held["dir"]), held["attempt"], held["step"], held["tag"]))
-            request = {"op": "write", **about, "to": to, "slot": held["path"], "files": []}
-            self._writer.write(about, [request], launcher)
+            to = str(attempt_dir(Path(part.dir), part.attempt, part.step, part.tag))
+            self._writer.write(part, [_request(part, to, slot=held["path"])], launcher)
 
     def _drop_what_nobody_writes(self) -> None:
         """A rank died right after staging, and the others did not get that far: the next one in its place
         would wait for ever until this generation is on the disk."""
         for rank, _, slot in self._opened():
             header = slot.header()
-            about = (
-                {"rank": rank, **{key: header[key] for key in ("attempt", "tag", "dir")}} if header else {}
-            )
-            if header and is_awaited(slot) and not self._writer.writes(about):
+            if header is None or not is_awaited(slot):
+                continue
+            if not self._writer.writes(rank, Key(header["attempt"], header["dir"], header["tag"])):
                 slot.forget()
 
     def take(self, name: str, data: bytes, entry: Mapping[str, Any] | None, first: bool) -> None:
@@ -205,6 +205,11 @@ class NodeSnapshots:
 
     def _is_ours(self, rank: int) -> bool:
         return self._first_rank <= rank < self._first_rank + self._assignment.ranks.per_node
+
+
+def _request(part: RankPart, to: str, slot: str | None, files: Sequence[str] = ()) -> Request:
+    """Asks for all that a slot holds, or for files that are there already; the writer's owner numbers it."""
+    return Request(0, part.attempt, part.tag, part.dir, part.rank, to, slot, list(files))
 
 
 def is_for_every_rank(name: str) -> bool:

@@ -11,11 +11,26 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from orchestrator.agent.messages import Overdue
 from orchestrator.rank.link import HEARTBEAT_S
+from orchestrator.rank.messages import (
+    Heartbeat,
+    LoadBegun,
+    Loaded,
+    LoadFailed,
+    Message,
+    PhaseBegun,
+    PhaseEnded,
+    SaveBegun,
+    Saved,
+    SaveFailed,
+    Staged,
+    StepTaken,
+    Unknown,
+)
 
 LEAST_SAMPLES = 5
 _KEPT_SAMPLES = 256  # of a phase: the last steps of all ranks
@@ -27,17 +42,6 @@ _WITHIN_OTHERS = frozenset({"save", "load", HELD})
 _AFTER_LOAD = "first_step after load"  # skips data that were used before, however many these are
 # Passed once in an attempt: what they took the last time says less about the next.
 _ONCE = frozenset({"start", "import", "initialize", "first_step", _AFTER_LOAD, "load"})
-
-
-@dataclass(frozen=True)
-class Overdue:
-    """A rank that has been silent for longer than it may be."""
-
-    rank: int
-    phase: str
-    step: int | None
-    silent_s: float
-    limit_s: float
 
 
 @dataclass
@@ -110,24 +114,25 @@ class Watchdog:
         self._named.clear()
         self._clocks.clear()
 
-    def heard(self, rank: int, message: Mapping[str, Any], now_s: float) -> None:
+    def heard(self, rank: int, message: Message | Unknown, now_s: float) -> None:
         """Any message of a rank, in the order in which they came."""
         clock = self._clock(rank, now_s)
         clock.heard_s = now_s
         match message:
-            case {"kind": "heartbeat", "phase": str(phase), "step": step, "progress": int(progress)}:
+            case Heartbeat(phase=phase, step=step, progress=progress):
                 if (phase, step, progress) != (clock.phase, clock.step, clock.progress):
                     clock.moved(now_s)
                 clock.enter(phase)
                 clock.progress = progress
                 self._reach(clock, step)
-            case {"kind": "phase", "phase": str(phase), "edge": edge}:
+            case PhaseBegun(phase):
                 clock.moved(now_s)
-                if edge == "begin":
-                    clock.enter(phase)
-                elif phase == "initialize":
+                clock.enter(phase)
+            case PhaseEnded(phase):
+                clock.moved(now_s)
+                if phase == "initialize":
                     clock.enter("first_step")
-            case {"kind": "step", "step": int(step)}:
+            case StepTaken(step):
                 # It may come late, when its numbers have arrived from the device; the rank works all the
                 # same, and how long it was silent in what it does by now is not known from that.
                 if clock.phase in ("step", "first_step"):
@@ -136,14 +141,14 @@ class Watchdog:
                 self._reach(clock, max(step, clock.step or 0))
                 if clock.phase == "first_step":  # not at its end's own message, which comes before
                     clock.enter("step")
-            case {"kind": "save" | "load" as kind, "edge": "begin"}:
+            case SaveBegun() | LoadBegun():
                 clock.moved(now_s)
-                clock.enter(kind)
-            case {"kind": "save" | "load" as kind, "edge": "end"}:
+                clock.enter("save" if isinstance(message, SaveBegun) else "load")
+            case Saved() | Staged() | SaveFailed() | Loaded() | LoadFailed():
                 clock.moved(now_s)
-                self._reach(clock, message.get("step"))
+                self._reach(clock, None if isinstance(message, LoadFailed) else message.step)
                 clock.enter(clock.before)
-                clock.loaded = clock.loaded or kind == "load"
+                clock.loaded = clock.loaded or isinstance(message, Loaded | LoadFailed)
 
     def printed(self, rank: int, now_s: float) -> None:
         """A rank has written into its log: whatever it does, it goes on."""

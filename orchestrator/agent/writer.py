@@ -4,15 +4,24 @@ blocks."""
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import FromWriter, WriterFreed, WriterHeld
 from orchestrator.checkpoint import writer
+from orchestrator.checkpoint.commits import Key, PartDurable, PartGivenUp, RankPart
+from orchestrator.checkpoint.manifest import FilePart
+from orchestrator.checkpoint.writer_messages import (
+    Answer,
+    Failed,
+    Freed,
+    Held,
+    Request,
+    answer_of,
+    request_line,
+)
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.spec import RankSpec
@@ -22,9 +31,9 @@ from orchestrator.rank.spec import RankSpec
 class _Writing:
     """A rank's part of a checkpoint that the writer has been asked for; ``waiting`` are the requests open."""
 
-    about: dict[str, Any]
+    part: RankPart
     waiting: set[int]
-    files: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FilePart] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -43,21 +52,21 @@ class NodeWriter:
         self._pipes: tuple[int, int] | None = None
         self._lent: tuple[int, int] = (-1, -1)
         self._partial = b""
-        self._requests: dict[int, dict[str, Any]] = {}
+        self._requests: dict[int, Request] = {}
         self._writing: list[_Writing] = []
         self._next_id = 0
 
-    def write(self, about: dict[str, Any], requests: Iterable[dict[str, Any]], launcher: Launcher) -> None:
-        """Have a rank's part of a checkpoint written; ``about`` names it."""
-        self._writing.append(_Writing(about, {self._ask(one, launcher) for one in requests}))
+    def write(self, part: RankPart, requests: Iterable[Request], launcher: Launcher) -> None:
+        """Have a rank's part of a checkpoint written; the requests get their numbers here."""
+        self._writing.append(_Writing(part, {self._ask(one, launcher) for one in requests}))
 
-    def writes(self, about: Mapping[str, Any]) -> bool:
-        """Whether that part has been asked for and is not on the disk yet."""
-        return any(all(one.about[key] == value for key, value in about.items()) for one in self._writing)
+    def writes(self, rank: int, key: Key) -> bool:
+        """Whether this rank's part has been asked for and is not on the disk yet."""
+        return any((one.part.rank, one.part.key) == (rank, key) for one in self._writing)
 
-    def poll(self, launcher: Launcher) -> list[Part]:
+    def poll(self, launcher: Launcher) -> list[FromWriter]:
         """What it said since the last call."""
-        parts: list[Part] = []
+        parts: list[FromWriter] = []
         for answer in self._answers():
             parts += self._heed(answer)
         if self.process is not None and self.process.poll() is not None:
@@ -77,30 +86,29 @@ class NodeWriter:
                 os.close(fd)
             self._pipes = None
 
-    def _heed(self, answer: Mapping[str, Any]) -> list[Part]:
-        number = int(answer["id"])
-        if answer["event"] in ("held", "freed"):
-            return [{"kind": "snapshot_" + str(answer["event"]), **answer}]
-        request = self._requests.pop(number, None)
-        writing = next((one for one in self._writing if number in one.waiting), None)
+    def _heed(self, answer: Answer) -> list[FromWriter]:
+        if isinstance(answer, Held):
+            return [WriterHeld(answer.reason)]
+        if isinstance(answer, Freed):
+            return [WriterFreed(answer.held_s)]
+        request = self._requests.pop(answer.id, None)
+        writing = next((one for one in self._writing if answer.id in one.waiting), None)
         if request is None or writing is None:
             return []
-        if answer["event"] == "failed":
+        if isinstance(answer, Failed):
             self._writing.remove(writing)
-            return [{"kind": "unwritten", **writing.about, "reason": answer["reason"]}]
-        writing.waiting.discard(number)
-        writing.files |= {
-            name: {**part, "rank": writing.about["rank"]} for name, part in answer["files"].items()
-        }
-        writing.seconds += answer["seconds"]
+            return [PartGivenUp(writing.part, answer.reason)]
+        writing.waiting.discard(answer.id)
+        writing.files |= answer.files
+        writing.seconds += answer.seconds
         if writing.waiting:
             return []
         self._writing.remove(writing)
-        return [{"kind": "durable", **writing.about, "files": writing.files, "seconds": writing.seconds}]
+        return [PartDurable(writing.part, writing.files, writing.seconds)]
 
-    def _ask(self, request: dict[str, Any], launcher: Launcher) -> int:
+    def _ask(self, request: Request, launcher: Launcher) -> int:
         self._next_id += 1
-        self._requests[self._next_id] = request
+        self._requests[self._next_id] = replace(request, id=self._next_id)
         if self.process is None:
             self._ask_again(launcher)
         else:
@@ -116,7 +124,7 @@ class NodeWriter:
 
     def _send(self, number: int) -> None:
         assert self._pipes is not None
-        os.write(self._pipes[0], json.dumps({"id": number, **self._requests[number]}).encode() + b"\n")
+        os.write(self._pipes[0], request_line(self._requests[number]))
 
     def _start(self, launcher: Launcher) -> None:
         requests_read, requests_write = os.pipe2(os.O_CLOEXEC)
@@ -141,7 +149,7 @@ class NodeWriter:
             self.close()
             raise
 
-    def _answers(self) -> list[dict[str, Any]]:
+    def _answers(self) -> list[Answer]:
         lines: list[bytes] = []
         while self._pipes is not None:
             try:
@@ -150,7 +158,7 @@ class NodeWriter:
                 break
             *whole, self._partial = (self._partial + read).split(b"\n")
             lines += whole
-        return [json.loads(line) for line in lines]
+        return [answer_of(line) for line in lines]
 
 
 def elsewhere(fd: int) -> str:

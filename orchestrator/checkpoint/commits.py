@@ -26,6 +26,40 @@ class Key:
     tag: str
 
 
+@dataclass(frozen=True)
+class RankPart:
+    """Names one rank's part of a checkpoint; ``dir`` is the folder in which the script keeps them."""
+
+    attempt: int
+    step: int
+    dir: str
+    tag: str
+    rank: int
+    save_latest: bool
+
+    @property
+    def key(self) -> Key:
+        """Names the checkpoint that it is a part of."""
+        return Key(self.attempt, self.dir, self.tag)
+
+
+@dataclass(frozen=True, slots=True)
+class PartDurable:
+    """A rank's files are on the disk; writing them took so many seconds."""
+
+    part: RankPart
+    files: dict[str, FilePart]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartGivenUp:
+    """A rank's files cannot be written."""
+
+    part: RankPart
+    reason: str
+
+
 @dataclass
 class _Pending:
     """A checkpoint on its way to the disk."""
@@ -33,7 +67,7 @@ class _Pending:
     step: int
     staged_s: float | None = None
     given_up: bool = False
-    parts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    parts: dict[int, dict[str, FilePart]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,13 +142,13 @@ class Snapshots:
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
             pending.given_up = False  # the nodes try again
 
-    def durable(self, part: Mapping[str, Any], now_s: float) -> Commit | None:
+    def durable(self, told: PartDurable, now_s: float) -> Commit | None:
         """A rank's files are on the disk; the commit, if they were the last."""
-        if not self._in_history(part["attempt"], part["step"]):
+        part, key = told.part, told.part.key
+        if not self._in_history(part.attempt, part.step):
             return None
-        key = _key(part)
-        pending = self._pending_of(key, part["step"])
-        pending.parts[part["rank"]] = part["files"]
+        pending = self._pending_of(key, part.step)
+        pending.parts[part.rank] = told.files
         if len(pending.parts) < self.world_size:
             return None
         del self._pending[key]
@@ -122,18 +156,14 @@ class Snapshots:
         if key.save_dir not in self.save_dirs:
             self.save_dirs.append(key.save_dir)
         write_s = 0.0 if pending.staged_s is None else now_s - pending.staged_s
-        files = {
-            name: FilePart(about["sha256"], about["bytes"], about["rank"])
-            for rank in sorted(pending.parts)
-            for name, about in pending.parts[rank].items()
-        }
+        files = {name: file for rank in sorted(pending.parts) for name, file in pending.parts[rank].items()}
         manifest = Manifest(self.run, key.attempt, pending.step, key.tag, self.world_size, time.time(), files)
-        return Commit(key.save_dir, manifest, bool(part["save_latest"]), write_s)
+        return Commit(key.save_dir, manifest, part.save_latest, write_s)
 
-    def given_up(self, part: Mapping[str, Any]) -> None:
+    def given_up(self, told: PartGivenUp) -> None:
         """A rank's files cannot be written: nobody waits for this checkpoint, even if not all ranks have said
         yet that they staged it."""
-        self._pending_of(_key(part), part["step"]).given_up = True
+        self._pending_of(told.part.key, told.part.step).given_up = True
 
     def rejected(self, before: int) -> None:
         """Nothing that was saved from this step on is to be committed, whatever writers still bring."""
@@ -188,7 +218,3 @@ class Snapshots:
 
     def _pending_of(self, key: Key, step: int) -> _Pending:
         return self._pending.setdefault(key, _Pending(step))
-
-
-def _key(part: Mapping[str, Any]) -> Key:
-    return Key(part["attempt"], part["dir"], part["tag"])

@@ -123,6 +123,11 @@ class Saving:
         self.given_up = ""
         self._index = index
 
+    @property
+    def slot_index(self) -> int | None:
+        """Which of the rank's slots holds it; None where it went to the disk."""
+        return self._index if self.slot is not None else None
+
     def give_up(self, inner: Any, why: str) -> None:
         """There is no room in memory: what is staged already goes to the disk, as the rest will."""
         slot, self.slot, self.given_up = self.slot, None, why
@@ -131,15 +136,6 @@ class Saving:
             inner.save(slot.load(name), str(self.folder / name))
             self.direct.append(name)
         slot.forget()
-
-    def told(self) -> dict[str, Any]:
-        """What the agent must know of it."""
-        return {
-            "slot": self._index if self.slot is not None else None,
-            "files": self.direct,
-            "to": str(self.folder),
-            "given_up": self.given_up,
-        }
 
 
 def bytes_to_stage(engine: Any) -> int:

@@ -1,24 +1,13 @@
 """The process that writes a node's checkpoints from memory to the disk, behind the training.
 
 Started like a rank, with this file as its script, and the paths of two pipes as its arguments: requests and
-answers, JSON lines. It ends at the end of the requests.
-
-Request: `op` "write", `id`, `to` (folder of the tag), `files` (none: all that the slot holds), `slot` (path),
-with `attempt`, `tag`, `dir` of the generation that it must hold. With `slot` null the files are in `to`
-already.
-
-Answers, each with `id`:
-
-- `written`: `files` (by name `sha256` and `bytes`), `seconds`; all of it is durable
-- `held`: `reason`; there is no space, and it tries again until there is. `freed`: `held_s`; there was
-- `failed`: `reason`
+answers, see :mod:`~orchestrator.checkpoint.writer_messages`. It ends at the end of the requests.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import queue
 import signal
@@ -32,12 +21,16 @@ from typing import Any, BinaryIO
 if __name__ == "__main__":  # this package is where nobody looks, and its modules where everybody would
     sys.path[:] = [path for path in sys.path if path != str(Path(__file__).resolve().parent)]
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from orchestrator.checkpoint import writer_messages as messages
     from orchestrator.checkpoint.arena import Slot
+    from orchestrator.checkpoint.manifest import FilePart
     from orchestrator.files import NO_SPACE, sync
 
     del sys.path[0]
 else:
+    from orchestrator.checkpoint import writer_messages as messages
     from orchestrator.checkpoint.arena import Slot
+    from orchestrator.checkpoint.manifest import FilePart
     from orchestrator.files import NO_SPACE, sync
 
 RETRY_S = 1.0
@@ -72,8 +65,9 @@ class Hashed:
     def flush(self) -> None:
         pass
 
-    def told(self) -> dict[str, Any]:
-        return {"sha256": self._hash.hexdigest(), "bytes": self._bytes}
+    def part(self, rank: int) -> FilePart:
+        """What was written, as the file of this rank."""
+        return FilePart(self._hash.hexdigest(), self._bytes, rank)
 
 
 class Writer:
@@ -84,7 +78,7 @@ class Writer:
 
     def __init__(
         self,
-        answer: Callable[[dict[str, Any]], None],
+        answer: Callable[[messages.Answer], None],
         wait: Callable[[float], bool],
         create: Callable[[Path], BinaryIO] = lambda path: path.open("wb"),
     ) -> None:
@@ -92,43 +86,43 @@ class Writer:
         self._wait = wait
         self._create = create
 
-    def handle(self, request: dict[str, Any]) -> None:
+    def handle(self, request: messages.Request) -> None:
+        """Fulfil it, and answer."""
         began = time.monotonic()
         try:
-            if request["op"] != "write":
-                raise _NotWrittenError(f"unknown request {request['op']!r}")
-            files = self._from_slot(request) if request["slot"] is not None else self._in_place(request)
+            files = (
+                self._in_place(request) if request.slot is None else self._from_slot(request, request.slot)
+            )
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the next can be written
             reason = str(error) if isinstance(error, _NotWrittenError) else f"{type(error).__name__}: {error}"
             _give_up(request)
-            self._answer({"event": "failed", "id": request["id"], "reason": reason})
+            self._answer(messages.Failed(request.id, reason))
             return
-        seconds = time.monotonic() - began
-        self._answer({"event": "written", "id": request["id"], "files": files, "seconds": seconds})
+        self._answer(messages.Written(request.id, files, time.monotonic() - began))
 
-    def _from_slot(self, request: dict[str, Any]) -> dict[str, Any]:
-        slot = Slot.open(request["slot"])
+    def _from_slot(self, request: messages.Request, path: str) -> dict[str, FilePart]:
+        slot = Slot.open(path)
         try:
             _check_generation(slot, request)
             held = set(slot.entries())
-            files = {name: self._patiently(slot, request, name) for name in request["files"] or sorted(held)}
+            files = {name: self._patiently(slot, request, name) for name in request.files or sorted(held)}
             if held <= set(files):
-                slot.mark_written(request["attempt"], request["tag"], request["dir"])
+                slot.mark_written(request.attempt, request.tag, request.dir)
         finally:
             slot.close()
         return files
 
-    def _in_place(self, request: dict[str, Any]) -> dict[str, Any]:
-        folder = Path(request["to"])
-        return {name: _hash_and_sync(folder / name) for name in request["files"]}
+    def _in_place(self, request: messages.Request) -> dict[str, FilePart]:
+        folder = Path(request.to)
+        return {name: _hash_and_sync(folder / name, request.rank) for name in request.files}
 
-    def _patiently(self, slot: Slot, request: dict[str, Any], name: str) -> dict[str, Any]:
+    def _patiently(self, slot: Slot, request: messages.Request, name: str) -> FilePart:
         """Until there is space. What was written in vain is removed first: others may be short of it too."""
-        path = Path(request["to"], name)
+        path = Path(request.to, name)
         held_since: float | None = None
         while True:
             try:
-                told = self._write(slot, request, name, path)
+                part = self._write(slot, request, name, path)
             except Exception as error:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
@@ -136,17 +130,14 @@ class Writer:
                     raise
                 if held_since is None:
                     held_since = time.monotonic()
-                    self._answer(
-                        {"event": "held", "id": request["id"], "reason": f"{path}: {error.strerror}"}
-                    )
+                    self._answer(messages.Held(request.id, f"{path}: {error.strerror}"))
                 self._wait_for_space(slot, request, name, path)
                 continue
             if held_since is not None:
-                held_s = time.monotonic() - held_since
-                self._answer({"event": "freed", "id": request["id"], "held_s": held_s})
-            return told
+                self._answer(messages.Freed(request.id, time.monotonic() - held_since))
+            return part
 
-    def _wait_for_space(self, slot: Slot, request: dict[str, Any], name: str, path: Path) -> None:
+    def _wait_for_space(self, slot: Slot, request: messages.Request, name: str, path: Path) -> None:
         """At least until the next try; longer where that would fill the disk again, in vain."""
         while True:
             if self._wait(RETRY_S):
@@ -155,7 +146,7 @@ class Writer:
             if _free_bytes(path) >= slot.extent(name)[1]:
                 return
 
-    def _write(self, slot: Slot, request: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    def _write(self, slot: Slot, request: messages.Request, name: str, path: Path) -> FilePart:
         """One file, durable. The rank does not wait for us, so only a slot that is the same after it
         counts."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,27 +163,27 @@ class Writer:
                     raise hashed.error from error
                 raise
             _check_generation(slot, request)
-        _sync_folders(path.parent, Path(request["to"]))
-        return hashed.told()
+        _sync_folders(path.parent, Path(request.to))
+        return hashed.part(request.rank)
 
 
-def _check_generation(slot: Slot, request: dict[str, Any]) -> None:
+def _check_generation(slot: Slot, request: messages.Request) -> None:
     header = slot.header() or {"state": "empty"}
-    wanted = {key: request[key] for key in ("attempt", "tag", "dir")}
+    wanted = {"attempt": request.attempt, "tag": request.tag, "dir": request.dir}
     if header["state"] != "staged" or any(header[key] != value for key, value in wanted.items()):
         held = {key: header.get(key) for key in ("state", *wanted)}
         raise _NotWrittenError(f"the memory of {wanted} was reused: it holds {held}")
 
 
-def _give_up(request: dict[str, Any]) -> None:
+def _give_up(request: messages.Request) -> None:
     """What will not be on the disk stays in memory, until its rank needs the slot: it must not wait for
     us."""
     with contextlib.suppress(OSError, _NotWrittenError):
-        if request["slot"] is not None:
-            slot = Slot.open(request["slot"])
+        if request.slot is not None:
+            slot = Slot.open(request.slot)
             try:
                 _check_generation(slot, request)
-                slot.mark_written(request["attempt"], request["tag"], request["dir"], given_up=True)
+                slot.mark_written(request.attempt, request.tag, request.dir, given_up=True)
             finally:
                 slot.close()
 
@@ -204,15 +195,15 @@ def _free_bytes(path: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
-def _hash_and_sync(path: Path) -> dict[str, Any]:
+def _hash_and_sync(path: Path, rank: int) -> FilePart:
     with path.open("rb") as file:
         hashed = hashlib.sha256()
         while data := file.read(_READ_BYTES):
             hashed.update(data)
         os.fsync(file.fileno())
-        told = {"sha256": hashed.hexdigest(), "bytes": file.tell()}
+        part = FilePart(hashed.hexdigest(), file.tell(), rank)
     _sync_folders(path.parent, path.parent)
-    return told
+    return part
 
 
 def _sync_folders(lowest: Path, highest: Path) -> None:
@@ -241,11 +232,11 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     with open(answers_path, "w", buffering=1) as answers:
-        writer = Writer(lambda answer: print(json.dumps(answer), file=answers), ended.wait)
+        writer = Writer(lambda answer: print(messages.answer_line(answer), file=answers), ended.wait)
         import torch  # noqa: F401 - while requests are gathered
 
         while (line := lines.get()) is not None:
-            writer.handle(json.loads(line))
+            writer.handle(messages.request_of(line))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,24 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
-from orchestrator.agent.messages import Gather, Part, mean_loss, shortened, slowest_phase
+from orchestrator.agent.gather import Gather, mean_loss, shortened, slowest_phase
+from orchestrator.agent.messages import (
+    FiguresPrinted,
+    Gathered,
+    LinePrinted,
+    NodeSample,
+    OfRanks,
+    RankExited,
+    RankMute,
+    RankPhases,
+    RankRaised,
+    RanksLoaded,
+    RanksPeaked,
+    RanksSaved,
+    RanksStepped,
+)
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
     AttemptEnded,
@@ -42,9 +57,6 @@ _SECONDARY = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|gloo|nccl|processgroup|timed? ?out|peer",
     re.IGNORECASE,
 )
-# What Python and torch say on the host; a GPU's memory is the job's own affair.
-_NO_MEMORY = ("MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp")
-_NO_SPACE = ("[Errno 28]", "[Errno 122]", "No space left on device", "Disk quota exceeded")
 LOST_WITH_ITS_NODE = "lost with its node"
 OWN_FAULT, FELT_ANOTHER, STOPPED_BY_US = range(3)
 _NUMBERS = re.compile(r"\d+")
@@ -72,7 +84,7 @@ class Attempt:
         self.step = 0
         self._world_size = len(self.nodes) * ranks_per_node
         self._gather = Gather(self._world_size)
-        self._exits: dict[int, Part] = {}
+        self._exits: dict[int, RankExited] = {}
         self._phases: dict[int, list[str]] = {}
         self._in_phase: Counter[str] = Counter()  # ranks
         self._phase_index = -1
@@ -82,37 +94,28 @@ class Attempt:
         self._held: list[tuple[float, RankOutput]] = []
         self.broken: list[str] = []  # nodes on which a rank outlived SIGKILL
 
-    def hear(self, node_index: int, part: Part, now_s: float) -> list[Event]:
+    def hear(self, node_index: int, part: OfRanks, now_s: float) -> list[Event]:
         """The events that follow from one node's part."""
-        match part["kind"]:
-            case "step" | "saved" | "loaded":
+        match part:
+            case RanksStepped() | RanksSaved() | RanksLoaded() | RanksPeaked():
                 whole = self._gather.add(part)
-                return [self._whole(whole), *self._straggler(whole)] if whole else []
-            case "memory":
-                whole = self._gather.add(part)
-                told = whole is not None and whole["peak_bytes"] is not None
-                return (
-                    [MemoryPeaked(self.number, whole["step"], whole["peak_bytes"])] if whole and told else []
-                )
-            case "metric":
-                return [MetricLogged(self.number, part["metric_step"] or self.step or None, part["metrics"])]
-            case "output":
-                self._held.append((now_s, RankOutput(self.number, 0, part["text"])))
-            case "error":
+                return [] if whole is None else self._whole(whole)
+            case RankPhases(phases):
+                return self._phase(node_index, phases)
+            case FiguresPrinted(step, metrics):
+                return [MetricLogged(self.number, step or self.step or None, metrics)]
+            case LinePrinted(text):
+                self._held.append((now_s, RankOutput(self.number, 0, text)))
+            case RankRaised():
                 self._held = []  # its traceback, which comes with the exit
-            case "sample":
-                return [NodeSampled(self.nodes[node_index], part["metrics"])]
-            case "probe_failed":
+            case NodeSample(metrics):
+                return [NodeSampled(self.nodes[node_index], metrics)]
+            case RankMute(rank, where, reason):
                 observed = self._gather.excuse()
-                node = self.nodes[node_index]
-                return [
-                    ProbesFailed(self.number, part["rank"], node, part["where"], part["reason"], observed)
-                ]
-            case "phases":
-                return self._phase(node_index, part["phases"])
-            case "exit":
-                self._exit(node_index, part, now_s)
-                return self._outlived(node_index, part)
+                return [ProbesFailed(self.number, rank, self.nodes[node_index], where, reason, observed)]
+            case RankExited():
+                self._exit(part, now_s)
+                return self._outlived(part)
         return []
 
     def blame(self, cause: RankLost, now_s: float) -> None:
@@ -128,7 +131,7 @@ class Attempt:
         """Whether what is left of the attempt is to be stopped now: at once after a killed rank."""
         if self._first_bad_s is None:
             return False
-        killed = any(part["status"] < 0 for part in self._exits.values())
+        killed = any(part.status < 0 for part in self._exits.values())
         return killed or now_s - self._first_bad_s >= OWN_WORDS_S
 
     def lose_node(self, node_index: int, reason: str, now_s: float, silent_s: float = 0.0) -> None:
@@ -136,22 +139,9 @@ class Attempt:
         before."""
         first = node_index * self.ranks_per_node
         for rank in range(first, first + self.ranks_per_node):
-            part = {
-                "rank": rank,
-                "gpu": "the whole node",
-                "status": -signal.SIGKILL,
-                "step": self.step,
-                "time": 0.0,
-            }
-            part |= {
-                "error": reason,
-                "log_tail": [],
-                "log_path": "",
-                "node_fault": True,
-                "silent_s": silent_s,
-            }
             if rank not in self._exits:
-                self._exit(node_index, part, now_s)
+                lost = RankExited(rank, "the whole node", -signal.SIGKILL, self.step, time=0.0, error=reason)
+                self._exit(replace(lost, fault=Fault.NODE, silent_s=silent_s), now_s)
 
     def settle(self, now_s: float) -> list[Event]:
         """Name the cause once the others' last words are in; end when no rank is left."""
@@ -180,35 +170,36 @@ class Attempt:
             return Outcome.STOPPED
         return Outcome.FAILED if self.failing else Outcome.FINISHED
 
-    def _whole(self, part: Part) -> Event:
-        match part["kind"]:
-            case "step":
-                self.step = part["step"]
-                return StepDone(
+    def _whole(self, part: Gathered) -> list[Event]:
+        match part:
+            case RanksStepped():
+                self.step = part.step
+                done = StepDone(
                     self.number,
-                    part["step"],
-                    shortened(part["step_time_s"], 5),
-                    shortened(mean_loss(part), 7),
-                    shortened(part["lr"], 5),
-                    shortened(part["grad_norm"], 5),
-                    part["skipped"],
+                    part.step,
+                    shortened(part.step_time_s, 5),
+                    shortened(mean_loss(part.losses), 7),
+                    shortened(part.lr, 5),
+                    shortened(part.grad_norm, 5),
+                    part.skipped,
                 )
-            case "saved":
-                return CheckpointSaved(
-                    self.number, part["step"], part["tag"], part["path"], part["seconds"], part["staged"]
-                )
-            case _:
-                self.step = part["step"]
-                return CheckpointLoaded(self.number, part["step"], part["tag"], part["path"], part["seconds"])
+                return [done, *self._straggler(part)]
+            case RanksSaved(step, _, tag, path, seconds, staged):
+                return [CheckpointSaved(self.number, step, tag, path, seconds, staged)]
+            case RanksLoaded(step, _, tag, path, seconds):
+                self.step = step
+                return [CheckpointLoaded(self.number, step, tag, path, seconds)]
+            case RanksPeaked(step, _, peak_bytes):
+                return [] if peak_bytes is None else [MemoryPeaked(self.number, step, peak_bytes)]
 
-    def _straggler(self, part: Part) -> list[Event]:
-        named = self._stragglers.observe(part) if part["kind"] == "step" else None
+    def _straggler(self, part: RanksStepped) -> list[Event]:
+        named = self._stragglers.observe(part)
         if named is None:
             return []
         rank, ratio = named
         node, local = divmod(rank, self.ranks_per_node)
         gpu = self._gpu_name(local)
-        return [StragglerNamed(self.number, rank, self.nodes[node], gpu, part["step"], ratio)]
+        return [StragglerNamed(self.number, rank, self.nodes[node], gpu, part.step, ratio)]
 
     def _phase(self, node_index: int, phases: list[str]) -> list[Event]:
         before = self._phases.get(node_index)
@@ -226,75 +217,65 @@ class Attempt:
         self._phase_index = index
         return [PhaseEntered(self.number, PHASES[index])]
 
-    def _exit(self, node_index: int, part: Part, now_s: float) -> None:
-        self._exits[part["rank"]] = {**part, "node": self.nodes[node_index]}
-        if part["status"] != 0 and not self.stopping:
+    def _node_of(self, rank: int) -> str:
+        return self.nodes[rank // self.ranks_per_node]
+
+    def _exit(self, part: RankExited, now_s: float) -> None:
+        self._exits[part.rank] = part
+        if part.status != 0 and not self.stopping:
             self.failing = True
             self._first_bad_s = now_s if self._first_bad_s is None else self._first_bad_s
 
-    def _outlived(self, node_index: int, part: Part) -> list[Event]:
+    def _outlived(self, part: RankExited) -> list[Event]:
         """A rank is killed because something else went wrong: that has been named when it turns out not to
         die."""
-        node = self.nodes[node_index]
-        if not part.get("node_unusable") or not self._named or node in self.broken:
+        node = self._node_of(part.rank)
+        if not part.node_unusable or not self._named or node in self.broken:
             return []
         self.broken.append(node)
-        return [NodeQuarantined(node, f"rank {part['rank']} ({part['gpu']}) {part['error']}")]
+        return [NodeQuarantined(node, f"rank {part.rank} ({part.gpu}) {part.error}")]
 
     def _cause(self, now_s: float) -> RankLost:
         if self._blamed is not None:
             return self._blamed
-        bad = [p for p in self._exits.values() if p["status"] != 0]
+        bad = [part for part in self._exits.values() if part.status != 0]
         cause = min(bad, key=_guilt)
         left = min(
-            (p for p in self._exits.values() if p["status"] == 0), key=lambda p: p["time"], default=None
+            (part for part in self._exits.values() if part.status == 0), key=lambda p: p.time, default=None
         )
         if left is not None and _guilt(cause)[0] == FELT_ANOTHER:
-            cause = {**left, "error": "it ended by itself while the other ranks went on"}
+            cause = replace(left, error="it ended by itself while the other ranks went on")
         alike = max(1, sum(_same_words(p) == _same_words(cause) for p in bad))
         return RankLost(
             attempt=self.number,
-            rank=cause["rank"],
-            node=cause["node"],
-            gpu=cause["gpu"],
-            exit_status=cause["status"],
-            step=cause["step"],
-            reason=LOST_WITH_ITS_NODE if "silent_s" in cause else exit_in_words(cause["status"]),
-            error=cause["error"],
-            log_tail=cause["log_tail"],
-            log_path=cause["log_path"],
+            rank=cause.rank,
+            node=self._node_of(cause.rank),
+            gpu=cause.gpu,
+            exit_status=cause.status,
+            step=cause.step,
+            reason=exit_in_words(cause.status) if cause.silent_s is None else LOST_WITH_ITS_NODE,
+            error=cause.error,
+            log_tail=cause.log_tail,
+            log_path=cause.log_path,
             alike=alike,
-            fault=_fault(cause),
-            node_unusable=bool(cause.get("node_unusable")),
-            detected_s=round(cause.get("silent_s", 0.0) + max(0.0, now_s - (self._first_bad_s or now_s)), 3),
+            fault=cause.fault,
+            node_unusable=cause.node_unusable,
+            detected_s=round((cause.silent_s or 0.0) + max(0.0, now_s - (self._first_bad_s or now_s)), 3),
         )
 
 
-def _fault(part: dict[str, Any]) -> Fault:
-    if part.get("node_fault"):
-        return Fault.NODE
-    if part.get("out_of_memory"):
-        return Fault.MEMORY
-    if part.get("fault") in set(Fault):
-        return Fault(part["fault"])
-    # Other libraries say it in words alone, when they wrap what Python has raised.
-    if (part["error"] or "").startswith(_NO_MEMORY):
-        return Fault.MEMORY
-    return Fault.DISK if any(words in (part["error"] or "") for words in _NO_SPACE) else Fault.EXIT
-
-
-def _guilt(part: dict[str, Any]) -> tuple[int, float, int]:
+def _guilt(part: RankExited) -> tuple[int, float, int]:
     """Smallest is the cause: an own error or a killing, before an error that another's death explains,
     before our own SIGTERM; then the earliest."""
-    error = part["error"] or ""
-    if part["status"] == -signal.SIGTERM:
+    error = part.error or ""
+    if part.status == -signal.SIGTERM:
         order = STOPPED_BY_US
-    elif part["status"] > 0 and (_SECONDARY.search(error) or not error):
+    elif part.status > 0 and (_SECONDARY.search(error) or not error):
         order = FELT_ANOTHER
     else:
         order = OWN_FAULT
-    return order, part["time"], part["rank"]
+    return order, part.time, part.rank
 
 
-def _same_words(part: dict[str, Any]) -> tuple[int, str]:
-    return part["status"], _NUMBERS.sub("#", part["error"] or "")
+def _same_words(part: RankExited) -> tuple[int, str]:
+    return part.status, _NUMBERS.sub("#", part.error or "")

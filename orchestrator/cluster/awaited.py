@@ -10,47 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.agent.hang_stacks import StackVerdict, name_culprits
+from orchestrator.agent.messages import RankSeen
 from orchestrator.agent.waits import Wait
+from orchestrator.rank.messages import GroupSeen
 
 _HELD = (Wait.STOPPED, Wait.DISK, Wait.GONE)
-
-
-@dataclass(frozen=True)
-class GroupSeen:
-    """A rank's view of one process group, see :func:`orchestrator.rank.collectives.groups`."""
-
-    entered: int
-    operation: str
-    peer: bool = False
-
-
-@dataclass(frozen=True)
-class RankSeen:
-    """A rank at one look. ``endable``: neither it nor a process that it has started waits for something that
-    may come from elsewhere, or works. Seconds as in :class:`~orchestrator.agent.stillness.Still`."""
-
-    rank: int
-    node: str
-    gpu: str
-    wait: Wait
-    endable: bool
-    still_s: float
-    same_place_s: float
-    cpu_share: float
-    where: str = ""
-    entered: bool | None = None
-    state: str = "sleeping"
-    groups: Mapping[str, GroupSeen] = field(default_factory=dict)
-    stack: Sequence[str] = ()
-    path: str = ""
-
-    @property
-    def waits_in(self) -> str:
-        """The operation that it waits in with others, "" where it does not."""
-        return next((group.operation for group in self.groups.values() if group.operation), "")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.agent.assignment import Assignment
-from orchestrator.agent.messages import Part
-from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
+from orchestrator.agent.messages import FromWriter, RankUnstaged, WriterFreed, WriterHeld
+from orchestrator.checkpoint.commits import Commit, PartDurable, PartGivenUp, Restore, Snapshots
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.ray_errors import reason
@@ -82,22 +82,22 @@ class Checkpoints:
         self._publishing.clear()
         self.snapshots.lost_node()
 
-    def hear(self, node: Node, part: Part, now_s: float) -> list[Event]:
+    def hear(self, node: Node, part: FromWriter, now_s: float) -> list[Event]:
         """What a node's writer said."""
-        match part["kind"]:
-            case "durable":
+        match part:
+            case PartDurable():
                 commit = self.snapshots.durable(part, now_s)
                 if commit is not None:
                     self._publishing.append(_Publishing(commit))
-            case "unwritten":
+            case PartGivenUp():
                 self.snapshots.given_up(part)
-                return [SnapshotHeld(node.name, f"checkpoint {part['tag']} is given up: {part['reason']}")]
-            case "snapshot_held":
-                return [SnapshotHeld(node.name, part["reason"])]
-            case "snapshot_unstaged":
-                return [SnapshotUnstaged(node.name, part["rank"], part["reason"])]
-            case "snapshot_freed":
-                return [SnapshotFreed(node.name, part["held_s"])]
+                return [SnapshotHeld(node.name, f"checkpoint {part.part.tag} is given up: {part.reason}")]
+            case WriterHeld():
+                return [SnapshotHeld(node.name, part.reason)]
+            case RankUnstaged():
+                return [SnapshotUnstaged(node.name, part.rank, part.reason)]
+            case WriterFreed():
+                return [SnapshotFreed(node.name, part.held_s)]
         return []
 
     def saved(self, event: CheckpointSaved, now_s: float) -> None:

@@ -16,7 +16,17 @@ from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.launchers import WarmZygotes
 from orchestrator.agent.log_bound import LogBounds
 from orchestrator.agent.log_transfer import LogWriter
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import (
+    FromWriter,
+    LogGrown,
+    OfRanks,
+    Part,
+    RanksOverdue,
+    RanksSeen,
+    Remark,
+    Unknown,
+    decode,
+)
 from orchestrator.checkpoint.commits import Restore
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
@@ -52,7 +62,9 @@ class UnderWay:
     starting: list[Any]  # answers of agents that have not started their ranks yet
     start_deadline_s: float
     stopped: bool = False  # what is left of its ranks has been told to end
-    overdue: dict[int, Part] = field(default_factory=dict)  # by node: which of its ranks make no progress
+    overdue: dict[int, RanksOverdue] = field(
+        default_factory=dict
+    )  # by node: which of its ranks make no progress
     ended: AttemptEnded | None = None  # it went well, and is told when all that was staged is committed
     unsaved: RankLost | None = None  # unless a node is lost before that
 
@@ -190,10 +202,11 @@ class RayWorkerGroup:
         """Hear the writers while no rank runs."""
         events: list[Event] = []
         for node in self._nodes.all:
-            for part in self._nodes.ask(node, "poll"):
-                if part["kind"] == "log":
+            for part in decode(self._nodes.ask(node, "poll")):
+                if isinstance(part, LogGrown):
                     self._logs.keep(part)
-                events += self._checkpoints.hear(node, part, time.monotonic())
+                elif isinstance(part, FromWriter):
+                    events += self._checkpoints.hear(node, part, time.monotonic())
         time.sleep(_TICK_S)
         return events + self._checkpoints.poll(time.monotonic())
 
@@ -256,24 +269,29 @@ class RayWorkerGroup:
         events: list[Event] = []
         for node, parts in self._hear_nodes(now):
             for part in parts:
-                now_s = time.monotonic()
-                match part["kind"]:
-                    case "log":
-                        self._logs.keep(part)
-                    case "remark":
-                        self._remark(node.name, part["text"])
-                    case "overdue":
-                        now.overdue[node.index] = part
-                    case "stacks":
-                        now.hangs.hear(node.index, part)
-                    case "durable" | "unwritten" | "snapshot_held" | "snapshot_freed" | "snapshot_unstaged":
-                        events += self._checkpoints.hear(node, part, now_s)
-                    case _:
-                        events += now.attempt.hear(node.index, part, now_s)
+                events += self._heed(node, part, now)
         for event in events:
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.saved(event, time.monotonic())
         return events
+
+    def _heed(self, node: Node, part: Part | Unknown, now: UnderWay) -> list[Event]:
+        if isinstance(part, OfRanks):
+            return now.attempt.hear(node.index, part, time.monotonic())
+        if isinstance(part, FromWriter):
+            return self._checkpoints.hear(node, part, time.monotonic())
+        match part:
+            case LogGrown():
+                self._logs.keep(part)
+            case Remark(text):
+                self._remark(node.name, text)
+            case RanksOverdue():
+                now.overdue[node.index] = part
+            case RanksSeen():
+                now.hangs.hear(node.index, part)
+            case Unknown(kind):
+                self._remark(node.name, f"its agent said {kind!r}, which this version does not know")
+        return []
 
     def _remark(self, name: str, text: str) -> None:
         """What many nodes say alike is said once."""
@@ -281,7 +299,7 @@ class RayWorkerGroup:
             self._remarked.add(text)
             self._notice(f"{name}: {text}")
 
-    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part]]]:
+    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
         for node in self._nodes.all:
             if node.polling is None and not node.lost:
                 node.polling, node.asked_s = node.agent.poll.remote(), time.monotonic()
@@ -293,7 +311,7 @@ class RayWorkerGroup:
         for answer in ready:
             node, under_way[answer].polling = under_way[answer], None
             try:
-                heard.append((node, ray.get(answer)))
+                heard.append((node, decode(ray.get(answer))))
             except RayTaskError as error:
                 raise ClusterError(f"{node.name}: its agent failed: {reason(error)}") from None
             except RayActorError as error:

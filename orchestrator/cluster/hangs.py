@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.agent.hang_stacks import ANSWER_S
-from orchestrator.agent.messages import Part
+from orchestrator.agent.messages import RankSeen, RanksOverdue, RanksSeen
 from orchestrator.agent.waits import Wait
-from orchestrator.cluster.awaited import Awaited, GroupSeen, RankSeen, awaited
+from orchestrator.cluster.awaited import Awaited, awaited
 from orchestrator.events import Event, Fault, RankLost, StallNamed
 
 # Nodes answer within seconds; a look that one does not take part in proves nothing.
@@ -31,12 +31,12 @@ _MOST_DOUBLINGS = 10
 _MOST_NAMED = 8
 
 
-def all_overdue(told: Mapping[int, Part], nodes: int) -> bool:
+def all_overdue(told: Mapping[int, RanksOverdue], nodes: int) -> bool:
     """Whether no rank that is left makes progress; a node without ranks waits for nobody."""
     return (
         len(told) == nodes
-        and all(part["all"] for part in told.values())
-        and any(p["ranks"] for p in told.values())
+        and all(one.all for one in told.values())
+        and any(one.ranks for one in told.values())
     )
 
 
@@ -64,24 +64,25 @@ class HangWatch:
     _stall: _Stall | None = None
     _asked_s: float | None = None
     _next_s: float = 0.0
-    _answers: dict[int, Part] = field(default_factory=dict)
+    _answers: dict[int, RanksSeen] = field(default_factory=dict)
     # by place: named there, and then went on by itself
     _went_on: Counter[str] = field(default_factory=Counter)
     _named_at: list[str] = field(default_factory=list)
 
-    def hear(self, node_index: int, part: Part) -> None:
+    def hear(self, node_index: int, part: RanksSeen) -> None:
         """A node says where its ranks are."""
         self._answers[node_index] = part
 
-    def poll(self, overdue: Mapping[int, Part], step: int, now_s: float) -> list[Event]:
+    def poll(self, overdue: Mapping[int, RanksOverdue], step: int, now_s: float) -> list[Event]:
         """What follows now: a rank is named, or the attempt is to end because of it (:class:`RankLost`)."""
         if not all_overdue(overdue, len(self.nodes)):
             self._moves_on()
             return []
         if self._stall is None:
-            late = [one for part in overdue.values() for one in part["ranks"]]
-            latest = min(late, key=lambda one: one["silent_s"])
-            self._stall = _Stall(latest["phase"], now_s - latest["silent_s"], latest["limit_s"])
+            latest = min(
+                (one for part in overdue.values() for one in part.ranks), key=lambda one: one.silent_s
+            )
+            self._stall = _Stall(latest.phase, now_s - latest.silent_s, latest.limit_s)
         if self._asked_s is None and now_s >= self._next_s:
             self._asked_s, self._answers = now_s, {}
             self.ask()
@@ -202,15 +203,9 @@ class HangWatch:
         )
 
 
-def ranks_seen(nodes: list[str], answers: Mapping[int, Part]) -> list[RankSeen]:
+def ranks_seen(nodes: list[str], answers: Mapping[int, RanksSeen]) -> list[RankSeen]:
     """All ranks that are left, in their order."""
-    found = []
-    for index, part in answers.items():
-        for one in part["ranks"]:
-            groups = {name: GroupSeen(**group) for name, group in one["groups"].items()}
-            found.append(
-                RankSeen(**{**one, "node": nodes[index], "wait": Wait(one["wait"]), "groups": groups})
-            )
+    found = [replace(one, node=nodes[index]) for index, part in answers.items() for one in part.ranks]
     return sorted(found, key=lambda one: one.rank)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from orchestrator.agent.messages import RanksStepped
 
 # In how many of the window's steps it has to be the slowest.
 SHARE = 0.75
@@ -44,16 +44,17 @@ class StragglerWatch:
         self._named: int | None = None
         self._clear_steps = 0
 
-    def observe(self, part: Mapping[str, Any]) -> tuple[int, float] | None:
-        """Takes the step of all ranks (:func:`~orchestrator.agent.messages.fold_steps`). Returns rank and
-        ratio of a straggler, once: it is named again after it was none for a whole window, or when another
-        was named in between."""
-        slowest, others = part["slowest"], part["ranks"] - 1
-        self._trained_s += part["step_time_s"]
-        if slowest is None or others < 1 or self._trained_s < self._after_s:
+    def observe(self, part: RanksStepped) -> tuple[int, float] | None:
+        """Takes the step of all ranks (:func:`~orchestrator.agent.gather.fold_steps`). Returns rank and ratio
+        of a straggler, once: it is named again after it was none for a whole window, or when another was
+        named in between."""
+        others = part.ranks - 1
+        self._trained_s += part.step_time_s
+        if part.slowest is None or part.own_sum_s is None or others < 1 or self._trained_s < self._after_s:
             return None
-        others_s = max(_LEAST_S, (part["own_sum_s"] - slowest["own_s"]) / others)
-        self._window.append(_Step(slowest["rank"], slowest["own_s"], others_s, part["step_time_s"]))
+        own_s, rank = part.slowest
+        others_s = max(_LEAST_S, (part.own_sum_s - own_s) / others)
+        self._window.append(_Step(rank, own_s, others_s, part.step_time_s))
         found = self._judge() if len(self._window) == self._window.maxlen else None
         if found is None:
             self._clear_steps += 1

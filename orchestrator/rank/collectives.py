@@ -11,17 +11,18 @@ import contextlib
 import pickle
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+from orchestrator.rank.messages import GroupSeen
 
 # The recorder of NCCL, which times its collectives on the device, and that of all the others.
 _RECORDERS = ("_dump_nccl_trace", "_dump_fr_trace")
 
 
-def groups() -> dict[str, dict[str, Any]]:
-    """By the name of each group that this rank belongs to: ``entered`` counts its collectives, ``operation``
-    names the latest one that is not done, "" where all are, and ``peer`` tells of one that is between two
-    ranks alone."""
-    found = {name: {"entered": 0, "operation": "", "peer": False} for name in _names()}
+def groups() -> dict[str, GroupSeen]:
+    """Returns this rank's view of each group that it belongs to, by the group's name."""
+    found = {name: GroupSeen(0, "") for name in _names()}
     native = sys.modules.get("torch._C._distributed_c10d")
     for recorder in _RECORDERS:
         if (dump := getattr(native, recorder, None)) is not None:
@@ -29,25 +30,22 @@ def groups() -> dict[str, dict[str, Any]]:
     return found
 
 
-def from_trace(trace: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def from_trace(trace: Mapping[str, Any]) -> dict[str, GroupSeen]:
     """Those of one recorder; it lists what it still counts as under way."""
     found = {
-        str(name): {
-            "entered": max(0, int(status["last_enqueued_collective"])),
-            "operation": "",
-            "peer": False,
-        }
+        str(name): GroupSeen(max(0, int(status["last_enqueued_collective"])), "")
         for name, status in trace.get("pg_status", {}).items()
     }
     for entry in trace.get("entries", ()):
-        group = found.get(str(entry["process_group"][0]))
+        name = str(entry["process_group"][0])
+        group = found.get(name)
         if group is None or entry["retired"] or entry["state"] == "completed":
             continue
         operation = str(entry["profiling_name"]).rpartition(":")[2]
-        if entry["is_p2p"]:
-            group["peer"], group["operation"] = True, group["operation"] or operation
-        else:
-            group["operation"] = operation
+        peer = bool(entry["is_p2p"])
+        found[name] = replace(
+            group, operation=group.operation or operation if peer else operation, peer=group.peer or peer
+        )
     return found
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import _thread
 import fcntl
-import json
 import os
 import queue
 import select
@@ -22,7 +21,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+
+from orchestrator.rank.messages import Heartbeat, Message, encode
 
 HEARTBEAT_S = 1.0
 FLUSH_TIMEOUT_S = 5.0
@@ -36,8 +36,7 @@ class Link:
     `answer` is called when the agent asks for the rank's stacks.
     """
 
-    def __init__(self, rank: int, messages: socket.socket, lifeline_fd: int) -> None:
-        self.rank = rank
+    def __init__(self, messages: socket.socket, lifeline_fd: int) -> None:
         self.phase = "start"
         self.phase_since = time.monotonic()
         self.step: int | None = None
@@ -45,7 +44,7 @@ class Link:
         self.answer: Callable[[], None] | None = None
         self._socket = messages
         self._lifeline_fd = lifeline_fd
-        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._drained = _thread.allocate_lock()
         self._drained.acquire()
         self._open = True
@@ -66,10 +65,10 @@ class Link:
         self.phase = phase
         self.phase_since = time.monotonic()
 
-    def send(self, message: dict[str, Any]) -> None:
-        """Queue a message; `rank` and, where it has none, `time` (Unix seconds) are added."""
+    def send(self, message: Message) -> None:
+        """Queue a message."""
         if self._open:
-            self._queue.put({"rank": self.rank, "time": time.time(), **message})
+            self._queue.put(message)
 
     def close(self) -> None:
         """Deliver what is queued, waiting at most `FLUSH_TIMEOUT_S` for an agent that does not read."""
@@ -113,20 +112,12 @@ class Link:
                 self._drained.release()
                 return
 
-    def _heartbeat(self) -> dict[str, Any]:
-        return {
-            "kind": "heartbeat",
-            "rank": self.rank,
-            "time": time.time(),
-            "phase": self.phase,
-            "phase_s": round(time.monotonic() - self.phase_since, 3),
-            "step": self.step,
-            "progress": self.progress,
-        }
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(self.phase, round(time.monotonic() - self.phase_since, 3), self.step, self.progress)
 
-    def _write(self, message: dict[str, Any]) -> bool:
+    def _write(self, message: Message) -> bool:
         try:
-            self._socket.sendall(json.dumps(message, default=str).encode() + b"\n")
+            self._socket.sendall(encode(message))
         except OSError:  # the agent is gone, and the lifeline sees it as well
             return False
         return True

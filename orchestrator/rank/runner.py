@@ -30,11 +30,15 @@ from orchestrator.events import Fault
 from orchestrator.files import NO_SPACE
 from orchestrator.rank import stacks, stop_signals
 from orchestrator.rank.link import Link
+from orchestrator.rank.messages import PhaseBegun, ScriptFailed, StacksUnavailable
 from orchestrator.rank.probes.deepspeed import Probes
 from orchestrator.rank.rendezvous import listen_at_own_address
 from orchestrator.rank.spec import RankSpec
 
 TRACEBACK_TAIL_LINES = 20
+# What Python and torch say on the host; a GPU's memory is the job's own affair.
+_NO_MEMORY = ("MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp")
+_NO_SPACE = ("[Errno 28]", "[Errno 122]", "No space left on device", "Disk quota exceeded")
 # What a rank's environment holds beside what its specification says (DeepSpeed sets it as well):
 # asking whether CUDA is there must not create a CUDA context.
 ADDED_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
@@ -76,7 +80,7 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
         _refresh_forked_state()
     _set_path(script, spec, origin)
 
-    link = Link(spec.rank, messages, lifeline_fd)
+    link = Link(messages, lifeline_fd)
     _answer_when_asked(link)
     link.start()
     probes = Probes(link, spec.snapshot)
@@ -91,7 +95,7 @@ def _answer_when_asked(link: Link) -> None:
     try:
         link.answer = stacks.Answers().write
     except OSError as error:  # at a hang its stacks will be missing
-        link.send({"kind": "probe_failed", "where": stacks.PROBE, "message": str(error)})
+        link.send(StacksUnavailable(str(error)))
 
 
 def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None:
@@ -119,7 +123,7 @@ def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None
     if "__mp_main__" in sys.modules:  # the name that multiprocessing knew the main module by when imported
         sys.modules["__mp_main__"] = module
     link.enter("import")
-    link.send({"kind": "phase", "phase": "import", "edge": "begin"})
+    link.send(PhaseBegun("import"))
     try:
         exec(compile(source, script, "exec", dont_inherit=True), module.__dict__)
     except SystemExit:
@@ -139,22 +143,24 @@ def _fault_of(error: BaseException) -> str | None:
     return getattr(error, "fault", None) if isinstance(error, OrchestratorError) else None
 
 
+def _fault_in_words(words: str) -> str | None:
+    """The same for errors of other libraries, some of which say it in words alone, when they wrap what Python
+    has raised."""
+    if words.startswith(_NO_MEMORY):
+        return str(Fault.MEMORY)
+    return str(Fault.DISK) if any(each in words for each in _NO_SPACE) else None
+
+
 def _report(error: BaseException, probes: Probes, link: Link) -> NoReturn:
     """Tell the agent, let the script's own hook print, and end as the interpreter would."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
     tail = "".join(traceback.format_exception(type(error), error, trace)).splitlines()
-    link.send(
-        {
-            "kind": "error",
-            "type": type(error).__qualname__,
-            "message": str(error),
-            "fault": _fault_of(error),
-            "traceback_tail": "\n".join(tail[-TRACEBACK_TAIL_LINES:]),
-            "step": link.step,
-        }
-    )
+    traceback_tail = "\n".join(tail[-TRACEBACK_TAIL_LINES:])
+    kind, message = type(error).__qualname__, str(error)
+    fault = _fault_of(error) or _fault_in_words(f"{kind}: {message.strip()}".partition("\n")[0])
+    link.send(ScriptFailed(kind, message, traceback_tail, fault, link.step))
     probes.abandon()
     # The exception goes on to the interpreter, which chooses the exit status (and dies by SIGINT
     # after KeyboardInterrupt); it has been printed by then, from the script's first frame on.
@@ -173,7 +179,7 @@ def _finish(probes: Probes, link: Link) -> None:
     """Registered before the script's `atexit` handlers, so it runs after them."""
     link.enter("exit")
     probes.flush()
-    link.send({"kind": "phase", "phase": "exit", "edge": "begin"})
+    link.send(PhaseBegun("exit"))
     link.close()
 
 

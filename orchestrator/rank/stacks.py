@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import faulthandler
 import json
 import os
@@ -24,8 +25,6 @@ from orchestrator.rank import collectives
 from orchestrator.rank.stop_signals import ignore
 
 # Real-time: scripts and libraries use SIGUSR1 and SIGUSR2 for purposes of their own.
-# How a rank says that it will not be able to answer.
-PROBE = "stacks"
 SIGNAL = signal.SIGRTMIN + 13
 FILE_NAME = "orchestrator-stacks"
 GROUPS_MARK = "Process groups: "  # before a line of JSON, after the stacks of a thread's answer
@@ -50,7 +49,7 @@ class Answers:
         faulthandler.dump_traceback(file=self._descriptor, all_threads=True)
         told: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # the stacks are worth more than what torch can tell beside them
-            told = collectives.groups()
+            told = {name: dataclasses.asdict(group) for name, group in collectives.groups().items()}
         os.write(self._descriptor, f"{GROUPS_MARK}{json.dumps(told, separators=(',', ':'))}\n".encode())
 
 

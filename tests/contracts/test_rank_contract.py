@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.rank.launch.launcher import ExecLauncher, Launcher, SharedZygote, ZygoteLauncher
+from orchestrator.rank.messages import Heartbeat, PhaseBegun, ScriptFailed
 from tests.support.folders import SCRIPTS
 from tests.support.rank_harness import Bench, environment, is_gone, shared_owner, wait_until
 
@@ -203,17 +203,15 @@ def test_letting_go_of_the_lifeline_kills_even_a_stopped_rank(bench: Bench) -> N
 def test_heartbeats_tell_phase_and_death_loses_no_message(bench: Bench) -> None:
     script = bench.write("import time; time.sleep(2.3); raise RuntimeError('told')")
     outcome = bench.run(script)
-    beats = outcome.of_kind("heartbeat")
+    beats = outcome.of(Heartbeat)
     assert 2 <= len(beats) <= 4
-    assert {beat["phase"] for beat in beats} <= {"start", "import"}
-    assert beats[-1]["phase"] == "import"
-    (error,) = outcome.of_kind("error")
-    assert (error["type"], error["message"], error["step"]) == ("RuntimeError", "told", None)
-    assert error["traceback_tail"].splitlines()[1].strip().startswith(f'File "{script}", line 1')
+    assert {beat.phase for beat in beats} <= {"start", "import"}
+    assert beats[-1].phase == "import"
+    (error,) = outcome.of(ScriptFailed)
+    assert (error.type, error.message, error.step) == ("RuntimeError", "told", None)
+    assert error.traceback_tail.splitlines()[1].strip().startswith(f'File "{script}", line 1')
     assert "RuntimeError: told" in outcome.output
-    assert outcome.messages[-1]["kind"] == "phase"
-    assert outcome.messages[-1]["phase"] == "exit"
-    assert abs(outcome.messages[-1]["time"] - time.time()) < 60
+    assert outcome.messages[-1] == PhaseBegun("exit")
 
 
 def test_two_ranks_all_reduce_and_do_it_again_after_one_was_killed(bench: Bench) -> None:

@@ -20,6 +20,16 @@ from orchestrator.checkpoint.arena import Slot
 from orchestrator.checkpoint.manifest import MANIFEST, Manifest, sha256_of
 from orchestrator.checkpoint.store import scan, verify
 from orchestrator.rank.launch.launcher import ZygoteLauncher
+from orchestrator.rank.messages import (
+    Heartbeat,
+    Loaded,
+    ProbeFailed,
+    SaveBegun,
+    Saved,
+    ScriptFailed,
+    Staged,
+    StepTaken,
+)
 from tests.support.rank_harness import Outcome
 from tests.support.slot_harness import small_tmpfs
 from tests.support.snapshot_world import KEY, World, errors, losses, small_assignment
@@ -69,18 +79,18 @@ def uninterrupted(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFacto
 def good(outcomes: list[Outcome]) -> list[Outcome]:
     for outcome in outcomes:
         assert outcome.status == 0, outcome.output
-        assert outcome.of_kind("probe_failed") == []
+        assert outcome.of(ProbeFailed) == []
     return outcomes
 
 
 def assert_refused(outcomes: list[Outcome], message: str) -> None:
     """By every rank, before the first step."""
     for outcome in outcomes:
-        (error,) = outcome.of_kind("error")
-        assert (outcome.status, error["type"]) == (1, "RestoreError"), outcome.output
-        assert message in error["message"]
+        (error,) = outcome.of(ScriptFailed)
+        assert (outcome.status, error.type) == (1, "RestoreError"), outcome.output
+        assert message in error.message
         assert losses(outcome) == {}
-        assert outcome.of_kind("step") == []
+        assert outcome.of(StepTaken) == []
 
 
 @pytest.mark.parametrize(
@@ -94,11 +104,10 @@ def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone
     world = make()
     whole = good(world.run(*kind, "--save-every", "2", "--until", "6"))
     for outcome in whole:
-        ends = [one for one in outcome.of_kind("save") if one["edge"] == "end"]
-        assert [(one["step"], one["ok"], one["snapshot"]["slot"] is not None) for one in ends] == [
-            (step, True, True) for step in (2, 4, 6)
+        ends = outcome.of(Staged)
+        assert [(one.step, one.slot is not None, one.files) for one in ends] == [
+            (step, True, []) for step in (2, 4, 6)
         ]
-        assert all(one["snapshot"]["files"] == [] for one in ends)
     assert world.commit(3) == [world.checkpoints / f"global_step{step}" for step in (2, 4, 6)]
     for manifest in scan(world.checkpoints).committed:
         assert verify(world.checkpoints, manifest) == {}
@@ -110,8 +119,8 @@ def test_what_is_staged_is_gone_on_from_in_memory_on_disk_and_by_deepspeed_alone
         outcomes = good(world.run(*kind, "--load", asked, attempt=attempt))
         for outcome, before in zip(outcomes, whole, strict=True):
             assert losses(outcome) == {step: loss for step, loss in losses(before).items() if step > origin}
-            (end,) = [one for one in outcome.of_kind("load") if one["edge"] == "end"]
-            assert (end["ok"], end["step"], end["tag"]) == (True, origin, f"global_step{origin}")
+            (end,) = outcome.of(Loaded)
+            assert (end.step, end.tag) == (origin, f"global_step{origin}")
             assert f"saved at {origin}\n" in outcome.output
 
     folder = str(world.checkpoints)
@@ -129,8 +138,8 @@ def test_a_script_that_does_not_load_is_not_trained_from_the_beginning(uninterru
     assert_refused(
         outcomes, "was to go on from step 4, but the script took a step without having called load_check"
     )
-    assert str(uninterrupted.checkpoints) in errors(outcomes)[0]["message"]
-    assert "snapshot.enabled=false" in errors(outcomes)[0]["message"]
+    assert str(uninterrupted.checkpoints) in errors(outcomes)[0].message
+    assert "snapshot.enabled=false" in errors(outcomes)[0].message
 
 
 def test_ranks_that_load_different_steps_do_not_train(
@@ -250,9 +259,9 @@ def test_what_finds_no_room_in_memory_goes_to_the_disk_and_is_whole(make: Make, 
         wide = ["--width", "6000"]
         outcomes = good(world.run(*wide, "--save-every", "4", "--until", "6"))
         for outcome in outcomes:
-            (end,) = [one for one in outcome.of_kind("save") if one["edge"] == "end"]
-            assert end["snapshot"]["slot"] is None
-            assert "bytes more to stage in" in end["snapshot"]["given_up"]
+            (end,) = outcome.of(Staged)
+            assert end.slot is None
+            assert "bytes more to stage in" in end.given_up
         assert world.commit(1) == [world.checkpoints / "global_step4"]
         assert world.node.holdings() == []
         (manifest,) = scan(world.checkpoints).committed
@@ -271,14 +280,13 @@ def test_the_third_save_waits_for_the_writer(make: Make) -> None:
     writer = psutil.Process(world.node._writer.process.pid)  # type: ignore[union-attr]
     writer.suspend()
     try:
-        held = lambda: [m for m in attempt.messages[0] if m.get("phase") == "held"]  # noqa: E731
+        beats = lambda: [one for one in attempt.messages[0] if isinstance(one, Heartbeat)]  # noqa: E731
+        held = lambda: [one for one in beats() if one.phase == "held"]  # noqa: E731
         assert world.until(lambda: len(held()) >= 2), attempt.messages
-        saves = [
-            one["step"] for one in attempt.messages[0] if one["kind"] == "save" and one["edge"] == "begin"
-        ]
-        assert saves[-1] == held()[-1]["step"] >= 3
+        saves = [one.step for one in attempt.messages[0] if isinstance(one, SaveBegun)]
+        assert saves[-1] == held()[-1].step >= 3
         assert attempt.statuses == [None, None]
-        assert [one["phase"] for one in attempt.messages[0] if one["kind"] == "heartbeat"][-1] == "held"
+        assert beats()[-1].phase == "held"
     finally:
         writer.resume()
     outcomes = good(world.finish(attempt))
@@ -319,12 +327,13 @@ def test_an_engine_that_the_config_chooses_stays_and_universal_checkpoints_are_n
     python = json.dumps({"checkpoint": {"writer": {"type": "python"}}})
     for outcome in good(world.run("--stage", "3", *SAVING, "--dir", "own", "--config", python)):
         assert "engine FastCheckpointEngine" in outcome.output
-        assert all("snapshot" not in save for save in outcome.of_kind("save"))
+        assert outcome.of(Saved)
+        assert not outcome.of(Staged)
     assert (world.bench.folder / "own" / "latest").read_text() == "global_step4"
     assert world.node.holdings() == []
     uninterrupted.lead(uninterrupted.from_disk(), 2)
     universal = json.dumps({"checkpoint": {"load_universal": True}})
     asked = ["--load", str(uninterrupted.checkpoints), "--config", universal]
     for outcome in uninterrupted.run(*asked, attempt=2):
-        (error,) = outcome.of_kind("error")
-        assert f"{uninterrupted.checkpoints}/latest_universal does not exist" in error["message"]
+        (error,) = outcome.of(ScriptFailed)
+        assert f"{uninterrupted.checkpoints}/latest_universal does not exist" in error.message

@@ -13,7 +13,7 @@ import pytest
 from orchestrator import errors
 from orchestrator.errors import ManifestError, NodeLost, OrchestratorError, RestoreError
 from orchestrator.events import Fault
-from orchestrator.rank.runner import _fault_of
+from orchestrator.rank.runner import _fault_in_words, _fault_of
 
 PACKAGE = Path(errors.__file__).parent
 # Never the last word: who reads a paper says which file it was, by an error of the tree.
@@ -88,3 +88,24 @@ def test_an_error_s_type_says_which_fault_it_is() -> None:
     assert {fault: [_fault_of(error) for error in those] for fault, those in told.items()} == {
         fault: [fault] * len(those) for fault, those in told.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate",
+            Fault.MEMORY,
+        ),
+        ("MemoryError: ", Fault.MEMORY),
+        (
+            "SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)",
+            Fault.DISK,
+        ),
+        ("RuntimeError: [Errno 122] Disk quota exceeded: '/c/a.pt'", Fault.DISK),
+        ("OutOfMemoryError: CUDA out of memory", None),
+        ("ValueError: MemoryError", None),
+    ],
+)
+def test_other_libraries_say_it_in_words_alone(words: str, fault: Fault | None) -> None:
+    assert _fault_in_words(words) == fault

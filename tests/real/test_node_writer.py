@@ -6,14 +6,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from orchestrator.agent.assignment import base_environment
 from orchestrator.agent.checkpoint_files import CheckpointFiles
+from orchestrator.agent.messages import FromWriter
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.checkpoint.arena import Slot
+from orchestrator.checkpoint.commits import PartDurable, PartGivenUp
 from orchestrator.checkpoint.manifest import sha256_of
 from orchestrator.checkpoint.staging import is_awaited
 from orchestrator.rank.launch.launcher import Launcher, ZygoteLauncher
@@ -46,9 +47,9 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteLauncher]
     launcher.close()
 
 
-def poll_until(node: NodeSnapshots, launcher: Launcher, count: int) -> list[dict[str, Any]]:
+def poll_until(node: NodeSnapshots, launcher: Launcher, count: int) -> list[FromWriter]:
     """The parts of the writer, of which there are to be so many."""
-    parts: list[dict[str, Any]] = []
+    parts: list[FromWriter] = []
 
     def enough() -> bool:
         parts.extend(node.poll(launcher))
@@ -67,25 +68,25 @@ def awaited(node: NodeSnapshots) -> list[bool]:
     return found
 
 
-def assert_durable(parts: list[dict[str, Any]], folder: Path, step: int) -> None:
-    assert sorted((part["kind"], part["rank"], part["step"]) for part in parts) == [
-        ("durable", 0, step), ("durable", 1, step)
-    ]  # fmt: skip
-    files = {name: about for part in parts for name, about in part["files"].items()}
-    assert {name: about["rank"] for name, about in files.items()} == {
+def assert_durable(parts: list[FromWriter], folder: Path, step: int) -> None:
+    durable = [one for one in parts if isinstance(one, PartDurable)]
+    assert len(durable) == len(parts), parts
+    assert sorted((one.part.rank, one.part.step) for one in durable) == [(0, step), (1, step)]
+    files = {name: file for one in durable for name, file in one.files.items()}
+    assert {name: file.rank for name, file in files.items()} == {
         WEIGHTS: 0, OPTIMIZER.format(0): 0, OPTIMIZER.format(1): 1
     }  # fmt: skip
-    for name, about in files.items():
+    for name, file in files.items():
         path = folder / ".attempts" / f"attempt-0001-step-{step:06d}" / f"step-{step}" / name
-        assert (about["sha256"], about["bytes"]) == (sha256_of(path), path.stat().st_size)
+        assert (file.sha256, file.bytes) == (sha256_of(path), path.stat().st_size)
 
 
 def test_a_writer_that_is_killed_is_started_again_and_does_what_it_was_asked(
     make: Make, zygote: ZygoteLauncher, tmp_path: Path
 ) -> None:
     node = make()
-    for message in stage(node, tmp_path, 2):
-        node.saved(message["rank"], message, zygote)
+    for rank, staged in stage(node, tmp_path, 2):
+        node.saved(rank, staged, zygote)
     first = node._writer.process
     assert first is not None
     os.kill(first.pid, signal.SIGSTOP)
@@ -105,8 +106,8 @@ def test_without_a_zygote_nothing_is_lost_and_nothing_leaks(
     """It dies while ranks say their last words; the next attempt brings another."""
     node = make()
     before = len(os.listdir("/proc/self/fd"))
-    for message in stage(node, tmp_path, 2):
-        node.saved(message["rank"], message, NoLauncher())
+    for rank, staged in stage(node, tmp_path, 2):
+        node.saved(rank, staged, NoLauncher())
     for _ in range(5):
         assert node.poll(NoLauncher()) == []
     assert len(os.listdir("/proc/self/fd")) == before
@@ -134,11 +135,13 @@ def test_what_can_not_be_written_is_told_and_kept_in_memory_and_ranks_do_not_wai
 ) -> None:
     node = make(world_size=2)
     (tmp_path / ".attempts").write_text("in the way")
-    for message in stage(node, tmp_path, 2):
-        node.saved(message["rank"], message, zygote)
+    for rank, staged in stage(node, tmp_path, 2):
+        node.saved(rank, staged, zygote)
     parts = poll_until(node, zygote, 2)
-    assert [(part["kind"], part["tag"]) for part in parts] == [("unwritten", "step-2")] * 2
-    assert f"{tmp_path}/.attempts/" in parts[0]["reason"]
+    for part in parts:
+        assert isinstance(part, PartGivenUp)
+        assert part.part.tag == "step-2"
+        assert f"{tmp_path}/.attempts/" in part.reason
     assert awaited(node) == [False] * 4, "a rank would wait for ever"
     assert [(one["step"], one["written"]) for one in node.holdings()] == [(2, False)] * 2
     (tmp_path / ".attempts").unlink()
@@ -149,8 +152,8 @@ def test_what_can_not_be_written_is_told_and_kept_in_memory_and_ranks_do_not_wai
 def test_close_leaves_no_process_no_descriptor_and_no_folder(zygote: ZygoteLauncher, tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     node = NodeSnapshots(small_assignment(tmp_path), 0)
-    for message in stage(node, tmp_path, 2):
-        node.saved(message["rank"], message, zygote)
+    for rank, staged in stage(node, tmp_path, 2):
+        node.saved(rank, staged, zygote)
     restore = restore_of([node], 2)
     node.lay_out(restore, zygote)
     extent = restore["files"][WEIGHTS]["memory"]

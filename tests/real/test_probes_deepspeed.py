@@ -10,6 +10,18 @@ from pathlib import Path
 import pytest
 
 from orchestrator.rank.launch.launcher import ExecLauncher, ZygoteLauncher
+from orchestrator.rank.messages import (
+    Heartbeat,
+    Loaded,
+    LoadFailed,
+    PhaseBegun,
+    PhaseEnded,
+    ProbeFailed,
+    Saved,
+    SaveFailed,
+    ScriptFailed,
+    StepTaken,
+)
 from tests.support.folders import SCRIPTS
 from tests.support.rank_harness import Bench, Outcome, environment, wait_until
 
@@ -36,39 +48,34 @@ def train(bench: Bench, *args: str) -> list[Outcome]:
     for outcome in outcomes:
         assert outcome.status == 0, outcome.output
         assert "built successfully" not in outcome.output
-        assert outcome.of_kind("probe_failed") == []
+        assert outcome.of(ProbeFailed) == []
     return outcomes
 
 
 def agree(outcome: Outcome, last_step: int) -> None:
     """The messages say what the script has printed."""
     printed = [line.split() for line in outcome.output.splitlines() if line.startswith("step ")]
-    steps = outcome.of_kind("step")
-    assert steps[-1]["step"] == last_step
-    assert [str(step["step"]) for step in steps] == [words[1] for words in printed][-len(steps) :]
+    steps = outcome.of(StepTaken)
+    assert steps[-1].step == last_step
+    assert [str(step.step) for step in steps] == [words[1] for words in printed][-len(steps) :]
     for step, words in zip(steps, printed[-len(steps) :], strict=True):
-        assert step["loss"] == pytest.approx(float(words[2]), rel=1e-6)
-        assert step["lr"] == pytest.approx(float(words[3]), rel=1e-9)
-        assert step["grad_norm"] > 0
+        assert step.loss == pytest.approx(float(words[2]), rel=1e-6)
+        assert step.lr == pytest.approx(float(words[3]), rel=1e-9)
+        assert step.grad_norm > 0
 
 
 def test_deepspeed_steps_saves_and_resumes_are_told_as_they_are(bench: Bench) -> None:
     folder = str(bench.folder / "ckpt")
     for outcome in train(bench, "--micro-batches", "2", "--save", folder):
         agree(outcome, 3)
-        (end,) = [save for save in outcome.of_kind("save") if save["edge"] == "end"]
-        assert (end["ok"], end["tag"], end["step"]) == (True, "global_step3", 3)
-        phases = [(phase["phase"], phase["edge"]) for phase in outcome.of_kind("phase")]
-        assert phases[1:] == [
-            ("initialize", "begin"),
-            ("initialize", "end"),
-            ("first_step", "end"),
-            ("exit", "begin"),
-        ]
+        (end,) = outcome.of(Saved)
+        assert (end.tag, end.step, outcome.of(SaveFailed)) == ("global_step3", 3, [])
+        assert [phase.phase for phase in outcome.of(PhaseBegun)] == ["import", "initialize", "exit"]
+        assert [phase.phase for phase in outcome.of(PhaseEnded)] == ["initialize", "first_step"]
     for outcome in train(bench, "--micro-batches", "2", "--load", folder, "--steps", "2"):
-        (end,) = [load for load in outcome.of_kind("load") if load["edge"] == "end"]
-        assert (end["ok"], end["tag"], end["step"]) == (True, "global_step3", 3)
-        assert [step["step"] for step in outcome.of_kind("step")] == [4, 5]
+        (end,) = outcome.of(Loaded)
+        assert (end.tag, end.step, outcome.of(LoadFailed)) == ("global_step3", 3, [])
+        assert [step.step for step in outcome.of(StepTaken)] == [4, 5]
         agree(outcome, 5)
 
 
@@ -82,8 +89,20 @@ def test_other_engines_of_deepspeed_are_told_as_they_are(bench: Bench, args: lis
 
 def test_a_first_step_comes_soon_after_the_go(bench: Bench) -> None:
     def seconds_to_first_step() -> float:
-        begin = time.time()
-        return max(outcome.of_kind("step")[0]["time"] for outcome in train(bench, "--steps", "1")) - begin
+        begin = time.monotonic()
+        ranks = bench.start_world(str(SCRIPTS / "trains.py"), "--steps", "1")
+        waited_for = set(ranks)
+
+        def all_have_stepped() -> bool:
+            waited_for.difference_update(
+                [rank for rank in waited_for if any(isinstance(one, StepTaken) for one in rank.messages())]
+            )
+            return not waited_for
+
+        assert wait_until(all_have_stepped)
+        took_s = time.monotonic() - begin
+        assert [bench.finish(rank).status for rank in ranks] == [0, 0]
+        return took_s
 
     # By exec it is ten seconds of imports. A busy machine may be slow once, not three times.
     assert min(seconds_to_first_step() for _ in range(3)) < 2.0
@@ -94,7 +113,7 @@ def test_a_script_that_imports_deepspeed_itself_is_probed_too(tmp_path: Path) ->
     try:
         (outcome, _other) = train(bench)
         agree(outcome, 3)
-        assert {"import", "initialize"} <= {beat["phase"] for beat in outcome.of_kind("heartbeat")}
+        assert {"import", "initialize"} <= {beat.phase for beat in outcome.of(Heartbeat)}
     finally:
         bench.clear()
 
@@ -114,7 +133,7 @@ def test_a_rank_with_slow_data_is_told_by_its_own_time_and_not_by_its_steps(benc
         bench.finish(rank) for rank in bench.start_world(slow, "--steps", "6", "--micro-batches", "2")
     ]
     own_s, step_s = (
-        [statistics.median(step[key] for step in outcome.of_kind("step")) for outcome in outcomes]
+        [statistics.median(getattr(step, key) for step in outcome.of(StepTaken)) for outcome in outcomes]
         for key in ("own_s", "step_time_s")
     )
     assert own_s[1] >= 0.2
@@ -137,10 +156,10 @@ def test_validation_is_a_phase_in_which_progress_is_made(
     slow = "slow = (time.sleep(0.05) or batch for batch in source)"
     script = changed(bench, 'print("step", engine.global_steps', slow, *lines)
     for outcome in [bench.finish(rank) for rank in bench.start_world(script, "--steps", "1", *args)]:
-        assert (outcome.status, outcome.of_kind("probe_failed")) == (0, []), outcome.output
-        beats = [beat for beat in outcome.of_kind("heartbeat") if beat["phase"] == "validation"]
+        assert (outcome.status, outcome.of(ProbeFailed)) == (0, []), outcome.output
+        beats = [beat for beat in outcome.of(Heartbeat) if beat.phase == "validation"]
         assert len(beats) >= 2
-        assert beats[0]["progress"] < beats[-1]["progress"]
+        assert beats[0].progress < beats[-1].progress
 
 
 def test_an_error_names_the_step_it_came_after(bench: Bench) -> None:
@@ -152,7 +171,7 @@ def test_an_error_names_the_step_it_came_after(bench: Bench) -> None:
     rank, other = bench.start_world(bench.write(text))
     outcome = bench.finish(rank)
     assert outcome.status == 1
-    (error,) = outcome.of_kind("error")
-    assert (error["type"], error["message"], error["step"]) == ("ValueError", "after three", 3)
+    (error,) = outcome.of(ScriptFailed)
+    assert (error.type, error.message, error.step) == ("ValueError", "after three", 3)
     other.kill()
     assert wait_until(lambda: other.poll() is not None)

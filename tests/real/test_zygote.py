@@ -163,8 +163,10 @@ def test_a_key_says_what_differs() -> None:
     other = ZygoteKey(
         key.python, ("/b",), key.environment, (("json", "not a distribution"), ("torch", "1.0"))
     )
-    path, torch = key.difference(other)
+    path, ours, torch = key.difference(other)
     assert path.startswith("sys.path: '/a:")
+    assert ours.startswith("orchestrator: ")
+    assert ours.endswith("in the zygote, unset in the job")
     assert torch.endswith("in the zygote, '1.0' in the job")
 
 

@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.agent.snapshots import NodeSnapshots
+from orchestrator.checkpoint.commits import PartDurable, RankPart
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster import checkpoints as module
 from orchestrator.cluster.checkpoints import Checkpoints
@@ -137,15 +138,9 @@ class Driver:
         return [event for rank in ranks for event in self.say_durable(manifest, rank)]
 
     def say_durable(self, manifest: Manifest, rank: int) -> list[Event]:
-        about = {
-            "attempt": manifest.attempt,
-            "step": manifest.step,
-            "dir": "/checkpoints",
-            "tag": manifest.tag,
-        }
-        files = {name: vars(part) for name, part in manifest.files.items() if part.rank == rank}
-        part = {"kind": "durable", **about, "rank": rank, "files": files, "save_latest": True, "seconds": 0.1}
-        return self.checkpoints.hear(self.all[rank], part, 5.0)
+        part = RankPart(manifest.attempt, manifest.step, "/checkpoints", manifest.tag, rank, save_latest=True)
+        files = {name: file for name, file in manifest.files.items() if file.rank == rank}
+        return self.checkpoints.hear(self.all[rank], PartDurable(part, files, 0.1), 5.0)
 
     def saved(self, step: int, attempt: int = 1) -> None:
         self.checkpoints.saved(CheckpointSaved(attempt, step, f"step-{step}", "/checkpoints", 0.1, True), 3.0)

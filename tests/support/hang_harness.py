@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from orchestrator.agent.hang_stacks import main_thread
 from orchestrator.agent.look import Looks, Measured, measure
+from orchestrator.agent.messages import Overdue, RankSeen, RanksOverdue, RanksSeen
 from orchestrator.cluster.hangs import HangWatch
 from orchestrator.events import Event, RankLost, StallNamed
 from orchestrator.rank.launch.process import RankProcess
@@ -55,7 +55,7 @@ class Watched:
     after_s: float | None = None
     measure: Measure = measure
     events: list[Event] = field(default_factory=list)
-    seen: list[dict[str, Any]] = field(default_factory=list)
+    seen: list[RankSeen] = field(default_factory=list)
     survived: bool = False
 
     def __post_init__(self) -> None:
@@ -71,18 +71,13 @@ class Watched:
         if found is not None:
             texts, self.seen = found
             told = [
-                {
-                    **one,
-                    "gpu": "CPU core",
-                    "path": "",
-                    "stack": [str(f) for f in main_thread(texts[one["rank"]])],
-                }
+                replace(one, gpu="CPU core", stack=[str(frame) for frame in main_thread(texts[one.rank])])
                 for one in self.seen
             ]
-            self._watch.hear(0, {"kind": "stacks", "ranks": told})
-        silent = {"phase": "step", "silent_s": now_s - self._since_s, "limit_s": 0.0, "rank": 0, "step": 1}
+            self._watch.hear(0, RanksSeen(told))
+        silent = Overdue(0, "step", 1, now_s - self._since_s, 0.0)
         alive = [one for one in self.ranks if one.poll() is None]
-        self.events += self._watch.poll({0: {"all": True, "ranks": [silent] if alive else []}}, 1, now_s)
+        self.events += self._watch.poll({0: RanksOverdue(True, [silent] if alive else [])}, 1, now_s)
 
     @property
     def watched_s(self) -> float:

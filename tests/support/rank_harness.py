@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.rank.launch.launcher import Launcher, RankProcess, ZygoteLauncher
+from orchestrator.rank.messages import Message, Unknown
 from orchestrator.rank.spec import RankSpec
 from tests.support.ports import free_port
 
 TIMEOUT_S = 60.0
+_Kind = TypeVar("_Kind")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -63,10 +65,10 @@ def _hear_signals() -> None:
 class Outcome:
     status: int | None
     output: str
-    messages: list[dict[str, Any]]
+    messages: list[Message | Unknown]
 
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        return [message for message in self.messages if message["kind"] == kind]
+    def of(self, kind: type[_Kind]) -> list[_Kind]:
+        return [message for message in self.messages if isinstance(message, kind)]
 
 
 class Bench:
@@ -130,7 +132,7 @@ class Bench:
         return path.read_text() if path.exists() else ""
 
     def finish(self, rank: RankProcess) -> Outcome:
-        messages: list[dict[str, Any]] = []
+        messages: list[Message | Unknown] = []
         deadline = time.monotonic() + TIMEOUT_S
         while rank.poll() is None and time.monotonic() < deadline:
             messages += rank.messages()

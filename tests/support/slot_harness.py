@@ -17,7 +17,9 @@ import torch
 from hypothesis import strategies as st
 
 from orchestrator.checkpoint.arena import Slot, open_slot_file
+from orchestrator.checkpoint.manifest import FilePart
 from orchestrator.checkpoint.writer import Writer
+from orchestrator.checkpoint.writer_messages import Answer, Request, Written, answer_line, answer_of
 
 DTYPES = [
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -175,37 +177,26 @@ def path_of(slot: Slot) -> str:
     return f"/proc/{os.getpid()}/fd/{slot._fd}"
 
 
-def request(slot: Slot | None, to: Path, *files: str, **more: Any) -> dict[str, Any]:
+def request(slot: Slot | None, to: Path, *files: str, number: int = 5) -> Request:
     """To the writer, for the generation that `stage` makes."""
-    where = {"slot": path_of(slot) if slot is not None else None, "to": str(to), "files": list(files)}
-    return {
-        "op": "write",
-        "id": 5,
-        "rank": 0,
-        **{key: ABOUT[key] for key in ("attempt", "tag", "dir")},
-        **where,
-        **more,
-    }
+    path = path_of(slot) if slot is not None else None
+    return Request(number, ABOUT["attempt"], ABOUT["tag"], ABOUT["dir"], 0, str(to), path, list(files))
 
 
 def never(_seconds: float) -> bool:
     raise AssertionError("nothing was to be waited for")
 
 
-class Answers(list[dict[str, Any]]):
-    def of_kind(self, event: str) -> list[dict[str, Any]]:
-        return [answer for answer in self if answer["event"] == event]
-
-
-def write(wanted: dict[str, Any], wait: Callable[[float], bool] = never, **seams: Any) -> Answers:
-    answers = Answers()
+def write(wanted: Request, wait: Callable[[float], bool] = never, **seams: Any) -> list[Answer]:
+    answers: list[Answer] = []
     Writer(answers.append, wait, **seams).handle(wanted)
-    assert all(answer["id"] == 5 for answer in answers)
+    assert all(answer.id == 5 for answer in answers)
+    assert [answer_of(answer_line(answer)) for answer in answers] == answers, "what is answered is heard"
     return answers
 
 
-def assert_told_truly(answer: dict[str, Any], folder: Path) -> None:
-    assert answer["event"] == "written", answer
-    for name, told in answer["files"].items():
+def assert_told_truly(answer: Answer, folder: Path) -> None:
+    assert isinstance(answer, Written), answer
+    for name, told in answer.files.items():
         data = (folder / name).read_bytes()
-        assert told == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        assert told == FilePart(hashlib.sha256(data).hexdigest(), len(data), 0)

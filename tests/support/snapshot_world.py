@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from orchestrator.agent.assignment import Assignment, Signing, base_environment
+from orchestrator.agent.messages import FromWriter
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.checkpoint import store
 from orchestrator.checkpoint.arena import Slot
-from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
+from orchestrator.checkpoint.commits import Commit, PartDurable, Restore, Snapshots
 from orchestrator.checkpoint.vouching import why_not_vouched
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
+from orchestrator.rank.messages import Message, ScriptFailed, Staged, Unknown
 from orchestrator.rank.spec import RankSpec
 from tests.support.assignments import assignment
 from tests.support.folders import SCRIPTS
@@ -48,8 +50,8 @@ class Attempt:
     """Ranks under way; ``parts`` are the words of the node's writer."""
 
     ranks: list[RankProcess]
-    messages: list[list[dict[str, Any]]]
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[list[Message | Unknown]]
+    parts: list[FromWriter] = field(default_factory=list)
 
     @property
     def statuses(self) -> list[int | None]:
@@ -109,7 +111,7 @@ class World:
                 rank.poll()
                 for message in rank.messages():
                     attempt.messages[index].append(message)
-                    if message["kind"] == "save" and message.get("ok") and "snapshot" in message:
+                    if isinstance(message, Staged):
                         self.node.saved(rank.spec.rank, message, self.launcher)
         self._attempts[-1].parts += self.node.poll(self.launcher)
 
@@ -137,7 +139,7 @@ class World:
 
         def durable_ones() -> bool:
             parts = [
-                part for attempt in self._attempts for part in attempt.parts if part["kind"] == "durable"
+                part for attempt in self._attempts for part in attempt.parts if isinstance(part, PartDurable)
             ]
             found = [self.driver.durable(part, 0.0) for part in parts[self._heard :]]
             commits.extend(one for one in found if one is not None)
@@ -160,8 +162,8 @@ def losses(outcome: Outcome) -> dict[int, str]:
     return {int(step): loss for _, step, loss in lines}
 
 
-def errors(outcomes: list[Outcome]) -> list[Mapping[str, Any]]:
-    return [error for outcome in outcomes for error in outcome.of_kind("error")]
+def errors(outcomes: list[Outcome]) -> list[ScriptFailed]:
+    return [error for outcome in outcomes for error in outcome.of(ScriptFailed)]
 
 
 # --- without ranks
@@ -187,8 +189,8 @@ def files_of(rank: int) -> list[str]:
 
 def stage(
     node: NodeSnapshots, folder: Path, step: int, attempt: int = 1, ranks: int = 2
-) -> list[dict[str, Any]]:
-    """What the node's ranks do in a save, each with one slot after the other; their messages."""
+) -> list[tuple[int, Staged]]:
+    """What the node's ranks do in a save, each with one slot after the other; what each of them says."""
     messages = []
     for local in range(ranks):
         slots = [Slot.open(path) for path in node.told(attempt, local)["slots"]]
@@ -201,16 +203,8 @@ def stage(
         for slot in slots:
             slot.close()
         to = str(folder / ".attempts" / f"attempt-{attempt:04d}-step-{step:06d}" / f"step-{step}")
-        staged = {
-            "slot": index,
-            "files": [],
-            "to": to,
-            "given_up": "",
-            "attempt": attempt,
-            "save_latest": True,
-        }
         messages.append(
-            {"dir": str(folder), "tag": f"step-{step}", "step": step, "rank": rank, "snapshot": staged}
+            (rank, Staged(str(folder), f"step-{step}", step, 0.1, attempt, to, index, [], "", True))
         )
     return messages
 

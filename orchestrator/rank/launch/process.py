@@ -8,10 +8,9 @@ import os
 import signal
 import socket
 import time
-from typing import Any
 
 from orchestrator.installation import PACKAGE
-from orchestrator.rank.heard import MOST_LINE_BYTES, message_of
+from orchestrator.rank.messages import MOST_LINE_BYTES, Message, Unknown, decode
 from orchestrator.rank.spec import RankSpec
 
 _READ_BYTES = 1 << 16
@@ -38,13 +37,12 @@ class RankProcess(abc.ABC):
         self._agent_end = agent_end
         self._status: int | None = None
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[Message | Unknown]:
         """What the rank has said since the last call; never waits.
 
-        The last messages of a rank that has ended are there once `poll` has told its status. `rank` in them
-        is this one, whatever it says.
+        The last messages of a rank that has ended are there once `poll` has told its status.
         """
-        return [{**message, "rank": self.spec.rank} for message in self._agent_end.messages()]
+        return self._agent_end.messages()
 
     @property
     def garbled(self) -> int:
@@ -115,9 +113,9 @@ class AgentEnd:
         self._rank_socket.close()
         os.close(self._rank_lifeline_fd)
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[Message | Unknown]:
         """Of a rank that says more than can be read, a part; a later call goes on there."""
-        said: list[dict[str, Any]] = []
+        said: list[Message | Unknown] = []
         left_bytes = _AT_ONCE_BYTES
         while self._socket.fileno() >= 0 and left_bytes > 0:
             try:
@@ -133,7 +131,7 @@ class AgentEnd:
             *whole, partial = (self._partial + read).split(b"\n")
             self._partial = partial[: MOST_LINE_BYTES + 1]  # enough to see that it is too long
             for line in whole:
-                message = message_of(line)
+                message = decode(line)
                 if message is None:
                     self.garbled += 1
                 else:

@@ -35,6 +35,7 @@ READ_AT_IMPORT = frozenset({"CUDA_HOME", "CUDA_MODULE_LOADING", "GLIBC_TUNABLES"
 # Set by every launcher for every rank, or told to each rank anew: no part of the key.
 READ_LATER_PREFIXES = ("TORCHELASTIC_",)
 READ_LATER = frozenset({"PYTORCH_NVML_BASED_CUDA_CHECK"})
+_OURS = "orchestrator"
 
 
 def is_read_at_import(name: str) -> bool:
@@ -64,7 +65,9 @@ class ZygoteKey:
         Interpreter and installed packages are those of the calling process unless `python` names
         another executable.
         """
-        distributions = sorted({module.rstrip("?").partition(".")[0] for module in modules})
+        # Ours too: a rank speaks as its zygote has learnt to, and the agent that hears it may be of a later
+        # version.
+        distributions = sorted({_OURS, *(module.rstrip("?").partition(".")[0] for module in modules)})
         sites = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
         return cls(
             python=f"{python or sys.executable} ({platform.python_version()})",

@@ -5,21 +5,8 @@ They wrap `deepspeed.initialize`, and of the engines `forward`, `backward`, `ste
 device, and nothing that goes wrong in them reaches the script: the probe says so once, and is silent
 from then on.
 
-Messages, beside the heartbeats of the link (all carry `kind`, `rank` and `time`, Unix seconds):
-
-- `phase`: `phase` is import, initialize, first_step or exit; `edge` is begin or end; `seconds` at the end
-- `step`: `step` counts completed global steps; `loss` (mean over the micro-batches, unscaled), `lr` (that the
-  step was taken with), `grad_norm`, `step_time_s`, `own_s`, `tokens`; null where unknown. `skipped`: the loss
-  scale was too high, and the weights stay as they were
-- `memory`: `step`, and `peak_bytes` up to it, see :mod:`~orchestrator.rank.probes.peak_memory`; null where
-  unknown
-- `save`, `load`: `edge`, `dir`, `tag`, `step`; at the end `seconds` and `ok`
-- `error`: `type`, `message`, `traceback_tail`, `step`
-- `probe_failed`: `where`, `message`
-
-The link's phase is `validation` from `eval()` to `train()` or the next backward pass, and in `eval_batch`.
-Its progress moves at each forward and backward pass of an engine, at each step, and as checkpoints begin and
-end.
+What they tell is in :mod:`~orchestrator.rank.messages`. The link's phase is `validation` from `eval()` to
+`train()` or the next backward pass, and in `eval_batch`.
 
 `own_s` are the step's seconds outside of `backward`, `step`, `train_batch`, validation, saves and loads: what
 a rank does by itself, loading data and the forward pass above all. It is the host's clock. On a GPU the
@@ -40,6 +27,21 @@ from typing import Any
 
 from orchestrator.checkpoint.engine import RankSnapshots
 from orchestrator.rank.link import Link
+from orchestrator.rank.messages import (
+    LoadBegun,
+    Loaded,
+    LoadFailed,
+    MemoryPeak,
+    Message,
+    PhaseBegun,
+    PhaseEnded,
+    ProbeFailed,
+    SaveBegun,
+    Saved,
+    SaveFailed,
+    Staged,
+    StepTaken,
+)
 from orchestrator.rank.probes.import_hook import when_imported
 from orchestrator.rank.probes.own_time import OwnTime
 from orchestrator.rank.probes.peak_memory import PeakMemory
@@ -65,9 +67,7 @@ class Probes:
         self._own_time = OwnTime()
         self._had_step = False
         self._validation = Validation(link, self._own_time)
-        self._peak_memory = PeakMemory(
-            lambda step, peak_bytes: link.send({"kind": "memory", "step": step, "peak_bytes": peak_bytes})
-        )
+        self._peak_memory = PeakMemory(lambda step, peak_bytes: link.send(MemoryPeak(step, peak_bytes)))
 
     def attach_when_imported(self) -> None:
         """Attach to DeepSpeed now if it is there, or as soon as the script has imported it."""
@@ -109,15 +109,13 @@ class Probes:
             probe(*args)
         except Exception as error:  # noqa: BLE001 - a step already done must not be lost to its measuring
             self._broken = True
-            self._link.send(
-                {"kind": "probe_failed", "where": where, "message": f"{type(error).__name__}: {error}"}
-            )
+            self._link.send(ProbeFailed(where, f"{type(error).__name__}: {error}"))
 
     def _around_initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def initialize(*args: Any, **kwargs: Any) -> Any:
             before = self._link.phase
             self._link.enter("initialize")
-            self._link.send({"kind": "phase", "phase": "initialize", "edge": "begin"})
+            self._link.send(PhaseBegun("initialize"))
             begin = time.perf_counter()
             try:
                 result = original(*args, **kwargs)
@@ -126,8 +124,7 @@ class Probes:
                 raise
             self._boundary = time.perf_counter()
             self._own_time.take()
-            seconds = self._boundary - begin
-            self._link.send({"kind": "phase", "phase": "initialize", "edge": "end", "seconds": seconds})
+            self._link.send(PhaseEnded("initialize", self._boundary - begin))
             self._link.progress += 1
             self._link.enter("step" if self._had_step else "first_step")
             self._guarded("adopt", self._snapshots.adopt, result[0])
@@ -206,29 +203,16 @@ class Probes:
         step_time_s = now - self._boundary - self._paused_s
         self._boundary, self._paused_s, own_s = now, 0.0, self._own_time.take()
         losses, self._losses = self._losses, []
-        link, step, ended = self._link, int(engine.global_steps), time.time()
+        link, step = self._link, int(engine.global_steps)
         link.step = step
         link.progress += 1
         if not self._had_step:
             self._had_step = True
             link.enter("step")
-            link.send({"kind": "phase", "phase": "first_step", "edge": "end", "seconds": step_time_s})
+            link.send(PhaseEnded("first_step", step_time_s))
 
         def emit(loss: float | None, grad_norm: float | None) -> None:
-            link.send(
-                {
-                    "kind": "step",
-                    "step": step,
-                    "loss": loss,
-                    "lr": lr,
-                    "grad_norm": grad_norm,
-                    "step_time_s": step_time_s,
-                    "own_s": own_s,
-                    "skipped": skipped,
-                    "tokens": None,
-                    "time": ended,
-                }
-            )
+            link.send(StepTaken(step, step_time_s, own_s, loss, lr, grad_norm, skipped))
 
         self._readout.read(losses, self._loss_scale, engine.get_global_grad_norm(), emit)
         self._peak_memory.step_done(step, getattr(engine, "device", None))
@@ -242,37 +226,44 @@ class Probes:
             save_latest: bool = True,
             **kwargs: Any,
         ) -> Any:
-            step = int(engine.global_steps)
-            where = {"dir": os.fspath(save_dir), "tag": f"global_step{step}" if tag is None else str(tag)}
+            step, folder = int(engine.global_steps), os.fsdecode(save_dir)
+            name = f"global_step{step}" if tag is None else str(tag)
             state = {} if client_state is None else client_state
             self.flush()
-            with _Stretch(self, "save", {**where, "step": step}) as end:
+            begun, failed = SaveBegun(folder, name, step), functools.partial(SaveFailed, folder, name, step)
+            with _Stretch(self, "save", begun, failed) as stretch:
                 if not self._snapshots.adopted(engine):
                     result = original(engine, save_dir, tag, state, save_latest, **kwargs)
+                    done: Callable[[float], Message] = functools.partial(Saved, folder, name, step)
                 else:
-                    saving = self._snapshots.staging.begin(engine, where["dir"], where["tag"], save_latest)
+                    saving = self._snapshots.staging.begin(engine, folder, name, save_latest)
                     result = False
                     try:
-                        result = original(
-                            engine, str(saving.folder.parent), where["tag"], state, False, **kwargs
-                        )
+                        result = original(engine, str(saving.folder.parent), name, state, False, **kwargs)
                     finally:
                         self._snapshots.staging.end(bool(result))
-                    end["dir"] = os.path.abspath(where["dir"])
-                    end["snapshot"] = {
-                        **saving.told(),
-                        "attempt": self._snapshots.staging.attempt,
-                        "save_latest": save_latest,
-                    }
-                end["ok"] = bool(result)
+                    done = functools.partial(
+                        Staged,
+                        os.path.abspath(folder),
+                        name,
+                        step,
+                        attempt=self._snapshots.staging.attempt,
+                        to=str(saving.folder),
+                        slot=saving.slot_index,
+                        files=saving.direct,
+                        given_up=saving.given_up,
+                        save_latest=bool(save_latest),
+                    )
+                stretch.end = done if result else failed
             return result
 
         return save_checkpoint
 
     def _around_load(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def load_checkpoint(engine: Any, load_dir: Any, tag: Any = None, *args: Any, **kwargs: Any) -> Any:
-            folder = os.fspath(load_dir)
-            with _Stretch(self, "load", {"dir": folder, "tag": tag, "step": None}) as end:
+            folder, asked = os.fsdecode(load_dir), None if tag is None else str(tag)
+            begun, failed = LoadBegun(folder, asked), functools.partial(LoadFailed, folder, asked)
+            with _Stretch(self, "load", begun, failed) as stretch:
                 ours = self._snapshots.adopted(engine) and not engine.load_universal_checkpoint()
                 lead_to, led_tag, wanted = self._snapshots.lead(folder, tag) if ours else (folder, tag, None)
                 if ours:
@@ -281,42 +272,48 @@ class Probes:
                 path = result[0]
                 if ours:
                     self._snapshots.arrived(engine, path is not None, wanted)
-                end["ok"] = path is not None
                 if path is not None:
-                    end["step"] = self._link.step = int(engine.global_steps)
-                    end["tag"] = (
+                    step = self._link.step = int(engine.global_steps)
+                    found = (
                         led_tag if led_tag is not None else os.path.dirname(os.path.relpath(path, lead_to))
                     )
+                    stretch.end = functools.partial(Loaded, folder, str(found), step)
             return result
 
         return load_checkpoint
 
 
 class _Stretch:
-    """A checkpoint being saved or loaded: its two messages, its phase, and its time, which no step took."""
+    """A checkpoint being saved or loaded: its two messages, its phase, and its time, which no step took.
 
-    def __init__(self, probes: Probes, kind: str, about: dict[str, Any]) -> None:
+    `end` makes the second message from the seconds that it took: that it failed, until somebody knows better.
+    """
+
+    def __init__(
+        self, probes: Probes, phase: str, begun: Message, failed: Callable[[float], Message]
+    ) -> None:
         self._probes = probes
-        self._end = {"kind": kind, "edge": "end", **about, "ok": False}
-        self._begin = {"kind": kind, "edge": "begin", **about}
+        self._phase = phase
+        self._begun = begun
+        self.end = failed
 
-    def __enter__(self) -> dict[str, Any]:
+    def __enter__(self) -> _Stretch:
         link = self._probes._link
         self._phase_before = link.phase
-        link.enter(self._begin["kind"])
+        link.enter(self._phase)
         link.progress += 1
         self._probes._own_time.pause()
-        link.send(self._begin)
-        self._begun = time.perf_counter()
-        return self._end
+        link.send(self._begun)
+        self._since = time.perf_counter()
+        return self
 
     def __exit__(self, *_raised: object) -> None:
-        seconds = time.perf_counter() - self._begun
+        seconds = time.perf_counter() - self._since
         self._probes._paused_s += seconds
         self._probes._own_time.resume()
         link = self._probes._link
         link.progress += 1
-        link.send({**self._end, "seconds": seconds})
+        link.send(self.end(seconds))
         link.enter(self._phase_before)
 
 

@@ -6,13 +6,14 @@ import sys
 import time
 
 from orchestrator.rank.link import Link
+from orchestrator.rank.messages import ProbeFailed
 
 os.setsid()
-link = Link(0, socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+link = Link(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
 link.start()
 begin = time.perf_counter()
 for number in range(20_000):
-    link.send({"kind": "note", "number": number, "padding": "x" * 100})
+    link.send(ProbeFailed(str(number), "x" * 100))
 print(time.perf_counter() - begin, flush=True)
 sys.stdin.readline()
 link.close()

@@ -18,6 +18,7 @@ from orchestrator.agent.log_transfer import (
     LogWriter,
     sender_of,
 )
+from orchestrator.agent.messages import LogGrown
 from orchestrator.errors import RunDirectoryError
 from tests.support.assignments import assignment
 
@@ -41,7 +42,7 @@ class Pair:
 
     def poll(self, *ended: str) -> None:
         parts = self.sender.parts(ended)
-        self.travelled.append(sum(len(part["data"]) for part in parts))
+        self.travelled.append(sum(len(part.data) for part in parts))
         for part in parts:
             self.keeper.keep(part)
 
@@ -141,13 +142,13 @@ def test_an_ended_log_is_forgotten(tmp_path: Path) -> None:
 
 def test_a_part_lands_in_the_folder_whatever_its_name(tmp_path: Path) -> None:
     pair = Pair(tmp_path)
-    pair.keeper.keep({"kind": "log", "name": "../../escape.log", "data": b"x"})
+    pair.keeper.keep(LogGrown("../../escape.log", b"x"))
     assert pair.arrived("escape.log") == b"x"
 
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"cannot write .*absent/a\.log"):
-        keeper(tmp_path / "absent").keep({"kind": "log", "name": "a.log", "data": b"x"})
+        keeper(tmp_path / "absent").keep(LogGrown("a.log", b"x"))
 
 
 def test_logs_travel_only_where_the_driver_does_not_see_them(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from orchestrator.agent import log_bound, log_reader, log_transfer
 from orchestrator.agent.log_bound import LogBound, LogBounds
 from orchestrator.agent.log_reader import LogReader
 from orchestrator.agent.log_transfer import LogSender, LogWriter
+from orchestrator.agent.messages import LogGrown
 from orchestrator.ledger.mlflow.client import LOG_TAIL_BYTES
 from orchestrator.plan.layout.layout import LEAST_LOG_BYTES
 
@@ -173,7 +174,7 @@ class World:
         self.lines += self.reader.lines()
 
     def send(self) -> None:
-        self.sent += b"".join(part["data"] for part in self.sender.parts())
+        self.sent += b"".join(part.data for part in self.sender.parts())
 
     def hold(self) -> None:
         self.bound.hold()
@@ -184,7 +185,7 @@ class World:
     def finish(self) -> None:
         self.hold()
         self.lines += self.reader.rest()
-        self.sent += b"".join(part["data"] for part in self.sender.parts([LOG]))
+        self.sent += b"".join(part.data for part in self.sender.parts([LOG]))
         self.hold()
         self.assert_seen()
 
@@ -217,7 +218,7 @@ def test_what_the_driver_is_sent_is_bounded_there_as_well(tmp_path: Path) -> Non
     for number in range(200):
         data = b"".join(b"line %06d\n" % (number * 1000 + i) for i in range(1000))
         printed.whole += data
-        keeper.keep({"kind": "log", "name": LOG, "data": data})
+        keeper.keep(LogGrown(LOG, data))
         assert printed.on_disk_bytes <= MOST
     assert len(printed.kept) == len(printed.whole)
     assert printed.kept.endswith(printed.whole[-TAIL:])
@@ -235,7 +236,7 @@ def test_a_sender_that_was_passed_says_what_the_node_has_lost_too(tmp_path: Path
     bound.hold()
     sender.skip(LOG, bound.end)
     sender.skip("of nobody.log", 100)
-    data = b"".join(part["data"] for part in sender.parts([LOG]))
+    data = b"".join(part.data for part in sender.parts([LOG]))
     assert data.endswith(printed.whole[-16 * KIB :])
     left_out = len(printed.whole) - 16 * KIB
     assert data.decode().startswith(

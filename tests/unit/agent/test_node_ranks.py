@@ -5,19 +5,48 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from orchestrator.agent import log_reader, memory_kills
 from orchestrator.agent import ranks as node_ranks
 from orchestrator.agent.log_transfer import LogSender
+from orchestrator.agent.messages import (
+    FiguresPrinted,
+    LinePrinted,
+    LogGrown,
+    Part,
+    RankExited,
+    RankMute,
+    RankPhases,
+    RankRaised,
+    RankSeen,
+    RanksOverdue,
+    RanksSeen,
+    RanksStepped,
+    Remark,
+)
 from orchestrator.agent.ranks import NodeRanks
+from orchestrator.agent.waits import Wait
 from orchestrator.agent.watchdog import LEAST_SAMPLES
 from orchestrator.errors import NodeMismatch
+from orchestrator.events import Fault
+from orchestrator.rank.messages import (
+    Heartbeat,
+    Message,
+    PhaseEnded,
+    ProbeFailed,
+    SaveBegun,
+    ScriptFailed,
+    StacksUnavailable,
+    StepTaken,
+    Unknown,
+)
 from orchestrator.rank.spec import RankSpec
 from tests.support.snapshot_world import small_assignment
 
+_Kind = TypeVar("_Kind")
 FLOOR_S, UNKNOWN_S, UNKILLABLE_S = 60.0, 1800.0, 15.0
 
 
@@ -29,12 +58,12 @@ class Rank:
         self.pid = 4_000_000 + spec.rank  # above the highest that Linux gives
         self.loss: str | None = None
         self.status: int | None = None
-        self.said: list[dict[str, Any]] = []
+        self.said: list[Message | Unknown] = []
         self.kills = 0
         self.progress = 0
         self.garbled = 0
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[Message | Unknown]:
         said, self.said = self.said, []
         return said
 
@@ -44,11 +73,11 @@ class Rank:
     def kill(self) -> None:
         self.kills += 1
 
-    def say(self, kind: str, **about: Any) -> None:
-        self.said.append({"kind": kind, "rank": self.spec.rank, "time": 0.0, **about})
+    def say(self, message: Message | Unknown) -> None:
+        self.said.append(message)
 
     def step(self, step: int) -> None:
-        self.say("step", step=step, loss=1.0, lr=0.1, grad_norm=1.0, step_time_s=1.0, own_s=0.5)
+        self.say(StepTaken(step, step_time_s=1.0, own_s=0.5, loss=1.0, lr=0.1, grad_norm=1.0))
 
 
 class Node:
@@ -97,14 +126,14 @@ class Node:
         ]
         self.node.start(specs, self)  # type: ignore[arg-type]
 
-    def later(self, seconds: float) -> list[dict[str, Any]]:
+    def later(self, seconds: float) -> list[Part]:
         """What is told that much later, but for the phases, which are told at every poll."""
         self.now_s += seconds
-        return [part for part in self.node.poll() if part["kind"] != "phases"]
+        return [part for part in self.node.poll() if not isinstance(part, RankPhases)]
 
     def train(self, steps: int, step_s: float = 1.0) -> None:
         for rank in self.ranks:
-            rank.say("phase", phase="initialize", edge="end")
+            rank.say(PhaseEnded("initialize", 1.0))
         for step in range(1, steps + 1):
             for rank in self.ranks:
                 rank.step(step)
@@ -117,10 +146,12 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
         yield Node(tmp_path, patched)
 
 
-def overdue(parts: list[dict[str, Any]]) -> list[tuple[bool, list[int]]]:
-    return [
-        (part["all"], [one["rank"] for one in part["ranks"]]) for part in parts if part["kind"] == "overdue"
-    ]
+def of(kind: type[_Kind], parts: list[Part]) -> list[_Kind]:
+    return [part for part in parts if isinstance(part, kind)]
+
+
+def overdue(parts: list[Part]) -> list[tuple[bool, list[int]]]:
+    return [(part.all, [one.rank for one in part.ranks]) for part in of(RanksOverdue, parts)]
 
 
 def test_who_is_overdue_is_told_when_it_changes_and_not_at_every_poll(node: Node) -> None:
@@ -130,9 +161,9 @@ def test_who_is_overdue_is_told_when_it_changes_and_not_at_every_poll(node: Node
     assert overdue(node.later(0.5)) == []
     parts = node.later(FLOOR_S / 2)
     assert overdue(parts) == [(False, [1])]
-    (late,) = parts[0]["ranks"]
-    assert (late["phase"], late["step"], late["limit_s"]) == ("step", LEAST_SAMPLES + 2, FLOOR_S)
-    assert late["silent_s"] > FLOOR_S
+    (late,) = of(RanksOverdue, parts)[0].ranks
+    assert (late.phase, late.step, late.limit_s) == ("step", LEAST_SAMPLES + 2, FLOOR_S)
+    assert late.silent_s > FLOOR_S
     assert overdue(node.later(1.0)) == []
     assert overdue(node.later(FLOOR_S)) == [(True, [0, 1])]
     assert node.later(1.0) == []
@@ -145,31 +176,32 @@ def test_who_is_overdue_is_told_when_it_changes_and_not_at_every_poll(node: Node
 def test_a_rank_whose_probes_have_failed_is_told_once_and_not_waited_for(node: Node) -> None:
     node.train(1)
     for _ in range(2):
-        node.ranks[1].say("probe_failed", where="step", message="RuntimeError: no norm\nand more")
+        node.ranks[1].say(ProbeFailed("step", "RuntimeError: no norm\nand more"))
     (failed,) = node.later(1.0)
-    assert failed == {"kind": "probe_failed", "rank": 1, "where": "step", "reason": "RuntimeError: no norm"}
+    assert failed == RankMute(1, "step", "RuntimeError: no norm")
     node.ranks[0].step(2)
     (step,) = node.later(1.0)
-    assert (step["kind"], step["step"], step["ranks"]) == ("step", 2, 1)
+    assert isinstance(step, RanksStepped)
+    assert (step.step, step.ranks) == (2, 1)
 
 
 def test_what_no_version_of_ours_says_and_who_cannot_answer_is_remarked_once(node: Node) -> None:
-    node.ranks[0].say("probe_failed", where="stacks", message="no space")
+    node.ranks[0].say(StacksUnavailable("no space"))
     for _ in range(2):
-        node.ranks[1].say("weather", sky="blue")
-    assert [part["text"] for part in node.later(1.0) if part["kind"] == "remark"] == [
+        node.ranks[1].say(Unknown("weather"))
+    assert [remark.text for remark in of(Remark, node.later(1.0))] == [
         "rank 0 cannot tell where it is, should it hang: no space",
         "rank 1 said 'weather', which this version does not know",
     ]
     for rank in node.ranks:
-        rank.say("save", edge="begin", step=1, dir="/c", tag="t")
-    assert not [part for part in node.later(1.0) if part["kind"] == "remark"]
+        rank.say(SaveBegun("/c", "t", 1))
+    assert not of(Remark, node.later(1.0))
 
 
 def test_ranks_that_are_left_alone_are_all(node: Node) -> None:
     node.train(LEAST_SAMPLES + 2)
     node.ranks[1].status = 0
-    assert [part["kind"] for part in node.later(1.0)] == ["exit"]
+    assert [type(part) for part in node.later(1.0)] == [RankExited]
     assert overdue(node.later(FLOOR_S + 1)) == [(True, [0])]
 
 
@@ -177,7 +209,7 @@ def test_a_rank_that_waits_for_the_disk_excuses_all(node: Node) -> None:
     node.train(LEAST_SAMPLES + 2)
     for _ in range(10):
         node.ranks[0].progress += 1
-        node.ranks[0].say("heartbeat", phase="held", step=7, progress=0)
+        node.ranks[0].say(Heartbeat("held", 0.0, 7, 0))
         assert overdue(node.later(FLOOR_S / 2)) == []
 
 
@@ -185,7 +217,7 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     node: Node,
 ) -> None:
     looked_at: list[dict[int, Rank]] = []
-    where = {0: ("train.py:7 in wait", "waits for a lock"), 1: ("", "is stopped by a signal")}
+    where = {0: ("train.py:7 in wait", Wait.LOCK), 1: ("", Wait.STOPPED)}
     text = 'Thread 0x1 (most recent call first):\n  File "/job/train.py", line 7 in wait\n'
 
     class Looks:
@@ -195,11 +227,14 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
             looked_at.append(ranks)
             self.due_s = node.now_s + 1.0
 
-        def poll(self, now_s: float) -> tuple[dict[int, str], list[dict[str, Any]]] | None:
+        def poll(self, now_s: float) -> tuple[dict[int, str], list[RankSeen]] | None:
             if now_s < self.due_s:
                 return None
             self.due_s = float("inf")
-            seen = [{"rank": rank, "where": place, "wait": wait} for rank, (place, wait) in where.items()]
+            seen = [
+                RankSeen(rank, "", "", wait, True, 0.0, 0.0, 0.0, where=place)
+                for rank, (place, wait) in where.items()
+            ]
             return {0: text, 1: ""}, seen
 
     node.node._looks = Looks()  # type: ignore[assignment]
@@ -209,18 +244,18 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     assert node.later(0.5) == []
     (part,) = node.later(0.5)
     paths = [Path(rank.spec.log_path) for rank in node.ranks]
-    assert part["kind"] == "stacks"
-    assert [(one["rank"], one["gpu"], one["stack"], one["where"], one["wait"]) for one in part["ranks"]] == [
+    assert isinstance(part, RanksSeen)
+    assert [(one.rank, one.gpu, one.stack, one.where, one.wait) for one in part.ranks] == [
         (0, "CPU core 0", ["train.py:7 in wait"], *where[0]), (1, "CPU core 1", [], *where[1])
     ]  # fmt: skip
-    assert part["ranks"][0]["path"] == str(paths[0].with_suffix(".stacks"))
+    assert part.ranks[0].path == str(paths[0].with_suffix(".stacks"))
     kept = paths[0].with_suffix(".stacks").read_text()
     assert kept.startswith("--- no progress; stacks of ")
     assert 'File "/job/train.py", line 7' in kept
     assert not paths[1].with_suffix(".stacks").exists()
     assert node.later(5.0) == []
     node.node.ask_stacks()
-    assert [part["kind"] for part in node.later(1.0)] == ["stacks"]
+    assert [type(part) for part in node.later(1.0)] == [RanksSeen]
     assert paths[0].with_suffix(".stacks").read_text() == kept  # the same stack is kept once
     text = text.replace("line 7", "line 8")
     node.node.ask_stacks()
@@ -249,7 +284,7 @@ def test_logs_are_bounded_once_they_are_read_and_sent(
         node.node.sender = LogSender(paths[0].parent, nodes=1)
         for log in paths:
             node.node.sender.follow(log.name)
-    told: list[dict[str, Any]] = []
+    told: list[Part] = []
     for step in range(1, 11):
         for log in paths:
             with log.open("a") as stream:
@@ -264,13 +299,13 @@ def test_logs_are_bounded_once_they_are_read_and_sent(
         rank.status = 0
     told += node.later(1.0)
     assert max(log.stat().st_blocks * 512 for log in paths) <= most_bytes
-    assert [part["metric_step"] for part in told if part["kind"] == "metric"] == [*range(1, 11)]
-    assert len([part for part in told if part["kind"] == "remark"]) == 1
-    left_out = [part["text"] for part in told if "lines left out here" in part.get("text", "")]
+    assert [line.step for line in of(FiguresPrinted, told)] == [*range(1, 11)]
+    assert len(of(Remark, told)) == 1
+    left_out = [line.text for line in of(LinePrinted, told) if "lines left out here" in line.text]
     assert "lines left out here; all are in" in left_out[0]
     assert "lines left out here; the first and last lines of all are in" in left_out[-1]
     for log in paths:
-        sent = b"".join(part["data"] for part in told if part["kind"] == "log" and part["name"] == log.name)
+        sent = b"".join(part.data for part in of(LogGrown, told) if part.name == log.name)
         assert len(sent) == (log.stat().st_size if travels else 0), "all was sent before it was left out"
         assert b"\0" not in sent
 
@@ -286,12 +321,14 @@ def test_what_is_left_out_before_it_was_read_and_sent_is_passed_over(
     node.node.sender.follow(log.name)
     log.write_text("a line\n" * 100_000)
     told = node.later(1.0) + node.later(1.0)
-    for part in told:
-        assert "\0" not in part.get("text", "")
-        assert b"\0" not in part.get("data", b"")
-    passed = [part["text"] for part in told if "bytes left out here, of the log too" in part.get("text", "")]
-    assert len(passed) == 1
-    assert b" bytes left out here; all but " in b"".join(part.get("data", b"") for part in told)
+    lines, sent = (
+        [line.text for line in of(LinePrinted, told)],
+        b"".join(part.data for part in of(LogGrown, told)),
+    )
+    assert not any("\0" in line for line in lines)
+    assert b"\0" not in sent
+    assert len([line for line in lines if "bytes left out here, of the log too" in line]) == 1
+    assert b" bytes left out here; all but " in sent
 
 
 def test_after_sigterm_comes_sigkill_and_who_outlives_that_makes_its_node_a_bad_one(node: Node) -> None:
@@ -304,38 +341,37 @@ def test_after_sigterm_comes_sigkill_and_who_outlives_that_makes_its_node_a_bad_
     assert [rank.kills for rank in node.ranks] == [1, 1]
     node.ranks[0].status = -signal.SIGKILL
     (gone,) = node.later(UNKILLABLE_S - 1)
-    assert (gone["kind"], gone["rank"], gone["status"]) == ("exit", 0, -signal.SIGKILL)
-    assert "node_fault" not in gone
+    assert isinstance(gone, RankExited)
+    assert (gone.rank, gone.status, gone.fault, gone.node_unusable) == (0, -signal.SIGKILL, Fault.EXIT, False)
     with pytest.raises(NodeMismatch, match="ranks of an older one are still alive"):
         node.node.check_gone(2)
     (stuck,) = node.later(1.0)
-    assert (stuck["kind"], stuck["rank"], stuck["status"]) == ("exit", 1, -signal.SIGKILL)
-    assert stuck["node_fault"] is True
-    assert (stuck["error"], stuck["node_unusable"]) == ("outlived SIGKILL by 15 s", True)
-    assert stuck["step"] == 1
+    assert isinstance(stuck, RankExited)
+    assert (stuck.rank, stuck.status, stuck.step) == (1, -signal.SIGKILL, 1)
+    assert (stuck.error, stuck.fault, stuck.node_unusable) == ("outlived SIGKILL by 15 s", Fault.NODE, True)
     assert node.later(100.0) == [], "it is said once"
     node.ranks[1].status = -signal.SIGKILL
     assert node.later(1.0) == []
 
 
 def test_a_kill_that_nobody_here_sent_is_for_want_of_memory_if_the_kernel_counts_one(node: Node) -> None:
-    def ended(status: int, *ranks: int) -> list[bool]:
+    def ended(status: int, *ranks: int) -> list[Fault]:
         for rank in ranks:
             node.ranks[rank].status = status
-        return [part["out_of_memory"] for part in node.later(1.0) if part["kind"] == "exit"]
+        return [part.fault for part in of(RankExited, node.later(1.0))]
 
-    assert ended(-signal.SIGKILL, 0) == [False]
+    assert ended(-signal.SIGKILL, 0) == [Fault.EXIT]
     node.killed_by_kernel += 1
-    assert ended(-signal.SIGKILL, 1) == [True]
+    assert ended(-signal.SIGKILL, 1) == [Fault.MEMORY]
     node.start_attempt(2)
     node.killed_by_kernel += 1  # a data loader, say, by which its rank fails
-    assert ended(1, 0) == [False]
-    assert ended(-signal.SIGTERM, 1) == [False]
+    assert ended(1, 0) == [Fault.EXIT]
+    assert ended(-signal.SIGTERM, 1) == [Fault.EXIT]
     node.start_attempt(3)
-    assert ended(-signal.SIGKILL, 0) == [False], "that was another attempt"
+    assert ended(-signal.SIGKILL, 0) == [Fault.EXIT], "that was another attempt"
     node.killed_by_kernel += 1
     node.node.kill()
-    assert ended(-signal.SIGKILL, 1) == [False], "we did"
+    assert ended(-signal.SIGKILL, 1) == [Fault.EXIT], "we did"
 
 
 def test_counters_that_are_not_there_count_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,10 +389,21 @@ def test_counters_that_are_not_there_count_as_none(tmp_path: Path, monkeypatch: 
 def test_an_exit_has_the_error_in_one_line_and_the_end_of_the_log(node: Node) -> None:
     rank = node.ranks[0]
     Path(rank.spec.log_path).write_text("".join(f"line {number}\n" for number in range(30)))
-    rank.say("error", type="RestoreError", message="the first line\nthe second", traceback_tail="", step=None)
+    rank.say(ScriptFailed("RestoreError", "the first line\nthe second", "", fault="restore"))
     rank.status = 1
     told = node.later(1.0)
-    exit_part = next(part for part in told if part["kind"] == "exit")
-    assert (exit_part["error"], exit_part["gpu"]) == ("RestoreError: the first line", "CPU core 0")
-    assert exit_part["log_tail"] == [f"line {number}" for number in range(10, 30)]
-    assert {part["kind"] for part in told} <= {"error", "exit", "overdue"}
+    (exited,) = of(RankExited, told)
+    assert (exited.error, exited.gpu, exited.fault) == (
+        "RestoreError: the first line",
+        "CPU core 0",
+        Fault.RESTORE,
+    )
+    assert exited.log_tail == [f"line {number}" for number in range(10, 30)]
+    assert {type(part) for part in told} <= {RankRaised, RankExited, RanksOverdue}
+
+
+@pytest.mark.parametrize("word", ["weather", "", None])
+def test_a_fault_that_a_script_has_made_up_is_an_exit(node: Node, word: str | None) -> None:
+    node.ranks[0].say(ScriptFailed("ValueError", "x", "", fault=word))
+    node.ranks[0].status = 1
+    assert [part.fault for part in of(RankExited, node.later(1.0))] == [Fault.EXIT]

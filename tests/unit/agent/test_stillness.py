@@ -21,6 +21,7 @@ from orchestrator.agent.stillness import Sample, Stillness
 from orchestrator.agent.vitals import Vitals, vitals
 from orchestrator.agent.waits import Wait, wait_of
 from orchestrator.rank.collectives import from_trace
+from orchestrator.rank.messages import GroupSeen
 from tests.support.processes import end
 from tests.support.rank_harness import wait_until
 
@@ -222,7 +223,7 @@ def test_a_flight_recorder_tells_what_is_under_way() -> None:
         ],
     }
     assert from_trace(trace) == {
-        "0": {"entered": 7, "operation": "_all_gather_base", "peer": False},
-        "1": {"entered": 3, "operation": "", "peer": False},
-        "2": {"entered": 0, "operation": "recv 1<-0", "peer": True},
+        "0": GroupSeen(7, "_all_gather_base"),
+        "1": GroupSeen(3, ""),
+        "2": GroupSeen(0, "recv 1<-0", peer=True),
     }

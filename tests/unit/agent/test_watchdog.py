@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.agent.watchdog import LEAST_SAMPLES, Overdue, Watchdog
+from orchestrator.agent.messages import Overdue
+from orchestrator.agent.watchdog import LEAST_SAMPLES, Watchdog
+from orchestrator.rank.messages import (
+    Heartbeat,
+    LoadBegun,
+    Loaded,
+    LoadFailed,
+    Message,
+    PhaseBegun,
+    PhaseEnded,
+    ProbeFailed,
+    SaveBegun,
+    Saved,
+    SaveFailed,
+    StepTaken,
+    Unknown,
+)
 
 FACTOR, FLOOR_S, UNKNOWN_S = 10.0, 60.0, 1800.0
 
@@ -22,19 +39,14 @@ class Node:
         self.now_s = 1000.0
         self.phase, self.step, self.progress = "start", 0, 0
 
-    def say(self, **message: Any) -> None:
+    def say(self, message: Message) -> None:
         for rank in self.ranks:
             self.watchdog.heard(rank, message, self.now_s)
 
     def beat(self, ranks: Any = None, **other: Any) -> None:
-        message = {
-            "kind": "heartbeat",
-            "phase": self.phase,
-            "step": self.step or None,
-            "progress": self.progress,
-        }
+        message = Heartbeat(self.phase, 0.0, self.step or None, self.progress)
         for rank in self.ranks if ranks is None else ranks:
-            self.watchdog.heard(rank, {**message, **other}, self.now_s)
+            self.watchdog.heard(rank, replace(message, **other), self.now_s)
 
     def enter(self, phase: str, after_s: float = 0.0) -> None:
         self.now_s += after_s
@@ -51,11 +63,11 @@ class Node:
         for _ in range(steps):
             self.now_s += step_s
             if self.phase == "first_step":
-                self.say(kind="phase", phase="first_step", edge="end")
+                self.say(PhaseEnded("first_step", 1.0))
             self.step += 1
             self.progress += 1
             self.phase = "step"
-            self.say(kind="step", step=self.step)
+            self.say(StepTaken(self.step, 1.0))
 
     def begin(self, steps: int = 2 * LEAST_SAMPLES, step_s: float = 1.0) -> None:
         """All that comes before, and so many steps."""
@@ -158,11 +170,11 @@ def test_saving_at_every_step_does_not_halve_the_median() -> None:
     node.begin(steps=1)
     for _ in range(2 * LEAST_SAMPLES):
         node.train(1, 30.0)
-        node.say(kind="save", edge="begin")
+        node.say(SaveBegun("/c", "t", node.step))
         node.now_s += 8.0
-        node.say(kind="save", edge="end", step=node.step)
+        node.say(Saved("/c", "t", node.step, 1.0))
     assert node.limit_s() == 300.0
-    node.say(kind="save", edge="begin")
+    node.say(SaveBegun("/c", "t", node.step))
     assert node.limit_s() == 80.0
 
 
@@ -171,9 +183,9 @@ def test_after_a_save_or_a_load_the_phase_is_what_it_was() -> None:
     node.begin()
     node.enter("validation")
     node.beat(phase="save")  # came between the two of them
-    node.say(kind="save", edge="begin")
+    node.say(SaveBegun("/c", "t", node.step))
     node.beat(phase="held")
-    node.say(kind="save", edge="end", step=node.step)
+    node.say(Saved("/c", "t", node.step, 1.0))
     node.now_s += 5000.0
     assert node.overdue()[0].phase == "validation"
 
@@ -182,7 +194,7 @@ def test_a_message_that_was_delayed_is_no_step_back() -> None:
     node = Node()
     node.begin()
     node.beat(step=12)
-    node.say(kind="step", step=11)
+    node.say(StepTaken(11, 1.0))
     node.now_s += 1000.0
     assert node.overdue()[0].step == 12
 
@@ -217,7 +229,7 @@ def test_a_rank_that_was_stopped_while_it_waited_for_the_disk_is_overdue() -> No
 def test_an_interpreter_that_does_not_end_is_overdue_after_the_floor() -> None:
     node = Node()
     node.begin(steps=1)
-    node.say(kind="phase", phase="exit", edge="begin")
+    node.say(PhaseBegun("exit"))
     assert node.limit_s() == FLOOR_S
 
 
@@ -272,10 +284,10 @@ def test_the_first_step_after_a_load_has_a_history_of_its_own() -> None:
     for phase in ("import", "initialize", "first_step"):
         node.enter(phase, 2.0)
     assert node.limit_s() == FLOOR_S
-    node.say(kind="load", edge="begin")
+    node.say(LoadBegun("/c", None))
     assert node.limit_s() == UNKNOWN_S
     node.now_s += 5.0
-    node.say(kind="load", edge="end", step=10)
+    node.say(Loaded("/c", "t", 10, 1.0))
     assert node.limit_s() == UNKNOWN_S
     node.step = 10
     node.train(1, 200.0)
@@ -308,31 +320,32 @@ def test_steps_that_hung_are_known_as_well_the_next_time() -> None:
 
 
 phases = st.sampled_from(["import", "initialize", "first_step", "step", "validation", "save", "load", "held"])
-edges = st.sampled_from(["begin", "end"])
 steps = st.integers(0, 50)
 messages = st.one_of(
-    st.builds(
-        lambda phase, step,
-        progress: {"kind": "heartbeat", "phase": phase, "step": step, "progress": progress}, phases,
-        st.none() | steps, st.integers(0, 100),
-    ), st.builds(lambda phase, edge: {"kind": "phase", "phase": phase, "edge": edge}, phases,
-    edges), st.builds(lambda kind, edge, step: {"kind": kind, "edge": edge, "step": step},
-    st.sampled_from(["save", "load"]),
-              edges, st.none() | steps),
-    st.builds(lambda step: {"kind": "step", "step": step}, steps),
-    st.just({"kind": "probe_failed", "where": "step", "message": "no norm"}),
-)  # fmt: skip
+    st.builds(Heartbeat, phases, st.just(0.0), st.none() | steps, st.integers(0, 100)),
+    st.builds(PhaseBegun, phases),
+    st.builds(PhaseEnded, phases, st.just(1.0)),
+    st.builds(SaveBegun, st.just("/c"), st.just("t"), steps),
+    st.builds(Saved, st.just("/c"), st.just("t"), steps, st.just(1.0)),
+    st.builds(SaveFailed, st.just("/c"), st.just("t"), steps, st.just(1.0)),
+    st.just(LoadBegun("/c", None)),
+    st.builds(Loaded, st.just("/c"), st.just("t"), steps, st.just(1.0)),
+    st.just(LoadFailed("/c", None, 1.0)),
+    st.builds(StepTaken, steps, st.just(1.0)),
+    st.just(ProbeFailed("step", "no norm")),
+    st.just(Unknown("weather")),
+)
 
 
 @given(st.lists(st.tuples(messages, st.floats(0.0, FLOOR_S)), max_size=60))
 def test_nobody_who_moves_within_the_floor_is_overdue_and_nobody_is_silent_for_ever(
-    said: list[tuple[dict[str, Any], float]],
+    said: list[tuple[Message | Unknown, float]],
 ) -> None:
     watchdog, now_s, progress = Watchdog(FACTOR, FLOOR_S, UNKNOWN_S), 0.0, 1000
     for message, pause_s in said:
         watchdog.heard(0, message, now_s)
         progress += 1
-        watchdog.heard(0, {"kind": "heartbeat", "phase": "step", "step": 1, "progress": progress}, now_s)
+        watchdog.heard(0, Heartbeat("step", 0.0, 1, progress), now_s)
         now_s += pause_s
         assert watchdog.overdue(now_s, [0]) == []
     assert watchdog.overdue(now_s, [0]) == []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.checkpoint.commits import Commit, Restore, Snapshots
+from orchestrator.checkpoint.commits import Commit, PartDurable, RankPart, Restore, Snapshots
 from orchestrator.checkpoint.manifest import FilePart, Manifest
 from orchestrator.events import CheckpointSaved, RestoreSource
 
@@ -28,10 +29,9 @@ def saved(attempt: int, step: int, staged: bool = True) -> CheckpointSaved:
     return CheckpointSaved(attempt, step, f"step-{step}", "/c", 0.1, staged)
 
 
-def part(rank: int, attempt: int, step: int, save_latest: bool = True) -> dict[str, Any]:
-    files = {f"shard-{rank}.pt": {"sha256": SHA, "bytes": 7, "rank": rank}}
-    about = {"kind": "durable", "attempt": attempt, "step": step, "dir": "/c", "tag": f"step-{step}"}
-    return {**about, "rank": rank, "files": files, "save_latest": save_latest, "seconds": 0.2}
+def part(rank: int, attempt: int, step: int, save_latest: bool = True) -> PartDurable:
+    one = RankPart(attempt, step, "/c", f"step-{step}", rank, save_latest)
+    return PartDurable(one, {f"shard-{rank}.pt": FilePart(SHA, 7, rank)}, 0.2)
 
 
 def durable(snapshots: Snapshots, attempt: int, step: int) -> Commit | None:
@@ -190,5 +190,6 @@ def test_only_what_the_last_attempt_builds_on_is_ever_committed(
 def test_folders_of_the_script_s_own_are_looked_at_after_a_commit(folder: str) -> None:
     snapshots = run_of((1, 0))
     for rank in range(RANKS):
-        snapshots.durable({**part(rank, 1, 20), "dir": folder}, 1.0)
+        told = part(rank, 1, 20)
+        snapshots.durable(replace(told, part=replace(told.part, dir=folder)), 1.0)
     assert snapshots.save_dirs == sorted({"/c", folder}, key=["/c", "/best"].index)

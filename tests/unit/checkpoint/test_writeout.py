@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from orchestrator.checkpoint import writer
+from orchestrator.checkpoint.writer_messages import Written, answer_of, request_line
 from orchestrator.rank.launch.launcher import ExecLauncher
 from tests.support.rank_harness import Bench, environment, wait_until
 from tests.support.slot_harness import (
@@ -78,7 +78,7 @@ def test_the_script_s_own_classes_need_not_be_there(tmp_path: Path, monkeypatch:
         stage(slot, {"a.pt": {"client": OfTheScript(3), "w": torch.ones(3)}})
         with monkeypatch.context() as without:
             without.delattr(sys.modules[__name__], "OfTheScript")
-            assert write(request(slot, tmp_path / "t"))[0]["event"] == "written"
+            assert isinstance(write(request(slot, tmp_path / "t"))[0], Written)
             with pytest.raises(AttributeError):
                 torch.load(tmp_path / "t" / "a.pt", weights_only=False)
     assert torch.load(tmp_path / "t" / "a.pt", weights_only=False)["client"].position == 3
@@ -88,9 +88,11 @@ def test_only_a_whole_generation_is_marked(tmp_path: Path) -> None:
     with new_slot(tmp_path) as slot:
         stage(slot, {"a.pt": 1, "sub/b.pt": 2})
         [answer] = write(request(slot, tmp_path / "t", "sub/b.pt"))
-        assert (list(answer["files"]), slot.written()) == (["sub/b.pt"], None)
+        assert isinstance(answer, Written)
+        assert (list(answer.files), slot.written()) == (["sub/b.pt"], None)
         [answer] = write(request(slot, tmp_path / "t"))
-        assert sorted(answer["files"]) == ["a.pt", "sub/b.pt"]
+        assert isinstance(answer, Written)
+        assert sorted(answer.files) == ["a.pt", "sub/b.pt"]
         assert slot.written() == {key: ABOUT[key] for key in ("attempt", "tag", "dir")}
         assert torch.load(tmp_path / "t" / "sub" / "b.pt") == 2
 
@@ -113,8 +115,8 @@ def test_the_process_outlives_signals_and_ends_with_the_requests(bench: Bench, t
     with new_slot(Path("/dev/shm")) as slot, open(answers_read) as answers:
         stage(slot, {"a.pt": {"client": OfTheScript(4), "w": STATE["w"]}})
         process = bench.start(writer.__file__, *paths)
-        os.write(requests_write, json.dumps(request(slot, tmp_path / "t")).encode() + b"\n")
-        answer = json.loads(answers.readline())
+        os.write(requests_write, request_line(request(slot, tmp_path / "t")))
+        answer = answer_of(answers.readline())
         assert_told_truly(answer, tmp_path / "t")
         assert slot.written() is not None
         assert psutil.Process(process.pid).nice() == 19
@@ -122,9 +124,9 @@ def test_the_process_outlives_signals_and_ends_with_the_requests(bench: Bench, t
             process.signal(number)
         time.sleep(0.1)
         for number in (6, 7):
-            os.write(requests_write, json.dumps(request(slot, tmp_path / "t", id=number)).encode() + b"\n")
+            os.write(requests_write, request_line(request(slot, tmp_path / "t", number=number)))
         os.close(requests_write)
-        assert [json.loads(answers.readline())["id"] for _ in range(2)] == [6, 7]
+        assert [answer_of(answers.readline()).id for _ in range(2)] == [6, 7]
         assert wait_until(lambda: process.poll() is not None)
         assert process.poll() == 0, bench.log()
         os.close(requests_read)

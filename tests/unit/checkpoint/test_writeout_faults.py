@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,10 +13,10 @@ import pytest
 import torch
 
 from orchestrator.checkpoint.writer import Writer
+from orchestrator.checkpoint.writer_messages import Answer, Failed, Freed, Held, Written
 from tests.support.slot_harness import (
     ABOUT,
     STATE,
-    Answers,
     assert_same,
     assert_told_truly,
     never,
@@ -34,9 +35,9 @@ def test_a_slot_that_holds_another_generation_is_not_written(tmp_path: Path, cha
     with new_slot(tmp_path) as slot:
         stage(slot, {"a.pt": 1}, **changed)
         [answer] = write(request(slot, tmp_path / "t", "a.pt"))
-        assert answer["event"] == "failed"
-        assert "was reused" in answer["reason"]
-        assert str(next(iter(changed.values()))) in answer["reason"]
+        assert isinstance(answer, Failed)
+        assert "was reused" in answer.reason
+        assert str(next(iter(changed.values()))) in answer.reason
         assert not (tmp_path / "t").exists()
 
 
@@ -50,8 +51,8 @@ def test_a_slot_reused_in_the_middle_leaves_no_file_behind(tmp_path: Path) -> No
                 slot.add("a.pt", {"w": torch.zeros(100_000)}, True)
 
         [answer] = write(request(slot, tmp_path / "t"), create=Meanwhile.on("b.pt"))
-        assert answer["event"] == "failed"
-        assert "global_step8" in answer["reason"]
+        assert isinstance(answer, Failed)
+        assert "global_step8" in answer.reason
         assert not (tmp_path / "t" / "b.pt").exists()
         assert slot.written() is None
 
@@ -60,17 +61,17 @@ def test_what_is_wrong_is_said_and_the_next_is_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with new_slot(tmp_path) as slot:
         stage(slot, {"a.pt": 1})
-        answers = Answers()
+        answers: list[Answer] = []
         writer = Writer(answers.append, never)
         writer.handle(request(slot, tmp_path / "t", "b.pt"))
         writer.handle(request(slot, tmp_path / "file", "a.pt"))
-        writer.handle(request(slot, tmp_path / "t", op="erase"))
-        writer.handle({**request(slot, tmp_path / "t"), "slot": "/proc/self/fd/9999"})
+        writer.handle(replace(request(slot, tmp_path / "t"), slot="/proc/self/fd/9999"))
         writer.handle(request(None, tmp_path / "t", "nowhere.pt"))
         writer.handle(request(slot, tmp_path / "t", "a.pt"))
-    assert [answer["event"] for answer in answers] == ["failed"] * 5 + ["written"]
-    for answer, word in zip(answers, ("b.pt", "File exists", "erase", "9999", "nowhere.pt"), strict=False):
-        assert word in answer["reason"]
+    assert [type(answer) for answer in answers] == [Failed] * 4 + [Written]
+    for answer, word in zip(answers, ("b.pt", "File exists", "9999", "nowhere.pt"), strict=False):
+        assert isinstance(answer, Failed)
+        assert word in answer.reason
 
 
 def test_files_that_lie_there_already_are_hashed(tmp_path: Path) -> None:
@@ -143,10 +144,11 @@ def test_without_space_it_says_so_once_waits_and_writes_in_the_end(
     with new_slot(tmp_path) as slot:
         stage(slot, {"a.pt": {"small": 1}, "b.pt": STATE}, zipfile)
         answers = write(request(slot, tmp_path / "t"), wait, create=Full.on("b.pt", times=3))
-    assert [answer["event"] for answer in answers] == ["held", "freed", "written"]
+    assert [type(answer) for answer in answers] == [Held, Freed, Written]
     assert waits == [1.0] * 3
-    assert answers[0]["reason"] == f"{tmp_path / 't' / 'b.pt'}: {os.strerror(number)}"
-    assert answers[1]["held_s"] >= 0
+    assert answers[0] == Held(5, f"{tmp_path / 't' / 'b.pt'}: {os.strerror(number)}")
+    assert isinstance(answers[1], Freed)
+    assert answers[1].held_s >= 0
     assert_told_truly(answers[2], tmp_path / "t")
     assert_same(torch.load(tmp_path / "t" / "b.pt"), STATE)
 
@@ -159,7 +161,7 @@ def test_it_does_not_wait_for_space_when_nobody_asks_any_more(tmp_path: Path) ->
     with new_slot(tmp_path) as slot:
         stage(slot, {"a.pt": STATE})
         answers = write(request(slot, tmp_path / "t"), lambda _seconds: True, create=Full.on("a.pt"))
-    assert [answer["event"] for answer in answers] == ["held", "failed"]
+    assert [type(answer) for answer in answers] == [Held, Failed]
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
             return len(tries) > 10
 
         answers = write(request(slot, disk / "t"), wait)
-        assert [answer["event"] for answer in answers] == ["held", "freed", "written"]
+        assert [type(answer) for answer in answers] == [Held, Freed, Written]
         assert len(tries) == 3
         assert_told_truly(answers[2], disk / "t")
         assert_same(torch.load(disk / "t" / "a.pt"), STATE)

@@ -12,12 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agent.gather import Gather, part_of, shortened
 from orchestrator.agent.log_reader import LINE_BYTES, READ_BYTES, LogReader, metrics_of, tail
-from orchestrator.agent.messages import Gather, shortened, step_part
+from orchestrator.agent.messages import (
+    Gathered,
+    LinePrinted,
+    RankExited,
+    RankMute,
+    RankPhases,
+    RankRaised,
+    RanksSaved,
+)
 from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt
 from orchestrator.events import (
     AttemptEnded,
     CheckpointSaved,
+    Fault,
     NodeQuarantined,
     Outcome,
     PhaseEntered,
@@ -26,18 +36,18 @@ from orchestrator.events import (
     RankOutput,
     StepDone,
 )
+from orchestrator.rank.messages import StepTaken
 from orchestrator.text import exit_in_words
 
 
-def exited(rank: int, status: int = 1, error: str | None = None, time: float = 0.0) -> dict[str, Any]:
-    return {
-        "kind": "exit", "rank": rank, "gpu": f"GPU {rank}", "status": status, "step": 4, "time": time,
-        "error": error, "log_tail": [], "log_path": "",
-    }  # fmt: skip
+def exited(
+    rank: int, status: int = 1, error: str | None = None, time: float = 0.0, **more: Any
+) -> RankExited:
+    return RankExited(rank, f"GPU {rank}", status, 4, time, error, **more)
 
 
-def step_message(step: int, loss: float | None = 1.0, **more: Any) -> dict[str, Any]:
-    return {"kind": "step", "step": step, "loss": loss, "step_time_s": 0.1, **more}
+def step_part(step: int, loss: float | None = 1.0, rank: int = 0, **more: Any) -> Gathered:
+    return part_of(rank, StepTaken(step, loss=loss, **{"step_time_s": 0.1, **more}))
 
 
 def attempt_on(nodes: int = 1, ranks_per_node: int = 2) -> Attempt:
@@ -50,7 +60,7 @@ def test_the_loss_does_not_depend_on_who_answers_first(losses: list[float], orde
     for _ in range(3):
         attempt = attempt_on(nodes=2)
         nodes = [Gather(2), Gather(2)]
-        parts = [(rank // 2, step_part(step_message(7, loss))) for rank, loss in enumerate(losses)]
+        parts = [(rank // 2, step_part(7, loss)) for rank, loss in enumerate(losses)]
         order.shuffle(parts)
         events = []
         for node, part in parts:
@@ -64,16 +74,16 @@ def test_the_loss_does_not_depend_on_who_answers_first(losses: list[float], orde
 
 def test_the_slowest_rank_sets_the_step_time_and_no_loss_is_none() -> None:
     gather = Gather(2)
-    assert gather.add(step_part(step_message(1, None, step_time_s=0.1))) is None
-    whole = gather.add(step_part(step_message(1, None, step_time_s=0.3, lr=1e-3)))
+    assert gather.add(step_part(1, None, step_time_s=0.1)) is None
+    whole = gather.add(step_part(1, None, step_time_s=0.3, lr=1e-3))
     assert whole is not None
     assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.3, None, 1e-3, None)]
 
 
 def test_a_step_is_skipped_where_one_rank_found_its_loss_scale_too_high() -> None:
     gather = Gather(2)
-    gather.add(step_part(step_message(1)))
-    whole = gather.add(step_part(step_message(1, skipped=True)))
+    gather.add(step_part(1))
+    whole = gather.add(step_part(1, skipped=True))
     assert whole is not None
     assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.1, 1.0, skipped=True)]
 
@@ -81,52 +91,40 @@ def test_a_step_is_skipped_where_one_rank_found_its_loss_scale_too_high() -> Non
 def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
     gather = Gather(2)
     for step in range(100):
-        gather.add(step_part(step_message(step)))
+        gather.add(step_part(step))
         if step % 10 == 0:
-            gather.add(step_part(step_message(step)))
+            gather.add(step_part(step))
     assert len(gather._waiting) < 10
 
 
 def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
     attempt = attempt_on(nodes=2)
-    part = {
-        "kind": "saved",
-        "step": 5,
-        "ranks": 2,
-        "tag": "step-5",
-        "path": "/c",
-        "seconds": 0.2,
-        "staged": True,
-    }
+    part = RanksSaved(5, 2, "step-5", "/c", 0.2, staged=True)
     assert attempt.hear(0, part, 0.0) == []
-    assert attempt.hear(1, {**part, "seconds": 0.7}, 0.0) == [
+    assert attempt.hear(1, dataclasses.replace(part, seconds=0.7), 0.0) == [
         CheckpointSaved(1, 5, "step-5", "/c", 0.7, True)
     ]
 
 
 def test_ranks_whose_probes_have_failed_are_not_waited_for_but_what_they_save_is() -> None:
     attempt = attempt_on(nodes=2, ranks_per_node=1)
-    failed = {"kind": "probe_failed", "rank": 1, "where": "step", "reason": "RuntimeError: no norm"}
+    failed = RankMute(1, "step", "RuntimeError: no norm")
     told = ProbesFailed(1, 1, "node-1", "step", "RuntimeError: no norm", observed=1)
     assert attempt.hear(1, failed, 0.0) == [told]
-    assert attempt.hear(0, step_part(step_message(7)), 0.0) == [StepDone(1, 7, 0.1, 1.0)]
-    part = {"kind": "saved", "step": 7, "ranks": 1, "tag": "t", "path": "/c", "seconds": 0.2, "staged": True}
+    assert attempt.hear(0, step_part(7), 0.0) == [StepDone(1, 7, 0.1, 1.0)]
+    part = RanksSaved(7, 1, "t", "/c", 0.2, staged=True)
     assert attempt.hear(0, part, 0.0) == []
     assert attempt.hear(1, part, 0.0) == [CheckpointSaved(1, 7, "t", "/c", 0.2, True)]
-    last = attempt.hear(0, {**failed, "rank": 0}, 0.0)
+    last = attempt.hear(0, dataclasses.replace(failed, rank=0), 0.0)
     assert last == [dataclasses.replace(told, rank=0, node="node-0", observed=0)]
 
 
 def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:
     attempt = attempt_on(nodes=2)
-    assert attempt.hear(0, {"kind": "phases", "phases": ["initialize", "step"]}, 0.0) == []
-    assert attempt.hear(1, {"kind": "phases", "phases": ["import", "step"]}, 0.0) == [
-        PhaseEntered(1, "import")
-    ]
-    assert attempt.hear(1, {"kind": "phases", "phases": ["step", "step"]}, 0.0) == [
-        PhaseEntered(1, "initialize")
-    ]
-    assert attempt.hear(0, {"kind": "phases", "phases": ["start", "step"]}, 0.0) == []
+    assert attempt.hear(0, RankPhases(["initialize", "step"]), 0.0) == []
+    assert attempt.hear(1, RankPhases(["import", "step"]), 0.0) == [PhaseEntered(1, "import")]
+    assert attempt.hear(1, RankPhases(["step", "step"]), 0.0) == [PhaseEntered(1, "initialize")]
+    assert attempt.hear(0, RankPhases(["start", "step"]), 0.0) == []
 
 
 def test_the_killed_rank_is_the_cause_not_those_that_felt_it() -> None:
@@ -147,8 +145,7 @@ def test_a_rank_that_turns_out_not_to_die_condemns_its_node_once_after_the_cause
     assert isinstance(lost, RankLost)
     attempt.hear(0, exited(0, -15), 1.0)
     stuck = [
-        {**exited(rank, -9, "outlived SIGKILL by 15 s"), "node_fault": True, "node_unusable": True}
-        for rank in (2, 3)
+        exited(rank, -9, "outlived SIGKILL by 15 s", fault=Fault.NODE, node_unusable=True) for rank in (2, 3)
     ]
     told = [event for part in stuck for event in attempt.hear(1, part, 20.0)]
     assert told == [NodeQuarantined("node-1", "rank 2 (GPU 2) outlived SIGKILL by 15 s")]
@@ -254,17 +251,17 @@ def test_a_tail_reads_the_end_only(tmp_path) -> None:
 
 def test_what_a_rank_prints_when_another_died_stays_in_its_log() -> None:
     attempt = attempt_on()
-    attempt.hear(0, {"kind": "output", "text": "step 4 loss 2.0"}, now_s=1.0)
+    attempt.hear(0, LinePrinted("step 4 loss 2.0"), now_s=1.0)
     assert attempt.settle(1.0) == []
     assert attempt.settle(1.0 + HOLD_OUTPUT_S) == [RankOutput(1, 0, "step 4 loss 2.0")]
-    attempt.hear(0, {"kind": "output", "text": "Traceback: connection closed by peer"}, now_s=2.0)
+    attempt.hear(0, LinePrinted("Traceback: connection closed by peer"), now_s=2.0)
     attempt.hear(0, exited(1, -9), now_s=2.1)
     assert not [e for e in attempt.settle(9.0) if isinstance(e, RankOutput)]
 
 
 def test_the_last_words_of_a_rank_that_finished_are_not_lost() -> None:
     attempt = attempt_on()
-    attempt.hear(0, {"kind": "output", "text": "done"}, now_s=1.0)
+    attempt.hear(0, LinePrinted("done"), now_s=1.0)
     attempt.hear(0, exited(0, 0), 1.0)
     attempt.hear(0, exited(1, 0), 1.0)
     assert attempt.settle(1.0) == [RankOutput(1, 0, "done"), AttemptEnded(1, Outcome.FINISHED, 0)]
@@ -294,8 +291,8 @@ def test_a_rank_that_leaves_early_is_the_cause_of_what_the_others_felt() -> None
 
 def test_a_traceback_is_told_once_with_the_exit() -> None:
     attempt = attempt_on()
-    attempt.hear(0, {"kind": "output", "text": "Traceback (most recent call last):"}, now_s=1.0)
-    attempt.hear(0, {"kind": "error"}, now_s=1.1)
+    attempt.hear(0, LinePrinted("Traceback (most recent call last):"), now_s=1.0)
+    attempt.hear(0, RankRaised(0), now_s=1.1)
     assert attempt.settle(9.0) == []
 
 
@@ -305,3 +302,13 @@ def test_the_rest_of_a_log_is_read_to_its_end(tmp_path) -> None:
     path.write_text(f"{line}\n" * (3 * READ_BYTES // 64 + 1) + "the end")
     assert LogReader(path).rest()[-2:] == [line, "the end"]
     assert LogReader(tmp_path / "absent.log").rest() == []
+
+
+@pytest.mark.parametrize("fault", [Fault.MEMORY, Fault.DISK, Fault.RESTORE, Fault.EXIT])
+def test_a_lost_rank_has_the_fault_that_its_exit_names(fault: Fault) -> None:
+    attempt = attempt_on()
+    attempt.hear(0, exited(0, 1, "OSError: No space left on device", fault=fault), 1.0)
+    attempt.hear(0, exited(1, -15), 1.0)
+    lost = attempt.settle(2.0)[0]
+    assert isinstance(lost, RankLost)
+    assert lost.fault is fault, "it is not read out of the words"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agent.messages import RankSeen
 from orchestrator.agent.waits import Wait
-from orchestrator.cluster.awaited import Awaited, GroupSeen, RankSeen, awaited
+from orchestrator.cluster.awaited import Awaited, awaited
+from orchestrator.rank.messages import GroupSeen
 
 IDLE = {"node": "n0", "gpu": "GPU 0", "endable": True, "still_s": 0.0, "same_place_s": 0.0, "cpu_share": 0.0}
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayActorError
 
+from orchestrator.agent.messages import RankUnstaged, WriterFreed, WriterHeld
+from orchestrator.checkpoint.commits import PartGivenUp, RankPart
 from orchestrator.events import SnapshotCommitted, SnapshotFreed, SnapshotHeld, SnapshotUnstaged
 from tests.support.checkpoint_driver import SHARED, FakeRay, Make, commit, drivers
 from tests.support.crashes import good, named
@@ -98,12 +100,12 @@ def test_a_lost_node_takes_along_what_was_on_its_way(make: Make) -> None:
 def test_what_a_writer_says_is_passed_on(make: Make) -> None:
     driver = make()
     node, say = driver.all[1], driver.checkpoints.hear
-    assert say(node, {"kind": "snapshot_held", "reason": "full"}, 1.0) == [SnapshotHeld("node-b", "full")]
-    assert say(node, {"kind": "snapshot_freed", "held_s": 3.0}, 1.0) == [SnapshotFreed("node-b", 3.0)]
-    unstaged = {"kind": "snapshot_unstaged", "rank": 3, "reason": "No space left on device"}
+    assert say(node, WriterHeld("full"), 1.0) == [SnapshotHeld("node-b", "full")]
+    assert say(node, WriterFreed(3.0), 1.0) == [SnapshotFreed("node-b", 3.0)]
+    unstaged = RankUnstaged(3, "No space left on device")
     assert say(node, unstaged, 1.0) == [SnapshotUnstaged("node-b", 3, "No space left on device")]
-    part = {"kind": "unwritten", "attempt": 1, "step": 2, "dir": "/checkpoints", "tag": "step-2", "rank": 1}
-    (told,) = say(node, {**part, "reason": "EIO"}, 1.0)
+    part = RankPart(attempt=1, step=2, dir="/checkpoints", tag="step-2", rank=1, save_latest=True)
+    (told,) = say(node, PartGivenUp(part, "EIO"), 1.0)
     assert told == SnapshotHeld("node-b", "checkpoint step-2 is given up: EIO")
     driver.saved(2)  # the writer was faster than the last rank
     assert not driver.checkpoints.busy()

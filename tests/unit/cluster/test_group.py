@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
+from orchestrator.agent.messages import RankExited
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.group import RayWorkerGroup, UnderWay
 from orchestrator.cluster.hangs import HangWatch
@@ -46,17 +46,7 @@ def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, UnderWay]:
 def end(now: UnderWay, status: int = 0, stopping: bool = False) -> None:
     now.attempt.stopping = stopping
     for rank in range(2):
-        part: dict[str, Any] = {
-            "kind": "exit",
-            "rank": rank,
-            "gpu": "GPU 0",
-            "status": status,
-            "step": 24,
-            "time": 1.0,
-        }
-        now.attempt.hear(
-            0, part | {"error": None, "log_tail": [], "log_path": "", "out_of_memory": False}, 1.0
-        )
+        now.attempt.hear(0, RankExited(rank, "GPU 0", status, 24, 1.0), 1.0)
 
 
 def lose(group: RayWorkerGroup, now: UnderWay) -> None:

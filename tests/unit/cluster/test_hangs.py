@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.agent.messages import Overdue, RankSeen, RanksOverdue, RanksSeen
 from orchestrator.agent.waits import Wait
 from orchestrator.cluster.hangs import SPINNING_AFTER_S, HangWatch
 from orchestrator.events import Event, Fault, RankLost, StallNamed
+from orchestrator.rank.messages import GroupSeen
 
 EVIDENCE_S, LIMIT_S, AFTER_S = 120.0, 60.0, 3600.0
-
-
-def group(entered: int, operation: str = "", peer: bool = False) -> dict[str, Any]:
-    return {"entered": entered, "operation": operation, "peer": peer}
 
 
 def rank(
     number: int, wait: Wait = Wait.LOCK, entered: int = 4, operation: str = "all_reduce", **about: Any
 ) -> Any:
     """As an agent tells of it: by default it waits with the others in a collective."""
-    idle = {
-        "endable": wait in (Wait.LOCK, Wait.STOPPED, Wait.DISK, Wait.CALL),
-        "still_s": 0.0,
-        "same_place_s": 0.0,
-    }
-    place = {
-        "where": "train.py:7 in step",
-        "entered": None,
-        "state": "sleeping",
-        "stack": ["train.py:7 in step"],
-    }
-    told = {"rank": number, "gpu": f"GPU {number}", "path": "", "cpu_share": 0.0, "wait": str(wait)}
-    return {**told, **idle, **place, "groups": {"0": group(entered, operation)}, **about}
+    seen = RankSeen(
+        rank=number, node="", gpu=f"GPU {number}", wait=wait,
+        endable=wait in (Wait.LOCK, Wait.STOPPED, Wait.DISK, Wait.CALL), still_s=0.0, same_place_s=0.0,
+        cpu_share=0.0, where="train.py:7 in step", groups={"0": GroupSeen(entered, operation)},
+        stack=["train.py:7 in step"],
+    )  # fmt: skip
+    return replace(seen, **about)
 
 
 WAITS = rank(0)
@@ -64,18 +57,18 @@ class Driver:
         self.asked += 1
         frozen_s = self.now_s - self.frozen_since_s
         seen = [
-            {**one, "same_place_s": frozen_s, "still_s": frozen_s if self.still and one["endable"] else 0.0}
+            replace(one, same_place_s=frozen_s, still_s=frozen_s if self.still and one.endable else 0.0)
             for one in self.ranks
         ]
-        self.watch.hear(0, {"kind": "stacks", "ranks": seen})
+        self.watch.hear(0, RanksSeen(seen))
 
     def later(self, seconds: float, progress: bool = False) -> list[Event]:
         """What follows in that time, a second at a time; it ends where the attempt does."""
         events: list[Event] = []
         for _ in range(int(seconds)):
             self.now_s += 1.0
-            late = {"rank": 0, "phase": "step", "step": 7, "silent_s": self.now_s - self.silent_since_s}
-            told = {"all": not progress, "ranks": [] if progress else [{**late, "limit_s": LIMIT_S}]}
+            late = Overdue(0, "step", 7, self.now_s - self.silent_since_s, LIMIT_S)
+            told = RanksOverdue(not progress, [] if progress else [late])
             events += self.watch.poll({0: told}, 7, self.now_s)
             if any(isinstance(event, RankLost) for event in events):
                 break
@@ -188,7 +181,7 @@ def test_all_in_one_collective_that_does_not_move_is_ended() -> None:
 def test_a_node_that_does_not_take_part_proves_nothing() -> None:
     driver = Driver(WAITS, behind())
     driver.watch.nodes.append("n1")
-    told = {"all": True, "ranks": [{"rank": 0, "phase": "step", "silent_s": 99.0, "limit_s": LIMIT_S}]}
+    told = RanksOverdue(True, [Overdue(0, "step", 7, 99.0, LIMIT_S)])
     for second in range(1000):
         assert driver.watch.poll({0: told, 1: told}, 7, 1000.0 + second) == []
     assert driver.asked > 10
@@ -214,15 +207,14 @@ def test_a_rank_that_is_gone_is_told_by_itself() -> None:
 )
 def test_nothing_is_ended_as_long_as_one_awaited_rank_may_come_back(ranks: Any, known: bool) -> None:
     seen = [
-        rank(number, wait, entered, operation, endable=endable) | {"entered": by_stack}
+        replace(rank(number, wait, entered, operation, endable=endable), entered=by_stack)
         for number, (wait, entered, operation, endable, by_stack) in enumerate(ranks)
     ]
-    for one in seen:
-        if not known:
-            one["groups"] = {}
+    if not known:
+        seen = [replace(one, groups={}) for one in seen]
     events = Driver(*seen).later(400)
     for event in events:
         if isinstance(event, RankLost):
-            assert seen[event.rank]["endable"]
-    if not any(one["endable"] for one in seen):
+            assert seen[event.rank].endable
+    if not any(one.endable for one in seen):
         assert not any(isinstance(event, RankLost) for event in events)

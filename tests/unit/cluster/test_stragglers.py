@@ -5,47 +5,50 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.agent.messages import Part, fold_steps, step_part
+from orchestrator.agent.gather import fold_steps, part_of
+from orchestrator.agent.messages import RanksStepped
 from orchestrator.cluster.stragglers import StragglerWatch
+from orchestrator.rank.messages import StepTaken
 
 STEPS = 20
 
 
-def message(rank: int, own_s: float | None, step_time_s: float = 1.0) -> dict[str, Any]:
-    return {"kind": "step", "rank": rank, "step": 7, "loss": 1.0, "step_time_s": step_time_s, "own_s": own_s}
+def step_part(rank: int, own_s: float | None, step_time_s: float = 1.0) -> RanksStepped:
+    part = part_of(rank, StepTaken(7, step_time_s, own_s, loss=1.0))
+    assert isinstance(part, RanksStepped)
+    return part
 
 
-def step_of(*own_s: float, step_time_s: float = 1.0) -> Part:
+def step_of(*own_s: float, step_time_s: float = 1.0) -> RanksStepped:
     """The whole step of ranks 0, 1, …"""
-    return fold_steps([step_part(message(rank, one, step_time_s)) for rank, one in enumerate(own_s)])
+    return fold_steps([step_part(rank, one, step_time_s) for rank, one in enumerate(own_s)])
 
 
-def watch(*steps: Part, factor: float = 1.5) -> list[tuple[int, float] | None]:
+def watch(*steps: RanksStepped, factor: float = 1.5) -> list[tuple[int, float] | None]:
     observer = StragglerWatch(factor, STEPS)
     return [observer.observe(step) for step in steps]
 
 
 @given(st.lists(st.floats(0.0, 1e3), min_size=2, max_size=40), st.data())
 def test_steps_fold_to_the_same_however_ranks_are_grouped(own_s: list[float], data: st.DataObject) -> None:
-    parts = [step_part(message(rank, one)) for rank, one in enumerate(own_s)]
+    parts = [step_part(rank, one) for rank, one in enumerate(own_s)]
     order = data.draw(st.permutations(parts))
     cut = data.draw(st.integers(1, len(parts) - 1))
     whole = fold_steps([fold_steps(order[:cut]), fold_steps(order[cut:])])
-    assert whole["slowest"]["own_s"] == max(own_s)
-    assert own_s[whole["slowest"]["rank"]] == max(own_s)
-    assert whole["own_sum_s"] == pytest.approx(math.fsum(own_s))
-    assert whole["slowest"] == fold_steps(parts)["slowest"]
+    assert whole.slowest is not None
+    assert whole.slowest[0] == own_s[whole.slowest[1]] == max(own_s)
+    assert whole.own_sum_s == pytest.approx(math.fsum(own_s))
+    assert whole.slowest == fold_steps(parts).slowest
 
 
 def test_a_rank_that_does_not_say_leaves_the_step_without_a_slowest() -> None:
-    whole = fold_steps([step_part(message(0, 1.0)), step_part(message(1, None))])
-    assert (whole["slowest"], whole["own_sum_s"], whole["ranks"]) == (None, None, 2)
+    whole = fold_steps([step_part(0, 1.0), step_part(1, None)])
+    assert (whole.slowest, whole.own_sum_s, whole.ranks) == (None, None, 2)
     assert watch(*[whole] * 2 * STEPS) == [None] * 2 * STEPS
 
 
@@ -102,9 +105,9 @@ def test_another_straggler_is_named_at_once_and_the_first_again_when_it_is_back(
 
 
 def test_a_part_is_as_large_for_many_ranks_as_for_few() -> None:
-    def about_stragglers(ranks: int) -> dict[str, Any]:
+    def about_stragglers(ranks: int) -> tuple[tuple[float, int] | None, float | None]:
         whole = step_of(*[0.125] * ranks)
-        return {key: whole[key] for key in ("slowest", "own_sum_s")}
+        return whole.slowest, whole.own_sum_s
 
     assert len(repr(about_stragglers(4096))) <= len(repr(about_stragglers(2))) + len("4096") + len("512.0")
 

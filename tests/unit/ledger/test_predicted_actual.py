@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator.agent.messages import Gather, memory_part
+from orchestrator.agent.gather import Gather, part_of
+from orchestrator.agent.messages import RanksPeaked
 from orchestrator.cli.show.terminal import Terminal
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.events import (
@@ -35,6 +36,7 @@ from orchestrator.ledger import predicted_actual
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.ledger.predicted_actual import WARMING_STEPS, Compared, PredictedVsActual
+from orchestrator.rank.messages import MemoryPeak
 from orchestrator.rank.probes.peak_memory import PeakMemory, private_peak_bytes
 
 MB = 1_000_000
@@ -229,11 +231,11 @@ def test_memory_is_looked_at_after_one_two_four_eight_steps() -> None:
 def test_ranks_become_one_and_the_fullest_counts() -> None:
     gather = Gather(3)
     sizes = [5, None, 7]
-    parts = [memory_part({"step": 4, "peak_bytes": size}) for size in sizes]
+    parts = [part_of(rank, MemoryPeak(4, size)) for rank, size in enumerate(sizes)]
     assert [gather.add(part) for part in parts[:2]] == [None, None]
     whole = gather.add(parts[2])
-    assert whole == {"kind": "memory", "step": 4, "ranks": 3, "peak_bytes": 7}
+    assert whole == RanksPeaked(4, 3, 7)
     attempt = Attempt(2, ["n0"], 3)
     assert attempt.hear(0, whole, 0.0) == [MemoryPeaked(2, 4, 7)]
-    unknown = {"kind": "memory", "step": 8, "ranks": 3, "peak_bytes": None}
+    unknown = RanksPeaked(8, 3, None)
     assert attempt.hear(0, unknown, 0.0) == []

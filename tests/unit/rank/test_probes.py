@@ -7,30 +7,48 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+from orchestrator.rank.messages import (
+    LoadBegun,
+    Loaded,
+    LoadFailed,
+    Message,
+    PhaseBegun,
+    PhaseEnded,
+    ProbeFailed,
+    SaveBegun,
+    Saved,
+    SaveFailed,
+    StepTaken,
+    decode,
+    encode,
+)
 from orchestrator.rank.probes import own_time
 from orchestrator.rank.probes.deepspeed import Probes
 from orchestrator.rank.probes.import_hook import when_imported
+
+_Kind = TypeVar("_Kind")
 
 
 class FakeLink:
     def __init__(self) -> None:
         self.phase, self.step, self.progress = "import", None, 0
-        self.said: list[dict[str, Any]] = []
+        self.said: list[Message] = []
         self.phases = [self.phase]
 
     def enter(self, phase: str) -> None:
         self.phase = phase
         self.phases.append(phase)
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Message) -> None:
+        assert decode(encode(message)) == message, "what is said is heard"
         self.said.append(message)
 
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
-        return [message for message in self.said if message["kind"] == kind]
+    def of(self, kind: type[_Kind]) -> list[_Kind]:
+        return [message for message in self.said if isinstance(message, kind)]
 
 
 class Loss:
@@ -144,7 +162,7 @@ def test_a_step_that_the_loss_scale_skipped_is_told_as_one(link: FakeLink) -> No
         engine.step()
     engine.half = False  # gradients that are no numbers, in a precision without a loss scale
     engine.step()
-    told = [(step["step"], step["skipped"]) for step in link.of_kind("step")]
+    told = [(step.step, step.skipped) for step in link.of(StepTaken)]
     assert told == [(1, True), (2, False), (3, True), (4, False)]
 
 
@@ -155,13 +173,16 @@ def test_a_step_is_told_once_with_the_mean_loss_and_the_rate_it_was_taken_with(l
         loss = Loss(value)
         assert engine.backward(loss) is loss
         assert engine.step() == "stepped"
-    steps = link.of_kind("step")
-    assert [(step["step"], step["loss"], step["lr"]) for step in steps] == [(1, 1.5, 0.5), (2, 6.0, 0.25)]
-    assert {step["grad_norm"] for step in steps} == {0.25}
-    assert all(step["tokens"] is None and step["step_time_s"] > 0 for step in steps)
+    steps = link.of(StepTaken)
+    assert [(step.step, step.loss, step.lr) for step in steps] == [(1, 1.5, 0.5), (2, 6.0, 0.25)]
+    assert {step.grad_norm for step in steps} == {0.25}
+    assert all(step.step_time_s > 0 for step in steps)
     assert link.phases == ["import", "initialize", "first_step", "step"]
-    told = [(phase["phase"], phase["edge"], "seconds" in phase) for phase in link.of_kind("phase")]
-    assert told == [("initialize", "begin", False), ("initialize", "end", True), ("first_step", "end", True)]
+    assert link.said[0] == PhaseBegun("initialize")
+    assert [(phase.phase, phase.seconds > 0) for phase in link.of(PhaseEnded)] == [
+        ("initialize", True),
+        ("first_step", True),
+    ]
     assert link.step == 2
     assert link.progress > 4
 
@@ -175,30 +196,30 @@ def test_a_loss_that_the_script_has_divided_itself_is_added_up(link: FakeLink) -
     engine.step()
     engine.backward(Loss(1.0), False, False)
     engine.step()
-    assert [step["loss"] for step in link.of_kind("step")] == [1.5, 1.5]
+    assert [step.loss for step in link.of(StepTaken)] == [1.5, 1.5]
 
 
 def test_a_step_without_a_known_loss_says_null(link: FakeLink) -> None:
     engine = attached(link).DeepSpeedEngine()
     engine.step()
-    assert [step["loss"] for step in link.of_kind("step")] == [None]
+    assert [step.loss for step in link.of(StepTaken)] == [None]
 
 
 def test_steps_are_counted_on_from_a_loaded_checkpoint(link: FakeLink) -> None:
     engine = attached(link).DeepSpeedEngine()
     assert engine.load_checkpoint("/ckpt")[0] is not None
     engine.step()
-    begin, end = link.of_kind("load")
-    assert (begin["edge"], begin["dir"], begin["tag"]) == ("begin", "/ckpt", None)
-    assert (end["edge"], end["ok"], end["step"], end["tag"]) == ("end", True, 20, "global_step20")
-    assert link.of_kind("step")[0]["step"] == 21
+    assert link.said[0] == LoadBegun("/ckpt", None)
+    (end,) = link.of(Loaded)
+    assert (end.dir, end.step, end.tag) == ("/ckpt", 20, "global_step20")
+    assert link.of(StepTaken)[0].step == 21
 
 
 def test_a_load_that_finds_nothing_says_so(link: FakeLink) -> None:
     engine = attached(link).DeepSpeedEngine()
     assert engine.load_checkpoint("/empty", tag="x") == (None, None)
-    assert link.said[-1]["ok"] is False
-    assert link.said[-1]["step"] is None
+    (failed,) = link.of(LoadFailed)
+    assert (failed.dir, failed.tag) == ("/empty", "x")
 
 
 def test_a_save_is_told_also_when_it_fails_and_its_time_is_no_steps_time(link: FakeLink) -> None:
@@ -217,12 +238,12 @@ def test_a_save_is_told_also_when_it_fails_and_its_time_is_no_steps_time(link: F
     with pytest.raises(OSError, match="disk full"):
         engine.save_checkpoint("/ckpt", "mine", "broken")
     engine.step()
-    said = [(save["edge"], save["dir"], save["tag"], save["step"]) for save in link.of_kind("save")]
-    assert said[:2] == [("begin", "/ckpt", "global_step1", 1), ("end", "/ckpt", "global_step1", 1)]
-    assert said[2:] == [("begin", "/ckpt", "mine", 1), ("end", "/ckpt", "mine", 1)]
-    assert [save["ok"] for save in link.of_kind("save") if save["edge"] == "end"] == [True, False]
-    assert link.of_kind("save")[1]["seconds"] >= 0.2
-    assert link.of_kind("step")[1]["step_time_s"] < 0.2
+    assert link.of(SaveBegun) == [SaveBegun("/ckpt", "global_step1", 1), SaveBegun("/ckpt", "mine", 1)]
+    (saved_one,), (failed,) = link.of(Saved), link.of(SaveFailed)
+    assert saved_one == Saved("/ckpt", "global_step1", 1, saved_one.seconds)
+    assert failed == SaveFailed("/ckpt", "mine", 1, failed.seconds)
+    assert saved_one.seconds >= 0.2
+    assert link.of(StepTaken)[1].step_time_s < 0.2
     assert link.phase == "step"
 
 
@@ -230,7 +251,7 @@ def test_a_pipeline_tells_what_train_batch_returns(link: FakeLink) -> None:
     engine = attached(link).PipelineEngine()
     assert engine.train_batch().item() == 1.5
     engine.train_batch(iter(()))
-    assert [(step["step"], step["loss"]) for step in link.of_kind("step")] == [(1, 1.5), (2, 1.5)]
+    assert [(step.step, step.loss) for step in link.of(StepTaken)] == [(1, 1.5), (2, 1.5)]
 
 
 def test_of_several_engines_the_first_to_step_is_followed_while_it_lives(link: FakeLink) -> None:
@@ -240,11 +261,11 @@ def test_of_several_engines_the_first_to_step_is_followed_while_it_lives(link: F
     critic.backward(Loss(9.0))
     critic.step()
     actor.step()
-    assert [step["step"] for step in link.of_kind("step")] == [1, 2]
-    assert link.of_kind("step")[1]["loss"] is None
+    assert [step.step for step in link.of(StepTaken)] == [1, 2]
+    assert link.of(StepTaken)[1].loss is None
     del actor
     critic.step()
-    assert link.of_kind("step")[-1]["step"] == 102
+    assert link.of(StepTaken)[-1].step == 102
 
 
 def test_a_probe_that_fails_says_so_once_and_lets_the_training_go_on(link: FakeLink) -> None:
@@ -257,9 +278,7 @@ def test_a_probe_that_fails_says_so_once_and_lets_the_training_go_on(link: FakeL
     Probes(link).attach(deepspeed)  # type: ignore[arg-type]
     engine = deepspeed.DeepSpeedEngine()
     assert [engine.step() for _ in range(3)] == ["stepped"] * 3
-    assert link.of_kind("probe_failed") == [
-        {"kind": "probe_failed", "where": "step", "message": "RuntimeError: no norm"}
-    ]
+    assert link.of(ProbeFailed) == [ProbeFailed("step", "RuntimeError: no norm")]
 
 
 class Clock:
@@ -312,9 +331,9 @@ def test_a_ranks_own_time_is_what_passes_outside_of_what_all_do_together(
             engine.backward(engine(Loss(1.0)))
             engine.step()
         engine.save_checkpoint("/ckpt")
-    steps = link.of_kind("step")
-    assert [step["own_s"] for step in steps] == [2.5, 2.5]
-    assert [step["step_time_s"] for step in steps] == [222.5, 222.5]
+    steps = link.of(StepTaken)
+    assert [step.own_s for step in steps] == [2.5, 2.5]
+    assert [step.step_time_s for step in steps] == [222.5, 222.5]
 
 
 def test_validation_is_a_phase_and_no_ranks_own_time(link: FakeLink, clock: Clock) -> None:
@@ -344,7 +363,7 @@ def test_validation_is_a_phase_and_no_ranks_own_time(link: FakeLink, clock: Cloc
     assert link.phase == "step"
     clock.pass_by(0.25)
     engine.step()
-    assert [step["own_s"] for step in link.of_kind("step")] == [1.0, 0.25]
+    assert [step.own_s for step in link.of(StepTaken)] == [1.0, 0.25]
 
 
 def test_an_engine_made_during_validation_stops_no_clock(link: FakeLink, clock: Clock) -> None:
@@ -358,7 +377,7 @@ def test_an_engine_made_during_validation_stops_no_clock(link: FakeLink, clock: 
     assert link.phase == "first_step"
     engine.backward(engine(Loss(1.0)))
     engine.step()
-    assert link.of_kind("step")[0]["own_s"] == 1.0
+    assert link.of(StepTaken)[0].own_s == 1.0
 
 
 def test_a_pipelines_own_time_is_what_passes_between_its_batches(link: FakeLink, clock: Clock) -> None:
@@ -367,7 +386,7 @@ def test_a_pipelines_own_time_is_what_passes_between_its_batches(link: FakeLink,
         clock.pass_by(0.25)
         engine.train_batch()
         engine.eval_batch(iter([Loss(1.0)]))
-    assert [step["own_s"] for step in link.of_kind("step")] == [0.25, 0.25]
+    assert [step.own_s for step in link.of(StepTaken)] == [0.25, 0.25]
     assert link.phases[-2:] == ["validation", "step"]
 
 
@@ -392,7 +411,7 @@ def test_the_probes_cost_far_less_than_half_a_percent_of_a_step_of_50_ms(link: F
     cost_s = best_s_per_step(attached(link).DeepSpeedEngine()) - best_s_per_step(
         fake_deepspeed().DeepSpeedEngine()
     )
-    assert len(link.of_kind("step")) == 10_000
+    assert len(link.of(StepTaken)) == 10_000
     assert cost_s < 0.05 * 0.005 / 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import ExecLauncher
+from orchestrator.rank.messages import Heartbeat, ProbeFailed, decode
 from orchestrator.rank.spec import RankSpec
 from tests.support.folders import PROJECT, SCRIPTS
 from tests.support.rank_harness import Bench, environment, is_gone, wait_until
@@ -57,9 +57,12 @@ def test_a_sender_never_waits_for_the_agent(tmp_path: Path) -> None:
         read = b"".join(iter(lambda: ours.recv(1 << 16), b""))
         ours.close()
         os.close(life_write)
-    said = [json.loads(line) for line in read.splitlines()]
-    assert [message["number"] for message in said if message["kind"] == "note"] == list(range(20_000))
-    assert len([message for message in said if message["kind"] == "heartbeat"]) <= 2
+    said = [decode(line) for line in read.splitlines()]
+    assert [one.where for one in said if isinstance(one, ProbeFailed)] == [
+        str(number) for number in range(20_000)
+    ]
+    assert len([one for one in said if isinstance(one, Heartbeat)]) <= 2
+    assert {type(one) for one in said} <= {ProbeFailed, Heartbeat}
 
 
 def test_a_specification_survives_json_and_refuses_nonsense(tmp_path: Path) -> None:
