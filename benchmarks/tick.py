@@ -103,7 +103,7 @@ class ListedGroup(RayWorkerGroup):
         self._checkpoints.snapshots.started(attempt, None)
         return AttemptStarted(attempt, "10.0.0.1", 29500, self.assignment.ranks.world_size)
 
-    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
+    def _poll_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
         """A tick ends where the next begins; what makes up the nodes' words is on nobody's clock."""
         if self._heard_s is not None:
             self.spent_s.append(time.perf_counter() - self._heard_s)
@@ -132,8 +132,8 @@ def node_step(node: int, step: int) -> Part:
     gather = Gather(RANKS_PER_NODE)
     first = node * RANKS_PER_NODE
     for rank in range(first, first + RANKS_PER_NODE):
-        loss, own_s = 3.0 + rank % 97 / 1000, 0.05 + (rank * step) % 89 / 1e5
-        whole = gather.add(part_of(rank, StepTaken(step, 0.2, own_s, loss, lr=1e-3, grad_norm=1.0)))
+        loss, local_time_s = 3.0 + rank % 97 / 1000, 0.05 + (rank * step) % 89 / 1e5
+        whole = gather.add(part_of(rank, StepTaken(step, 0.2, local_time_s, loss, lr=1e-3, grad_norm=1.0)))
     assert whole is not None
     return whole
 

@@ -212,7 +212,7 @@ class SnapshotDoubted(Event):
 
 
 @dataclass(frozen=True)
-class SnapshotHeld(Event):
+class CheckpointWriteBlocked(Event):
     """A node cannot write its checkpoint out, a full disk for instance; it tries again until it can."""
 
     node: str
@@ -220,7 +220,7 @@ class SnapshotHeld(Event):
 
 
 @dataclass(frozen=True)
-class SnapshotUnstaged(Event):
+class StagingUnavailable(Event):
     """A rank found no room in memory, so that its checkpoints go to the disk while the training waits."""
 
     node: str
@@ -229,7 +229,7 @@ class SnapshotUnstaged(Event):
 
 
 @dataclass(frozen=True)
-class SnapshotFreed(Event):
+class CheckpointWriteResumed(Event):
     """The node could write again after ``held_s``."""
 
     node: str

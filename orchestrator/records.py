@@ -19,6 +19,12 @@ from orchestrator.events import Event, Record
 # Three hundred years. What is counted in microseconds, times so many GPUs, then fits into any number.
 LONGEST_S = 1e10
 EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in Event.__subclasses__()}
+# Events that earlier journals have under another name.
+RENAMED_EVENTS = {
+    "SnapshotHeld": "CheckpointWriteBlocked",
+    "SnapshotFreed": "CheckpointWriteResumed",
+    "SnapshotUnstaged": "StagingUnavailable",
+}
 _NUMBERS = (float, int)
 
 
@@ -42,10 +48,11 @@ def record_from_json(line: str) -> Record:
 def record_from_body(body: dict[str, Any]) -> Record:
     """Like :func:`record_from_json`, of the line's JSON, which is taken apart."""
     seq, elapsed_s, time_unix_s = body.pop("seq"), body.pop("elapsed_s"), body.pop("time_unix_s")
-    kind: Any = EVENT_TYPES[body.pop("type")]
+    name = body.pop("type")
+    kind: Any = EVENT_TYPES[RENAMED_EVENTS.get(name, name)]
     for name, words in _words(kind).items():
-        if isinstance(said := body.get(name), str):
-            body[name] = words.get(said, said)
+        if isinstance(word := body.get(name), str):
+            body[name] = words.get(word, word)
     return checked_record(seq, elapsed_s, time_unix_s, papers.made(kind, body))
 
 

@@ -148,15 +148,15 @@ def redact_text(text: str) -> str:
     return _FORMS.sub(_hide_form, text)
 
 
-def redact_fields(said: _T) -> _T:
+def redact_fields(fact: _T) -> _T:
     """A dataclass without the secrets in its texts and lists of texts; itself where there are none."""
     news = {}
-    for field in dataclasses.fields(said):  # type: ignore[arg-type]
-        value = getattr(said, field.name)
+    for field in dataclasses.fields(fact):  # type: ignore[arg-type]
+        value = getattr(fact, field.name)
         # what is counted is no secret
         if isinstance(value, str | list) and (hidden := redact(value)) != value:
             news[field.name] = hidden
-    return dataclasses.replace(said, **news) if news else said  # type: ignore[type-var]
+    return dataclasses.replace(fact, **news) if news else fact  # type: ignore[type-var]
 
 
 def _redacted(value: Any, hide: bool) -> Any:

@@ -85,12 +85,16 @@ class NodeAgent(CheckpointFiles):
         """Who this node is, and what about it differs from the plan; the zygote imports meanwhile."""
         self.assignment = replace(self.assignment, secrets=secrets)
         here = self._place
-        told: dict[str, Any] = {"host": socket.gethostname(), "address": here.address, "ray_id": here.node_id}
-        told |= identity()
+        description: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "address": here.address,
+            "ray_id": here.node_id,
+        }
+        description |= identity()
         try:
-            self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), told["address"])
+            self.assignment = on_node(self.assignment, os.getcwd(), interfaces(), description["address"])
         except ValueError as error:
-            return {**told, "problems": [str(error)]}
+            return {**description, "problems": [str(error)]}
         self._ranks.assignment = self.assignment
         self._ranks.sender = sender = sender_of(self.assignment)
         if sender is not None:
@@ -98,7 +102,7 @@ class NodeAgent(CheckpointFiles):
         self._ready_launcher()
         if self.assignment.snapshot.enabled:
             self._snapshots = self._ranks.snapshots = NodeSnapshots(self.assignment, self.node_index)
-        return {**told, "problems": self.compare(self.assignment.expected), "remarks": self._remarks()}
+        return {**description, "problems": self.compare(self.assignment.expected), "remarks": self._remarks()}
 
     def compare(self, expected: Mapping[str, str]) -> list[str]:
         """What about this node differs from facts that are newer than the plan's."""
@@ -111,16 +115,16 @@ class NodeAgent(CheckpointFiles):
     def report(self) -> dict[str, Any]:
         """The run, for those who look at the cluster; the fields of
         :class:`~orchestrator.cluster.overview.LiveRun`."""
-        told = self.assignment
+        assignment = self.assignment
         return {
-            "name": told.run,
-            "nodes": told.ranks.world_size // told.ranks.per_node,
-            "ranks": told.ranks.world_size,
-            "unit": told.ranks.unit,
-            "usd_per_gpu_hour": told.ranks.usd_per_gpu_hour,
+            "name": assignment.run,
+            "nodes": assignment.ranks.world_size // assignment.ranks.per_node,
+            "ranks": assignment.ranks.world_size,
+            "unit": assignment.ranks.unit,
+            "usd_per_gpu_hour": assignment.ranks.usd_per_gpu_hour,
             "since_unix_s": self._since_unix_s,
             "step": self._ranks.step,
-            "run_dir": told.places.run_dir,
+            "run_dir": assignment.places.run_dir,
         }
 
     def mark_checkpoints(self) -> str:
@@ -173,7 +177,9 @@ class NodeAgent(CheckpointFiles):
         )
         snapshots = self._snapshots
         if snapshots is not None:
-            specs = [replace(spec, snapshot=snapshots.told(attempt, spec.local_rank)) for spec in specs]
+            specs = [
+                replace(spec, snapshot=snapshots.payload_for(attempt, spec.local_rank)) for spec in specs
+            ]
         launcher = self._launcher = self._standing(self._ready_launcher())
         self._ranks.start(specs, launcher)
 

@@ -65,7 +65,7 @@ def part_of(rank: int, message: StepTaken | Saved | Staged | Loaded | MemoryPeak
     """Returns what a rank has said, as a part of one rank."""
     match message:
         case StepTaken():
-            own_s = message.own_s
+            local_time_s = message.local_time_s
             return RanksStepped(
                 step=message.step,
                 ranks=1,
@@ -74,8 +74,8 @@ def part_of(rank: int, message: StepTaken | Saved | Staged | Loaded | MemoryPeak
                 grad_norm=message.grad_norm,
                 skipped=message.skipped,
                 step_time_s=message.step_time_s,
-                slowest=None if own_s is None else (own_s, rank),
-                own_sum_s=own_s,
+                slowest=None if local_time_s is None else (local_time_s, rank),
+                local_time_sum_s=local_time_s,
             )
         case Saved() | Staged():
             staged = isinstance(message, Staged)
@@ -112,7 +112,7 @@ def fold_steps(parts: Sequence[RanksStepped]) -> RanksStepped:
         skipped=any(part.skipped for part in parts),
         step_time_s=max(part.step_time_s for part in parts),
         slowest=max(slowest) if known else None,
-        own_sum_s=math.fsum(part.own_sum_s or 0.0 for part in parts) if known else None,
+        local_time_sum_s=math.fsum(part.local_time_sum_s or 0.0 for part in parts) if known else None,
     )
 
 

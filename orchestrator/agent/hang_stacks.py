@@ -200,10 +200,10 @@ def groups_of(answer: str) -> dict[str, GroupSeen]:
     return _groups(line.removeprefix(stacks.GROUPS_MARK)) if line is not None else {}
 
 
-def _groups(told: str) -> dict[str, GroupSeen]:
+def _groups(text: str) -> dict[str, GroupSeen]:
     """Nothing where a script has written to the file of its stacks itself."""
     try:
-        body = papers.json_of(told)
+        body = papers.json_of(text)
         if not isinstance(body, dict) or not all(isinstance(one, dict) for one in body.values()):
             return {}
         return {name: papers.made(GroupSeen, one) for name, one in body.items()}

@@ -104,13 +104,13 @@ class LogBound:
             grown = _Holes(holes.begin, begin, holes.count + 1)
         grown.end = _line_after(fd, max(holes.end, grown.begin) + self._hole_bytes)
         left_out = f"{grown.end - begin:,} bytes of this log are left out here ({self._key})"
-        told = f"[orchestrator] {left_out}\n".encode()
+        notice = f"[orchestrator] {left_out}\n".encode()
         if begin and os.pread(fd, 1, begin - 1) != b"\n":
-            told = b"\n" + told
-        _punch(fd, begin + len(told), grown.end - 1)
+            notice = b"\n" + notice
+        _punch(fd, begin + len(notice), grown.end - 1)
         self._holes = grown
         # Both where something has been before, so that a full disk is no obstacle.
-        os.pwrite(fd, told, begin)
+        os.pwrite(fd, notice, begin)
         os.pwrite(fd, b"\n", grown.end - 1)
 
     def _end_of_head(self, fd: int) -> int:

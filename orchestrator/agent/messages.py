@@ -21,8 +21,8 @@ from orchestrator.rank.messages import GroupSeen
 
 @dataclass(frozen=True, slots=True)
 class RanksStepped:
-    """So many ranks have done a step. ``slowest`` (seconds, rank) and ``own_sum_s`` (over the ranks) say how
-    long ranks worked by themselves, None where one of them did not say so."""
+    """So many ranks have done a step. ``slowest`` (seconds, rank) and ``local_time_sum_s`` (over the ranks)
+    say how long ranks worked by themselves, None where one of them did not say so."""
 
     step: int
     ranks: int
@@ -32,7 +32,7 @@ class RanksStepped:
     skipped: bool
     step_time_s: float
     slowest: tuple[float, int] | None
-    own_sum_s: float | None
+    local_time_sum_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +249,6 @@ def encode(parts: Iterable[Part]) -> Encoded:
     ]
 
 
-def decode(said: Encoded) -> list[Part | Unknown]:
+def decode(encoded: Encoded) -> list[Part | Unknown]:
     """Returns the messages that an agent has sent."""
-    return [_KINDS[kind](*values) if kind in _KINDS else Unknown(kind) for kind, values in said]
+    return [_KINDS[kind](*values) if kind in _KINDS else Unknown(kind) for kind, values in encoded]

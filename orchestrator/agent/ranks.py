@@ -92,7 +92,7 @@ class NodeRanks:
         self._memory_kills = MemoryKills()
         self._kill_due_s: float | None = None
         self._killed_s: float | None = None
-        self._overdue_told: tuple[list[int], bool] | None = None
+        self._last_overdue: tuple[list[int], bool] | None = None
         self._looks = Looks()
         self._kept_stacks: dict[int, list[Frame]] = {}
 
@@ -109,7 +109,7 @@ class NodeRanks:
         """Start the ranks of an attempt."""
         self._gather = Gather(self.assignment.ranks.per_node)
         self._kill_due_s = self._killed_s = None
-        self._overdue_told, self._looks, self._kept_stacks = None, Looks(), {}
+        self._last_overdue, self._looks, self._kept_stacks = None, Looks(), {}
         self._watchdog.new_attempt()
         self._memory_kills = MemoryKills()
         self._launcher = launcher
@@ -182,11 +182,11 @@ class NodeRanks:
                 return []
             return [self._outlived(rank) for rank in alive]
         overdue = self._watchdog.overdue(now_s, [rank.process.spec.rank for rank in alive])
-        told = [one.rank for one in overdue], len(overdue) == len(alive)
-        if told == self._overdue_told:
+        state = [one.rank for one in overdue], len(overdue) == len(alive)
+        if state == self._last_overdue:
             return []
-        self._overdue_told = told
-        return [RanksOverdue(told[1], overdue)]
+        self._last_overdue = state
+        return [RanksOverdue(state[1], overdue)]
 
     def _outlived(self, rank: _Watched) -> Part:
         """It is stuck in the kernel or a driver: whatever it holds, this node cannot be used any more."""
@@ -209,7 +209,7 @@ class NodeRanks:
         news = {rank: texts[rank] for rank, stack in stacks.items() if self._kept_stacks.get(rank) != stack}
         self._kept_stacks |= stacks
         keep(news, paths, f"--- no progress; stacks of {time.strftime('%Y-%m-%d %H:%M:%S')} ---")
-        told = [
+        answers = [
             replace(
                 one,
                 gpu=self.assignment.ranks.gpu_name(ranks[one.rank].local_rank),
@@ -218,7 +218,7 @@ class NodeRanks:
             )
             for one in seen
         ]
-        return [RanksSeen(told)]
+        return [RanksSeen(answers)]
 
     def _listen(self, rank: _Watched, now_s: float) -> list[Part]:
         if rank.status is not None:
@@ -228,7 +228,7 @@ class NodeRanks:
         parts: list[Part] = []
         for message in rank.process.messages():
             self._watchdog.heard(rank.process.spec.rank, message, now_s)
-            if part := self._hear(rank, message):
+            if part := self._receive(rank, message):
                 parts.append(part)
         if rank.process.garbled and not rank.garbled_told:
             rank.garbled_told = True
@@ -255,7 +255,7 @@ class NodeRanks:
             parts.append(self._exit_part(rank, status))
         return parts
 
-    def _hear(self, rank: _Watched, message: Message | Unknown) -> Part | None:
+    def _receive(self, rank: _Watched, message: Message | Unknown) -> Part | None:
         number = rank.process.spec.rank
         match message:
             case Heartbeat(phase=phase) | PhaseBegun(phase) | PhaseEnded(phase):
@@ -303,7 +303,7 @@ class NodeRanks:
             status=status,
             step=rank.step,
             time=time.time(),
-            error=(_one_line(error) if error is not None else "") or rank.process.loss,
+            error=(_one_line(error) if error is not None else "") or rank.process.exit_reason,
             fault=Fault.MEMORY if killed and self._memory_kills.new() else _fault_of(error),
             log_tail=tail(Path(spec.log_path), _TAIL_LINES) if status else [],
             log_path=spec.log_path,

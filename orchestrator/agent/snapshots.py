@@ -46,12 +46,12 @@ class NodeSnapshots:
         ]
         self._fetched: list[int] = []
         self._unstaged: set[int] = set()  # ranks of which it has been said
-        self._told: list[FromWriter] = []
+        self._pending: list[FromWriter] = []
         self._restore: dict[str, Any] | None = None
         log_path = Path(assignment.places.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
 
-    def told(self, attempt: int, local_rank: int) -> dict[str, Any]:
+    def payload_for(self, attempt: int, local_rank: int) -> dict[str, Any]:
         """What a rank of the attempt must know: see
         :class:`~orchestrator.checkpoint.engine.RankSnapshots`."""
         slots = [elsewhere(fd) for fd in self._slots[local_rank]]
@@ -69,7 +69,7 @@ class NodeSnapshots:
         """A rank has saved: have it written out."""
         if staged.given_up and rank not in self._unstaged:
             self._unstaged.add(rank)
-            self._told.append(RankUnstaged(rank, staged.given_up))
+            self._pending.append(RankUnstaged(rank, staged.given_up))
         part = RankPart(staged.attempt, staged.step, staged.dir, staged.tag, rank, staged.save_latest)
         request = _request(part, staged.to, slot=None, files=staged.files)
         wanted = []
@@ -82,8 +82,8 @@ class NodeSnapshots:
 
     def poll(self, launcher: Launcher) -> list[FromWriter]:
         """What the writer said since the last call; one that died is started again and asked again."""
-        told, self._told = self._told, []
-        return told + self._writer.poll(launcher)
+        pending, self._pending = self._pending, []
+        return pending + self._writer.poll(launcher)
 
     def holdings(self) -> list[dict[str, Any]]:
         """The generations in memory: header and entries of each, with rank, slot and path."""

@@ -175,7 +175,7 @@ class NodeZygotes:
         reasons = []
         for held in list(self._held):
             try:
-                reason = None if held.launcher.alive() else held.launcher.loss
+                reason = None if held.launcher.alive() else held.launcher.exit_reason
             except RankStartError as error:  # a module could not be imported
                 reason = str(error)
             if reason is not None:

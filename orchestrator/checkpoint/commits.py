@@ -93,7 +93,7 @@ class Restore:
     files: dict[str, dict[str, Any]]
     unvouched: str | None = None  # why a disk's may be somebody else's
 
-    def told(self) -> dict[str, Any]:
+    def to_payload(self) -> dict[str, Any]:
         """For :meth:`~orchestrator.agent.snapshots.NodeSnapshots.lay_out`."""
         return {
             "save_dir": self.save_dir,
@@ -142,13 +142,13 @@ class Snapshots:
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
             pending.given_up = False  # the nodes try again
 
-    def durable(self, told: PartDurable, now_s: float) -> Commit | None:
+    def durable(self, news: PartDurable, now_s: float) -> Commit | None:
         """A rank's files are on the disk; the commit, if they were the last."""
-        part, key = told.part, told.part.key
+        part, key = news.part, news.part.key
         if not self._in_history(part.attempt, part.step):
             return None
         pending = self._pending_of(key, part.step)
-        pending.parts[part.rank] = told.files
+        pending.parts[part.rank] = news.files
         if len(pending.parts) < self.world_size:
             return None
         del self._pending[key]
@@ -160,10 +160,10 @@ class Snapshots:
         manifest = Manifest(self.run, key.attempt, pending.step, key.tag, self.world_size, time.time(), files)
         return Commit(key.save_dir, manifest, part.save_latest, write_s)
 
-    def given_up(self, told: PartGivenUp) -> None:
+    def given_up(self, news: PartGivenUp) -> None:
         """A rank's files cannot be written: nobody waits for this checkpoint, even if not all ranks have said
         yet that they staged it."""
-        self._pending_of(told.part.key, told.part.step).given_up = True
+        self._pending_of(news.part.key, news.part.step).given_up = True
 
     def rejected(self, before: int) -> None:
         """Nothing that was saved from this step on is to be committed, whatever writers still bring."""

@@ -25,7 +25,7 @@ _NOTHING, _OWN_CHOICE = -1, -2  # in place of a step
 
 
 class RankSnapshots:
-    """What one rank knows of them. `told` comes with the rank's specification:
+    """What one rank knows of them. `payload` comes with the rank's specification:
 
     - `attempt`, and `slots`: paths of two slots, none where the training waits for the disk
     - `restore`: None, or `save_dir`, `tag`, `step`, `view` (a folder that has a name for every file),
@@ -36,14 +36,17 @@ class RankSnapshots:
     - `allow_types`: names of types that may be loaded from what is not vouched for
     """
 
-    def __init__(self, phases: Phases, told: dict[str, Any] | None) -> None:
-        self.enabled = told is not None
-        told = told or {}
-        self.staging = Staging(phases, int(told.get("attempt", 0)), told.get("slots", ()))
-        self._restore: dict[str, Any] | None = told.get("restore")
-        self._trusted = [os.path.realpath(folder) for folder in told.get("trusted", ())]
-        self._key, self._key_required = bytes.fromhex(told.get("key", "")), bool(told.get("key_required"))
-        self._allow_types = list(told.get("allow_types", ()))
+    def __init__(self, phases: Phases, payload: dict[str, Any] | None) -> None:
+        self.enabled = payload is not None
+        payload = payload or {}
+        self.staging = Staging(phases, int(payload.get("attempt", 0)), payload.get("slots", ()))
+        self._restore: dict[str, Any] | None = payload.get("restore")
+        self._trusted = [os.path.realpath(folder) for folder in payload.get("trusted", ())]
+        self._key, self._key_required = (
+            bytes.fromhex(payload.get("key", "")),
+            bool(payload.get("key_required")),
+        )
+        self._allow_types = list(payload.get("allow_types", ()))
 
     def adopt(self, engine: Any) -> None:
         """Take the place of DeepSpeed's plain checkpoint engine; one that the user chose stays."""

@@ -96,8 +96,8 @@ class Manifest:
         return self.signature is not None and hmac.compare_digest(self.signature, self._signature(key))
 
     def _signature(self, key: bytes) -> str:
-        said = {**asdict(self), "signature": None}
-        return hmac.new(key, json.dumps(said, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+        body = {**asdict(self), "signature": None}
+        return hmac.new(key, json.dumps(body, sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
     @staticmethod
     def joined(parts: Sequence[Manifest]) -> Manifest:

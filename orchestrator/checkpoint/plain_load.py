@@ -66,9 +66,9 @@ def plain_load(path: str, map_location: Any, allow: Sequence[str] = ()) -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             # Torch advises to load it all the same, over many lines; the first sentence says what is wrong.
-            said = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines()
             raise UnknownTypesError(
-                f"torch does not load it by weights alone: {said[0] if said else error}"
+                f"torch does not load it by weights alone: {lines[0] if lines else error}"
             ) from error
 
 

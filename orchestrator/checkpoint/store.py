@@ -230,7 +230,7 @@ def repair_latest(save_dir: Path) -> str | None:
 
     Returns what was done in a sentence, None when nothing had to be.
     """
-    said = [f"put {tag} back, whose replacement was cut short" for tag in store_files.put_back(save_dir)]
+    remarks = [f"put {tag} back, whose replacement was cut short" for tag in store_files.put_back(save_dir)]
     tags = [manifest.tag for manifest in scan(save_dir).committed]
     named = _latest(save_dir)
     if tags and named not in tags:
@@ -242,8 +242,8 @@ def repair_latest(save_dir: Path) -> str | None:
             if named
             else "was empty"
         )
-        said.append(f"'latest' {was}: it names {tags[-1]} now, the newest committed checkpoint")
-    return f"{save_dir}: {'; '.join(said)}" if said else None
+        remarks.append(f"'latest' {was}: it names {tags[-1]} now, the newest committed checkpoint")
+    return f"{save_dir}: {'; '.join(remarks)}" if remarks else None
 
 
 def _committed(save_dir: Path, tag: str) -> Manifest | None:

@@ -42,9 +42,9 @@ class _Child(RunOnTerminal):
         super().planned(plan)
 
 
-def answer(descriptor: int, said: dict[str, Any]) -> None:
+def answer(descriptor: int, body: dict[str, Any]) -> None:
     with os.fdopen(descriptor, "w") as answers:
-        answers.write(json.dumps(said) + "\n")
+        answers.write(json.dumps(body) + "\n")
 
 
 class _Notes:
@@ -68,11 +68,11 @@ def main() -> int:
     surroundings.settle()
     answers = int(sys.argv[1])
     os.set_inheritable(answers, False)
-    told = json.load(sys.stdin)
-    learn(told["secrets"], name="secrets")
+    payload = json.load(sys.stdin)
+    learn(payload["secrets"], name="secrets")
     load.register()
     try:
-        return _cluster(told, answers) if "cluster" in told else _run(told, answers)
+        return _cluster(payload, answers) if "cluster" in payload else _run(payload, answers)
     except OrchestratorError as error:
         try:
             answer(answers, {"error": type(error).__name__, "message": str(error)})
@@ -81,32 +81,32 @@ def main() -> int:
         return error.exit_code
 
 
-def _run(told: dict[str, Any], answers: int) -> int:
-    if "resume" in told:
-        config, found = resumable(Path(told["resume"]))
+def _run(payload: dict[str, Any], answers: int) -> int:
+    if "resume" in payload:
+        config, found = resumable(Path(payload["resume"]))
     else:
-        config, found = load.from_container(told["config"]), None
+        config, found = load.from_container(payload["config"]), None
     path = Path(config.run_dir or Path(config.run_root) / str(config.run_name)).resolve()
-    return run(config, _Child(path, answers), found, told["trust"])
+    return run(config, _Child(path, answers), found, payload["trust"])
 
 
-def _cluster(told: dict[str, Any], answers: int) -> int:
+def _cluster(payload: dict[str, Any], answers: int) -> int:
     from orchestrator.cluster.warm import record
     from orchestrator.driver.warm_cluster import down, status, up
 
     leave_on_sigterm()
-    config, notes = load.from_container(told["config"]), _Notes()
-    said: dict[str, Any] = {"notes": notes.lines}
-    match told["cluster"]:
+    config, notes = load.from_container(payload["config"]), _Notes()
+    body: dict[str, Any] = {"notes": notes.lines}
+    match payload["cluster"]:
         case "up":
             before = record.find()
-            cluster, said["seen"] = up(config, notes)
-            said["began"] = before != cluster
+            cluster, body["seen"] = up(config, notes)
+            body["began"] = before != cluster
         case "status":
-            said["seen"] = status(config)
+            body["seen"] = status(config)
         case "down":
-            down(notes, told["force"])
-    answer(answers, said)
+            down(notes, payload["force"])
+    answer(answers, body)
     return 0
 
 

@@ -39,8 +39,8 @@ def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: b
     spent_hours, cost_usd = sum(each.gpu_hours for each in found), sum(each.cost_usd for each in found)
     console.print(_table(found))
     share = percent(spent_hours / bill.gpu_hours) if bill.gpu_hours else UNKNOWN
-    told = f"{name}: {plural(len(found), 'incident')}, {hours(spent_hours)} {unit}, {usd(cost_usd)}"
-    console.print(f"\n{told}: {share} of {usd(bill.cost_usd)}", highlight=False, soft_wrap=True)
+    line = f"{name}: {plural(len(found), 'incident')}, {hours(spent_hours)} {unit}, {usd(cost_usd)}"
+    console.print(f"\n{line}: {share} of {usd(bill.cost_usd)}", highlight=False, soft_wrap=True)
 
 
 def _table(found: list[Incident]) -> Table:

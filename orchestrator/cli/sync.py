@@ -70,7 +70,7 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
     if withheld:
         console.print(_withheld(uri, withheld), style="yellow", highlight=False, soft_wrap=True)
     _run_sink(directory, total, environment, console)
-    console.print(_told(directory, before, total), highlight=False, soft_wrap=True)
+    console.print(_summary(directory, before, total), highlight=False, soft_wrap=True)
     console.print(f"MLflow: {redact(uri)}", highlight=False, soft_wrap=True)
     if not isinstance(last.event, RunEnded):
         console.print(
@@ -139,10 +139,10 @@ def _run_sink(directory: Path, total: int, environment: dict[str, str], console:
     finally:
         _end(sink)
     assert sink.stderr is not None
-    said = sink.stderr.read().strip().splitlines()
+    lines = sink.stderr.read().strip().splitlines()
     sink.stderr.close()
     if sink.returncode:
-        why = said[-1] if said else ""
+        why = lines[-1] if lines else ""
         raise TrackingError(why or f"its process ended with status {sink.returncode}")
 
 
@@ -174,7 +174,7 @@ def _field(path: Path, name: str) -> Any:
         return None
 
 
-def _told(directory: Path, before: tuple[str | None, int], total: int) -> str:
+def _summary(directory: Path, before: tuple[str | None, int], total: int) -> str:
     run_id, new = before[0], total - 1 - before[1]
     everything = f"all {plural(total, 'record')} of {directory.name}"
     if run_id is not None and _written(directory)[0] != run_id:

@@ -91,10 +91,10 @@ class Attempt:
         self._first_bad_s: float | None = None
         self._blamed: RankLost | None = None
         self._named = False
-        self._held: list[tuple[float, RankOutput]] = []
+        self._waiting: list[tuple[float, RankOutput]] = []
         self.broken: list[str] = []  # nodes on which a rank outlived SIGKILL
 
-    def hear(self, node_index: int, part: OfRanks, now_s: float) -> list[Event]:
+    def receive(self, node_index: int, part: OfRanks, now_s: float) -> list[Event]:
         """The events that follow from one node's part."""
         match part:
             case RanksStepped() | RanksSaved() | RanksLoaded() | RanksPeaked():
@@ -105,9 +105,9 @@ class Attempt:
             case FiguresPrinted(step, metrics):
                 return [MetricLogged(self.number, step or self.step or None, metrics)]
             case LinePrinted(text):
-                self._held.append((now_s, RankOutput(self.number, 0, text)))
+                self._waiting.append((now_s, RankOutput(self.number, 0, text)))
             case RankRaised():
-                self._held = []  # its traceback, which comes with the exit
+                self._waiting = []  # its traceback, which comes with the exit
             case NodeSample(metrics):
                 return [NodeSampled(self.nodes[node_index], metrics)]
             case RankMute(rank, where, reason):
@@ -160,9 +160,9 @@ class Attempt:
     def _release_output(self, now_s: float, all_gone: bool) -> list[RankOutput]:
         """Output is held for a moment: what a rank prints when another died is its log's business."""
         if self.failing:
-            self._held = []
-        due = [line for at_s, line in self._held if all_gone or now_s - at_s >= HOLD_OUTPUT_S]
-        self._held = self._held[len(due) :]
+            self._waiting = []
+        due = [line for at_s, line in self._waiting if all_gone or now_s - at_s >= HOLD_OUTPUT_S]
+        self._waiting = self._waiting[len(due) :]
         return due
 
     def _outcome(self) -> Outcome:

@@ -81,8 +81,8 @@ def _in_group(members: Mapping[int, GroupSeen]) -> dict[int, str]:
     if len(waiting) < len(members):  # some are through with it and go on
         return dict.fromkeys(waiting, f"is still in the {operation} that others have left")
     if len(operations) > 1:
-        told = " and ".join(f"{one} on {_ranks(waiting, one)}" for one in sorted(operations))
-        return dict.fromkeys(members, f"is in another collective than others: {told}")
+        wanted = " and ".join(f"{one} on {_ranks(waiting, one)}" for one in sorted(operations))
+        return dict.fromkeys(members, f"is in another collective than others: {wanted}")
     return dict.fromkeys(members, f"is in the same {operation} as all ranks of its group, and nothing moves")
 
 

@@ -24,15 +24,15 @@ from orchestrator.cluster.ray_errors import reason
 from orchestrator.errors import ManifestError
 from orchestrator.events import (
     CheckpointSaved,
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
     Event,
     RestoreSource,
     SnapshotCommitted,
     SnapshotDoubted,
-    SnapshotFreed,
-    SnapshotHeld,
     SnapshotPassedOver,
     SnapshotQuarantined,
-    SnapshotUnstaged,
+    StagingUnavailable,
 )
 
 # Attempts of another run may have left something in a checkpoint directory, with any number.
@@ -57,8 +57,8 @@ class Checkpoints:
         self._assignment = assignment
         self._held = nodes
         self._ask = nodes.ask
-        self._told: list[Event] = []
-        self._said: set[tuple[str, str, str]] = set()
+        self._pending: list[Event] = []
+        self._announced: set[tuple[str, str, str]] = set()
         self._looked = False
         self.snapshots = Snapshots(
             assignment.run, assignment.ranks.world_size, [assignment.places.checkpoint_dir]
@@ -72,9 +72,9 @@ class Checkpoints:
     def _nodes(self) -> list[Node]:
         return self._held.all
 
-    def told(self) -> list[Event]:
+    def take_events(self) -> list[Event]:
         """What happened while an attempt was prepared."""
-        events, self._told = self._told, []
+        events, self._pending = self._pending, []
         return events
 
     def forget(self) -> None:
@@ -82,7 +82,7 @@ class Checkpoints:
         self._publishing.clear()
         self.snapshots.lost_node()
 
-    def hear(self, node: Node, part: FromWriter, now_s: float) -> list[Event]:
+    def receive(self, node: Node, part: FromWriter, now_s: float) -> list[Event]:
         """What a node's writer said."""
         match part:
             case PartDurable():
@@ -91,13 +91,17 @@ class Checkpoints:
                     self._publishing.append(_Publishing(commit))
             case PartGivenUp():
                 self.snapshots.given_up(part)
-                return [SnapshotHeld(node.name, f"checkpoint {part.part.tag} is given up: {part.reason}")]
+                return [
+                    CheckpointWriteBlocked(
+                        node.name, f"checkpoint {part.part.tag} is given up: {part.reason}"
+                    )
+                ]
             case WriterHeld():
-                return [SnapshotHeld(node.name, part.reason)]
+                return [CheckpointWriteBlocked(node.name, part.reason)]
             case RankUnstaged():
-                return [SnapshotUnstaged(node.name, part.rank, part.reason)]
+                return [StagingUnavailable(node.name, part.rank, part.reason)]
             case WriterFreed():
-                return [SnapshotFreed(node.name, part.held_s)]
+                return [CheckpointWriteResumed(node.name, part.held_s)]
         return []
 
     def saved(self, event: CheckpointSaved, now_s: float) -> None:
@@ -126,7 +130,7 @@ class Checkpoints:
             if first.held_since_s is not None:
                 return self._perhaps_given_up(first, error, now_s)
             first.held_since_s = now_s
-            return [SnapshotHeld(self._nodes[0].name, reason(error))]
+            return [CheckpointWriteBlocked(self._nodes[0].name, reason(error))]
         except RayActorError:
             del self._publishing[0]  # the agent is lost, and with it its memory: the attempt fails anyway
             return []
@@ -134,7 +138,7 @@ class Checkpoints:
         held = (
             []
             if first.held_since_s is None
-            else [SnapshotFreed(self._nodes[0].name, now_s - first.held_since_s)]
+            else [CheckpointWriteResumed(self._nodes[0].name, now_s - first.held_since_s)]
         )
         one = first.commit.manifest
         self._prune(first.commit)
@@ -152,7 +156,7 @@ class Checkpoints:
             return []
         self._publishing.remove(first)
         tag = first.commit.manifest.tag
-        return [SnapshotHeld(self._nodes[0].name, f"checkpoint {tag} is given up: {reason(error)}")]
+        return [CheckpointWriteBlocked(self._nodes[0].name, f"checkpoint {tag} is given up: {reason(error)}")]
 
     def choose(self, before: int | None, wait_s: float, listen: Callable[[], list[Event]]) -> Restore | None:
         """What the next attempt goes on from: memory before disk, the newest first, and only what verifies.
@@ -162,12 +166,12 @@ class Checkpoints:
         is called meanwhile, to hear the nodes.
         """
         if before is not None:
-            self._told += self._reject(before)
-        self._told += self._doubted()
+            self._pending += self._reject(before)
+        self._pending += self._doubted()
         holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
         while True:
             committed = self._committed()
-            self._told += self._passed_over()
+            self._pending += self._passed_over()
             held_there, committed = self._in_main_folder(holdings, committed)
             memory = self.snapshots.from_memory(held_there, before)
             disk = self.snapshots.from_disk(committed, before)
@@ -181,7 +185,7 @@ class Checkpoints:
             wrong = self._verify(disk)
             if not wrong:
                 return replace(disk, unvouched=self._why_not_vouched(disk))
-            self._told.append(
+            self._pending.append(
                 self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items()))
             )
 
@@ -199,8 +203,8 @@ class Checkpoints:
 
     def lay_out(self, restore: Restore | None) -> None:
         """Have every node put in place what its ranks will read, and carry over what it lacks."""
-        told = restore.told() if restore else None
-        lacking = [(node, self._ask(node, "lay_out", told)) for node in self._nodes]
+        payload = restore.to_payload() if restore else None
+        lacking = [(node, self._ask(node, "lay_out", payload)) for node in self._nodes]
         for node, names in lacking:
             for name in names:
                 assert restore is not None
@@ -282,8 +286,8 @@ class Checkpoints:
         for node in self._owners():
             for folder in self.snapshots.save_dirs:
                 for tag, why in self._ask(node, "passed_over", folder).items():
-                    if (said := (node.name, folder, tag)) not in self._said:
-                        self._said.add(said)
+                    if (said := (node.name, folder, tag)) not in self._announced:
+                        self._announced.add(said)
                         found.append(SnapshotPassedOver(tag, f"{folder}/{tag}", why))
         return found
 
@@ -334,7 +338,7 @@ class Checkpoints:
         deadline_s = time.monotonic() + wait_s
         while self.busy() and time.monotonic() < deadline_s:
             heard = listen()
-            self._told += heard
+            self._pending += heard
             if any(isinstance(event, SnapshotCommitted) for event in heard):
                 return
 

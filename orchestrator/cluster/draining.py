@@ -24,8 +24,8 @@ def draining_nodes() -> dict[str, float | None]:
     On such a node Ray starts no actor and no task any more, nor places a bundle; what runs there goes on. It
     raises what Ray does when its control store does not answer.
     """
-    told = ray._private.state.state.get_draining_nodes()
-    return {node: end_ms / 1000 if end_ms else None for node, end_ms in told.items()}
+    ends_ms = ray._private.state.state.get_draining_nodes()
+    return {node: end_ms / 1000 if end_ms else None for node, end_ms in ends_ms.items()}
 
 
 class DrainWatch:

@@ -129,9 +129,9 @@ class RayWorkerGroup:
                 names,
                 limits.hang_evidence_s,
                 limits.hang_after_s,
-                lambda: self._nodes.tell("ask_stacks"),
+                lambda: self._nodes.broadcast("ask_stacks"),
             ),
-            starting=self._nodes.tell("start", attempt, address, port, list(skip_batches)),
+            starting=self._nodes.broadcast("start", attempt, address, port, list(skip_batches)),
             start_deadline_s=time.monotonic() + self._start_timeout_s,
         )
         origin = (restore.step, restore.source) if restore else (None, None)
@@ -146,12 +146,12 @@ class RayWorkerGroup:
         events += self._look_for_drains(now.attempt)
         if not self._all_started(now):
             return events + self._settled(now)
-        events += self._hear(now)
+        events += self._receive(now)
         now_s = time.monotonic()
         events += self._look_into_hang(now, now_s)
         if not now.stopped and now.attempt.must_stop(now_s):
             now.stopped = True
-            self._nodes.tell("stop", self.assignment.recovery.kill_grace_s)
+            self._nodes.broadcast("stop", self.assignment.recovery.kill_grace_s)
         return events + self._checkpoints.poll(now_s) + self._settled(now)
 
     def abort(self) -> None:
@@ -159,7 +159,7 @@ class RayWorkerGroup:
         if self._now is not None and not self._now.attempt.ended:
             self._now.attempt.fail()
             self._now.stopped = True
-            self._nodes.tell("kill")
+            self._nodes.broadcast("kill")
 
     def quarantine(self, node: str) -> None:
         """Take no more of this node."""
@@ -172,7 +172,7 @@ class RayWorkerGroup:
                 self.kill()
                 return
             self._now.attempt.stopping = True
-        self._nodes.tell("stop", grace_s)
+        self._nodes.broadcast("stop", grace_s)
 
     def kill(self) -> None:
         """Kill without asking. The agents die, and their ranks die with them, whatever they are doing."""
@@ -191,7 +191,7 @@ class RayWorkerGroup:
         if not self.assignment.snapshot.enabled:
             return None
         restore = self._checkpoints.choose(before, _FIRST_NAME_S, self._listen_between)
-        self._events += self._checkpoints.told()
+        self._events += self._checkpoints.take_events()
         self._checkpoints.lay_out(restore)
         self._checkpoints.snapshots.started(attempt, restore)
         self._checkpoints.tidy(self._tidy_below)  # only now it is known which files are still on their way
@@ -206,7 +206,7 @@ class RayWorkerGroup:
                 if isinstance(part, LogGrown):
                     self._logs.keep(part)
                 elif isinstance(part, FromWriter):
-                    events += self._checkpoints.hear(node, part, time.monotonic())
+                    events += self._checkpoints.receive(node, part, time.monotonic())
         time.sleep(_TICK_S)
         return events + self._checkpoints.poll(time.monotonic())
 
@@ -248,7 +248,7 @@ class RayWorkerGroup:
             if isinstance(cause, RankLost):
                 attempt.blame(cause, now_s)
                 now.stopped = True
-                self._nodes.tell("kill")
+                self._nodes.broadcast("kill")
         return [event for event in events if not isinstance(event, RankLost)]
 
     def _all_started(self, now: UnderWay) -> bool:
@@ -265,21 +265,21 @@ class RayWorkerGroup:
         now.starting = []
         return True
 
-    def _hear(self, now: UnderWay) -> list[Event]:
+    def _receive(self, now: UnderWay) -> list[Event]:
         events: list[Event] = []
-        for node, parts in self._hear_nodes(now):
+        for node, parts in self._poll_nodes(now):
             for part in parts:
-                events += self._heed(node, part, now)
+                events += self._dispatch(node, part, now)
         for event in events:
             if isinstance(event, CheckpointSaved):
                 self._checkpoints.saved(event, time.monotonic())
         return events
 
-    def _heed(self, node: Node, part: Part | Unknown, now: UnderWay) -> list[Event]:
+    def _dispatch(self, node: Node, part: Part | Unknown, now: UnderWay) -> list[Event]:
         if isinstance(part, OfRanks):
-            return now.attempt.hear(node.index, part, time.monotonic())
+            return now.attempt.receive(node.index, part, time.monotonic())
         if isinstance(part, FromWriter):
-            return self._checkpoints.hear(node, part, time.monotonic())
+            return self._checkpoints.receive(node, part, time.monotonic())
         match part:
             case LogGrown():
                 self._logs.keep(part)
@@ -288,7 +288,7 @@ class RayWorkerGroup:
             case RanksOverdue():
                 now.overdue[node.index] = part
             case RanksSeen():
-                now.hangs.hear(node.index, part)
+                now.hangs.receive(node.index, part)
             case Unknown(kind):
                 self._remark(node.name, f"its agent said {kind!r}, which this version does not know")
         return []
@@ -299,7 +299,7 @@ class RayWorkerGroup:
             self._remarked.add(text)
             self._notice(f"{name}: {text}")
 
-    def _hear_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
+    def _poll_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
         for node in self._nodes.all:
             if node.polling is None and not node.lost:
                 node.polling, node.asked_s = node.agent.poll.remote(), time.monotonic()

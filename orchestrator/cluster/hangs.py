@@ -31,12 +31,12 @@ _MOST_DOUBLINGS = 10
 _MOST_NAMED = 8
 
 
-def all_overdue(told: Mapping[int, RanksOverdue], nodes: int) -> bool:
+def all_overdue(overdue: Mapping[int, RanksOverdue], nodes: int) -> bool:
     """Whether no rank that is left makes progress; a node without ranks waits for nobody."""
     return (
-        len(told) == nodes
-        and all(one.all for one in told.values())
-        and any(one.ranks for one in told.values())
+        len(overdue) == nodes
+        and all(one.all for one in overdue.values())
+        and any(one.ranks for one in overdue.values())
     )
 
 
@@ -69,7 +69,7 @@ class HangWatch:
     _went_on: Counter[str] = field(default_factory=Counter)
     _named_at: list[str] = field(default_factory=list)
 
-    def hear(self, node_index: int, part: RanksSeen) -> None:
+    def receive(self, node_index: int, part: RanksSeen) -> None:
         """A node says where its ranks are."""
         self._answers[node_index] = part
 
@@ -185,7 +185,7 @@ class HangWatch:
         one = to_blame[0]
         why = _why(cause, to_blame, ranks)
         place = f"rank {one.rank} {one.wait}{f' at {one.where}' if one.where else ''}"
-        told = f"no progress for {silent_s:.0f} s in phase {stall.phase}{f'; {why}' if why else ''}; {place}"
+        error = f"no progress for {silent_s:.0f} s in phase {stall.phase}{f'; {why}' if why else ''}; {place}"
         return RankLost(
             attempt=self.attempt,
             rank=one.rank,
@@ -194,7 +194,7 @@ class HangWatch:
             exit_status=0,
             step=step,
             reason=f"no rank made progress for {silent_s:.0f} s",
-            error=told,
+            error=error,
             log_tail=list(one.stack),
             log_path=one.path,
             alike=len(to_blame) if len(to_blame) < ranks else 1,

@@ -26,7 +26,7 @@ from orchestrator.cluster.draining import ASK_S, DrainWatch
 from orchestrator.cluster.ray_errors import by_text, reason
 from orchestrator.cluster.warm import pool
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
-from orchestrator.events import Event, ResourcesGranted, SnapshotFreed, SnapshotHeld
+from orchestrator.events import CheckpointWriteBlocked, CheckpointWriteResumed, Event, ResourcesGranted
 
 _CLOSE_TIMEOUT_S = 10.0
 _SPACE_S = 1.0
@@ -132,19 +132,19 @@ class Nodes:
     def wait_for_space(self) -> list[Event]:
         """Until every node can write to its run directory; what there is to tell. Raises
         :class:`Cancelled`."""
-        told: list[Event] = []
+        found: list[Event] = []
         for node in self.all:
             began_s = time.monotonic()
             while (full := self.ask(node, "lacks_space")) is not None:
-                if not told or told[-1] != SnapshotHeld(node.name, full):
-                    told.append(SnapshotHeld(node.name, full))
+                if not found or found[-1] != CheckpointWriteBlocked(node.name, full):
+                    found.append(CheckpointWriteBlocked(node.name, full))
                     self._notice(f"{node.name}: {full}; waiting for space")
                 if self._cancelled():
                     raise Cancelled("stopped while waiting for space")
                 time.sleep(_SPACE_S)
-            if told and isinstance(told[-1], SnapshotHeld):
-                told.append(SnapshotFreed(node.name, round(time.monotonic() - began_s, 3)))
-        return told
+            if found and isinstance(found[-1], CheckpointWriteBlocked):
+                found.append(CheckpointWriteResumed(node.name, round(time.monotonic() - began_s, 3)))
+        return found
 
     def quarantine(self, name: str) -> None:
         """Take no more of this node: the next attempt runs on others."""
@@ -179,7 +179,7 @@ class Nodes:
         limit = f"launch.start_timeout_s={self._start_timeout_s:g}"
         return ClusterError(f"{node.name}: its agent did not answer within {limit}")
 
-    def tell(self, method: str, *args: Any) -> list[Any]:
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call all agents that are there; the calls under way."""
         return [getattr(node.agent, method).remote(*args) for node in self.all if not node.lost]
 
@@ -195,7 +195,7 @@ class Nodes:
         """Leave no agent and no placement group."""
         self._drains.close()
         if self.all:
-            closing = self.tell("close")
+            closing = self.broadcast("close")
             ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_TIMEOUT_S) if closing else None
             for node in self.all:
                 ray.kill(node.agent)
@@ -266,10 +266,10 @@ class Nodes:
             node.remarks = facts.get("remarks", [])
         if any(problems.values()):
             problems = self._look_again(nodes)
-        told = [f"node {name}: {problem}" for name, each in problems.items() for problem in each]
-        if told:
+        found = [f"node {name}: {problem}" for name, each in problems.items() for problem in each]
+        if found:
             raise NodeMismatch(
-                "nodes differ from the plan: " + "; ".join(told) + "; make them alike, then run again"
+                "nodes differ from the plan: " + "; ".join(found) + "; make them alike, then run again"
             )
 
     def _await_agents(self, answers: Sequence[tuple[Node, Any]]) -> None:

@@ -130,15 +130,15 @@ def waiting(asked: PlacementRequest, seen: ClusterState) -> str:
 
 def _wait(placed: Cancel, asked: PlacementRequest, cancelled: Cancel, notice: Notice) -> bool:
     """Whether it came true in time; ``placed`` takes its time to answer."""
-    began_s, said = time.monotonic(), ""
+    began_s, noticed = time.monotonic(), ""
     while not placed():
         if cancelled():
             raise Cancelled("stopped while waiting for resources")
         waited_s = time.monotonic() - began_s
         if waited_s > asked.wait_s:
             return False
-        if waited_s > _SILENT_S and (text := waiting(asked, inspect_cluster())) != said:
-            said = text
+        if waited_s > _SILENT_S and (text := waiting(asked, inspect_cluster())) != noticed:
+            noticed = text
             notice(text)
     return True
 
@@ -154,17 +154,17 @@ def inspect_cluster() -> ClusterState:
 
 
 def _found(needs: Mapping[str, float], seen: ClusterState) -> str:
-    told = []
+    found = []
     for node in seen.nodes[:_MOST_NAMED]:
-        told.append(f"{node['NodeManagerHostname']} has {_amounts(node['Resources'], needs)}")
+        found.append(f"{node['NodeManagerHostname']} has {_amounts(node['Resources'], needs)}")
         held = seen.held.get(node["NodeID"], [])
         holders = [
             f"'{name or 'a placement group'}' holds {_amounts(bundle, needs)}" for name, bundle in held
         ]
-        told[-1] += f", of which {' and '.join(holders)}" if holders else ""
-        told[-1] += ", and is being drained" if node["NodeID"] in seen.draining else ""
+        found[-1] += f", of which {' and '.join(holders)}" if holders else ""
+        found[-1] += ", and is being drained" if node["NodeID"] in seen.draining else ""
     more = len(seen.nodes) - _MOST_NAMED
-    return "; ".join([*told, f"and {more} more"] if more > 0 else told)
+    return "; ".join([*found, f"and {more} more"] if more > 0 else found)
 
 
 def _amounts(resources: Mapping[str, Any], needs: Mapping[str, float]) -> str:

@@ -23,7 +23,7 @@ _LEAST_S = 1e-6  # the others' own work, where it is next to nothing
 @dataclass(frozen=True)
 class _Step:
     rank: int
-    own_s: float
+    local_time_s: float
     others_s: float
     step_time_s: float
 
@@ -50,11 +50,16 @@ class StragglerWatch:
         named in between."""
         others = part.ranks - 1
         self._trained_s += part.step_time_s
-        if part.slowest is None or part.own_sum_s is None or others < 1 or self._trained_s < self._after_s:
+        if (
+            part.slowest is None
+            or part.local_time_sum_s is None
+            or others < 1
+            or self._trained_s < self._after_s
+        ):
             return None
-        own_s, rank = part.slowest
-        others_s = max(_LEAST_S, (part.own_sum_s - own_s) / others)
-        self._window.append(_Step(rank, own_s, others_s, part.step_time_s))
+        local_time_s, rank = part.slowest
+        others_s = max(_LEAST_S, (part.local_time_sum_s - local_time_s) / others)
+        self._window.append(_Step(rank, local_time_s, others_s, part.step_time_s))
         found = self._judge() if len(self._window) == self._window.maxlen else None
         if found is None:
             self._clear_steps += 1
@@ -69,11 +74,11 @@ class StragglerWatch:
         ((rank, times),) = Counter(step.rank for step in self._window).most_common(1)
         if times < SHARE * len(self._window):
             return None
-        own_s = statistics.median(step.own_s for step in self._window if step.rank == rank)
+        local_time_s = statistics.median(step.local_time_s for step in self._window if step.rank == rank)
         others_s = statistics.median(step.others_s for step in self._window)
         step_time_s = statistics.median(step.step_time_s for step in self._window)
-        if own_s < self._factor * others_s or own_s - others_s < max(
+        if local_time_s < self._factor * others_s or local_time_s - others_s < max(
             LEAST_EXTRA_S, LEAST_SHARE_OF_STEP * step_time_s
         ):
             return None
-        return rank, round(own_s / others_s, 2)
+        return rank, round(local_time_s / others_s, 2)

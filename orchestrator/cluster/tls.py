@@ -165,5 +165,5 @@ def _context(protocol: int) -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    told = getattr(error, "verify_message", None) or getattr(error, "reason", None) or str(error)
-    return str(told).replace("_", " ").lower()
+    reason = getattr(error, "verify_message", None) or getattr(error, "reason", None) or str(error)
+    return str(reason).replace("_", " ").lower()

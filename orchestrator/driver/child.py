@@ -20,7 +20,7 @@ from orchestrator import errors
 from orchestrator.errors import OrchestratorError, RunDirectoryError
 
 
-def ask(told: dict[str, Any], timeout_s: float) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+def ask(payload: dict[str, Any], timeout_s: float) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
     """Start a child and wait for its answer; returns both.
 
     The child is in a session of its own, so that the terminal's Ctrl-C is not its. Raises the error that it
@@ -42,7 +42,7 @@ def ask(told: dict[str, Any], timeout_s: float) -> tuple[subprocess.Popen[bytes]
         try:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError), child.stdin as stdin:  # one that has ended answers so
-                stdin.write(json.dumps(told).encode())
+                stdin.write(json.dumps(payload).encode())
             answer = _answer(answers, timeout_s)
         except BaseException:  # an interrupt, say: what has begun is undone
             child.terminate()
@@ -73,5 +73,5 @@ def _answer(answers: IO[bytes], timeout_s: float) -> dict[str, Any] | None:
                 "message": "our own process ended before it had begun",
             }
         line += read
-    said: dict[str, Any] = json.loads(line)
-    return said
+    answer_line: dict[str, Any] = json.loads(line)
+    return answer_line

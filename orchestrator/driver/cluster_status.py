@@ -100,11 +100,11 @@ def other_runs(run_root: Path, address: str, since_s: float, live: set[str]) -> 
             if first is None or not here or getattr(first.event, "ray_address", None) != address:
                 continue
             fold = JournalFold(path.parent, stamp_is_enough=True)
-            told = _told(path.parent, fold.catch_up())
+            run_seen = _run_seen(path.parent, fold.catch_up())
             fold.keep_if_worth_it()
         except (JournalError, OSError):
             continue
-        found.append(told)
+        found.append(run_seen)
     return sorted(found, key=lambda run: run["since_unix_s"])
 
 
@@ -119,7 +119,7 @@ def _first(path: Path) -> Record | None:
     return first if first is not None and isinstance(first.event, RunStarted) else None
 
 
-def _told(run_dir: Path, folded: Folded) -> RunSeen:
+def _run_seen(run_dir: Path, folded: Folded) -> RunSeen:
     """A run by its journal. One whose last record is not its end waits or starts while a driver holds its
     directory, and has lost its driver where none does."""
     run, started, last = folded.run, folded.started, folded.last

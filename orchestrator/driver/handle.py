@@ -319,6 +319,6 @@ def _refuse_budget(config: Config) -> None:
         raise ConfigError("budget_usd and deadline_days are answered by plan_budget; a run takes job.steps")
 
 
-def _begun(told: dict[str, Any], before: int) -> Run:
-    driver, answer = ask(told, _BEGIN_TIMEOUT_S)
+def _begun(payload: dict[str, Any], before: int) -> Run:
+    driver, answer = ask(payload, _BEGIN_TIMEOUT_S)
     return Run(Path(answer["path"]), driver, before)

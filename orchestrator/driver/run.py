@@ -129,11 +129,11 @@ def _supervised(run: _Wired) -> int:
         stack.callback(remove_mark, directory.path, mark)
         idle_timeout_s = target.warm_cluster.idle_timeout_s if target.warm_cluster else None
         assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s)
-        lent = None
+        early = None
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
-            lent = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
+            early = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
         run.sink.begin(view.notice)
         from orchestrator.cluster.gauges import Gauges
         from orchestrator.cluster.group import RayWorkerGroup
@@ -163,7 +163,7 @@ def _supervised(run: _Wired) -> int:
             wait_for_resources_s=config.launch.wait_for_resources_s,
             start_timeout_s=config.launch.start_timeout_s,
             notice=view.notice,
-            lent=lent,
+            lent=early,
             wait_for_node_s=own_node_s if session.local else config.recovery.wait_for_node_s,
             taken_up=f" after attempt {resume_state.attempts}" if takes_up else "",
         )
@@ -236,16 +236,16 @@ def _cost_usd_per_step(plan: Plan) -> float | None:
 
 def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], stop: StopRequest) -> Record:
     """Append, and while the disk is full wait for space: nothing happens that is not on record."""
-    told = False
+    announced = False
     while True:
         try:
             return journal.append(redact_fields(event))
         except RunDirectoryError as error:
             if not disk_is_full(error) or stop.level > 1:
                 raise
-            if not told:
+            if not announced:
                 notice(f"{error}; waiting for space, nothing is lost meanwhile")
-            told = True
+            announced = True
             time.sleep(_SPACE_S)
 
 

@@ -55,22 +55,22 @@ def signing_key(config: Config, run_dir: Path) -> bytes:
 def _key_of_user(config: Config) -> bytes:
     """Looked at when it is open: what is checked is what is read."""
     path = Path(config.job.cwd or os.getcwd(), str(config.snapshot.key_file)).expanduser()
-    said = f"snapshot.key_file={config.snapshot.key_file}"
+    given = f"snapshot.key_file={config.snapshot.key_file}"
     try:
         with path.open("rb") as file:
             seen, key = os.fstat(file.fileno()), file.read(_MOST_BYTES + 1).strip()
     except OSError as error:
         raise ConfigError(
-            f"{said}: cannot be read ({error.strerror}); make one by: (umask 077; openssl rand -hex 32 >"
+            f"{given}: cannot be read ({error.strerror}); make one by: (umask 077; openssl rand -hex 32 >"
             f" {path})"
         ) from None
     if seen.st_uid not in (os.geteuid(), 0) or seen.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(
-            f"{said}: others may read it or it is not yours; make one of your own, or chmod 600 {path}"
+            f"{given}: others may read it or it is not yours; make one of your own, or chmod 600 {path}"
         )
     if not _LEAST_BYTES <= len(key) <= _MOST_BYTES:
         raise ConfigError(
-            f"{said}: has {len(key)} bytes, and a key has {_LEAST_BYTES} to {_MOST_BYTES}; make one by: "
+            f"{given}: has {len(key)} bytes, and a key has {_LEAST_BYTES} to {_MOST_BYTES}; make one by: "
             f"(umask 077; openssl rand -hex 32 > {path})"
         )
     return key

@@ -110,33 +110,33 @@ class MlflowSink:
         self._config, self._directory = config, directory
         self._say: Callable[[str], None] = lambda text: None
         self._listener: threading.Thread | None = None
-        self._keeper = SinkSupervisor(self._start, self._check, problem)
+        self._supervisor = SinkSupervisor(self._start, self._check, problem)
 
     @property
     def recorded(self) -> bool:
         """Whether anybody has told MLflow of the run."""
-        return self._keeper.ever_started
+        return self._supervisor.ever_started
 
     def begin(self, say: Callable[[str], None]) -> None:
         """From here on; ``say`` puts a line before the user."""
         self._say = say
-        self._keeper.begin(say)
+        self._supervisor.begin(say)
 
     def run_ended(self) -> None:
         """The run's end is on record."""
-        self._keeper.run_ended()
+        self._supervisor.run_ended()
 
     def close(self) -> None:
         """Look after it no more; it sees for itself when the driver is gone."""
-        self._keeper.close()
+        self._supervisor.close()
 
     def finish(self, stop: StopRequest, progress: Progress) -> None:
         """Wait until MLflow has everything; a Ctrl-C meanwhile leaves the process to go on by itself."""
         asked = stop.level
         deadline_s = time.monotonic() + self._config.tracking.finish_timeout_s + SINK_EXIT_S
         with progress.busy("MLflow is being brought up to date"):
-            done = self._keeper.wait(lambda: stop.level > asked or time.monotonic() > deadline_s)
-        left = self._keeper.close()
+            done = self._supervisor.wait(lambda: stop.level > asked or time.monotonic() > deadline_s)
+        left = self._supervisor.close()
         if done:
             return
         if left is not None and left.poll() is None:

@@ -70,8 +70,8 @@ class WarmCluster:
         self.address, self._began = None, False
 
     def _ask(self, verb: str, **more: Any) -> dict[str, Any]:
-        told = {"cluster": verb, "config": load.to_container(self._config), "secrets": known(), **more}
-        child, answer = ask(told, _TIMEOUT_S)
+        payload = {"cluster": verb, "config": load.to_container(self._config), "secrets": known(), **more}
+        child, answer = ask(payload, _TIMEOUT_S)
         child.wait()
         self.notes += answer["notes"]
         return answer

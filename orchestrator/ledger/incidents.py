@@ -22,6 +22,8 @@ from orchestrator.events import (
     AttemptStarted,
     BatchesSkipped,
     CheckpointLoaded,
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
     Decided,
     Event,
     Fault,
@@ -34,8 +36,6 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
-    SnapshotFreed,
-    SnapshotHeld,
     SnapshotQuarantined,
     StepDone,
 )
@@ -69,7 +69,7 @@ class Incidents:
     def __init__(self) -> None:
         self._cases: list[Case] = []
         self._open: list[Case] = []  # not recovered from yet; a full disk is not among them
-        self._held: dict[str, Case] = {}  # full disks, by node
+        self._write_blocked: dict[str, Case] = {}  # full disks, by node
         self._causes: dict[int, Case] = {}  # of each attempt that failed
         self._recovering: Case | None = None
         self._redone = Redone()
@@ -140,7 +140,7 @@ class Incidents:
                 self._remark(f"batch{'es' if len(batches) > 1 else ''} {ranges(batches)} left out")
             case NodeQuarantined(node=node):
                 self._remark(f"node {node} quarantined")
-            case SnapshotFreed(node=node, held_s=held_s):
+            case CheckpointWriteResumed(node=node, held_s=held_s):
                 self._freed(node, held_s)
             case event:
                 self._struck(record, event)
@@ -160,7 +160,7 @@ class Incidents:
                 self._fault(record, Fault.EXIT, f"attempt {event.attempt} failed at step {event.step}", event)
             case RunResumed() | RunStarted() if self._last is not None:
                 self._resumed(record, self._last)
-            case SnapshotHeld():
+            case CheckpointWriteBlocked():
                 self._disk_full(record, event)
             case SnapshotQuarantined():
                 self._quarantined(record, event)
@@ -235,16 +235,16 @@ class Incidents:
         if self._open:
             self._open = [case for case in self._open if case.recovered_after_s is None]
 
-    def _disk_full(self, record: Record, event: SnapshotHeld) -> None:
-        if event.node in self._held:
-            self._held[event.node].remarks.append(one_line(event.reason))
+    def _disk_full(self, record: Record, event: CheckpointWriteBlocked) -> None:
+        if event.node in self._write_blocked:
+            self._write_blocked[event.node].remarks.append(one_line(event.reason))
             return
         what = f"node {event.node} could not write its checkpoint: {one_line(event.reason)}"
-        case = self._held[event.node] = self._case(record, Trouble.WRITE_BLOCKED, what, self._step)
+        case = self._write_blocked[event.node] = self._case(record, Trouble.WRITE_BLOCKED, what, self._step)
         case.node = event.node
 
     def _freed(self, node: str, held_s: float) -> None:
-        case = self._held.pop(node, None)
+        case = self._write_blocked.pop(node, None)
         if case is not None:
             case.recovered_after_s, case.outcome = held_s, f"wrote it after {number(held_s, 3)} s"
 

@@ -70,7 +70,7 @@ class SpendNote:
             self._write(record, bill)
 
     def _write(self, record: Record, bill: Bill) -> None:
-        said: Spend = {
+        note: Spend = {
             "format": FORMAT,
             "run": self._run,
             "owner": self._owner,
@@ -86,7 +86,7 @@ class SpendNote:
         }
         try:
             folder = _folder(self.path.parent)
-            atomic_write(self.path, json.dumps(said, indent=1) + "\n", 0o640, durable=False)
+            atomic_write(self.path, json.dumps(note, indent=1) + "\n", 0o640, durable=False)
             with contextlib.suppress(OSError):  # not of that group: then it is for ours
                 os.chown(self.path, -1, folder.st_gid)
         except OSError as error:

@@ -14,6 +14,8 @@ from orchestrator.events import (
     BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
     Decided,
     Event,
     LossRejected,
@@ -35,11 +37,9 @@ from orchestrator.events import (
     RunStarted,
     SnapshotCommitted,
     SnapshotDoubted,
-    SnapshotFreed,
-    SnapshotHeld,
     SnapshotPassedOver,
     SnapshotQuarantined,
-    SnapshotUnstaged,
+    StagingUnavailable,
     StallNamed,
     Status,
     StepDone,
@@ -191,7 +191,7 @@ class Story:
             case BatchesSkipped():
                 batches = f"batch{'' if len(event.batches) == 1 else 'es'} {ranges(event.batches)}"
                 return Line(Kind.NOTE, f"{batches} left out from now on")  # the decision says why
-            case SnapshotFreed():
+            case CheckpointWriteResumed():
                 return Line(
                     Kind.NOTE,
                     f"node {event.node} writes checkpoints again, after {number(event.held_s, 3)} s",
@@ -254,9 +254,9 @@ def _warning(event: Event) -> Line | None:
                 f"others could change checkpoints: {clean(event.reason)}. From that disk only types that are"
                 " known to run nothing are loaded; name the script's own in snapshot.allow_types"
             )
-        case SnapshotHeld():
+        case CheckpointWriteBlocked():
             text = f"node {event.node} cannot write its checkpoint: {clean(event.reason)}"
-        case SnapshotUnstaged():
+        case StagingUnavailable():
             where = f"rank {event.rank} on node {event.node}"
             text = (
                 f"{where}: no room to stage its checkpoints, training waits for the disk:"

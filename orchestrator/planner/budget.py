@@ -228,7 +228,7 @@ def _node_counts(config: Config, asked: BudgetRequest) -> list[int]:
 def _nothing(asked: BudgetRequest, markets: Sequence[ClusterOptimizer], shapes: Sequence[ModelConfig]) -> str:
     """Why no run is possible, and the least that would do."""
     usd, days = asked.limits.usd, asked.limits.days
-    said = f"budget_usd={usd:g}" if usd is not None else f"deadline_days={days:g}"
+    given = f"budget_usd={usd:g}" if usd is not None else f"deadline_days={days:g}"
     what = f"model={shapes[0].name}" if asked.model_given else "the smallest model"
     least = []
     for market in markets:
@@ -237,17 +237,17 @@ def _nothing(asked: BudgetRequest, markets: Sequence[ClusterOptimizer], shapes: 
             least.append((*found, market.config.cluster.name))
     if not least:
         return (
-            f"{said}: {what} fits none of {len(markets)} clusters in any layout; use more nodes or larger"
+            f"{given}: {what} fits none of {len(markets)} clusters in any layout; use more nodes or larger"
             " GPUs"
         )
     dollars, nodes, cluster = min(least)
     if usd is None or dollars <= usd:
         return (
-            f"{said}: {what} fits cluster={cluster} with cluster.nodes={nodes}, but no run of an hour stays"
+            f"{given}: {what} fits cluster={cluster} with cluster.nodes={nodes}, but no run of an hour stays"
             " within the limits with interruptions; raise them, or look at recovery.gpu_hours_per_failure"
             " and cluster.power_limit_w"
         )
     return (
-        f"{said}: too little for {what} for an hour; the least that would do is "
+        f"{given}: too little for {what} for an hour; the least that would do is "
         f"budget_usd={math.ceil(dollars * 1.01)}, on cluster={cluster} with cluster.nodes={nodes}"
     )

@@ -154,8 +154,8 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 def label(values: dict[str, str], keys: Sequence[str], names: dict[str, str]) -> str:
     """One point in words: a name stands for itself, ``azure_nd_h100_v5, nodes=8``."""
-    said = ((names[key], short(values[key])) for key in keys if key in values)
-    return ", ".join(value if names_itself(value) else f"{name}={value}" for name, value in said)
+    words = ((names[key], short(values[key])) for key in keys if key in values)
+    return ", ".join(value if names_itself(value) else f"{name}={value}" for name, value in words)
 
 
 def short(value: str) -> str:

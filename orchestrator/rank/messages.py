@@ -56,13 +56,13 @@ class StepTaken:
     """A global step is done; what is not known of it is None.
 
     ``loss`` is the mean over the micro-batches, unscaled; ``lr`` the rate that the step was taken with.
-    ``skipped`` says that the loss scale was too high, and the weights stay as they were. ``own_s`` is what
-    the rank worked by itself.
+    ``skipped`` says that the loss scale was too high, and the weights stay as they were. ``local_time_s`` is
+    what the rank worked by itself.
     """
 
     step: Count
     step_time_s: Seconds
-    own_s: Seconds | None = None
+    local_time_s: Seconds | None = None
     loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None

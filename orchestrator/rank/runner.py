@@ -56,11 +56,11 @@ def main() -> None:
     """Entry of an exec'd rank: `sys.argv` holds three descriptors, the last that of a file with the
     specification."""
     stacks.stop_answering_at_exit()
-    messages_fd, lifeline_fd, told_fd = map(int, sys.argv[1:4])
+    messages_fd, lifeline_fd, spec_fd = map(int, sys.argv[1:4])
     os.set_inheritable(messages_fd, False)
     os.set_inheritable(lifeline_fd, False)
-    with os.fdopen(told_fd, "rb") as told:
-        spec = replace(RankSpec.from_json(told.read()), env=dict(os.environ))
+    with os.fdopen(spec_fd, "rb") as spec_file:
+        spec = replace(RankSpec.from_json(spec_file.read()), env=dict(os.environ))
     run(spec, socket.socket(fileno=messages_fd), lifeline_fd, origin=None)
 
 

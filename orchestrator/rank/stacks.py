@@ -47,10 +47,12 @@ class Answers:
 
     def write(self) -> None:
         faulthandler.dump_traceback(file=self._descriptor, all_threads=True)
-        told: dict[str, Any] = {}
+        groups_seen: dict[str, Any] = {}
         with contextlib.suppress(Exception):  # the stacks are worth more than what torch can tell beside them
-            told = {name: dataclasses.asdict(group) for name, group in collectives.groups().items()}
-        os.write(self._descriptor, f"{GROUPS_MARK}{json.dumps(told, separators=(',', ':'))}\n".encode())
+            groups_seen = {name: dataclasses.asdict(group) for name, group in collectives.groups().items()}
+        os.write(
+            self._descriptor, f"{GROUPS_MARK}{json.dumps(groups_seen, separators=(',', ':'))}\n".encode()
+        )
 
 
 def stop_answering_at_exit() -> None:

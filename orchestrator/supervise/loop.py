@@ -115,9 +115,9 @@ def supervise(
     failed: Exception | None = None
     run = _Run(workers, recovery, clock, stop, options or SupervisorOptions(), resume_state or ResumeState())
     run.remember()
-    yield from run.tell(started)
+    yield from run.record(started)
     try:
-        yield from run.tell(workers.acquire(lambda: stop.level > 0))
+        yield from run.record(workers.acquire(lambda: stop.level > 0))
         status, reason = yield from run.attempts()
     except Cancelled:
         status, reason = Status.INTERRUPTED, f"{stop.by} while waiting for resources"
@@ -152,7 +152,7 @@ class _Run:
     def losses(self) -> LossWatch:
         return self.resume_state.losses
 
-    def tell(self, event: Event) -> Iterator[Event]:
+    def record(self, event: Event) -> Iterator[Event]:
         """Every event is history before anything is decided from it."""
         self.resume_state.history.fold(event)
         yield event
@@ -182,11 +182,11 @@ class _Run:
     def _act(self, decision: Decision) -> Iterator[Event]:
         """Put a decision on record, and what follows from it at once."""
         if decision.skip:
-            yield from self.tell(BatchesSkipped(list(decision.skip), decision.reason))
+            yield from self.record(BatchesSkipped(list(decision.skip), decision.reason))
         if decision.quarantine is not None:
             self.workers.quarantine(decision.quarantine)
-            yield from self.tell(NodeQuarantined(decision.quarantine, decision.reason))
-        yield from self.tell(Decided(decision.action, decision.reason))
+            yield from self.record(NodeQuarantined(decision.quarantine, decision.reason))
+        yield from self.record(Decided(decision.action, decision.reason))
 
     def _one_attempt(self, decision: Decision | None) -> Iterator[Event]:
         """From the start of an attempt to the end of its last rank."""
@@ -198,10 +198,10 @@ class _Run:
         try:
             started = self.workers.start(number, before, self.resume_state.history.skipped)
         except NodeLost as error:
-            yield from self.tell(_lost_before(number, self.resume_state.history.reached, error))
+            yield from self.record(_lost_before(number, self.resume_state.history.reached, error))
             self._outcome = Outcome.FAILED
             return
-        yield from self.tell(started)
+        yield from self.record(started)
         yield from self._watch(number, begins_anew=started.restore_step is None and self.options.can_go_back)
 
     def _refuse_to_begin_anew(self) -> None:
@@ -226,7 +226,7 @@ class _Run:
                 asked = self.stop.level
             events = self.workers.poll()
             for event in events:
-                yield from self.tell(event)
+                yield from self.record(event)
                 if isinstance(event, AttemptEnded):
                     self._outcome = event.outcome
                 if isinstance(event, NodeDraining) and not (leaving or rejected or asked):
@@ -236,7 +236,7 @@ class _Run:
                     bad = self.losses.observe(event)
                     if bad is not None:
                         rejected = True
-                        yield from self.tell(bad)
+                        yield from self.record(bad)
                         self.workers.abort()
             if begins_anew:  # what was put aside while the attempt was prepared is known by now
                 self._refuse_to_begin_anew()
@@ -254,7 +254,7 @@ class _Run:
         """Ranks that are ``leaving`` have been asked already: a second time would mean at once to some."""
         grace_s = self.recovery.stop_grace_s
         if asked == 0:
-            yield from self.tell(StopRequested(self.stop.by, grace_s if self.stop.level == 1 else 0.0))
+            yield from self.record(StopRequested(self.stop.by, grace_s if self.stop.level == 1 else 0.0))
         if self.stop.level == 1:
             if not leaving:
                 self.workers.stop(grace_s)

@@ -34,13 +34,13 @@ import pytest
 from orchestrator.events import (
     AttemptStarted,
     CheckpointSaved,
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
     Decided,
     Fault,
     RankLost,
     ResourcesGranted,
     SnapshotCommitted,
-    SnapshotFreed,
-    SnapshotHeld,
     SnapshotQuarantined,
 )
 from tests.faults.disks import MB, NoDisksError, fill, free, mount, unmount
@@ -77,9 +77,9 @@ def test_disk_full_and_freed(keeper: User, whole: Run, small: Callable[[str, int
     run = keeper.start("disk-full", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=3")
     run.wait_for(SnapshotCommitted, step=3)
     fill(disk, leaving_bytes=MB)
-    run.wait_for(SnapshotHeld)
+    run.wait_for(CheckpointWriteBlocked)
     went_on(run, disk, whole)
-    assert len(run.of(SnapshotFreed)) == len(run.of(SnapshotHeld)), "told once each"
+    assert len(run.of(CheckpointWriteResumed)) == len(run.of(CheckpointWriteBlocked)), "told once each"
     assert not run.of(RankLost)
 
 
@@ -88,7 +88,7 @@ def test_disk_full_to_the_last_byte(keeper: User, whole: Run, small: Callable[[s
     run = keeper.start("disk-quite-full", f"job.checkpoint_dir={disk}", "job.args.checkpoint_every=3")
     run.wait_for(SnapshotCommitted, step=3)
     fill(disk)
-    run.wait_for(SnapshotHeld)
+    run.wait_for(CheckpointWriteBlocked)
     went_on(run, disk, whole)
     assert not run.of(RankLost)
 
@@ -145,7 +145,7 @@ def test_disk_full_and_a_rank_killed(keeper: User, whole: Run, small: Callable[[
     run = keeper.start("disk-full-killed", fault, f"job.checkpoint_dir={disk}")
     run.wait_for(SnapshotCommitted, step=6)
     fill(disk, leaving_bytes=MB)
-    run.wait_for(SnapshotHeld)
+    run.wait_for(CheckpointWriteBlocked)
     run.wait_for(AttemptStarted, attempt=2)
     free(disk)
     run.ended()

@@ -26,13 +26,13 @@ import pytest
 
 from orchestrator.events import (
     AttemptStarted,
+    CheckpointWriteBlocked,
     Decided,
     Fault,
     RankLost,
     RunEnded,
     RunResumed,
     SnapshotCommitted,
-    SnapshotHeld,
     Status,
     StepDone,
 )
@@ -124,7 +124,7 @@ def test_writer_sigkill_in_a_write_out(keeper: User, whole: Run) -> None:
     finished_like(run, whole)
     assert {e.step for e in run.of(SnapshotCommitted)} >= {6, 24}, "another writer wrote it"
     assert not run.of(RankLost)
-    assert not run.of(SnapshotHeld)
+    assert not run.of(CheckpointWriteBlocked)
 
 
 def test_writer_and_rank_sigkill_in_a_write_out(keeper: User, whole: Run) -> None:

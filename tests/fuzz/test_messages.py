@@ -48,7 +48,7 @@ from orchestrator.rank.stacks import GROUPS_MARK
 from orchestrator.records import record_from_json, record_to_json
 from tests.fuzz.inputs import bounded, damaged, fuzzed, nearly, rough
 
-STEP = StepTaken(3, step_time_s=0.5, own_s=0.4, loss=2.0, lr=0.1, grad_norm=1.0)
+STEP = StepTaken(3, step_time_s=0.5, local_time_s=0.4, loss=2.0, lr=0.1, grad_norm=1.0)
 STAGED = Staged("/c", "t", 3, 0.1, 1, "/c/.attempts/x", 0, [], "", True)
 SAID: list[Message] = [
     Heartbeat("step", 1.0, 3, 7),
@@ -86,7 +86,7 @@ def goes_on(message: Message | Unknown, gather: Gather, attempt: Attempt, watchd
     part = None
     if isinstance(message, StepTaken | MemoryPeak | Saved | Staged | Loaded):
         part = gather.add(part_of(0, message))
-    for event in attempt.hear(0, part, 1.0) if part else ():
+    for event in attempt.receive(0, part, 1.0) if part else ():
         line = record_to_json(Record(0, 0.0, 1.8e9, event))
         assert record_to_json(record_from_json(line)) == line, "what was written can be read"
 

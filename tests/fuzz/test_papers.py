@@ -108,7 +108,7 @@ def test_how_far_mlflow_is(tmp_path: Path, run: bytes, state: bytes) -> None:
     (tmp_path / "mlflow_run.json").write_bytes(run)
     (tmp_path / "mlflow_sink.json").write_bytes(state)
     with bounded():
-        assert sync._told(tmp_path, sync._written(tmp_path), 9)
+        assert sync._summary(tmp_path, sync._written(tmp_path), 9)
         found = MlflowRun(tmp_path, Tracking(TRACKING["uri"], "e", "r"))
         assert found.written_seq >= -1
         assert found._state["key"].isalnum()

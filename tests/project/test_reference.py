@@ -29,6 +29,7 @@ from orchestrator.driver.preflight import plan_of
 from orchestrator.driver.tracking import write_run_metadata
 from orchestrator.events import (
     AttemptStarted,
+    CheckpointWriteBlocked,
     Decided,
     Event,
     MemoryPeaked,
@@ -36,7 +37,6 @@ from orchestrator.events import (
     ResourcesGranted,
     RunEnded,
     RunStarted,
-    SnapshotHeld,
     Status,
     StepDone,
 )
@@ -66,7 +66,7 @@ TOLD: list[tuple[float, Event]] = [
     (6, MemoryPeaked(1, 4, 9)),
     (7, lost(1, 5)),
     (8, Decided("restart", "one of ten")),
-    (9, SnapshotHeld("n", "no space")),
+    (9, CheckpointWriteBlocked("n", "no space")),
     (10, AttemptStarted(2, "h", 2, 4)),
     (11, StepDone(2, 6, 1.0, 2.0)),
     (12, StepDone(2, 7, 1.0, 2.0, skipped=True)),

@@ -61,7 +61,7 @@ def poll_until(node: NodeSnapshots, launcher: Launcher, count: int) -> list[From
 
 def awaited(node: NodeSnapshots) -> list[bool]:
     """Of each slot: whether a rank that needs it waits for the writer."""
-    slots = [Slot.open(path) for local in range(2) for path in node.told(1, local)["slots"]]
+    slots = [Slot.open(path) for local in range(2) for path in node.payload_for(1, local)["slots"]]
     found = [is_awaited(slot) for slot in slots]
     for slot in slots:
         slot.close()

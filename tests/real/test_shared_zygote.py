@@ -84,8 +84,8 @@ def test_the_end_of_the_owner_is_the_end_of_all(benches: list[Bench], owner: Zyg
     assert benches[0].shows("waiting")
     os.kill(owner.pid, signal.SIGKILL)
     assert rank.wait(5) == -signal.SIGKILL
-    assert rank.loss is not None
-    assert "the warm zygote ended" in rank.loss
+    assert rank.exit_reason is not None
+    assert "the warm zygote ended" in rank.exit_reason
     with pytest.raises(RankStartError, match="warm zygote ended"):
         benches[0].start("a.py")
 

@@ -202,8 +202,8 @@ def test_a_killed_zygote_takes_its_ranks_along_and_is_noticed(start: Start) -> N
     os.kill(zygote(bench).pid, signal.SIGKILL)
     assert wait_until(lambda: all(is_gone(rank.pid) for rank in ranks))
     assert [rank.wait(5) for rank in ranks] == [-signal.SIGKILL, -signal.SIGKILL]
-    assert ranks[0].loss is not None
-    assert "ended with status -9" in ranks[0].loss
+    assert ranks[0].exit_reason is not None
+    assert "ended with status -9" in ranks[0].exit_reason
     assert not zygote(bench).alive()
     assert wait_until(lambda: all(is_gone(pid) for pid in pids))
     with pytest.raises(RankStartError, match="ended with status -9"):

@@ -140,7 +140,7 @@ class Driver:
     def say_durable(self, manifest: Manifest, rank: int) -> list[Event]:
         part = RankPart(manifest.attempt, manifest.step, "/checkpoints", manifest.tag, rank, save_latest=True)
         files = {name: file for name, file in manifest.files.items() if file.rank == rank}
-        return self.checkpoints.hear(self.all[rank], PartDurable(part, files, 0.1), 5.0)
+        return self.checkpoints.receive(self.all[rank], PartDurable(part, files, 0.1), 5.0)
 
     def saved(self, step: int, attempt: int = 1) -> None:
         self.checkpoints.saved(CheckpointSaved(attempt, step, f"step-{step}", "/checkpoints", 0.1, True), 3.0)

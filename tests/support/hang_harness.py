@@ -74,7 +74,7 @@ class Watched:
                 replace(one, gpu="CPU core", stack=[str(frame) for frame in main_thread(texts[one.rank])])
                 for one in self.seen
             ]
-            self._watch.hear(0, RanksSeen(told))
+            self._watch.receive(0, RanksSeen(told))
         silent = Overdue(0, "step", 1, now_s - self._since_s, 0.0)
         alive = [one for one in self.ranks if one.poll() is None]
         self.events += self._watch.poll({0: RanksOverdue(True, [silent] if alive else [])}, 1, now_s)

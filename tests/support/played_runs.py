@@ -12,6 +12,8 @@ from orchestrator.events import (
     AttemptStarted,
     BatchesSkipped,
     CheckpointSaved,
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
     Decided,
     Event,
     Fault,
@@ -25,8 +27,6 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
-    SnapshotFreed,
-    SnapshotHeld,
     SnapshotQuarantined,
     Status,
     StepDone,
@@ -149,9 +149,9 @@ class Driver:
                 self.saved = self.saved[:-1] or [0]
                 self.tell(gap_s, SnapshotQuarantined(self.step - number, "t", "/c", "torn"))
             case "held":
-                self.tell(gap_s, SnapshotHeld("n0", "full"))
+                self.tell(gap_s, CheckpointWriteBlocked("n0", "full"))
             case "freed":
-                self.tell(gap_s, SnapshotFreed("n0", more_s))
+                self.tell(gap_s, CheckpointWriteResumed("n0", more_s))
 
 
 def played(script: list[tuple[str, float, float, int]]) -> list[Record]:

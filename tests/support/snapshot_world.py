@@ -75,7 +75,7 @@ class World:
 
     def lead(self, restore: Restore | None, attempt: int) -> None:
         """As the driver before an attempt."""
-        assert self.node.lay_out(restore.told() if restore else None, self.launcher) == []
+        assert self.node.lay_out(restore.to_payload() if restore else None, self.launcher) == []
         self.driver.started(attempt, restore)
 
     def from_memory(self, before: int | None = None) -> Restore:
@@ -98,7 +98,7 @@ class World:
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
             spec = self.bench.spec(script, *args, rank=rank, world_size=size, **common, **own)
             log_path = str(self.bench.folder / f"{attempt}.{len(self.bench.started)}.log")
-            told = self.told(rank, self.node.told(attempt, rank))
+            told = self.told(rank, self.node.payload_for(attempt, rank))
             ranks.append(self.launcher.start(replace(spec, log_path=log_path, snapshot=told)))
             self.bench.started.append(ranks[-1])
         self._attempts.append(Attempt(ranks, [[] for _ in ranks]))
@@ -193,7 +193,7 @@ def stage(
     """What the node's ranks do in a save, each with one slot after the other; what each of them says."""
     messages = []
     for local in range(ranks):
-        slots = [Slot.open(path) for path in node.told(attempt, local)["slots"]]
+        slots = [Slot.open(path) for path in node.payload_for(attempt, local)["slots"]]
         steps = [(slot.header() or {"step": -1})["step"] for slot in slots]
         index, rank = steps.index(min(steps)), node._first_rank + local
         slots[index].begin(attempt, f"step-{step}", step, str(folder), True)

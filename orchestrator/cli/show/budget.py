@@ -56,15 +56,15 @@ def show_answer(found: BudgetResult, console: Console) -> None:
 
 def _title(found: BudgetResult) -> Text:
     limits = found.asked.limits
-    said = [] if limits.usd is None else [usd(limits.usd)]
+    words = [] if limits.usd is None else [usd(limits.usd)]
     if limits.days is not None:
-        said.append(
+        words.append(
             f"within {limits.days:g} days" + (", as no deadline_days was set" * found.asked.days_assumed)
         )
     if limits.usd is None and not (found.asked.nodes_given or found.asked.cluster_given):
-        said.append("with each cluster's own cluster.nodes")
+        words.append("with each cluster's own cluster.nodes")
     looked = plural(len(found.options), "cluster")
-    return Text.assemble(("Best model  ", "bold"), (", ".join(said), "bold cyan"), f"; {looked} compared")
+    return Text.assemble(("Best model  ", "bold"), (", ".join(words), "bold cyan"), f"; {looked} compared")
 
 
 def _rows(found: BudgetResult) -> list[tuple[str, str]]:
@@ -115,8 +115,8 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
     if rented is not best:
         rows.append(("rented", f"{rented.config.cluster.name}, {_in_short(rented)}"))
     if found.sooner:
-        said = [_in_short(option) for option in found.sooner[:MOST_SOONER]]
-        rows.append(("sooner", "; ".join(said)))
+        words = [_in_short(option) for option in found.sooner[:MOST_SOONER]]
+        rows.append(("sooner", "; ".join(words)))
     return rows
 
 

@@ -117,15 +117,15 @@ def in_words(calibration: Calibration) -> list[str]:
 
 def _step_cells(calibration: Calibration, run: MeasuredRun) -> list[str]:
     after_s = calibration.apply(run.step).total_s if run.step else None
-    told = [seconds_in_words(value) for value in (run.planned_step_time_s, run.step_time_s, after_s)]
-    return [*told, _error(after_s, run.step_time_s)]
+    cells = [seconds_in_words(value) for value in (run.planned_step_time_s, run.step_time_s, after_s)]
+    return [*cells, _error(after_s, run.step_time_s)]
 
 
 def _memory_cells(calibration: Calibration, run: MeasuredRun) -> list[str]:
     after_bytes = calibration.apply_memory(run.memory).total_bytes
     figures = (run.planned_memory_bytes, run.memory_bytes, after_bytes)
-    told = [UNKNOWN if value is None else bytes_in_words(value) for value in figures]
-    return [*told, _error(after_bytes, run.memory_bytes)]
+    cells = [UNKNOWN if value is None else bytes_in_words(value) for value in figures]
+    return [*cells, _error(after_bytes, run.memory_bytes)]
 
 
 def _error(predicted: float | None, actual: float | None) -> str:

@@ -60,15 +60,15 @@ def _nodes(seen: ClusterSeen) -> Table:
 
 
 def _zygotes(zygotes: list[ZygoteReport] | None, idle_timeout_s: float | None) -> str:
-    told = []
+    lines = []
     for zygote in zygotes or []:
         text = f"{zygote['state']}, {zygote['rss_bytes'] / 1e6:.0f} MB"
         if zygote["ranks"]:
             text += f", {plural(zygote['ranks'], 'rank')}"
         elif zygote["state"] == "ready" and idle_timeout_s is not None:
             text += f", ends in {duration(max(0.0, idle_timeout_s - zygote['idle_s']))} unused"
-        told.append(text)
-    return "\n".join(told) or "none: the next run warms one"
+        lines.append(text)
+    return "\n".join(lines) or "none: the next run warms one"
 
 
 def _runs(runs: list[RunSeen], seen: ClusterSeen) -> Table:

@@ -24,8 +24,8 @@ def measured_rows(compared: Comparison, unit: str) -> dict[str, str]:
     if compared.predicted:
         return {}
     memory, step = _bytes(compared.memory_bytes.actual), seconds_in_words(compared.step_time_s.actual)
-    told = {f"memory per {unit}": memory, "step time": step}
-    return {label: value for label, value in told.items() if value != UNKNOWN}
+    figures = {f"memory per {unit}": memory, "step time": step}
+    return {label: value for label, value in figures.items() if value != UNKNOWN}
 
 
 def _bytes(amount: float | None) -> str:

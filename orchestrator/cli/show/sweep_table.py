@@ -134,8 +134,8 @@ def _show_refused(points: Sequence[PlannedPoint], keys: Sequence[str], console: 
     if not by_reason:
         return
     console.print(Text(f"\nRefused: {sum(map(len, by_reason.values()))} of {len(points)}", style="bold"))
-    for reason, said in by_reason.items():
-        console.print(Text.assemble("  ", ("; ".join(said), "yellow"), f": {reason}"), soft_wrap=True)
+    for reason, words in by_reason.items():
+        console.print(Text.assemble("  ", ("; ".join(words), "yellow"), f": {reason}"), soft_wrap=True)
 
 
 def _show_picture(rows: Sequence[PlanRow], path: Path, console: Console) -> None:

@@ -140,8 +140,8 @@ class Terminal:
     def _print(self, record: Record, line: Line, first: bool = True) -> None:
         stamp = duration(record.elapsed_s).rjust(8) if first else " " * 8
         indent = "\n" + " " * 10
-        told = self._safe(line.text).replace("\n", indent)
-        text = Text.assemble((f"{stamp}  ", "dim"), (told, STYLES[line.kind]))
+        shown = self._safe(line.text).replace("\n", indent)
+        text = Text.assemble((f"{stamp}  ", "dim"), (shown, STYLES[line.kind]))
         self._console.print(text, soft_wrap=True)
 
     def _safe(self, text: str) -> str:

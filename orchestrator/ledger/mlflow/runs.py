@@ -79,8 +79,8 @@ def load_runs(
 
 
 def _unreadable(error: Exception) -> TrackingError:
-    said = " ".join(str(error).split())[:300]
-    return TrackingError(f"MLflow cannot be read: {said or type(error).__name__}")
+    reason = " ".join(str(error).split())[:300]
+    return TrackingError(f"MLflow cannot be read: {reason or type(error).__name__}")
 
 
 def _client(uri: str) -> Any:

@@ -71,7 +71,7 @@ class ForkingLauncher(abc.ABC):
         self._preload = tuple(preload)
         self._python = python or sys.executable
         self._ready = False
-        self._loss: str | None = None
+        self._exit_reason: str | None = None
         self._running: dict[int, _ForkedRank] = {}
         self._started: list[_ForkedRank] = []
         self._answers: dict[int, dict[str, Any]] = {}
@@ -83,22 +83,22 @@ class ForkingLauncher(abc.ABC):
         return self._ready
 
     @property
-    def loss(self) -> str | None:
+    def exit_reason(self) -> str | None:
         """How the zygote ended, in words; None as long as it lives."""
-        return self._loss
+        return self._exit_reason
 
     def alive(self) -> bool:
         """Whether the zygote is there; False from the moment that its end has been noticed."""
         self._take_events(timeout_s=0)
-        return self._loss is None
+        return self._exit_reason is None
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait for the imports. Raises PreloadFailedError, or RankStartError if it takes too long."""
         deadline = time.monotonic() + timeout_s
         while not self._ready:
             self._take_events(max(0.0, deadline - time.monotonic()))
-            if self._loss is not None:
-                raise RankStartError(self._loss)
+            if self._exit_reason is not None:
+                raise RankStartError(self._exit_reason)
             if not self._ready and time.monotonic() >= deadline:
                 raise RankStartError(
                     f"the zygote was not ready after {timeout_s:g} s of importing; see its log"
@@ -118,7 +118,7 @@ class ForkingLauncher(abc.ABC):
             answer = self._answer(request_id)
         except (OSError, RankStartError) as error:
             ends.close()
-            raise RankStartError(f"rank {spec.rank} was not forked: {self._loss or error}") from error
+            raise RankStartError(f"rank {spec.rank} was not forked: {self._exit_reason or error}") from error
         finally:
             ends.close_rank_fds()
         if answer["event"] == "refused":
@@ -131,7 +131,7 @@ class ForkingLauncher(abc.ABC):
 
     def close(self) -> None:
         """Let go of the zygote, which kills every rank that was forked for this launcher."""
-        self._loss = self._loss or "the launcher was closed"
+        self._exit_reason = self._exit_reason or "the launcher was closed"
         self._lose_ranks()  # while the zygote keeps their process ids from being reused
         self._channel.close()
         for rank in self._started:
@@ -152,13 +152,15 @@ class ForkingLauncher(abc.ABC):
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while request_id not in self._answers:
             self._take_events(max(0.0, deadline - time.monotonic()))
-            if self._loss is not None or time.monotonic() >= deadline:
-                raise RankStartError(self._loss or f"no answer from the zygote within {ANSWER_TIMEOUT_S:g} s")
+            if self._exit_reason is not None or time.monotonic() >= deadline:
+                raise RankStartError(
+                    self._exit_reason or f"no answer from the zygote within {ANSWER_TIMEOUT_S:g} s"
+                )
         return self._answers.pop(request_id)
 
     def _take_events(self, timeout_s: float) -> None:
         """Take in what the zygote has said, waiting at most `timeout_s` for the first word."""
-        while self._loss is None and select.select([self._channel], [], [], timeout_s)[0]:
+        while self._exit_reason is None and select.select([self._channel], [], [], timeout_s)[0]:
             timeout_s = 0
             try:
                 received = wire.receive(self._channel)
@@ -174,7 +176,7 @@ class ForkingLauncher(abc.ABC):
             case "ready":
                 self._ready, self.skipped = True, event["skipped"]
             case "failed":
-                self._loss = f"preloading {event['module']} failed in the zygote: {event['reason']}"
+                self._exit_reason = f"preloading {event['module']} failed in the zygote: {event['reason']}"
                 raise PreloadFailedError(event["module"], event["reason"])
             case "exit":
                 rank = self._running.pop(event["id"])
@@ -187,14 +189,16 @@ class ForkingLauncher(abc.ABC):
                 self._answers[event["id"]] = event
 
     def _lose_zygote(self) -> None:
-        self._loss = f"{self._how_it_ended()}{'' if self._ready else ' before it was ready'}; see its log"
+        self._exit_reason = (
+            f"{self._how_it_ended()}{'' if self._ready else ' before it was ready'}; see its log"
+        )
         self._lose_ranks()
 
     def _lose_ranks(self) -> None:
         """Its ranks died with the zygote, by the kernel's hand. Their workers did not."""
         for rank in self._running.values():
             kill_group(rank.pid)
-            rank.loss = self._loss
+            rank.exit_reason = self._exit_reason
             rank.status = -signal.SIGKILL
         self._running.clear()
 

@@ -55,8 +55,8 @@ class ExecLauncher:
         messages_fd, lifeline_fd = ends.rank_fds
         try:
             # The environment goes the usual way; the rest not by the command line, which everybody can read.
-            with open(spec.log_path, "ab") as log, _in_memory(replace(spec, env={}).to_json()) as told:
-                given = (messages_fd, lifeline_fd, told.fileno())
+            with open(spec.log_path, "ab") as log, _in_memory(replace(spec, env={}).to_json()) as spec_file:
+                given = (messages_fd, lifeline_fd, spec_file.fileno())
                 process = subprocess.Popen(
                     boot_command(self._python, "orchestrator.rank.runner", *map(str, given)),
                     env=spec.env,

@@ -27,13 +27,13 @@ _BOOT = (
 class RankProcess(abc.ABC):
     """A started rank. Not for use by several threads at once.
 
-    `loss` is set when the rank was lost with what had started it (its zygote), and says how.
+    `exit_reason` is set when the rank was lost with what had started it (its zygote), and says how.
     """
 
     def __init__(self, spec: RankSpec, pid: int, agent_end: AgentEnd) -> None:
         self.spec = spec
         self.pid = pid
-        self.loss: str | None = None
+        self.exit_reason: str | None = None
         self._agent_end = agent_end
         self._status: int | None = None
 
@@ -115,7 +115,7 @@ class AgentEnd:
 
     def messages(self) -> list[Message | Unknown]:
         """Of a rank that says more than can be read, a part; a later call goes on there."""
-        said: list[Message | Unknown] = []
+        messages: list[Message | Unknown] = []
         left_bytes = _AT_ONCE_BYTES
         while self._socket.fileno() >= 0 and left_bytes > 0:
             try:
@@ -135,8 +135,8 @@ class AgentEnd:
                 if message is None:
                     self.garbled += 1
                 else:
-                    said.append(message)
-        return said
+                    messages.append(message)
+        return messages
 
     def ask(self) -> None:
         with contextlib.suppress(OSError):  # it has ended, or is still to read earlier questions

@@ -61,11 +61,11 @@ class ZygoteLauncher(ForkingLauncher):
         channel, zygote_end = socket.socketpair()
         super().__init__(channel, ZygoteKey.of(env, preload, python), preload, python)
         handed = [zygote_end.fileno(), *([listener.fileno()] if listener else [])]
-        told = [str(zygote_end.fileno()), str(listener.fileno() if listener else -1)]
+        descriptors = [str(zygote_end.fileno()), str(listener.fileno() if listener else -1)]
         with zygote_end, open(log_path, "ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    boot_command(python, "orchestrator.rank.launch.zygote", *told, *self._preload),
+                    boot_command(python, "orchestrator.rank.launch.zygote", *descriptors, *self._preload),
                     env={**env, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                     cwd=_ROOT,
                     stdin=subprocess.DEVNULL,

@@ -83,7 +83,7 @@ class Server:
             if self._listener in ready:
                 self._admit()
             for launcher in [one for one in self._launchers if one.channel in ready]:
-                forked = self._hear(launcher)
+                forked = self._receive(launcher)
                 if forked is not None:
                     return forked
         for launcher in list(self._launchers):
@@ -110,9 +110,9 @@ class Server:
         self._greet(launcher)
 
     def _greet(self, launcher: _Launcher) -> bool:
-        return self._tell(launcher, self._ready)
+        return self._answer(launcher, self._ready)
 
-    def _tell(self, launcher: _Launcher, message: dict[str, Any]) -> bool:
+    def _answer(self, launcher: _Launcher, message: dict[str, Any]) -> bool:
         try:
             wire.send(launcher.channel, message)
         except OSError:  # gone, or mute in the middle of a message
@@ -120,7 +120,7 @@ class Server:
             return False
         return True
 
-    def _hear(self, launcher: _Launcher) -> Forked | None:
+    def _receive(self, launcher: _Launcher) -> Forked | None:
         try:
             received = wire.receive(launcher.channel)
         except OSError:
@@ -157,7 +157,7 @@ class Server:
                 launcher.ended.discard(request["pid"])
             case "usage":
                 ranks = sum(len(one.running) for one in self._launchers)
-                self._tell(launcher, {"event": "usage", "id": request["id"], "ranks": ranks,
+                self._answer(launcher, {"event": "usage", "id": request["id"], "ranks": ranks,
                                       "launchers": len(self._launchers) - 1})  # fmt: skip
             case "fork":
                 return self._fork_for(launcher, request, fds)
@@ -173,13 +173,13 @@ class Server:
                 except OSError as error:  # out of processes, memory or descriptors: no end of what runs
                     reason = f"fork failed: {error}"
             if reason is not None:
-                self._tell(launcher, {"event": "refused", "id": request["id"], "reason": reason})
+                self._answer(launcher, {"event": "refused", "id": request["id"], "reason": reason})
                 return None
             if pid == 0:
                 spec = RankSpec(**request["spec"])
                 return Forked(spec, socket.socket(fileno=os.dup(messages_fd)), os.dup(lifeline_fd))
             launcher.running[pid] = request["id"]
-            self._tell(launcher, {"event": "forked", "id": request["id"], "pid": pid})
+            self._answer(launcher, {"event": "forked", "id": request["id"], "pid": pid})
             return None
         finally:
             os.close(messages_fd)
@@ -226,7 +226,7 @@ class Server:
                 status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
                 del launcher.running[pid]
                 launcher.ended.add(pid)
-                if not self._tell(launcher, {"event": "exit", "id": request_id, "status": status}):
+                if not self._answer(launcher, {"event": "exit", "id": request_id, "status": status}):
                     break
 
 

@@ -8,12 +8,12 @@ from then on.
 What they tell is in :mod:`~orchestrator.rank.messages`. The link's phase is `validation` from `eval()` to
 `train()` or the next backward pass, and in `eval_batch`.
 
-`own_s` are the step's seconds outside of `backward`, `step`, `train_batch`, validation, saves and loads: what
-a rank does by itself, loading data and the forward pass above all. It is the host's clock. On a GPU the
-forward pass is only handed over in that time, unless something in it waits for the device; so a rank stands
-out by slow data or a slow host, and not by a slow GPU. With ZeRO-3 the forward pass gathers weights: where
-that blocks, as on CPUs, the others wait in it for a slow rank, and their own time is as long. With a pipeline
-only what is outside of `train_batch` counts.
+`local_time_s` are the step's seconds outside of `backward`, `step`, `train_batch`, validation, saves and
+loads: what a rank does by itself, loading data and the forward pass above all. It is the host's clock. On a
+GPU the forward pass is only handed over in that time, unless something in it waits for the device; so a rank
+stands out by slow data or a slow host, and not by a slow GPU. With ZeRO-3 the forward pass gathers weights:
+where that blocks, as on CPUs, the others wait in it for a slow rank, and their own time is as long. With a
+pipeline only what is outside of `train_batch` counts.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Probes:
             self._engine = weakref.ref(engine)
         now = time.perf_counter()
         step_time_s = now - self._boundary - self._paused_s
-        self._boundary, self._paused_s, own_s = now, 0.0, self._own_time.take()
+        self._boundary, self._paused_s, local_time_s = now, 0.0, self._own_time.take()
         losses, self._losses = self._losses, []
         link, step = self._link, int(engine.global_steps)
         link.step = step
@@ -212,7 +212,7 @@ class Probes:
             link.send(PhaseEnded("first_step", step_time_s))
 
         def emit(loss: float | None, grad_norm: float | None) -> None:
-            link.send(StepTaken(step, step_time_s, own_s, loss, lr, grad_norm, skipped))
+            link.send(StepTaken(step, step_time_s, local_time_s, loss, lr, grad_norm, skipped))
 
         self._readout.read(losses, self._loss_scale, engine.get_global_grad_norm(), emit)
         self._peak_memory.step_done(step, getattr(engine, "device", None))

@@ -58,9 +58,9 @@ class OwnTime:
         if self._pauses:
             self._paused_s += now - self._paused_at_s
             self._paused_at_s = now
-        own_s = now - self._boundary_s - self._paused_s
+        local_time_s = now - self._boundary_s - self._paused_s
         self._boundary_s, self._paused_s = now, 0.0
-        return max(0.0, own_s)
+        return max(0.0, local_time_s)
 
 
 def _open_schedstat() -> int | None:

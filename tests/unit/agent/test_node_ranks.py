@@ -56,7 +56,7 @@ class Rank:
     def __init__(self, spec: RankSpec) -> None:
         self.spec = spec
         self.pid = 4_000_000 + spec.rank  # above the highest that Linux gives
-        self.loss: str | None = None
+        self.exit_reason: str | None = None
         self.status: int | None = None
         self.said: list[Message | Unknown] = []
         self.kills = 0
@@ -77,7 +77,7 @@ class Rank:
         self.said.append(message)
 
     def step(self, step: int) -> None:
-        self.say(StepTaken(step, step_time_s=1.0, own_s=0.5, loss=1.0, lr=0.1, grad_norm=1.0))
+        self.say(StepTaken(step, step_time_s=1.0, local_time_s=0.5, loss=1.0, lr=0.1, grad_norm=1.0))
 
 
 class Node:

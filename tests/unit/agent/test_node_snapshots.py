@@ -68,7 +68,7 @@ def test_a_node_that_stages_nowhere_says_so_and_gives_its_ranks_no_slots(make: M
     node = make(snapshot_dirs=[str(tmp_path / "missing")])
     assert node.remark is not None
     about = {"trusted": [], "key": KEY.hex(), "key_required": False, "allow_types": []}
-    assert node.told(3, 1) == {"attempt": 3, "slots": [], "restore": None, **about}
+    assert node.payload_for(3, 1) == {"attempt": 3, "slots": [], "restore": None, **about}
     assert node.holdings() == []
 
 
@@ -105,14 +105,14 @@ def test_what_lies_in_memory_here_has_a_place_there_and_a_name_in_the_view(
         stage(node, tmp_path, 2)
     restore = restore_of([here, there], 2)
     assert here.lay_out(restore, NoLauncher()) == []
-    told = here.told(2, 0)["restore"]
+    told = here.payload_for(2, 0)["restore"]
     assert (told["tag"], told["step"], told["save_dir"]) == ("step-2", 2, str(tmp_path))
     names = [OPTIMIZER.format(rank) for rank in range(4)]
     assert sorted(path.name for path in Path(told["view"], "step-2").iterdir()) == sorted([WEIGHTS, *names])
     assert {name for name, place in told["files"].items() if place} == {WEIGHTS, *names[:2]}
     assert there.lay_out(restore, NoLauncher()) == [WEIGHTS]
     assert here.lay_out(None, NoLauncher()) == []
-    assert here.told(3, 0)["restore"] is None
+    assert here.payload_for(3, 0)["restore"] is None
     assert not Path(told["view"]).exists()
 
 
@@ -124,7 +124,7 @@ def test_what_lies_on_the_disk_is_linked_and_what_lies_on_another_node_s_is_aske
     for name in [*files_of(2), *files_of(3)]:
         (folder / name).write_bytes(b"x")
     assert node.lay_out(disk_restore(folder.parent, 2, 4), NoLauncher()) == [WEIGHTS]
-    told = node.told(2, 0)["restore"]
+    told = node.payload_for(2, 0)["restore"]
     assert set(told["files"].values()) == {None}
     view = Path(told["view"], "step-2")
     assert (view / OPTIMIZER.format(2)).readlink() == folder / OPTIMIZER.format(2)
@@ -145,7 +145,7 @@ def test_files_travel_between_nodes_from_memory_and_from_the_disk(make: Make, tm
     for start in range(0, memory["bytes"], 1000):
         data = files.give(memory["path"], memory["offset"] + start, min(1000, memory["bytes"] - start))
         there.take(WEIGHTS, data, memory["entry"], first=start == 0)
-    place = there.told(2, 0)["restore"]["files"][WEIGHTS]
+    place = there.payload_for(2, 0)["restore"]["files"][WEIGHTS]
     loaded = load_extent(place["path"], place["offset"], place["entry"])
     assert (loaded["name"], loaded["step"], bool((loaded["w"] == 2.0).all())) == (WEIGHTS, 2, True)
 
@@ -158,6 +158,6 @@ def test_files_travel_between_nodes_from_memory_and_from_the_disk(make: Make, tm
     )
     for start in range(0, 2500, 1000):
         there.take(WEIGHTS, files.give(str(source), start, 1000), None, first=start == 0)
-    view = Path(there.told(2, 0)["restore"]["view"], "step-2", WEIGHTS)
+    view = Path(there.payload_for(2, 0)["restore"]["view"], "step-2", WEIGHTS)
     assert view.read_bytes() == source.read_bytes()
     assert len(os.listdir("/proc/self/fd")) == before, "what was fetched before is let go of"

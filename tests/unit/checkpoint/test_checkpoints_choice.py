@@ -49,7 +49,7 @@ def test_memory_comes_first_unless_the_disk_has_a_newer_one(make: Make) -> None:
     chosen = driver.choose()
     assert (chosen.source, chosen.step) == ("disk", 6)
     assert [agent.calls.count("verify") for agent in driver.agents] == [1, 1], "each hashes a share"
-    assert driver.checkpoints.told() == []
+    assert driver.checkpoints.take_events() == []
 
 
 def test_what_a_script_keeps_elsewhere_is_not_gone_on_from_unless_it_keeps_all_there(make: Make) -> None:
@@ -74,12 +74,12 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_taken(make: Mak
     with (folder / "step-4" / OWN).open("r+b") as file:
         file.write(b"X")
     assert driver.choose().step == 2
-    (told,) = driver.checkpoints.told()
+    (told,) = driver.checkpoints.take_events()
     assert isinstance(told, SnapshotQuarantined)
     assert (told.step, told.tag, told.reason) == (4, "step-4", f"{OWN} sha256 differs")
     assert (Path(told.path), named(folder)) == (folder / ".quarantine" / "step-4.1", "step-2")
     assert (Path(told.path) / "reason.txt").read_text() == f"{OWN} sha256 differs\n"
-    assert driver.checkpoints.told() == []
+    assert driver.checkpoints.take_events() == []
 
 
 def test_the_first_name_is_waited_for_and_a_second_is_not(make: Make) -> None:
@@ -93,7 +93,7 @@ def test_the_first_name_is_waited_for_and_a_second_is_not(make: Make) -> None:
         return driver.write(2) if len(heard) == 1 else driver.checkpoints.poll(5.0)
 
     assert driver.choose(listen=listen).source == "memory"
-    assert (len(heard), names(driver.checkpoints.told())) == (2, ["SnapshotCommitted"])
+    assert (len(heard), names(driver.checkpoints.take_events())) == (2, ["SnapshotCommitted"])
     driver.saved(4)
     in_memory(driver, 4)
     assert driver.choose(listen=listen).step == 4
@@ -120,7 +120,7 @@ def test_what_follows_a_rejected_step_is_not_gone_on_from_and_not_committed(make
     driver.agents[0].failing = None
     chosen = driver.choose(before=4)
     assert (chosen.source, chosen.step) == ("memory", 2)
-    assert [(one.step, one.reason) for one in driver.checkpoints.told()] == [  # type: ignore[attr-defined]
+    assert [(one.step, one.reason) for one in driver.checkpoints.take_events()] == [  # type: ignore[attr-defined]
         (4, "it follows step 4, which was rejected")
     ]
     assert [held["step"] for node in driver.nodes for held in node.holdings()] == [2, 2]
@@ -170,7 +170,7 @@ def test_what_other_nodes_ranks_read_is_carried_to_them(
     restore = driver.choose()
     assert restore.source == source
     driver.checkpoints.lay_out(restore)
-    told = driver.nodes[1].told(2, 0)["restore"]
+    told = driver.nodes[1].payload_for(2, 0)["restore"]
     name = SHARED if source == "disk" else WEIGHTS
     if source == "disk":
         original = (driver.folders[0] / "step-2" / name).read_bytes()
@@ -188,12 +188,12 @@ def test_a_checkpoint_whose_manifest_does_not_count_is_passed_over_aloud_and_onc
     commit(driver, 4, 6)
     (driver.folders[0] / "step-6" / "manifest.json").write_bytes(b"")
     assert driver.choose().step == 4
-    (told,) = driver.checkpoints.told()
+    (told,) = driver.checkpoints.take_events()
     assert isinstance(told, SnapshotPassedOver)
     assert (told.tag, told.path) == ("step-6", "/checkpoints/step-6")
     assert "manifest is not JSON" in told.reason
     assert driver.choose().step == 4
-    assert driver.checkpoints.told() == []
+    assert driver.checkpoints.take_events() == []
 
 
 def test_what_is_signed_and_in_a_folder_of_ours_is_vouched_for(make: Make) -> None:
@@ -209,7 +209,7 @@ def test_what_is_signed_and_in_a_folder_of_ours_is_vouched_for(make: Make) -> No
         "one node is enough"
     )
     driver.checkpoints.lay_out(chosen)
-    assert {node.told(2, 0)["restore"]["unvouched"] for node in driver.nodes} == {chosen.unvouched}
+    assert {node.payload_for(2, 0)["restore"]["unvouched"] for node in driver.nodes} == {chosen.unvouched}
     second.chmod(0o755)
     manifest = Manifest.from_json((second / "manifest.json").read_text())
     (second / "manifest.json").write_text(manifest.signed(b"another key").to_json())
@@ -222,7 +222,7 @@ def test_where_a_key_is_asked_for_what_it_did_not_sign_is_not_gone_on_from(make:
     mark = driver.folders[0] / "step-6" / "manifest.json"
     mark.write_text(Manifest.from_json(mark.read_text()).signed(b"another key").to_json())
     assert driver.choose().step == 4
-    (told,) = driver.checkpoints.told()
+    (told,) = driver.checkpoints.take_events()
     assert isinstance(told, SnapshotPassedOver)
     assert (told.tag, told.reason) == (
         "step-6",
@@ -236,8 +236,8 @@ def test_a_folder_that_others_may_write_is_said_before_the_first_attempt_and_onc
     driver.folders[0].parent.chmod(0o777)
     assert driver.choose() is None
     parent = driver.folders[0].parent
-    assert driver.checkpoints.told() == [
+    assert driver.checkpoints.take_events() == [
         SnapshotDoubted("/checkpoints", f"{parent} may be written by everybody")
     ]
     assert driver.choose() is None
-    assert driver.checkpoints.told() == []
+    assert driver.checkpoints.take_events() == []

@@ -65,7 +65,7 @@ def test_the_loss_does_not_depend_on_who_answers_first(losses: list[float], orde
         events = []
         for node, part in parts:
             if whole := nodes[node].add(part):
-                events += attempt.hear(node, whole, 0.0)
+                events += attempt.receive(node, whole, 0.0)
         assert len(events) == 1
         assert isinstance(events[0], StepDone)
         seen.add(events[0].loss)
@@ -77,7 +77,7 @@ def test_the_slowest_rank_sets_the_step_time_and_no_loss_is_none() -> None:
     assert gather.add(step_part(1, None, step_time_s=0.1)) is None
     whole = gather.add(step_part(1, None, step_time_s=0.3, lr=1e-3))
     assert whole is not None
-    assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.3, None, 1e-3, None)]
+    assert attempt_on().receive(0, whole, 0.0) == [StepDone(1, 1, 0.3, None, 1e-3, None)]
 
 
 def test_a_step_is_skipped_where_one_rank_found_its_loss_scale_too_high() -> None:
@@ -85,7 +85,7 @@ def test_a_step_is_skipped_where_one_rank_found_its_loss_scale_too_high() -> Non
     gather.add(step_part(1))
     whole = gather.add(step_part(1, skipped=True))
     assert whole is not None
-    assert attempt_on().hear(0, whole, 0.0) == [StepDone(1, 1, 0.1, 1.0, skipped=True)]
+    assert attempt_on().receive(0, whole, 0.0) == [StepDone(1, 1, 0.1, 1.0, skipped=True)]
 
 
 def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
@@ -100,8 +100,8 @@ def test_a_rank_that_skips_a_step_does_not_make_the_gatherer_grow() -> None:
 def test_a_checkpoint_counts_once_all_ranks_have_saved() -> None:
     attempt = attempt_on(nodes=2)
     part = RanksSaved(5, 2, "step-5", "/c", 0.2, staged=True)
-    assert attempt.hear(0, part, 0.0) == []
-    assert attempt.hear(1, dataclasses.replace(part, seconds=0.7), 0.0) == [
+    assert attempt.receive(0, part, 0.0) == []
+    assert attempt.receive(1, dataclasses.replace(part, seconds=0.7), 0.0) == [
         CheckpointSaved(1, 5, "step-5", "/c", 0.7, True)
     ]
 
@@ -110,28 +110,32 @@ def test_ranks_whose_probes_have_failed_are_not_waited_for_but_what_they_save_is
     attempt = attempt_on(nodes=2, ranks_per_node=1)
     failed = RankMute(1, "step", "RuntimeError: no norm")
     told = ProbesFailed(1, 1, "node-1", "step", "RuntimeError: no norm", observed=1)
-    assert attempt.hear(1, failed, 0.0) == [told]
-    assert attempt.hear(0, step_part(7), 0.0) == [StepDone(1, 7, 0.1, 1.0)]
+    assert attempt.receive(1, failed, 0.0) == [told]
+    assert attempt.receive(0, step_part(7), 0.0) == [StepDone(1, 7, 0.1, 1.0)]
     part = RanksSaved(7, 1, "t", "/c", 0.2, staged=True)
-    assert attempt.hear(0, part, 0.0) == []
-    assert attempt.hear(1, part, 0.0) == [CheckpointSaved(1, 7, "t", "/c", 0.2, True)]
-    last = attempt.hear(0, dataclasses.replace(failed, rank=0), 0.0)
+    assert attempt.receive(0, part, 0.0) == []
+    assert attempt.receive(1, part, 0.0) == [CheckpointSaved(1, 7, "t", "/c", 0.2, True)]
+    last = attempt.receive(0, dataclasses.replace(failed, rank=0), 0.0)
     assert last == [dataclasses.replace(told, rank=0, node="node-0", observed=0)]
 
 
 def test_phases_follow_the_slowest_rank_and_never_go_back() -> None:
     attempt = attempt_on(nodes=2)
-    assert attempt.hear(0, RankPhases(["initialize", "step"]), 0.0) == []
-    assert attempt.hear(1, RankPhases(["import", "step"]), 0.0) == [PhaseEntered(1, "import")]
-    assert attempt.hear(1, RankPhases(["step", "step"]), 0.0) == [PhaseEntered(1, "initialize")]
-    assert attempt.hear(0, RankPhases(["start", "step"]), 0.0) == []
+    assert attempt.receive(0, RankPhases(["initialize", "step"]), 0.0) == []
+    assert attempt.receive(1, RankPhases(["import", "step"]), 0.0) == [PhaseEntered(1, "import")]
+    assert attempt.receive(1, RankPhases(["step", "step"]), 0.0) == [PhaseEntered(1, "initialize")]
+    assert attempt.receive(0, RankPhases(["start", "step"]), 0.0) == []
 
 
 def test_the_killed_rank_is_the_cause_not_those_that_felt_it() -> None:
     attempt = attempt_on(ranks_per_node=3)
-    attempt.hear(0, exited(0, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:1234", time=1.0), 1.0)
-    attempt.hear(0, exited(2, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:5678", time=1.1), 1.1)
-    attempt.hear(0, exited(1, -9, None, time=1.2), 1.2)
+    attempt.receive(
+        0, exited(0, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:1234", time=1.0), 1.0
+    )
+    attempt.receive(
+        0, exited(2, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:5678", time=1.1), 1.1
+    )
+    attempt.receive(0, exited(1, -9, None, time=1.2), 1.2)
     lost, ended = attempt.settle(1.3)
     assert isinstance(lost, RankLost)
     assert (lost.rank, lost.reason, lost.alike, lost.gpu) == (1, "killed by SIGKILL", 1, "GPU 1")
@@ -140,14 +144,14 @@ def test_the_killed_rank_is_the_cause_not_those_that_felt_it() -> None:
 
 def test_a_rank_that_turns_out_not_to_die_condemns_its_node_once_after_the_cause_is_named() -> None:
     attempt = attempt_on(nodes=2)
-    attempt.hear(0, exited(1, -9), 0.0)
+    attempt.receive(0, exited(1, -9), 0.0)
     (lost,) = attempt.settle(SETTLE_S)
     assert isinstance(lost, RankLost)
-    attempt.hear(0, exited(0, -15), 1.0)
+    attempt.receive(0, exited(0, -15), 1.0)
     stuck = [
         exited(rank, -9, "outlived SIGKILL by 15 s", fault=Fault.NODE, node_unusable=True) for rank in (2, 3)
     ]
-    told = [event for part in stuck for event in attempt.hear(1, part, 20.0)]
+    told = [event for part in stuck for event in attempt.receive(1, part, 20.0)]
     assert told == [NodeQuarantined("node-1", "rank 2 (GPU 2) outlived SIGKILL by 15 s")]
     assert attempt.broken == ["node-1"]
     assert attempt.settle(20.0) == [AttemptEnded(1, Outcome.FAILED, 0)]
@@ -157,7 +161,7 @@ def test_a_rank_that_turns_out_not_to_die_condemns_its_node_once_after_the_cause
 def test_identical_errors_are_one_cause(order: tuple[int, ...]) -> None:
     attempt = attempt_on(ranks_per_node=3)
     for rank in order:
-        attempt.hear(0, exited(rank, 1, f"ValueError: bad batch on rank {rank}", time=1.0), 1.0)
+        attempt.receive(0, exited(rank, 1, f"ValueError: bad batch on rank {rank}", time=1.0), 1.0)
     lost = attempt.settle(1.0)[0]
     assert isinstance(lost, RankLost)
     assert (lost.rank, lost.alike) == (0, 3)
@@ -165,21 +169,21 @@ def test_identical_errors_are_one_cause(order: tuple[int, ...]) -> None:
 
 def test_others_may_say_their_error_before_they_are_stopped_but_a_kill_stops_at_once() -> None:
     attempt = attempt_on()
-    attempt.hear(0, exited(0, 1, "ValueError: x"), now_s=10.0)
+    attempt.receive(0, exited(0, 1, "ValueError: x"), now_s=10.0)
     assert attempt.failing
     assert not attempt.must_stop(10.0)
     assert attempt.must_stop(10.0 + OWN_WORDS_S)
-    attempt.hear(0, exited(1, -9), now_s=10.0)
+    attempt.receive(0, exited(1, -9), now_s=10.0)
     assert attempt.must_stop(10.0)
 
 
 def test_the_cause_is_named_after_a_moment_and_the_end_only_when_all_are_gone() -> None:
     attempt = attempt_on()
-    attempt.hear(0, exited(0, 1, "ValueError: x"), now_s=10.0)
+    attempt.receive(0, exited(0, 1, "ValueError: x"), now_s=10.0)
     assert attempt.settle(10.0) == []
     assert [type(e) for e in attempt.settle(10.0 + SETTLE_S)] == [RankLost]
     assert attempt.settle(99.0) == []
-    attempt.hear(0, exited(1, -15), now_s=100.0)
+    attempt.receive(0, exited(1, -15), now_s=100.0)
     assert attempt.settle(100.0) == [AttemptEnded(1, Outcome.FAILED, 0)]
     assert attempt.settle(101.0) == []
 
@@ -187,16 +191,16 @@ def test_the_cause_is_named_after_a_moment_and_the_end_only_when_all_are_gone() 
 def test_a_stop_is_not_a_failure() -> None:
     attempt = attempt_on()
     attempt.stopping = True
-    attempt.hear(0, exited(0, 0), 0.0)
-    attempt.hear(0, exited(1, -15), 0.0)
+    attempt.receive(0, exited(0, 0), 0.0)
+    attempt.receive(0, exited(1, -15), 0.0)
     assert attempt.settle(0.0) == [AttemptEnded(1, Outcome.STOPPED, 0)]
 
 
 def test_a_lost_node_loses_all_its_ranks_with_a_reason() -> None:
     attempt = attempt_on(nodes=2)
     attempt.lose_node(1, "the agent died: oops", 0.0)
-    attempt.hear(0, exited(0, -15), 0.0)
-    attempt.hear(0, exited(1, -15), 0.0)
+    attempt.receive(0, exited(0, -15), 0.0)
+    attempt.receive(0, exited(1, -15), 0.0)
     lost = attempt.settle(1.0)[0]
     assert isinstance(lost, RankLost)
     assert (lost.rank, lost.node, lost.error, lost.alike) == (2, "node-1", "the agent died: oops", 2)
@@ -251,19 +255,19 @@ def test_a_tail_reads_the_end_only(tmp_path) -> None:
 
 def test_what_a_rank_prints_when_another_died_stays_in_its_log() -> None:
     attempt = attempt_on()
-    attempt.hear(0, LinePrinted("step 4 loss 2.0"), now_s=1.0)
+    attempt.receive(0, LinePrinted("step 4 loss 2.0"), now_s=1.0)
     assert attempt.settle(1.0) == []
     assert attempt.settle(1.0 + HOLD_OUTPUT_S) == [RankOutput(1, 0, "step 4 loss 2.0")]
-    attempt.hear(0, LinePrinted("Traceback: connection closed by peer"), now_s=2.0)
-    attempt.hear(0, exited(1, -9), now_s=2.1)
+    attempt.receive(0, LinePrinted("Traceback: connection closed by peer"), now_s=2.0)
+    attempt.receive(0, exited(1, -9), now_s=2.1)
     assert not [e for e in attempt.settle(9.0) if isinstance(e, RankOutput)]
 
 
 def test_the_last_words_of_a_rank_that_finished_are_not_lost() -> None:
     attempt = attempt_on()
-    attempt.hear(0, LinePrinted("done"), now_s=1.0)
-    attempt.hear(0, exited(0, 0), 1.0)
-    attempt.hear(0, exited(1, 0), 1.0)
+    attempt.receive(0, LinePrinted("done"), now_s=1.0)
+    attempt.receive(0, exited(0, 0), 1.0)
+    attempt.receive(0, exited(1, 0), 1.0)
     assert attempt.settle(1.0) == [RankOutput(1, 0, "done"), AttemptEnded(1, Outcome.FINISHED, 0)]
 
 
@@ -280,9 +284,13 @@ def test_a_line_without_end_is_cut_and_the_next_one_whole(tmp_path) -> None:
 
 def test_a_rank_that_leaves_early_is_the_cause_of_what_the_others_felt() -> None:
     attempt = attempt_on(ranks_per_node=3)
-    attempt.hear(0, exited(1, 0, time=1.0), 1.0)
-    attempt.hear(0, exited(0, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:1234", time=2.0), 2.0)
-    attempt.hear(0, exited(2, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:5678", time=2.1), 2.1)
+    attempt.receive(0, exited(1, 0, time=1.0), 1.0)
+    attempt.receive(
+        0, exited(0, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:1234", time=2.0), 2.0
+    )
+    attempt.receive(
+        0, exited(2, 1, "RuntimeError: Connection closed by peer [127.0.0.1]:5678", time=2.1), 2.1
+    )
     lost = attempt.settle(2.1)[0]
     assert isinstance(lost, RankLost)
     assert (lost.rank, lost.exit_status) == (1, 0)
@@ -291,8 +299,8 @@ def test_a_rank_that_leaves_early_is_the_cause_of_what_the_others_felt() -> None
 
 def test_a_traceback_is_told_once_with_the_exit() -> None:
     attempt = attempt_on()
-    attempt.hear(0, LinePrinted("Traceback (most recent call last):"), now_s=1.0)
-    attempt.hear(0, RankRaised(0), now_s=1.1)
+    attempt.receive(0, LinePrinted("Traceback (most recent call last):"), now_s=1.0)
+    attempt.receive(0, RankRaised(0), now_s=1.1)
     assert attempt.settle(9.0) == []
 
 
@@ -307,8 +315,8 @@ def test_the_rest_of_a_log_is_read_to_its_end(tmp_path) -> None:
 @pytest.mark.parametrize("fault", [Fault.MEMORY, Fault.DISK, Fault.RESTORE, Fault.EXIT])
 def test_a_lost_rank_has_the_fault_that_its_exit_names(fault: Fault) -> None:
     attempt = attempt_on()
-    attempt.hear(0, exited(0, 1, "OSError: No space left on device", fault=fault), 1.0)
-    attempt.hear(0, exited(1, -15), 1.0)
+    attempt.receive(0, exited(0, 1, "OSError: No space left on device", fault=fault), 1.0)
+    attempt.receive(0, exited(1, -15), 1.0)
     lost = attempt.settle(2.0)[0]
     assert isinstance(lost, RankLost)
     assert lost.fault is fault, "it is not read out of the words"

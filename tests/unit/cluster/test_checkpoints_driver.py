@@ -11,7 +11,12 @@ from ray.exceptions import RayActorError
 
 from orchestrator.agent.messages import RankUnstaged, WriterFreed, WriterHeld
 from orchestrator.checkpoint.commits import PartGivenUp, RankPart
-from orchestrator.events import SnapshotCommitted, SnapshotFreed, SnapshotHeld, SnapshotUnstaged
+from orchestrator.events import (
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
+    SnapshotCommitted,
+    StagingUnavailable,
+)
 from tests.support.checkpoint_driver import SHARED, FakeRay, Make, commit, drivers
 from tests.support.crashes import good, named
 from tests.support.fakes import names
@@ -58,14 +63,14 @@ def test_a_disk_that_is_full_is_told_once_tried_again_and_told_when_it_is_over(m
     driver.write(2)
     driver.write(4)
     (held,) = driver.checkpoints.poll(10.0)
-    assert held == SnapshotHeld("node-a", "[Errno 28] No space left on device")
+    assert held == CheckpointWriteBlocked("node-a", "[Errno 28] No space left on device")
     assert driver.checkpoints.poll(10.5) == []
     assert driver.agents[0].calls.count("publish") == 1
     assert driver.checkpoints.poll(11.0) == []
     assert driver.agents[0].calls.count("publish") == 2
     driver.agents[0].failing = None
     freed, told = driver.checkpoints.poll(12.0)
-    assert freed == SnapshotFreed("node-a", 2.0)
+    assert freed == CheckpointWriteResumed("node-a", 2.0)
     assert isinstance(told, SnapshotCommitted)
     assert names(driver.checkpoints.poll(12.0)) == ["SnapshotCommitted"], "in their order"
     assert good(driver.folders[0]) == {"step-2", "step-4"}
@@ -76,10 +81,10 @@ def test_one_whose_files_are_gone_does_not_keep_the_next_from_its_name(make: Mak
     driver.write(2)
     (driver.folders[0] / ".attempts" / "attempt-0001-step-000002" / "step-2" / SHARED).unlink()
     driver.write(4)
-    assert names(driver.checkpoints.poll(10.0)) == ["SnapshotHeld"]
+    assert names(driver.checkpoints.poll(10.0)) == ["CheckpointWriteBlocked"]
     events = [event for second in range(11, 200) for event in driver.checkpoints.poll(float(second))]
-    assert names(events) == ["SnapshotHeld", "SnapshotCommitted"]
-    assert isinstance(events[0], SnapshotHeld)
+    assert names(events) == ["CheckpointWriteBlocked", "SnapshotCommitted"]
+    assert isinstance(events[0], CheckpointWriteBlocked)
     assert "checkpoint step-2 is given up: " in events[0].reason
     assert SHARED in events[0].reason
     assert not driver.checkpoints.busy()
@@ -99,14 +104,14 @@ def test_a_lost_node_takes_along_what_was_on_its_way(make: Make) -> None:
 
 def test_what_a_writer_says_is_passed_on(make: Make) -> None:
     driver = make()
-    node, say = driver.all[1], driver.checkpoints.hear
-    assert say(node, WriterHeld("full"), 1.0) == [SnapshotHeld("node-b", "full")]
-    assert say(node, WriterFreed(3.0), 1.0) == [SnapshotFreed("node-b", 3.0)]
+    node, say = driver.all[1], driver.checkpoints.receive
+    assert say(node, WriterHeld("full"), 1.0) == [CheckpointWriteBlocked("node-b", "full")]
+    assert say(node, WriterFreed(3.0), 1.0) == [CheckpointWriteResumed("node-b", 3.0)]
     unstaged = RankUnstaged(3, "No space left on device")
-    assert say(node, unstaged, 1.0) == [SnapshotUnstaged("node-b", 3, "No space left on device")]
+    assert say(node, unstaged, 1.0) == [StagingUnavailable("node-b", 3, "No space left on device")]
     part = RankPart(attempt=1, step=2, dir="/checkpoints", tag="step-2", rank=1, save_latest=True)
     (told,) = say(node, PartGivenUp(part, "EIO"), 1.0)
-    assert told == SnapshotHeld("node-b", "checkpoint step-2 is given up: EIO")
+    assert told == CheckpointWriteBlocked("node-b", "checkpoint step-2 is given up: EIO")
     driver.saved(2)  # the writer was faster than the last rank
     assert not driver.checkpoints.busy()
 
@@ -122,7 +127,7 @@ def test_what_is_on_its_way_to_a_name_is_not_tidied_away(make: Make) -> None:
     attempts = driver.folders[0] / ".attempts"
     assert sorted(folder.name[-1] for folder in attempts.iterdir()) == ["2", "4"]
     driver.agents[0].failing = None
-    assert names(driver.checkpoints.poll(12.0)) == ["SnapshotFreed", "SnapshotCommitted"]
+    assert names(driver.checkpoints.poll(12.0)) == ["CheckpointWriteResumed", "SnapshotCommitted"]
     driver.checkpoints.snapshots.started(2, None)  # neither is gone on from
     driver.checkpoints.tidy(2)
     assert list(attempts.iterdir()) == []

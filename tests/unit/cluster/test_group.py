@@ -46,7 +46,7 @@ def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, UnderWay]:
 def end(now: UnderWay, status: int = 0, stopping: bool = False) -> None:
     now.attempt.stopping = stopping
     for rank in range(2):
-        now.attempt.hear(0, RankExited(rank, "GPU 0", status, 24, 1.0), 1.0)
+        now.attempt.receive(0, RankExited(rank, "GPU 0", status, 24, 1.0), 1.0)
 
 
 def lose(group: RayWorkerGroup, now: UnderWay) -> None:

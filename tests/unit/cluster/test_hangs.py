@@ -60,7 +60,7 @@ class Driver:
             replace(one, same_place_s=frozen_s, still_s=frozen_s if self.still and one.endable else 0.0)
             for one in self.ranks
         ]
-        self.watch.hear(0, RanksSeen(seen))
+        self.watch.receive(0, RanksSeen(seen))
 
     def later(self, seconds: float, progress: bool = False) -> list[Event]:
         """What follows in that time, a second at a time; it ends where the attempt does."""

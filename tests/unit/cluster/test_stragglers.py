@@ -18,15 +18,15 @@ from orchestrator.rank.messages import StepTaken
 STEPS = 20
 
 
-def step_part(rank: int, own_s: float | None, step_time_s: float = 1.0) -> RanksStepped:
-    part = part_of(rank, StepTaken(7, step_time_s, own_s, loss=1.0))
+def step_part(rank: int, local_time_s: float | None, step_time_s: float = 1.0) -> RanksStepped:
+    part = part_of(rank, StepTaken(7, step_time_s, local_time_s, loss=1.0))
     assert isinstance(part, RanksStepped)
     return part
 
 
-def step_of(*own_s: float, step_time_s: float = 1.0) -> RanksStepped:
+def step_of(*local_time_s: float, step_time_s: float = 1.0) -> RanksStepped:
     """The whole step of ranks 0, 1, …"""
-    return fold_steps([step_part(rank, one, step_time_s) for rank, one in enumerate(own_s)])
+    return fold_steps([step_part(rank, one, step_time_s) for rank, one in enumerate(local_time_s)])
 
 
 def watch(*steps: RanksStepped, factor: float = 1.5) -> list[tuple[int, float] | None]:
@@ -35,20 +35,22 @@ def watch(*steps: RanksStepped, factor: float = 1.5) -> list[tuple[int, float] |
 
 
 @given(st.lists(st.floats(0.0, 1e3), min_size=2, max_size=40), st.data())
-def test_steps_fold_to_the_same_however_ranks_are_grouped(own_s: list[float], data: st.DataObject) -> None:
-    parts = [step_part(rank, one) for rank, one in enumerate(own_s)]
+def test_steps_fold_to_the_same_however_ranks_are_grouped(
+    local_time_s: list[float], data: st.DataObject
+) -> None:
+    parts = [step_part(rank, one) for rank, one in enumerate(local_time_s)]
     order = data.draw(st.permutations(parts))
     cut = data.draw(st.integers(1, len(parts) - 1))
     whole = fold_steps([fold_steps(order[:cut]), fold_steps(order[cut:])])
     assert whole.slowest is not None
-    assert whole.slowest[0] == own_s[whole.slowest[1]] == max(own_s)
-    assert whole.own_sum_s == pytest.approx(math.fsum(own_s))
+    assert whole.slowest[0] == local_time_s[whole.slowest[1]] == max(local_time_s)
+    assert whole.local_time_sum_s == pytest.approx(math.fsum(local_time_s))
     assert whole.slowest == fold_steps(parts).slowest
 
 
 def test_a_rank_that_does_not_say_leaves_the_step_without_a_slowest() -> None:
     whole = fold_steps([step_part(0, 1.0), step_part(1, None)])
-    assert (whole.slowest, whole.own_sum_s, whole.ranks) == (None, None, 2)
+    assert (whole.slowest, whole.local_time_sum_s, whole.ranks) == (None, None, 2)
     assert watch(*[whole] * 2 * STEPS) == [None] * 2 * STEPS
 
 
@@ -71,7 +73,7 @@ def test_now_and_then_a_very_slow_step_makes_no_straggler() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own_s", "step_time_s", "named"),
+    ("local_time_s", "step_time_s", "named"),
     [
         ((1.0, 1.0, 1.51), 4.0, True),
         ((1.0, 1.0, 1.49), 4.0, False),  # less than the factor
@@ -83,9 +85,9 @@ def test_now_and_then_a_very_slow_step_makes_no_straggler() -> None:
     ],
 )
 def test_who_is_named_follows_from_factor_and_share_of_the_step(
-    own_s: tuple[float, ...], step_time_s: float, named: bool
+    local_time_s: tuple[float, ...], step_time_s: float, named: bool
 ) -> None:
-    said = watch(*[step_of(*own_s, step_time_s=step_time_s)] * STEPS)[-1]
+    said = watch(*[step_of(*local_time_s, step_time_s=step_time_s)] * STEPS)[-1]
     assert (said is not None) is named
     assert said is None or (said[0] == 2 and math.isfinite(said[1]))
 
@@ -107,7 +109,7 @@ def test_another_straggler_is_named_at_once_and_the_first_again_when_it_is_back(
 def test_a_part_is_as_large_for_many_ranks_as_for_few() -> None:
     def about_stragglers(ranks: int) -> tuple[tuple[float, int] | None, float | None]:
         whole = step_of(*[0.125] * ranks)
-        return whole.slowest, whole.own_sum_s
+        return whole.slowest, whole.local_time_sum_s
 
     assert len(repr(about_stragglers(4096))) <= len(repr(about_stragglers(2))) + len("4096") + len("512.0")
 
@@ -137,6 +139,6 @@ def test_waiting_for_a_processor_is_not_a_ranks_own_time(seconds: float) -> None
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, start_new_session=True, timeout=60
     )
-    own_s, wall_s = map(float, run.stdout.split())
-    assert own_s < 0.8 * wall_s
-    assert own_s >= 0.9 * seconds
+    local_time_s, wall_s = map(float, run.stdout.split())
+    assert local_time_s < 0.8 * wall_s
+    assert local_time_s >= 0.9 * seconds

@@ -7,6 +7,8 @@ from orchestrator.events import (
     BatchesSkipped,
     CheckpointLoaded,
     CheckpointSaved,
+    CheckpointWriteBlocked,
+    CheckpointWriteResumed,
     Decided,
     Event,
     Fault,
@@ -18,8 +20,6 @@ from orchestrator.events import (
     ResourcesReleased,
     RunEnded,
     RunResumed,
-    SnapshotFreed,
-    SnapshotHeld,
     SnapshotQuarantined,
     Status,
     StepDone,
@@ -215,15 +215,15 @@ def test_kinds_of_incidents_are_told_apart_by_their_names() -> None:
 
 
 def test_a_full_disk_costs_nothing_of_its_own() -> None:
-    held = SnapshotHeld("n1", "No space left on device")
+    held = CheckpointWriteBlocked("n1", "No space left on device")
     still, freed = of(
         *BEGIN,
         *steps(1, 1, 3, at=1),
-        (3.5, SnapshotHeld("n0", "x")),
+        (3.5, CheckpointWriteBlocked("n0", "x")),
         (4, held),
         *steps(1, 4, 9, at=4.5),
-        (9.6, SnapshotHeld("n0", "given up")),
-        (10, SnapshotFreed("n1", 6.0)),
+        (9.6, CheckpointWriteBlocked("n0", "given up")),
+        (10, CheckpointWriteResumed("n1", 6.0)),
     )
     assert (freed.fault, freed.node, freed.step) == ("write_blocked", "n1", 3)
     assert (freed.recovered_after_s, freed.cost_usd, freed.done) == (6.0, 0, "wrote it after 6.00 s")

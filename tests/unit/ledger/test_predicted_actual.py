@@ -236,6 +236,6 @@ def test_ranks_become_one_and_the_fullest_counts() -> None:
     whole = gather.add(parts[2])
     assert whole == RanksPeaked(4, 3, 7)
     attempt = Attempt(2, ["n0"], 3)
-    assert attempt.hear(0, whole, 0.0) == [MemoryPeaked(2, 4, 7)]
+    assert attempt.receive(0, whole, 0.0) == [MemoryPeaked(2, 4, 7)]
     unknown = RanksPeaked(8, 3, None)
-    assert attempt.hear(0, unknown, 0.0) == []
+    assert attempt.receive(0, unknown, 0.0) == []

@@ -83,7 +83,7 @@ def test_every_message_comes_as_it_was_said(kind: type[Any], data: st.DataObject
         (StepTaken(3, 0.5), {"step": 3.0}),
         (StepTaken(3, 0.5), {"step_time_s": math.nan}),
         (StepTaken(3, 0.5), {"step_time_s": math.inf}),
-        (StepTaken(3, 0.5), {"own_s": 1e300}),
+        (StepTaken(3, 0.5), {"local_time_s": 1e300}),
         (StepTaken(3, 0.5), {"loss": 10**400}),
         (StepTaken(3, 0.5), {"loss": "2.0"}),
         (StepTaken(3, 0.5), {"skipped": None}),

@@ -332,7 +332,7 @@ def test_a_ranks_own_time_is_what_passes_outside_of_what_all_do_together(
             engine.step()
         engine.save_checkpoint("/ckpt")
     steps = link.of(StepTaken)
-    assert [step.own_s for step in steps] == [2.5, 2.5]
+    assert [step.local_time_s for step in steps] == [2.5, 2.5]
     assert [step.step_time_s for step in steps] == [222.5, 222.5]
 
 
@@ -363,7 +363,7 @@ def test_validation_is_a_phase_and_no_ranks_own_time(link: FakeLink, clock: Cloc
     assert link.phase == "step"
     clock.pass_by(0.25)
     engine.step()
-    assert [step.own_s for step in link.of(StepTaken)] == [1.0, 0.25]
+    assert [step.local_time_s for step in link.of(StepTaken)] == [1.0, 0.25]
 
 
 def test_an_engine_made_during_validation_stops_no_clock(link: FakeLink, clock: Clock) -> None:
@@ -377,7 +377,7 @@ def test_an_engine_made_during_validation_stops_no_clock(link: FakeLink, clock: 
     assert link.phase == "first_step"
     engine.backward(engine(Loss(1.0)))
     engine.step()
-    assert link.of(StepTaken)[0].own_s == 1.0
+    assert link.of(StepTaken)[0].local_time_s == 1.0
 
 
 def test_a_pipelines_own_time_is_what_passes_between_its_batches(link: FakeLink, clock: Clock) -> None:
@@ -386,7 +386,7 @@ def test_a_pipelines_own_time_is_what_passes_between_its_batches(link: FakeLink,
         clock.pass_by(0.25)
         engine.train_batch()
         engine.eval_batch(iter([Loss(1.0)]))
-    assert [step.own_s for step in link.of(StepTaken)] == [0.25, 0.25]
+    assert [step.local_time_s for step in link.of(StepTaken)] == [0.25, 0.25]
     assert link.phases[-2:] == ["validation", "step"]
 
 
@@ -401,11 +401,11 @@ def test_the_probes_cost_far_less_than_half_a_percent_of_a_step_of_50_ms(link: F
     def best_s_per_step(engine: Any) -> float:
         loss, best_s = Loss(1.0), float("inf")
         for _ in range(20):
-            begin = time.perf_counter()
+            begin = time.thread_time()  # what others do on the machine is not in it
             for _ in range(500):
                 engine.backward(loss)
                 engine.step()
-            best_s = min(best_s, (time.perf_counter() - begin) / 500)
+            best_s = min(best_s, (time.thread_time() - begin) / 500)
         return best_s
 
     cost_s = best_s_per_step(attached(link).DeepSpeedEngine()) - best_s_per_step(

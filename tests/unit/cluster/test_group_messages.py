@@ -14,5 +14,5 @@ def test_what_no_agent_of_this_version_says_is_remarked_once() -> None:
     group._remarked, group._notice = set(), said.append
     attempt, node = Attempt(1, ["node-a"], 2), Node(0, None, "node-a")
     parts = decode([("Weather", ("blue",)), ("Weather", ("grey",)), *encode([Remark("it rains")])])
-    assert [group._heed(node, part, attempt) for part in parts] == [[]] * 3
+    assert [group._dispatch(node, part, attempt) for part in parts] == [[]] * 3
     assert said == ["node-a: its agent said 'Weather', which this version does not know", "node-a: it rains"]
