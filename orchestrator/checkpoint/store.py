@@ -93,7 +93,7 @@ def publish(save_dir: Path, manifest: Manifest, save_latest: bool) -> Path:
     if committed and committed.run == manifest.run and committed.attempt > manifest.attempt:
         raise ManifestError(
             f"{target} was committed by attempt {committed.attempt}: attempt {manifest.attempt} is stale and"
-            " can not replace it"
+            " cannot replace it"
         )
     done = committed == manifest
     # a node of which no rank wrote a file: its manifest says that it has its part

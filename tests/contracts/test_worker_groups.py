@@ -333,7 +333,7 @@ def test_two_runs_of_one_name_are_told_apart(ray_group: Callable[..., WorkerGrou
 
 
 @pytest.mark.real
-def test_a_zygote_that_can_not_import_is_a_clear_error(ray_group: Callable[..., WorkerGroup]) -> None:
+def test_a_zygote_that_cannot_import_is_a_clear_error(ray_group: Callable[..., WorkerGroup]) -> None:
     environment = {"DS_ACCELERATOR": "nonsense", "OMP_NUM_THREADS": "1"}
     group = ray_group(zygote=True, environment=environment)
     begin(group)

@@ -70,7 +70,7 @@ def test_a_run_attaches_by_itself_and_is_forked_everywhere(hosts: list[Host]) ->
     assert [(run["name"], run["status"]) for run in seen["ended_runs"]] == [("warm", "finished")]
 
 
-def test_a_host_without_the_token_can_not_join(network: Network, hosts: list[Host]) -> None:
+def test_a_host_without_the_token_cannot_join(network: Network, hosts: list[Host]) -> None:
     stranger = network.add_host()
     address = json.loads(hosts[0].read(RECORD))["address"]
     stranger.run(

@@ -102,7 +102,7 @@ def test_no_file_is_one_line_and_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_row_that_can_not_be_planned_is_refused_with_the_reason(name):
+def test_a_row_that_cannot_be_planned_is_refused_with_the_reason(name):
     changed, reason = BAD[name]
     answered, refused = answers([GOOD, {**GOOD, **changed}], load_constants())
     assert len(answered) == len(refused) == 1

@@ -279,7 +279,7 @@ def test_sync_brings_a_dead_drivers_run_up_to_its_journal_as_often_as_wanted(
     assert_faithful(uri, run_dir, 60)
 
 
-def test_sync_refuses_in_one_line_what_it_can_not_do(run_dir: Path, tmp_path: Path) -> None:
+def test_sync_refuses_in_one_line_what_it_cannot_do(run_dir: Path, tmp_path: Path) -> None:
     Writer(run_dir).write([*story(60), *END])
     with pytest.raises(ConfigError, match=r"tracking\.json: missing"):
         synced(run_dir)

@@ -130,7 +130,7 @@ def test_what_ranks_could_not_say_any_more_is_written_and_what_nobody_goes_on_fr
     assert awaited(node) == [False] * 4
 
 
-def test_what_can_not_be_written_is_told_and_kept_in_memory_and_ranks_do_not_wait_for_it(
+def test_what_cannot_be_written_is_told_and_kept_in_memory_and_ranks_do_not_wait_for_it(
     make: Make, zygote: ZygoteLauncher, tmp_path: Path
 ) -> None:
     node = make(world_size=2)

@@ -55,7 +55,7 @@ def search(space: Space, subject: Subject) -> Search:
     """The best layout and what it won against.
 
     Raises :class:`ConfigError` where nothing fits, with what comes closest and what would do; where the batch
-    can not be divided; and where DeepSpeed runs nothing of what was given.
+    cannot be divided; and where DeepSpeed runs nothing of what was given.
     """
     found = explore(space, subject)
     if not found.considered:

@@ -146,7 +146,7 @@ def test_a_part_lands_in_the_folder_whatever_its_name(tmp_path: Path) -> None:
     assert pair.arrived("escape.log") == b"x"
 
 
-def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"cannot write .*absent/a\.log"):
         keeper(tmp_path / "absent").keep(LogGrown("a.log", b"x"))
 

@@ -61,7 +61,7 @@ def test_a_commit_refuses_files_that_are_missing_or_of_another_size(tmp_path: Pa
     assert scan(tmp_path) == scan(tmp_path / "nowhere")
 
 
-def test_a_stale_attempt_can_not_replace_what_a_later_one_committed(tmp_path: Path) -> None:
+def test_a_stale_attempt_cannot_replace_what_a_later_one_committed(tmp_path: Path) -> None:
     stale = written(tmp_path, 5, attempt=1)
     newer = committed(tmp_path, 5, attempt=2)
     with pytest.raises(ManifestError, match="committed by attempt 2: attempt 1 is stale"):

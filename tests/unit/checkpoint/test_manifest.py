@@ -237,7 +237,7 @@ def test_object_stores_are_refused_with_the_remedy_and_paths_are_not() -> None:
         assert refuse_object_store(path) is None
 
 
-def test_a_part_can_not_be_made_with_a_rank_outside_the_world() -> None:
+def test_a_part_cannot_be_made_with_a_rank_outside_the_world() -> None:
     with pytest.raises(ManifestError, match="rank of a is 5"):
         Manifest("r", 1, 1, "t", 2, 0.0, {"a": FilePart("0" * 64, 1, 5)})
 

@@ -90,7 +90,7 @@ def test_what_is_not_staged_is_not_waited_for() -> None:
     assert snapshots.awaited() == []
 
 
-def test_a_stale_attempt_can_not_commit() -> None:
+def test_a_stale_attempt_cannot_commit() -> None:
     snapshots = run_of((1, 0))
     snapshots.staged(saved(1, 20), 1.0)
     snapshots.started(2, Restore(RestoreSource.DISK, 1, 10, "step-10", "/c", {}))
@@ -125,7 +125,7 @@ def test_one_that_is_committed_already_is_not_awaited_again() -> None:
     assert snapshots.awaited() == []
 
 
-def test_what_can_not_be_written_and_what_a_node_took_along_is_not_awaited() -> None:
+def test_what_cannot_be_written_and_what_a_node_took_along_is_not_awaited() -> None:
     snapshots = run_of((1, 0))
     snapshots.staged(saved(1, 20), 1.0)
     snapshots.given_up(part(0, 1, 20))

@@ -154,7 +154,7 @@ def test_a_run_is_named_after_the_verb_whatever_flags_and_values_are_around_it(
     assert "night-2: not an override" in one_line(call("incidents", "night-1", "run_root=here", "night-2"))
 
 
-def test_a_run_directory_that_can_not_be_written(call: Call, tmp_path: Path) -> None:
+def test_a_run_directory_that_cannot_be_written(call: Call, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in one_line(call(*CPU, "run_root=file"), code=4)
 

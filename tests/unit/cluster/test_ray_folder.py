@@ -132,7 +132,7 @@ def test_without_a_home_no_cluster_is_kept_and_keeping_one_says_what_to_set(
     assert mode(token) == 0o600
 
 
-def test_a_home_that_can_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     with pytest.raises(ClusterError, match=r"/proc/nowhere/orchestrator cannot be made.*set XDG_STATE_HOME"):
         record.make_state_dir()

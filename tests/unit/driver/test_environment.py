@@ -115,7 +115,7 @@ def test_shell_variables_ask_for_no_other_zygote() -> None:
         ("SLURM_*", r"launch.forward: 'SLURM_\*' is not the name"),
     ],
 )
-def test_what_can_not_be_forwarded_is_refused_with_the_remedy(name: str, told: str) -> None:
+def test_what_cannot_be_forwarded_is_refused_with_the_remedy(name: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         check_forward(Config(launch=LaunchConfig(forward=[name])))
 

@@ -49,7 +49,7 @@ def test_other_text_of_the_same_size_has_another_fingerprint(tmp_path: Path) -> 
         ("short", ["a.txt"], "holds 5 bytes in 1 files, but one sequence needs 257; give more text"),
     ],
 )
-def test_text_that_can_not_train_is_refused(
+def test_text_that_cannot_train_is_refused(
     tmp_path: Path, content: str | None, sources: list[str], expected: str
 ) -> None:
     if content is not None:

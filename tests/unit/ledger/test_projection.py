@@ -68,7 +68,7 @@ def test_samples_are_named_as_mlflow_names_nodes_and_counted_per_node() -> None:
     ]
 
 
-def test_a_metric_of_a_job_can_not_pass_for_ours() -> None:
+def test_a_metric_of_a_job_cannot_pass_for_ours() -> None:
     _, points = project([*BEGIN, (1, MetricLogged(1, 3, {"val_loss": 1.0, "cost_usd": 0.0, "loss": 9.0}))])
     assert [(p.key, p.step) for p in points] == [("val_loss", 3), ("job/cost_usd", 3), ("job/loss", 3)]
 

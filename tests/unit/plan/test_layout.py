@@ -113,7 +113,7 @@ def test_refusals_name_key_values_and_remedy(changes: dict[str, Any], expected: 
     assert expected in refused(**changes)
 
 
-def test_a_script_that_can_not_do_a_degree_is_not_asked_to() -> None:
+def test_a_script_that_cannot_do_a_degree_is_not_asked_to() -> None:
     assert "layout.tp=2: job 'job' cannot do it" in refused(layout__tp=2, job__supports=[])
     assert derive_layout(config(layout__tp=2, job__supports=["tp"])).dp == 4
 

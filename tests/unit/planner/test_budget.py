@@ -275,7 +275,7 @@ def test_a_person_sees_winner_command_table_and_what_it_rests_on() -> None:
         (["budget_usd=1e5", "model.layers=7"], "model.layers=7"),
     ],
 )
-def test_what_can_not_be_answered_is_one_message(
+def test_what_cannot_be_answered_is_one_message(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["plan", *words]) == 2

@@ -18,7 +18,7 @@ from rich.console import Console
 from orchestrator.cli import cli
 from orchestrator.cli.show.calibration import show_calibrations, show_skipped
 from orchestrator.config.schema import Config, PlannerConfig
-from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.errors import ConfigError
 from orchestrator.events import Status
 from orchestrator.ledger.run_directory import RunDirectory
 from orchestrator.plan.layout.layout import derive_layout
@@ -37,8 +37,9 @@ from orchestrator.plan.perf.least_squares import Sample, least_squares
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.step import StepTime
 from orchestrator.planner.calibrate import calibrate
-from orchestrator.planner.calibration_file import calibrations_of, read_calibrations, write_calibrations
+from orchestrator.planner.calibration_file import read_calibrations, write_calibrations
 from tests.support.measured_runs import configuration, leave_run
+from tests.unit.planner.test_calibration_file import FITTED, THERE
 
 POSITIVE = st.floats(1e-4, 1e3)
 REST = st.just(0.0) | POSITIVE
@@ -109,7 +110,7 @@ def step_run(compute_s: float, communication_s: float, law: tuple[float, float, 
     return dataclasses.replace(bare, actual=bare.predicted(law))
 
 
-def test_what_few_runs_can_not_tell_apart_is_left_as_it_was() -> None:
+def test_what_few_runs_cannot_tell_apart_is_left_as_it_was() -> None:
     law = (2.0, 0.3, 4.0)
     told_apart = [step_run(compute_s, share, law) for compute_s, share in [(1, 0.5), (8, 0.1), (20, 9)]]
     assert fit_steps(told_apart).values == pytest.approx(law)
@@ -181,85 +182,6 @@ def test_memory_is_scaled_by_part() -> None:
             times = 2 if field.name in KEPT else 1
             assert getattr(after, field.name) == times * getattr(before, field.name)
     assert Calibration().apply_memory(before) == before
-
-
-# ---- the file ------------------------------------------------------------------------------------
-
-HERE = Group("local", "CPU core", "fp32", False)
-THERE = Group("ours", "H100", "bf16", True)
-FITTED = Calibration(2.5, 0.003, 1.5, 1.25, -5_000_000, 3, "3 runs of local, the last on 2026-11-22")
-
-
-def test_what_is_written_is_what_is_read_and_twice_is_the_same_file(tmp_path: Path) -> None:
-    path = tmp_path / "root" / "calibration.yaml"
-    entries = {THERE: FITTED, HERE: dataclasses.replace(FITTED, runs=1)}
-    write_calibrations(path, entries)
-    once = path.read_bytes()
-    assert read_calibrations(path) == entries
-    write_calibrations(path, dict(reversed(read_calibrations(path).items())))
-    assert path.read_bytes() == once
-    assert list(path.parent.iterdir()) == [path], "nothing is left beside it"
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "calibration.yaml"
-    write_calibrations(path, {HERE: FITTED})
-    monkeypatch.setattr("os.fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(RunDirectoryError, match=r"cannot be written \(No space left on device\)"):
-        write_calibrations(path, {THERE: FITTED})
-    assert read_calibrations(path) == {HERE: FITTED}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("- 1", "has no list 'calibrations'"),
-        ("", "has no list 'calibrations'"),
-        ("calibrations: {a: 1}", "has no list 'calibrations'"),
-        ("calibrations: [3]", "entry 1 is no mapping"),
-        ("calibrations: [{cluster: local}]", "entry 1 has no gpu"),
-        ("{", "cannot be read"),
-    ],
-)
-def test_another_file_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
-    path = tmp_path / "calibration.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        read_calibrations(path)
-    assert reason in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("good", "bad"),
-    [
-        ("compute_factor: 2.5", "compute_factor: fast"),
-        ("compute_factor: 2.5", "compute_factor: .nan"),
-        ("compute_factor: 2.5", "compute_factor: 0"),
-        ("overhead_s: 0.003", "overhead_s: -1"),
-        ("several_nodes: false", "several_nodes: 0"),
-        ("memory_offset_bytes: -5000000", "memory_offset_bytes: 1.5"),
-        ("cluster: local", "cluster: 7"),
-    ],
-)
-def test_a_value_that_makes_no_sense_is_refused(tmp_path: Path, good: str, bad: str) -> None:
-    path = tmp_path / "calibration.yaml"
-    write_calibrations(path, {HERE: FITTED})
-    assert good in path.read_text()
-    path.write_text(path.read_text().replace(good, bad))
-    with pytest.raises(ConfigError, match=f"{good.partition(':')[0]}|entry 1"):
-        read_calibrations(path)
-
-
-def test_a_file_that_was_named_has_to_be_there(tmp_path: Path) -> None:
-    config = Config(run_root=str(tmp_path))
-    assert calibrations_of(config) == {}
-    write_calibrations(tmp_path / "calibration.yaml", {HERE: FITTED})
-    assert calibrations_of(config) == {HERE: FITTED}
-    with pytest.raises(ConfigError, match="no such file"):
-        calibrations_of(Config(calibration=str(tmp_path / "other.yaml")))
 
 
 # ---- the verb ------------------------------------------------------------------------------------

@@ -235,7 +235,7 @@ def test_a_node_lost_while_an_attempt_is_prepared_is_a_fault_like_others() -> No
     assert [c for c in group.calls if c.startswith("start")] == ["start 1", "start 2", "start 3"]
 
 
-def test_a_node_that_can_not_end_its_processes_is_not_used_again() -> None:
+def test_a_node_that_cannot_end_its_processes_is_not_used_again() -> None:
     outlived = (
         fail(rank=1).at(step=3).by("outlived SIGKILL by 15 s", -9).as_fault(Fault.NODE, node_unusable=True)
     )
