@@ -1,80 +1,34 @@
-"""The training job as a user starts it: launchers, ZeRO stages, stop and resume, and what it refuses."""
+"""The training job as a user starts it: launchers, ZeRO stages, stop and resume."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.support.folders import JOBS, SCRIPTS
+from tests.real.pretrain.runs import (
+    DEADLINE_S,
+    SCRIPT,
+    Result,
+    Runner,
+    deepspeed_json,
+    json_lines,
+    loss_curve,
+    losses,
+    on,
+)
 from tests.support.ports import free_port
 from tests.support.processes import end
 
 pytestmark = pytest.mark.real
-
-SCRIPT = JOBS / "pretrain.py"
-OTHER_SCRIPTS = SCRIPTS
-SHAPE = ["--layers=2", "--hidden=32", "--heads=4", "--kv_heads=2", "--ffn=64", "--vocab=264", "--seq_len=32"]
-COMMON = [*SHAPE, "--log_every=1", "--warmup_steps=2", "--lr=0.01", "--val_fraction=0.1", "--val_batches=1"]
-DEADLINE_S = 400
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small English-like corpus and a token cache that the module shares."""
-    place = tmp_path_factory.mktemp("pretrain")
-    shelf = place / "text"
-    shelf.mkdir()
-    for name in ("first", "second"):
-        lines = [f"{name} line {number}: the quick brown fox counts {number * 7}\n" for number in range(900)]
-        (shelf / f"{name}.txt").write_text("".join(lines))
-    return place
-
-
-@pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    scripts = str(Path(sys.executable).parent)
-    return {
-        **kept,
-        "PATH": scripts + os.pathsep + kept.get("PATH", ""),
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
-def deepspeed_json(place: Path, name: str, **settings: Any) -> str:
-    batch = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4, "gradient_clipping": 1.0}
-    path = place / f"{name}.json"
-    path.write_text(json.dumps({**batch, **settings}))
-    return f"--deepspeed_config={path}"
-
-
-def on(place: Path, config: str, *flags: str) -> list[str]:
-    return [config, f"--data={place / 'text'}", f"--data_cache={place / 'cache'}", *COMMON, *flags]
-
-
-def json_lines(output: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-
-
-def losses(output: str) -> dict[int, tuple[float, float]]:
-    """Loss and gradient norm of every logged step, to the last bit."""
-    return {line["step"]: (line["loss"], line["grad_norm"]) for line in json_lines(output) if "loss" in line}
-
 
 # --- real launchers -----------------------------------------------------------------------------
 
@@ -154,52 +108,6 @@ def test_under_the_deepspeed_launcher(workplace: Path, environment: dict[str, st
 
 
 # --- ranks forked from one import ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    codes: list[int]
-    out: list[str]
-    err: list[str]
-
-
-Runner = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def run(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    """Run pretrain.py, or another script, with the given flags on `ranks` ranks; see fork_ranks.py."""
-    logs = tmp_path_factory.mktemp("logs")
-    command = [sys.executable, str(Path(__file__).with_name("fork_ranks.py"))]
-    server = subprocess.Popen(
-        command, env=environment, cwd=logs, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    while (greeting := server.stdout.readline()) != "ready\n":
-        assert greeting, "the fork server ended before it was ready"
-
-    def run_once(flags: list[str], ranks: int = 2, script: str = "") -> Result:
-        log = logs / str(time.monotonic_ns())
-        request = {"argv": flags, "ranks": ranks, "port": free_port(), "log": str(log), "timeout_s": 60}
-        if script:
-            request["script"] = str(OTHER_SCRIPTS / script)
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        codes = json.loads(server.stdout.readline())["codes"]
-        out, err = (
-            [Path(f"{log}.{rank}.{name}").read_text() for rank in range(ranks)] for name in ("out", "err")
-        )
-        return Result(codes, out, err)
-
-    yield run_once
-    children = psutil.Process(server.pid).children(recursive=True)
-    server.stdin.close()
-    server.stdout.close()
-    end(*children)
-    server.wait(timeout=60)
-
-
-def loss_curve(result: Result) -> list[float]:
-    return [line["loss"] for line in json_lines(result.out[0]) if "loss" in line]
 
 
 @pytest.fixture(scope="module")
@@ -385,128 +293,3 @@ def test_an_engine_that_stages_in_memory_is_believed_before_the_disk(
     assert "has no 'latest': taking step-000004, the newest complete one" in resumed.out[0]
     assert "resumed from step 4\n" in resumed.out[0]
     assert loss_curve(resumed) == loss_curve(straight)[4:]
-
-
-# --- refusals -----------------------------------------------------------------------------------
-
-
-def refusal(result: Result) -> str:
-    """The one line every rank wrote on its way out with status 2."""
-    assert set(result.codes) == {2}, (result.codes, result.err)
-    assert all(out == "" for out in result.out)
-    (line,) = set(result.err)
-    assert line.startswith("pretrain: ")
-    assert line.count("\n") == 1
-    return line
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--data=/absent/text", "--data=/absent/text names no file: give an existing file"),
-        ("--data={place}/void.txt", "void.txt is empty (1 files, 0 bytes): name other text"),
-        ("--data={place}/short.txt", "tokens and --seq_len=32 needs 33: add text or shorten"),
-        ("--val_fraction=0.0001", "holds out 8 tokens and --seq_len=32 needs 33: raise it"),
-        ("--val_fraction=1.5", "--val_fraction=1.5 must be at least 0 and below 1"),
-        ("--data_cache={place}/void.txt/cache", "Not a directory; see to --data or --data_cache"),
-        ("--vocab=256", "--vocab=256 is less than the 257 of the tokenizer: raise it"),
-        ("--heads=3", "hidden=32 must be a multiple of 2 x heads=6"),
-        ("--deepspeed_config={place}/absent.json", "absent.json: No such file or directory; give the path"),
-        ("--deepspeed_config={place}/void.txt", "is not JSON"),
-        ("--deepspeed_config={place}/list.json", "holds a list: it must be a JSON object"),
-        ("--deepspeed_config={place}/batch.json", "does not hold together: Check batch related parameters"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_in_one_line(
-    run: Runner, workplace: Path, flag: str, message: str
-) -> None:
-    (workplace / "void.txt").touch()
-    (workplace / "short.txt").write_text("too short")
-    (workplace / "list.json").write_text("[]")
-    (workplace / "batch.json").write_text('{"train_batch_size": 7, "train_micro_batch_size_per_gpu": 4}')
-    config = deepspeed_json(workplace, "refused")
-    result = run([*on(workplace, config, "--steps=1"), flag.format(place=workplace)], ranks=1)
-    assert message in refusal(result)
-
-
-@pytest.fixture(scope="module")
-def saved(run: Runner, workplace: Path) -> tuple[list[str], Path]:
-    """Flags of a finished two-step job and its checkpoint directory."""
-    directory = workplace / "saved"
-    config = deepspeed_json(workplace, "saved", zero_optimization={"stage": 1})
-    flags = on(workplace, config, "--steps=2", "--sample_tokens=0", f"--checkpoint_dir={directory}")
-    result = run(flags)
-    assert result.codes == [0, 0], result.err
-    return flags, directory
-
-
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--layers=3", "step-000002 has layers=2 but this job has layers=3: use the same settings"),
-        ("--seed=5", "step-000002 has seed=1234 but this job has seed=5: use the same settings"),
-        ("--val_fraction=0.2", "has train_windows="),
-        ("--data={place}/text/first.txt", "has corpus="),
-    ],
-)
-def test_a_checkpoint_of_another_job_is_refused(
-    run: Runner, workplace: Path, saved: tuple[list[str], Path], flag: str, message: str
-) -> None:
-    flags, _ = saved
-    assert message in refusal(run([*flags, flag.format(place=workplace)]))
-
-
-def test_the_identity_inside_the_checkpoint_counts_when_its_job_file_is_gone(
-    run: Runner, saved: tuple[list[str], Path], tmp_path: Path
-) -> None:
-    flags, directory = saved
-    copy = shutil.copytree(directory, tmp_path / "copy")
-    (copy / "step-000002" / "job.json").unlink()
-    result = run([*flags, f"--checkpoint_dir={copy}", "--seed=5"])
-    assert "has seed=1234 but this job has seed=5" in refusal(result)
-
-
-def test_latest_that_names_a_lost_checkpoint_is_refused(
-    run: Runner, saved: tuple[list[str], Path], tmp_path: Path
-) -> None:
-    flags, directory = saved
-    copy = shutil.copytree(directory, tmp_path / "copy")
-    (copy / "latest").write_text("step-000009")
-    result = run([*flags, f"--checkpoint_dir={copy}"])
-    line = refusal(result)
-    assert "latest names 'step-000009', which is not there" in line
-    assert "(complete: step-000002)" in line
-
-
-def test_without_latest_the_newest_complete_checkpoint_is_taken(
-    run: Runner, saved: tuple[list[str], Path], tmp_path: Path
-) -> None:
-    flags, directory = saved
-    copy = shutil.copytree(directory, tmp_path / "copy")
-    (copy / "latest").unlink()
-    result = run([*flags, f"--checkpoint_dir={copy}", "--steps=3"])
-    assert result.codes == [0, 0], result.err
-    assert "has no 'latest': taking step-000002, the newest complete one" in result.out[0]
-    assert list(losses(result.out[0])) == [3]
-
-
-def test_a_checkpoint_sharded_for_other_ranks_is_refused_with_the_way_out(
-    run: Runner, workplace: Path, saved: tuple[list[str], Path]
-) -> None:
-    flags, _ = saved
-    config = deepspeed_json(workplace, "three", train_batch_size=12, zero_optimization={"stage": 1})
-    line = refusal(run([*flags, config], ranks=3))
-    assert "used a DP world size of 2 but the current world size is 3" in line
-    assert "ds_to_universal" in line
-
-
-def test_ranks_that_see_different_checkpoints_refuse_to_start(
-    run: Runner, saved: tuple[list[str], Path], tmp_path: Path
-) -> None:
-    """A directory on each node's own disk: rank 1 finds nothing where rank 0 finds step 2."""
-    flags, directory = saved
-    (tmp_path / "0").symlink_to(directory)
-    result = run([*flags, f"--checkpoint_dir={tmp_path}/RANK"])
-    assert result.codes == [2, 2], result.err
-    assert "ranks disagree on the step to resume from (-1 is none): -1 to 2, here 2" in result.err[0]
-    assert "-1 to 2, here -1; --checkpoint_dir=" in result.err[1]
