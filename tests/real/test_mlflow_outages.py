@@ -143,5 +143,5 @@ def test_a_call_that_does_not_come_back_ends_in_time(
         began_s = time.monotonic()
         stderr = ended(sink, exit_code=1)
     assert time.monotonic() - began_s < STUCK_FOR_S
-    assert stderr.startswith("mlflow_sink: MLflow did not take everything within ")
+    assert stderr.startswith("MLflow did not take everything within ")
     assert stderr.count("\n") == 1
