@@ -7,7 +7,6 @@ import signal
 import unicodedata
 from collections.abc import Iterable
 
-from orchestrator.events import Fault, NodeDraining, RankLost
 from orchestrator.output import without_controls
 
 UNKNOWN = "\u2013"
@@ -180,33 +179,6 @@ def clean(text: str) -> str:
     """Without escapes and control characters; of a line that overwrote itself, what was left standing."""
     lines = (part.rstrip("\r").rpartition("\r")[2] for part in text.rstrip("\n").split("\n"))
     return "\n".join(map(without_controls, lines))
-
-
-def lost_in_words(lost: RankLost) -> str:
-    """Where and how, by the kind of fault: ``rank 3 on node n1, GPU 1: killed by SIGKILL at step 21``."""
-    where = f"rank {lost.rank} on node {lost.node}, {lost.gpu}"
-    match lost.fault:
-        case Fault.MEMORY:
-            how = f"{exit_in_words(lost.exit_status)} as the host ran out of memory"
-        case Fault.HANG:
-            how = "made no progress any more"
-        case Fault.NODE:
-            where, how = f"node {lost.node}", "lost"
-        case Fault.LOSS:
-            how = "its loss was rejected"
-        case Fault.RESTORE:
-            how = "did not load the checkpoint that it was told to"
-        case Fault.DRIVER:
-            where, how = "the run's own process", "lost"
-        case _:
-            how = exit_in_words(lost.exit_status)
-    return f"{where}: {how} at step {lost.step}"
-
-
-def draining_in_words(draining: NodeDraining) -> str:
-    """``node n1 is being drained, 27.5 s are left``: by an autoscaler, a cloud or a person."""
-    left = "" if draining.left_s is None else f", {number(max(0.0, draining.left_s), 3)} s are left"
-    return f"node {draining.node} is being drained{left}"
 
 
 def ranges(numbers: Iterable[int]) -> str:

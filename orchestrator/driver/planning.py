@@ -12,12 +12,12 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.preflight import plan_of
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.search.runners_up import RunnerUp
-from orchestrator.plan.search.search import Search
-from orchestrator.planner.sweep import PlannedPoint, Sweep
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a plan alone needs none of them, and each takes milliseconds
+    from orchestrator.plan.search.runners_up import RunnerUp
+    from orchestrator.plan.search.search import Search
     from orchestrator.planner.budget import BudgetResult
+    from orchestrator.planner.sweep import PlannedPoint, Sweep
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ def sweep(config: Config, values: Mapping[str, Sequence[Any]], observed: bool = 
     """
     from orchestrator.config.composing import compose
     from orchestrator.config.origin import origin_of, word
+    from orchestrator.planner.sweep import Sweep
 
     for key, of_key in values.items():
         if isinstance(of_key, str) or not isinstance(of_key, Sequence) or not of_key:
@@ -129,6 +130,8 @@ def sweep(config: Config, values: Mapping[str, Sequence[Any]], observed: bool = 
 
 def planned_point(composed: Callable[[], Config], overrides: Sequence[str], observed: bool) -> PlannedPoint:
     """One point of a sweep, with its reason where it is refused: that is no failure of the others."""
+    from orchestrator.planner.sweep import PlannedPoint
+
     try:
         return PlannedPoint(tuple(overrides), make_plan(composed(), observed))
     except ConfigError as error:

@@ -7,7 +7,8 @@ from enum import StrEnum
 
 from orchestrator.events import AttemptStarted, Decided, Fault, RankLost, Record, RestoreSource
 from orchestrator.ledger.charge import Charge, Spent
-from orchestrator.text import clean, lost_in_words, number, plural
+from orchestrator.ledger.fault_words import lost_in_words
+from orchestrator.text import clean, number, plural
 
 # What the script makes of it, its own snapshot or a beginning, is known with its first step only.
 NOTHING_RESTORED = "restarted without a checkpoint of ours"

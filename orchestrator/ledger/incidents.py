@@ -41,6 +41,7 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.bill import Bucket
 from orchestrator.ledger.charge import Charge
+from orchestrator.ledger.fault_words import draining_in_words
 from orchestrator.ledger.incident import (
     NOTHING_RESTORED,
     Case,
@@ -56,7 +57,7 @@ from orchestrator.ledger.incident import (
     resumed_in_words,
 )
 from orchestrator.ledger.meter import STEPPING
-from orchestrator.text import draining_in_words, number, ranges
+from orchestrator.text import number, ranges
 
 __all__ = ["Incident", "Incidents"]
 

@@ -46,17 +46,16 @@ from orchestrator.events import (
     StopRequested,
     StragglerNamed,
 )
+from orchestrator.ledger.fault_words import draining_in_words, lost_in_words
 from orchestrator.ledger.meter import Bill, Bucket
 from orchestrator.text import (
     bytes_in_words,
     clean,
     count,
-    draining_in_words,
     duration,
     hours,
     hours_name,
     known,
-    lost_in_words,
     number,
     plural,
     ranges,

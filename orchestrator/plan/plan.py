@@ -17,12 +17,9 @@ from orchestrator.plan.forecast.prediction import Prediction, memory_and_calibra
 from orchestrator.plan.forecast.price import Price, price_usd_per_gpu_hour
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.layout.zero import Zero
-from orchestrator.plan.page import plain_text
-from orchestrator.plan.page_html import page_html
 from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.transformer import parameters, training_flops_per_token
-from orchestrator.plan.search.remedies import what_fits
 from orchestrator.redact import HIDDEN, is_secret, redact
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
@@ -79,10 +76,14 @@ class Plan:
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
         colours."""
+        from orchestrator.plan.page import plain_text  # pages know plans
+
         return plain_text(self)
 
     def _repr_html_(self) -> str:
         """The same as tables, which a notebook shows."""
+        from orchestrator.plan.page_html import page_html
+
         return page_html(self)
 
     def command(self) -> str:
@@ -212,6 +213,8 @@ def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
     """Refuses what cannot fit, on the accelerator or, with offload, in the node's own memory."""
     assert config.model is not None
     if needed.total_bytes > config.gpu.memory_bytes:
+        from orchestrator.plan.search.remedies import what_fits
+
         fits = what_fits(config.model, config.gpu, layout, Zero.from_config(config.deepspeed))
         remedy = (
             f"would fit: {'; or '.join(fits)}"

@@ -47,6 +47,11 @@ class FakeLink:
         assert decode(encode(message)) == message, "what is said is heard"
         self.said.append(message)
 
+    def costs_nothing(self) -> FakeLink:
+        """Messages are only kept, as a real link queues them for a thread of its own."""
+        self.send = self.said.append  # type: ignore[method-assign]
+        return self
+
     def of(self, kind: type[_Kind]) -> list[_Kind]:
         return [message for message in self.said if isinstance(message, kind)]
 
@@ -408,7 +413,7 @@ def test_the_probes_cost_far_less_than_half_a_percent_of_a_step_of_50_ms(link: F
             best_s = min(best_s, (time.thread_time() - begin) / 500)
         return best_s
 
-    cost_s = best_s_per_step(attached(link).DeepSpeedEngine()) - best_s_per_step(
+    cost_s = best_s_per_step(attached(link.costs_nothing()).DeepSpeedEngine()) - best_s_per_step(
         fake_deepspeed().DeepSpeedEngine()
     )
     assert len(link.of(StepTaken)) == 10_000
