@@ -211,8 +211,7 @@ def refuse_private(svg: str) -> None:
     private = {"host name": socket.gethostname(), "folder": tempfile.gettempdir(), "prefix": sys.prefix}
     private |= {"user": f"/{getpass.getuser()}", "home": str(Path.home()), "working directory": os.getcwd()}
     for what, name in private.items():
-        # every machine has /tmp, and Ray's folder is there
-        if len(name) > 1 and name != "/tmp" and name in svg:
+        if len(name) > 1 and name in svg:
             raise SystemExit(f"the picture shows this machine's {what}, {name!r}; it was not written")
 
 

@@ -12,19 +12,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from orchestrator.checkpoint_events import CheckpointLoaded as CheckpointLoaded
+from orchestrator.checkpoint_events import CheckpointSaved as CheckpointSaved
+from orchestrator.checkpoint_events import CheckpointWriteBlocked as CheckpointWriteBlocked
+from orchestrator.checkpoint_events import CheckpointWriteResumed as CheckpointWriteResumed
+from orchestrator.checkpoint_events import SnapshotCommitted as SnapshotCommitted
+from orchestrator.checkpoint_events import SnapshotDoubted as SnapshotDoubted
+from orchestrator.checkpoint_events import SnapshotPassedOver as SnapshotPassedOver
+from orchestrator.checkpoint_events import SnapshotQuarantined as SnapshotQuarantined
+from orchestrator.checkpoint_events import StagingUnavailable as StagingUnavailable
+from orchestrator.event import Event as Event
 from orchestrator.vocabulary import Action as Action
 from orchestrator.vocabulary import Fault as Fault
 from orchestrator.vocabulary import Outcome as Outcome
 from orchestrator.vocabulary import Phase as Phase
 from orchestrator.vocabulary import RestoreSource as RestoreSource
 from orchestrator.vocabulary import Status as Status
-
-
-@dataclass(frozen=True)
-class Event:
-    """Base of all events. Fields are JSON values only."""
-
-    durable: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ class AttemptStarted(Event):
     """A generation of ranks was started; ``attempt`` counts from 1 and fences older ones.
 
     ``restore_step`` is the step that all ranks were told to load, from ``restore_from`` (memory or
-    disk); None where there is nothing to load yet.
+    disk); None where there is nothing to load yet. ``restore_alone``: that checkpoint has a folder of its
+    own, in which the script has put more than DeepSpeed did. ``restore_path`` is the folder or file by which
+    the script knows what it is to load, "" where it is told of none.
     """
 
     attempt: int
@@ -83,6 +88,8 @@ class AttemptStarted(Event):
     ranks: int
     restore_step: int | None = None
     restore_from: RestoreSource | str | None = None
+    restore_alone: bool = False
+    restore_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,21 @@ class PhaseEntered(Event):
 
     attempt: int
     phase: Phase | str
+
+
+@dataclass(frozen=True)
+class EngineConfigured(Event):
+    """With which values DeepSpeed trains in this attempt, as rank 0's engine says: a script may have brought
+    its own file. ``planned`` has the plan's value of each that differs."""
+
+    attempt: int
+    global_batch: int
+    micro_batch: int
+    accumulation: int
+    precision: str
+    zero_stage: int
+    world_size: int
+    planned: dict[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,13 +150,28 @@ class MetricLogged(Event):
 
 
 @dataclass(frozen=True)
+class ScriptTracked(Event):
+    """What a rank's script has told MLflow: by metric its points in their order, each of them step, Unix
+    milliseconds and value; parameters and tags by name. Runs below the script's own are in the names, as
+    ``NAME/loss``."""
+
+    attempt: int
+    rank: int
+    metrics: dict[str, list[list[float]]]
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RankOutput(Event):
-    """A line that a rank printed, for the terminal; the rank's log file is its lasting place."""
+    """A line that a rank printed, for the terminal; the rank's log file is its lasting place. One that is
+    ``fleeting`` is the state of progress bars, which the next one replaces."""
 
     durable: ClassVar[bool] = False
     attempt: int
     rank: int
     text: str
+    fleeting: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,97 +180,6 @@ class NodeSampled(Event):
 
     node: str
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class CheckpointSaved(Event):
-    """All ranks of the attempt finished saving; the training stood still for ``stall_s``. A ``staged`` one
-    exists on the disk with its :class:`SnapshotCommitted` only."""
-
-    attempt: int
-    step: int
-    tag: str
-    path: str
-    stall_s: float
-    staged: bool = False
-
-
-@dataclass(frozen=True)
-class CheckpointLoaded(Event):
-    """All ranks of the attempt loaded the same step."""
-
-    attempt: int
-    step: int
-    tag: str
-    path: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class SnapshotCommitted(Event):
-    """Every part of a checkpoint is durable and its name is in place; ``write_s`` after it was staged."""
-
-    attempt: int
-    step: int
-    tag: str
-    path: str
-    snapshot_bytes: int
-    write_s: float
-
-
-@dataclass(frozen=True)
-class SnapshotQuarantined(Event):
-    """A checkpoint that was committed is not loaded any more: ``reason`` says which file, or which step it
-    followed."""
-
-    step: int
-    tag: str
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class SnapshotPassedOver(Event):
-    """A folder looks like a checkpoint and cannot be taken for one: ``reason`` says what is wrong with its
-    manifest. It stays where it is. Told once by each driver, when it looks for one to load."""
-
-    tag: str
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class SnapshotDoubted(Event):
-    """Others could change what is committed in the run's folder: a checkpoint that is loaded from there may
-    hold known types alone. Told once by each driver, before its first attempt; ``reason`` says who could."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class CheckpointWriteBlocked(Event):
-    """A node cannot write its checkpoint out, a full disk for instance; it tries again until it can."""
-
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class StagingUnavailable(Event):
-    """A rank found no room in memory, so that its checkpoints go to the disk while the training waits."""
-
-    node: str
-    rank: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class CheckpointWriteResumed(Event):
-    """The node could write again after ``held_s``."""
-
-    node: str
-    held_s: float
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,14 @@ class Status(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class ProgramKind(StrEnum):
+    """What every rank runs."""
+
+    SCRIPT = "script"  # a Python script
+    MODULE = "module"  # a Python module, as `python -m` runs it
+    COMMAND = "command"  # any other program
+
+
 class Phase(StrEnum):
     """Where an attempt is on its way to its steps, in this order."""
 

@@ -33,6 +33,7 @@ from orchestrator.agent.messages import Encoded, NodeSample, encode
 from orchestrator.agent.port import HeldPort
 from orchestrator.agent.ranks import NodeRanks
 from orchestrator.agent.raylet import end_with_raylet
+from orchestrator.agent.resumed import Origin
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.system_metrics import Sampler
 from orchestrator.config.hardware import local_gpus
@@ -168,12 +169,13 @@ class NodeAgent(CheckpointFiles):
         self._snapshots.take(name, data, entry, first)
 
     def start(
-        self, attempt: int, master_addr: str, master_port: int, skip_batches: Sequence[int] = ()
+        self, origin: Origin, master_addr: str, master_port: int, skip_batches: Sequence[int] = ()
     ) -> None:
         """Start this node's ranks of an attempt. Raises :class:`NodeMismatch` when ranks are still alive."""
+        attempt = origin.attempt
         self._ranks.check_gone(attempt)
         specs = rank_specs(
-            self.assignment, self.node_index, attempt, master_addr, master_port, skip_batches=skip_batches
+            self.assignment, self.node_index, origin, master_addr, master_port, skip_batches=skip_batches
         )
         snapshots = self._snapshots
         if snapshots is not None:

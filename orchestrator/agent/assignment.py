@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.resumed import Origin, words_of
 from orchestrator.config import placeholders
-from orchestrator.config.schema import LaunchConfig, RecoveryConfig, SnapshotConfig
+from orchestrator.config.schema import LaunchConfig, RecoveryConfig, SnapshotConfig, TrackedRanks
 from orchestrator.config.signals import stop_numbers
 from orchestrator.config.surroundings import compiled_programs
 from orchestrator.files import atomic_write
+from orchestrator.rank import tracking
 from orchestrator.rank.environment import without_leftovers
 from orchestrator.rank.spec import RankSpec
+from orchestrator.vocabulary import ProgramKind
 
 # Set by Ray for its own workers, and by our command line for Hydra; a rank is neither.
 _NOT_ITS_OWN = ("PYTHONBREAKPOINT", "SPT_NOENV", "OMP_NUM_THREADS", "HYDRA_FULL_ERROR")
@@ -37,12 +40,24 @@ class Places:
 class Program:
     """What every rank runs. A node puts its own paths and interface into it, see ``localize.on_node``."""
 
-    script: str
+    script: str  # from cwd, where it is a relative path; of a module its file, of a command the program
     args: list[str]
+    resume_args: list[str]  # added to them when an attempt goes on from a checkpoint
     cwd: str
     corpus: list[str]
     environment: dict[str, str]  # all that the plan sets, on top of the shell's and of the node's own
     deepspeed: dict[str, Any]
+    kind: ProgramKind
+    module: str | None
+
+    @property
+    def file(self) -> Path:
+        """The script's whole path."""
+        return Path(self.cwd, self.script)
+
+    @property
+    def is_command(self) -> bool:
+        return self.kind is ProgramKind.COMMAND
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,14 @@ NO_SECRETS = Secrets(Shell({}, {}), Signing("", required=False))
 
 
 @dataclass(frozen=True)
+class ScriptTracking:
+    """What the script's own calls of MLflow find, and of which ranks they are taken."""
+
+    experiment: str
+    ranks: TrackedRanks
+
+
+@dataclass(frozen=True)
 class Assignment:
     """What the plan says to a node.
 
@@ -99,6 +122,7 @@ class Assignment:
     """
 
     run: str
+    began_unix_s: float  # whoever drives it meanwhile
     places: Places
     program: Program
     ranks: Ranks
@@ -106,6 +130,7 @@ class Assignment:
     recovery: RecoveryConfig
     snapshot: SnapshotConfig
     launch: LaunchConfig
+    tracking: ScriptTracking
     expected: dict[str, str]  # facts that every node has to have in common with the plan
     system_metrics_every_s: float
     last_step: int | None
@@ -145,7 +170,7 @@ def own_environment() -> dict[str, str]:
 def rank_specs(
     assignment: Assignment,
     node_index: int,
-    attempt: int,
+    origin: Origin,
     master_addr: str,
     master_port: int,
     *,
@@ -167,17 +192,17 @@ def rank_specs(
         placeholders.MTBF_S: str(round(assignment.mtbf_s, 3)),
     }
     base, specs = base_environment(assignment), []
+    tracked = tracking.URI_VARIABLE not in assignment.program.environment
+    if tracked:
+        base = {key: value for key, value in base.items() if key not in tracking.OF_ANOTHER_STORE}
+        base[tracking.URI_VARIABLE] = tracking.URI
     for local_rank in range(assignment.ranks.per_node):
         rank = node_index * assignment.ranks.per_node + local_rank
-        environment = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(local_rank),
-            "WORLD_SIZE": str(assignment.ranks.world_size),
-            "LOCAL_WORLD_SIZE": str(assignment.ranks.per_node),
-            "GROUP_RANK": str(node_index),
+        environment = launcher_environment(assignment, node_index, local_rank, origin.attempt) | {
             "MASTER_ADDR": master_addr,
             "MASTER_PORT": str(master_port),
         }
+        places[placeholders.LOCAL_RANK] = str(local_rank)
         specs.append(
             RankSpec(
                 rank=rank,
@@ -185,11 +210,54 @@ def rank_specs(
                 world_size=assignment.ranks.world_size,
                 title=f"orchestrator rank {rank}/{assignment.ranks.world_size} {assignment.run}",
                 script=assignment.program.script,
-                args=[placeholders.fill(arg, places) for arg in assignment.program.args],
+                args=words_of(assignment.program.args, assignment.program.resume_args, origin, places),
                 cwd=assignment.program.cwd,
                 env=base | environment,
-                log_path=str(run_dir / "logs" / f"attempt-{attempt}.rank-{rank}.log"),
+                log_path=str(run_dir / "logs" / f"attempt-{origin.attempt}.rank-{rank}.log"),
                 stop_signals=stop_numbers(assignment.recovery.stop_signals),
+                tracking=script_tracking(assignment, rank) if tracked else None,
+                kind=assignment.program.kind.value,
+                module=assignment.program.module,
+                began_unix_s=assignment.began_unix_s,
             )
         )
     return specs
+
+
+def script_tracking(assignment: Assignment, rank: int) -> dict[str, Any]:
+    """What a rank's recorder is told."""
+    run_dir = assignment.places.run_dir
+    return {
+        "run_id": tracking.script_run_id(run_dir),
+        "run_name": assignment.run,
+        "experiment": assignment.tracking.experiment,
+        "forward": rank == 0 or assignment.tracking.ranks is TrackedRanks.all,
+        "artifacts": str(Path(run_dir, tracking.ARTIFACTS, *([f"rank-{rank}"] if rank else []))),
+    }
+
+
+def launcher_environment(
+    assignment: Assignment, node_index: int, local_rank: int, attempt: int
+) -> dict[str, str]:
+    """What torchrun tells a rank, without the rendezvous.
+
+    ``TORCHELASTIC_USE_AGENT_STORE`` is False: rank 0 holds the store itself, and would wait for ever for
+    another's. The name of the role and of the run are the user's where they are set.
+    """
+    ranks, given = assignment.ranks, assignment.program.environment
+    rank = node_index * ranks.per_node + local_rank
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local_rank),
+        "WORLD_SIZE": str(ranks.world_size),
+        "LOCAL_WORLD_SIZE": str(ranks.per_node),
+        "GROUP_RANK": str(node_index),
+        "GROUP_WORLD_SIZE": str(ranks.world_size // ranks.per_node),
+        "ROLE_NAME": given.get("ROLE_NAME", "default"),
+        "ROLE_RANK": str(rank),
+        "ROLE_WORLD_SIZE": str(ranks.world_size),
+        "TORCHELASTIC_RUN_ID": given.get("TORCHELASTIC_RUN_ID", assignment.run),
+        "TORCHELASTIC_RESTART_COUNT": str(max(0, attempt - 1)),
+        "TORCHELASTIC_MAX_RESTARTS": str(assignment.recovery.max_restarts),
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+    }

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.agent.assignment import Assignment
-from orchestrator.checkpoint import store
+from orchestrator.checkpoint import script_saves, store, world_size
 from orchestrator.checkpoint.manifest import Manifest
+from orchestrator.checkpoint.own_folder import is_own_folder, left_over
+from orchestrator.checkpoint.script_saves import ScriptSave
 from orchestrator.checkpoint.vouching import why_not_vouched
 from orchestrator.files import NO_SPACE
 from orchestrator.trust import why_not_ours
@@ -60,6 +62,14 @@ class CheckpointFiles:
         seen = store.scan(Path(save_dir))
         return seen.odd | {one.tag: _UNSIGNED for one in seen.committed if self._unsigned(one)}
 
+    def places(self, save_dir: str) -> list[str]:
+        """Folders in which committed checkpoints are: that one, and those in it."""
+        return [str(place) for place in world_size.places_in(Path(save_dir))]
+
+    def is_converted(self, save_dir: str) -> bool:
+        """Whether a checkpoint there was converted for any number of ranks."""
+        return world_size.is_converted(Path(save_dir))
+
     def _unsigned(self, manifest: Manifest) -> bool:
         """Whether it is not to be loaded: a key was asked for, and it was not signed with that."""
         return self.assignment.secrets.signing.required and not manifest.is_signed_with(self._key)
@@ -83,7 +93,26 @@ class CheckpointFiles:
 
     def quarantine(self, save_dir: str, tag: str, reason: str) -> str:
         """Never load it again; where it lies from now on."""
-        return str(store.quarantine(Path(save_dir), tag, reason))
+        folder, main = Path(save_dir), Path(self.assignment.places.checkpoint_dir)
+        there = store.scan(folder).committed
+        steps = [one.step for one in there if one.tag == tag]
+        if steps and is_own_folder(folder, main, tag, steps[0], [one.tag for one in there]):
+            return str(store.quarantine_folder(folder, reason))
+        return str(store.quarantine(folder, tag, reason))
+
+    def clear_way(self, save_dir: str, chosen: str | None, reason: str) -> dict[str, str]:
+        """Put aside what a save that never got its name has left, newer than the folder that was chosen;
+        where it lies from now on, by name."""
+        found = left_over(Path(save_dir), Path(chosen) if chosen else None)
+        return {folder.name: str(store.quarantine_folder(folder, reason)) for folder in found}
+
+    def script_saves(self, save_dir: str) -> list[ScriptSave]:
+        """What a script has saved there by itself."""
+        return script_saves.look(Path(save_dir))
+
+    def put_aside(self, save_dir: str, name: str, reason: str) -> str:
+        """The same for what a script has saved by itself."""
+        return str(store.quarantine_folder(Path(save_dir, name), reason))
 
     def prune(self, save_dir: str, keep: int, keep_hours: float | None) -> None:
         """Remove committed checkpoints beyond those to keep."""

@@ -23,16 +23,19 @@ COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
 _PACKAGES = {f"package {name}": name for name in COMPARED_PACKAGES}
 
 
-def observe(script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> dict[str, str]:
+def observe(
+    script: Path, sources: Sequence[str], cwd: Path, least_bytes: int = 1, alone: bool = False
+) -> dict[str, str]:
     """Facts by name: ``python``, ``package <name>``, ``orchestrator sha256``, ``script sha256`` and, if any,
-    ``corpus fingerprint``.
+    ``corpus fingerprint``. ``alone``: the script is a program that is no Python, see
+    :func:`script_sha256`.
 
     Raises :class:`ConfigError` when the script or the corpus is not there.
     """
     facts = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
     facts |= {fact: package_version(name) for fact, name in _PACKAGES.items()}
     facts[_OWN] = own_sha256()
-    facts[_SCRIPT] = script_sha256(script)
+    facts[_SCRIPT] = script_sha256(script, alone)
     if sources:
         facts["corpus fingerprint"] = corpus_survey.survey(sources, cwd, least_bytes).fingerprint
     return facts
@@ -60,20 +63,20 @@ def own_sha256() -> str:
     return digest.hexdigest()
 
 
-def script_sha256(script: Path) -> str:
-    """Hash of the script and of the Python files beside it, which it may import."""
+def script_sha256(script: Path, alone: bool = False) -> str:
+    """Hash of the script and of the Python files beside it, which it may import; ``alone`` of itself."""
     if not script.is_file():
         raise ConfigError(f"job.script: no file at {script}; give the path of a Python script")
     digest = hashlib.sha256()
-    for path in sorted({script, *script.parent.glob("*.py")}):
+    for path in sorted({script, *(() if alone else script.parent.glob("*.py"))}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
-def with_script(facts: Mapping[str, str], script: Path) -> dict[str, str]:
+def with_script(facts: Mapping[str, str], script: Path, alone: bool = False) -> dict[str, str]:
     """The same facts with the script as it is now; as they were where it is gone."""
     try:
-        return {**facts, _SCRIPT: script_sha256(script)} if _SCRIPT in facts else dict(facts)
+        return {**facts, _SCRIPT: script_sha256(script, alone)} if _SCRIPT in facts else dict(facts)
     except (ConfigError, OSError):
         return dict(facts)
 

@@ -17,6 +17,8 @@ from orchestrator.rank.messages import Loaded, MemoryPeak, Saved, Staged, StepTa
 
 # Ranks are a step apart, or a few: what waits for longer is of ranks that say nothing.
 MOST_WAITING = 1000
+# Ranks of which all have the same to say.
+MOST_NAMED = 8
 # What a rank whose probes have failed does not tell.
 _OF_PROBES = (RanksStepped, RanksPeaked)
 _Number = TypeVar("_Number", int, float)
@@ -66,6 +68,7 @@ def part_of(rank: int, message: StepTaken | Saved | Staged | Loaded | MemoryPeak
     match message:
         case StepTaken():
             local_time_s = message.local_time_s
+            not_finite = message.loss is not None and not math.isfinite(message.loss) and not message.skipped
             return RanksStepped(
                 step=message.step,
                 ranks=1,
@@ -76,6 +79,8 @@ def part_of(rank: int, message: StepTaken | Saved | Staged | Loaded | MemoryPeak
                 step_time_s=message.step_time_s,
                 slowest=None if local_time_s is None else (local_time_s, rank),
                 local_time_sum_s=local_time_s,
+                not_finite=(rank,) if not_finite else (),
+                not_finite_ranks=int(not_finite),
             )
         case Saved() | Staged():
             staged = isinstance(message, Staged)
@@ -113,6 +118,8 @@ def fold_steps(parts: Sequence[RanksStepped]) -> RanksStepped:
         step_time_s=max(part.step_time_s for part in parts),
         slowest=max(slowest) if known else None,
         local_time_sum_s=math.fsum(part.local_time_sum_s or 0.0 for part in parts) if known else None,
+        not_finite=tuple(sorted(rank for part in parts for rank in part.not_finite)[:MOST_NAMED]),
+        not_finite_ranks=sum(part.not_finite_ranks for part in parts),
     )
 
 

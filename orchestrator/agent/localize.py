@@ -53,7 +53,7 @@ def differences(assignment: Assignment) -> list[str]:
     """What about this node differs from the plan. Raises :class:`ConfigError` for what is not there at
     all."""
     program, ranks = assignment.program, assignment.ranks
-    seen = facts.observe(Path(program.script), program.corpus, Path(program.cwd))
+    seen = facts.observe(program.file, program.corpus, Path(program.cwd), alone=program.is_command)
     problems = facts.differences(assignment.expected, seen)
     if not Path(program.cwd).is_dir():
         problems.append(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.log_rows import LogRows
 from orchestrator.agent.messages import FiguresPrinted, LinePrinted, Printed
 
 _TAIL_BYTES = 16 * 1024
-# What one look at a log may read, and what a line may be long: a rank that prints without end must
-# not make its agent, the driver or the terminal the bottleneck.
+# What one look at a log may read: a rank that prints without end must not make its agent, the driver or the
+# terminal the bottleneck.
 READ_BYTES = 4 * 1024 * 1024
 REST_BYTES = 32 * 1024 * 1024
-LINE_BYTES = 4000
 _DEEPEST = 20
+_MOST_STEPS = 1e18  # also less than NaN and infinity, which are no steps
 
 
 class LogReader:
@@ -25,8 +25,7 @@ class LogReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
-        self._rest = b""
-        self._cut = False
+        self._rows = LogRows()
         self._passed: list[str] = []
         self._passed_bytes = 0
 
@@ -40,9 +39,7 @@ class LogReader:
         with how much that was."""
         if offset <= self._offset:
             return
-        if self._rest:
-            self._cut = True
-            self._passed.append(self._take())
+        self._passed += [f"{line}…" for line in self._rows.rest()]
         self._passed_bytes += offset - self._offset
         self._offset = offset
 
@@ -55,7 +52,7 @@ class LogReader:
             before = self._offset
             lines += self.lines()
             if self._offset == before:
-                return [*lines, self._take()] if self._rest else lines
+                return lines + self._rows.rest()
 
     def lines(self) -> list[str]:
         """The lines completed since the last call, long ones cut."""
@@ -67,13 +64,11 @@ class LogReader:
         except FileNotFoundError:
             return passed
         self._offset += len(data)
-        first, *others = data.split(b"\n")
-        self._extend(first)
-        whole = passed
-        for part in others:
-            whole.append(self._take())
-            self._extend(part)
-        return whole
+        return passed + self._rows.feed(data)
+
+    def bars(self) -> str:
+        """The newest state of progress bars that are written again and again, "" where there are none."""
+        return self._rows.bars()
 
     def _take_passed(self) -> list[str]:
         passed, self._passed = self._passed, []
@@ -84,23 +79,14 @@ class LogReader:
             self._passed_bytes = 0
         return passed
 
-    def _extend(self, part: bytes) -> None:
-        room = LINE_BYTES - len(self._rest)
-        self._cut = self._cut or len(part) > room
-        self._rest += part[:room]
-
-    def _take(self) -> str:
-        line = self._rest.decode(errors="replace").rstrip("\r") + ("…" if self._cut else "")
-        self._rest, self._cut = b"", False
-        return line
-
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, however large it is."""
+    """The last lines of a file, however large it is; of a progress bar its last state."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return stream.read().decode(errors="replace").splitlines()[-lines:]
+            rows = LogRows()
+            return [*rows.feed(stream.read()), *rows.rest()][-lines:]
     except FileNotFoundError:
         return []
 
@@ -112,7 +98,8 @@ def line_part(line: str) -> Printed:
 
 
 def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:
-    """The step and figures of a line that is one JSON object with at least one finite number, else None."""
+    """The step and figures of a line that is one JSON object with at least one number, else None. NaN and
+    infinity are numbers, as Python writes them: a figure that has become one is what matters most."""
     if not line.startswith("{") or line.count("[") + line.count("{") > _DEEPEST:
         return None
     try:
@@ -121,17 +108,16 @@ def metrics_of(line: str) -> tuple[int | None, dict[str, float]] | None:
         return None
     if not isinstance(body, dict):
         return None
-    step = _finite(body.pop("step", None))
-    metrics = {str(name): number for name, value in body.items() if (number := _finite(value)) is not None}
-    return (None if step is None else int(step), metrics) if metrics else None
+    step = _number(body.pop("step", None))
+    metrics = {str(name): number for name, value in body.items() if (number := _number(value)) is not None}
+    return (int(step) if step is not None and abs(step) < _MOST_STEPS else None, metrics) if metrics else None
 
 
-def _finite(value: Any) -> float | None:
+def _number(value: Any) -> float | None:
     """A number as a float, where it is one and fits into one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        number = float(value)
+        return float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None

@@ -16,13 +16,14 @@ from typing import Any, get_args
 from orchestrator.agent.waits import Wait
 from orchestrator.checkpoint.commits import PartDurable, PartGivenUp
 from orchestrator.events import Fault
-from orchestrator.rank.messages import GroupSeen
+from orchestrator.rank.messages import EngineMade, GroupSeen
 
 
 @dataclass(frozen=True, slots=True)
 class RanksStepped:
     """So many ranks have done a step. ``slowest`` (seconds, rank) and ``local_time_sum_s`` (over the ranks)
-    say how long ranks worked by themselves, None where one of them did not say so."""
+    say how long ranks worked by themselves, None where one of them did not say so. The loss is no finite
+    number on ``not_finite_ranks`` of them, of which ``not_finite`` names the first."""
 
     step: int
     ranks: int
@@ -33,6 +34,8 @@ class RanksStepped:
     step_time_s: float
     slowest: tuple[float, int] | None
     local_time_sum_s: float | None
+    not_finite: tuple[int, ...] = ()
+    not_finite_ranks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,13 @@ class RankPhases:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineTold:
+    """Rank 0 has made the engine that trains."""
+
+    engine: EngineMade
+
+
+@dataclass(frozen=True, slots=True)
 class RankMute:
     """A rank's probes have failed: it tells no more of its steps."""
 
@@ -114,9 +124,11 @@ class RankExited:
 
 @dataclass(frozen=True, slots=True)
 class LinePrinted:
-    """Rank 0 has printed a line."""
+    """Rank 0 has printed a line. One that is ``fleeting`` is the state of progress bars, which the next line
+    replaces, a row for each; "" where they are gone."""
 
     text: str
+    fleeting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,16 @@ class FiguresPrinted:
 
     step: int | None
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RankTracked:
+    """A rank's script has told MLflow this, see :class:`~orchestrator.rank.messages.Tracked`."""
+
+    rank: int
+    metrics: dict[str, list[list[float]]]
+    params: dict[str, str]
+    tags: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +247,48 @@ class RankUnstaged:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class RankWithoutEngine:
+    """The steps of a rank are those of an optimizer of this class."""
+
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankSavedFile:
+    """A rank's script has saved something by itself, see :class:`~orchestrator.rank.messages.FileSaved`."""
+
+    rank: int
+    path: str
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpBuilding:
+    """A rank compiles an operation, or waits for one that does; ``seconds`` is what it took, None while it
+    lasts."""
+
+    op: str
+    seconds: float | None
+
+
+OfScript = RankWithoutEngine | RankSavedFile | OpBuilding
 FromWriter = PartDurable | PartGivenUp | WriterHeld | WriterFreed | RankUnstaged
 Gathered = RanksStepped | RanksSaved | RanksLoaded | RanksPeaked
 Printed = LinePrinted | FiguresPrinted
-OfRanks = Gathered | RankPhases | RankMute | RankRaised | RankExited | Printed | NodeSample
+OfRanks = (
+    Gathered
+    | EngineTold
+    | RankPhases
+    | RankMute
+    | RankRaised
+    | RankExited
+    | Printed
+    | RankTracked
+    | NodeSample
+    | OfScript
+)
 Part = FromWriter | OfRanks | LogGrown | Remark | RanksOverdue | RanksSeen
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Part)}
 _FIELDS = {kind: tuple(one.name for one in dataclasses.fields(kind)) for kind in _KINDS.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -21,25 +22,37 @@ from orchestrator.agent.log_transfer import LogSender
 from orchestrator.agent.look import Looks
 from orchestrator.agent.memory_kills import MemoryKills
 from orchestrator.agent.messages import (
+    EngineTold,
+    LinePrinted,
+    OpBuilding,
     Part,
     RankExited,
     RankMute,
     RankPhases,
     RankRaised,
+    RankSavedFile,
     RanksOverdue,
     RanksSeen,
+    RankTracked,
+    RankWithoutEngine,
     Remark,
 )
+from orchestrator.agent.rank_errors import fault_of, first_line, one_line
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.watchdog import Watchdog
 from orchestrator.errors import NodeMismatch
 from orchestrator.events import Fault
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.messages import (
+    EngineMade,
+    FileSaved,
     Heartbeat,
     Loaded,
     MemoryPeak,
     Message,
+    OpBuildBegun,
+    OpBuildEnded,
+    OptimizerFollowed,
     PhaseBegun,
     PhaseEnded,
     ProbeFailed,
@@ -48,14 +61,28 @@ from orchestrator.rank.messages import (
     StacksUnavailable,
     Staged,
     StepTaken,
+    Tracked,
+    TrackedElsewhere,
     Unknown,
 )
 from orchestrator.rank.spec import RankSpec
 
 _TAIL_LINES = 20
 _STACK_LINES = 40
+# An operation that is compiled already is loaded in less.
+_BUILD_TOLD_AFTER_S = 3.0
+_BARS_EVERY_S = 1.0
 # Lines of a rank that one poll passes on.
 MOST_LINES = 100
+
+
+@dataclass
+class _Build:
+    """An operation is loaded, and compiled, as it takes so long, once that is ``told``."""
+
+    op: str
+    since_s: float
+    told: bool = False
 
 
 @dataclass
@@ -69,7 +96,12 @@ class _Watched:
     error: ScriptFailed | None = None
     status: int | None = None
     garbled_told: bool = False
+    dropped: int = 0  # values that its script logged to MLflow and that had no room
+    dropped_told: int = 0
     silent: bool = False  # of its steps: what tells of them has failed
+    building: _Build | None = None
+    bars: str = ""  # the state of progress bars that was told last, and when
+    bars_s: float = -math.inf
     unknown: set[str] = field(default_factory=set)  # kinds of messages that it has been remarked for
 
 
@@ -228,8 +260,9 @@ class NodeRanks:
         parts: list[Part] = []
         for message in rank.process.messages():
             self._watchdog.heard(rank.process.spec.rank, message, now_s)
-            if part := self._receive(rank, message):
+            if part := self._receive(rank, message, now_s):
                 parts.append(part)
+        parts += _long_build(rank.building, now_s)
         if rank.process.garbled and not rank.garbled_told:
             rank.garbled_told = True
             self._remarks.append(
@@ -249,13 +282,15 @@ class NodeRanks:
             lines = [*lines[: MOST_LINES // 2], left_out, *lines[-MOST_LINES // 2 :]]
         # After an error the lines are its traceback, which comes with the exit.
         if rank.process.spec.rank == 0 and rank.error is None:
-            parts += [line_part(line) for line in lines]
+            parts += [line_part(line) for line in lines] + _bars(rank, now_s)
         if status is not None:
             rank.status = status
+            if rank.dropped > rank.dropped_told:
+                self._tell_dropped(rank)
             parts.append(self._exit_part(rank, status))
         return parts
 
-    def _receive(self, rank: _Watched, message: Message | Unknown) -> Part | None:
+    def _receive(self, rank: _Watched, message: Message | Unknown, now_s: float) -> Part | None:
         number = rank.process.spec.rank
         match message:
             case Heartbeat(phase=phase) | PhaseBegun(phase) | PhaseEnded(phase):
@@ -263,6 +298,8 @@ class NodeRanks:
             case StepTaken(step):
                 rank.step, rank.phase = step, "step"
                 return self._gather.add(part_of(number, message))
+            case EngineMade():
+                return EngineTold(message) if number == 0 else None
             case MemoryPeak():
                 return self._gather.add(part_of(number, message))
             case Saved(step=step) | Staged(step=step) | Loaded(step=step):
@@ -275,9 +312,25 @@ class NodeRanks:
                 return RankRaised(number)
             case ProbeFailed():
                 return self._probe_failed(rank, message)
+            case Tracked():
+                return self._tracked(rank, message)
+            case TrackedElsewhere(uri):
+                self._remarks.append(
+                    f"rank {number}'s script sends MLflow to {first_line(uri)}, an address of its own: what"
+                    " it logs there is not in this run"
+                )
+            case OptimizerFollowed(optimizer):
+                return RankWithoutEngine(optimizer)
+            case FileSaved(path, step, seconds):
+                return RankSavedFile(number, path, step, seconds)
+            case OpBuildBegun(op):
+                rank.building = _Build(op, now_s)
+            case OpBuildEnded(op, seconds):
+                build, rank.building = rank.building, None
+                return OpBuilding(op, seconds) if build is not None and build.told else None
             case StacksUnavailable(why):
                 self._remarks.append(
-                    f"rank {number} cannot tell where it is, should it hang: {_first_line(why)}"
+                    f"rank {number} cannot tell where it is, should it hang: {first_line(why)}"
                 )
             case Unknown(kind) if kind not in rank.unknown:
                 rank.unknown.add(kind)
@@ -286,13 +339,28 @@ class NodeRanks:
                 )
         return None
 
+    def _tracked(self, rank: _Watched, tracked: Tracked) -> Part:
+        rank.dropped += tracked.dropped
+        if rank.dropped > 2 * rank.dropped_told:  # a flood is told of in a few lines
+            self._tell_dropped(rank)
+        # A script that writes to the descriptor itself may have said anything.
+        metrics = {name: [p for p in points if len(p) == 3] for name, points in tracked.metrics.items()}
+        return RankTracked(rank.process.spec.rank, metrics, tracked.params, tracked.tags)
+
+    def _tell_dropped(self, rank: _Watched) -> None:
+        rank.dropped_told = rank.dropped
+        self._remarks.append(
+            f"rank {rank.process.spec.rank}'s script logs to MLflow faster than it can be taken: so far"
+            f" {rank.dropped:,} values are left out"
+        )
+
     def _probe_failed(self, rank: _Watched, failed: ProbeFailed) -> Part | None:
         """Its steps are not waited for any more."""
         if rank.silent:
             return None
         rank.silent = True
         self._gather.excuse()
-        return RankMute(rank.process.spec.rank, failed.where, _first_line(failed.message))
+        return RankMute(rank.process.spec.rank, failed.where, first_line(failed.message))
 
     def _exit_part(self, rank: _Watched, status: int) -> RankExited:
         spec, error = rank.process.spec, rank.error
@@ -303,21 +371,24 @@ class NodeRanks:
             status=status,
             step=rank.step,
             time=time.time(),
-            error=(_one_line(error) if error is not None else "") or rank.process.exit_reason,
-            fault=Fault.MEMORY if killed and self._memory_kills.new() else _fault_of(error),
+            error=(one_line(error) if error is not None else "") or rank.process.exit_reason,
+            fault=Fault.MEMORY if killed and self._memory_kills.new() else fault_of(error),
             log_tail=tail(Path(spec.log_path), _TAIL_LINES) if status else [],
             log_path=spec.log_path,
         )
 
 
-def _fault_of(error: ScriptFailed | None) -> Fault:
-    """Which fault a rank's error is, as the rank knows it. Its script may have said any word there."""
-    return Fault(error.fault) if error is not None and error.fault in set(Fault) else Fault.EXIT
+def _bars(rank: _Watched, now_s: float) -> list[Part]:
+    """The newest state of its progress bars, now and then."""
+    state = rank.log.bars()
+    if state == rank.bars or (state and now_s - rank.bars_s < _BARS_EVERY_S):
+        return []
+    rank.bars, rank.bars_s = state, now_s
+    return [LinePrinted(state, fleeting=True)]
 
 
-def _one_line(error: ScriptFailed) -> str:
-    return f"{error.type}: {_first_line(error.message)}".strip(": ")
-
-
-def _first_line(text: str) -> str:
-    return next(iter(text.strip().splitlines()), "")
+def _long_build(build: _Build | None, now_s: float) -> list[Part]:
+    if build is None or build.told or now_s - build.since_s < _BUILD_TOLD_AFTER_S:
+        return []
+    build.told = True
+    return [OpBuilding(build.op, None)]

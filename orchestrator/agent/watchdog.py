@@ -17,11 +17,14 @@ from dataclasses import dataclass, field
 from orchestrator.agent.messages import Overdue
 from orchestrator.rank.link import HEARTBEAT_S
 from orchestrator.rank.messages import (
+    FileSaved,
     Heartbeat,
     LoadBegun,
     Loaded,
     LoadFailed,
     Message,
+    OpBuildBegun,
+    OpBuildEnded,
     PhaseBegun,
     PhaseEnded,
     SaveBegun,
@@ -141,6 +144,12 @@ class Watchdog:
                 self._reach(clock, max(step, clock.step or 0))
                 if clock.phase == "first_step":  # not at its end's own message, which comes before
                     clock.enter("step")
+            case OpBuildBegun() | OpBuildEnded():
+                clock.moved(now_s)
+            case FileSaved():
+                clock.moved(now_s)
+                if clock.phase == "save":  # of which a heartbeat has told
+                    clock.enter(clock.before)
             case SaveBegun() | LoadBegun():
                 clock.moved(now_s)
                 clock.enter("save" if isinstance(message, SaveBegun) else "load")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.checkpoint.manifest import FilePart, Manifest
+from orchestrator.checkpoint.world_size import misfit
 from orchestrator.events import CheckpointSaved, RestoreSource
 
 
@@ -106,11 +107,13 @@ class Restore:
 
 
 class Snapshots:
-    """One per run. ``save_dirs`` are the folders in which committed checkpoints are looked for."""
+    """One per run. ``save_dirs`` are the folders in which committed checkpoints are looked for;
+    ``any_number`` says that DeepSpeed is asked to load what another number of ranks has written."""
 
-    def __init__(self, run: str, world_size: int, save_dirs: Iterable[str]) -> None:
+    def __init__(self, run: str, world_size: int, save_dirs: Iterable[str], any_number: bool = False) -> None:
         self.run = run
         self.world_size = world_size
+        self.any_number = any_number
         self.save_dirs = [os.path.abspath(folder) for folder in save_dirs]
         self._pending: dict[Key, _Pending] = {}
         self._committed: set[Key] = set()
@@ -204,13 +207,21 @@ class Snapshots:
         return Restore(RestoreSource.MEMORY, attempt, step, tag, save_dir, files)
 
     def from_disk(self, committed: Sequence[tuple[str, Manifest]], before: int | None) -> Restore | None:
-        """The newest of the committed checkpoints."""
-        fit = [(save_dir, one) for save_dir, one in committed if before is None or one.step < before]
+        """The newest of the committed checkpoints that this number of ranks can load."""
+        fit = [
+            (save_dir, one)
+            for save_dir, one in committed
+            if (before is None or one.step < before) and not self.misfit(one)
+        ]
         if not fit:
             return None
         save_dir, one = max(fit, key=lambda pair: (pair[1].step, pair[1].attempt))
         files = {name: {"rank": part.rank, "bytes": part.bytes} for name, part in one.files.items()}
         return Restore(RestoreSource.DISK, one.attempt, one.step, one.tag, save_dir, files)
+
+    def misfit(self, manifest: Manifest) -> str | None:
+        """Why the run's ranks cannot load a checkpoint, because of how many they are; None where they can."""
+        return None if self.any_number else misfit(manifest, self.world_size)
 
     def _in_history(self, attempt: int, step: int) -> bool:
         later = (origin for number, origin in self._went_on_from.items() if number > attempt)

@@ -48,6 +48,7 @@ __all__ = [
     "prune",
     "publish",
     "quarantine",
+    "quarantine_folder",
     "refuse_object_store",
     "repair_latest",
     "scan",
@@ -163,6 +164,21 @@ def quarantine(save_dir: Path, tag: str, reason: str) -> Path:
     number = re.compile(re.escape(tag) + r"\.(\d+)")
     numbers = [int(match[1]) for entry in ward.iterdir() if (match := number.fullmatch(entry.name))]
     return ward / f"{tag}.{max(numbers)}"
+
+
+def quarantine_folder(folder: Path, reason: str) -> Path:
+    """Take a checkpoint out of service with the folder that it has to itself, and all that the script put
+    there, or the one file that it is; where it is now, beside where it was."""
+    ward = folder.parent / ".quarantine"
+    ward.mkdir(exist_ok=True)
+    with suppress(OSError):  # a full disk must not keep it in service
+        if folder.is_dir():
+            store_files.replace_file(folder / store_files.REASON, reason.rstrip() + "\n")
+    place = store_files.free_name(ward, folder.name)
+    os.rename(folder, place)
+    sync(ward)
+    sync(folder.parent)
+    return place
 
 
 def prune(

@@ -12,6 +12,7 @@ from orchestrator.errors import ConfigError, near_miss
 VERBS = ("run", "resume", "sync", "incidents", "plan", "compare", "calibrate", "up", "status", "down")
 TAKE_A_RUN = ("resume", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
+TAKE_A_COMMAND = ("run", "plan")
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
     "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn",
@@ -40,6 +41,10 @@ class Invocation:
     limit: int = 100
     trust: bool = False
     force: bool = False
+    # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
+    # the first of ``words``
+    command_words: tuple[str, ...] = ()
+    command_remark: str = ""
 
     @property
     def multirun(self) -> bool:
@@ -49,12 +54,13 @@ class Invocation:
     @property
     def is_for_hydra(self) -> bool:
         """Whether the words are for Hydra's own command line: its flags, or a word on its own part."""
-        return any(word.startswith("-") or "hydra" in word for word in self.words)
+        typed = self.words[len(self.command_words) :]
+        return any(word.startswith("-") or "hydra" in word for word in typed)
 
 
 def parse(args: Sequence[str]) -> Invocation:
     """Take a command line apart. Raises :class:`ConfigError` for what is not one, before Hydra is asked."""
-    rest = list(args)
+    rest, command = _split(args)
     verb = _take_verb(rest)
     run, runs = _take_run(verb, rest), _take_runs(verb, rest)
     own, words = _own_flags(verb).parse_known_args(rest)
@@ -63,7 +69,28 @@ def parse(args: Sequence[str]) -> Invocation:
         from orchestrator.config.words import for_hydra
 
         words = for_hydra(words)
-    return Invocation(verb, tuple(words), run, tuple(runs), **vars(own))
+    if command is None or own.version or _is_for_reading(words):
+        return Invocation(verb, tuple(words), run, tuple(runs), **vars(own))
+    if verb not in TAKE_A_COMMAND:
+        raise ConfigError(f"--: '{verb}' takes no command after it; 'run' and 'plan' do")
+    from orchestrator.config.command_line.words import translated
+
+    found = translated(command, words)
+    return Invocation(
+        verb, (*found.words, *words), run, tuple(runs), **vars(own),
+        command_words=found.words, command_remark=found.remark,
+    )  # fmt: skip
+
+
+def _split(args: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """What stands before ``--``, which is ours and Hydra's, and the command after it."""
+    place = list(args).index("--") if "--" in args else None
+    return (list(args), None) if place is None else (list(args[:place]), list(args[place + 1 :]))
+
+
+def _is_for_reading(words: Sequence[str]) -> bool:
+    """Whether words are asked to be explained or completed, and nothing is composed of them."""
+    return bool({"--help", "-h", "--hydra-help", "--shell-completion", "-sc"} & set(words))
 
 
 class _Parser(argparse.ArgumentParser):

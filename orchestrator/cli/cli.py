@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"orchestrator {__version__}")
                 return 0
             composed = _composed(invocation)
+            if invocation.command_remark:
+                Screen(stderr=True, soft_wrap=True, highlight=False).print(
+                    invocation.command_remark, markup=False
+                )
     except OrchestratorError as error:
         return _fail(error)
     return _by_hydra(invocation) if composed is None else _call(composed, invocation)

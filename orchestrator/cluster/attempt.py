@@ -5,25 +5,31 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.agent.gather import Gather, mean_loss, shortened, slowest_phase
+from orchestrator.agent.gather import MOST_WAITING, Gather, mean_loss, shortened, slowest_phase
 from orchestrator.agent.messages import (
+    EngineTold,
     FiguresPrinted,
     Gathered,
     LinePrinted,
     NodeSample,
     OfRanks,
+    OpBuilding,
     RankExited,
     RankMute,
     RankPhases,
     RankRaised,
+    RankSavedFile,
     RanksLoaded,
     RanksPeaked,
     RanksSaved,
     RanksStepped,
+    RankTracked,
+    RankWithoutEngine,
 )
+from orchestrator.cluster.engine_values import Value, configured
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
     AttemptEnded,
@@ -41,9 +47,12 @@ from orchestrator.events import (
     ProbesFailed,
     RankLost,
     RankOutput,
+    ScriptTracked,
     StepDone,
     StragglerNamed,
 )
+from orchestrator.redact import redact
+from orchestrator.script_events import LossNotFinite, OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
 from orchestrator.text import exit_in_words
 
 PHASES = tuple(Phase)
@@ -72,11 +81,13 @@ class Attempt:
         ranks_per_node: int,
         gpu_name: Callable[[int], str] = "GPU {}".format,
         stragglers: StragglerWatch | None = None,
+        planned: Mapping[str, Value] | None = None,
     ) -> None:
         self.number = number
         self.nodes = list(nodes)
         self.ranks_per_node = ranks_per_node
         self._gpu_name = gpu_name
+        self._planned = planned or {}  # of what DeepSpeed's engine runs with
         self._stragglers = stragglers or StragglerWatch(factor=1.5, steps=20)
         self.stopping = False
         self.failing = False
@@ -92,6 +103,9 @@ class Attempt:
         self._blamed: RankLost | None = None
         self._named = False
         self._waiting: list[tuple[float, RankOutput]] = []
+        self._saves: dict[int, int] = {}  # by step, the rank that speaks for what the script saved by itself
+        self._optimizer = ""  # whose steps are told, where there is no engine
+        self._ops: dict[str, bool] = {}  # operations that ranks compile; true once one of them has it
         self.broken: list[str] = []  # nodes on which a rank outlived SIGKILL
 
     def receive(self, node_index: int, part: OfRanks, now_s: float) -> list[Event]:
@@ -100,14 +114,24 @@ class Attempt:
             case RanksStepped() | RanksSaved() | RanksLoaded() | RanksPeaked():
                 whole = self._gather.add(part)
                 return [] if whole is None else self._whole(whole)
+            case EngineTold(engine):
+                return [configured(self.number, engine, self._planned)]
             case RankPhases(phases):
                 return self._phase(node_index, phases)
             case FiguresPrinted(step, metrics):
                 return [MetricLogged(self.number, step or self.step or None, metrics)]
-            case LinePrinted(text):
-                self._waiting.append((now_s, RankOutput(self.number, 0, text)))
+            case RankTracked(rank, metrics, params, tags):
+                return [ScriptTracked(self.number, rank, metrics, redact(params), redact(tags))]
+            case LinePrinted(text, fleeting):
+                self._waiting.append((now_s, RankOutput(self.number, 0, text, fleeting)))
             case RankRaised():
                 self._waiting = []  # its traceback, which comes with the exit
+            case RankWithoutEngine(optimizer):
+                return self._without_engine(optimizer)
+            case RankSavedFile():
+                return self._script_saved(part)
+            case OpBuilding(op, seconds):
+                return self._op(op, seconds)
             case NodeSample(metrics):
                 return [NodeSampled(self.nodes[node_index], metrics)]
             case RankMute(rank, where, reason):
@@ -116,6 +140,32 @@ class Attempt:
             case RankExited():
                 self._exit(part, now_s)
                 return self._outlived(part)
+        return []
+
+    def _without_engine(self, optimizer: str) -> list[Event]:
+        """All ranks say so."""
+        if optimizer == self._optimizer:
+            return []
+        self._optimizer = optimizer
+        return [StepsWithoutEngine(self.number, optimizer)]
+
+    def _script_saved(self, part: RankSavedFile) -> list[Event]:
+        """The first of the ranks that save at a step speaks for all: they stand still at the same time, be it
+        some steps apart on the driver's clock."""
+        if self._saves.setdefault(part.step, part.rank) != part.rank:
+            return []
+        if len(self._saves) > MOST_WAITING:
+            del self._saves[min(self._saves)]
+        return [ScriptSaved(self.number, part.rank, part.step, part.path, shortened(part.seconds, 5))]
+
+    def _op(self, op: str, seconds: float | None) -> list[Event]:
+        """All ranks want the same, and one compiles for those of its node."""
+        if seconds is None and op not in self._ops:
+            self._ops[op] = False
+            return [OpCompiling(self.number, op)]
+        if seconds is not None and self._ops.get(op) is False:
+            self._ops[op] = True
+            return [OpCompiled(self.number, op, shortened(seconds, 5))]
         return []
 
     def blame(self, cause: RankLost, now_s: float) -> None:
@@ -183,7 +233,7 @@ class Attempt:
                     shortened(part.grad_norm, 5),
                     part.skipped,
                 )
-                return [done, *self._straggler(part)]
+                return [*self._not_finite(part), done, *self._straggler(part)]
             case RanksSaved(step, _, tag, path, seconds, staged):
                 return [CheckpointSaved(self.number, step, tag, path, seconds, staged)]
             case RanksLoaded(step, _, tag, path, seconds):
@@ -191,6 +241,10 @@ class Attempt:
                 return [CheckpointLoaded(self.number, step, tag, path, seconds)]
             case RanksPeaked(step, _, peak_bytes):
                 return [] if peak_bytes is None else [MemoryPeaked(self.number, step, peak_bytes)]
+
+    def _not_finite(self, part: RanksStepped) -> list[Event]:
+        first, ranks = list(part.not_finite), part.not_finite_ranks
+        return [LossNotFinite(self.number, part.step, first, ranks, part.ranks)] if ranks else []
 
     def _straggler(self, part: RanksStepped) -> list[Event]:
         named = self._stragglers.observe(part)

@@ -6,10 +6,10 @@ Nodes do what is slow or local; this says when. Nothing here waits while ranks r
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +19,9 @@ from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.messages import FromWriter, RankUnstaged, WriterFreed, WriterHeld
 from orchestrator.checkpoint.commits import Commit, PartDurable, PartGivenUp, Restore, Snapshots
 from orchestrator.checkpoint.manifest import Manifest
+from orchestrator.checkpoint.own_folder import is_own_folder
+from orchestrator.checkpoint.world_size import loads_any_number
+from orchestrator.cluster.committed import Committed
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.ray_errors import reason
 from orchestrator.errors import ManifestError
@@ -29,9 +32,6 @@ from orchestrator.events import (
     Event,
     RestoreSource,
     SnapshotCommitted,
-    SnapshotDoubted,
-    SnapshotPassedOver,
-    SnapshotQuarantined,
     StagingUnavailable,
 )
 
@@ -58,15 +58,14 @@ class Checkpoints:
         self._held = nodes
         self._ask = nodes.ask
         self._pending: list[Event] = []
-        self._announced: set[tuple[str, str, str]] = set()
-        self._looked = False
         self.snapshots = Snapshots(
-            assignment.run, assignment.ranks.world_size, [assignment.places.checkpoint_dir]
+            assignment.run,
+            assignment.ranks.world_size,
+            [assignment.places.checkpoint_dir],
+            loads_any_number(assignment.program.deepspeed),
         )
         self._publishing: list[_Publishing] = []
-        # Which node has a file on a disk of its own: not its writer's, once another driver has other nodes
-        # first.
-        self._disks: dict[tuple[str, int, str], dict[str, int]] = {}
+        self._disk = Committed(nodes, self.snapshots)
 
     @property
     def _nodes(self) -> list[Node]:
@@ -167,11 +166,12 @@ class Checkpoints:
         """
         if before is not None:
             self._pending += self._reject(before)
-        self._pending += self._doubted()
+        self._pending += self._disk.doubted()
+        self._disk.find_places()
         holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
         while True:
-            committed = self._committed()
-            self._pending += self._passed_over()
+            committed = self._disk.committed()
+            self._pending += self._disk.passed_over() + self._disk.misfits(committed)
             held_there, committed = self._in_main_folder(holdings, committed)
             memory = self.snapshots.from_memory(held_there, before)
             disk = self.snapshots.from_disk(committed, before)
@@ -179,14 +179,17 @@ class Checkpoints:
                 self.snapshots.adopt(memory, time.monotonic())
                 if not committed:
                     self._wait_for_a_name(wait_s, listen)
+                elif memory.save_dir != self.snapshots.save_dirs[0]:  # the script looks for its files there
+                    self._wait_for_a_name(wait_s, listen, memory.tag)
                 return memory
             if disk is None:
+                self._disk.refuse_misfits(committed, before)
                 return None
             wrong = self._verify(disk)
             if not wrong:
-                return replace(disk, unvouched=self._why_not_vouched(disk))
+                return replace(disk, unvouched=self._disk.why_not_vouched(disk))
             self._pending.append(
-                self._quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items()))
+                self._disk.quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items()))
             )
 
     def _in_main_folder(
@@ -214,19 +217,15 @@ class Checkpoints:
         """Remove what older attempts left unfinished."""
         on_its_way = [key.tag for key in self.snapshots.on_their_way()]
         on_its_way += [one.commit.manifest.tag for one in self._publishing]
-        for node in self._owners():
+        for node in self._disk.owners():
             for folder in self.snapshots.save_dirs:
                 self._ask(node, "tidy", folder, attempt, on_its_way)
 
     def tidy_up(self) -> None:
         """At the end: leave nothing unfinished; not waited for."""
-        for node in self._owners():
+        for node in self._disk.owners():
             for folder in self.snapshots.save_dirs:
                 node.agent.tidy.remote(folder, ALL_ATTEMPTS, [])
-
-    def _owners(self) -> Sequence[Node]:
-        """The nodes that touch names: one where all see the same folder."""
-        return self._nodes[:1] if self._held.shared_checkpoints else self._nodes
 
     def _publish(self, commit: Commit) -> list[Any]:
         key = bytes.fromhex(self._assignment.secrets.signing.key)
@@ -236,7 +235,7 @@ class Checkpoints:
                 self._part_of(commit.manifest, node).signed(key).to_json(),
                 commit.save_latest,
             )
-            for node in self._owners()
+            for node in self._disk.owners()
         ]
 
     def _part_of(self, manifest: Manifest, node: Node) -> Manifest:
@@ -249,47 +248,8 @@ class Checkpoints:
 
     def _prune(self, commit: Commit) -> None:
         keep, hours = self._assignment.snapshot.keep, self._assignment.snapshot.keep_hours
-        for node in self._owners():
+        for node in self._disk.owners():
             node.agent.prune.remote(commit.save_dir, keep, hours)
-
-    def _committed(self) -> list[tuple[str, Manifest]]:
-        """Committed on every node that has a folder, whole."""
-        found: dict[tuple[str, int, str], list[Manifest]] = {}
-        self._disks.clear()
-        for node in self._owners():
-            for folder in self.snapshots.save_dirs:
-                for one in map(Manifest.from_json, self._ask(node, "committed", folder)):
-                    found.setdefault((folder, one.attempt, one.tag), []).append(one)
-                    self._disks.setdefault((folder, one.attempt, one.tag), {}).update(
-                        dict.fromkeys(one.files, node.index)
-                    )
-        whole = []
-        for (folder, _, _), parts in found.items():
-            # A node may have died before it could give the same tag to a later step.
-            with contextlib.suppress(ManifestError):
-                if len(parts) == len(self._owners()):
-                    whole.append((folder, Manifest.joined(parts)))
-        return whole
-
-    def _doubted(self) -> list[Event]:
-        """Whether others could change what is committed: at the first fault it would be too late to allow a
-        type."""
-        if self._looked:
-            return []
-        self._looked, main = True, self.snapshots.save_dirs[0]
-        why = next((why for node in self._owners() if (why := self._ask(node, "why_not_ours", main))), None)
-        return [] if why is None else [SnapshotDoubted(main, why)]
-
-    def _passed_over(self) -> list[Event]:
-        """Which folders of checkpoints are left out because of their manifests, each said once."""
-        found: list[Event] = []
-        for node in self._owners():
-            for folder in self.snapshots.save_dirs:
-                for tag, why in self._ask(node, "passed_over", folder).items():
-                    if (said := (node.name, folder, tag)) not in self._announced:
-                        self._announced.add(said)
-                        found.append(SnapshotPassedOver(tag, f"{folder}/{tag}", why))
-        return found
 
     def _verify(self, restore: Restore) -> dict[str, str]:
         """What is wrong with its files, by name; every node hashes a share."""
@@ -310,13 +270,6 @@ class Checkpoints:
             wrong |= self._ask(node, answer)
         return wrong
 
-    def _why_not_vouched(self, restore: Restore) -> str | None:
-        """Why a checkpoint on the disk may be somebody else's, as the first node says that has a doubt."""
-        answers = (
-            self._ask(node, "why_not_vouched", restore.save_dir, restore.tag) for node in self._owners()
-        )
-        return next((why for why in answers if why is not None), None)
-
     def _reject(self, before: int) -> list[Event]:
         """Take what followed a rejected step out of memory and off the list."""
         self.snapshots.rejected(before)
@@ -325,26 +278,38 @@ class Checkpoints:
             self._ask(node, "forget", before)
         poisoned = [
             Restore(RestoreSource.DISK, one.attempt, one.step, one.tag, folder, {})
-            for folder, one in self._committed()
+            for folder, one in self._disk.committed()
             if one.step >= before
         ]
-        return [self._quarantine(one, f"it follows step {before}, which was rejected") for one in poisoned]
+        why = f"the run has gone back before step {before}"
+        return [self._disk.quarantine(one, why) for one in poisoned]
 
-    def _quarantine(self, restore: Restore, why: str) -> Event:
-        paths = [self._ask(node, "quarantine", restore.save_dir, restore.tag, why) for node in self._owners()]
-        return SnapshotQuarantined(restore.step, restore.tag, paths[0], why)
+    def clear_way(self, restore: Restore | None) -> None:
+        """Let a script that looks for its newest folder by itself find what was chosen."""
+        if restore is None or self.is_alone(restore):
+            self._pending += self._disk.clear_way(restore)
 
-    def _wait_for_a_name(self, wait_s: float, listen: Callable[[], list[Event]]) -> None:
+    def is_alone(self, restore: Restore) -> bool:
+        """Whether it has a folder of its own, with what the script has put around it."""
+        tags = [one.tag for folder, one in self._disk.committed() if folder == restore.save_dir]
+        main = Path(self.snapshots.save_dirs[0])
+        return is_own_folder(Path(restore.save_dir), main, restore.tag, restore.step, tags)
+
+    def _wait_for_a_name(
+        self, wait_s: float, listen: Callable[[], list[Event]], tag: str | None = None
+    ) -> None:
+        """Until a checkpoint has been committed: this one, or any."""
         deadline_s = time.monotonic() + wait_s
         while self.busy() and time.monotonic() < deadline_s:
             heard = listen()
             self._pending += heard
-            if any(isinstance(event, SnapshotCommitted) for event in heard):
+            names = [event.tag for event in heard if isinstance(event, SnapshotCommitted)]
+            if names and tag in (None, *names):
                 return
 
     def _holder(self, restore: Restore, name: str) -> int:
         """The node that a file can be had from: its writer's, unless it lies on another one's disk."""
-        disks = self._disks.get((restore.save_dir, restore.attempt, restore.tag), {})
+        disks = self._disk.disks.get((restore.save_dir, restore.attempt, restore.tag), {})
         writer: int = restore.files[name]["rank"] // self._assignment.ranks.per_node
         return disks.get(name, writer) if restore.source == RestoreSource.DISK else writer
 

@@ -17,6 +17,7 @@ from orchestrator.agent.launchers import WarmZygotes
 from orchestrator.agent.log_bound import LogBounds
 from orchestrator.agent.log_transfer import LogWriter
 from orchestrator.agent.messages import (
+    EngineTold,
     FromWriter,
     LogGrown,
     OfRanks,
@@ -27,12 +28,15 @@ from orchestrator.agent.messages import (
     Unknown,
     decode,
 )
+from orchestrator.agent.resumed import Origin
 from orchestrator.checkpoint.commits import Restore
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
+from orchestrator.cluster.engine_values import planned_values
 from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.ray_errors import death, error_of, reason
+from orchestrator.cluster.script_saves import ScriptSaves
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.errors import ClusterError
 from orchestrator.events import (
@@ -94,6 +98,8 @@ class RayWorkerGroup:
             assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up
         )
         self._checkpoints = Checkpoints(assignment, self._nodes)
+        self._script_saves = ScriptSaves(assignment, self._nodes)
+        self._deepspeed = False  # a rank has made an engine
         self._notice = notice
         self._remarked: set[str] = set()
         bounds = LogBounds(assignment.launch.log_max_bytes, lambda text: self._remark("this machine", text))
@@ -122,8 +128,10 @@ class RayWorkerGroup:
         names = [node.name for node in self._nodes.all]
         ranks, limits = self.assignment.ranks, self.assignment.recovery
         stragglers = StragglerWatch(limits.straggler_factor, limits.straggler_steps, limits.straggler_after_s)
+        origin = self._origin(attempt, restore, restore_before)
+        planned = planned_values(self.assignment.program.deepspeed, ranks.world_size)
         self._now = UnderWay(
-            Attempt(attempt, names, ranks.per_node, ranks.gpu_name, stragglers),
+            Attempt(attempt, names, ranks.per_node, ranks.gpu_name, stragglers, planned),
             HangWatch(
                 attempt,
                 names,
@@ -131,11 +139,14 @@ class RayWorkerGroup:
                 limits.hang_after_s,
                 lambda: self._nodes.broadcast("ask_stacks"),
             ),
-            starting=self._nodes.broadcast("start", attempt, address, port, list(skip_batches)),
+            starting=self._nodes.broadcast("start", origin, address, port, list(skip_batches)),
             start_deadline_s=time.monotonic() + self._start_timeout_s,
         )
-        origin = (restore.step, restore.source) if restore else (None, None)
-        return AttemptStarted(attempt, address, port, ranks.world_size, *origin)
+        source = restore.source if restore else None
+        alone = restore is not None and self._checkpoints.is_alone(restore)
+        return AttemptStarted(
+            attempt, address, port, ranks.world_size, origin.step, source, alone, origin.checkpoint
+        )
 
     def poll(self) -> list[Event]:
         """What the nodes said since the last call; waits a tick at most."""
@@ -191,12 +202,25 @@ class RayWorkerGroup:
         if not self.assignment.snapshot.enabled:
             return None
         restore = self._checkpoints.choose(before, _FIRST_NAME_S, self._listen_between)
+        if attempt > 1:
+            self._checkpoints.clear_way(restore)
         self._events += self._checkpoints.take_events()
         self._checkpoints.lay_out(restore)
         self._checkpoints.snapshots.started(attempt, restore)
         self._checkpoints.tidy(self._tidy_below)  # only now it is known which files are still on their way
         self._tidy_below = attempt + 1
         return restore
+
+    def _origin(self, attempt: int, restore: Restore | None, before: int | None) -> Origin:
+        """From where the script is told to go on: the checkpoint that was chosen or, of a script that has
+        made no engine of DeepSpeed's, what it has saved by itself."""
+        if restore is not None:
+            return Origin(attempt, restore.save_dir, restore.step)
+        if attempt == 1 or self._deepspeed or not self.assignment.snapshot.enabled:
+            return Origin(attempt)
+        path, put_aside = self._script_saves.newest(before)
+        self._events += put_aside
+        return Origin(attempt, path)
 
     def _listen_between(self) -> list[Event]:
         """Hear the writers while no rank runs."""
@@ -277,6 +301,7 @@ class RayWorkerGroup:
 
     def _dispatch(self, node: Node, part: Part | Unknown, now: UnderWay) -> list[Event]:
         if isinstance(part, OfRanks):
+            self._deepspeed = self._deepspeed or isinstance(part, EngineTold)
             return now.attempt.receive(node.index, part, time.monotonic())
         if isinstance(part, FromWriter):
             return self._checkpoints.receive(node, part, time.monotonic())

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -295,7 +294,8 @@ class Nodes:
         """
         problems: dict[str, list[str]] = {}
         for _ in range(_LOOKS):  # somebody may be editing still
-            expected = facts.with_script(self._assignment.expected, Path(self._assignment.program.script))
+            program = self._assignment.program
+            expected = facts.with_script(self._assignment.expected, program.file, program.is_command)
             answers = [(node, node.agent.compare.remote(expected)) for node in nodes]
             problems = {node.name: self.ask(node, answer) for node, answer in answers}
             if not any(problems.values()):

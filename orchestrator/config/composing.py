@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from orchestrator.config import guard, load
+from orchestrator.config.command_line.words import translated
 from orchestrator.config.hydra_errors import explain, why_not_composed
 from orchestrator.config.origin import from_composed
 from orchestrator.config.placeholders import OF_HYDRA, asks_for, texts_of
@@ -39,18 +40,22 @@ def compose(*words: str) -> Config:
     """Compose a configuration from ``conf/``, as ``python -m orchestrator`` would.
 
     Args:
-        words: ``KEY=VALUE`` and ``GROUP=OPTION``, as on the command line; without any, that of the tiny job
-            here.
+        words: ``KEY=VALUE`` and ``GROUP=OPTION``, as on the command line, after which ``"--"`` and a command
+            may stand; without any, that of the tiny job here.
 
     Raises:
         ConfigError: One line that names the key, what is wrong with it and the remedy.
     """
+    place = words.index("--") if "--" in words else None
+    words, command = words[:place], None if place is None else words[place + 1 :]
     flags = [word for word in words if word.startswith("-")]
     if flags:
         raise ConfigError(
             f"{flags[0]}: flags are for the command line; compose takes KEY=VALUE and GROUP=OPTION"
         )
     words = tuple(for_hydra(words))
+    if command is not None:
+        words = (*translated(command, words).words, *words)
     return from_composed(composed(words).config, words)
 
 

@@ -23,8 +23,8 @@ from orchestrator import papers
 from orchestrator.config import hardware
 from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
-from orchestrator.config.words import literally
-from orchestrator.errors import ConfigError
+from orchestrator.config.words import AS_IT_IS, literally
+from orchestrator.errors import ConfigError, near_miss
 from orchestrator.installation import PACKAGE
 from orchestrator.redact import learn
 
@@ -58,6 +58,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     for resolver in (local_gpu, local_ranks, local_cpu_threads, local_gpu_memory):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver(AS_IT_IS, str, replace=True)
 
 
 def hydra_composes(words: Sequence[str], folder: Path | None = None, name: str = "config") -> DictConfig:
@@ -115,10 +116,38 @@ def load(composed: DictConfig) -> Config:
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
         raise ConfigError(_said(error)) from None
+    for path in _unknown(written, config):
+        known = [key for key, _ in _leaves(dataclasses.asdict(config))]
+        raise ConfigError(f"{path}: no such key{near_miss(path, known)}")
+    learn(_told_as_secret(config.job.argv))
     for path, value in _leaves(dataclasses.asdict(config)):
         if (why := _why_no_value(path, value)) is not None:
             raise ConfigError(f"{path}={papers.short(value)}: {why}")
     return config
+
+
+def _unknown(written: Any, made: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that no schema has: a ``+`` makes Hydra add any, and nobody would miss what a misspelt one was to
+    do."""
+    if not dataclasses.is_dataclass(made) or not isinstance(written, dict):
+        return
+    fields = {field.name for field in dataclasses.fields(made)}
+    for key, value in written.items():
+        if key in fields:
+            yield from _unknown(value, getattr(made, key), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _told_as_secret(argv: Sequence[str]) -> dict[str, str]:
+    """What words of a command give by name: ``--api_key=VALUE``, ``--api_key VALUE``, ``api_key=VALUE``."""
+    told: dict[str, str] = {}
+    for place, word in enumerate(argv):
+        name, equals, value = word.lstrip("-+").partition("=")
+        if not equals and word.startswith("-") and place + 1 < len(argv):
+            value = argv[place + 1]
+        told[name] = value
+    return told
 
 
 def _said(error: OmegaConfBaseException) -> str:
@@ -197,6 +226,7 @@ def from_container(container: dict[str, Any]) -> Config:
     Keys that an earlier version wrote under another name are read. Raises :class:`ConfigError` for what this
     version's schema does not know.
     """
+    register()
     container = {section: _with_todays_keys(section, values) for section, values in container.items()}
     try:
         return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), literally(container))))

@@ -22,7 +22,7 @@ from orchestrator.config.schema import Config
 from orchestrator.config.words import literally
 
 _ATTRIBUTE = "_origin"  # of a Config, beside its fields: neither compared nor written anywhere
-_PLAIN = re.compile(r"[A-Za-z_][\w./:-]*")
+_PLAIN = re.compile(r"[A-Za-z_][\w./:-]*", re.ASCII)  # Hydra reads no other letters without quotes
 _NOT_TEXT = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}
 
 

@@ -10,6 +10,11 @@ RUN_DIR, DEEPSPEED_CONFIG, CHECKPOINT_DIR = "{run_dir}", "{deepspeed_config}", "
 INTERPOLATION, OF_HYDRA = "${", "${hydra:"  # the second is what Hydra's own command line gives
 SKIP_BATCHES = "{skip_batches}"  # the global batches, counted from 0, that an attempt is not to train on
 MTBF_S = "{mtbf_s}"  # seconds between failures to expect of all the run's accelerators together
+CHECKPOINT = "{checkpoint}"  # the folder or file by which the script knows what the attempt goes on from
+RESUME_STEP = "{resume_step}"  # the step of that
+ATTEMPT = "{attempt}"  # from 1
+OF_ATTEMPT = (CHECKPOINT, RESUME_STEP, ATTEMPT)  # what differs between attempts, for the words that resume
+LOCAL_RANK = "{local_rank}"  # a rank's number on its node
 INTERFACE = "{interface}"  # in a variable's value: the network interface that has the node's address
 
 

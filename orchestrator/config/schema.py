@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from orchestrator.config.choices import FlagStyle as FlagStyle
+from orchestrator.config.choices import TrackedRanks as TrackedRanks
+
 # What has to be given: OmegaConf knows it by this string, and the schema is of use without OmegaConf.
 MISSING: Any = "???"
 
@@ -178,15 +181,25 @@ class LayoutConfig:
 
 @dataclass
 class JobConfig:
-    """What to train. ``args`` become ``--name=value``; ``{run_dir}``, ``{deepspeed_config}``,
-    ``{checkpoint_dir}``, ``{skip_batches}`` and ``{mtbf_s}`` in them are filled in on the node. ``ranks``
-    null means the whole cluster, ``supports`` null that the script can do every kind of parallelism.
-    ``builds`` names the choices of ``model`` that the script makes for itself, e.g. ``gated_mlp: true`` or
-    ``experts: 1``."""
+    """What to train: ``script``, ``module`` or ``command``, one of them. It gets ``argv`` and then ``args``,
+    which become ``--name=value`` or what ``flag_style`` says; ``{run_dir}``, ``{deepspeed_config}``,
+    ``{checkpoint_dir}``, ``{skip_batches}``, ``{mtbf_s}`` and ``{local_rank}`` in both are filled in on the
+    node. ``ranks`` null means the whole cluster, ``supports`` null that the script can do every kind of
+    parallelism. ``builds`` names the choices of ``model`` that the script makes for itself, e.g.
+    ``gated_mlp: true`` or ``experts: 1``."""
 
     name: str = MISSING  # part of the run's name
-    script: str = MISSING  # looked up from cwd, then among the jobs that come with the project
+    script: str | None = None  # looked up from cwd, then among the jobs that come with the project
+    module: str | None = None  # by its dotted name, as python -m runs it; looked up as Python does, from cwd
+    # a program that is no Python script, a shell script say; looked up from cwd where it has a slash, else on
+    # PATH
+    command: str | None = None
+    argv: list[str] = field(default_factory=list)  # its arguments, one word each, as they are
     args: dict[str, Any] = field(default_factory=dict)
+    # how args become words. equals: --name=value, lists joined by commas. flags, as argparse has them:
+    # --name value, --name alone for true and nothing for false, each item of a list a word. dotted: the same,
+    # with a nested map as --outer.inner value. python: equals with True and False. hydra: outer.inner=value
+    flag_style: FlagStyle = FlagStyle.equals
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; the root's env wins over it
     cwd: str | None = None  # of every rank; null is where the command is run
     ranks: int | None = None
@@ -194,12 +207,17 @@ class JobConfig:
     global_batch: int | None = None  # sequences a step over all ranks; null follows from the other two
     micro_batch: int = 1  # sequences a rank takes at once
     gradient_accumulation: int | None = None  # micro-batches a step; null follows from global_batch
+    # of the global batch, for tokens/s and the price of a million; null follows from the model, if any
+    tokens_per_step: int | None = None
     precision: str = "auto"  # bf16, fp16, fp32, or auto: bf16 where the accelerator has it
     seed: int = 0  # for the script's arguments
     # files, directories, globs or stdlib; checked to be the same on every node
     corpus: list[str] = field(default_factory=list)
     tokenizer: str | None = None  # for the script's arguments; null is its own default
     checkpoint_dir: str | None = None  # shared by all nodes; null is checkpoints in the run directory
+    # added to the script's arguments when an attempt goes on from a checkpoint, with {checkpoint},
+    # {resume_step} and {attempt}; null is recognised from the script's source, [] is nothing
+    resume_args: list[str] | None = None
     # auto takes up a run of this name that has not finished; needs run_name or run_dir
     resume: Resume = Resume.never
     supports: list[str] | None = None
@@ -302,6 +320,8 @@ class TrackingConfig:
     uri: str = MISSING  # sqlite:///FILE or http(s)://HOST:PORT
     experiment: str = "orchestrator"  # the MLflow experiment of the runs
     required: bool = False  # refuse a run that MLflow cannot record, before it costs anything
+    # of which ranks the script's own calls of MLflow arrive in the run: the first one's, or all with a prefix
+    ranks: TrackedRanks = TrackedRanks.first
     flush_s: float = 2.0  # between two batches of metrics
     finish_timeout_s: float = 60.0  # for what MLflow has not taken when the run ends
     connect_timeout_s: float = 3.0  # for MLflow to answer before a run

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
+from orchestrator.config.schema import MISSING
 from orchestrator.errors import ConfigError
 from orchestrator.papers import short
 
@@ -31,6 +32,8 @@ _ESCAPED = re.compile(r"(\\*)\$\{")
 # A double ends at 1.8e308; nothing shorter than three digits of exponent, or 300 digits, is beyond it.
 _MAY_OVERFLOW = re.compile(r"[0-9.][eE]\+?[0-9_]{3,}|[0-9_]{300,}")
 MOST_SHOWN = 100
+# The resolver by which a text is what it is, whatever OmegaConf would make of it.
+AS_IT_IS = "as_it_is"
 
 
 def for_hydra(words: Sequence[str]) -> list[str]:
@@ -68,7 +71,10 @@ def as_typed(key: str, text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Text in which OmegaConf finds nothing to interpolate, so that it stays what it is."""
+    """Text in which OmegaConf finds nothing to interpolate and no missing value, so that it stays what it
+    is."""
+    if text == MISSING:
+        return f"${{{AS_IT_IS}:{text}}}"
     return _ESCAPED.sub(r"\1\1\\${", text)
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.agent.assignment import Assignment, Places, Program, Ranks, Secrets, Shell, Signing
+from orchestrator.agent.assignment import (
+    Assignment,
+    Places,
+    Program,
+    Ranks,
+    ScriptTracking,
+    Secrets,
+    Shell,
+    Signing,
+)
 from orchestrator.config.schema import Config
 from orchestrator.driver.signing import signing_key
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
 from orchestrator.rank.environment import held_back, reaching_ranks
 from orchestrator.rank.launch.zygote_key import is_read_at_import
+from orchestrator.vocabulary import ProgramKind
 
 # Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
 _OPTIMIZER_BYTES = 12
@@ -21,22 +32,32 @@ _GENERATIONS = 2
 
 
 def assignment_of(
-    config: Config, plan: Plan, name: str, run_dir: Path, run_dir_mark: str, warm_idle_timeout_s: float | None
+    config: Config,
+    plan: Plan,
+    name: str,
+    run_dir: Path,
+    run_dir_mark: str,
+    warm_idle_timeout_s: float | None,
+    began_unix_s: float | None = None,
 ) -> Assignment:
-    """What the plan says to every node."""
+    """What the plan says to every node. ``began_unix_s`` is when the run began, if not now."""
     shipped = working_dir(config)
     checkpoint_dir = config.job.checkpoint_dir or str(run_dir / "checkpoints")
     trusted = [str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted]
     return Assignment(
         run=name,
+        began_unix_s=time.time() if began_unix_s is None else began_unix_s,
         places=Places(str(run_dir), run_dir_mark, checkpoint_dir=str(Path(plan.cwd, checkpoint_dir))),
         program=Program(
-            script=plan.script,
+            script=_as_named(config, plan),
             args=list(plan.args),
+            resume_args=list(plan.resume_args),
             cwd=plan.cwd,
             corpus=list(plan.corpus),
             environment={key: setting.value for key, setting in plan.environment.items()},
             deepspeed=dict(plan.deepspeed),
+            kind=plan.program,
+            module=plan.module,
         ),
         ranks=Ranks(
             per_node=plan.layout.ranks_per_node,
@@ -53,6 +74,7 @@ def assignment_of(
         recovery=config.recovery,
         snapshot=replace(config.snapshot, trusted=trusted),
         launch=replace(config.launch, working_dir=str(shipped) if shipped else None),
+        tracking=ScriptTracking(config.tracking.experiment, config.tracking.ranks),
         expected=dict(plan.facts),
         system_metrics_every_s=config.tracking.system_metrics_every_s,
         last_step=config.job.steps,
@@ -60,6 +82,15 @@ def assignment_of(
         snapshot_bytes=snapshot_bytes_per_node(plan),
         warm_idle_timeout_s=warm_idle_timeout_s,
     )
+
+
+def _as_named(config: Config, plan: Plan) -> str:
+    """The script as it was named, where its ranks find it by that name from where they are: it is what a
+    script sees as ``sys.argv[0]``."""
+    named = config.job.script
+    if plan.program is not ProgramKind.SCRIPT or not named:
+        return plan.script
+    return named if os.path.abspath(os.path.join(plan.cwd, named)) == plan.script else plan.script
 
 
 def snapshot_bytes_per_node(plan: Plan) -> int | None:

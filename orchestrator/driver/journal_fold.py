@@ -27,13 +27,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import events, papers, records, text, vocabulary
+from orchestrator import (
+    checkpoint_events,
+    event,
+    events,
+    papers,
+    records,
+    script_events,
+    text,
+    vocabulary,
+)
 from orchestrator.cluster.warm.record import make_state_dir, state_dir
 from orchestrator.driver import folded
 from orchestrator.driver.folded import Folded
 from orchestrator.errors import ClusterError, JournalError
 from orchestrator.files import atomic_write
-from orchestrator.ledger import bill, charge, incident, incidents, ledger, meter, predicted_actual, story
+from orchestrator.ledger import (
+    bill,
+    charge,
+    checkpoint_lines,
+    incident,
+    incidents,
+    ledger,
+    meter,
+    predicted_actual,
+    story,
+)
 from orchestrator.ledger.journal import Mark, Tail
 from orchestrator.supervise import history, loop, loss_watch
 from orchestrator.trust import why_not_ours
@@ -47,8 +66,9 @@ AT_ONCE = 250
 _BLOCK_BYTES = 8 << 20
 _KEY, _KEY_BYTES = "fold.key", 32
 _MOST_BYTES = 256 << 20
-_CODE = (bill, charge, events, folded, history, incident, incidents, ledger, loop, loss_watch, meter,
-         predicted_actual, records, story, text, vocabulary)  # fmt: skip
+_CODE = (bill, charge, checkpoint_events, checkpoint_lines, event, events, folded, history, incident,
+         incidents, ledger, loop, loss_watch, meter, predicted_actual, records, script_events, story, text,
+         vocabulary)  # fmt: skip
 _CLASSES = {
     (module.__name__, name): kind
     for module in _CODE

@@ -12,11 +12,14 @@ from orchestrator.agent import corpus
 from orchestrator.config import hardware
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.load import conf_dir
+from orchestrator.config.programs import find_command, find_module
 from orchestrator.config.schema import Config, Device
+from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.plan.layout.layout import check_values
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.planner.calibration_file import calibrations_of
+from orchestrator.vocabulary import ProgramKind
 
 if TYPE_CHECKING:
     from orchestrator.cluster.warm.record import WarmCluster
@@ -94,24 +97,77 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     check_deepspeed(config.deepspeed)
     check_local_gpus(config)
     cwd = Path(config.job.cwd or os.getcwd()).resolve()
-    script = find_script(config.job.script, cwd)
+    kind, script = find_program(config, cwd)
     sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
     facts = {}
     if observed:
         from orchestrator.agent.facts import observe
 
-        facts = observe(script, sources, cwd, least_bytes)
+        facts = observe(script, sources, cwd, least_bytes, alone=kind is ProgramKind.COMMAND)
     elif sources:
         corpus.find(sources, cwd, least_bytes)
-    return make_plan(config, str(script), str(cwd), facts, calibrations_of(config))
+    module = config.job.module if kind is ProgramKind.MODULE else None
+    plan = make_plan(
+        config, str(script), str(cwd), facts, calibrations_of(config), script_sources(script), kind, module
+    )
+    check_world_size(config, plan)
+    return plan
+
+
+def check_world_size(config: Config, plan: Plan) -> None:
+    """What other ranks have written as parts cannot be gone on from. Raises :class:`ConfigError`.
+
+    Looked at where it is on this machine; the nodes look at theirs before ranks start.
+    """
+    folder = checkpoint_folder(config, plan.cwd)
+    if folder is None or not folder.is_dir() or not config.snapshot.enabled:
+        return
+    from orchestrator.checkpoint import world_size
+
+    newest = None if world_size.loads_any_number(plan.deepspeed) else world_size.newest_in(folder)
+    if newest is None or world_size.is_converted(newest[0]):
+        return
+    why = world_size.misfit(newest[1], plan.layout.ranks)
+    if why is not None:
+        raise ConfigError(world_size.refusal(*newest, why, plan.layout.ranks))
+
+
+def checkpoint_folder(config: Config, cwd: str) -> Path | None:
+    """Where a run's checkpoints will be; None for a run whose name is not drawn yet, which has none."""
+    if config.job.checkpoint_dir:
+        return Path(cwd, config.job.checkpoint_dir)
+    own = config.run_dir or (config.run_name and os.path.join(config.run_root, config.run_name))
+    return Path(own, "checkpoints") if own else None
+
+
+def find_program(config: Config, cwd: Path) -> tuple[ProgramKind, Path]:
+    """What every rank runs, and its absolute path. Raises :class:`ConfigError` where it is not one program,
+    or not there."""
+    job = config.job
+    given = [name for name in ("script", "module", "command") if getattr(job, name)]
+    if not given:
+        raise ConfigError(
+            "job.script: no value given; set it, e.g. job.script=…, or job.module=… as for python -m, or"
+            " job.command=… for what is no Python"
+        )
+    if len(given) > 1:
+        both = " and ".join(f"job.{name}={getattr(job, name)}" for name in given)
+        raise ConfigError(f"{both}: ranks run one of them; leave the other out with job.{given[0]}=null")
+    if job.module:
+        python_path = {**job.env, **config.env}.get("PYTHONPATH", "")
+        return ProgramKind.MODULE, find_module(job.module, cwd, python_path)
+    if job.command:
+        return ProgramKind.COMMAND, find_command(job.command, cwd)
+    return ProgramKind.SCRIPT, find_script(str(job.script), cwd)
 
 
 def find_script(script: str, cwd: Path) -> Path:
-    """An absolute path: as given, from ``cwd``, or among the jobs that come with the project."""
+    """An absolute path: as given, from ``cwd``, or among the jobs that come with the project. A link to a
+    script keeps its own name, by which scripts find what lies beside them."""
     candidates = [cwd / Path(script).expanduser(), conf_dir().parent / script]
     for path in candidates:
         if path.is_file():
-            return path.resolve()
+            return Path(os.path.abspath(path))
     raise ConfigError(
         f"job.script={script}: no such file (looked at {' and '.join(map(str, dict.fromkeys(candidates)))}); "
         "give the path of a Python script"

@@ -29,7 +29,13 @@ from orchestrator.driver.preflight import (
 from orchestrator.driver.resume import Unfinished, missing_names, remember, resumable, to_take_up
 from orchestrator.driver.signing import check_signing
 from orchestrator.driver.stopping import asked_by_signals, exit_code, take
-from orchestrator.driver.tracking import MlflowSink, tracking_places, tracking_problem, write_run_metadata
+from orchestrator.driver.tracking import (
+    MlflowSink,
+    shell_address_remark,
+    tracking_places,
+    tracking_problem,
+    write_run_metadata,
+)
 from orchestrator.errors import RunDirectoryError, TrainingFailed
 from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
 from orchestrator.ledger.charge import cost_usd
@@ -82,6 +88,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
                 f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again"
                 " meanwhile"
             )
+        if remark := shell_address_remark(config, plan, os.environ):
+            view.notice(remark)
         if missing := missing_names(config, takes_up):
             view.warn(missing)
         if takes_up is None:
@@ -128,7 +136,9 @@ def _supervised(run: _Wired) -> int:
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
         idle_timeout_s = target.warm_cluster.idle_timeout_s if target.warm_cluster else None
-        assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s)
+        first = takes_up.fold.folded.started if takes_up else None
+        began_unix_s = first.time_unix_s if first else None
+        assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s, began_unix_s)
         early = None
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
@@ -205,7 +215,7 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         price_usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
         unit=plan.unit,
         steps=plan.prediction.steps,
-        tokens_per_step=plan.model.tokens_per_step if plan.model else None,
+        tokens_per_step=plan.prediction.tokens_per_step,
         model_flops_per_token=plan.model.training_flops_per_token if plan.model else None,
         peak_flops_per_gpu=plan.peak_flops_per_gpu,
         ray_address=ray_address,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from orchestrator.agent import facts
@@ -24,6 +24,7 @@ from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking
 from orchestrator.ledger.run_directory import RunDirectory, number_of_run
 from orchestrator.plan.plan import Plan, plan_json
+from orchestrator.rank.tracking import URI_VARIABLE, script_run_id, without_password
 from orchestrator.redact import redact
 from orchestrator.supervise.loop import StopRequest
 from orchestrator.users import user_name
@@ -31,6 +32,8 @@ from orchestrator.users import user_name
 # What the MLflow process may take beyond its own deadline before it is killed.
 SINK_EXIT_S = 15.0
 LAST_WORDS_S = 2.0
+# Of a layout, what a DeepSpeed file says.
+_OF_ENGINE = ("zero_stage", "offload", "precision", "micro_batch", "accumulation", "global_batch")
 # For a slow server to answer once the run goes on: as long as the process that tells it waits for an answer.
 ANSWER_S = 10.0
 
@@ -51,23 +54,35 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         "price_source": plan.price.source,
         "git_commit": commit,
         "run_dir": str(directory.path),
+        "script_run_id": script_run_id(str(directory.path)),
         "run_number": number_of_run(directory.path),  # the label of its gauges
         "mlflow.user": user_name(),
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,
     }
     versions = {f"version.{name}": value for name, value in facts.versions(plan.facts).items()}
-    layout = {f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()}
+    params = {
+        **load.flatten(hidden),
+        **{f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()},
+    }
+    if not plan.hands_deepspeed:  # what the engine runs with comes as tags, once it is known
+        params = {key: value for key, value in params.items() if not _of_deepspeed(key)}
     tracking = Tracking(
         uri=absolute_uri(config.tracking.uri),  # what reads this later may be started anywhere
         experiment=config.tracking.experiment,
         run_name=name,
         flush_s=config.tracking.flush_s,
-        params={**load.flatten(hidden), **layout, **versions},
+        params={**params, **versions},
         tags={key: redact(value) for key, value in tags.items() if value},
         artifacts=list(START_ARTIFACTS),
     )
     directory.write_json("tracking.json", dataclasses.asdict(tracking), mode=0o600)
+
+
+def _of_deepspeed(key: str) -> bool:
+    """Whether a parameter says what is the script's own choice where it brings its own DeepSpeed file."""
+    group, _, name = key.partition(".")
+    return group == "deepspeed" or (group == "layout" and name in _OF_ENGINE)
 
 
 def tracking_problem(config: Config) -> str | None:
@@ -82,6 +97,20 @@ def tracking_problem(config: Config) -> str | None:
             f"tracking.uri: {problem}; start it, or set tracking.required=false to go on without"
         )
     return problem
+
+
+def shell_address_remark(config: Config, plan: Plan, shell: Mapping[str, str]) -> str | None:
+    """That ranks do not go by an address of MLflow in the shell; None where there is none, or the plan sets
+    it."""
+    address = shell.get(URI_VARIABLE)
+    if not address or URI_VARIABLE in plan.environment or address == config.tracking.uri:
+        return None
+    shown = without_password(address)
+    return (
+        f"{URI_VARIABLE}={shown} of this shell is not what the script gets: what it logs arrives in this run."
+        f" To record the run there write tracking.uri={shown}; to have the script log there by itself write"
+        f" +env.{URI_VARIABLE}={shown}"
+    )
 
 
 def tracking_places(config: Config, tracked: bool) -> dict[str, str]:

@@ -41,12 +41,13 @@ A run with no second step falls back to all its training time.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
     CheckpointSaved,
+    EngineConfigured,
     Event,
     LossRejected,
     NodeDraining,
@@ -65,6 +66,7 @@ from orchestrator.events import (
 from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
 from orchestrator.ledger.charge import US_PER_S, Charge, Spent
 from orchestrator.records import LONGEST_S
+from orchestrator.script_events import ScriptSaved
 
 __all__ = ["Bill", "Bucket", "Meter"]
 
@@ -85,6 +87,7 @@ class Meter:
     goes."""
 
     facts: RunStarted | None = None
+    _planned: RunStarted | None = None  # before DeepSpeed's engine told with which batch it trains
     bucket: Bucket = Bucket.WAITING
     _now_us: int = 0
     _open_us: int = 0
@@ -166,9 +169,11 @@ class Meter:
         match event:
             case RunStarted():
                 self._close()
-                self.facts = event
+                self.facts = self._planned = event
                 self._hold(0, Bucket.WAITING)
                 self._failed = self._ended = False
+            case EngineConfigured():
+                self._tokens_per_step_of(event)
             case RunResumed():
                 self._close()
                 self._failed, self._ended = True, False
@@ -183,7 +188,7 @@ class Meter:
                 self._begin(self._before_first_step())
             case StepDone():
                 self._step(event)
-            case CheckpointSaved():
+            case CheckpointSaved() | ScriptSaved():
                 self._checkpoint(_us(event.stall_s))
             case RankLost() | LossRejected() | AttemptEnded(outcome=Outcome.FAILED):
                 self._fault()
@@ -285,6 +290,14 @@ class Meter:
     def _forget_claims(self) -> None:
         self._claimable_us = dict.fromkeys(_STEPS, 0)
         self._claimable_steady_us = self._surplus_us = 0
+
+    def _tokens_per_step_of(self, engine: EngineConfigured) -> None:
+        """A script that brings a batch of its own trains on as many tokens as that has."""
+        per_step = self._planned.tokens_per_step if self._planned else None
+        planned = engine.planned.get("global_batch", engine.global_batch)
+        if self._planned is not None and per_step is not None and isinstance(planned, int) and planned > 0:
+            tokens = per_step * engine.global_batch // planned
+            self.facts = replace(self._planned, tokens_per_step=tokens)
 
     def _close(self, unfinished: Bucket = Bucket.RECOVERING) -> None:
         self._add(unfinished if self.bucket in STEPPING else self.bucket, self._open_us)

@@ -17,6 +17,7 @@ from orchestrator.events import (
     CheckpointWriteBlocked,
     CheckpointWriteResumed,
     Decided,
+    EngineConfigured,
     Event,
     LossRejected,
     MetricLogged,
@@ -46,10 +47,11 @@ from orchestrator.events import (
     StopRequested,
     StragglerNamed,
 )
+from orchestrator.ledger.checkpoint_lines import CheckpointLines
 from orchestrator.ledger.fault_words import draining_in_words, lost_in_words
 from orchestrator.ledger.meter import Bill, Bucket
+from orchestrator.script_events import OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
 from orchestrator.text import (
-    bytes_in_words,
     clean,
     count,
     duration,
@@ -63,8 +65,6 @@ from orchestrator.text import (
 )
 
 LOG_TAIL_LINES = 20
-# A job may save every second: every save has its line then, but not every commit.
-COMMIT_LINES_EVERY_S = 10.0
 # A step line has these already; a job that prints them too need not be repeated.
 SAID_BY_STEPS = {"loss", "lr", "grad_norm", "tokens_per_s", "step_time_s"}
 PHASES: dict[str, str] = {
@@ -102,10 +102,11 @@ class Story:
         self.unit = "GPU"
         self.run = ""
         self._decided = ""
+        self._other_values: dict[str, int | str] = {}  # than were planned, as they were said last
         self.metrics: dict[str, float] = {}
         self._lost: dict[tuple[int, str], int] = {}
         self._failed_attempts: set[int] = set()
-        self._next_commit_line_s = 0.0
+        self._checkpoints = CheckpointLines()
 
     def lines(self, record: Record) -> list[Line]:
         """What to say about this record, often nothing."""
@@ -128,7 +129,7 @@ class Story:
                 news = {name: value for name, value in event.metrics.items() if name not in SAID_BY_STEPS}
                 if not news:
                     return []
-                shown = "  ".join(f"{clean(name)} {number(value)}" for name, value in news.items())
+                shown = "  ".join(f"{clean(name)} {_figure(value)}" for name, value in news.items())
                 at = "" if event.step is None else f"step {event.step}: "
                 return [Line(Kind.NOTE, at + shown)]
             case RankLost():
@@ -139,8 +140,18 @@ class Story:
                     Line(Kind.NOTE, granted),
                     *(Line(Kind.WARNING, clean(text)) for text in event.warnings),
                 ]
+            case EngineConfigured(planned=planned):
+                said, self._other_values = self._other_values, planned
+                return [Line(Kind.WARNING, _other_engine(event))] if planned and planned != said else []
             case SnapshotCommitted():
-                return self._committed(event, record.elapsed_s)
+                return _note(self._checkpoints.committed(event, record.elapsed_s))
+            case CheckpointSaved():
+                return _note(self._checkpoints.saved(event, record.elapsed_s))
+            case ScriptSaved():
+                return _note(self._checkpoints.by_script(event, record.elapsed_s))
+            case AttemptEnded() | RunEnded():
+                line = self._plain(event)
+                return _note(self._checkpoints.at_the_end()) + ([line] if line else [])
             case _:
                 line = self._plain(event) or _warning(event)
                 return [line] if line else []
@@ -174,9 +185,15 @@ class Story:
                 return None  # the steps say so themselves
             case PhaseEntered():
                 return Line(Kind.NOTE, f"attempt {event.attempt}: {PHASES.get(event.phase, event.phase)}")
-            case CheckpointSaved():
-                stall = f"training stood still for {number(event.stall_s, 3)} s"
-                return Line(Kind.NOTE, f"checkpoint {event.tag} saved at step {event.step}, {stall}")
+            case StepsWithoutEngine():
+                whose = f"steps are those of its optimizer {clean(event.optimizer)}"
+                return Line(Kind.NOTE, f"attempt {event.attempt}: no DeepSpeed engine, {whose}")
+            case OpCompiling():
+                text = f"{clean(event.op)} is compiled, which takes minutes the first time"
+                return Line(Kind.NOTE, f"attempt {event.attempt}: {text}; ranks wait for it")
+            case OpCompiled():
+                took = number(event.seconds, 3)
+                return Line(Kind.NOTE, f"attempt {event.attempt}: {clean(event.op)} is there after {took} s")
             case CheckpointLoaded():
                 took = f"{number(event.seconds, 3)} s"
                 return Line(
@@ -209,13 +226,6 @@ class Story:
                 return Line(kind, f"run {event.status.value}{reason}")
         return None
 
-    def _committed(self, event: SnapshotCommitted, now_s: float) -> list[Line]:
-        if now_s < self._next_commit_line_s:
-            return []
-        self._next_commit_line_s = now_s + COMMIT_LINES_EVERY_S
-        how = f"{bytes_in_words(event.snapshot_bytes)}, written in {number(event.write_s, 2)} s"
-        return [Line(Kind.NOTE, f"checkpoint {event.tag} committed ({how})")]
-
     def _lost_rank(self, lost: RankLost) -> list[Line]:
         key = (lost.attempt, lost.error or lost.reason)
         seen, self._lost[key] = self._lost.get(key, 0), self._lost.get(key, 0) + 1
@@ -239,6 +249,15 @@ class Story:
             lines.append(Line(Kind.DETAIL, f"log: {lost.log_path}"))
         tail = [line for text in lost.log_tail[-LOG_TAIL_LINES:] for line in clean(text).split("\n")]
         return lines + [Line(Kind.DETAIL, f"| {line}") for line in tail]
+
+
+def _note(text: str | None) -> list[Line]:
+    return [] if text is None else [Line(Kind.NOTE, text)]
+
+
+def _figure(value: float) -> str:
+    """NaN is what a job has printed, and not unknown."""
+    return number(value) if known(value) else "nan"
 
 
 def _warning(event: Event) -> Line | None:
@@ -288,6 +307,27 @@ def _warning(event: Event) -> Line | None:
     return Line(Kind.WARNING, text)
 
 
+_ENGINE = {
+    "global_batch": "batch",
+    "micro_batch": "micro-batch",
+    "accumulation": "accumulation",
+    "zero_stage": "ZeRO stage",
+    "world_size": "ranks",
+}
+
+
+def _other_engine(event: EngineConfigured) -> str:
+    values = (
+        f"{_ENGINE.get(name, name)} {clean(str(getattr(event, name, '?')))} instead of {clean(str(planned))}"
+        for name, planned in event.planned.items()
+    )
+    return (
+        f"DeepSpeed runs with other values than were planned: {', '.join(values)}. What the plan predicts"
+        " does not hold for them; hand {deepspeed_config} to the script, or set in job and deepspeed what it"
+        " sets"
+    )
+
+
 def _stall(event: StallNamed) -> str:
     who = f"rank {event.rank} on node {event.node}, {event.gpu}, {clean(event.doing)}"
     where = f" at {clean(event.where)}" if event.where else ""
@@ -296,6 +336,8 @@ def _stall(event: StallNamed) -> str:
 
 
 def _restored(started: AttemptStarted) -> str:
+    if started.restore_step is None and started.restore_path:
+        return f", from {clean(started.restore_path)}"
     if started.restore_step is None:
         return "" if started.attempt == 1 else ", without a checkpoint of ours"
     where = "in memory" if started.restore_from == RestoreSource.MEMORY else "on disk"

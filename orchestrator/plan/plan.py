@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator.config.placeholders import DEEPSPEED_CONFIG, asks_for
 from orchestrator.config.schema import Config, Device
 from orchestrator.errors import ConfigError
+from orchestrator.plan.arguments import words_of
 from orchestrator.plan.environment import Setting, interconnect_environment
 from orchestrator.plan.forecast.prediction import Prediction, memory_and_calibration, predict
 from orchestrator.plan.forecast.price import Price, price_usd_per_gpu_hour
@@ -20,7 +22,9 @@ from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.transformer import parameters, training_flops_per_token
+from orchestrator.plan.resuming import resuming
 from orchestrator.redact import HIDDEN, is_secret, redact
+from orchestrator.vocabulary import ProgramKind
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
 OFFLOAD_BUFFER_FACTOR = 1.5
@@ -46,8 +50,13 @@ class Plan:
     """Everything that launch needs and a person wants to know before paying."""
 
     job: str  # name of the job
-    script: str  # absolute path of the script that every rank runs
+    # absolute path of the script that every rank runs; of the module's file, of the program
+    script: str
     args: tuple[str, ...]  # its arguments, one word each
+    # added to them when an attempt goes on from a checkpoint: `job.resume_args`, or as the script's source
+    # says
+    resume_args: tuple[str, ...]
+    resume: str  # how the script goes on from a checkpoint, in words; empty where nobody has looked at it
     cwd: str  # working directory of the ranks
     cluster: str  # name of the cluster
     node_type: str  # as the provider calls it
@@ -72,6 +81,9 @@ class Plan:
     corpus: tuple[str, ...]  # files of the data that every node must have
     # what all nodes must share, by name: interpreter, packages, hashes of script and data
     facts: Mapping[str, str]
+    # what ``script`` is: `script`, `module` or `command`, a program that is no Python script
+    program: ProgramKind = ProgramKind.SCRIPT
+    module: str | None = None  # its dotted name, as `python -m` takes it; null where it is no module
 
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
@@ -86,8 +98,18 @@ class Plan:
 
         return page_html(self)
 
+    @property
+    def hands_deepspeed(self) -> bool:
+        """Whether the script is handed the DeepSpeed file of the plan. One that is not brings its own."""
+        return asks_for(DEEPSPEED_CONFIG, self.args)
+
     def command(self) -> str:
         """The command of every rank as one would type it."""
+        match self.program:
+            case ProgramKind.MODULE:
+                return shlex.join(["python", "-m", str(self.module), *self.args])
+            case ProgramKind.COMMAND:
+                return shlex.join([self.script, *self.args])
         return shlex.join(["python", self.script, *self.args])
 
     def to_json(self) -> dict[str, Any]:
@@ -111,13 +133,18 @@ def make_plan(
     cwd: str,
     facts: Mapping[str, str],
     calibrations: Mapping[Group, Calibration] = MappingProxyType({}),
+    sources: Sequence[str] = (),
+    program: ProgramKind = ProgramKind.SCRIPT,
+    module: str | None = None,
 ) -> Plan:
     """Derive the plan. ``script`` and ``cwd`` are absolute; ``facts`` is what nodes must share; of
-    ``calibrations`` the one for this cluster, GPU and precision is applied.
+    ``calibrations`` the one for this cluster, GPU and precision is applied; ``sources`` are the script's and
+    those of the modules beside it.
 
     Raises :class:`ConfigError` for numbers that contradict each other and for a model that cannot fit.
     """
     layout = derive_layout(config)
+    resume = resuming(config.job.resume_args, sources)
     price = price_usd_per_gpu_hour(config.cluster.price, config.gpu)
     deepspeed = resolved_deepspeed(config, layout)
     model = _model_facts(config, layout)
@@ -127,7 +154,9 @@ def make_plan(
     return Plan(
         job=config.job.name,
         script=script,
-        args=tuple(arguments(config.job.args)),
+        args=tuple(words_of(config.job)),
+        resume_args=resume.args,
+        resume=resume.how,
         cwd=cwd,
         cluster=config.cluster.name,
         node_type=config.cluster.node_type,
@@ -147,21 +176,9 @@ def make_plan(
         deepspeed=deepspeed,
         corpus=tuple(config.job.corpus),
         facts=dict(facts),
+        program=program,
+        module=module,
     )
-
-
-def arguments(args: Mapping[str, Any]) -> list[str]:
-    """``--name=value`` per argument; lists joined by commas, booleans as true and false, null left out."""
-    flags = []
-    for name, value in args.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            value = str(value).lower()
-        elif isinstance(value, list | tuple):
-            value = ",".join(str(item) for item in value)
-        flags.append(f"--{name}={value}")
-    return flags
 
 
 def environment_of(config: Config, nodes: int) -> dict[str, Setting]:

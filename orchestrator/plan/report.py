@@ -136,8 +136,15 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         f"{layout.accumulation} accumulation",
         f"{layout.dp} data parallel",
     )
-    tokens = f" ({plan.model.tokens_per_step:,} tokens)" if plan.model else ""
+    per_step = plan.prediction.tokens_per_step
+    tokens = f" ({per_step:,} tokens)" if per_step else ""
     yield "batch", f"{layout.global_batch} sequences a step = {' × '.join(factors)}{tokens}"
+    if not plan.hands_deepspeed:
+        yield (
+            "deepspeed",
+            "no argument has {deepspeed_config}: batch, precision and ZeRO are the script's own; what it"
+            " runs with is said when DeepSpeed has made its engine",
+        )
     if plan.memory is not None:
         share = plan.memory.total_bytes / plan.gpu_memory_bytes
         parts = f": {_memory_parts(plan)}" if brief else ""
@@ -183,6 +190,8 @@ def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     if predicted.tokens:
         length.append(f"{count(predicted.tokens)} tokens")
     yield "length", ", ".join(length)
+    if plan.resume and not brief:
+        yield "resume", plan.resume
     if predicted.step_time_s is None:
         yield "time, cost", f"{_UNKNOWN}: {predicted.basis}"
         yield _price(plan)

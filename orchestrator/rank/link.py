@@ -13,6 +13,7 @@ not copied into children of the rank.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import fcntl
 import os
 import queue
@@ -29,11 +30,15 @@ FLUSH_TIMEOUT_S = 5.0
 _F_SETSIG = 10  # Linux; the fcntl module names it only from Python 3.12 on
 
 
+# Makes the next message of what has come together meanwhile; None where there is nothing.
+Source = Callable[[], Message | None]
+
+
 class Link:
     """The rank's end. `send` never blocks and may be called from any thread of the rank.
 
     `phase`, `step` and `progress` are what a heartbeat tells: whoever works sets them.
-    `answer` is called when the agent asks for the rank's stacks.
+    `answer` is called when the agent asks for the rank's stacks, `at_heartbeat` every second and at the end.
     """
 
     def __init__(self, messages: socket.socket, lifeline_fd: int) -> None:
@@ -42,12 +47,14 @@ class Link:
         self.step: int | None = None
         self.progress = 0
         self.answer: Callable[[], None] | None = None
+        self.at_heartbeat: Callable[[], None] | None = None
         self._socket = messages
         self._lifeline_fd = lifeline_fd
-        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Message | Source | None] = queue.SimpleQueue()
         self._drained = _thread.allocate_lock()
         self._drained.acquire()
         self._open = True
+        self._written = 0  # messages
 
     def start(self) -> None:
         """Arm the lifeline and start the threads. The caller leads its own process group."""
@@ -70,12 +77,28 @@ class Link:
         if self._open:
             self._queue.put(message)
 
+    @property
+    def open(self) -> bool:
+        """Whether what is sent is delivered: not in a child of the rank, nor at its end."""
+        return self._open
+
+    def offer(self, source: Source) -> None:
+        """Have messages made when their turn comes, one after the other among the others, until there is
+        none."""
+        if self._open:
+            self._queue.put(source)
+
     def close(self) -> None:
-        """Deliver what is queued, waiting at most `FLUSH_TIMEOUT_S` for an agent that does not read."""
+        """Deliver what is queued, waiting at most `FLUSH_TIMEOUT_S` for an agent that does not read; one that
+        reads slowly is waited for."""
         if self._open:
             self._open = False
             self._queue.put(None)
-            self._drained.acquire(timeout=FLUSH_TIMEOUT_S)
+            before = -1
+            while before != self._written:
+                before = self._written
+                if self._drained.acquire(timeout=FLUSH_TIMEOUT_S):
+                    return
 
     def _forget(self) -> None:
         """In a child of the rank: the tie is the rank's alone."""
@@ -101,16 +124,35 @@ class Link:
         while True:
             wait_s = next_beat - time.monotonic()
             try:
-                message = self._queue.get(timeout=wait_s) if wait_s > 0 else self._queue.get_nowait()
+                item = self._queue.get(timeout=wait_s) if wait_s > 0 else self._queue.get_nowait()
             except queue.Empty:
                 next_beat = time.monotonic() + HEARTBEAT_S
+                if self.at_heartbeat is not None:
+                    self.at_heartbeat()
                 # A late heartbeat says nothing: with the agent behind in its reading it is dropped.
                 if not select.select([], [self._socket], [], 0)[1]:
                     continue
-                message = self._heartbeat()
-            if message is None or not self._write(message):
+                item = self._heartbeat()
+            if item is None:
+                self._deliver_rest()
+            if item is None or not self._pass_on(item):
                 self._drained.release()
                 return
+
+    def _deliver_rest(self) -> None:
+        """What sources still have when nothing more is sent."""
+        with contextlib.suppress(queue.Empty):
+            while (item := self._queue.get_nowait()) is None or self._pass_on(item):
+                pass
+
+    def _pass_on(self, item: Message | Source) -> bool:
+        if not callable(item):
+            return self._write(item)
+        message = item()
+        if message is None:
+            return True
+        self._queue.put(item)  # behind what others have sent meanwhile
+        return self._write(message)
 
     def _heartbeat(self) -> Heartbeat:
         return Heartbeat(self.phase, round(time.monotonic() - self.phase_since, 3), self.step, self.progress)
@@ -120,4 +162,5 @@ class Link:
             self._socket.sendall(encode(message))
         except OSError:  # the agent is gone, and the lifeline sees it as well
             return False
+        self._written += 1
         return True

@@ -27,8 +27,9 @@ SlotIndex = Annotated[int, Within(0, 1)]
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The rank's process lives. ``progress`` moves at each forward and backward pass of an engine, at each
-    step, and as checkpoints begin and end; ``step`` is the last one that was done, None before the first."""
+    """The rank's process lives. ``progress`` moves at each forward pass of an engine, at each backward
+    pass, batch and step, and as checkpoints begin and end; ``step`` is the last one that was done, None
+    before the first."""
 
     phase: str
     phase_s: Seconds
@@ -49,6 +50,19 @@ class PhaseEnded:
 
     phase: str
     seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMade:
+    """DeepSpeed has made an engine, which runs with these values, whoever has set them. ``precision`` is
+    bf16, fp16, fp32 or torch's name of another."""
+
+    global_batch: Count
+    micro_batch: Count
+    accumulation: Count
+    precision: str
+    zero_stage: Count
+    world_size: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +189,61 @@ class ProbeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracked:
+    """The script has told MLflow this: by metric its points in their order, each of them step, Unix
+    milliseconds and value. ``dropped`` points had no room on the way since the last such message."""
+
+    metrics: dict[str, list[list[float]]]
+    params: dict[str, str]
+    tags: dict[str, str]
+    dropped: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedElsewhere:
+    """The script has set a tracking address of its own, by which MLflow now goes; it is without its
+    password."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
 class StacksUnavailable:
     """The rank will not be able to tell where it is."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerFollowed:
+    """There is no DeepSpeed engine: the steps from here on are those of an optimizer of this class."""
+
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileSaved:
+    """The script has saved something by itself, into a file or folder, after the step that was done last (0
+    before the first). The rank stood still for so long."""
+
+    path: str
+    step: Count
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class OpBuildBegun:
+    """An operation of C++ or CUDA is loaded, and compiled before where it is not there yet."""
+
+    op: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpBuildEnded:
+    """It is loaded, or could not be."""
+
+    op: str
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +269,7 @@ KINDS: dict[str, type[Any]] = {
     "heartbeat": Heartbeat,
     "phase begun": PhaseBegun,
     "phase ended": PhaseEnded,
+    "engine": EngineMade,
     "step": StepTaken,
     "memory": MemoryPeak,
     "save begun": SaveBegun,
@@ -216,11 +282,18 @@ KINDS: dict[str, type[Any]] = {
     "error": ScriptFailed,
     "probe failed": ProbeFailed,
     "stacks unavailable": StacksUnavailable,
+    "tracked": Tracked,
+    "tracked elsewhere": TrackedElsewhere,
+    "optimizer": OptimizerFollowed,
+    "file saved": FileSaved,
+    "op build begun": OpBuildBegun,
+    "op build ended": OpBuildEnded,
 }
 Message = (
     Heartbeat
     | PhaseBegun
     | PhaseEnded
+    | EngineMade
     | StepTaken
     | MemoryPeak
     | SaveBegun
@@ -233,6 +306,12 @@ Message = (
     | ScriptFailed
     | ProbeFailed
     | StacksUnavailable
+    | Tracked
+    | TrackedElsewhere
+    | OptimizerFollowed
+    | FileSaved
+    | OpBuildBegun
+    | OpBuildEnded
 )
 _SHAPES = {made: (kind, tuple(one.name for one in dataclasses.fields(made))) for kind, made in KINDS.items()}
 # What is of another type than its field says must not end the thread that tells of it.

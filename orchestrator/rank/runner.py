@@ -17,9 +17,7 @@ import socket
 import sys
 import time
 import traceback
-import types
 from dataclasses import dataclass, replace
-from importlib.machinery import SourceFileLoader
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -28,12 +26,14 @@ import setproctitle
 from orchestrator.errors import OrchestratorError
 from orchestrator.events import Fault
 from orchestrator.files import NO_SPACE
-from orchestrator.rank import stacks, stop_signals
+from orchestrator.rank import program, stacks, stop_signals, tracking
 from orchestrator.rank.link import Link
 from orchestrator.rank.messages import PhaseBegun, ScriptFailed, StacksUnavailable
-from orchestrator.rank.probes.deepspeed import Probes
+from orchestrator.rank.probes.hydra_time import begin_together
+from orchestrator.rank.probes.rank_probes import RankProbes
 from orchestrator.rank.rendezvous import listen_at_own_address
 from orchestrator.rank.spec import RankSpec
+from orchestrator.vocabulary import ProgramKind
 
 TRACEBACK_TAIL_LINES = 20
 # What Python and torch say on the host; a GPU's memory is the job's own affair.
@@ -42,6 +42,8 @@ _NO_SPACE = ("[Errno 28]", "[Errno 122]", "No space left on device", "Disk quota
 # What a rank's environment holds beside what its specification says (DeepSpeed sets it as well):
 # asking whether CUDA is there must not create a CUDA context.
 ADDED_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+# Frames of these are left out of what is shown of an error: the script's own come after them.
+_OURS = (globals(), vars(program))
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,14 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
     link = Link(messages, lifeline_fd)
     _answer_when_asked(link)
     link.start()
-    probes = Probes(link, spec.snapshot)
+    probes = RankProbes(link, spec.snapshot)
+    if spec.tracking is not None:
+        tracking.offer_to_mlflow(link, spec.tracking)
     atexit.register(_finish, probes, link)
     probes.attach_when_imported()
     listen_at_own_address()
+    if spec.began_unix_s is not None:
+        begin_together(spec.began_unix_s)
     _forget_ourselves()
     _run_script(spec, script, probes, link)
 
@@ -98,34 +104,12 @@ def _answer_when_asked(link: Link) -> None:
         link.send(StacksUnavailable(str(error)))
 
 
-def _run_script(spec: RankSpec, script: str, probes: Probes, link: Link) -> None:
-    sys.argv = [spec.script, *spec.args]
-    sys.orig_argv = [sys.executable, spec.script, *spec.args]
-    try:
-        with io.open_code(script) as file:
-            source = file.read()
-    except OSError as error:
-        sys.stderr.write(
-            f"{sys.executable}: can't open file {script!r}: [Errno {error.errno}] {error.strerror}\n"
-        )
-        sys.exit(2)
-    module = types.ModuleType("__main__")
-    module.__dict__.update(
-        __annotations__={},
-        __builtins__=sys.modules["builtins"],
-        __cached__=None,
-        __file__=script,
-        __loader__=SourceFileLoader("__main__", script),
-        __package__=None,
-        __spec__=None,
-    )
-    sys.modules["__main__"] = module
-    if "__mp_main__" in sys.modules:  # the name that multiprocessing knew the main module by when imported
-        sys.modules["__mp_main__"] = module
+def _run_script(spec: RankSpec, script: str, probes: RankProbes, link: Link) -> None:
+    run = program.python_program(spec, script) if spec.kind != ProgramKind.COMMAND else None
     link.enter("import")
     link.send(PhaseBegun("import"))
     try:
-        exec(compile(source, script, "exec", dont_inherit=True), module.__dict__)
+        run() if run is not None else program.run_command(spec)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - it is reported and raised again
@@ -151,10 +135,10 @@ def _fault_in_words(words: str) -> str | None:
     return str(Fault.DISK) if any(each in words for each in _NO_SPACE) else None
 
 
-def _report(error: BaseException, probes: Probes, link: Link) -> NoReturn:
+def _report(error: BaseException, probes: RankProbes, link: Link) -> NoReturn:
     """Tell the agent, let the script's own hook print, and end as the interpreter would."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals is globals():
+    while trace is not None and any(trace.tb_frame.f_globals is ours for ours in _OURS):
         trace = trace.tb_next
     tail = "".join(traceback.format_exception(type(error), error, trace)).splitlines()
     traceback_tail = "\n".join(tail[-TRACEBACK_TAIL_LINES:])
@@ -175,10 +159,12 @@ def _print_nothing(_type: type[BaseException], _error: BaseException, _trace: Tr
     pass
 
 
-def _finish(probes: Probes, link: Link) -> None:
+def _finish(probes: RankProbes, link: Link) -> None:
     """Registered before the script's `atexit` handlers, so it runs after them."""
     link.enter("exit")
     probes.flush()
+    if link.at_heartbeat is not None:
+        link.at_heartbeat()
     link.send(PhaseBegun("exit"))
     link.close()
 
@@ -229,7 +215,9 @@ def _script_path(spec: RankSpec) -> str:
 
 
 def _set_path(script: str, spec: RankSpec, origin: Origin | None) -> None:
-    folder = [] if sys.flags.safe_path else [os.path.dirname(os.path.realpath(script))]
+    # as Python has it: a link to a script stands for the script, and a module is looked for from here
+    first = os.getcwd() if spec.module is not None else os.path.dirname(os.path.realpath(script))
+    folder = [] if sys.flags.safe_path else [first]
     if origin is None:
         sys.path[:] = folder + sys.path[0 if sys.flags.safe_path else 1 :]
         return

@@ -17,6 +17,9 @@ class RankSpec:
     output and standard error are appended to `log_path`. `snapshot` is for
     :class:`~orchestrator.checkpoint.engine.RankSnapshots`; None leaves checkpoints to DeepSpeed.
     `stop_signals` are those that ask the whole run to stop, see :mod:`~orchestrator.rank.stop_signals`.
+    `tracking` is for :class:`~orchestrator.rank.tracking.Recorder`; None leaves MLflow to the script.
+    `kind` is a word of :class:`~orchestrator.vocabulary.ProgramKind`; `module` is run where it is a module.
+    `began_unix_s` is when the run began, the same for all of its ranks and attempts.
     """
 
     rank: int
@@ -30,6 +33,10 @@ class RankSpec:
     log_path: str
     snapshot: dict[str, Any] | None = None
     stop_signals: list[int] = field(default_factory=list)
+    tracking: dict[str, Any] | None = None
+    kind: str = "script"
+    module: str | None = None
+    began_unix_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:

@@ -15,6 +15,7 @@ from orchestrator.events import (
     CheckpointLoaded,
     CheckpointSaved,
     Decided,
+    EngineConfigured,
     Event,
     Fault,
     LossRejected,
@@ -34,13 +35,15 @@ from orchestrator.events import (
 @dataclass(frozen=True)
 class Failure:
     """Why an attempt ended. ``reached`` is the highest step that the run had done when it struck,
-    ``skipped`` the batches that were left out until then."""
+    ``skipped`` the batches that were left out until then, ``loading`` the step of a checkpoint in a folder of
+    its own that the attempt was to begin from and that no attempt has begun from yet."""
 
     cause: RankLost | LossRejected | RunResumed | NodeDraining
     fault: Fault
     step: int
     reached: int
     skipped: tuple[int, ...] = ()
+    loading: int | None = None
 
 
 @dataclass
@@ -51,7 +54,8 @@ class History:
     the cause, but a rejected loss stands above a lost rank: checkpoints after it are not to be
     restored, whatever ended the attempt. What ends after somebody asked for it is no failure.
     ``highest_step`` is the highest that was done; ``reached`` counts one whose loss was rejected too.
-    ``go_back_before`` is the step of a rejected loss before which no attempt has gone back yet.
+    ``has_engine``: the script trains with DeepSpeed's engine, as a rank has said. ``go_back_before`` is the
+    step of a rejected loss before which no attempt has gone back yet.
     """
 
     failures: list[Failure] = field(default_factory=list)
@@ -61,9 +65,13 @@ class History:
     reached: int = 0
     highest_step: int = 0
     go_back_before: int | None = None
+    has_engine: bool = False
     _rejected: list[LossRejected] = field(default_factory=list)
     _checkpoints: dict[int, int] = field(default_factory=dict)  # step -> attempt that wrote it
     _committed: set[int] = field(default_factory=set)
+    _proven: set[int] = field(default_factory=set)  # an attempt has begun from these, and done a step
+    _restored: int | None = None  # what this attempt is to begin from, until it has done a step
+    _alone: bool = False
     _step: int = 0
     _failed_attempt: int = 0
     _stopping: bool = False
@@ -73,11 +81,12 @@ class History:
         """Take one event into account; those that the policy does not look at change nothing."""
         match event:
             case StepDone():
+                self._step_done()
                 self._step = event.step
                 self.reached = max(self.reached, event.step)
                 self.highest_step = max(self.highest_step, event.step)
             case AttemptStarted():
-                self._step, self._stopping, self.go_back_before = event.restore_step or 0, False, None
+                self._attempt_started(event)
             case StopRequested():
                 self._stopping = True
             case RankLost():
@@ -88,6 +97,8 @@ class History:
                 self._draining(event)
             case Decided():
                 self.open = None
+            case EngineConfigured():
+                self.has_engine = True
             case RunEnded():
                 self._ended = event.status
             case RunResumed():
@@ -126,13 +137,34 @@ class History:
             count += 1
         return count
 
+    def _attempt_started(self, started: AttemptStarted) -> None:
+        self._step, self._stopping, self.go_back_before = started.restore_step or 0, False, None
+        self._restored, self._alone = started.restore_step, started.restore_alone
+        if started.restore_step is not None:
+            # Known already, unless it comes from an earlier run.
+            self._checkpoints.setdefault(started.restore_step, 0)
+
+    def _step_done(self) -> None:
+        if self._restored is not None:
+            self._proven.add(self._restored)
+            self._restored = None
+
+    @property
+    def _loading(self) -> int | None:
+        """Only of what this run has written: a folder of another run is not ours to put aside."""
+        step = self._restored
+        if step is None or not self._alone or step in self._proven or not self._checkpoints.get(step):
+            return None
+        return step
+
     def _rank_lost(self, lost: RankLost) -> None:
         if lost.fault is Fault.LOSS:
             reason = lost.error or lost.reason
             self._loss_rejected(LossRejected(lost.attempt, max(1, lost.step), None, reason))
         elif not self._stopping and lost.attempt != self._failed_attempt:
             self._failed_attempt = lost.attempt
-            self._add(Failure(lost, lost.fault, lost.step, self.reached, tuple(self.skipped)))
+            skipped = tuple(self.skipped)
+            self._add(Failure(lost, lost.fault, lost.step, self.reached, skipped, self._loading))
 
     def _draining(self, draining: NodeDraining) -> None:
         """The attempt ends for it, once its ranks have saved; what ends with it then is no failure."""
@@ -174,6 +206,8 @@ class History:
                 self.quarantined = [*self.quarantined, event.node]
             case CheckpointSaved() | SnapshotCommitted():
                 self._checkpoints[event.step] = event.attempt
+                self.has_engine = True
+                self._proven.discard(event.step)  # written anew
                 if isinstance(event, SnapshotCommitted):
                     self._committed.add(event.step)
             case CheckpointLoaded():

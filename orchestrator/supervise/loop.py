@@ -87,6 +87,8 @@ class ResumeState:
                 self.losses.observe(event)
             case LossRejected():
                 self.losses.rejected(event)
+            case _:
+                self.losses.told(event)
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,7 @@ class _Run:
                 if isinstance(event, NodeDraining) and not (leaving or rejected or asked):
                     leaving = True
                     self.workers.stop(self._time_to_save_s(event))
+                self.losses.told(event)
                 if isinstance(event, StepDone) and not rejected and not asked:
                     bad = self.losses.observe(event)
                     if bad is not None:

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from statistics import median
 
-from orchestrator.events import LossRejected, StepDone
+from orchestrator.events import Event, LossRejected, StepDone
+from orchestrator.script_events import LossNotFinite, StepsWithoutEngine
 
 WINDOW = 50  # accepted losses that a spike is measured against
 AT_LEAST = 10  # with fewer, only NaN and infinity are rejected
@@ -30,6 +31,9 @@ class LossWatch:
     do. Nothing is a spike before 10 losses were accepted, where m is not above 0, or where
     ``loss_spike`` is None.
 
+    Nor is anything a spike where no engine says what the loss is: a script may call ``backward`` on anything,
+    and what it saved is not ours to go back to.
+
     After a rejection the attempt's later steps are not looked at: they follow from the rejected one.
     """
 
@@ -37,13 +41,24 @@ class LossWatch:
         self.loss_spike = loss_spike
         self._accepted: deque[tuple[int, float]] = deque(maxlen=KEPT)
         self._rejected_attempt: int | None = None
+        self._not_finite: LossNotFinite | None = None
+        self._without_engine: int | None = None  # an attempt
+
+    def told(self, event: Event) -> None:
+        """Take what is told of a step before it is observed: whose loss is none, and that no engine says what
+        the loss is."""
+        match event:
+            case LossNotFinite():
+                self._not_finite = event
+            case StepsWithoutEngine(attempt=attempt):
+                self._without_engine = attempt
 
     def observe(self, step: StepDone) -> LossRejected | None:
         """Take a step into account; its loss is accepted, unknown (None) or rejected."""
         if step.loss is None or step.skipped or step.attempt == self._rejected_attempt:
             return None
         self.rewind(step.step - 1)  # a step that is done again replaces what it was
-        reason = self._reason_against(step.loss)
+        reason = self._reason_against(step)
         if reason is None:
             self._accepted.append((step.step, step.loss))
             return None
@@ -60,10 +75,13 @@ class LossWatch:
         while self._accepted and self._accepted[-1][0] > step:
             self._accepted.pop()
 
-    def _reason_against(self, loss: float) -> str | None:
+    def _reason_against(self, step: StepDone) -> str | None:
+        loss = step.loss
+        assert loss is not None, "one that is not known is not looked at"
         if not math.isfinite(loss):
-            return f"the loss is {loss}"
-        if self.loss_spike is None or len(self._accepted) < AT_LEAST:
+            return f"the loss is {loss}{_whose(self._not_finite, step)}"
+        judged = step.attempt != self._without_engine and len(self._accepted) >= AT_LEAST
+        if self.loss_spike is None or not judged:
             return None
         before = list(islice(reversed(self._accepted), WINDOW))  # newest first
         middle = median(value for _, value in before)
@@ -73,6 +91,18 @@ class LossWatch:
             return None
         times = f"{loss / middle:.3g} times {middle:.4g}, the median of the {len(before)} before"
         return f"the loss {loss:.4g} is {times} (recovery.loss_spike={self.loss_spike:g})"
+
+
+def _whose(found: LossNotFinite | None, step: StepDone) -> str:
+    """Which ranks' loss it is, in words; "" where it is not known or there is only one."""
+    if found is None or (found.attempt, found.step) != (step.attempt, step.step) or found.of_ranks < 2:
+        return ""
+    if found.ranks == found.of_ranks:
+        return f" on all {found.ranks} ranks"
+    if found.ranks == 1:
+        return f" on rank {found.first[0]} alone"
+    more = ", …" if found.ranks > len(found.first) else ""
+    return f" on {found.ranks} of {found.of_ranks} ranks ({', '.join(map(str, found.first))}{more})"
 
 
 def next_batches(step: int, number: int, skipped: Iterable[int]) -> list[int]:

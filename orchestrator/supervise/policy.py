@@ -75,11 +75,14 @@ def decide(
         raise ValueError("nothing failed that is not decided already")
     steps = history.restorable if restorable is None else restorable
     before = history.go_back_before  # decided, but a node or the driver was lost before an attempt began
-    origin = _origin([step for step in steps if before is None or step < before])
+    origin = _origin(
+        [step for step in steps if before is None or step < before], can_go_back and not history.has_engine
+    )
     if failure.fault is Fault.DRAIN:  # counts against nobody
         then = f"wait for another node in its place {_so_long(recovery)}, then restart from {origin}"
         return Decision(Action.REPLACE, f"{_where(failure)}: {then}", before)
-    against = _against_going_on(failure, history, recovery)
+    unusable = _unusable(failure, history, steps) if can_go_back else None
+    against = _against_going_on(failure, history, recovery, unusable)
     if against:
         return Decision(Action.STOP, f"stop: {against}: {_where(failure)}")
     if failure.fault is Fault.LOSS:
@@ -100,10 +103,34 @@ def decide(
     if failure.fault is Fault.NODE:
         return _replace(failure, recovery, f"restart from {origin}, {idle}, after {_where(failure)}", before)
     budget = f"restart {_rank_faults(history)} of {recovery.max_restarts}"
+    if unusable is not None:
+        earlier = _origin([step for step in steps if step < unusable])
+        aside = f"the folder of step {unusable} is put aside, from which nothing could be begun"
+        return Decision(
+            Action.RESTART, f"{budget} from {earlier}; {aside}, after {_where(failure)}", unusable
+        )
     return Decision(Action.RESTART, f"{budget} from {origin}, after {_where(failure)}", before)
 
 
-def _against_going_on(failure: Failure, history: History, recovery: RecoveryConfig) -> str | None:
+def _unusable(failure: Failure, history: History, steps: Collection[int]) -> int | None:
+    """The step of a checkpoint that is to be put aside: the attempt failed by itself on the way to its first
+    step from it, and the script has put files around it that may not all be there. Where there is none before
+    it, it is tried a second time. What fails alike from two of them is not their fault."""
+    lost = failure.cause
+    if failure.loading is None or not isinstance(lost, RankLost) or lost.fault is not Fault.EXIT:
+        return None
+    if lost.exit_status in _FROM_OUTSIDE:
+        return None
+    alike = [one.loading for one in history.failures if one.loading is not None and _same(failure, one)]
+    if set(alike) != {failure.loading}:
+        return None
+    earlier = any(step < failure.loading for step in steps)
+    return failure.loading if earlier or len(alike) > 1 else None
+
+
+def _against_going_on(
+    failure: Failure, history: History, recovery: RecoveryConfig, unusable: int | None
+) -> str | None:
     """Why the run has to end, whatever else could be done; None if it has not."""
     if failure.fault is Fault.RESTORE:
         return (
@@ -112,7 +139,7 @@ def _against_going_on(failure: Failure, history: History, recovery: RecoveryConf
     at_this_step = [
         other for other in history.failures if other.step == failure.step and other is not failure
     ]
-    if any(_same(failure, other) for other in at_this_step):
+    if unusable is None and any(_same(failure, other) for other in at_this_step):
         return "the same failure came back at the same step; it is the job's own"
     if recovery.max_restarts == 0 and failure.fault is not Fault.DRIVER:
         return "no restarts are allowed (recovery.max_restarts=0)"
@@ -199,12 +226,14 @@ def _or_spike(failure: Failure) -> str:
     return ", or raise recovery.loss_spike if such losses are usual" if finite else ""
 
 
-def _origin(steps: Collection[int]) -> str:
+def _origin(steps: Collection[int], by_itself: bool = False) -> str:
     """Said before anybody has looked at the disk: what is damaged is quarantined and the one before it is
-    taken."""
+    taken. ``by_itself``: the script does without DeepSpeed, so nobody knows yet what it has saved."""
     return (
         f"the checkpoint of step {max(steps)} or the newest whole one before it"
         if steps
+        else "what the script has saved by itself, else from its start"
+        if by_itself
         else "its start, without a checkpoint"
     )
 

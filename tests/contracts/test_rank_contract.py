@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from orchestrator.rank.launch.launcher import ExecLauncher, Launcher, SharedZygote, ZygoteLauncher
 from orchestrator.rank.messages import Heartbeat, PhaseBegun, ScriptFailed
+from orchestrator.vocabulary import ProgramKind
 from tests.support.folders import SCRIPTS
 from tests.support.rank_harness import Bench, environment, is_gone, shared_owner, wait_until
 
@@ -108,6 +110,105 @@ def test_a_missing_script_is_named(bench: Bench) -> None:
     assert (plain.status, ours.status) == (2, 2)
     assert "can't open file" in ours.output
     assert str(bench.folder / "nowhere.py") in ours.output
+
+
+@pytest.mark.parametrize("module", ["pkg.sub.facts", "pkg.sub"])
+def test_a_module_finds_what_it_finds_under_python_m(bench: Bench, module: str) -> None:
+    bench.write("print('package', __name__)", "pkg/__init__.py")
+    bench.write("", "pkg/sub/__init__.py")
+    bench.write("VALUE = 1", "pkg/near.py")
+    text = "from ..near import VALUE\n" + (SCRIPTS / "facts.py").read_text()
+    for name in ("facts", "__main__"):
+        bench.write(text, f"pkg/sub/{name}.py")
+    about = {"kind": ProgramKind.MODULE, "module": module}
+    plain = bench.plain("-m", module, "--lr", "two words", options=()).output.splitlines()
+    ours = bench.run("pkg/sub", "--lr", "two words", **about).output.splitlines()
+    assert (plain[0], ours[0]) == ("package pkg", "package pkg")
+    expected, found = facts(plain[1]), facts(ours[1])
+    assert found["argv"][0].endswith(".py")  # type: ignore[index]
+    for each in (expected, found):
+        each.pop("environment")
+        main = each["main"]
+        assert isinstance(main, dict)
+        for name in ("__loader__", "__spec__"):
+            main[name] = re.sub(r"0x\w+", "", main[name])
+    assert found == expected
+
+
+def test_a_missing_module_is_named_and_a_module_that_raises_is_shown_from_its_first_frame(
+    bench: Bench,
+) -> None:
+    bench.write("", "pkg/__init__.py")
+    bench.write("", "pkg/good.py")
+    bench.write("import json\n\n\nraise ValueError('of the module')", "pkg/bad.py")
+    bench.write("import nowhere_at_all", "pkg/needs.py")
+    for module in ("pkg.nowhere", "pkg.good.more"):
+        missing = bench.run("x", kind=ProgramKind.MODULE, module=module)
+        assert (missing.status, missing.output[-len(module) - 1 : -1]) == (1, module)
+        (bench.folder / "rank0.log").unlink()
+    bad = bench.run("x", kind=ProgramKind.MODULE, module="pkg.bad")
+    frames = [line for line in bad.output.splitlines() if line.startswith("  File")]
+    assert (bad.status, len(frames)) == (1, 1), bad.output
+    assert bad.of(ScriptFailed)[0].message == "of the module"
+    needs = bench.run("x", kind=ProgramKind.MODULE, module="pkg.needs")
+    assert "No module named 'nowhere_at_all'" in needs.of(ScriptFailed)[0].message
+
+
+def test_a_link_to_a_script_keeps_its_name_and_finds_the_scripts_neighbours(bench: Bench) -> None:
+    bench.write("import near, sys; print(near.VALUE, __file__, sys.argv)", "real/train.py")
+    bench.write("VALUE = 5", "real/near.py")
+    (bench.folder / "link.py").symlink_to("real/train.py")
+    plain, ours = bench.plain("link.py", "a"), bench.run("link.py", "a")
+    assert (ours.status, ours.output) == (0, plain.output)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("exit 3", 3), ("kill -USR1 $$", -signal.SIGUSR1), ("kill -KILL $$", -signal.SIGKILL), ("true", 0)],
+)
+def test_another_program_ends_the_rank_as_it_ends(bench: Bench, body: str, status: int) -> None:
+    script = bench.write(f'#!/bin/sh\necho of rank $RANK: "$@"\n{body}\n', "run.sh")
+    Path(script).chmod(0o755)
+    done = bench.run(script, "two words", "-x", kind=ProgramKind.COMMAND, RANK="0")
+    assert (done.status, done.output) == (status, "of rank 0: two words -x\n")
+    assert done.of(ScriptFailed) == []
+
+
+def test_a_program_hears_that_it_is_to_stop_and_what_its_shell_waits_for_too(bench: Bench) -> None:
+    inner = bench.write(
+        """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(0)))
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.05)
+        """
+    )
+    script = bench.write(f"#!/bin/sh\n{sys.executable} {inner}\necho after $?\n", "run.sh")
+    Path(script).chmod(0o755)
+    rank = bench.start(script, kind=ProgramKind.COMMAND, stop_signals=[signal.SIGTERM, signal.SIGUSR1])
+    assert bench.shows("ready")
+    os.kill(rank.pid, signal.SIGTERM)
+    assert bench.finish(rank).status == -signal.SIGTERM, "the shell had no handler"
+    assert bench.log() == "ready\nsaved\n", "and it did not go on"
+
+
+def test_a_program_hears_all_signals_as_any_does(bench: Bench) -> None:
+    code = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    stops = [signal.SIGTERM, signal.SIGUSR1]
+    done = bench.run(sys.executable, "-c", code, kind=ProgramKind.COMMAND, stop_signals=stops)
+    assert done.output == "set()\n"
+
+
+def test_a_program_ends_with_a_killed_rank(bench: Bench) -> None:
+    script = bench.write("#!/bin/sh\necho $$\nsleep 1000\n", "run.sh")
+    Path(script).chmod(0o755)
+    rank = bench.start(script, kind=ProgramKind.COMMAND)
+    assert wait_until(lambda: bench.log().endswith("\n"), 60)
+    shell = int(bench.log())
+    os.kill(rank.pid, signal.SIGKILL)
+    assert bench.finish(rank).status == -signal.SIGKILL
+    assert wait_until(lambda: is_gone(shell), 60)
 
 
 def test_children_of_every_kind_work(bench: Bench) -> None:

@@ -23,6 +23,8 @@ from orchestrator.rank.launch.process import AgentEnd
 from orchestrator.rank.messages import (
     KINDS,
     MOST_LINE_BYTES,
+    EngineMade,
+    FileSaved,
     GroupSeen,
     Heartbeat,
     LoadBegun,
@@ -30,6 +32,9 @@ from orchestrator.rank.messages import (
     LoadFailed,
     MemoryPeak,
     Message,
+    OpBuildBegun,
+    OpBuildEnded,
+    OptimizerFollowed,
     PhaseBegun,
     PhaseEnded,
     ProbeFailed,
@@ -40,6 +45,8 @@ from orchestrator.rank.messages import (
     StacksUnavailable,
     Staged,
     StepTaken,
+    Tracked,
+    TrackedElsewhere,
     Unknown,
     decode,
     encode,
@@ -66,6 +73,13 @@ SAID: list[Message] = [
     ScriptFailed("ValueError", "boom", ""),
     ProbeFailed("step", "boom"),
     StacksUnavailable("boom"),
+    Tracked({"loss": [[1.0, 0.5, 3.0]]}, {"lr": "0.1"}, {"a": "b"}, 2),
+    TrackedElsewhere("http://elsewhere:5000"),
+    EngineMade(8, 2, 2, "bf16", 1, 2),
+    OptimizerFollowed("AdamW"),
+    FileSaved("/c/x.pt", 3, 0.1),
+    OpBuildBegun("cpu_adam"),
+    OpBuildEnded("cpu_adam", 20.0),
 ]
 LINES = (
     st.sampled_from(SAID)

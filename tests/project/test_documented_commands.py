@@ -17,6 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from orchestrator.cli.args import parse
 from orchestrator.config import load
+from orchestrator.config.command_line.forms import launch_of
+from orchestrator.config.command_line.launch import Launch
+from orchestrator.vocabulary import ProgramKind
 from tests.project.test_docs import DOCUMENTS, INLINE_CODE, ROOT
 
 COMMAND = "python -m orchestrator"
@@ -64,7 +67,14 @@ def single_words(document: Path) -> list[str]:
 
 
 def composed(args: Sequence[str], config_dir: Path) -> None:
-    """As the command line does it, but that each point of a sweep is composed and no verb is called."""
+    """As the command line does it, but that each point of a sweep is composed and no verb is called, and that
+    no launcher is asked what its flags mean."""
+    place = list(args).index("--") if "--" in args else len(args)
+    args, command = args[:place], args[place + 1 :]
+    if command and not any(word.startswith("job.script=") for word in args):  # else they are that one's words
+        shell = config_dir / "train.sh"
+        shell.touch(0o755)
+        launch_of(command, config_dir, lambda _launcher, words: Launch(ProgramKind.SCRIPT, words[-1]))
     invocation = parse(args)
     if "--help" in args or invocation.version:
         return

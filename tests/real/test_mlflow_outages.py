@@ -60,6 +60,8 @@ class FakeRun:
 
     def keep_incidents(self, incidents: list[Any]) -> None: ...
 
+    def write_params(self, params: dict[str, str]) -> None: ...
+
     def end(self, status: str, end_ms: int) -> None:
         self.status = status
 

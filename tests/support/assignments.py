@@ -6,19 +6,24 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from orchestrator.agent.assignment import NO_SECRETS, Assignment, Places, Program, Ranks
-from orchestrator.config.schema import LaunchConfig, RecoveryConfig, SnapshotConfig
+from orchestrator.agent.assignment import NO_SECRETS, Assignment, Places, Program, Ranks, ScriptTracking
+from orchestrator.config.schema import LaunchConfig, RecoveryConfig, SnapshotConfig, TrackedRanks
+from orchestrator.vocabulary import ProgramKind
 
 _USUAL = Assignment(
     run="r",
+    began_unix_s=0.0,
     places=Places("/home/me/project/runs/r", None, "/home/me/project/runs/r/checkpoints"),
     program=Program(
         script="/home/me/project/train/main.py",
         args=["--data=/home/me/project/books,stdlib", "--dir={run_dir}", "--lr=1e-3", "plain"],
+        resume_args=[],
         cwd="/home/me/project",
         corpus=["/home/me/project/books", "relative", "/data/all"],
         environment={},
         deepspeed={},
+        kind=ProgramKind.SCRIPT,
+        module=None,
     ),
     ranks=Ranks(
         per_node=2, world_size=4, device="cpu", unit="CPU core", product_names=[], usd_per_gpu_hour=0.0
@@ -27,6 +32,7 @@ _USUAL = Assignment(
     recovery=RecoveryConfig(kill_grace_s=1.0, stop_signals=[]),
     snapshot=SnapshotConfig(enabled=False, dirs=[]),
     launch=LaunchConfig(zygote=False, log_max_bytes=None),
+    tracking=ScriptTracking(experiment="orchestrator", ranks=TrackedRanks.first),
     expected={},
     system_metrics_every_s=1.0,
     last_step=None,
@@ -34,7 +40,7 @@ _USUAL = Assignment(
     snapshot_bytes=None,
     warm_idle_timeout_s=None,
 )
-_PARTS = ("places", "program", "ranks", "secrets", "recovery", "snapshot", "launch")
+_PARTS = ("places", "program", "ranks", "secrets", "recovery", "snapshot", "launch", "tracking")
 
 
 def assignment(**changes: Any) -> Assignment:

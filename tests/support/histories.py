@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchestrator.events import CheckpointSaved, Decided, Event, Fault, LossRejected, RankLost, StepDone
+from orchestrator.events import (
+    AttemptStarted,
+    CheckpointSaved,
+    Decided,
+    EngineConfigured,
+    Event,
+    Fault,
+    LossRejected,
+    RankLost,
+    StepDone,
+)
 from orchestrator.supervise.history import History
 from tests.support.fakes import lost
 
@@ -27,6 +37,11 @@ def done(attempt: int, step: int) -> Event:
     return StepDone(attempt, step, 0.1, 1.0)
 
 
+def begun(attempt: int, step: int) -> Event:
+    """An attempt that is to load a checkpoint in a folder of its own."""
+    return AttemptStarted(attempt, "127.0.0.1", 29500, 2, step, "disk", restore_alone=True)
+
+
 def saved(attempt: int, step: int) -> Event:
     return CheckpointSaved(attempt, step, f"step-{step}", "/checkpoints", 0.1)
 
@@ -41,5 +56,7 @@ def story(*events: Event) -> History:
     return history
 
 
+# A rank has made an engine of DeepSpeed's.
+ENGINE = EngineConfigured(1, 16, 8, 1, "fp32", 1, 2)
 # Twenty steps, two checkpoints.
 AT_15 = (saved(1, 10), saved(1, 15), done(1, 20))

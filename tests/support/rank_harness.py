@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from orchestrator.rank.launch.launcher import Launcher, RankProcess, ZygoteLauncher
 from orchestrator.rank.messages import Message, Unknown
 from orchestrator.rank.spec import RankSpec
+from orchestrator.vocabulary import ProgramKind
 from tests.support.ports import free_port
 
 TIMEOUT_S = 60.0
@@ -93,6 +94,8 @@ class Bench:
         rank: int = 0,
         world_size: int = 1,
         stop_signals: Sequence[int] = (),
+        kind: ProgramKind = ProgramKind.SCRIPT,
+        module: str | None = None,
         **env: str,
     ) -> RankSpec:
         return RankSpec(
@@ -106,6 +109,8 @@ class Bench:
             env={**self.env, **env},
             log_path=str(self.folder / f"rank{rank}.log"),
             stop_signals=list(stop_signals),
+            kind=kind.value,
+            module=module,
         )
 
     def start(self, script: str, *args: str, **about: Any) -> RankProcess:

@@ -62,9 +62,10 @@ class Job:
     args: dict[str, Any] = field(default_factory=dict)
     # whether the library finds its place in the data and its random numbers again
     goes_on_exactly: bool = True
+    about: str = ""
 
     def __str__(self) -> str:
-        return self.library
+        return self.library + self.about
 
     def missing(self) -> str | None:
         """What to do for a library that is not there."""
@@ -94,6 +95,12 @@ JOBS = [
     Job("lightning", "lightning_fit.py", of_lightning, LIGHTNING, goes_on_exactly=False),
     Job("trl", "trl_sft.py", of_the_trainer, TRL),
 ]
+
+# Its Trainer with DDP alone, and two micro-batches a step.
+WITHOUT_DEEPSPEED = Job(
+    "transformers", "transformers_trainer.py", of_the_trainer,
+    {**TRAINER, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}, about="-ddp",
+)  # fmt: skip
 
 
 @dataclass
@@ -142,6 +149,6 @@ class ScriptUser(User):
         return output
 
     def _once(self, job: Job, what: str, make: Callable[[], Any]) -> Any:
-        if (job.library, what) not in self.made:
-            self.made[job.library, what] = make()
-        return self.made[job.library, what]
+        if (str(job), what) not in self.made:
+            self.made[str(job), what] = make()
+        return self.made[str(job), what]

@@ -14,6 +14,8 @@ trl           SFTTrainer, ``deepspeed=``  ZeRO-3                                
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -22,15 +24,27 @@ from orchestrator.events import (
     CheckpointLoaded,
     CheckpointSaved,
     Decided,
+    EngineConfigured,
     LossRejected,
     RankLost,
     RunEnded,
+    SnapshotQuarantined,
     Status,
     StepDone,
 )
 from orchestrator.ledger.meter import Meter
+from orchestrator.script_events import ScriptSaved, StepsWithoutEngine
 from tests.faults.runs import MARKS, Run
-from tests.user_scripts.runs import EVERY, JOBS, KILLED_AT, STEPS, Job, ScriptUser
+from tests.user_scripts.runs import (
+    EVERY,
+    JOBS,
+    KILLED_AT,
+    STEPS,
+    TRANSFORMERS,
+    WITHOUT_DEEPSPEED,
+    Job,
+    ScriptUser,
+)
 
 pytestmark = MARKS
 
@@ -75,6 +89,16 @@ def test_its_losses_are_those_of_torchrun(job: Job, user: ScriptUser) -> None:
     assert run.losses() == pytest.approx(plain, rel=SINGLE), "and as the journal has them"
 
 
+@pytest.mark.parametrize("job", [WITHOUT_DEEPSPEED], ids=str)
+def test_without_deepspeed_its_steps_and_losses_are_seen_as_well(job: Job, user: ScriptUser) -> None:
+    run = user.whole(job)
+    assert run.code == 0, run.text
+    assert [one.optimizer for one in run.of(StepsWithoutEngine)] == ["AdamW"]
+    assert run.losses() == pytest.approx(job.logged(run.folder / "checkpoints"), rel=SINGLE)
+    assert {one.step for one in run.of(ScriptSaved)} == set(range(EVERY, STEPS + 1, EVERY))
+    assert Meter().fold_all(run.records()).bill().goodput > 0
+
+
 @EVERY_JOB
 def test_a_killed_rank_costs_no_step(job: Job, user: ScriptUser) -> None:
     run = user.killed(job)
@@ -98,6 +122,29 @@ def test_after_a_kill_it_goes_on_where_it_was(job: Job, user: ScriptUser) -> Non
         assert killed.losses() == whole.losses(), "to the last digit"
     else:
         assert killed.losses() == pytest.approx(whole.losses(), rel=0.1), "batches are drawn anew"
+
+
+@pytest.mark.parametrize(
+    "job",
+    [replace(JOBS[0], script="transformers_half_saved.py", args={**TRANSFORMERS, "save_total_limit": 3})],
+    ids=str,
+)
+def test_a_trainer_that_dies_within_a_save_goes_on_from_the_one_before(job: Job, user: ScriptUser) -> None:
+    run = user.run("half", job)
+    assert run.code == 0, run.text
+    starts = [(one.restore_step, Path(one.restore_path).name) for one in run.of(AttemptStarted)]
+    assert starts == [(None, ""), (15, "checkpoint-15"), (10, "checkpoint-10")]
+    (aside,) = run.of(SnapshotQuarantined)
+    assert Path(aside.path).parent == run.folder / "checkpoints" / ".quarantine"
+    assert (Path(aside.path) / "global_step15").is_dir()
+    assert sorted(run.losses()) == list(range(1, STEPS + 1))
+    plan = (run.folder / "plan.txt").read_text()
+    assert (
+        "with --resume_from_checkpoint={checkpoint} from the second attempt on, which the script knows"
+        in plan
+    )
+    made = run.of(EngineConfigured)
+    assert {(one.global_batch, one.micro_batch, one.zero_stage) for one in made} == {(16, 8, 2)}
 
 
 def newest_save_before(run: Run, lost: RankLost) -> int:

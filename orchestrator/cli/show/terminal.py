@@ -15,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.predicted_actual import COMPARED, compared_rows, measured_rows
-from orchestrator.events import PhaseEntered, Record, RunEnded, Status, StepDone
+from orchestrator.events import PhaseEntered, RankOutput, Record, RunEnded, Status, StepDone
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.predicted_actual import Comparison
 from orchestrator.ledger.story import Kind, Line, Story
 from orchestrator.text import (
+    clean,
     count,
     duration,
     hours,
@@ -46,6 +47,9 @@ VALIDATION_NAMES = ("val_loss", "validation_loss", "eval_loss", "valid_loss")
 ASCII = str.maketrans({"\u2013": "-", "\u2026": "...", "\u00b7": "|", "\u2192": "->"})
 
 
+_MOST_BARS = 4  # the display has to fit
+
+
 class Terminal:
     """Use as a context manager; ``observe`` every record with the bill at its time.
 
@@ -66,6 +70,8 @@ class Terminal:
         self._bill_at_s = clock()
         self._phase = ""
         self._attempt = 0
+        self._bars: list[str] = []  # the state of the job's own progress bars
+        self._next_bars_line_s: float | None = None
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(
@@ -91,6 +97,8 @@ class Terminal:
             self._phase = event.phase.replace("_", " ")
         if isinstance(event, StepDone) and not self._live and self._step_line_due(record, event):
             self._print(record, self._story.step_line(event, bill))
+        if isinstance(event, RankOutput) and not self._bars_due(record, event):
+            return
         for index, line in enumerate(self._story.lines(record)):
             self._print(record, line, first=index == 0)
 
@@ -137,6 +145,21 @@ class Terminal:
         self._next_step_line_s = record.elapsed_s + self._every_s
         return True
 
+    def _bars_due(self, record: Record, output: RankOutput) -> bool:
+        """Whether a line of output is to be printed: progress bars stand in the display where there is one,
+        and are a line now and then where there is none."""
+        rows = clean(output.text).split("\n") if output.fleeting else []
+        self._bars = [f"[rank {output.rank}] {row}" for row in rows if row]
+        if not output.fleeting:
+            self._next_bars_line_s = None
+            return True
+        if self._live or not output.text:
+            return False
+        due = self._next_bars_line_s is not None and record.elapsed_s >= self._next_bars_line_s
+        if due or self._next_bars_line_s is None:
+            self._next_bars_line_s = record.elapsed_s + self._every_s
+        return due
+
     def _print(self, record: Record, line: Line, first: bool = True) -> None:
         stamp = duration(record.elapsed_s).rjust(8) if first else " " * 8
         indent = "\n" + " " * 10
@@ -161,7 +184,9 @@ class Terminal:
         bill = self._bill
         if bill is None:
             return Text("starting", style="dim")
-        return Group(self._progress(bill), self._figures_line(bill))
+        rows = [self._progress(bill), self._figures_line(bill)]
+        bars = [self._safe(row) for row in self._bars[-_MOST_BARS:]]
+        return Group(*(Text(row, style="dim", no_wrap=True, overflow="crop") for row in bars), *rows)
 
     def _progress(self, bill: Bill) -> RenderableType:
         elapsed_s = bill.elapsed_s + self._clock() - self._bill_at_s

@@ -28,14 +28,16 @@ from orchestrator.files import atomic_write, open_no_link
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow.database import make_ready
 from orchestrator.ledger.mlflow.names import INCIDENTS, JOURNAL, KEY_TAG, LOGS
-from orchestrator.ledger.mlflow.projection import Point, clean_key, clip
+from orchestrator.ledger.mlflow.points import Point, clean_key, clip
+from orchestrator.ledger.mlflow.script_artifacts import files_to_upload
+from orchestrator.ledger.mlflow.script_projection import MAX_PARAM_CHARACTERS
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import check_database, is_database
+from orchestrator.rank.tracking import ARTIFACTS as SCRIPT_ARTIFACTS
 from orchestrator.redact import redact, redact_text
 
 METRICS_PER_BATCH = 1000
 ENTITIES_PER_BATCH = 100
-MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
 CONNECT_TIMEOUT_S = 3.0
 LOG_TAIL_BYTES = 256 * 1024
@@ -60,6 +62,7 @@ class MlflowRun:
         self._state = state
         self._client: MlflowClient | None = None
         self._tags: dict[str, str] = {}
+        self._params: dict[str, str] = {}  # that MLflow has
         self._uploaded: set[str] = set()
 
     @property
@@ -91,7 +94,8 @@ class MlflowRun:
             )
         elif run.info.status != "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
-        self._write_params(client, run.info.run_id, dict(run.data.params))
+        self._params = dict(run.data.params)
+        self._add_params(client, run.info.run_id, run_params(self._tracking))
         where = {"uri": self._tracking.uri, "experiment": self._tracking.experiment}
         write_json(
             self._run_dir / "mlflow_run.json",
@@ -116,6 +120,12 @@ class MlflowRun:
             client.log_batch(run_id, tags=batch, synchronous=True)
             self._tags |= dict(chunk)
 
+    def write_params(self, params: Mapping[str, str]) -> None:
+        """Write those that are new."""
+        if params.keys() - self._params.keys():
+            client, run_id = self._opened()
+            self._add_params(client, run_id, {k: v for k, v in params.items() if k not in self._params})
+
     def keep_incidents(self, incidents: Sequence[Incident]) -> None:
         """Write the file that is uploaded; what MLflow is told does not wait for a full disk."""
         try:
@@ -131,6 +141,10 @@ class MlflowRun:
             if name not in self._uploaded and _is_plain(path, self._run_dir):
                 client.log_artifact(run_id, str(path))
                 self._uploaded.add(name)
+        for path, parent in files_to_upload(self._run_dir / SCRIPT_ARTIFACTS):
+            if str(path) not in self._uploaded:
+                client.log_artifact(run_id, str(path), parent)
+                self._uploaded.add(str(path))
         folder = self._run_dir / LOGS
         logs = [path for path in sorted(folder.glob("*.log"))[:MAX_LOGS] if _is_plain(path, folder)]
         if logs and LOGS not in self._uploaded:
@@ -145,17 +159,15 @@ class MlflowRun:
         client, run_id = self._opened()
         client.set_terminated(run_id, status, end_ms)
 
-    def _write_params(self, client: MlflowClient, run_id: str, known: dict[str, str]) -> None:
-        params = {
-            clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS)
-            for k, v in self._tracking.params.items()
-        }
+    def _add_params(self, client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
         # MLflow refuses to change a parameter, and with it the whole batch.
-        changed = sorted(k for k, v in known.items() if params.get(k, v) != v)
+        changed = sorted(k for k, v in params.items() if self._params.get(k, v) != v)
         if changed:
             _log.warning("parameters that differ from those recorded before stay as they were: %s", changed)
-        for chunk in _chunks([Param(k, v) for k, v in params.items() if k not in known], ENTITIES_PER_BATCH):
+        new = [Param(k, v) for k, v in params.items() if k not in self._params]
+        for chunk in _chunks(new, ENTITIES_PER_BATCH):
             client.log_batch(run_id, params=chunk, synchronous=True)
+            self._params |= {param.key: param.value for param in chunk}
 
     def _opened(self) -> tuple[MlflowClient, str]:
         assert self._client is not None
@@ -166,6 +178,11 @@ class MlflowRun:
         if seq != self.written_seq:
             self._state = self._state | {"written_seq": seq}
             write_json(self._state_path, self._state)
+
+
+def run_params(tracking: Tracking) -> dict[str, str]:
+    """The run's own parameters as MLflow gets them."""
+    return {clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS) for k, v in tracking.params.items()}
 
 
 def _is_plain(path: Path, folder: Path) -> bool:

@@ -62,6 +62,8 @@ OTHER_METRICS = {
     "system/NODE/NAME": "a figure of a node (processor, memory, network, GPU), as its agent samples it",
     "NAME": "a figure that the job printed in a line of JSON",
     "job/NAME": "the same where NAME is one of those above",
+    "NAME, CHILD/NAME": "a metric that the script told MLflow, by itself or in a nested run",
+    "rank-N/NAME": "the same of another rank than the first, with `tracking.ranks=all`",
 }
 # The driver's, known before the run begins (tracking.json); one that is not known is left out.
 START_TAGS = {
@@ -72,6 +74,7 @@ START_TAGS = {
     "price_source": "where the price comes from",
     "git_commit": "of the working directory",
     "run_dir": "the run's directory",
+    "script_run_id": "what the script's own calls of MLflow have for the run's number",
     "run_number": "the label of its gauges on a cluster of several machines",
     "mlflow.user": "who started the run",
     "mlflow.source.name": "the job's script",
@@ -88,12 +91,28 @@ RUN_TAGS = {
     "incidents": "how many of each kind, what they cost, and the last one in words",
     "final_loss": "of the last step, to six digits",
 }
+# What the script's own calls of MLflow may say of the run under MLflow's names.
+SCRIPT_SYSTEM_TAGS = ("mlflow.note.content", "mlflow.loggedArtifacts")
+# With which values DeepSpeed trains, as its engine says.
+ENGINE_TAGS = {
+    "global_batch": "sequences of a step of all ranks",
+    "micro_batch": "sequences that a rank takes at once",
+    "accumulation": "micro-batches of a step",
+    "precision": "`bf16`, `fp16` or `fp32`",
+    "zero_stage": "of ZeRO, 0 to 3",
+    "world_size": "how many ranks there are",
+}
+RUN_TAGS |= {
+    f"engine.{name}": f"{what}: what DeepSpeed's engine runs with" for name, what in ENGINE_TAGS.items()
+}
 KEY_TAG = "orchestrator.key"
 OWN_TAGS = {KEY_TAG: "by which a run is found again whose creation was cut short"}
 PARAMS = {
     "KEY": "each key of the [configuration](configuration.md), as `cluster.nodes`; secrets are hidden",
-    "layout.NAME": "each field of the plan's [layout](#layout)",
+    "layout.NAME": "each field of the plan's [layout](#layout); where the script is not handed"
+    " `{deepspeed_config}`, without batch sizes, precision and ZeRO, which are its own",
     "version.NAME": "version of a package or of the interpreter",
+    "NAME": "a parameter that the script told MLflow; a later value of it is the tag `param.NAME`",
 }
 # The first four are there before the run begins (tracking.json); the others come with its end.
 START_ARTIFACTS = {

@@ -7,13 +7,12 @@ a restarted sink may send some of them twice: MLflow keeps one of each. Names ar
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from orchestrator.events import (
     AttemptStarted,
+    EngineConfigured,
     MetricLogged,
     NodeSampled,
     Record,
@@ -21,41 +20,33 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
+    ScriptTracked,
     Status,
     StepDone,
 )
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.mlflow.names import END_METRICS, RUN_METRICS, STEP_METRICS
+from orchestrator.ledger.mlflow.names import ENGINE_TAGS
+from orchestrator.ledger.mlflow.points import Point, clean_key, job_name
+from orchestrator.ledger.mlflow.script_projection import ScriptProjection
 from orchestrator.ledger.mlflow.thinning import Done, Thinning
 from orchestrator.text import hours, hours_name, usd
 
 MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
-MAX_KEY_CHARACTERS = 250
 # A bill is never older than this share of the run: a month then has thousands of bills, not a million.
 BILL_SPACING = 0.002
 # Nor are the samples of a node further apart than this share, once that is longer than they are apart anyway.
 SAMPLE_SPACING = 0.001
-_BAD_KEY = re.compile(r"[^\w\-. :/]")
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One value of one metric; ``seq`` is that of the record it came from."""
-
-    seq: int
-    key: str
-    value: float
-    timestamp_ms: int
-    step: int
 
 
 class Projection:
-    """Folds records into points; ``tags`` says at any time what is known of the run."""
+    """Folds records into points; ``tags`` says at any time what is known of the run, ``script`` what its
+    script has told MLflow. ``params`` are those that the run has before."""
 
-    def __init__(self, flush_s: float) -> None:
+    def __init__(self, flush_s: float, params: Mapping[str, str] | None = None) -> None:
         self.ledger = Ledger()
+        self.script = ScriptProjection(params or {})
         self.tags: dict[str, str] = {}
         self.ended: RunEnded | None = None
         self.first_ms: int | None = None
@@ -83,6 +74,8 @@ class Projection:
                 self.tags |= {"status": "running", "status_reason": f"taken up again: {because}"}
             case ResourcesGranted(nodes=nodes):
                 self.tags["nodes"] = str(len(nodes))
+            case EngineConfigured() as engine:
+                self.tags |= {f"engine.{name}": str(getattr(engine, name)) for name in ENGINE_TAGS}
             case AttemptStarted():
                 self._tag_incidents()
             case RunEnded() as ended:
@@ -115,7 +108,8 @@ class Projection:
         if bill.final_loss is not None:
             self.tags["final_loss"] = f"{bill.final_loss:.6g}"
             metrics["final_loss"] = bill.final_loss
-        return self._step_points(self._steps.rest()) + self._points(metrics, bill.step)
+        points = self.script.rest() + self._step_points(self._steps.rest())
+        return points + self._points(metrics, bill.step)
 
     def _bill_metrics(self) -> dict[str, float | None]:
         return bill_metrics(self.ledger.bill()) | incident_metrics(*self.ledger.incident_totals())
@@ -133,8 +127,9 @@ class Projection:
                 return self._step_points(self._steps.add(done))
             case MetricLogged(step=step_number, metrics=metrics):
                 number = self.ledger.bill().step if step_number is None else step_number
-                named = {f"job/{name}" if name in _OWN_NAMES else name: v for name, v in metrics.items()}
-                return self._points(named, number)
+                return self._points({job_name(name): v for name, v in metrics.items()}, number)
+            case ScriptTracked() as told:
+                return self.script.fold(record, told)
             case NodeSampled(node=node, metrics=metrics):
                 number = self._samples[node]
                 self._samples[node] += 1
@@ -206,24 +201,6 @@ def incidents_in_words(incidents: Sequence[Incident], unit: str) -> str:
     cost = sum(incident.cost_usd for incident in incidents)
     spent = f"{hours(sum(incident.gpu_hours for incident in incidents))} {hours_name(unit)}, {usd(cost)}"
     return f"{', '.join(f'{n} {kind}' for kind, n in kinds.items())}: {spent}; last: {incidents[-1].what}"
-
-
-# A job may print metrics of these names too; they get a name of their own beside ours.
-_OWN_NAMES = frozenset([*STEP_METRICS, *RUN_METRICS, *END_METRICS])
-
-
-def clean_key(key: str) -> str:
-    """A name that MLflow accepts: other characters become ``_``, and path tricks are taken out."""
-    parts = [part for part in _BAD_KEY.sub("_", key).split("/") if part not in ("", ".", "..")]
-    return ("/".join(parts) or "_")[:MAX_KEY_CHARACTERS].rstrip("/")
-
-
-def clip(value: str, limit: int) -> str:
-    """``value``, or as much as fits together with a note of how much is missing."""
-    if len(value) <= limit:
-        return value
-    note = f" … (cut, {len(value)} characters in all)"
-    return value[: limit - len(note)] + note
 
 
 def _facts(started: RunStarted) -> dict[str, str]:

@@ -54,10 +54,11 @@ from orchestrator import papers  # noqa: E402
 from orchestrator.errors import OrchestratorError  # noqa: E402
 from orchestrator.events import RunResumed, StopRequested  # noqa: E402
 from orchestrator.ledger.journal import Tail  # noqa: E402
-from orchestrator.ledger.mlflow.client import MlflowRun, only_writer  # noqa: E402
+from orchestrator.ledger.mlflow.client import MlflowRun, only_writer, run_params  # noqa: E402
 from orchestrator.ledger.mlflow.database import DatabaseUnusable  # noqa: E402
 from orchestrator.ledger.mlflow.outage import Outage  # noqa: E402
-from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Point, Projection  # noqa: E402
+from orchestrator.ledger.mlflow.points import Point  # noqa: E402
+from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection  # noqa: E402
 from orchestrator.ledger.mlflow.tracking_file import Tracking  # noqa: E402
 from orchestrator.redact import learn, redact_text  # noqa: E402
 
@@ -97,7 +98,7 @@ class Sink:
         self.outage = Outage(say)
         self._unusable = False
         self._tail = Tail(self._journal)
-        self._projection = Projection(tracking.flush_s)
+        self._projection = Projection(tracking.flush_s, run_params(tracking))
         self._pending: list[Point] = []
         self._done_seq = self._resumed_seq = -1
         self._overflowed = self._stopping = self._closed = self._upload_tried = False
@@ -161,7 +162,7 @@ class Sink:
 
     def _rewind(self) -> None:
         self._tail = Tail(self._journal)
-        self._projection = Projection(self._tracking.flush_s)
+        self._projection = Projection(self._tracking.flush_s, run_params(self._tracking))
         self._pending, self._done_seq = [], -1
         self._overflowed = self._closed = False
 
@@ -183,7 +184,8 @@ class Sink:
             # Points are missing here: too many to keep, or MLflow has lost the run they were written to.
             self._rewind()
             return False
-        self._run.write_tags(self._projection.tags)
+        self._run.write_params(self._projection.script.params)
+        self._run.write_tags(self._projection.script.tags | self._projection.tags)
         self._run.write(self._pending, max(self._done_seq, skipped_to))
         self._pending = []
         return True

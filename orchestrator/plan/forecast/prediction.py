@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config.schema import Config, PriceKind
+from orchestrator.errors import ConfigError
 from orchestrator.plan.forecast.energy import Energy, energy_of
 from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards
 from orchestrator.plan.forecast.interruptions import Forecast, cost_range, forecast
@@ -54,7 +55,9 @@ class Prediction:
     fraction; None where its constants were calibrated on runs of the cluster, whose error is another."""
 
     steps: int | None  # of the whole run; null where the job does not say
-    tokens: int | None  # of the whole run; null where steps or the model are not known
+    tokens: int | None  # of the whole run; null where steps or tokens of one are not known
+    # of the global batch; null where neither the model nor `job.tokens_per_step` says so
+    tokens_per_step: int | None = None
     step_time_s: float | None = None  # of one step of the slowest rank
     step: StepTime | None = None  # the same by part
     bound_by: str | None = None  # what takes longest of a step, in words
@@ -96,18 +99,31 @@ def bound_of(step: StepTime) -> str:
     return f"{BOUNDS[part]}, {seconds / step.total_s:.0%}"
 
 
+def _tokens_per_step(config: Config, layout: Layout) -> int | None:
+    """Raises ConfigError where the job says another number than the model does."""
+    said, model = config.job.tokens_per_step, config.model
+    if model is None:
+        return said
+    counted = layout.global_batch * model.seq_len
+    if said is not None and said != counted:
+        raise ConfigError(
+            f"job.tokens_per_step={said}: but a global batch of {layout.global_batch} sequences of"
+            f" model.seq_len={model.seq_len} has {counted} tokens; leave job.tokens_per_step out"
+        )
+    return counted
+
+
 def predict(
     config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None
 ) -> Prediction:
     """The run's prediction from the time of one step. Raises ConfigError for absurd rates and a site's power
     limit."""
-    model, steps = config.model, config.job.steps
-    tokens_per_step = layout.global_batch * model.seq_len if model else None
+    model, steps, tokens_per_step = config.model, config.job.steps, _tokens_per_step(config, layout)
     tokens = steps * tokens_per_step if steps and tokens_per_step else None
     if step is None or model is None or tokens_per_step is None:
         reason = "the model is not described" if model is None else _why_not(config, layout)
         energy = energy_of(config.cluster, config.gpu, layout.ranks, None)
-        return Prediction(steps, tokens, energy=energy, basis=reason)
+        return Prediction(steps, tokens, tokens_per_step, energy=energy, basis=reason)
     machine, rate = Machine.of(config.cluster, config.gpu, config.fabric), tokens_per_step / step.total_s
     whole = _whole_run(config, layout, step, steps) if steps else None
     costs = tuple(
@@ -118,6 +134,7 @@ def predict(
     return Prediction(
         steps=steps,
         tokens=tokens,
+        tokens_per_step=tokens_per_step,
         step_time_s=step.total_s,
         step=step,
         bound_by=f"{bound_of(step)} of a step",

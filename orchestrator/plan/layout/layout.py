@@ -88,6 +88,7 @@ def check_values(config: Config) -> None:
         "cluster.cpu_threads_per_rank": config.cluster.cpu_threads_per_rank,
         "job.micro_batch": config.job.micro_batch,
         "job.steps": config.job.steps,
+        "job.tokens_per_step": config.job.tokens_per_step,
         "job.ranks": config.job.ranks,
         "job.global_batch": config.job.global_batch,
         "job.gradient_accumulation": config.job.gradient_accumulation,

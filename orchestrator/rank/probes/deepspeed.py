@@ -35,13 +35,14 @@ from orchestrator.rank.messages import (
     Message,
     PhaseBegun,
     PhaseEnded,
-    ProbeFailed,
     SaveBegun,
     Saved,
     SaveFailed,
     Staged,
     StepTaken,
 )
+from orchestrator.rank.probes.engine_values import values_of
+from orchestrator.rank.probes.guard import Guard
 from orchestrator.rank.probes.import_hook import when_imported
 from orchestrator.rank.probes.own_time import OwnTime
 from orchestrator.rank.probes.peak_memory import PeakMemory
@@ -54,12 +55,20 @@ SHARED_MEMORY_COLLECTIVE = "deepspeed_shm_comm"
 class Probes:
     """The probes of one rank. They follow one engine: the first that completes a step."""
 
-    def __init__(self, link: Link, snapshot: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        snapshot: dict[str, Any] | None = None,
+        engine_trains: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``engine_trains`` is called when an engine with an optimizer is made, and before its steps."""
         self._link = link
+        self._engine_trains = engine_trains
         self._snapshots = RankSnapshots(link, snapshot)
         self._readout = Readout()
-        self._broken = False
+        self._guarded = Guard(link)
         self._engine: weakref.ref[Any] | None = None
+        self._told: weakref.ref[Any] | None = None  # whose values have been told
         self._losses: list[Any] = []
         self._loss_scale = 1.0
         self._boundary = time.perf_counter()
@@ -101,16 +110,6 @@ class Probes:
         """Send what is still on its way without its numbers: after an error the device may be gone."""
         self._guarded("abandon", self._readout.abandon)
 
-    def _guarded(self, where: str, probe: Callable[..., None], *args: Any) -> None:
-        """The one place that keeps a failing probe away from the training."""
-        if self._broken:
-            return
-        try:
-            probe(*args)
-        except Exception as error:  # noqa: BLE001 - a step already done must not be lost to its measuring
-            self._broken = True
-            self._link.send(ProbeFailed(where, f"{type(error).__name__}: {error}"))
-
     def _around_initialize(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def initialize(*args: Any, **kwargs: Any) -> Any:
             before = self._link.phase
@@ -127,10 +126,20 @@ class Probes:
             self._link.send(PhaseEnded("initialize", self._boundary - begin))
             self._link.progress += 1
             self._link.enter("step" if self._had_step else "first_step")
+            if result[1] is not None:
+                self._engine_trains()
             self._guarded("adopt", self._snapshots.adopt, result[0])
+            if self._told is None:
+                self._guarded("engine", self._tell_engine, result[0])
             return result
 
         return initialize
+
+    def _tell_engine(self, engine: Any) -> None:
+        """Of the first engine that is made, and again of the one that trains where that is another."""
+        self._told = weakref.ref(engine)
+        if (values := values_of(engine)) is not None:
+            self._link.send(values)
 
     def _around_forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         link = self._link
@@ -165,6 +174,7 @@ class Probes:
 
     def _around_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            self._engine_trains()  # before its optimizer says that it does a step
             self._snapshots.before_step(engine)
             before, skipped, lr = engine.global_steps, _skipped_steps(engine), _learning_rate(engine)
             with self._own_time.pause():
@@ -177,6 +187,7 @@ class Probes:
 
     def _around_train_batch(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def train_batch(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            self._engine_trains()  # before its optimizer says that it does a step
             self._snapshots.before_step(engine)
             before, skipped, lr = engine.global_steps, _skipped_steps(engine), _learning_rate(engine)
             with self._own_time.pause():
@@ -199,6 +210,8 @@ class Probes:
             return
         if self._engine is None or self._engine() is None:
             self._engine = weakref.ref(engine)
+            if self._told is None or self._told() is not engine:
+                self._tell_engine(engine)
         now = time.perf_counter()
         step_time_s = now - self._boundary - self._paused_s
         self._boundary, self._paused_s, local_time_s = now, 0.0, self._own_time.take()

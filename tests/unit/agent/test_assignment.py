@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.agent.assignment import rank_specs
+from orchestrator.agent.resumed import Origin
 from tests.support.assignments import assignment
 
 ARGS = [
@@ -17,7 +18,7 @@ def arguments(run_dir: Path, skip_batches: tuple[int, ...] = (), **changes: obje
     """Of the last rank of the second node."""
     there = assignment(run_dir=str(run_dir), checkpoint_dir=str(run_dir / "kept"), args=ARGS, **changes)
     (run_dir / "logs").mkdir(exist_ok=True)
-    specs = rank_specs(there, 1, 2, "10.0.0.1", 29500, skip_batches=skip_batches)
+    specs = rank_specs(there, 1, Origin(2), "10.0.0.1", 29500, skip_batches=skip_batches)
     assert [spec.rank for spec in specs] == [2, 3]
     assert specs[0].args == specs[1].args
     return specs[1].args
@@ -30,6 +31,23 @@ def test_placeholders_become_paths_on_the_node_and_what_the_attempt_is_told(tmp_
         "--skip=3,17", "--mtbf=22815000.0", "--own={mine}",
     ]  # fmt: skip
     assert (tmp_path / "kept").is_dir()
+
+
+def test_a_rank_is_told_what_torchrun_tells_it(tmp_path: Path) -> None:
+    there = assignment(
+        run_dir=str(tmp_path), checkpoint_dir=str(tmp_path / "c"), args=["--local_rank={local_rank}"],
+        environment={"ROLE_NAME": "mine"}, began_unix_s=7.5,
+    )  # fmt: skip
+    first, second = rank_specs(there, 1, Origin(3), "10.0.0.1", 29500)
+    assert (first.args, second.args) == (["--local_rank=0"], ["--local_rank=1"])
+    told = {
+        "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1",
+        "GROUP_WORLD_SIZE": "2", "ROLE_NAME": "mine", "ROLE_RANK": "3", "ROLE_WORLD_SIZE": "4",
+        "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "r",
+        "TORCHELASTIC_RESTART_COUNT": "2", "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "False",
+    }  # fmt: skip
+    assert {name: second.env.get(name) for name in told} == told
+    assert second.began_unix_s == 7.5
 
 
 def test_nothing_to_skip_and_a_failure_rate_that_nobody_knows(tmp_path: Path) -> None:

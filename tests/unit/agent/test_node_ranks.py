@@ -16,15 +16,19 @@ from orchestrator.agent.messages import (
     FiguresPrinted,
     LinePrinted,
     LogGrown,
+    OpBuilding,
     Part,
     RankExited,
     RankMute,
     RankPhases,
     RankRaised,
+    RankSavedFile,
     RankSeen,
     RanksOverdue,
     RanksSeen,
     RanksStepped,
+    RankTracked,
+    RankWithoutEngine,
     Remark,
 )
 from orchestrator.agent.ranks import NodeRanks
@@ -33,14 +37,20 @@ from orchestrator.agent.watchdog import LEAST_SAMPLES
 from orchestrator.errors import NodeMismatch
 from orchestrator.events import Fault
 from orchestrator.rank.messages import (
+    FileSaved,
     Heartbeat,
     Message,
+    OpBuildBegun,
+    OpBuildEnded,
+    OptimizerFollowed,
     PhaseEnded,
     ProbeFailed,
     SaveBegun,
     ScriptFailed,
     StacksUnavailable,
     StepTaken,
+    Tracked,
+    TrackedElsewhere,
     Unknown,
 )
 from orchestrator.rank.spec import RankSpec
@@ -198,6 +208,25 @@ def test_what_no_version_of_ours_says_and_who_cannot_answer_is_remarked_once(nod
     assert not of(Remark, node.later(1.0))
 
 
+def test_what_a_script_tells_mlflow_is_passed_on_and_what_had_no_room_is_told_in_a_few_lines(
+    node: Node,
+) -> None:
+    node.ranks[1].say(Tracked({"a": [[1, 5, 0.5], [2]]}, {"p": "1"}, {"t": "2"}))
+    assert of(RankTracked, node.later(1.0)) == [RankTracked(1, {"a": [[1, 5, 0.5]]}, {"p": "1"}, {"t": "2"})]
+    for dropped in (0, 3, 1, 1, 10, 1):
+        node.ranks[0].say(Tracked({}, {}, {}, dropped))
+    assert [remark.text.rpartition("so far")[2] for remark in of(Remark, node.later(1.0))] == [
+        " 3 values are left out",
+        " 15 values are left out",
+    ]
+    node.ranks[0].status = 0
+    (remark,) = of(Remark, node.later(1.0))
+    assert remark.text.endswith("so far 16 values are left out"), "all of them, at its end"
+    node.ranks[1].say(TrackedElsewhere("http://mine:5000"))
+    (remark,) = of(Remark, node.later(1.0))
+    assert "sends MLflow to http://mine:5000, an address of its own" in remark.text
+
+
 def test_ranks_that_are_left_alone_are_all(node: Node) -> None:
     node.train(LEAST_SAMPLES + 2)
     node.ranks[1].status = 0
@@ -261,6 +290,39 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     node.node.ask_stacks()
     node.later(1.0)
     assert paths[0].with_suffix(".stacks").read_text().count("--- no progress") == 2
+
+
+def test_of_progress_bars_the_newest_state_is_told_every_second(node: Node) -> None:
+    told: list[str] = []
+    with Path(node.ranks[0].spec.log_path).open("ab", buffering=0) as log:
+        for done in range(40):
+            log.write(b"\r%3d%%" % done)
+            told += [one.text for one in of(LinePrinted, node.later(0.1)) if one.fleeting]
+        log.write(b"\r100%\n")
+        assert of(LinePrinted, node.later(0.1)) == [LinePrinted("100%"), LinePrinted("", fleeting=True)]
+        assert node.later(5.0) == []
+    assert told[0] == "  0%"
+    assert 3 <= len(told) <= 5, told
+
+
+def test_an_operation_that_is_compiled_for_long_is_told_and_one_that_is_loaded_is_not(node: Node) -> None:
+    node.later(0.1)
+    node.ranks[0].say(OpBuildBegun("aio"))
+    node.ranks[0].say(OpBuildEnded("aio", 0.2))
+    assert node.later(10.0) == []
+    node.ranks[0].say(OpBuildBegun("adam"))
+    assert node.later(1.0) == []
+    assert node.later(5.0) == [OpBuilding("adam", None)]
+    assert node.later(5.0) == []
+    node.ranks[0].say(OpBuildEnded("adam", 60.0))
+    assert node.later(1.0) == [OpBuilding("adam", 60.0)]
+
+
+def test_what_a_script_does_without_an_engine_is_passed_on(node: Node) -> None:
+    node.later(0.1)
+    node.ranks[1].say(OptimizerFollowed("SGD"))
+    node.ranks[1].say(FileSaved("/out/model.pt", 3, 0.5))
+    assert node.later(1.0) == [RankWithoutEngine("SGD"), RankSavedFile(1, "/out/model.pt", 3, 0.5)]
 
 
 def test_what_a_rank_prints_is_progress(node: Node) -> None:

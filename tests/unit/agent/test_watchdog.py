@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from orchestrator.agent.messages import Overdue
 from orchestrator.agent.watchdog import LEAST_SAMPLES, Watchdog
 from orchestrator.rank.messages import (
+    FileSaved,
     Heartbeat,
     LoadBegun,
     Loaded,
     LoadFailed,
     Message,
+    OpBuildBegun,
+    OpBuildEnded,
     PhaseBegun,
     PhaseEnded,
     ProbeFailed,
@@ -188,6 +191,28 @@ def test_after_a_save_or_a_load_the_phase_is_what_it_was() -> None:
     node.say(Saved("/c", "t", node.step, 1.0))
     node.now_s += 5000.0
     assert node.overdue()[0].phase == "validation"
+
+
+def test_after_a_script_has_saved_by_itself_the_phase_is_what_it_was() -> None:
+    node = Node()
+    node.begin()
+    node.beat(phase="save")
+    node.now_s += 1000.0
+    node.say(FileSaved("/out/model.pt", node.step, 1000.0))
+    assert node.overdue() == []
+    node.now_s += 100.0
+    assert node.overdue()[0].phase == "step"
+
+
+def test_a_rank_that_compiles_is_as_slow_as_it_likes_when_the_next_comes() -> None:
+    node = Node()
+    node.enter("import")
+    for op in ("adam", "aio"):
+        node.now_s += UNKNOWN_S - 1
+        node.say(OpBuildBegun(op))
+        node.now_s += UNKNOWN_S - 1
+        node.say(OpBuildEnded(op, UNKNOWN_S - 1))
+        assert node.overdue() == []
 
 
 def test_a_message_that_was_delayed_is_no_step_back() -> None:

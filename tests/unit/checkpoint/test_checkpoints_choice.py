@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.agent.assignment import Signing
-from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster import checkpoints as module
+from orchestrator.errors import ConfigError
 from orchestrator.events import Event, SnapshotDoubted, SnapshotPassedOver, SnapshotQuarantined
-from tests.support.checkpoint_driver import OWN, SHARED, Driver, FakeRay, Make, commit, drivers
+from tests.support.checkpoint_driver import (
+    OWN,
+    SHARED,
+    Driver,
+    FakeRay,
+    Make,
+    commit,
+    drivers,
+    files_of,
+)
 from tests.support.crashes import good, named
 from tests.support.fakes import names
 from tests.support.snapshot_world import KEY, OPTIMIZER, WEIGHTS, stage
@@ -121,7 +131,7 @@ def test_what_follows_a_rejected_step_is_not_gone_on_from_and_not_committed(make
     chosen = driver.choose(before=4)
     assert (chosen.source, chosen.step) == ("memory", 2)
     assert [(one.step, one.reason) for one in driver.checkpoints.take_events()] == [  # type: ignore[attr-defined]
-        (4, "it follows step 4, which was rejected")
+        (4, "the run has gone back before step 4")
     ]
     assert [held["step"] for node in driver.nodes for held in node.holdings()] == [2, 2]
     assert driver.write(8) == []  # it was on its way, and arrives before the next attempt begins
@@ -132,6 +142,49 @@ def test_what_follows_a_rejected_step_is_not_gone_on_from_and_not_committed(make
     assert (good(driver.folders[0]), named(driver.folders[0])) == ({"step-2"}, "step-2")
     driver.write(4, attempt=2)
     assert names(driver.checkpoints.poll(21.0)) == ["SnapshotCommitted"]
+
+
+def of_other_ranks(driver: Driver, step: int, ranks: int) -> None:
+    """A committed checkpoint that so many ranks wrote."""
+    commit(driver, step)
+    path = driver.folders[0] / f"step-{step}" / "manifest.json"
+    path.write_text(replace(Manifest.read(path), world_size=ranks, signature=None).to_json())
+
+
+def test_what_another_number_of_ranks_wrote_is_passed_over_with_the_reason(make: Make) -> None:
+    driver = make()
+    commit(driver, 2)
+    of_other_ranks(driver, 4, ranks=4)
+    assert driver.choose().step == 2
+    (told,) = driver.checkpoints.take_events()
+    assert isinstance(told, SnapshotPassedOver)
+    assert told.tag == "step-4"
+    assert "4 ranks wrote it with ZeRO, each a part, and this run has 2 ranks" in told.reason
+    assert (driver.choose().step, driver.checkpoints.take_events()) == (2, []), "it is said once"
+
+
+def test_where_nothing_is_for_so_many_ranks_no_rank_is_started(make: Make) -> None:
+    driver = make()
+    of_other_ranks(driver, 4, ranks=4)
+    with pytest.raises(ConfigError, match=r"^job\.ranks=2: cannot go on from /checkpoints/step-4"):
+        driver.choose()
+    (driver.folders[0] / "latest_universal").write_text("step-4_universal")
+    assert driver.choose() is None, "the script may load what was converted"
+
+
+def test_an_unfinished_save_is_cleared_out_of_the_way_where_each_has_a_folder(make: Make) -> None:
+    driver = make()
+    left = driver.folders[0] / "checkpoint-5"
+    (left / ".attempts").mkdir(parents=True)
+    commit(driver, 2)
+    driver.checkpoints.clear_way(driver.choose())
+    assert driver.checkpoints.take_events() == [], "the script is led to the folder that it was given"
+    driver.checkpoints.clear_way(None)
+    (told,) = driver.checkpoints.take_events()
+    assert isinstance(told, SnapshotQuarantined)
+    assert (told.step, told.tag) == (5, "checkpoint-5")
+    assert Path(told.path) == driver.folders[0] / ".quarantine" / "checkpoint-5.1"
+    assert not left.exists()
 
 
 # --- nodes that do not share a folder
@@ -153,7 +206,7 @@ def test_each_node_commits_its_part_and_the_whole_is_made_of_them(make: Make) ->
     assert [path.name for folder in driver.folders for path in (folder / ".quarantine").iterdir()] == [
         "step-4.1"
     ] * 2
-    CheckpointFiles().quarantine(str(second), "step-2", "lost")
+    files_of(driver.nodes[1]).quarantine(str(second), "step-2", "lost")
     assert driver.choose() is None, "one node does not have it any more"
 
 

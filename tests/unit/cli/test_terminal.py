@@ -46,6 +46,7 @@ from orchestrator.events import (
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.story import Story
 from orchestrator.records import record_from_json
+from orchestrator.script_events import OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
 from orchestrator.text import (
     bytes_in_words,
     clean,
@@ -183,9 +184,70 @@ def test_faults_and_what_is_done_about_them_are_golden() -> None:
     assert_golden("terminal_faults.txt", plain(FAULTS))
 
 
-def test_a_commit_is_said_now_and_then() -> None:
+def test_a_commit_is_said_now_and_then_and_the_last_one_at_the_end() -> None:
     told = [line for line in plain(FAULTS).splitlines() if " committed " in line]
-    assert [line.split()[2] for line in told] == ["step-6", "step-16"]
+    assert [line.split()[2] for line in told] == ["step-6", "step-16", "step-18"]
+    assert told[1].endswith(", and 9 before it")
+
+
+def test_a_checkpoint_that_is_staged_is_said_once_with_its_step_and_what_it_cost() -> None:
+    staged = CheckpointSaved(1, 21, "mine", "/c", 0.25, staged=True)
+    text = plain([*STORY[:3], (4, staged), (9, SnapshotCommitted(1, 21, "mine", "/c", 12_000_000, 5.0))])
+    (line,) = [line for line in text.splitlines() if "checkpoint mine" in line]
+    assert line.split("  ")[-1] == (
+        "checkpoint mine of step 21 committed (12 MB written in 5.0 s, training stood still for 0.250 s)"
+    )
+
+
+def test_what_a_script_saves_by_itself_is_said() -> None:
+    saved = [(4.0 + at, ScriptSaved(1, 0, at, f"/out/{at}.pt", 0.25)) for at in range(3)]
+    text = plain([*STORY[:3], *saved, (30, AttemptEnded(1, Outcome.FINISHED, 3))])
+    told = [line.split("  ")[-1] for line in text.splitlines() if " saved by " in line]
+    assert told == [
+        "/out/0.pt saved by the script after step 0, rank 0 stood still for 0.250 s",
+        "/out/2.pt saved by the script after step 2, rank 0 stood still for 0.250 s, and 1 before it",
+    ]
+
+
+def test_a_figure_that_is_none_is_shown_as_what_it_is() -> None:
+    assert "step 3: mine nan" in plain([*STORY[:3], (5, MetricLogged(1, 3, {"mine": float("nan")}))])
+
+
+def test_what_is_compiled_and_whose_steps_are_told_is_said() -> None:
+    story = [(4.0, OpCompiling(1, "cpu_adam")), (64.0, OpCompiled(1, "cpu_adam", 61.0))]
+    text = plain([*STORY[:3], *story, (70.0, StepsWithoutEngine(1, "AdamW"))])
+    assert "attempt 1: cpu_adam is compiled, which takes minutes the first time; ranks wait for it" in text
+    assert "attempt 1: cpu_adam is there after 61.0 s" in text
+    assert "attempt 1: no DeepSpeed engine, steps are those of its optimizer AdamW" in text
+
+
+BARS: list[tuple[float, Event]] = [
+    *((5 + at / 2, RankOutput(1, 0, f"epoch 1\n{at:3}%", fleeting=True)) for at in range(51)),
+    (31, RankOutput(1, 0, "100%")),
+]
+
+
+def test_progress_bars_are_a_line_now_and_then_and_their_end_is_kept() -> None:
+    lines = [line.split() for line in plain([*STORY[:3], *BARS]).splitlines() if "%" in line]
+    shown = [words[-1] for words in lines if "goodput" not in words]
+    assert shown[:3] == ["20%", "40%", "100%"]
+
+
+def test_in_a_live_display_progress_bars_are_rows_that_are_replaced() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=60, height=25, force_terminal=True, legacy_windows=False, _environ={})
+    terminal, ledger = Terminal(console, None, clock=lambda: 0.0), Ledger()
+    shown = []
+    for seq, (at, event) in enumerate([*STORY[:3], *BARS]):
+        ledger.fold(record := Record(seq, at, at, event))
+        terminal.observe(record, ledger.bill())
+        rows = console.render_lines(terminal._display(), pad=False)
+        shown.append(["".join(part.text for part in row) for row in rows[:-2]])
+    assert shown[3] == ["[rank 0] epoch 1", "[rank 0]   0%"]
+    assert shown[-2] == ["[rank 0] epoch 1", "[rank 0]  50%"]
+    assert shown[-1] == [], "nothing stale is left"
+    assert "50%" not in file.getvalue(), "no state of it is a line"
+    assert "100%" in file.getvalue()
 
 
 def _told(records: list[Record]) -> Story:

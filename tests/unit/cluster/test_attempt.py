@@ -12,16 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.agent.gather import Gather, part_of, shortened
-from orchestrator.agent.log_reader import LINE_BYTES, READ_BYTES, LogReader, metrics_of, tail
+from orchestrator.agent.gather import MOST_NAMED, Gather, fold_steps, part_of, shortened
+from orchestrator.agent.log_reader import READ_BYTES, LogReader, metrics_of, tail
+from orchestrator.agent.log_rows import LINE_BYTES
 from orchestrator.agent.messages import (
     Gathered,
     LinePrinted,
+    OpBuilding,
     RankExited,
     RankMute,
     RankPhases,
     RankRaised,
+    RankSavedFile,
     RanksSaved,
+    RankTracked,
+    RankWithoutEngine,
 )
 from orchestrator.cluster.attempt import HOLD_OUTPUT_S, OWN_WORDS_S, SETTLE_S, Attempt
 from orchestrator.events import (
@@ -34,9 +39,11 @@ from orchestrator.events import (
     ProbesFailed,
     RankLost,
     RankOutput,
+    ScriptTracked,
     StepDone,
 )
 from orchestrator.rank.messages import StepTaken
+from orchestrator.script_events import LossNotFinite, OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
 from orchestrator.text import exit_in_words
 
 
@@ -52,6 +59,13 @@ def step_part(step: int, loss: float | None = 1.0, rank: int = 0, **more: Any) -
 
 def attempt_on(nodes: int = 1, ranks_per_node: int = 2) -> Attempt:
     return Attempt(1, [f"node-{n}" for n in range(nodes)], ranks_per_node)
+
+
+def test_what_a_script_tells_mlflow_is_an_event_without_secrets() -> None:
+    part = RankTracked(0, {"a": [[1, 5, 0.5]]}, {"lr": "1", "hub_password": "swordfish"}, {"note": "x"})
+    assert attempt_on().receive(0, part, 0.0) == [
+        ScriptTracked(1, 0, part.metrics, {"lr": "1", "hub_password": "***"}, {"note": "x"})
+    ]
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4), st.randoms())
@@ -217,13 +231,13 @@ def test_exit_statuses_in_words() -> None:
     [
         ('{"step": 5, "val_loss": 2.5}', (5, {"val_loss": 2.5})),
         ('{"accuracy": 1}', (None, {"accuracy": 1.0})),
-        ('{"loss": NaN, "x": 2}', (None, {"x": 2.0})),
         ('{"step": 5}', None),
         ('{"text": "no number", "flag": true}', None),
         ("{not json", None),
         ("[1, 2]", None),
         ("step 5 loss 2.5", None),
         ('{"step": NaN, "acc": 1.0}', (None, {"acc": 1.0})),
+        ('{"step": 3, "acc": Infinity}', (3, {"acc": math.inf})),
         ('{"step": 1e999, "acc": 1.0}', (None, {"acc": 1.0})),
         (f'{{"acc": 1{"0" * 400}, "x": 1}}', (None, {"x": 1.0})),
         ('{"a": ' + "[" * 100_000, None),
@@ -231,6 +245,12 @@ def test_exit_statuses_in_words() -> None:
 )
 def test_a_line_of_json_is_a_metric(line: str, expected: object) -> None:
     assert metrics_of(line) == expected
+
+
+def test_a_figure_that_is_no_number_is_one_all_the_same() -> None:
+    step, metrics = metrics_of('{"step": 3, "mine": NaN}') or (None, {})
+    assert step == 3
+    assert math.isnan(metrics["mine"])
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)), st.integers(1, 7))
@@ -261,6 +281,70 @@ def test_what_a_rank_prints_when_another_died_stays_in_its_log() -> None:
     attempt.receive(0, LinePrinted("Traceback: connection closed by peer"), now_s=2.0)
     attempt.receive(0, exited(1, -9), now_s=2.1)
     assert not [e for e in attempt.settle(9.0) if isinstance(e, RankOutput)]
+
+
+def test_the_ranks_whose_loss_is_none_are_named_before_the_step() -> None:
+    losses = {0: 1.0, 1: math.nan, 2: 2.0, 3: math.inf}
+    nodes = [Gather(2), Gather(2)]
+    attempt = attempt_on(nodes=2)
+    events = []
+    for rank, loss in losses.items():
+        if whole := nodes[rank // 2].add(step_part(7, loss, rank)):
+            events += attempt.receive(rank // 2, whole, 0.0)
+    assert events[0] == LossNotFinite(1, 7, [1, 3], 2, 4)
+    assert isinstance(events[1], StepDone)
+    healthy = attempt_on().receive(0, fold_steps([step_part(8), step_part(8, 2.0, 1)]), 0.0)
+    assert [type(one) for one in healthy] == [StepDone]
+
+
+def test_of_many_ranks_whose_loss_is_none_the_first_are_named() -> None:
+    parts = [step_part(7, math.nan, rank) for rank in range(1000)]
+    (named, _) = attempt_on(ranks_per_node=1000).receive(0, fold_steps(parts), 0.0)
+    assert named == LossNotFinite(1, 7, list(range(MOST_NAMED)), 1000, 1000)
+
+
+def test_a_loss_that_the_loss_scale_skipped_is_not_named() -> None:
+    whole = fold_steps([step_part(7, math.inf, rank, skipped=True) for rank in range(2)])
+    assert [type(one) for one in attempt_on().receive(0, whole, 0.0)] == [StepDone]
+
+
+def test_what_all_ranks_save_at_a_step_is_told_by_one() -> None:
+    attempt = attempt_on()
+    told = []
+    for rank, step, name in (
+        (1, 5, "model"), (1, 5, "optimizer"), (1, 10, "model"), (0, 5, "model"), (0, 10, "model"),
+    ):  # fmt: skip
+        told += attempt.receive(0, RankSavedFile(rank, f"/c/{name}-{rank}", step, 0.5), 0.0)
+    assert told == [
+        ScriptSaved(1, 1, 5, "/c/model-1", 0.5),
+        ScriptSaved(1, 1, 5, "/c/optimizer-1", 0.5),
+        ScriptSaved(1, 1, 10, "/c/model-1", 0.5),
+    ]
+
+
+def test_an_operation_that_ranks_compile_is_told_once_and_when_it_is_there() -> None:
+    attempt = attempt_on()
+    said = [("adam", None), ("adam", None), ("adam", 61.0), ("adam", 62.0), ("aio", 0.1)]
+    told = [event for op, seconds in said for event in attempt.receive(0, OpBuilding(op, seconds), 0.0)]
+    assert told == [OpCompiling(1, "adam"), OpCompiled(1, "adam", 61.0)]
+
+
+def test_whose_steps_they_are_is_told_once() -> None:
+    attempt = attempt_on()
+    told = [event for _ in range(2) for event in attempt.receive(0, RankWithoutEngine("AdamW"), 0.0)]
+    assert told == [StepsWithoutEngine(1, "AdamW")]
+
+
+def test_the_state_of_a_bar_is_passed_on_as_what_is_replaced() -> None:
+    attempt = attempt_on()
+    attempt.receive(0, LinePrinted(" 50%", fleeting=True), now_s=1.0)
+    assert attempt.settle(9.0) == [RankOutput(1, 0, " 50%", fleeting=True)]
+
+
+def test_a_tail_has_of_a_progress_bar_its_last_state(tmp_path) -> None:
+    path = tmp_path / "rank.log"
+    path.write_bytes(b"begin\n" + b"".join(b"\r%d%%" % done for done in range(101)) + b"\nTraceback\n")
+    assert tail(path, 20) == ["begin", "100%", "Traceback"]
 
 
 def test_the_last_words_of_a_rank_that_finished_are_not_lost() -> None:

@@ -18,7 +18,8 @@ from orchestrator.config import composing, load
 from orchestrator.config.schema import Config
 from orchestrator.config.words import for_hydra, literally, parsed_override
 from orchestrator.errors import ConfigError
-from orchestrator.plan.plan import arguments, environment_of
+from orchestrator.plan.arguments import arguments
+from orchestrator.plan.plan import environment_of
 
 ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 ODD = st.text(st.sampled_from("ab01.eE-+_ \\'\"{}[]()$:=,#~@/?*%\t\né"), max_size=12)

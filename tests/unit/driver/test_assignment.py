@@ -10,6 +10,7 @@ import pytest
 import orchestrator as orc
 from orchestrator.agent import assignment as parts
 from orchestrator.agent.assignment import Assignment
+from orchestrator.config import load
 from orchestrator.driver.assignment import assignment_of
 
 CLASSES = (Assignment, parts.Places, parts.Program, parts.Ranks, parts.Secrets, parts.Shell, parts.Signing)
@@ -53,3 +54,28 @@ def test_an_assignment_repeats_no_default_of_the_schema() -> None:
     given = [f"{each.__name__}.{one.name}" for each in CLASSES for one in fields(each)
              if (one.default, one.default_factory) != (MISSING, MISSING)]  # fmt: skip
     assert given == []
+
+
+def test_a_script_is_called_as_it_was_named_where_its_ranks_find_it_so(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "train.py").write_text("")
+    named = {
+        "./sub/train.py": "./sub/train.py",
+        f"{tmp_path}/sub/../sub/train.py": f"{tmp_path}/sub/../sub/train.py",
+    }
+    for script, expected in named.items():
+        _, there = told(tmp_path, "job.corpus=[]", f"job.script={script}")
+        assert (there.program.script, there.program.file.resolve()) == (
+            expected,
+            tmp_path / "sub" / "train.py",
+        )
+    _, there = told(tmp_path)
+    assert there.program.script == str(load.conf_dir().parent / "jobs/pretrain.py"), (
+        "one of ours, found elsewhere"
+    )
+
+
+def test_a_run_that_is_taken_up_began_when_it_began(tmp_path: Path) -> None:
+    config = orc.compose("job=tiny_gpt")
+    made = assignment_of(config, orc.make_plan(config), "a-run", tmp_path, "mark", None, 12.5)
+    assert made.began_unix_s == 12.5

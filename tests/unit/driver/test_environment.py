@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.assignment import Shell, Signing, base_environment, rank_specs, zygote_environment
-from orchestrator.config.schema import Config, LaunchConfig
+from orchestrator.agent.resumed import Origin
+from orchestrator.config.schema import Config, LaunchConfig, TrackedRanks
 from orchestrator.driver import resume
 from orchestrator.driver.assignment import check_forward
 from orchestrator.driver.journal_fold import JournalFold
@@ -84,9 +85,31 @@ def test_a_rank_has_node_shell_and_plan_one_over_the_other_and_nothing_of_launch
         run_dir=str(tmp_path), checkpoint_dir=str(tmp_path / "c"),
         shell=Shell({"MY_B": "shell", "MY_C": "shell"}, {}), environment={"MY_C": "plan"},
     )  # fmt: skip
-    rank, _ = rank_specs(there, 0, 1, "127.0.0.1", 29500)
+    rank, _ = rank_specs(there, 0, Origin(1), "127.0.0.1", 29500)
     assert (rank.env["MY_A"], rank.env["MY_B"], rank.env["MY_C"]) == ("node", "shell", "plan")
     assert not {"OMPI_COMM_WORLD_RANK", "SLURM_NTASKS"} & set(rank.env)
+
+
+def test_mlflow_in_a_script_finds_the_run_unless_the_plan_says_where_else(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    shell = Shell({"MLFLOW_TRACKING_URI": "http://shell:5000", "MLFLOW_RUN_ID": "0" * 32}, {})
+    places = {"run_dir": str(tmp_path), "checkpoint_dir": str(tmp_path / "c"), "shell": shell}
+    first, second = rank_specs(assignment(**places), 0, Origin(1), "127.0.0.1", 29500)
+    assert first.env["MLFLOW_TRACKING_URI"] == second.env["MLFLOW_TRACKING_URI"] == "orchestrator://run"
+    assert "MLFLOW_RUN_ID" not in first.env, "it is of the shell's server"
+    assert first.tracking is not None
+    assert second.tracking is not None
+    assert (first.tracking["forward"], second.tracking["forward"]) == (True, False)
+    assert first.tracking["run_id"] == second.tracking["run_id"]
+    everybody = assignment(**places, tracking_ranks=TrackedRanks.all)
+    assert all(
+        spec.tracking["forward"]
+        for spec in rank_specs(everybody, 0, Origin(1), "127.0.0.1", 29500)
+        if spec.tracking
+    )
+    own = assignment(**places, environment={"MLFLOW_TRACKING_URI": "http://mine:5000"})
+    first, _ = rank_specs(own, 0, Origin(1), "127.0.0.1", 29500)
+    assert (first.env["MLFLOW_TRACKING_URI"], first.tracking) == ("http://mine:5000", None)
 
 
 def test_a_zygote_and_what_is_printed_of_an_assignment_have_nothing_of_the_shell() -> None:

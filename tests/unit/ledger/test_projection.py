@@ -23,7 +23,8 @@ from orchestrator.events import (
     Status,
     StepDone,
 )
-from orchestrator.ledger.mlflow.projection import MAX_KEY_CHARACTERS, Point, Projection, clean_key, clip
+from orchestrator.ledger.mlflow.points import MAX_KEY_CHARACTERS, Point, clean_key, clip
+from orchestrator.ledger.mlflow.projection import Projection
 
 RUN = RunStarted("r", "gpt", "lab", "H100", 4, 2.5, "GPU", 5, 1000, 1e9, 1e12)
 BEGIN: list[tuple[float, Event]] = [

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.events import AttemptStarted, Event, NodeSampled, Record, RunEnded, Status, StepDone
 from orchestrator.ledger.mlflow import thinning
-from orchestrator.ledger.mlflow.projection import Point, Projection
+from orchestrator.ledger.mlflow.points import Point
+from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.ledger.mlflow.thinning import EVERY_STEP_UNTIL, Done, Thinning
 from tests.unit.ledger.test_projection import BEGIN
 

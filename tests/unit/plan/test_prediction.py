@@ -221,7 +221,15 @@ def test_a_plan_above_the_sites_power_is_refused() -> None:
 
 
 # Names whose value is a plain number: counts and shares.
-NUMBERS = {"steps", "tokens", "gpus", "interruptions", "interruptions_low", "interruptions_high"}
+NUMBERS = {
+    "steps",
+    "tokens",
+    "tokens_per_step",
+    "gpus",
+    "interruptions",
+    "interruptions_low",
+    "interruptions_high",
+}
 NUMBERS |= {"mfu", "hfu", "goodput", "step_time_error"}
 UNITS = {"s", "w", "kwh", "bytes", "usd", "hours"}
 
@@ -247,6 +255,16 @@ def test_every_number_of_the_json_has_its_unit_in_its_name(overrides: tuple[str,
     on_host = memory.pop("host_bytes")
     assert on_host >= 0
     assert memory.pop("total_bytes") == sum(memory.values())
+
+
+def test_tokens_of_a_step_are_the_models_or_as_the_job_says() -> None:
+    counted = plan_of(config(*GPUS)).prediction.tokens_per_step
+    assert counted is not None
+    assert plan_of(config(*GPUS, f"job.tokens_per_step={counted}")).prediction.tokens_per_step == counted
+    with pytest.raises(ConfigError, match=r"job\.tokens_per_step=7: but a global batch of .* leave job"):
+        plan_of(config(*GPUS, "job.tokens_per_step=7"))
+    with pytest.raises(ConfigError, match=r"job\.tokens_per_step"):
+        plan_of(config(*GPUS, "job.tokens_per_step=0"))
 
 
 def test_a_cluster_that_never_fails_is_still_json() -> None:

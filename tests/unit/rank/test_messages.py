@@ -40,7 +40,16 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         assert isinstance(bounds, Within)
         numbers = st.integers if kind is int else st.floats
         return numbers(bounds.least, bounds.most)
-    return {str: st.text(), bool: st.booleans(), float: st.floats(), list[str]: st.lists(st.text())}[hint]
+    points = st.lists(st.lists(st.floats(allow_nan=False), max_size=4), max_size=4)
+    by_hint: dict[Any, st.SearchStrategy[Any]] = {
+        str: st.text(),
+        bool: st.booleans(),
+        float: st.floats(),
+        list[str]: st.lists(st.text()),
+        dict[str, str]: st.dictionaries(st.text(), st.text()),
+        dict[str, list[list[float]]]: st.dictionaries(st.text(), points, max_size=4),
+    }
+    return by_hint[hint]
 
 
 def messages_of(kind: type[Any]) -> st.SearchStrategy[Any]:

@@ -85,3 +85,9 @@ def test_a_run_that_ended_before_it_could_decide_has_that_left_to_do() -> None:
     history.fold_all([RunEnded(Status.FAILED, "no space left on device"), RunResumed("run", "")])
     assert [f.fault for f in history.failures] == [Fault.LOSS]
     assert decide(history, RecoveryConfig(), can_skip=True).action is Action.REWIND
+
+
+def test_what_an_attempt_went_on_from_is_known_though_it_was_saved_by_another_run() -> None:
+    history = story(AttemptStarted(1, "127.0.0.1", 29500, 2, 60, "disk"), killed(1, 60))
+    decision = decide(history, RecoveryConfig(), can_skip=True)
+    assert decision.reason.startswith("restart 1 of 3 from the checkpoint of step 60 or the newest whole one")

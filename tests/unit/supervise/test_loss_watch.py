@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.events import LossRejected, StepDone
+from orchestrator.script_events import LossNotFinite, StepsWithoutEngine
 from orchestrator.supervise.loss_watch import AT_LEAST, KEPT, LossWatch, next_batches
 from tests.support.batches import batch_of
 
@@ -28,6 +29,35 @@ def watched(
 def test_what_is_no_number_is_rejected_from_the_first_step_on(bad: float, before: int) -> None:
     (rejected,) = watched([2.0] * before + [bad], spike=None)[1]
     assert (rejected.attempt, rejected.step, rejected.reason) == (1, before + 1, f"the loss is {bad}")
+
+
+@pytest.mark.parametrize(
+    ("first", "ranks", "whose"),
+    [
+        ([1], 1, " on rank 1 alone"),
+        ([0, 3], 2, " on 2 of 16 ranks (0, 3)"),
+        ([0, 1], 9, " on 9 of 16 ranks (0, 1, …)"),
+        ([0, 1], 16, " on all 16 ranks"),
+    ],
+)
+def test_it_is_said_whose_loss_is_none(first: list[int], ranks: int, whose: str) -> None:
+    watch = LossWatch(None)
+    watch.told(LossNotFinite(1, 4, first, ranks, 16))
+    rejected = watch.observe(StepDone(1, 4, 0.1, math.nan))
+    assert rejected is not None
+    assert rejected.reason == f"the loss is nan{whose}"
+    later = watch.observe(StepDone(2, 5, 0.1, math.nan))
+    assert later is not None
+    assert later.reason == "the loss is nan", "of that step nobody was named"
+
+
+def test_where_no_engine_says_what_the_loss_is_only_none_is_rejected() -> None:
+    watch = LossWatch(3.0)
+    watch.told(StepsWithoutEngine(1, "AdamW"))
+    for step in range(1, 40):
+        assert watch.observe(StepDone(1, step, 0.1, 1.0 if step < 30 else 1e6)) is None
+    assert watch.observe(StepDone(1, 40, 0.1, math.nan)) is not None
+    assert watch.observe(StepDone(2, 40, 0.1, 1e9)) is not None, "an attempt with an engine"
 
 
 def test_a_spike_is_measured_against_the_median() -> None:

@@ -18,11 +18,12 @@ from orchestrator.events import (
     LossRejected,
     NodeDraining,
     RunResumed,
+    SnapshotQuarantined,
 )
 from orchestrator.supervise.history import History
-from orchestrator.supervise.policy import Action, decide, signature
+from orchestrator.supervise.policy import Action, Decision, decide, signature
 from tests.support.fakes import lost
-from tests.support.histories import AT_15, dies, done, killed, nan, saved, story
+from tests.support.histories import AT_15, ENGINE, begun, dies, done, killed, nan, saved, story
 
 STRICT = RecoveryConfig(max_restarts=0)
 
@@ -147,3 +148,51 @@ def test_every_history_has_a_decision_and_no_budget_is_exceeded(
         assert kinds.count(Fault.LOSS) <= skips
         assert (decision.restore_before is not None) == (fault is Fault.LOSS)
         history.fold_all([BatchesSkipped(list(decision.skip), ""), Decided(decision.action, decision.reason)])
+
+
+HALF = "FileNotFoundError: trainer_state.json"
+
+
+def after_half(*events: Event) -> Decision:
+    return decide(story(*events), RecoveryConfig(), can_skip=True)
+
+
+def test_only_what_may_be_half_written_is_put_aside() -> None:
+    at_15 = (*AT_15, killed(1, 20))
+    assert after_half(*at_15, begun(2, 15), dies(2, 0, error=HALF)).restore_before == 15
+    assert after_half(*at_15, begun(2, 15), killed(2, 0)).restore_before is None, "killed from outside"
+    assert after_half(*at_15, begun(2, 15), dies(2, 0, Fault.HANG)).restore_before is None
+    again = (begun(2, 15), done(2, 16), killed(2, 16), begun(3, 15), dies(3, 0, error=HALF))
+    assert after_half(*at_15, *again).restore_before is None, "an attempt has begun from it already"
+    plain = dataclasses.replace(begun(2, 15), restore_alone=False)  # type: ignore[type-var]
+    assert after_half(*at_15, plain, dies(2, 0, error=HALF)).restore_before is None, (
+        "sums have vouched for it"
+    )
+    of_another_run = (begun(1, 60), dies(1, 0, error=HALF))
+    assert after_half(*of_another_run).restore_before is None, "another run's is not ours to put aside"
+
+
+def test_where_none_is_before_it_a_checkpoint_is_tried_twice() -> None:
+    first = (ENGINE, saved(1, 5), killed(1, 6), begun(2, 5), dies(2, 0, error=HALF))
+    decision = after_half(*first)
+    assert (decision.action, decision.restore_before) == (Action.RESTART, None)
+    decision = after_half(*first, begun(3, 5), dies(3, 0, error=HALF))
+    assert (decision.action, decision.restore_before) == (Action.RESTART, 5)
+    assert "from its start, without a checkpoint; the folder of step 5 is put aside" in decision.reason
+
+
+def test_nobody_knows_yet_what_a_script_without_deepspeed_has_saved() -> None:
+    said = "restart 1 of 3 from what the script has saved by itself, else from its start, after rank 0"
+    assert after_half(killed(1, 0)).reason.startswith(said)
+    assert said not in after_half(ENGINE, killed(1, 0)).reason
+    kept_out = decide(story(killed(1, 0)), RecoveryConfig(), can_skip=True, can_go_back=False)
+    assert "from its start, without a checkpoint" in kept_out.reason
+
+
+def test_what_fails_from_the_one_before_as_well_is_the_job_s_own() -> None:
+    aside = SnapshotQuarantined(15, "step-15", "", "")
+    events = (saved(1, 5), *AT_15, killed(1, 20), begun(2, 15), dies(2, 0, error=HALF), aside, begun(3, 10))
+    decision = after_half(*events, dies(3, 0, error=HALF))
+    assert (decision.action, decision.restore_before) == (Action.STOP, None)
+    assert "the same failure came back" in decision.reason
+    assert after_half(*events, dies(3, 0, error="OSError: another")).restore_before == 10

@@ -19,7 +19,7 @@ from orchestrator.events import (
 )
 from orchestrator.supervise.policy import Action, Decision, decide
 from tests.support.folders import PROJECT
-from tests.support.histories import AT_15, dies, done, killed, nan, saved, story
+from tests.support.histories import AT_15, ENGINE, begun, dies, done, killed, nan, saved, story
 
 ROOT = PROJECT
 STRICT = RecoveryConfig(max_restarts=0)
@@ -48,7 +48,7 @@ ROWS = {
         " node-a (GPU 0) at step 20: killed by SIGKILL",
     ),
     "the host runs out of memory": Row(
-        (dies(1, 7, Fault.MEMORY, "killed by the kernel"),),
+        (ENGINE, dies(1, 7, Fault.MEMORY, "killed by the kernel")),
         Action.RESTART,
         "restart 1 of 3 from its start, without a checkpoint, after out of host memory: rank 0 on node-a (GPU"
         " 0) at step 7: killed by",
@@ -70,6 +70,13 @@ ROWS = {
         Action.STOP,
         "the same failure came back at the same step; it is the job's own: rank 0 on node-a (GPU 0) at"
         " step 7",
+    ),
+    "a rank fails before its first step from a checkpoint in a folder of its own": Row(
+        (*AT_15, killed(1, 20), begun(2, 15), dies(2, 0, error="FileNotFoundError: trainer_state.json")),
+        Action.RESTART,
+        "restart 2 of 3 from the checkpoint of step 10 or the newest whole one before it; the folder of step 15"
+        " is put aside, from which nothing could be begun, after rank 0 on node-a (GPU 0) at step 0: FileNot",
+        restore_before=15,
     ),
     "the same ranks hang at the same step twice": Row(
         (

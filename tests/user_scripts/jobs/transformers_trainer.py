@@ -51,7 +51,9 @@ def join_without_a_gpu() -> list[str]:
 
 
 def main() -> None:
-    arguments = sys.argv[1:] if torch.cuda.is_available() else [*sys.argv[1:], *join_without_a_gpu()]
+    arguments = sys.argv[1:]
+    if not torch.cuda.is_available() and any(word.startswith("--deepspeed") for word in arguments):
+        arguments += join_without_a_gpu()
     (training_args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(arguments)
     set_seed(training_args.seed)
     config = GPT2Config(

@@ -1,0 +1,335 @@
+"""What is told of training without an engine: torch's own optimizers, and a stand-in for the link."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.rank.messages import FileSaved, PhaseEnded, ProbeFailed, StepTaken
+from orchestrator.rank.probes.import_hook import when_imported
+from orchestrator.rank.probes.torch_loop import STANDS_STILL_STEPS, TorchLoop, leave_uncompiled
+from orchestrator.rank.probes.trainers import Trainers
+from tests.unit.rank.test_probes import FakeLink
+
+REPLACED = [
+    (torch.autograd, "backward"),
+    (torch.nn.Module, "eval"),
+    (torch.nn.Module, "zero_grad"),
+    (torch.optim.Optimizer, "zero_grad"),
+    (torch.nn.utils, "clip_grad_norm_"),
+    (torch.amp.GradScaler, "scale"),
+    (torch.amp.GradScaler, "step"),
+    (torch, "save"),
+    (torch.serialization, "save"),
+    (torch.nn.utils.clip_grad, "clip_grad_norm_"),
+    (torch.nn.parallel.DistributedDataParallel, "__init__"),
+    (torch.nn.parallel.DistributedDataParallel, "train"),
+    (torch.utils.data.dataloader._BaseDataLoaderIter, "__next__"),
+]
+
+
+@pytest.fixture
+def link() -> FakeLink:
+    return FakeLink()
+
+
+@pytest.fixture
+def loop(link: FakeLink, monkeypatch: pytest.MonkeyPatch) -> Iterator[TorchLoop]:
+    """Attached to the torch of this process, and taken off again."""
+    for owner, name in REPLACED:
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    made = TorchLoop(link)  # type: ignore[arg-type]
+    made.attach(torch)
+    assert link.said == []
+    yield made
+    for handle in made.handles:
+        handle.remove()
+
+
+def parameter(value: float = 1.0) -> Any:
+    return torch.nn.Parameter(torch.tensor([value]))
+
+
+def sgd(weight: Any, lr: float = 0.5) -> Any:
+    return torch.optim.SGD([weight], lr=lr)
+
+
+def test_a_step_of_an_optimizer_is_a_step_with_its_loss_and_the_rate_it_was_taken_with(
+    link: FakeLink, loop: TorchLoop
+) -> None:
+    weight = parameter(2.0)
+    optimizer = sgd(weight)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (weight * 1.5).sum().backward()
+        torch.nn.utils.clip_grad_norm_([weight], 100.0)
+        optimizer.step()
+        schedule.step()
+    steps = link.of(StepTaken)
+    assert [(one.step, one.loss, one.lr) for one in steps] == [
+        (1, 3.0, 0.5), (2, 1.875, 0.25), (3, 1.3125, 0.125),
+    ]  # fmt: skip
+    assert {one.grad_norm for one in steps} == {1.5}
+    assert all(one.step_time_s > 0 and one.local_time_s is not None for one in steps)
+    assert [one.phase for one in link.of(PhaseEnded)] == ["first_step"]
+    assert (link.step, link.phase) == (3, "step")
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_accumulated_gradients_are_one_step_with_the_mean_loss(
+    link: FakeLink, loop: TorchLoop, divided: bool
+) -> None:
+    weight = parameter()
+    optimizer = sgd(weight, lr=0.0)
+    for _ in range(2):
+        for value in (1.0, 2.0, 6.0):
+            loss = (weight * value).mean()
+            (loss / 3 if divided else loss).backward()
+        optimizer.step()
+    (weight * 3.0).mean().div(3 if divided else 1).backward()  # what an epoch leaves over
+    optimizer.step()
+    expected = [3.0, 3.0, 1.0 if divided else 3.0]
+    assert [one.loss for one in link.of(StepTaken)] == pytest.approx(expected)
+
+
+def test_a_loss_that_a_plain_number_weights_is_not_taken_for_divided(link: FakeLink, loop: TorchLoop) -> None:
+    weight = parameter()
+    optimizer = sgd(weight, lr=0.0)
+    for value in (2.0, 4.0):
+        (0.1 * (weight * value).mean()).backward()
+    optimizer.step()
+    assert [one.loss for one in link.of(StepTaken)] == pytest.approx([0.3])
+
+
+def test_the_loss_is_told_without_its_loss_scale(link: FakeLink, loop: TorchLoop) -> None:
+    weight = parameter(2.0)
+    optimizer, scaler = sgd(weight), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for value in (1.0, float("inf"), 1.0):  # the second overflows, and no step is taken
+        optimizer.zero_grad()
+        scaler.scale((weight * value).mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    told = [(one.step, one.loss) for one in link.of(StepTaken)]
+    assert told == [(1, 2.0), (2, 1.5)], "what overflowed is no part of the next step"
+
+
+def test_a_loss_that_the_script_has_thrown_away_is_no_part_of_the_next_step(
+    link: FakeLink, loop: TorchLoop
+) -> None:
+    weight = parameter()
+    optimizer = sgd(weight, lr=0.0)
+    (weight * float("nan")).sum().backward()
+    optimizer.zero_grad()
+    weight.sum().backward()
+    optimizer.step()
+    assert [one.loss for one in link.of(StepTaken)] == [1.0]
+
+
+def test_of_two_optimizers_the_first_is_followed_with_its_own_losses(link: FakeLink, loop: TorchLoop) -> None:
+    critic, actor = parameter(2.0), parameter(30.0)
+    first, second = sgd(critic, lr=0.0), sgd(actor, lr=0.0)
+    for _ in range(2 * STANDS_STILL_STEPS):
+        critic.sum().backward()
+        first.step()
+        actor.sum().backward()
+        second.step()
+    steps = link.of(StepTaken)
+    assert [one.step for one in steps] == list(range(1, 2 * STANDS_STILL_STEPS + 1))
+    assert {one.loss for one in steps} == {2.0}
+
+
+def test_another_optimizer_is_followed_once_the_first_stands_still_or_is_gone(
+    link: FakeLink, loop: TorchLoop
+) -> None:
+    warm_up, weight = sgd(parameter()), parameter()
+    warm_up.step()
+    second = sgd(weight)
+    for _ in range(STANDS_STILL_STEPS + 5):
+        second.step()
+    followed = [one.step for one in link.of(StepTaken)]
+    assert followed == list(range(1, len(followed) + 1))
+    assert len(followed) >= 5
+    del second
+    gc.collect()
+    sgd(weight).step()
+    assert link.of(StepTaken)[-1].step == len(followed) + 1
+
+
+def test_steps_are_counted_on_from_what_an_optimizer_has_loaded(link: FakeLink, loop: TorchLoop) -> None:
+    weight = parameter()
+    earlier = torch.optim.Adam([weight])
+    loop._silent = True
+    for _ in range(7):
+        weight.sum().backward()
+        earlier.step()
+    loop._silent = False
+    resumed = torch.optim.Adam([weight])
+    resumed.load_state_dict(earlier.state_dict())
+    for _ in range(2):
+        weight.sum().backward()
+        resumed.step()
+    assert [one.step for one in link.of(StepTaken)] == [8, 9]
+
+
+def test_nothing_is_told_once_an_engine_trains(link: FakeLink, loop: TorchLoop, tmp_path: Path) -> None:
+    weight = parameter()
+    optimizer = sgd(weight)
+    loop.give_way()
+    weight.sum().backward()
+    optimizer.step()
+    torch.nn.Linear(1, 1).eval()
+    torch.save({}, tmp_path / "model.pt")
+    assert link.said == []
+    assert link.phases == ["import"]
+
+
+def test_what_a_script_saves_is_told_and_is_no_part_of_a_step(
+    link: FakeLink, loop: TorchLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s[0])
+    weight = parameter()
+    optimizer = sgd(weight)
+    for _ in range(2):
+        weight.sum().backward()
+        now_s[0] += 0.25
+        optimizer.step()
+        loop.saving("folder", lambda: now_s.__setitem__(0, now_s[0] + 60.0))
+    torch.save({"weight": weight}, tmp_path / "model.pt")
+    with pytest.raises(OSError, match="no place"):
+        loop.saving("folder", fail_to_save)
+    assert [one.step_time_s for one in link.of(StepTaken)] == [0.25, 0.25]
+    told = [(one.path, one.step, one.seconds) for one in link.of(FileSaved)]
+    folder = str(Path("folder").absolute())
+    assert told == [(folder, 1, 60.0), (folder, 2, 60.0), (str(tmp_path / "model.pt"), 2, 0.0)]
+    assert link.phase == "step"
+
+
+def fail_to_save() -> None:
+    raise OSError("no place")
+
+
+def test_validation_is_a_phase_until_the_next_backward_pass(link: FakeLink, loop: TorchLoop) -> None:
+    model = torch.nn.Linear(1, 1)
+    model.eval()  # a part that is never trained, while the script builds its model
+    assert link.phase == "import"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        model.train()
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+        assert link.phase == "step"
+        model.eval()
+        assert link.phase == "validation"
+
+
+def test_batches_are_progress_also_where_nothing_is_trained(link: FakeLink, loop: TorchLoop) -> None:
+    for before, _ in enumerate(torch.utils.data.DataLoader(range(4))):
+        assert link.progress > before
+
+
+# Torch's own modules, when the compiler imports them.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_a_step_that_is_compiled_as_a_whole_is_seen_each_time(link: FakeLink, loop: TorchLoop) -> None:
+    when_imported("torch._dynamo.trace_rules", leave_uncompiled)  # the script imports it by using it
+    weight = parameter()
+    optimizer = sgd(weight, lr=0.25)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        (weight * 1.0).sum().backward()
+        optimizer.step()
+
+    compiled = torch.compile(train, backend="eager")
+    for _ in range(4):
+        compiled()
+    assert [(one.step, one.loss) for one in link.of(StepTaken)] == [(1, 1.0), (2, 0.75), (3, 0.5), (4, 0.25)]
+
+
+def test_a_probe_that_fails_says_so_once_and_lets_the_training_go_on(link: FakeLink, loop: TorchLoop) -> None:
+    weight = parameter()
+    optimizer = sgd(weight)
+    loop.next_step = lambda: int("no number")
+    for _ in range(3):
+        weight.sum().backward()
+        optimizer.step()
+    (failed,) = link.of(ProbeFailed)
+    assert failed.where == "step"
+    assert weight.item() == pytest.approx(1.0 - 3 * 0.5 * 2.0), "gradients add up, as they do without us"
+
+
+def test_what_is_put_in_its_place_can_be_sent_to_another_process(loop: TorchLoop) -> None:
+    for function in (torch.save, torch.nn.utils.clip_grad_norm_, torch.autograd.backward):
+        assert pickle.loads(pickle.dumps(function)) is function
+
+
+@dataclass
+class TrainerState:
+    global_step: int
+
+
+def test_a_trainer_says_which_step_it_is_and_that_it_divides(link: FakeLink, loop: TorchLoop) -> None:
+    class Trainer:
+        def __init__(self, weight: Any) -> None:
+            self.state, self.args = TrainerState(40), SimpleNamespace(output_dir="out")
+            self.weight = weight
+
+        def training_step(self, _model: Any, value: float) -> None:
+            (self.weight * value / torch.tensor(2.0)).sum().backward()  # by a count of tokens, say
+
+        def evaluation_loop(self) -> str:
+            return link.phase
+
+        def _save_checkpoint(self, _model: Any, _trial: Any) -> None:
+            torch.save({}, "/dev/null")  # of several files
+
+    Trainers(loop).attach_transformers(SimpleNamespace(Trainer=Trainer))
+    trainer = Trainer(parameter())
+    optimizer = sgd(trainer.weight, lr=0.0)
+    for _ in range(2):
+        for value in (1.0, 3.0):
+            trainer.training_step(None, value)
+        optimizer.step()
+        trainer.state.global_step += 1
+    assert [(one.step, one.loss) for one in link.of(StepTaken)] == [(41, 2.0), (42, 2.0)]
+    assert trainer.evaluation_loop() == "validation"
+    trainer._save_checkpoint(None, None)
+    (saved,) = link.of(FileSaved)
+    assert (Path(saved.path).parts[-2:], saved.step) == (("out", "checkpoint-42"), 42)
+    del trainer
+    gc.collect()
+    optimizer.step()
+    assert link.of(StepTaken)[-1].step == 43, "no trainer is kept alive for its count"
+
+
+def test_the_probes_cost_far_less_than_half_a_percent_of_a_step_of_50_ms(
+    link: FakeLink, loop: TorchLoop
+) -> None:
+    weight = parameter()
+    optimizer = sgd(weight, lr=0.0)
+
+    def best_s_per_step() -> float:
+        best_s = float("inf")
+        for _ in range(10):
+            begin = time.thread_time()  # what others do on the machine is not in it
+            for _ in range(200):
+                weight.sum().backward()
+                torch.nn.utils.clip_grad_norm_([weight], 1.0)
+                optimizer.step()
+            best_s = min(best_s, (time.thread_time() - begin) / 200)
+        return best_s
+
+    with_probes_s = best_s_per_step()
+    assert len(link.of(StepTaken)) == 2000
+    loop.give_way()
+    assert with_probes_s - best_s_per_step() < 0.05 * 0.005 / 2
