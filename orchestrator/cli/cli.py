@@ -95,6 +95,7 @@ def _by_hydra(invocation: Invocation) -> int:
     entry = hydra.main(version_base="1.3", config_path=str(load.conf_dir()), config_name="config")(task)
     try:
         with refusals(invocation.words):
+            load.offer_files(invocation.words)
             refuse_code(invocation.words)
             entry()
     except OrchestratorError as error:

@@ -65,6 +65,7 @@ def composed(words: Sequence[str]) -> Composed:
     Raises :class:`~orchestrator.errors.ConfigError` whatever is wrong with them.
     """
     load.register()
+    load.offer_files(words)
     try:
         with refusals(words):
             # else nothing of its own part is other than in our files

@@ -13,30 +13,46 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config.deepspeed_values import check_value
+from orchestrator.config.deepspeed_values import AUTO, check_value
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.papers import short
 
 # The longest of DeepSpeed's own has fifty letters.
 MOST_OF_A_KEY = 100
+_EXAMPLES = {
+    "lr": "1e-4", "betas": "[0.9,0.999]", "eps": "1e-8", "weight_decay": "0.01", "warmup_max_lr": "1e-4",
+    "warmup_num_steps": "100", "total_num_steps": "1000",
+}  # fmt: skip
 KEYS_FILE = Path(__file__).with_name("deepspeed_keys.json")
 
 
-def check_deepspeed(config: Mapping[str, Any]) -> None:
+def check_deepspeed(config: Mapping[str, Any], by_script: Collection[str] = ()) -> None:
     """Check every key and value of a native DeepSpeed configuration, and its optimizer's and scheduler's
     type.
+
+    ``by_script`` are full paths of the keys that may stay "auto" because the script fills them in.
 
     Raises ConfigError with the full key path, the nearest known name and the DeepSpeed version.
     """
     known = _known()
     version = f"DeepSpeed {known['deepspeed']}"
+    config = without(config, by_script)
     _check_section(config, {"keys": known["keys"]}, "deepspeed", version)
     _check_named(config.get("optimizer"), known["optimizers"], "deepspeed.optimizer", version)
     _check_named(config.get("scheduler"), known["schedulers"], "deepspeed.scheduler", version)
+
+
+def without(config: Mapping[str, Any], paths: Collection[str], where: str = "deepspeed") -> dict[str, Any]:
+    """A copy that lacks those of the paths that are "auto"."""
+    return {
+        name: without(value, paths, f"{where}.{name}") if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if value != AUTO or f"{where}.{name}" not in paths
+    }
 
 
 def deprecated_keys(config: Mapping[str, Any]) -> dict[str, str]:
@@ -96,6 +112,13 @@ def _check_named(section: Any, known: Mapping[str, Any], path: str, version: str
         if close and name not in known["params"]:
             raise ConfigError(
                 f"{path}.params.{_named(name)}: nothing takes this parameter; did you mean '{close[0]}'?"
+            )
+        if isinstance(parameters, Mapping) and parameters[name] == AUTO:
+            where = f"{path}.params.{_named(name)}"
+            raise ConfigError(
+                f"{where}=auto: no argument of the script has a value for it, and neither {version} nor a"
+                f" script without transformers and accelerate fills it in; write e.g. {where}="
+                f"{_EXAMPLES.get(str(name), 1)}"
             )
 
 

@@ -20,10 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import papers
-from orchestrator.config import hardware
+from orchestrator.config import deepspeed_file, hardware
 from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
-from orchestrator.config.words import AS_IT_IS, literally
+from orchestrator.config.words import AS_IT_IS, literal, literally
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.installation import PACKAGE
 from orchestrator.redact import learn
@@ -32,8 +32,8 @@ CPU_RANKS = 2
 # A peak of 1e18 FLOP/s is that of a thousand accelerators of today.
 _MOST = 1e24
 _PATHS = (
-    "run_root", "run_dir", "calibration", "job.script", "job.cwd", "job.checkpoint_dir", "job.corpus",
-    "snapshot.dirs", "snapshot.trusted", "launch.working_dir",
+    "run_root", "run_dir", "calibration", "deepspeed_file", "job.script", "job.cwd", "job.checkpoint_dir",
+    "job.corpus", "snapshot.dirs", "snapshot.trusted", "launch.working_dir",
 )  # fmt: skip
 # Keys of runs that are on a disk already, and what they are called now.
 _RENAMED_KEYS = {
@@ -59,6 +59,17 @@ def register() -> None:
     for resolver in (local_gpu, local_ranks, local_cpu_threads, local_gpu_memory):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver(AS_IT_IS, str, replace=True)
+
+
+def offer_files(words: Sequence[str]) -> None:
+    """Make each file that words choose for ``deepspeed`` an option of that group, named as the words name it.
+
+    Raises :class:`ConfigError` for one that cannot be read.
+    """
+    for path in deepspeed_file.chosen_files(words):
+        folder, _, name = f"deepspeed/{path}".rpartition("/")
+        node = {"deepspeed": literally(deepspeed_file.read(path)), "deepspeed_file": literal(path)}
+        ConfigStore.instance().store(name, node, group=folder, package="_global_")
 
 
 def hydra_composes(words: Sequence[str], folder: Path | None = None, name: str = "config") -> DictConfig:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from orchestrator.config import load
+from orchestrator.config import deepspeed_file, load
 from orchestrator.config.schema import Config
-from orchestrator.config.words import literally
+from orchestrator.config.words import literal, literally
+from orchestrator.errors import ConfigError
 
 _ATTRIBUTE = "_origin"  # of a Config, beside its fields: neither compared nor written anywhere
 _PLAIN = re.compile(r"[A-Za-z_][\w./:-]*", re.ASCII)  # Hydra reads no other letters without quotes
@@ -39,6 +41,7 @@ class Origin:
 
 def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool = False) -> Config:
     """The configuration of what Hydra composed, which remembers both. Raises as :func:`load.load` does."""
+    composed = with_own_file(composed, words)
     config = load.load(with_some_nodes(composed))
     vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
     return config
@@ -50,6 +53,36 @@ def with_some_nodes(composed: DictConfig) -> DictConfig:
         return composed
     composed = composed.copy()
     composed.cluster.nodes = 1
+    return composed
+
+
+def with_own_file(composed: DictConfig, words: Sequence[str]) -> DictConfig:
+    """With the DeepSpeed file that the script reads by itself, where one of its arguments names it.
+
+    Raises :class:`ConfigError` where the words say something else: the script would not hear of it.
+    """
+    job = composed.job
+    named = [(name, value) for name, value in job.args.items() if not OmegaConf.is_missing(job.args, name)]
+    if OmegaConf.is_missing(job, "script") or deepspeed_file.named_by(dict(named)) is None:
+        return composed
+    found = deepspeed_file.own_file(dict(named), Path(job.cwd or Path.cwd()), job.script)
+    assert found is not None
+    name, path, folder = found
+    hand_over = (
+        f"write deepspeed={path} and job.args.{name}={{deepspeed_config}}, which is that file, resolved"
+    )
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if key.startswith("deepspeed.") or (key == "deepspeed" and value.strip("'") != path):
+            raise ConfigError(
+                f"{word}: the script reads {path} by itself (job.args.{name}) and would not hear of it;"
+                f" {hand_over}"
+            )
+    body = deepspeed_file.read(path, f"job.args.{name}", folder)
+    composed = composed.copy()
+    with open_dict(composed):
+        composed.deepspeed = OmegaConf.create(literally(body))
+        composed.deepspeed_file = literal(path)
     return composed
 
 

@@ -368,8 +368,10 @@ class Config:
     model: ModelConfig | None = None
     job: JobConfig = field(default_factory=JobConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
-    # DeepSpeed's own configuration; misspelt keys are refused
+    # DeepSpeed's own configuration; misspelt keys are refused. deepspeed=FILE.json takes a file of one's own
     deepspeed: dict[str, Any] = field(default_factory=dict)
+    # that file, or one that an argument of the script names: set by these, to say where deepspeed is from
+    deepspeed_file: str | None = None
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)

@@ -20,6 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError
 
+from orchestrator.config import deepspeed_file
 from orchestrator.config.schema import MISSING
 from orchestrator.errors import ConfigError
 from orchestrator.papers import short
@@ -53,7 +54,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
         match = _TEXT.fullmatch(word)
         if match is None or parsed_override(f"{match['key']}=1") is None:  # what is no key has another reason
             _refuse_overflow(word)
-            made.append(word)
+            made.append(deepspeed_file.for_hydra(word))
         else:
             added = match["prefix"] == "+" or (not match["prefix"] and match["map"] != "job.args")
             value = _text_for_hydra(match["map"], match["key"], match["value"], swept)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.schema import Config
-from orchestrator.driver.preflight import plan_of
+from orchestrator.driver.preflight import check_before_search, plan_of
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
 
@@ -65,6 +65,8 @@ def search_layout(config: Config, observed: bool = True) -> LayoutSearch:
     from orchestrator.config.origin import origin_of
     from orchestrator.planner.auto_layout import choose
 
+    if config.model is not None:  # else there is nothing to choose by, whatever the script
+        check_before_search(config)
     choice = choose(*origin_of(config))
     return LayoutSearch(
         config=choice.config,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent import corpus
 from orchestrator.config import hardware
-from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.load import conf_dir
 from orchestrator.config.programs import find_command, find_module
 from orchestrator.config.schema import Config, Device
+from orchestrator.driver.deepspeed_part import with_deepspeed_ready
 from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.plan.layout.layout import check_values
@@ -94,10 +94,8 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     not to launch. Raises :class:`ConfigError`.
     """
     check_values(config)  # first: DeepSpeed's batch sizes come from the job's
-    check_deepspeed(config.deepspeed)
+    config, kind, script, cwd = _with_program(config)
     check_local_gpus(config)
-    cwd = Path(config.job.cwd or os.getcwd()).resolve()
-    kind, script = find_program(config, cwd)
     sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
     facts = {}
     if observed:
@@ -159,6 +157,19 @@ def find_program(config: Config, cwd: Path) -> tuple[ProgramKind, Path]:
     if job.command:
         return ProgramKind.COMMAND, find_command(job.command, cwd)
     return ProgramKind.SCRIPT, find_script(str(job.script), cwd)
+
+
+def check_before_search(config: Config) -> None:
+    """What no layout mends is refused before one is looked for. Raises :class:`ConfigError`."""
+    check_values(config)
+    _with_program(config)
+
+
+def _with_program(config: Config) -> tuple[Config, ProgramKind, Path, Path]:
+    """With the DeepSpeed part that the program will train with; what it is, its path, and where it is run."""
+    cwd = Path(config.job.cwd or os.getcwd()).resolve()
+    kind, script = find_program(config, cwd)
+    return with_deepspeed_ready(config, script, cwd), kind, script, cwd
 
 
 def find_script(script: str, cwd: Path) -> Path:

@@ -63,6 +63,7 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
     versions = {f"version.{name}": value for name, value in facts.versions(plan.facts).items()}
     params = {
         **load.flatten(hidden),
+        **_trained_with(plan),
         **{f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()},
     }
     if not plan.hands_deepspeed:  # what the engine runs with comes as tags, once it is known
@@ -83,6 +84,11 @@ def _of_deepspeed(key: str) -> bool:
     """Whether a parameter says what is the script's own choice where it brings its own DeepSpeed file."""
     group, _, name = key.partition(".")
     return group == "deepspeed" or (group == "layout" and name in _OF_ENGINE)
+
+
+def _trained_with(plan: Plan) -> dict[str, object]:
+    """DeepSpeed's part as it was trained with; the configuration may say "auto", or nothing."""
+    return load.flatten({"deepspeed": redact(dict(plan.deepspeed))})
 
 
 def tracking_problem(config: Config) -> str | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from orchestrator.config.deepspeed_file import named_by
+from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.placeholders import DEEPSPEED_CONFIG, asks_for
 from orchestrator.config.schema import Config, Device
 from orchestrator.errors import ConfigError
@@ -17,6 +19,7 @@ from orchestrator.plan.arguments import words_of
 from orchestrator.plan.environment import Setting, interconnect_environment
 from orchestrator.plan.forecast.prediction import Prediction, memory_and_calibration, predict
 from orchestrator.plan.forecast.price import Price, price_usd_per_gpu_hour
+from orchestrator.plan.layout.deepspeed_auto import left_to_script
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Calibration, Group
@@ -84,6 +87,12 @@ class Plan:
     # what ``script`` is: `script`, `module` or `command`, a program that is no Python script
     program: ProgramKind = ProgramKind.SCRIPT
     module: str | None = None  # its dotted name, as `python -m` takes it; null where it is no module
+    # the file of one's own that ``deepspeed`` comes from; null where it comes from `conf/` and words alone
+    deepspeed_file: str | None = None
+    # the argument by which the script reads that file by itself; null where it is handed the run's own
+    deepspeed_argument: str | None = None
+    # keys of ``deepspeed`` that are "auto" still, for transformers or accelerate to fill in
+    deepspeed_auto: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
@@ -178,6 +187,9 @@ def make_plan(
         facts=dict(facts),
         program=program,
         module=module,
+        deepspeed_file=config.deepspeed_file,
+        deepspeed_argument=_own_argument(config),
+        deepspeed_auto=left_to_script(config.deepspeed),
     )
 
 
@@ -208,9 +220,16 @@ def resolved_deepspeed(config: Config, layout: Layout) -> dict[str, Any]:
     body["train_batch_size"] = layout.global_batch
     body["train_micro_batch_size_per_gpu"] = layout.micro_batch
     body["gradient_accumulation_steps"] = layout.accumulation
-    if layout.precision != "fp32":
-        body[layout.precision] = {**(body.get(layout.precision) or {}), "enabled": True}
+    section = body.get(layout.precision) or {}
+    if layout.precision != "fp32" and section.get("enabled") != AUTO:
+        body[layout.precision] = {**section, "enabled": True}
     return body
+
+
+def _own_argument(config: Config) -> str | None:
+    """The argument that names the file which the plan is made from."""
+    named = named_by(config.job.args)
+    return named[0] if named is not None and named[1] == config.deepspeed_file else None
 
 
 def _model_facts(config: Config, layout: Layout) -> ModelFacts | None:

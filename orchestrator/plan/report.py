@@ -150,6 +150,12 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         parts = f": {_memory_parts(plan)}" if brief else ""
         used, there = bytes_in_words(plan.memory.total_bytes), bytes_in_words(plan.gpu_memory_bytes)
         yield "memory", f"{used} of {there} per {unit} ({share:.0%}) predicted{parts}"
+    if plan.deepspeed_file is not None:
+        argument = plan.deepspeed_argument
+        by_itself = f", which the script reads by itself (job.args.{argument})" if argument else ""
+        yield "deepspeed", f"{plan.deepspeed_file}{by_itself}"
+    if plan.deepspeed_auto:
+        yield "auto", f"left to the script to fill in: {', '.join(plan.deepspeed_auto)}"
     for key, name in deprecated_keys(plan.deepspeed).items():
         yield "deepspeed", f"{key} is an old name, which DeepSpeed takes for now; write {name} instead"
 

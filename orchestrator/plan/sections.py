@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.errors import ConfigError
 from orchestrator.papers import LARGEST, short
 
@@ -25,9 +26,9 @@ def section_of(deepspeed: Mapping[str, Any], name: str, where: str = "") -> Mapp
 
 def count_of(section: Mapping[str, Any], name: str, default: int = 0, where: str = "") -> int:
     """A whole number from 0 of a DeepSpeed configuration, which may be written as 5e8. Raises
-    :class:`ConfigError`."""
+    :class:`ConfigError`. What is "auto" has the default as far as a plan can know."""
     value = section.get(name, default)
-    if value is None and not where:
+    if value == AUTO or (value is None and not where):
         return default
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value <= LARGEST or value != int(value):

@@ -17,10 +17,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import load
 from orchestrator.config.deepspeed_keys import check_deepspeed
+from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.origin import from_composed
 from orchestrator.config.placeholders import asks_for, refers_to, texts_of
 from orchestrator.config.schema import Config, LayoutConfig
 from orchestrator.errors import ConfigError
+from orchestrator.plan.layout.deepspeed_auto import BY_SCRIPT, filled
 from orchestrator.plan.layout.deepspeed_rules import (
     expert_degrees,
     pipeline_degrees,
@@ -68,7 +70,8 @@ def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
     """
     config = load.load(composed)
     check_values(config)
-    check_deepspeed(config.deepspeed)
+    config = filled(config, script_fills=True)
+    check_deepspeed(config.deepspeed, BY_SCRIPT)
     kept = _kept(composed, words)
     base = _base(config, kept)
     sections = {_as_composed(config): None} if "deepspeed" in kept else _shardings(base)
@@ -104,10 +107,12 @@ def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:
         for word in overrides
         if _key(word) == "deepspeed" or _key(word).startswith("deepspeed.zero_optimization")
     ]
+    if composed.deepspeed_file is not None:  # which an argument of the script may have named
+        kept["deepspeed"] = kept["deepspeed"] or [f"deepspeed={composed.deepspeed_file}"]
     own = OmegaConf.to_container(composed.deepspeed, resolve=False)
     assert isinstance(own, dict)
     for name, theirs in _OWN_NAMES.items():
-        if own.get(theirs) is not None and not refers_to("job", own[theirs]):
+        if own.get(theirs) not in (None, AUTO) and not refers_to("job", own[theirs]):
             kept[name].append(f"deepspeed.{theirs}={own[theirs]}")
     return {name: named for name, named in kept.items() if named}
 

@@ -18,6 +18,7 @@ from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.origin import with_some_nodes
 from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.errors import ClusterNotPlannable, ConfigError
+from orchestrator.plan.layout.deepspeed_auto import BY_SCRIPT, filled
 from orchestrator.plan.layout.layout import check_values, precision_of
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import unrecorded
@@ -82,7 +83,8 @@ def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
     composed = with_some_nodes(composed)
     base = load.load(composed)
     check_values(base)
-    check_deepspeed(base.deepspeed)
+    base = filled(base, script_fills=True)
+    check_deepspeed(base.deepspeed, BY_SCRIPT)
     configs, left_out = {base.cluster.name: base}, dict[str, str]()
     if not asked.cluster_given:
         machines, left_out = read_all(composed, asked.values, nodes_needed=asked.limits.usd is None)

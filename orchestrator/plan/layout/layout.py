@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.schema import Config, Device, ModelConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.errors import ConfigError, near_miss
@@ -150,16 +151,29 @@ def precision_of(config: Config) -> str:
         raise ConfigError(
             f"job.precision={asked}: not one of {', '.join(PRECISIONS)}{near_miss(asked, PRECISIONS)}"
         )
-    switched_on = [name for name in ("bf16", "fp16") if section_of(config.deepspeed, name).get("enabled")]
+    said = {name: section_of(config.deepspeed, name).get("enabled") for name in ("bf16", "fp16")}
+    switched_on = [name for name, enabled in said.items() if enabled and enabled != AUTO]
     if len(switched_on) > 1:
         raise ConfigError(
             "deepspeed.bf16.enabled=true: and deepspeed.fp16.enabled=true; DeepSpeed computes in one of them,"
             " so write deepspeed.fp16.enabled=false or deepspeed.bf16.enabled=false"
         )
+    if asked != "auto" and switched_on not in ([], [asked]):
+        raise ConfigError(
+            f"job.precision={asked}: but deepspeed.{switched_on[0]}.enabled=true; write"
+            f" job.precision={switched_on[0]}, or job.precision=auto to leave it to DeepSpeed's part"
+        )
+    if said.get(asked) is False:
+        raise ConfigError(
+            f"job.precision={asked}: but deepspeed.{asked}.enabled=false; write"
+            f" deepspeed.{asked}.enabled=true, or job.precision=auto to leave it to DeepSpeed's part"
+        )
     if switched_on:
         return switched_on[0]
     if asked != "auto":
         return asked
+    if said["bf16"] is False:
+        return "fp32"
     known = config.gpu.peak_flops
     return "bf16" if "bf16" in known or (not known and config.gpu.device is Device.cuda) else "fp32"
 
@@ -212,6 +226,9 @@ def _batch(config: Config, dp: int) -> tuple[int, int, int]:
         count_of(config.deepspeed, "gradient_accumulation_steps") or config.job.gradient_accumulation
     )
     total = count_of(config.deepspeed, "train_batch_size") or config.job.global_batch
+    whole = _batch_key(config, "global_batch", "train_batch_size")
+    part = _batch_key(config, "micro_batch", "train_micro_batch_size_per_gpu")
+    turns = _batch_key(config, "gradient_accumulation", "gradient_accumulation_steps")
     if total is None:
         accumulation = accumulation or 1
         return micro, accumulation, micro * accumulation * dp
@@ -219,17 +236,23 @@ def _batch(config: Config, dp: int) -> tuple[int, int, int]:
         if total % (micro * dp):
             below = max(1, total // (micro * dp)) * micro * dp
             raise ConfigError(
-                f"job.global_batch={total}: not a multiple of job.micro_batch={micro} × {dp} data-parallel "
-                f"ranks = {micro * dp}; use job.global_batch={below} or another job.micro_batch"
+                f"{whole}={total}: not a multiple of {part}={micro} × {dp} data-parallel "
+                f"ranks = {micro * dp}; use {whole}={below} or another {part}"
             )
         accumulation = total // (micro * dp)
     if micro * accumulation * dp != total:
         raise ConfigError(
-            f"job.global_batch={total}: but job.micro_batch={micro} × job.gradient_accumulation="
+            f"{whole}={total}: but {part}={micro} × {turns}="
             f"{accumulation} × {dp} data-parallel ranks = {micro * accumulation * dp}; "
-            f"use job.global_batch={micro * accumulation * dp} or leave job.gradient_accumulation out"
+            f"use {whole}={micro * accumulation * dp} or leave {turns} out"
         )
     return micro, accumulation, total
+
+
+def _batch_key(config: Config, own: str, theirs: str) -> str:
+    """The key that a size comes from: DeepSpeed's where it says another one than the job's."""
+    value = config.deepspeed.get(theirs)
+    return f"job.{own}" if value in (None, AUTO, getattr(config.job, own)) else f"deepspeed.{theirs}"
 
 
 def _check_model(model: ModelConfig, config: Config) -> None:

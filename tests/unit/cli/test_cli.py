@@ -106,15 +106,15 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ["cluster.price.usd_per_gpu_hour=5000"], "5000 USD per CPU core-hour, above 1000"), ("DeepSpeed key",
     ["+deepspeed.gradient_cliping=1"], "deepspeed.gradient_cliping: DeepSpeed 0.19"), ("DeepSpeed near miss",
     ["+deepspeed.gradient_cliping=1"], "did you mean 'gradient_clipping'?"), ("DeepSpeed value",
-    ["++deepspeed.fp16.enabled=auto"], "write e.g. deepspeed.fp16.enabled=false"), (
+    ["++deepspeed.fp16.enabled=maybe"], "write e.g. deepspeed.fp16.enabled=false"), (
         "DeepSpeed value, searched",
         ["layout=auto", "deepspeed.gradient_clipping=auto"],
         "write e.g. deepspeed.gradient_clipping=1.0",
     ),
     (
         "DeepSpeed value, on a budget",
-        ["plan", "budget_usd=9000", "cluster=dgx_h100", "++deepspeed.train_batch_size=auto"],
-        "deepspeed.train_batch_size=auto: nothing fills it in here",
+        ["plan", "budget_usd=9000", "cluster=dgx_h100", "++deepspeed.train_batch_size=some"],
+        "deepspeed.train_batch_size=some: DeepSpeed 0.19",
     ),
     ("a batch that the job gives DeepSpeed", ["job.micro_batch=0"], "job.micro_batch=0: must be greater than 0"),
     ("nested DeepSpeed key", ["+deepspeed.zero_optimization.stagge=2"], "did you mean 'stage'?"),
