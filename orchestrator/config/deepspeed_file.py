@@ -7,10 +7,11 @@ names the file that the script hands to DeepSpeed by itself. Paths are meant fro
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +79,41 @@ def why_not_strict(path: str, folder: Path | None = None) -> str | None:
     return None
 
 
-def named_by(args: Mapping[str, Any]) -> tuple[str, str] | None:
+def named_by(args: Mapping[str, Any], argv: Sequence[str] = ()) -> tuple[str, str] | None:
     """The argument of a script that names a file of its own, and that file; None where there is none. A
-    placeholder names ours."""
-    for name, value in args.items():
-        own = name.replace("-", "_") in ARGUMENTS
+    placeholder names ours. One of ``job.args`` is named as there, one of the words ``argv`` as it stands
+    there, with its dashes."""
+    for name, value in (*args.items(), *_pairs(argv)):
+        own = name.lstrip("-").replace("-", "_") in ARGUMENTS
         if own and isinstance(value, str) and is_file(value) and "{" not in value:
             return name, value
     return None
 
 
-def own_file(args: Mapping[str, Any], cwd: Path, script: str) -> tuple[str, str, Path] | None:
+def argv_of(job: Any) -> list[str]:
+    """The words of a job that may name a file for DeepSpeed. What a program that is no Python makes of its
+    own, nobody can tell."""
+    return [] if job.command else [str(word) for word in job.argv]
+
+
+def as_typed(name: str) -> str:
+    """What a user has typed for an argument that :func:`named_by` has named."""
+    return name if name.startswith("-") else f"job.args.{name}"
+
+
+def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """``--name=value`` and ``--name value``."""
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        name, equals, value = word.partition("=")
+        if name.startswith("-"):
+            yield name, value if equals else following
+
+
+def own_file(
+    args: Mapping[str, Any], argv: Sequence[str], cwd: Path, script: str
+) -> tuple[str, str, Path] | None:
     """The same, with the folder that it lies in: the ranks' working directory, or the script's own folder."""
-    named = named_by(args)
+    named = named_by(args, argv)
     if named is None:
         return None
     beside = (cwd / Path(script).expanduser()).parent

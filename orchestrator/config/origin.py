@@ -63,22 +63,22 @@ def with_own_file(composed: DictConfig, words: Sequence[str]) -> DictConfig:
     """
     job = composed.job
     named = [(name, value) for name, value in job.args.items() if not OmegaConf.is_missing(job.args, name)]
-    if OmegaConf.is_missing(job, "script") or deepspeed_file.named_by(dict(named)) is None:
+    argv = deepspeed_file.argv_of(job)
+    if deepspeed_file.named_by(dict(named), argv) is None:
         return composed
-    found = deepspeed_file.own_file(dict(named), Path(job.cwd or Path.cwd()), job.script)
+    script = "" if OmegaConf.is_missing(job, "script") else str(job.script or "")
+    found = deepspeed_file.own_file(dict(named), argv, Path(job.cwd or Path.cwd()), script)
     assert found is not None
     name, path, folder = found
-    hand_over = (
-        f"write deepspeed={path} and job.args.{name}={{deepspeed_config}}, which is that file, resolved"
-    )
+    key = deepspeed_file.as_typed(name)
+    hand_over = f"write deepspeed={path} and {key}={{deepspeed_config}}, which is that file, resolved"
     for word in words:
-        key, _, value = word.lstrip("+~").partition("=")
-        if key.startswith("deepspeed.") or (key == "deepspeed" and value.strip("'") != path):
+        changed, _, value = word.lstrip("+~").partition("=")
+        if changed.startswith("deepspeed.") or (changed == "deepspeed" and value.strip("'") != path):
             raise ConfigError(
-                f"{word}: the script reads {path} by itself (job.args.{name}) and would not hear of it;"
-                f" {hand_over}"
+                f"{word}: the script reads {path} by itself ({key}) and would not hear of it; {hand_over}"
             )
-    body = deepspeed_file.read(path, f"job.args.{name}", folder)
+    body = deepspeed_file.read(path, key, folder)
     composed = composed.copy()
     with open_dict(composed):
         composed.deepspeed = OmegaConf.create(literally(body))

@@ -38,19 +38,20 @@ def with_deepspeed_ready(config: Config, script: Path, cwd: Path) -> Config:
 
 def _own_file(config: Config, script: Path, cwd: Path) -> tuple[str, str, Path] | None:
     """The file that the script reads by itself, where the plan is made from it."""
-    found = deepspeed_file.own_file(config.job.args, cwd, str(script))
+    found = deepspeed_file.own_file(config.job.args, deepspeed_file.argv_of(config.job), cwd, str(script))
     return found if found is not None and found[1] == config.deepspeed_file else None
 
 
 def _read_by_script(config: Config, own: tuple[str, str, Path], fills: bool) -> Config:
     """Nothing that a plan adds would reach such a script, which reads its file as it is."""
     name, path, folder = own
+    key = deepspeed_file.as_typed(name)
     why = deepspeed_file.why_not_strict(path, folder) if fills else None
     if why is not None:
         raise ConfigError(
-            f"job.args.{name}={path}: DeepSpeed reads it, but transformers and accelerate read JSON alone"
+            f"{key}={path}: DeepSpeed reads it, but transformers and accelerate read JSON alone"
             f" ({why}); take out comments and trailing commas, or write deepspeed={path} and"
-            f" job.args.{name}={{deepspeed_config}}"
+            f" {key}={{deepspeed_config}}"
         )
     body = dict(config.deepspeed)
     if "bf16" not in body:  # and a plan would switch it on where the accelerator has it
@@ -65,8 +66,9 @@ def _check(config: Config, own: tuple[str, str, Path] | None, fills: bool) -> No
         if own is None or AUTO not in str(error).partition(":")[0]:
             raise
         name, path, _ = own
+        key = deepspeed_file.as_typed(name)
         raise ConfigError(
-            f"{error}, or deepspeed={path} and job.args.{name}={{deepspeed_config}}, which is that file with"
+            f"{error}, or deepspeed={path} and {key}={{deepspeed_config}}, which is that file with"
             " its values filled in"
         ) from None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.config.deepspeed_file import named_by
+from orchestrator.config.deepspeed_file import argv_of, named_by
 from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.placeholders import DEEPSPEED_CONFIG, asks_for
 from orchestrator.config.schema import Config, Device
@@ -228,7 +228,7 @@ def resolved_deepspeed(config: Config, layout: Layout) -> dict[str, Any]:
 
 def _own_argument(config: Config) -> str | None:
     """The argument that names the file which the plan is made from."""
-    named = named_by(config.job.args)
+    named = named_by(config.job.args, argv_of(config.job))
     return named[0] if named is not None and named[1] == config.deepspeed_file else None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.config.deepspeed_file import as_typed
 from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.forecast.prediction import Cost
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
@@ -139,7 +140,7 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     per_step = plan.prediction.tokens_per_step
     tokens = f" ({per_step:,} tokens)" if per_step else ""
     yield "batch", f"{layout.global_batch} sequences a step = {' × '.join(factors)}{tokens}"
-    if not plan.hands_deepspeed:
+    if not plan.hands_deepspeed and plan.deepspeed_argument is None:
         yield (
             "deepspeed",
             "no argument has {deepspeed_config}: batch, precision and ZeRO are the script's own; what it"
@@ -152,7 +153,7 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         yield "memory", f"{used} of {there} per {unit} ({share:.0%}) predicted{parts}"
     if plan.deepspeed_file is not None:
         argument = plan.deepspeed_argument
-        by_itself = f", which the script reads by itself (job.args.{argument})" if argument else ""
+        by_itself = f", which the script reads by itself ({as_typed(argument)})" if argument else ""
         yield "deepspeed", f"{plan.deepspeed_file}{by_itself}"
     if plan.deepspeed_auto:
         yield "auto", f"left to the script to fill in: {', '.join(plan.deepspeed_auto)}"

@@ -98,6 +98,24 @@ def test_the_file_that_the_script_reads_is_planned_from(folder: Path) -> None:
     assert "ds.json, which the script reads by itself (job.args.deepspeed_config)" in str(plan)
 
 
+@pytest.mark.parametrize("argv", ["[50,--deepspeed_config,ds.json]", "['--deepspeed_config=ds.json',50]"])
+def test_a_word_of_its_own_command_line_names_it_too(folder: Path, argv: str) -> None:
+    plan = make_plan(compose(*PLAIN, f"job.argv={argv}"), observed=False)
+    assert (plan.layout.global_batch, plan.deepspeed_argument) == (32, "--deepspeed_config")
+    assert "ds.json, which the script reads by itself (--deepspeed_config)" in str(plan)
+    assert "no argument has {deepspeed_config}" not in str(plan)
+    assert "reads ds.json by itself (--deepspeed_config)" in refusal(
+        *PLAIN, f"job.argv={argv}", "deepspeed=zero2"
+    )
+
+
+def test_words_of_a_program_that_is_no_python_say_nothing_here(folder: Path) -> None:
+    (folder / "train.sh").write_text("#!/bin/sh\n")
+    (folder / "train.sh").chmod(0o755)
+    words = ("job=script", "job.script=null", "job.command=./train.sh", "job.argv=[--deepspeed,ds.json]")
+    assert make_plan(compose(*words), observed=False).deepspeed_file is None
+
+
 @pytest.mark.parametrize("word", ["deepspeed=zero2", "deepspeed.gradient_clipping=3"])
 def test_what_such_a_script_would_not_hear_of_is_refused(folder: Path, word: str) -> None:
     message = refusal(*PLAIN, "+job.args.deepspeed_config=ds.json", word)
