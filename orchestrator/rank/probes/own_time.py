@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 import time
 
 
@@ -16,7 +18,7 @@ class OwnTime:
     """
 
     def __init__(self) -> None:
-        self._schedstat = _open_schedstat()
+        self._schedstat = _open_schedstat(threading.get_native_id())
         self._boundary_s = self._now_s()
         self._pauses = 0
         self._paused_at_s = 0.0
@@ -63,7 +65,8 @@ class OwnTime:
         return max(0.0, local_time_s)
 
 
-def _open_schedstat() -> int | None:
+@functools.cache  # all that measure a thread read one descriptor
+def _open_schedstat(_thread_id: int) -> int | None:
     """Kept open for the thread that asks: it is read several times a step."""
     try:
         return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
