@@ -292,7 +292,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
         monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
-        monkeypatch.setattr(own_time, "_open_schedstat", lambda: None)
+        monkeypatch.setattr(own_time, "_open_schedstat", lambda _thread: None)
 
     def pass_by(self, seconds: float) -> None:
         self.now_s += seconds
