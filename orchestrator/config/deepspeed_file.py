@@ -7,29 +7,21 @@ names the file that the script hands to DeepSpeed by itself. Paths are meant fro
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator import papers
+from orchestrator.config.deepspeed_argument import is_file, named_by
 from orchestrator.errors import ConfigError
 
-ENDINGS = (".json", ".hjson")
-# Arguments by which scripts are given a file: transformers', DeepSpeed's own, and those of examples.
-ARGUMENTS = ("deepspeed", "deepspeed_config", "deepspeed_config_file", "ds_config")
 _CHOICE = re.compile(r"(?P<before>\+{0,2}deepspeed=)(?P<options>.+)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 _MOST_BYTES = 1 << 20
 _GROUP = "zero0, zero1, zero2, zero3, zero3_offload"
-
-
-def is_file(option: str) -> bool:
-    """Whether a choice of ``deepspeed`` is a file's path, and no option of ``conf/``."""
-    return option.endswith(ENDINGS)
 
 
 def chosen_files(words: Sequence[str]) -> list[str]:
@@ -79,40 +71,11 @@ def why_not_strict(path: str, folder: Path | None = None) -> str | None:
     return None
 
 
-def named_by(args: Mapping[str, Any], argv: Sequence[str] = ()) -> tuple[str, str] | None:
-    """The argument of a script that names a file of its own, and that file; None where there is none. A
-    placeholder names ours. One of ``job.args`` is named as there, one of the words ``argv`` as it stands
-    there, with its dashes."""
-    for name, value in (*args.items(), *_pairs(argv)):
-        own = name.lstrip("-").replace("-", "_") in ARGUMENTS
-        if own and isinstance(value, str) and is_file(value) and "{" not in value:
-            return name, value
-    return None
-
-
-def argv_of(job: Any) -> list[str]:
-    """The words of a job that may name a file for DeepSpeed. What a program that is no Python makes of its
-    own, nobody can tell."""
-    return [] if job.command else [str(word) for word in job.argv]
-
-
-def as_typed(name: str) -> str:
-    """What a user has typed for an argument that :func:`named_by` has named."""
-    return name if name.startswith("-") else f"job.args.{name}"
-
-
-def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """``--name=value`` and ``--name value``."""
-    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
-        name, equals, value = word.partition("=")
-        if name.startswith("-"):
-            yield name, value if equals else following
-
-
 def own_file(
     args: Mapping[str, Any], argv: Sequence[str], cwd: Path, script: str
 ) -> tuple[str, str, Path] | None:
-    """The same, with the folder that it lies in: the ranks' working directory, or the script's own folder."""
+    """What :func:`named_by` finds, with the folder that the file lies in: the ranks' working directory, or
+    the script's own folder."""
     named = named_by(args, argv)
     if named is None:
         return None

@@ -18,7 +18,7 @@ from typing import Any, cast
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from orchestrator.config import deepspeed_file, load
+from orchestrator.config import deepspeed_argument, deepspeed_file, load
 from orchestrator.config.schema import Config
 from orchestrator.config.words import literal, literally
 from orchestrator.errors import ConfigError
@@ -63,14 +63,15 @@ def with_own_file(composed: DictConfig, words: Sequence[str]) -> DictConfig:
     """
     job = composed.job
     named = [(name, value) for name, value in job.args.items() if not OmegaConf.is_missing(job.args, name)]
-    argv = deepspeed_file.argv_of(job)
-    if deepspeed_file.named_by(dict(named), argv) is None:
+    # A word of three question marks is a word: to iterate over the list would ask for a value.
+    argv = [] if job.command else cast(list[str], OmegaConf.to_container(job.argv, resolve=True))
+    if deepspeed_argument.named_by(dict(named), argv) is None:
         return composed
     script = "" if OmegaConf.is_missing(job, "script") else str(job.script or "")
     found = deepspeed_file.own_file(dict(named), argv, Path(job.cwd or Path.cwd()), script)
     assert found is not None
     name, path, folder = found
-    key = deepspeed_file.as_typed(name)
+    key = deepspeed_argument.as_typed(name)
     hand_over = f"write deepspeed={path} and {key}={{deepspeed_config}}, which is that file, resolved"
     for word in words:
         changed, _, value = word.lstrip("+~").partition("=")

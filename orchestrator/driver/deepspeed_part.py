@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from orchestrator.config import deepspeed_file
+from orchestrator.config import deepspeed_argument, deepspeed_file
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.schema import Config
@@ -38,14 +38,14 @@ def with_deepspeed_ready(config: Config, script: Path, cwd: Path) -> Config:
 
 def _own_file(config: Config, script: Path, cwd: Path) -> tuple[str, str, Path] | None:
     """The file that the script reads by itself, where the plan is made from it."""
-    found = deepspeed_file.own_file(config.job.args, deepspeed_file.argv_of(config.job), cwd, str(script))
+    found = deepspeed_file.own_file(config.job.args, deepspeed_argument.argv_of(config.job), cwd, str(script))
     return found if found is not None and found[1] == config.deepspeed_file else None
 
 
 def _read_by_script(config: Config, own: tuple[str, str, Path], fills: bool) -> Config:
     """Nothing that a plan adds would reach such a script, which reads its file as it is."""
     name, path, folder = own
-    key = deepspeed_file.as_typed(name)
+    key = deepspeed_argument.as_typed(name)
     why = deepspeed_file.why_not_strict(path, folder) if fills else None
     if why is not None:
         raise ConfigError(
@@ -66,7 +66,7 @@ def _check(config: Config, own: tuple[str, str, Path] | None, fills: bool) -> No
         if own is None or AUTO not in str(error).partition(":")[0]:
             raise
         name, path, _ = own
-        key = deepspeed_file.as_typed(name)
+        key = deepspeed_argument.as_typed(name)
         raise ConfigError(
             f"{error}, or deepspeed={path} and {key}={{deepspeed_config}}, which is that file with"
             " its values filled in"

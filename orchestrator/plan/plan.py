@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from orchestrator.config.deepspeed_file import argv_of, named_by
+from orchestrator.config.deepspeed_argument import argv_of, named_by
 from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.placeholders import DEEPSPEED_CONFIG, asks_for
 from orchestrator.config.schema import Config, Device

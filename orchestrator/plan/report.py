@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.config.deepspeed_file import as_typed
+from orchestrator.config.deepspeed_argument import as_typed
 from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.forecast.prediction import Cost
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text

@@ -46,12 +46,17 @@ class Proxy:
         self._thread.join()
 
     async def _serve(self) -> None:
-        """Connections that are there when this returns are cancelled by asyncio.run."""
+        """Returns once no connection is left: one that asyncio.run had to cancel before it began would leave
+        its socket to the garbage collector."""
         self._loop = asyncio.get_running_loop()
         server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self._listens.set()
         await self._closing.wait()
         server.close()
+        self.trouble = Trouble.TORN
+        await asyncio.sleep(LOOK_S)
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(LOOK_S)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
