@@ -8,7 +8,7 @@ ARGS ?=
 # The versions that were tested together; `make constraints` takes newer ones.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --editable
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults soak test-services test-scripts constraints build test-package picture bench clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults soak test-services test-scripts constraints build test-package picture bench gpu-check gpu-wheels clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -111,5 +111,26 @@ $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench  ## measure everything, into docs/benchmarks.md (an hour or two, machine at rest)
 	@status=0; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || status=1; done; exit $$status
 
+# On a machine that has PyTorch and reaches no package index: what else is needed is taken from .gpu-wheels, and
+# lies with a link to that PyTorch in an environment of its own.
+.gpu-venv/.installed: $(wildcard .gpu-wheels/*.whl)
+	$(PYTHON) -m venv --without-pip .gpu-venv
+	$(PYTHON) infra/gpu_environment.py .gpu-venv .
+	$(PYTHON) -m pip --python .gpu-venv/bin/python install --quiet --no-index --no-deps --ignore-installed --no-compile .gpu-wheels/*.whl
+	@touch $@
+
+ifneq ($(wildcard .gpu-wheels),)
+GPU_BIN := .gpu-venv/bin
+gpu-check: .gpu-venv/.installed
+else
+GPU_BIN := $(BIN)
+gpu-check: $(VENV)/.installed-dev
+endif
+gpu-check:  ## what only a GPU can say, in ten minutes of one (make gpu-check ARGS="--json check.json")
+	$(GPU_BIN)/python -m benchmarks.gpu_check $(ARGS)
+
+gpu-wheels: $(VENV)/.installed-dev  ## what gpu-check needs on a machine with PyTorch and no package index, into .gpu-wheels
+	$(BIN)/python -m infra.gpu_wheels $(ARGS)
+
 clean:  ## remove the environment and caches, but no runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .gpu-venv .gpu-wheels .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -106,7 +106,7 @@ def script_arguments(task: Task, place: Place) -> list[str]:
 
 
 def torchrun(task: Task, place: Place) -> list[str]:
-    command = [str(BIN / "torchrun"), f"--nproc_per_node={task.ranks}"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={task.ranks}"]
     if not task.restarts:
         return [*command, f"--master_port={free_port()}", *script_arguments(task, place)]
     # With the store that attempts share by default, ranks meet the addresses of the attempt before, and the

@@ -79,8 +79,8 @@ class Foretold:
         return self.memory_bytes / self.run.memory_bytes - 1 if self.run.memory_bytes else None
 
 
-def trained(here: Ground, task: Task, shape: Shape, steps: int) -> MeasuredRun:
-    """One run, as its journal tells it."""
+def trained(here: Ground, task: Task, shape: Shape, steps: int, alone: bool = True) -> MeasuredRun:
+    """One run, as its journal tells it; `alone` waits until its Ray is gone too."""
     keys = [
         "job=pretrain",
         f"job.script={ROOT / 'jobs' / 'pretrain.py'}",
@@ -91,7 +91,8 @@ def trained(here: Ground, task: Task, shape: Shape, steps: int) -> MeasuredRun:
     keys += [f"job.args.{name}=0" for name in ("val_every", "checkpoint_every", "sample_tokens")]
     here.rest()
     here.run([*ORCHESTRATOR_COMMAND, *keys, "job.args.checkpoint_dir=null", "snapshot.enabled=false"])
-    here.ended()
+    if alone:
+        here.ended()
     return measured_run(here.folder / "runs" / shape.name, configuration().planner, unfinished=False)
 
 

@@ -28,6 +28,8 @@ SECTIONS = (
         "planner_on_this_machine",
     ),
 )
+# Measured where there is a GPU, by a target of its own.
+SECTIONS_OF_A_GPU = ("gpu_check",)
 HEAD = "# Benchmarks\n\nMeasured, not promised; `make bench` measures them anew on the machine it runs on.\n"
 
 
@@ -73,7 +75,8 @@ def write_section(name: str, text: str, report: Path = REPORT) -> None:
     if (begin in known) != (end in known):
         raise RuntimeError(f"{report} has only one of {begin} and {end}: put both back, or take both out")
     if begin not in known:
-        later = SECTIONS[SECTIONS.index(name) + 1 :]
+        order = (*SECTIONS, *SECTIONS_OF_A_GPU)
+        later = order[order.index(name) + 1 :]
         places = [known.find(f"<!-- {other}: begin -->") for other in later]
         place = min((found for found in places if found >= 0), default=len(known))
         known = f"{known[:place].rstrip()}\n\n{begin}\n{end}\n\n{known[place:]}".rstrip() + "\n"

@@ -47,16 +47,16 @@ class Saves:
     size: int
 
     @classmethod
-    def of(cls, notes: Sequence[trail.Note], staged: bool) -> Saves:
+    def of(cls, notes: Sequence[trail.Note], staged: bool, ranks: int = RANKS) -> Saves:
         """Raises RuntimeError where saves went another way than they were to."""
         saved = [
             [note for note in notes if note.what == "saved" and note.step == step]
             for step in range(1, SAVES + 1)
         ]
         durable = [note for note in notes if note.what == ("committed" if staged else "synced")]
-        if [len(ranks) for ranks in saved] != [RANKS] * SAVES or len(durable) != SAVES:
+        if [len(of_one) for of_one in saved] != [ranks] * SAVES or len(durable) != SAVES:
             raise RuntimeError(
-                f"{SAVES} saves of {RANKS} ranks were wanted, and durable; these came: {notes}"
+                f"{SAVES} saves of {ranks} ranks were wanted, and durable; these came: {notes}"
             )
         size = durable[-1].wrote
         wrote = sum(note.wrote for note in saved[-1])
@@ -64,7 +64,7 @@ class Saves:
             raise RuntimeError(
                 f"of {size:,} bytes ranks wrote {wrote:,} by themselves; staged was to be {staged}"
             )
-        stalls_s = [max(note.seconds for note in ranks) for ranks in saved]
+        stalls_s = [max(note.seconds for note in of_one) for of_one in saved]
         return cls(
             stalls_s[0], median(stalls_s[COLD:]), median(note.seconds for note in durable[COLD:]), size
         )
@@ -73,7 +73,7 @@ class Saves:
 def saves(launcher: Launcher, here: Ground, task: Task, staged: bool) -> Saves:
     place = Place.fresh(here)
     here.run(launcher.command(task, place))
-    found = Saves.of(trail.read(place.folder), staged)
+    found = Saves.of(trail.read(place.folder), staged, task.ranks)
     here.run(["rm", "-rf", str(place.inside)])
     return found
 

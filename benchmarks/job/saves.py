@@ -17,6 +17,7 @@ from pathlib import Path
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
 LOOK_S = 0.02
 
@@ -33,6 +34,8 @@ def make_engine(parameters: int):
     layers = [
         torch.nn.Linear(hidden, hidden, bias=False) for _ in range(max(1, round(parameters / hidden**2)))
     ]
+    if get_accelerator().device_name() == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 1},
@@ -87,11 +90,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="each with a save after it")
     args, _ = parser.parse_known_args()
     # Built on first use, for a minute and more; off for all who run this script.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if get_accelerator().device_name() == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     engine, hidden = make_engine(args.parameters)
     for step in range(1, args.steps + 1):
-        loss = engine(torch.randn(1, hidden, dtype=torch.bfloat16)).square().mean()
+        loss = engine(torch.randn(1, hidden, device=engine.device, dtype=torch.bfloat16)).square().mean()
         engine.backward(loss)
         engine.step()
         save(engine, args.stamps, args.checkpoints, step)
