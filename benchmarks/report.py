@@ -16,7 +16,7 @@ REPORT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 WIDTH = 110
 # In the order in which they are read, and measured by `make bench`.
 SECTIONS = (
-    *("launch", "scaling", "restart", "goodput", "snapshot_stall", "zygote"),
+    *("launch", "scaling", "restart", "script_launch", "goodput", "snapshot_stall", "zygote"),
     *(
         "steady",
         "probe_overhead",

@@ -95,7 +95,11 @@ class ListedGroup(RayWorkerGroup):
         return ResourcesGranted([node.name for node in self._nodes.all], self.assignment.ranks.world_size)
 
     def start(
-        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+        self,
+        attempt: int,
+        restore_before: int | None = None,
+        skip_batches: Sequence[int] = (),
+        put_aside: str = "",
     ) -> AttemptStarted:
         names = [node.name for node in self._nodes.all]
         told = Attempt(attempt, names, RANKS_PER_NODE, stragglers=StragglerWatch(1.5, 20))

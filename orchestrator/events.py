@@ -79,7 +79,8 @@ class AttemptStarted(Event):
     ``restore_step`` is the step that all ranks were told to load, from ``restore_from`` (memory or
     disk); None where there is nothing to load yet. ``restore_alone``: that checkpoint has a folder of its
     own, in which the script has put more than DeepSpeed did. ``restore_path`` is the folder or file by which
-    the script knows what it is to load, "" where it is told of none.
+    the script knows what it is to load, "" where it is told of none; ``restore_has_earlier``: it has saved
+    that by itself, without DeepSpeed, and another whole one before it.
     """
 
     attempt: int
@@ -90,6 +91,7 @@ class AttemptStarted(Event):
     restore_from: RestoreSource | str | None = None
     restore_alone: bool = False
     restore_path: str = ""
+    restore_has_earlier: bool = False
 
 
 @dataclass(frozen=True)

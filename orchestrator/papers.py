@@ -273,7 +273,10 @@ def _check_of(hint: Any) -> _Check:
             lambda value: type(value) is dict and all(map(inner.holds, value.values())),
             f"a map, each value {inner.words}",
         )
-    assert isinstance(hint, type) and issubclass(hint, enum.Enum), hint  # noqa: PT018
+    assert isinstance(hint, type), hint
+    if dataclasses.is_dataclass(hint):  # made by whoever reads it, from what is within
+        return _Check(lambda value: type(value) is hint, f"a {hint.__name__}", frozenset({hint}))
+    assert issubclass(hint, enum.Enum), hint
     words = f"one of {', '.join(str(each.value) for each in hint)}"
     return _Check(lambda value: isinstance(value, hint), words, frozenset({hint}))
 

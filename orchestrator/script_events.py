@@ -31,6 +31,28 @@ class ScriptSaved(Event):
 
 
 @dataclass(frozen=True)
+class ScriptSaveCompleted(Event):
+    """What the script has saved by itself after that step, a file or a folder, is whole: no rank nor child of
+    one has it open for writing, and its own index finds all of it. It may be told some seconds after
+    :class:`ScriptSaved`, or without one where the script has used other means."""
+
+    attempt: int
+    step: int
+    path: str
+    save_bytes: int
+
+
+@dataclass(frozen=True)
+class TokensSeen(Event):
+    """A trainer's steps up to this one have had so many tokens on average, of all ranks, padding included. It
+    is told again when that has moved; what the configuration says of tokens stands above it."""
+
+    attempt: int
+    step: int
+    tokens_per_step: int
+
+
+@dataclass(frozen=True)
 class OpCompiling(Event):
     """Ranks compile an operation of C++ or CUDA that is not there yet, and cannot go on before; it takes
     minutes."""

@@ -34,6 +34,15 @@ class ProgramKind(StrEnum):
     COMMAND = "command"  # any other program
 
 
+class StateSharing(StrEnum):
+    """Who makes the ranks share weights, gradients and optimizer states."""
+
+    DEEPSPEED = "deepspeed"  # by ZeRO's stage
+    DDP = "ddp"  # nobody: each rank holds all of it
+    FSDP = "fsdp"  # torch's FSDP: all of it is shared
+    UNKNOWN = "unknown"  # what is planned is ZeRO's stage all the same
+
+
 class Phase(StrEnum):
     """Where an attempt is on its way to its steps, in this order."""
 

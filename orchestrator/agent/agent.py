@@ -17,7 +17,13 @@ from typing import Any
 
 from orchestrator.agent.assignment import Assignment, Secrets, own_environment, rank_specs, zygote_environment
 from orchestrator.agent.checkpoint_files import CheckpointFiles
-from orchestrator.agent.launchers import WarmZygotes, as_important_as_others, forking_launcher, standing_in
+from orchestrator.agent.launchers import (
+    WarmZygotes,
+    as_important_as_others,
+    forking_launcher,
+    standing_in,
+    zygote_preload,
+)
 from orchestrator.agent.localize import (
     differences,
     identity,
@@ -29,17 +35,19 @@ from orchestrator.agent.localize import (
 )
 from orchestrator.agent.log_transfer import sender_of
 from orchestrator.agent.memory_kills import monitor_remark
-from orchestrator.agent.messages import Encoded, NodeSample, encode
+from orchestrator.agent.messages import Encoded, NodeSample, Part, ScriptPreloaded, encode
 from orchestrator.agent.port import HeldPort
 from orchestrator.agent.ranks import NodeRanks
 from orchestrator.agent.raylet import end_with_raylet
 from orchestrator.agent.resumed import Origin
+from orchestrator.agent.save_watch import SaveWatch
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.system_metrics import Sampler
 from orchestrator.config.hardware import local_gpus
 from orchestrator.config.signals import stop_numbers
 from orchestrator.rank.environment import held_back_remark
-from orchestrator.rank.launch.launcher import ExecLauncher, ForkingLauncher, Launcher
+from orchestrator.rank.launch.launcher import ExecLauncher, ForkingLauncher, Launcher, SharedZygote
+from orchestrator.rank.launch.preload import Preloaded
 
 AGENT = "orchestrator agent"
 
@@ -77,7 +85,10 @@ class NodeAgent(CheckpointFiles):
         self._zygote_remark: str | None = None
         self._since_unix_s = time.time()
         self._launcher: Launcher | None = None
+        self._told_of: Launcher | None = None
+        self._untold: Preloaded | None = None
         self._ranks = NodeRanks(assignment)
+        self._saves: SaveWatch | None = None
         self._snapshots: NodeSnapshots | None = None
         self._port: HeldPort | None = None
         self._sampler = Sampler(assignment.system_metrics_every_s, [gpu.uuid for gpu in local_gpus()])
@@ -183,11 +194,17 @@ class NodeAgent(CheckpointFiles):
                 replace(spec, snapshot=snapshots.payload_for(attempt, spec.local_rank)) for spec in specs
             ]
         launcher = self._launcher = self._standing(self._ready_launcher())
+        self._end_watch()
+        self._saves = SaveWatch(Path(self.assignment.places.checkpoint_dir), finds=self.node_index == 0)
         self._ranks.start(specs, launcher)
+        if isinstance(launcher, ForkingLauncher) and launcher is not self._told_of:
+            self._told_of, self._untold = launcher, launcher.preloaded
 
     def poll(self) -> Encoded:
         """Returns everything that happened on this node since the last call."""
-        parts = self._ranks.poll()
+        parts = self._preloaded() + self._ranks.poll()
+        if self._saves is not None:
+            parts += self._saves.poll(parts, self._ranks.pids, time.monotonic())
         sample = self._sampler.sample()
         if sample is not None:
             parts.append(NodeSample(sample))
@@ -208,6 +225,7 @@ class NodeAgent(CheckpointFiles):
     def close(self) -> None:
         """Kill ranks, end the zygote."""
         self.kill()
+        self._end_watch()
         if self._snapshots is not None:
             self._snapshots.close()
             self._snapshots = None
@@ -218,17 +236,31 @@ class NodeAgent(CheckpointFiles):
             self._port.close()
             self._port = None
 
+    def _end_watch(self) -> None:
+        if self._saves is not None:
+            self._saves.close()
+            self._saves = None
+
     def _remarks(self) -> list[str]:
         """What differs from the best that could be, without being wrong."""
         staging = self._snapshots.remark if self._snapshots else None
         held_back = held_back_remark(self.assignment.secrets.shell.held_back, own_environment())
         return [remark for remark in (self._zygote_remark, staging, monitor_remark(), held_back) if remark]
 
+    def _preloaded(self) -> list[Part]:
+        """What became of the script's own imports, once for each zygote."""
+        told, self._untold = self._untold, None
+        if told is None or not (told.imported or told.left_out):
+            return []
+        warm = isinstance(self._launcher, SharedZygote) and self._launcher.warm
+        return [ScriptPreloaded(told.imported, None if warm else told.seconds, told.left_out)]
+
     def _zygote_log(self) -> Path:
         return Path(self.assignment.places.run_dir) / "logs" / f"zygote.node-{self.node_index}.log"
 
     def _standing(self, launcher: Launcher) -> Launcher:
-        return standing_in(launcher, zygote_environment(self.assignment), str(self._zygote_log()))
+        environment = zygote_environment(self.assignment, outlives=False)
+        return standing_in(launcher, environment, str(self._zygote_log()), zygote_preload(self.assignment))
 
     def _ready_launcher(self) -> Launcher:
         """The launcher of this node; a zygote that died is replaced."""
@@ -237,8 +269,13 @@ class NodeAgent(CheckpointFiles):
             self._launcher = None
         if self._launcher is None:
             if self.assignment.launch.zygote:
-                environment, log_path = zygote_environment(self.assignment), str(self._zygote_log())
-                self._launcher, self._zygote_remark = forking_launcher(environment, self._warm, log_path)
+                self._launcher, self._zygote_remark = forking_launcher(
+                    zygote_environment(self.assignment, outlives=False),
+                    self._warm,
+                    str(self._zygote_log()),
+                    zygote_preload(self.assignment),
+                    zygote_environment(self.assignment),
+                )
             else:
                 self._launcher = ExecLauncher()
         return self._launcher

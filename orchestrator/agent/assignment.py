@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.agent.loggers import one_history
 from orchestrator.agent.resumed import Origin, words_of
 from orchestrator.config import placeholders
 from orchestrator.config.schema import LaunchConfig, RecoveryConfig, SnapshotConfig, TrackedRanks
@@ -18,6 +19,7 @@ from orchestrator.files import atomic_write
 from orchestrator.rank import tracking
 from orchestrator.rank.environment import without_leftovers
 from orchestrator.rank.spec import RankSpec
+from orchestrator.redact import is_secret
 from orchestrator.vocabulary import ProgramKind
 
 # Set by Ray for its own workers, and by our command line for Hydra; a rank is neither.
@@ -49,6 +51,7 @@ class Program:
     deepspeed: dict[str, Any]
     kind: ProgramKind
     module: str | None
+    preload: list[str]  # what it imports, for the zygote to import before it
 
     @property
     def file(self) -> Path:
@@ -147,9 +150,31 @@ def base_environment(assignment: Assignment) -> dict[str, str]:
     return own_environment() | assignment.secrets.shell.forwarded | assignment.program.environment
 
 
-def zygote_environment(assignment: Assignment) -> dict[str, str]:
-    """A zygote's: it may outlive the run, so it has nothing of the shell, and imports the same without."""
-    return own_environment() | assignment.program.environment
+def zygote_environment(assignment: Assignment, outlives: bool = True) -> dict[str, str]:
+    """A zygote's: what torch and DeepSpeed read when they are imported has nothing of the shell in it.
+
+    The script's libraries read whatever they like. For them it is what a rank has; without the secrets of the
+    shell where the zygote ``outlives`` the run.
+    """
+    if not assignment.program.preload:
+        return own_environment() | assignment.program.environment
+    shell = assignment.secrets.shell.forwarded
+    secrets = {name for name in shell if is_secret(name) and name not in assignment.program.environment}
+    environment = rank_environment(assignment)
+    return {name: value for name, value in environment.items() if not (outlives and name in secrets)}
+
+
+def rank_environment(assignment: Assignment) -> dict[str, str]:
+    """All that the ranks of a node have in common, with where their calls of MLflow go."""
+    environment = base_environment(assignment)
+    if _is_tracked(assignment):
+        environment = {k: v for k, v in environment.items() if k not in tracking.OF_ANOTHER_STORE}
+        environment[tracking.URI_VARIABLE] = tracking.URI
+    return environment
+
+
+def _is_tracked(assignment: Assignment) -> bool:
+    return tracking.URI_VARIABLE not in assignment.program.environment
 
 
 def own_environment() -> dict[str, str]:
@@ -191,11 +216,8 @@ def rank_specs(
         placeholders.SKIP_BATCHES: ",".join(map(str, skip_batches)),
         placeholders.MTBF_S: str(round(assignment.mtbf_s, 3)),
     }
-    base, specs = base_environment(assignment), []
-    tracked = tracking.URI_VARIABLE not in assignment.program.environment
-    if tracked:
-        base = {key: value for key, value in base.items() if key not in tracking.OF_ANOTHER_STORE}
-        base[tracking.URI_VARIABLE] = tracking.URI
+    base, specs, tracked = rank_environment(assignment), [], _is_tracked(assignment)
+    loggers = one_history(str(run_dir), base)
     for local_rank in range(assignment.ranks.per_node):
         rank = node_index * assignment.ranks.per_node + local_rank
         environment = launcher_environment(assignment, node_index, local_rank, origin.attempt) | {
@@ -212,7 +234,7 @@ def rank_specs(
                 script=assignment.program.script,
                 args=words_of(assignment.program.args, assignment.program.resume_args, origin, places),
                 cwd=assignment.program.cwd,
-                env=base | environment,
+                env=base | environment | (loggers if rank == 0 else {}),
                 log_path=str(run_dir / "logs" / f"attempt-{origin.attempt}.rank-{rank}.log"),
                 stop_signals=stop_numbers(assignment.recovery.stop_signals),
                 tracking=script_tracking(assignment, rank) if tracked else None,

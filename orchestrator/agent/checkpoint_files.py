@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.agent.assignment import Assignment
 from orchestrator.checkpoint import script_saves, store, world_size
 from orchestrator.checkpoint.manifest import Manifest
+from orchestrator.checkpoint.markers import lead_to
 from orchestrator.checkpoint.own_folder import is_own_folder, left_over
 from orchestrator.checkpoint.script_saves import ScriptSave
 from orchestrator.checkpoint.vouching import why_not_vouched
@@ -113,6 +114,11 @@ class CheckpointFiles:
     def put_aside(self, save_dir: str, name: str, reason: str) -> str:
         """The same for what a script has saved by itself."""
         return str(store.quarantine_folder(Path(save_dir, name), reason))
+
+    def lead_to(self, save_dir: str, newest: ScriptSave) -> list[str]:
+        """Have what tells the script of its newest checkpoint tell of this, where it leads to one that is
+        gone."""
+        return lead_to(Path(save_dir), newest)
 
     def prune(self, save_dir: str, keep: int, keep_hours: float | None) -> None:
         """Remove committed checkpoints beyond those to keep."""

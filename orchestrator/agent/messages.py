@@ -172,6 +172,16 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
+class ScriptPreloaded:
+    """The zygote of the node has imported these libraries of the script's own, in so many seconds (None where
+    it was warm and had done so before), and has left others out: each with why."""
+
+    imported: tuple[str, ...]
+    seconds: float | None
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Overdue:
     """A rank that has been silent for longer than it may be."""
 
@@ -265,6 +275,24 @@ class RankSavedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class RankSaveWhole:
+    """What a rank's script has saved by itself after that step is whole: all of it is there, and nobody
+    writes to it."""
+
+    path: str
+    step: int
+    save_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankCountedTokens:
+    """So many tokens a step has, of all ranks."""
+
+    step: int
+    tokens_per_step: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpBuilding:
     """A rank compiles an operation, or waits for one that does; ``seconds`` is what it took, None while it
     lasts."""
@@ -273,7 +301,7 @@ class OpBuilding:
     seconds: float | None
 
 
-OfScript = RankWithoutEngine | RankSavedFile | OpBuilding
+OfScript = RankWithoutEngine | RankSavedFile | RankSaveWhole | RankCountedTokens | OpBuilding
 FromWriter = PartDurable | PartGivenUp | WriterHeld | WriterFreed | RankUnstaged
 Gathered = RanksStepped | RanksSaved | RanksLoaded | RanksPeaked
 Printed = LinePrinted | FiguresPrinted
@@ -289,7 +317,7 @@ OfRanks = (
     | NodeSample
     | OfScript
 )
-Part = FromWriter | OfRanks | LogGrown | Remark | RanksOverdue | RanksSeen
+Part = FromWriter | OfRanks | LogGrown | Remark | ScriptPreloaded | RanksOverdue | RanksSeen
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Part)}
 _FIELDS = {kind: tuple(one.name for one in dataclasses.fields(kind)) for kind in _KINDS.values()}
 Encoded = list[tuple[str, tuple[Any, ...]]]

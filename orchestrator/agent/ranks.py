@@ -30,14 +30,13 @@ from orchestrator.agent.messages import (
     RankMute,
     RankPhases,
     RankRaised,
-    RankSavedFile,
     RanksOverdue,
     RanksSeen,
     RankTracked,
-    RankWithoutEngine,
     Remark,
 )
 from orchestrator.agent.rank_errors import fault_of, first_line, one_line
+from orchestrator.agent.script_parts import script_part
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.watchdog import Watchdog
 from orchestrator.errors import NodeMismatch
@@ -61,6 +60,7 @@ from orchestrator.rank.messages import (
     StacksUnavailable,
     Staged,
     StepTaken,
+    TokensCounted,
     Tracked,
     TrackedElsewhere,
     Unknown,
@@ -131,6 +131,10 @@ class NodeRanks:
     @property
     def step(self) -> int:
         return max((rank.step for rank in self._ranks), default=0)
+
+    @property
+    def pids(self) -> list[int]:
+        return [rank.process.pid for rank in self._alive()]
 
     def check_gone(self, attempt: int) -> None:
         """Raises :class:`NodeMismatch` when ranks are still alive."""
@@ -319,10 +323,8 @@ class NodeRanks:
                     f"rank {number}'s script sends MLflow to {first_line(uri)}, an address of its own: what"
                     " it logs there is not in this run"
                 )
-            case OptimizerFollowed(optimizer):
-                return RankWithoutEngine(optimizer)
-            case FileSaved(path, step, seconds):
-                return RankSavedFile(number, path, step, seconds)
+            case OptimizerFollowed() | FileSaved() | TokensCounted():
+                return script_part(number, message)
             case OpBuildBegun(op):
                 rank.building = _Build(op, now_s)
             case OpBuildEnded(op, seconds):

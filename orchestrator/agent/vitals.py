@@ -44,9 +44,20 @@ def vitals(leaders: Iterable[int], quiet_port: int | None = None) -> dict[int, V
     """By the process id of each rank, for itself and its descendants. What is said through ``quiet_port``
     does not count: at the rendezvous ranks ask for each other's state for as long as they live."""
     processes = _processes()
-    trees = {pid: tree(pid, processes) for pid in leaders}
     moved = _tcp_bytes(quiet_port)
-    return {pid: _of(pids, processes, moved) for pid, pids in trees.items() if pid in processes}
+    return {
+        pid: _of(pids, processes, moved)
+        for pid, pids in trees(leaders, processes).items()
+        if pid in processes
+    }
+
+
+def trees(
+    leaders: Iterable[int], processes: Mapping[int, _Process] | None = None
+) -> dict[int, frozenset[int]]:
+    """By the process id of each rank, its own and its descendants'."""
+    processes = _processes() if processes is None else processes
+    return {pid: tree(pid, processes) for pid in leaders}
 
 
 def tree(leader: int, processes: Mapping[int, _Process]) -> frozenset[int]:

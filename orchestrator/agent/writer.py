@@ -14,13 +14,13 @@ from orchestrator.checkpoint import writer
 from orchestrator.checkpoint.commits import Key, PartDurable, PartGivenUp, RankPart
 from orchestrator.checkpoint.manifest import FilePart
 from orchestrator.checkpoint.writer_messages import (
+    ANSWERS,
+    REQUESTS,
     Answer,
     Failed,
     Freed,
     Held,
     Request,
-    answer_of,
-    request_line,
 )
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
@@ -124,7 +124,7 @@ class NodeWriter:
 
     def _send(self, number: int) -> None:
         assert self._pipes is not None
-        os.write(self._pipes[0], request_line(self._requests[number]))
+        os.write(self._pipes[0], REQUESTS.encode(self._requests[number]))
 
     def _start(self, launcher: Launcher) -> None:
         requests_read, requests_write = os.pipe2(os.O_CLOEXEC)
@@ -158,7 +158,7 @@ class NodeWriter:
                 break
             *whole, self._partial = (self._partial + read).split(b"\n")
             lines += whole
-        return [answer_of(line) for line in lines]
+        return [ANSWERS.decode(line) for line in lines]
 
 
 def elsewhere(fd: int) -> str:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import psutil
 
+from orchestrator.agent import zygote_folder
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, ZygoteLauncher, listening_zygote
+from orchestrator.rank.launch.preload import of_script
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 # More than this and the one that has been idle longest goes: each holds some hundred megabytes.
@@ -56,6 +56,10 @@ class _Held:
     used_s: float
     runs: int = 0
 
+    def fits(self, wanted: ZygoteKey, environment: Mapping[str, str]) -> bool:
+        """For one that still imports: as far as is known by now."""
+        return not (self.launcher.key.difference(wanted) or self.launcher.preloaded.unlike(environment))
+
 
 class NodeZygotes:
     """Starts zygotes, lends them to agents, and ends those that nobody used for ``idle_timeout_s``.
@@ -75,7 +79,7 @@ class NodeZygotes:
         self._held: list[_Held] = []
         self._count = 0
         self._asked_s = time.monotonic()
-        self._folder = Path(tempfile.mkdtemp(prefix="orchestrator-zygotes-"))  # for our user alone
+        self._folder = zygote_folder.make()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="idle zygotes", daemon=True).start()
@@ -91,13 +95,14 @@ class NodeZygotes:
         with self._lock:
             self._drop_dead()
             self._asked_s = time.monotonic()
-            fitting = next((held for held in self._held if not held.launcher.key.difference(wanted)), None)
+            fitting = next((held for held in self._held if held.fits(wanted, environment)), None)
             difference: list[str] = []
             if fitting is None:
-                difference = self._held[-1].launcher.key.difference(wanted) if self._held else []
-                if ZygoteKey.of(environment, self._preload).difference(wanted):
+                difference = self._difference(wanted, environment)
+                preload = (*self._preload, *of_script(wanted.imports))
+                if ZygoteKey.of(environment, preload).difference(wanted):
                     return None
-                fitting = self._start(environment)
+                fitting = self._start(environment, preload)
             fitting.used_s = time.monotonic()
             fitting.runs += use
             return ZygoteLease(
@@ -133,14 +138,26 @@ class NodeZygotes:
             self._held = []
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, environment: Mapping[str, str]) -> _Held:
+    def _start(self, environment: Mapping[str, str], preload: Sequence[str]) -> _Held:
         while len(self._held) >= MOST_ZYGOTES and (idle := self._idle()):
             self._end(min(idle, key=lambda held: held.used_s))
         self._count += 1
         log_path = str(self._folder / f"{self._count}.log")
-        launcher, address = listening_zygote(environment, self._preload, log_path)
+        launcher, address = listening_zygote(environment, preload, log_path)
         self._held.append(_Held(launcher, address, time.monotonic()))
         return self._held[-1]
+
+    def _difference(self, wanted: ZygoteKey, environment: Mapping[str, str]) -> list[str]:
+        """Why the newest does not fit; that a script's libraries are not there yet is as it has to be."""
+        if not self._held:
+            return []
+        launcher = self._held[-1].launcher
+        if launcher.key.imports != wanted.imports:
+            return replace(launcher.key, imports=wanted.imports, sources=wanted.sources).difference(
+                replace(wanted, packages=launcher.key.packages)
+            )
+        others = ", ".join(launcher.preloaded.unlike(environment))
+        return launcher.key.difference(wanted) or [f"{others}: another in the zygote than in the job"]
 
     def _describe(self, held: _Held) -> ZygoteReport:
         launchers, ranks = self._usage(held)

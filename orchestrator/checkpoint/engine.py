@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoint.arena import load_extent
-from orchestrator.checkpoint.manifest import MANIFEST, Manifest, sha256_of
+from orchestrator.checkpoint.manifest import sha256_of
 from orchestrator.checkpoint.plain_load import UnknownTypesError, plain_load
 from orchestrator.checkpoint.staging import NO_ROOM, Phases, Staging, below
-from orchestrator.checkpoint.vouching import why_not_vouched
+from orchestrator.checkpoint.vouching import KnownManifests
 from orchestrator.errors import RestoreError
 
 _NOTHING, _OWN_CHOICE = -1, -2  # in place of a step
@@ -42,10 +42,8 @@ class RankSnapshots:
         self.staging = Staging(phases, int(payload.get("attempt", 0)), payload.get("slots", ()))
         self._restore: dict[str, Any] | None = payload.get("restore")
         self._trusted = [os.path.realpath(folder) for folder in payload.get("trusted", ())]
-        self._key, self._key_required = (
-            bytes.fromhex(payload.get("key", "")),
-            bool(payload.get("key_required")),
-        )
+        self._manifests = KnownManifests(bytes.fromhex(payload.get("key", "")))
+        self._key_required = bool(payload.get("key_required"))
         self._allow_types = list(payload.get("allow_types", ()))
 
     def adopt(self, engine: Any) -> None:
@@ -144,18 +142,18 @@ class RankSnapshots:
         if any(below(real, Path(folder)) for folder in self._trusted):
             return None
         for folder in Path(real).parents:
-            if (folder / MANIFEST).is_file():
-                manifest = Manifest.read(folder / MANIFEST)
-                part = manifest.files.get(os.path.relpath(real, folder))
+            if (known := self._manifests.of(folder)) is not None:
+                name = os.path.relpath(real, folder)
+                part = known.manifest.files.get(name)
                 if part is None or sha256_of(Path(real)) != part.sha256:
                     raise RestoreError(
                         f"{path} is not as its manifest says: it is damaged, or was put there later"
                     )
-                if self._key_required and not manifest.is_signed_with(self._key):
+                if self._key_required and not known.is_signed:
                     raise RestoreError(
                         f"{path}: its manifest is not signed with the key of snapshot.key_file"
                     )
-                return why_not_vouched(folder, manifest, self._key)
+                return known.why_not_vouched(name)
         raise RestoreError(
             f"{path}: no manifest names it, and loading a pickle runs what it says; if you trust it, put its "
             f"folder into snapshot.trusted (snapshot.trusted=[{os.path.dirname(os.path.dirname(path))}])"

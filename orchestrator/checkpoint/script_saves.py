@@ -1,11 +1,15 @@
 """Checkpoints that a script writes by itself, without DeepSpeed: which are whole, and from which to go on.
 
 Nobody has written a manifest for them, so a file is held to its own index: the central directory of what
-``torch.save`` writes, the header of safetensors, the list of shards. All of them come last or tell the length
-of the rest, so what a rank that died was writing is known by them. Nothing is unpickled. It is looked at
-between attempts, when no rank and no child of one is left that could be writing.
+``torch.save`` writes, the header of safetensors, the list of shards, the places in ``.metadata``. All of them
+come last or tell the length of the rest, so what a rank that died was writing is known by them. No code of a
+pickle is run. It is looked at between attempts, when no rank and no child of one is left that could be
+writing.
 
-Deciding is pure (:func:`choose`); :func:`look` reads a folder.
+What is named by the same step was saved as one and is good as one: a model goes with its optimizer, the part
+of one rank with those of the others.
+
+Deciding is pure (:func:`choose`, :func:`as_sets`); :func:`look` reads a folder.
 """
 
 from __future__ import annotations
@@ -16,14 +20,19 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from orchestrator import papers
+from orchestrator.checkpoint.distributed_index import lacking
 from orchestrator.checkpoint.manifest import MANIFEST
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".distcp")
 _STEP = re.compile(r"(?:step|checkpoint|ckpt|iter)[-_=]?0*(\d+)(?!\d)", re.IGNORECASE)
+_RANK = re.compile(r"(?:rank|rng_state)[-_=]?(\d+)(?!\d)", re.IGNORECASE)
+# A part of a checkpoint that no script is told to load by itself.
+_OF_A_MODEL = re.compile(r"optim|sched|scaler|rng|random", re.IGNORECASE)
 # What Hugging Face's Trainer writes last into a folder, and what tells that the folder is one of its.
 _TRAINER_LAST, _TRAINERS = "trainer_state.json", ("training_args.bin", "rng_state", "scheduler.pt")
 # What torch.distributed.checkpoint writes last, and how its parts are called.
@@ -41,36 +50,89 @@ class ScriptSave:
     step: int | None
     time_unix_s: float
     torn: str | None = None
+    ranks: frozenset[int] = frozenset()  # of which there is a part, as the files are called
+    size_bytes: int = 0
 
     @property
-    def age(self) -> tuple[bool, int, float]:
-        """The newest is the greatest; what is kept because it was the best is the newest of nothing."""
-        return "best" not in self.name.lower(), -1 if self.step is None else self.step, self.time_unix_s
+    def is_best(self) -> bool:
+        """Kept because it was the best, so it is the newest of nothing."""
+        return "best" in self.name.lower()
+
+    @property
+    def is_of_a_step(self) -> bool:
+        """It may be a part of what was saved at one step."""
+        return self.step is not None and not self.is_best
+
+    @property
+    def age(self) -> tuple[bool, int, bool, float]:
+        """The newest is the greatest."""
+        step = -1 if self.step is None else self.step
+        return not self.is_best, step, _OF_A_MODEL.search(self.name) is None, self.time_unix_s
 
 
 def choose(found: Sequence[ScriptSave], since_unix_s: float) -> tuple[ScriptSave | None, list[ScriptSave]]:
     """The newest that is whole, and those that are torn and newer, which are in the way of a script that
     looks for the newest by itself. What was there before the run began, ``since_unix_s``, is none of its
     own."""
-    ours = [one for one in found if one.time_unix_s >= since_unix_s]
+    ours = as_sets([one for one in found if one.time_unix_s >= since_unix_s])
     whole = max((one for one in ours if one.torn is None), key=lambda one: one.age, default=None)
     return whole, [one for one in ours if one.torn is not None and (whole is None or one.age >= whole.age)]
 
 
+def set_of(one: ScriptSave, found: Sequence[ScriptSave]) -> list[ScriptSave]:
+    """What was saved as one with it, itself included."""
+    if not one.is_of_a_step:
+        return [one]
+    return [each for each in found if each.step == one.step and each.is_of_a_step]
+
+
+def as_sets(found: Sequence[ScriptSave]) -> list[ScriptSave]:
+    """The same saves, those torn of whose set another is, or of which a rank's part is not there that
+    another step has."""
+    named = sorted((one for one in found if one.is_of_a_step), key=lambda one: one.step or 0)
+    alone = [one for one in found if not one.is_of_a_step]
+    sets = [list(group) for _, group in groupby(named, key=lambda one: one.step)]
+    ranks = [frozenset[int]().union(*(one.ranks for one in group)) for group in sets]
+    every = frozenset[int]().union(*ranks)
+    for group, there in zip(sets, ranks, strict=True):
+        torn = next((f"{one.name}, of the same step, is not whole" for one in group if one.torn), None)
+        if torn is None and there and there != every:
+            torn = f"it has nothing of rank {min(every - there)}, of which another step has"
+        alone += [one if one.torn or torn is None else replace(one, torn=torn) for one in group]
+    return sorted(alone, key=lambda one: one.name)
+
+
 def look(folder: Path) -> list[ScriptSave]:
     """What a checkpoint directory holds that a script may have saved; not what has a manifest of ours."""
-    found = []
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if entry.name.startswith(".") or entry.is_symlink():
-            continue
-        files = list(_files(entry))
-        if not any(file.suffix in _WEIGHTS for file in files) or any(file.name == MANIFEST for file in files):
-            continue
-        step = _STEP.search(entry.name)
-        times = [file.stat().st_mtime for file in files]
-        torn = next((why for file in files if (why := _torn(file)) is not None), None) or _lacks(entry, files)
-        found.append(ScriptSave(entry.name, int(step[1]) if step else None, max(times), torn))
-    return found
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [found for entry in entries if (found := look_at(entry)) is not None]
+
+
+def look_at(entry: Path, anything: bool = False) -> ScriptSave | None:
+    """The same of one file or folder; ``anything``: it was saved, however it is called."""
+    if entry.name.startswith(".") or entry.is_symlink():
+        return None
+    files = list(_files(entry))
+    if not files or any(file.name == MANIFEST for file in files):
+        return None
+    if not anything and not any(file.suffix in _WEIGHTS for file in files):
+        return None
+    facts = [file.stat() for file in files]
+    torn = next((why for file in files if (why := _torn(file)) is not None), None) or _lacks(entry, files)
+    return ScriptSave(
+        entry.name,
+        step_of(entry.name),
+        max(one.st_mtime for one in facts),
+        torn,
+        frozenset(int(number) for file in files for number in _RANK.findall(file.name)),
+        sum(one.st_size for one in facts),
+    )
+
+
+def step_of(name: str) -> int | None:
+    """The step in the name of a file or folder; None where it does not say one."""
+    found = _STEP.search(name)
+    return int(found[1]) if found else None
 
 
 def _files(entry: Path) -> Iterator[Path]:
@@ -100,7 +162,7 @@ def _lacks(entry: Path, files: Sequence[Path]) -> str | None:
         for shard in _shards(index):
             if not (index.parent / shard).is_file():
                 return f"{index.name} names {papers.short(shard)}, which is not there"
-    return None
+    return next((why for file in files if file.name == _DCP_LAST and (why := lacking(file))), None)
 
 
 def _shards(index: Path) -> list[str]:

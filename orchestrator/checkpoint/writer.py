@@ -220,23 +220,28 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     ended = threading.Event()
 
     def read() -> None:
-        with open(requests_path) as requests:
+        with open(requests_path, "rb") as requests:
             for line in requests:
                 lines.put(line)
         ended.set()
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    with open(answers_path, "w", buffering=1) as answers:
-        writer = Writer(lambda answer: print(messages.answer_line(answer), file=answers), ended.wait)
+    with open(answers_path, "wb") as answers:
+
+        def say(answer: messages.Answer) -> None:
+            answers.write(messages.ANSWERS.encode(answer))
+            answers.flush()
+
+        writer = Writer(say, ended.wait)
         import torch  # noqa: F401 - while requests are gathered
 
         while (line := lines.get()) is not None:
-            writer.handle(messages.request_of(line))
+            writer.handle(messages.REQUESTS.decode(line))
 
 
 if __name__ == "__main__":

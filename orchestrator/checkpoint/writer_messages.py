@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from orchestrator.checkpoint.manifest import FilePart
+from orchestrator.message_lines import Lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +60,5 @@ class Failed:
 
 
 Answer = Written | Held | Freed | Failed
-_ANSWERS: dict[str, type[Any]] = {"written": Written, "held": Held, "freed": Freed, "failed": Failed}
-_WORDS = {made: word for word, made in _ANSWERS.items()}
-
-
-def request_line(request: Request) -> bytes:
-    """Returns the line that asks for it, with its end."""
-    return json.dumps(asdict(request)).encode() + b"\n"
-
-
-def request_of(line: str | bytes) -> Request:
-    """Returns what a line asks for."""
-    return Request(**json.loads(line))
-
-
-def answer_line(answer: Answer) -> str:
-    """Returns the line that says it, without its end."""
-    return json.dumps({"event": _WORDS[type(answer)], **asdict(answer)})
-
-
-def answer_of(line: str | bytes) -> Answer:
-    """Returns what a line says."""
-    body = json.loads(line)
-    made = _ANSWERS[body.pop("event")]
-    if made is Written:
-        body["files"] = {name: FilePart(**file) for name, file in body["files"].items()}
-    answer: Answer = made(**body)
-    return answer
+REQUESTS: Lines[Request] = Lines({"write": Request})
+ANSWERS: Lines[Answer] = Lines({"written": Written, "held": Held, "freed": Freed, "failed": Failed})

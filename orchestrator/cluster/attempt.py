@@ -17,11 +17,13 @@ from orchestrator.agent.messages import (
     NodeSample,
     OfRanks,
     OpBuilding,
+    RankCountedTokens,
     RankExited,
     RankMute,
     RankPhases,
     RankRaised,
     RankSavedFile,
+    RankSaveWhole,
     RanksLoaded,
     RanksPeaked,
     RanksSaved,
@@ -52,7 +54,15 @@ from orchestrator.events import (
     StragglerNamed,
 )
 from orchestrator.redact import redact
-from orchestrator.script_events import LossNotFinite, OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
+from orchestrator.script_events import (
+    LossNotFinite,
+    OpCompiled,
+    OpCompiling,
+    ScriptSaveCompleted,
+    ScriptSaved,
+    StepsWithoutEngine,
+    TokensSeen,
+)
 from orchestrator.text import exit_in_words
 
 PHASES = tuple(Phase)
@@ -104,6 +114,7 @@ class Attempt:
         self._named = False
         self._waiting: list[tuple[float, RankOutput]] = []
         self._saves: dict[int, int] = {}  # by step, the rank that speaks for what the script saved by itself
+        self._whole_saves: dict[str, int] = {}  # the step that each is of
         self._optimizer = ""  # whose steps are told, where there is no engine
         self._ops: dict[str, bool] = {}  # operations that ranks compile; true once one of them has it
         self.broken: list[str] = []  # nodes on which a rank outlived SIGKILL
@@ -128,8 +139,13 @@ class Attempt:
                 self._waiting = []  # its traceback, which comes with the exit
             case RankWithoutEngine(optimizer):
                 return self._without_engine(optimizer)
+            case RankCountedTokens(step, tokens_per_step):
+                return [TokensSeen(self.number, step, tokens_per_step)]
             case RankSavedFile():
                 return self._script_saved(part)
+            case RankSaveWhole(path, step, save_bytes) if self._whole_saves.get(path, -1) < step:
+                self._whole_saves[path] = step  # nodes that share a folder all see it
+                return [ScriptSaveCompleted(self.number, step, path, save_bytes)]
             case OpBuilding(op, seconds):
                 return self._op(op, seconds)
             case NodeSample(metrics):

@@ -25,6 +25,7 @@ from orchestrator.agent.messages import (
     RanksOverdue,
     RanksSeen,
     Remark,
+    ScriptPreloaded,
     Unknown,
     decode,
 )
@@ -36,6 +37,7 @@ from orchestrator.cluster.engine_values import planned_values
 from orchestrator.cluster.hangs import HangWatch
 from orchestrator.cluster.nodes import Node, Nodes
 from orchestrator.cluster.ray_errors import death, error_of, reason
+from orchestrator.cluster.remarks import Remarks
 from orchestrator.cluster.script_saves import ScriptSaves
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.errors import ClusterError
@@ -100,9 +102,10 @@ class RayWorkerGroup:
         self._checkpoints = Checkpoints(assignment, self._nodes)
         self._script_saves = ScriptSaves(assignment, self._nodes)
         self._deepspeed = False  # a rank has made an engine
-        self._notice = notice
-        self._remarked: set[str] = set()
-        bounds = LogBounds(assignment.launch.log_max_bytes, lambda text: self._remark("this machine", text))
+        self._remarks = Remarks(notice)
+        bounds = LogBounds(
+            assignment.launch.log_max_bytes, lambda text: self._remarks.say(text, "this machine")
+        )
         self._logs = LogWriter(Path(assignment.places.run_dir) / "logs", bounds)
         self._now: UnderWay | None = None
         self._events: list[Event] = []  # of between two attempts
@@ -113,7 +116,11 @@ class RayWorkerGroup:
         return self._nodes.acquire(cancelled)
 
     def start(
-        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+        self,
+        attempt: int,
+        restore_before: int | None = None,
+        skip_batches: Sequence[int] = (),
+        put_aside: str = "",
     ) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
         for broken in self._now.attempt.broken if self._now else ():
@@ -128,7 +135,9 @@ class RayWorkerGroup:
         names = [node.name for node in self._nodes.all]
         ranks, limits = self.assignment.ranks, self.assignment.recovery
         stragglers = StragglerWatch(limits.straggler_factor, limits.straggler_steps, limits.straggler_after_s)
-        origin = self._origin(attempt, restore, restore_before)
+        if put_aside:
+            self._events += self._script_saves.put_aside(put_aside)
+        origin, has_earlier = self._origin(attempt, restore, restore_before)
         planned = planned_values(self.assignment.program.deepspeed, ranks.world_size)
         self._now = UnderWay(
             Attempt(attempt, names, ranks.per_node, ranks.gpu_name, stragglers, planned),
@@ -145,7 +154,15 @@ class RayWorkerGroup:
         source = restore.source if restore else None
         alone = restore is not None and self._checkpoints.is_alone(restore)
         return AttemptStarted(
-            attempt, address, port, ranks.world_size, origin.step, source, alone, origin.checkpoint
+            attempt,
+            address,
+            port,
+            ranks.world_size,
+            origin.step,
+            source,
+            alone,
+            origin.checkpoint,
+            has_earlier,
         )
 
     def poll(self) -> list[Event]:
@@ -211,16 +228,17 @@ class RayWorkerGroup:
         self._tidy_below = attempt + 1
         return restore
 
-    def _origin(self, attempt: int, restore: Restore | None, before: int | None) -> Origin:
+    def _origin(self, attempt: int, restore: Restore | None, before: int | None) -> tuple[Origin, bool]:
         """From where the script is told to go on: the checkpoint that was chosen or, of a script that has
-        made no engine of DeepSpeed's, what it has saved by itself."""
+        made no engine of DeepSpeed's, what it has saved by itself; and whether it has saved one before
+        that."""
         if restore is not None:
-            return Origin(attempt, restore.save_dir, restore.step)
+            return Origin(attempt, restore.save_dir, restore.step), False
         if attempt == 1 or self._deepspeed or not self.assignment.snapshot.enabled:
-            return Origin(attempt)
-        path, put_aside = self._script_saves.newest(before)
-        self._events += put_aside
-        return Origin(attempt, path)
+            return Origin(attempt), False
+        newest = self._script_saves.newest(before)
+        self._events += newest.put_aside
+        return Origin(attempt, newest.path), newest.has_earlier
 
     def _listen_between(self) -> list[Event]:
         """Hear the writers while no rank runs."""
@@ -309,20 +327,16 @@ class RayWorkerGroup:
             case LogGrown():
                 self._logs.keep(part)
             case Remark(text):
-                self._remark(node.name, text)
+                self._remarks.say(text, node.name)
+            case ScriptPreloaded():
+                self._remarks.preloaded(part)
             case RanksOverdue():
                 now.overdue[node.index] = part
             case RanksSeen():
                 now.hangs.receive(node.index, part)
             case Unknown(kind):
-                self._remark(node.name, f"its agent said {kind!r}, which this version does not know")
+                self._remarks.say(f"its agent said {kind!r}, which this version does not know", node.name)
         return []
-
-    def _remark(self, name: str, text: str) -> None:
-        """What many nodes say alike is said once."""
-        if text not in self._remarked:
-            self._remarked.add(text)
-            self._notice(f"{name}: {text}")
 
     def _poll_nodes(self, now: UnderWay) -> list[tuple[Node, list[Part | Unknown]]]:
         for node in self._nodes.all:

@@ -22,6 +22,7 @@ from ray.exceptions import RayError, RuntimeEnvSetupError
 from orchestrator.cluster.ray_env import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
 from orchestrator.cluster.ray_errors import asks_for_a_token, is_submitted_with_a_folder, last_line, reason
 from orchestrator.cluster.ray_folder import ray_folder
+from orchestrator.cluster.warm import record
 from orchestrator.cluster.warm.head import stop_sessions
 from orchestrator.errors import ClusterUnreachable, ConfigError
 
@@ -86,6 +87,7 @@ def connect(
                 sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, **local)
             )
         else:
+            _refuse_cut_off(address)
             stack.callback(ray.shutdown)
             context = _init(address, working_dir, run_root)
         url, info = context.dashboard_url, context.address_info
@@ -96,6 +98,12 @@ def connect(
             info["session_dir"],
             token_path,
         )
+
+
+def _refuse_cut_off(address: str) -> None:
+    kept = record.find()
+    if kept is not None and kept.address == address and (why := kept.why_cut_off()) is not None:
+        raise ClusterUnreachable(f"{why}; 'orchestrator down --force' ends it")
 
 
 def _start(sessions: list[psutil.Process], unheard: frozenset[int], init: Callable[[], Any]) -> Any:

@@ -19,12 +19,14 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import deepspeed_argument, deepspeed_file, load
-from orchestrator.config.schema import Config
+from orchestrator.config.schema import Config, FlagStyle
 from orchestrator.config.words import literal, literally
 from orchestrator.errors import ConfigError
 
 _ATTRIBUTE = "_origin"  # of a Config, beside its fields: neither compared nor written anywhere
 _PLAIN = re.compile(r"[A-Za-z_][\w./:-]*", re.ASCII)  # Hydra reads no other letters without quotes
+_TYPED_ARGUMENT = re.compile(r"\+{0,2}job\.args\.(?P<name>[^=]+)=(?P<value>.*)", re.DOTALL)
+_BOOLEAN = re.compile(r"\b(?:true|false)\b", re.IGNORECASE)
 _NOT_TEXT = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}
 
 
@@ -42,7 +44,7 @@ class Origin:
 def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool = False) -> Config:
     """The configuration of what Hydra composed, which remembers both. Raises as :func:`load.load` does."""
     composed = with_own_file(composed, words)
-    config = load.load(with_some_nodes(composed))
+    config = with_typed_booleans(load.load(with_some_nodes(composed)), words)
     vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
     return config
 
@@ -85,6 +87,24 @@ def with_own_file(composed: DictConfig, words: Sequence[str]) -> DictConfig:
         composed.deepspeed = OmegaConf.create(literally(body))
         composed.deepspeed_file = literal(path)
     return composed
+
+
+def with_typed_booleans(config: Config, words: Sequence[str]) -> Config:
+    """With ``True`` and ``False`` among ``job.args`` as they were typed, where they go on as text.
+
+    Hydra makes one value of ``False`` and ``false``, and to most scripts they are one. But to what reads
+    Python's own (nanoGPT's configurator, fire, tyro) ``false`` is a text, and a text is true.
+    """
+    if config.job.flag_style is not FlagStyle.equals:
+        return config
+    given, args = config.job.args, dict(config.job.args)
+    for word in words:
+        if (match := _TYPED_ARGUMENT.fullmatch(word)) and isinstance(value := given.get(match["name"]), bool):
+            # of a sweep the one that this run has
+            spelled = {typed.lower(): typed for typed in _BOOLEAN.findall(match["value"])}
+            typed = spelled.get(plain := str(value).lower(), plain)
+            args[match["name"]] = value if typed == plain else typed
+    return dataclasses.replace(config, job=dataclasses.replace(config.job, args=args))
 
 
 def was_searched(config: Config) -> bool:

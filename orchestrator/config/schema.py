@@ -341,6 +341,9 @@ class LaunchConfig:
 
     # fork ranks from a process with torch and DeepSpeed imported; false starts interpreters
     zygote: bool = True
+    # of the script's own imports, those that this process has too: null is the heavy ones that its source
+    # imports, [] none; others by name
+    preload: list[str] | None = None
     wait_for_resources_s: float = 60.0  # for the cluster to have the nodes free
     start_timeout_s: float = 300.0  # for agents and ranks to start
     poll_s: float = 0.1  # between two looks at the agents

@@ -18,6 +18,7 @@ from orchestrator.agent.assignment import (
     Signing,
 )
 from orchestrator.config.schema import Config
+from orchestrator.driver.script_preload import script_preload
 from orchestrator.driver.signing import signing_key
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
@@ -58,6 +59,7 @@ def assignment_of(
             deepspeed=dict(plan.deepspeed),
             kind=plan.program,
             module=plan.module,
+            preload=script_preload(config, plan) if config.launch.zygote else [],
         ),
         ranks=Ranks(
             per_node=plan.layout.ranks_per_node,

@@ -4,27 +4,36 @@ cannot be trained with is refused."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from orchestrator.config import deepspeed_argument, deepspeed_file
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.deepspeed_values import AUTO
+from orchestrator.config.placeholders import DEEPSPEED_CONFIG, asks_for
 from orchestrator.config.schema import Config
-from orchestrator.driver.script_imports import fills_auto
+from orchestrator.driver.script_sources import fills_auto
 from orchestrator.errors import ConfigError
+from orchestrator.plan.arguments import words_of
 from orchestrator.plan.layout.deepspeed_auto import BATCH, BY_SCRIPT, filled
+from orchestrator.plan.sharing import literal_deepspeed
+from orchestrator.plan.source import Source
 
 
-def with_deepspeed_ready(config: Config, script: Path, cwd: Path) -> Config:
-    """The same configuration with the DeepSpeed part that the ranks will train with.
+def with_deepspeed_ready(config: Config, script: Path, cwd: Path, sources: Sequence[Source]) -> Config:
+    """The same configuration with the DeepSpeed part that the ranks will train with; ``sources`` are the
+    script's and those of the modules beside it.
 
     Raises :class:`ConfigError`.
     """
     own = _own_file(config, script, cwd)
+    if own is None and (literal := literal_of(config, sources)) is not None:
+        return dataclasses.replace(config, deepspeed=literal)
     if own is None and not _has_auto(config.deepspeed):
         check_deepspeed(config.deepspeed)
         return config
-    fills = fills_auto(script)
+    fills = fills_auto(sources)
     if own is not None:
         config = _read_by_script(config, own, fills)
     ready = filled(config, fills) if own is None or fills else config
@@ -34,6 +43,25 @@ def with_deepspeed_ready(config: Config, script: Path, cwd: Path) -> Config:
         ready = dataclasses.replace(ready, deepspeed={**guessed, **given})
     _check(ready, own, fills)
     return ready
+
+
+def literal_of(config: Config, sources: Sequence[Source]) -> dict[str, Any] | None:
+    """The dictionary that the script's source hands to DeepSpeed by itself, where no argument names a file;
+    None where it does not, or where that is nothing that a plan can be made from."""
+    if (
+        config.deepspeed_file is not None
+        or config.job.command
+        or asks_for(DEEPSPEED_CONFIG, words_of(config.job))
+    ):
+        return None
+    body = literal_deepspeed(sources)
+    if body is None or _has_auto(body):
+        return None
+    try:
+        check_deepspeed(body)
+    except ConfigError:  # which DeepSpeed may take all the same, and no word of ours would change
+        return None
+    return {"bf16": {"enabled": False}, **body}  # else a plan would switch it on where it can
 
 
 def _own_file(config: Config, script: Path, cwd: Path) -> tuple[str, str, Path] | None:

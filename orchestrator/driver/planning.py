@@ -91,6 +91,7 @@ def plan_budget(config: Config, usd: float | None = None, days: float | None = N
             them.
     """
     from orchestrator.config.origin import changed, origin_of
+    from orchestrator.driver.preflight import look_at_script
     from orchestrator.planner.budget import answer
 
     limits = {"budget_usd": usd, "deadline_days": days}
@@ -100,7 +101,7 @@ def plan_budget(config: Config, usd: float | None = None, days: float | None = N
     config = changed(config, **{name: float(value) for name, value in limits.items() if value is not None})
     if config.budget_usd is None and config.deadline_days is None:
         raise ConfigError("plan_budget: neither money nor time is given; give usd=… or days=…, or both")
-    return answer(*origin_of(config))
+    return answer(*origin_of(config), look_at_script(config))
 
 
 def sweep(config: Config, values: Mapping[str, Sequence[Any]], observed: bool = False) -> Sweep:

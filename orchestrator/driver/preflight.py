@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +14,19 @@ from orchestrator.config import hardware
 from orchestrator.config.load import conf_dir
 from orchestrator.config.programs import find_command, find_module
 from orchestrator.config.schema import Config, Device
-from orchestrator.driver.deepspeed_part import with_deepspeed_ready
+from orchestrator.driver.deepspeed_part import literal_of, with_deepspeed_ready
 from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.plan.layout.layout import check_values
-from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.plan import Plan, make_plan, shared_of
+from orchestrator.plan.resuming import resuming
+from orchestrator.plan.source import Source
 from orchestrator.planner.calibration_file import calibrations_of
 from orchestrator.vocabulary import ProgramKind
 
 if TYPE_CHECKING:
     from orchestrator.cluster.warm.record import WarmCluster
+    from orchestrator.planner.budget import LookAtScript
 
 CONNECT_TIMEOUT_S = 5.0
 # The address that always means a cluster which starts and ends with the run.
@@ -94,19 +98,20 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     not to launch. Raises :class:`ConfigError`.
     """
     check_values(config)  # first: DeepSpeed's batch sizes come from the job's
-    config, kind, script, cwd = _with_program(config)
+    config, program = _with_program(config)
+    script, cwd = program.path, program.cwd
     check_local_gpus(config)
     sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
     facts = {}
     if observed:
         from orchestrator.agent.facts import observe
 
-        facts = observe(script, sources, cwd, least_bytes, alone=kind is ProgramKind.COMMAND)
+        facts = observe(script, sources, cwd, least_bytes, alone=program.kind is ProgramKind.COMMAND)
     elif sources:
         corpus.find(sources, cwd, least_bytes)
-    module = config.job.module if kind is ProgramKind.MODULE else None
+    module = config.job.module if program.kind is ProgramKind.MODULE else None
     plan = make_plan(
-        config, str(script), str(cwd), facts, calibrations_of(config), script_sources(script), kind, module
+        config, str(script), str(cwd), facts, calibrations_of(config), program.sources, program.kind, module
     )
     check_world_size(config, plan)
     return plan
@@ -165,11 +170,35 @@ def check_before_search(config: Config) -> None:
     _with_program(config)
 
 
-def _with_program(config: Config) -> tuple[Config, ProgramKind, Path, Path]:
-    """With the DeepSpeed part that the program will train with; what it is, its path, and where it is run."""
+def look_at_script(config: Config) -> LookAtScript:
+    """What a plan would know of the script, refused where a plan would refuse it. Raises
+    :class:`ConfigError`."""
+    from orchestrator.planner.budget import LookAtScript
+
+    check_values(config)
+    _, program = _with_program(config)
+    how = resuming(config.job.resume_args, program.sources).how
+    return LookAtScript(how, shared_of(config, program.sources), literal_of(config, program.sources))
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What every rank runs: its path, the folder that it is run in, and its sources, which are read once for
+    all that is asked of them."""
+
+    kind: ProgramKind
+    path: Path
+    cwd: Path
+    sources: Sequence[Source]
+
+
+def _with_program(config: Config) -> tuple[Config, _Program]:
+    """With the DeepSpeed part that the program will train with."""
     cwd = Path(config.job.cwd or os.getcwd()).resolve()
-    kind, script = find_program(config, cwd)
-    return with_deepspeed_ready(config, script, cwd), kind, script, cwd
+    kind, path = find_program(config, cwd)
+    # Python looks for what a module imports where it is run, and for what a script imports beside it.
+    sources = script_sources(path, cwd if kind is ProgramKind.MODULE else None)
+    return with_deepspeed_ready(config, path, cwd, sources), _Program(kind, path, cwd, sources)
 
 
 def find_script(script: str, cwd: Path) -> Path:

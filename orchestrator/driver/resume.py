@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from orchestrator.config.schema import Config, Resume
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import ConfigError, RunDirectoryError
-from orchestrator.events import RunEnded, RunResumed, Status
+from orchestrator.events import Record, RunEnded, RunResumed, Status
 from orchestrator.ledger.run_directory import RESUME, RunDirectory
 from orchestrator.rank.environment import reaching_ranks
 from orchestrator.redact import known, learn
@@ -130,6 +132,17 @@ def resumable(path: Path) -> tuple[Config, Unfinished]:
     config = load.from_container(saved.config)
     config.run_dir = str(path)
     return config, replace(found, forwarded=tuple(saved.forwarded))
+
+
+def how_to_go_on(ended: Record | None, directory: Path, from_here: bool) -> str | None:
+    """What to type for a run that may be taken up again; None for one that has finished. ``from_here`` says
+    that this process is still in the folder of the shell that started it."""
+    if ended is None or not isinstance(ended.event, RunEnded) or ended.event.status is Status.FINISHED:
+        return None
+    # By its name where it lies where runs lie if nothing else is said.
+    by_name = from_here and directory == Path("runs", directory.name).resolve()
+    words = [sys.executable, "-m", "orchestrator", "resume", directory.name if by_name else str(directory)]
+    return f"to go on with it: {shlex.join(words)}"
 
 
 def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.agent.assignment import zygote_environment
-from orchestrator.agent.launchers import early_zygote
+from orchestrator.agent.launchers import early_zygote, zygote_preload
 from orchestrator.agent.localize import leave_mark, remove_mark
 from orchestrator.cluster import ray_env
 from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
@@ -26,7 +26,15 @@ from orchestrator.driver.preflight import (
     find_target,
     plan_of,
 )
-from orchestrator.driver.resume import Unfinished, missing_names, remember, resumable, to_take_up
+from orchestrator.driver.resume import (
+    Unfinished,
+    how_to_go_on,
+    missing_names,
+    remember,
+    resumable,
+    to_take_up,
+)
+from orchestrator.driver.script_preload import check_preload
 from orchestrator.driver.signing import check_signing
 from orchestrator.driver.stopping import asked_by_signals, exit_code, take
 from orchestrator.driver.tracking import (
@@ -71,6 +79,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     signals = stop_numbers(config.recovery.stop_signals)
     check_forward(config)
     check_signing(config)
+    check_preload(config, target.address is None)
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
@@ -143,7 +152,8 @@ def _supervised(run: _Wired) -> int:
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.
             log_path = directory.path / "logs" / "zygote.node-0.log"
-            early = stack.enter_context(early_zygote(zygote_environment(assignment), log_path))
+            environment = zygote_environment(assignment, outlives=False)
+            early = stack.enter_context(early_zygote(environment, log_path, zygote_preload(assignment)))
         run.sink.begin(view.notice)
         from orchestrator.cluster.gauges import Gauges
         from orchestrator.cluster.group import RayWorkerGroup
@@ -200,6 +210,8 @@ def _supervised(run: _Wired) -> int:
                     observer.observe(last, bill)
     fold.finish()
     view.summary(last, ledger, where | tracking_places(config, run.sink.recorded))
+    if (hint := how_to_go_on(last, directory.path, takes_up is None)) is not None:
+        view.notice(hint)
     run.sink.finish(stop, view)
     return _exit_code(last, stop)
 

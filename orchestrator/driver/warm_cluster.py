@@ -86,7 +86,10 @@ def down(progress: Progress, force: bool) -> None:
             )
             return
         joined: list[str] = []
-        if cluster.answers():
+        cut_off = cluster.why_cut_off() if cluster.answers() else None
+        if cut_off is not None and not force:
+            raise ClusterError(f"{cut_off}; 'down --force' ends it without a look at what runs there")
+        if cluster.answers() and cut_off is None:
             try:
                 with progress.busy("stopping"):
                     joined = _end_zygotes(cluster, force)

@@ -66,7 +66,7 @@ from orchestrator.events import (
 from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
 from orchestrator.ledger.charge import US_PER_S, Charge, Spent
 from orchestrator.records import LONGEST_S
-from orchestrator.script_events import ScriptSaved
+from orchestrator.script_events import ScriptSaved, TokensSeen
 
 __all__ = ["Bill", "Bucket", "Meter"]
 
@@ -174,6 +174,8 @@ class Meter:
                 self._failed = self._ended = False
             case EngineConfigured():
                 self._tokens_per_step_of(event)
+            case TokensSeen() if self._planned is not None and self._planned.tokens_per_step is None:
+                self.facts = replace(self._planned, tokens_per_step=event.tokens_per_step)
             case RunResumed():
                 self._close()
                 self._failed, self._ended = True, False

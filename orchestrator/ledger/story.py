@@ -50,7 +50,13 @@ from orchestrator.events import (
 from orchestrator.ledger.checkpoint_lines import CheckpointLines
 from orchestrator.ledger.fault_words import draining_in_words, lost_in_words
 from orchestrator.ledger.meter import Bill, Bucket
-from orchestrator.script_events import OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
+from orchestrator.script_events import (
+    OpCompiled,
+    OpCompiling,
+    ScriptSaveCompleted,
+    ScriptSaved,
+    StepsWithoutEngine,
+)
 from orchestrator.text import (
     clean,
     count,
@@ -148,7 +154,10 @@ class Story:
             case CheckpointSaved():
                 return _note(self._checkpoints.saved(event, record.elapsed_s))
             case ScriptSaved():
-                return _note(self._checkpoints.by_script(event, record.elapsed_s))
+                self._checkpoints.by_script(event)
+                return []
+            case ScriptSaveCompleted():
+                return _note(self._checkpoints.whole(event, record.elapsed_s))
             case AttemptEnded() | RunEnded():
                 line = self._plain(event)
                 return _note(self._checkpoints.at_the_end()) + ([line] if line else [])

@@ -10,7 +10,8 @@ style         ``lr: 0.1``, ``bf16: true``  ``layers: [1, 2]``    ``opt: {betas: 
 ``hydra``     ``lr=0.1 bf16=true``         ``layers=[1,2]``      ``opt.betas=[0.9,0.95]``
 ============  ==========================  ====================  ==============================
 
-An argument that is null is left out, whatever the style.
+An argument that is null is left out, whatever the style. ``True`` that was typed so is a text in ``equals``
+(see :func:`~orchestrator.config.origin.with_typed_booleans`).
 """
 
 from __future__ import annotations
@@ -60,12 +61,8 @@ def _text(value: Any, style: FlagStyle) -> str:
         case list() | tuple() if style in (FlagStyle.flags, FlagStyle.dotted):  # inside of a list
             return json.dumps(value, ensure_ascii=False)
         case list() | tuple():
-            return ",".join(_item(item) for item in value)
+            return ",".join(str(item) if isinstance(item, list) else _text(item, style) for item in value)
     return str(value)
-
-
-def _item(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
 def _flattened(args: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, Any]]:

@@ -26,8 +26,10 @@ from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.transformer import parameters, training_flops_per_token
 from orchestrator.plan.resuming import resuming
+from orchestrator.plan.sharing import Sharing, literal_deepspeed, sharing, with_sharing
+from orchestrator.plan.source import Source
 from orchestrator.redact import HIDDEN, is_secret, redact
-from orchestrator.vocabulary import ProgramKind
+from orchestrator.vocabulary import ProgramKind, StateSharing
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
 OFFLOAD_BUFFER_FACTOR = 1.5
@@ -93,6 +95,12 @@ class Plan:
     deepspeed_argument: str | None = None
     # keys of ``deepspeed`` that are "auto" still, for transformers or accelerate to fill in
     deepspeed_auto: tuple[str, ...] = ()
+    # who makes the ranks share their states: `deepspeed`, `ddp`, `fsdp` or `unknown`, as the script's source
+    # says; of `ddp` the layout's ZeRO stage is 0, of `fsdp` 3
+    states: StateSharing = StateSharing.DEEPSPEED
+    states_by: str = ""  # what says so; empty where an argument names a DeepSpeed file, or nothing does
+    # whether ``deepspeed`` is what the script's source spells out for `deepspeed.initialize`
+    deepspeed_in_source: bool = False
 
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
@@ -142,7 +150,7 @@ def make_plan(
     cwd: str,
     facts: Mapping[str, str],
     calibrations: Mapping[Group, Calibration] = MappingProxyType({}),
-    sources: Sequence[str] = (),
+    sources: Sequence[Source] = (),
     program: ProgramKind = ProgramKind.SCRIPT,
     module: str | None = None,
 ) -> Plan:
@@ -152,18 +160,26 @@ def make_plan(
 
     Raises :class:`ConfigError` for numbers that contradict each other and for a model that cannot fit.
     """
-    layout = derive_layout(config)
+    words, shared = words_of(config.job), shared_of(config, sources)
+    in_source = config.deepspeed_file is None and _is_in(literal_deepspeed(sources), config.deepspeed)
+    config = with_sharing(config, shared)
+    try:
+        layout = derive_layout(config)
+    except ConfigError as error:
+        if not in_source:
+            raise
+        raise ConfigError(f"{error}, in what {script} hands to deepspeed.initialize") from None
     resume = resuming(config.job.resume_args, sources)
     price = price_usd_per_gpu_hour(config.cluster.price, config.gpu)
     deepspeed = resolved_deepspeed(config, layout)
     model = _model_facts(config, layout)
     memory, step, calibration = memory_and_calibration(config, layout, calibrations)
     if memory is not None:
-        _check_memory(config, layout, memory)
+        _check_memory(config, layout, memory, shared)
     return Plan(
         job=config.job.name,
         script=script,
-        args=tuple(words_of(config.job)),
+        args=tuple(words),
         resume_args=resume.args,
         resume=resume.how,
         cwd=cwd,
@@ -190,7 +206,17 @@ def make_plan(
         deepspeed_file=config.deepspeed_file,
         deepspeed_argument=_own_argument(config),
         deepspeed_auto=left_to_script(config.deepspeed),
+        states=shared.how,
+        states_by=shared.by,
+        deepspeed_in_source=in_source,
     )
+
+
+def shared_of(config: Config, sources: Sequence[Source]) -> Sharing:
+    """Who makes the ranks of the configuration's script share their states."""
+    words = words_of(config.job)
+    handed = asks_for(DEEPSPEED_CONFIG, words) or _own_argument(config) is not None
+    return sharing(sources, words, {**config.job.env, **config.env}, handed)
 
 
 def environment_of(config: Config, nodes: int) -> dict[str, Setting]:
@@ -226,6 +252,10 @@ def resolved_deepspeed(config: Config, layout: Layout) -> dict[str, Any]:
     return body
 
 
+def _is_in(body: Mapping[str, Any] | None, deepspeed: Mapping[str, Any]) -> bool:
+    return body is not None and body.items() <= deepspeed.items()
+
+
 def _own_argument(config: Config) -> str | None:
     """The argument that names the file which the plan is made from."""
     named = named_by(config.job.args, argv_of(config.job))
@@ -245,7 +275,7 @@ def _model_facts(config: Config, layout: Layout) -> ModelFacts | None:
     )
 
 
-def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
+def _check_memory(config: Config, layout: Layout, needed: Memory, shared: Sharing) -> None:
     """Refuses what cannot fit, on the accelerator or, with offload, in the node's own memory."""
     assert config.model is not None
     if needed.total_bytes > config.gpu.memory_bytes:
@@ -257,6 +287,11 @@ def _check_memory(config: Config, layout: Layout, needed: Memory) -> None:
             if fits
             else "no layout of this job fits; use larger GPUs or more"
         )
+        if shared.how is StateSharing.DDP:  # which no word of ours changes
+            remedy = (
+                f"with the script's {shared.by} every rank holds all states: share them by FSDP or a"
+                " DeepSpeed engine, or use larger GPUs"
+            )
         short = needed.total_bytes - config.gpu.memory_bytes
         raise ConfigError(
             f"model={config.model.name}: needs {_gb(needed.total_bytes)} per {config.gpu.unit}, "

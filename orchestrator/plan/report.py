@@ -22,6 +22,7 @@ from orchestrator.text import (
     usd,
     with_prefix,
 )
+from orchestrator.vocabulary import StateSharing
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
@@ -129,9 +130,8 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         yield "model", "not described, so memory and time are not predicted"
     nodes = f"{layout.nodes} × {plan.node_type}, {layout.ranks_per_node} × {plan.gpu_type} each"
     yield "cluster", f"{nodes}, fabric {plan.fabric}"
-    zero = f"ZeRO-{layout.zero_stage}" + (" with offload" if layout.offload else "")
     recompute = ", recompute" if layout.recompute else ""
-    yield "layout", f"{layout.ranks} ranks: {layout.degrees}, {zero}, {layout.precision}{recompute}"
+    yield "layout", f"{layout.ranks} ranks: {layout.degrees}, {_states(plan)}, {layout.precision}{recompute}"
     factors = (
         f"{layout.micro_batch} micro-batch",
         f"{layout.accumulation} accumulation",
@@ -140,7 +140,11 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     per_step = plan.prediction.tokens_per_step
     tokens = f" ({per_step:,} tokens)" if per_step else ""
     yield "batch", f"{layout.global_batch} sequences a step = {' × '.join(factors)}{tokens}"
-    if not plan.hands_deepspeed and plan.deepspeed_argument is None:
+    if plan.deepspeed_in_source:
+        yield "deepspeed", "as the script's source hands it to deepspeed.initialize"
+    elif plan.states in (StateSharing.DDP, StateSharing.FSDP):
+        yield "deepspeed", "not used by the script, as its source says: batch and precision are its own"
+    elif not plan.hands_deepspeed and plan.deepspeed_argument is None:
         yield (
             "deepspeed",
             "no argument has {deepspeed_config}: batch, precision and ZeRO are the script's own; what it"
@@ -159,6 +163,20 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         yield "auto", f"left to the script to fill in: {', '.join(plan.deepspeed_auto)}"
     for key, name in deprecated_keys(plan.deepspeed).items():
         yield "deepspeed", f"{key} is an old name, which DeepSpeed takes for now; write {name} instead"
+
+
+def _states(plan: Plan) -> str:
+    """How weights, gradients and optimizer states are shared."""
+    zero = f"ZeRO-{plan.layout.zero_stage}" + (" with offload" if plan.layout.offload else "")
+    match plan.states:
+        case StateSharing.DDP:
+            return f"every rank holds all states ({plan.states_by})"
+        case StateSharing.FSDP:
+            return f"states shared by FSDP ({plan.states_by})"
+        case StateSharing.UNKNOWN:
+            why = f"its source has {plan.states_by}" if plan.states_by else "its source does not say"
+            return f"{zero} assumed ({why})"
+    return zero
 
 
 def _memory_parts(plan: Plan) -> str:

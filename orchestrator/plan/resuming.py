@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.config.placeholders import CHECKPOINT, OF_ATTEMPT
 from orchestrator.errors import ConfigError, near_miss
+from orchestrator.plan.source import Source
 
 # Options by which known scripts are told what to load, the most telling first.
 _OPTIONS = (
@@ -47,7 +48,7 @@ class Resuming:
     how: str = ""
 
 
-def resuming(told: Sequence[str] | None, sources: Sequence[str]) -> Resuming:
+def resuming(told: Sequence[str] | None, sources: Sequence[Source]) -> Resuming:
     """How a script goes on: as ``told`` (``job.resume_args``), else as its ``sources`` say, the script's
     first and then those of the modules beside it. Raises :class:`ConfigError`."""
     if told is not None:
@@ -58,7 +59,7 @@ def resuming(told: Sequence[str] | None, sources: Sequence[str]) -> Resuming:
         return Resuming()
     found = _Found()
     for source in sources:
-        for node in _nodes(source):
+        for node in source.nodes():
             found.look(node)
     args = found.args()
     if args:
@@ -70,27 +71,6 @@ def resuming(told: Sequence[str] | None, sources: Sequence[str]) -> Resuming:
         "it cannot, and begins anew after a fault: it has no option that is known here and finds no"
         " checkpoint by itself; tell it how with \"job.resume_args=['--OPTION={checkpoint}']\"",
     )
-
-
-def imported(source: str) -> set[str]:
-    """Names of the modules that a source imports, with dots as it writes them."""
-    names: set[str] = set()
-    for node in _nodes(source):
-        match node:
-            case ast.Import():
-                names |= {alias.name for alias in node.names}
-            case ast.ImportFrom(module=module):
-                inner = {f"{module}.{alias.name}" if module else alias.name for alias in node.names}
-                names |= inner | ({module} if module else set())
-    return names
-
-
-def _nodes(source: str) -> Iterator[ast.AST]:
-    """All of a source's syntax; nothing of what is no Python, which the ranks will say."""
-    try:
-        yield from ast.walk(ast.parse(source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
 
 
 def _with(args: Sequence[str]) -> str:
@@ -129,7 +109,7 @@ class _Found:
         match node:
             case ast.Call():
                 self._call(node)
-            case ast.ClassDef() if any(_name(each) == "dataclass" for each in node.decorator_list):
+            case ast.ClassDef() if any(name_of(each) == "dataclass" for each in node.decorator_list):
                 for each in node.body:
                     if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
                         self.fields[each.target.id] = "bool" not in ast.dump(each.annotation)
@@ -163,7 +143,7 @@ class _Found:
         return ("--{}={}".format(*_NANO_GPT),) if self.nano_gpt == 3 else ()
 
     def _call(self, call: ast.Call) -> None:
-        name = _name(call.func)
+        name = name_of(call.func)
         self.called.add(name)
         if name in _FINDS:
             self.finds.add(name)
@@ -175,11 +155,11 @@ class _Found:
                 self.options[word.removeprefix("--")] = not _is_flag(call)
 
 
-def _name(node: ast.AST) -> str:
+def name_of(node: ast.AST) -> str:
     """The last name of what is called, or of a decorator."""
     match node:
         case ast.Call(func=func):
-            return _name(func)
+            return name_of(func)
         case ast.Attribute(attr=attr):
             return attr
         case ast.Name(id=name):

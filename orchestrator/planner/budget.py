@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,12 +23,15 @@ from orchestrator.plan.layout.layout import check_values, precision_of
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import unrecorded
 from orchestrator.plan.search.space import Sharding
+from orchestrator.plan.sections import count_of
+from orchestrator.plan.sharing import Sharing, with_sharing
 from orchestrator.plan.sizing.best_run import LEAST_HOURS, ClusterOptimizer
 from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate
 from orchestrator.plan.sizing.model_ladder import LLAMA_SEQ_LEN, LLAMA_VOCAB, ladder
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw
 from orchestrator.planner.auto_layout import can_recompute, zero_section
 from orchestrator.planner.calibration_file import calibrations_of
+from orchestrator.vocabulary import StateSharing
 
 # Without a deadline the fewest nodes are the cheapest, and would take years. Llama 3 405B took 54 days and
 # more.
@@ -40,6 +43,7 @@ LOSS_DIGITS = 3  # that are printed, and compared
 FREE_OF_SHAPE = {"vocab": LLAMA_VOCAB, "seq_len": LLAMA_SEQ_LEN}  # of a ladder
 DEGREES = ("tp", "pp", "sp", "ep")
 _FILES = ("zero1", "zero3")
+_BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu")
 _CONTRADICTIONS = ("job.steps", "job.ranks", "job.gradient_accumulation")
 
 
@@ -70,6 +74,7 @@ class BudgetResult:
     standing: Config  # as the command line leaves it
     choices: Mapping[str, str]  # what to choose a cluster by, by its name
     law: ScalingLaw = CHINCHILLA
+    script: LookAtScript = field(default_factory=lambda: LookAtScript())
 
     @property
     def best(self) -> RunCandidate:
@@ -77,13 +82,26 @@ class BudgetResult:
         return self.options[0]
 
 
-def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
+@dataclass(frozen=True)
+class LookAtScript:
+    """What a plan knows of the script from its source: how it goes on from a checkpoint, who makes its ranks
+    share their states, and what it hands to DeepSpeed by itself, None where that is not spelt out."""
+
+    resume: str = ""
+    shared: Sharing = field(default_factory=lambda: Sharing(StateSharing.DEEPSPEED))
+    deepspeed: Mapping[str, Any] | None = None
+
+
+def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None = None) -> BudgetResult:
     """Look for the best run. ``words``: the command line. Raises :class:`ConfigError` where there is none."""
+    look = look or LookAtScript()
     asked = _asked(composed, words)
     composed = with_some_nodes(composed)
     base = load.load(composed)
     check_values(base)
-    base = filled(base, script_fills=True)
+    if look.deepspeed is not None:
+        base = dataclasses.replace(base, deepspeed=dict(look.deepspeed))
+    base = with_sharing(filled(base, script_fills=True), look.shared)
     check_deepspeed(base.deepspeed, BY_SCRIPT)
     configs, left_out = {base.cluster.name: base}, dict[str, str]()
     if not asked.cluster_given:
@@ -92,7 +110,7 @@ def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
             name: dataclasses.replace(base, cluster=m.cluster, gpu=m.gpu, fabric=m.fabric)
             for name, m in machines.items()
         }
-    freedom, calibrations = _freedom(composed, base, asked), calibrations_of(base)
+    freedom, calibrations = _freedom(composed, base, asked, look), calibrations_of(base)
     shapes = _shapes(base, asked)
     markets = []
     for name, config in configs.items():
@@ -128,6 +146,7 @@ def answer(composed: DictConfig, words: Sequence[str]) -> BudgetResult:
         data_parallel_only=not freedom.able,
         standing=base,
         choices={config.cluster.name: name for name, config in configs.items()},
+        script=look,
     )
 
 
@@ -190,20 +209,26 @@ def _check_predictable(config: Config, precision: str) -> None:
         )
 
 
-def _freedom(composed: DictConfig, base: Config, asked: BudgetRequest) -> Freedom:
+def _freedom(composed: DictConfig, base: Config, asked: BudgetRequest, look: LookAtScript) -> Freedom:
     job, values = base.job, asked.values
     zero_given = any(key == "deepspeed" or key.startswith("deepspeed.zero_optimization") for key in values)
+    # What the script chooses by itself, no word of ours would change.
+    by_itself = look.shared.how in (StateSharing.DDP, StateSharing.FSDP)
+    its_own = base.deepspeed_file is not None or look.deepspeed is not None
+    zero_given |= its_own or by_itself
+    batch, micro = (count_of(base.deepspeed, name) if its_own else None for name in _BATCH)
     recompute = (False, True)
     if "layout.recompute" in values or not can_recompute(composed):
         recompute = (base.layout.recompute,)  # type: ignore[assignment]
-    able = {"tp", "pp"} & set(DEGREES if job.supports is None else job.supports)
+    usual = () if by_itself else DEGREES  # which nothing in such a source tells of
+    able = {"tp", "pp"} & set(usual if job.supports is None else job.supports)
     return Freedom(
         shardings=(Sharding(Zero.from_config(base.deepspeed)),) if zero_given else _shardings(),
         recompute=recompute,
         able=frozenset(able),
         fixed={name: getattr(base.layout, name) for name in DEGREES if f"layout.{name}" in values},
-        global_batch=job.global_batch if "job.global_batch" in values else None,
-        micro_batch=job.micro_batch if "job.micro_batch" in values else None,
+        global_batch=batch or (job.global_batch if "job.global_batch" in values else None),
+        micro_batch=micro or (job.micro_batch if "job.micro_batch" in values else None),
     )
 
 

@@ -35,38 +35,24 @@ Source = Callable[[], Message | None]
 
 
 class Link:
-    """The rank's end. `send` never blocks and may be called from any thread of the rank.
+    """The sending end. `send` never blocks and may be called from any thread of the process.
 
-    `phase`, `step` and `progress` are what a heartbeat tells: whoever works sets them.
-    `answer` is called when the agent asks for the rank's stacks, `at_heartbeat` every second and at the end.
+    `phase`, `step` and `progress` are what a heartbeat tells: whoever works sets them. `at_heartbeat` is
+    called every second and at the end.
     """
 
-    def __init__(self, messages: socket.socket, lifeline_fd: int) -> None:
+    def __init__(self, messages: socket.socket) -> None:
         self.phase = "start"
         self.phase_since = time.monotonic()
         self.step: int | None = None
         self.progress = 0
-        self.answer: Callable[[], None] | None = None
         self.at_heartbeat: Callable[[], None] | None = None
         self._socket = messages
-        self._lifeline_fd = lifeline_fd
         self._queue: queue.SimpleQueue[Message | Source | None] = queue.SimpleQueue()
         self._drained = _thread.allocate_lock()
         self._drained.acquire()
         self._open = True
         self._written = 0  # messages
-
-    def start(self) -> None:
-        """Arm the lifeline and start the threads. The caller leads its own process group."""
-        fcntl.fcntl(self._lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(self._lifeline_fd, _F_SETSIG, signal.SIGKILL)
-        flags = fcntl.fcntl(self._lifeline_fd, fcntl.F_GETFL)
-        fcntl.fcntl(self._lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
-        if select.select([self._lifeline_fd], [], [], 0)[0]:  # the agent died before it was armed
-            os.killpg(0, signal.SIGKILL)
-        os.register_at_fork(after_in_child=self._forget)
-        _thread.start_new_thread(self._watch, ())
-        _thread.start_new_thread(self._deliver, ())
 
     def enter(self, phase: str) -> None:
         self.phase = phase
@@ -99,23 +85,6 @@ class Link:
                 before = self._written
                 if self._drained.acquire(timeout=FLUSH_TIMEOUT_S):
                     return
-
-    def _forget(self) -> None:
-        """In a child of the rank: the tie is the rank's alone."""
-        if self._open:
-            self._open = False
-            self._socket.close()
-            os.close(self._lifeline_fd)
-
-    def _watch(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            while self._socket.recv(4096):
-                if self.answer is not None:
-                    self.answer()
-        except OSError:
-            pass
-        os.killpg(0, signal.SIGKILL)
 
     def _deliver(self) -> None:
         # Signals belong to the main thread, whose blocking calls they have to interrupt.
@@ -164,3 +133,41 @@ class Link:
             return False
         self._written += 1
         return True
+
+
+class RankLink(Link):
+    """That of the rank itself. `answer` is called when the agent asks for the rank's stacks."""
+
+    def __init__(self, messages: socket.socket, lifeline_fd: int) -> None:
+        super().__init__(messages)
+        self.answer: Callable[[], None] | None = None
+        self._lifeline_fd = lifeline_fd
+
+    def start(self) -> None:
+        """Arm the lifeline and start the threads. The caller leads its own process group."""
+        fcntl.fcntl(self._lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(self._lifeline_fd, _F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(self._lifeline_fd, fcntl.F_GETFL)
+        fcntl.fcntl(self._lifeline_fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+        if select.select([self._lifeline_fd], [], [], 0)[0]:  # the agent died before it was armed
+            os.killpg(0, signal.SIGKILL)
+        os.register_at_fork(after_in_child=self._forget)
+        _thread.start_new_thread(self._watch, ())
+        _thread.start_new_thread(self._deliver, ())
+
+    def _forget(self) -> None:
+        """In a child of the rank: the tie is the rank's alone."""
+        if self._open:
+            self._open = False
+            self._socket.close()
+            os.close(self._lifeline_fd)
+
+    def _watch(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            while self._socket.recv(4096):
+                if self.answer is not None:
+                    self.answer()
+        except OSError:
+            pass
+        os.killpg(0, signal.SIGKILL)

@@ -1,20 +1,17 @@
 """What a rank says to its agent: a type for each message, which becomes a line of JSON and is read again.
 
 A script has the descriptor that messages go by, and may write to it itself: a line that is no message of ours
-is left out, whatever is in it, and is never the end of the agent. So each field is held to its annotation
-when it is read. All of this is imported into the user's process, so it needs nothing but the standard
-library.
+is left out, whatever is in it, and is never the end of the agent. All of this is imported into the user's
+process, so it needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from orchestrator import papers
-from orchestrator.papers import Count, Seconds, Within
+from orchestrator.message_lines import Lines, UnknownKindError
+from orchestrator.papers import Count, PaperError, Seconds, Within
 
 # The longest is an error's, of which a script may make the text.
 MOST_LINE_BYTES = 4 << 20
@@ -232,6 +229,14 @@ class FileSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensCounted:
+    """A trainer's steps up to this one have had so many tokens on average, of all ranks."""
+
+    step: Count
+    tokens_per_step: Count
+
+
+@dataclass(frozen=True, slots=True)
 class OpBuildBegun:
     """An operation of C++ or CUDA is loaded, and compiled before where it is not there yet."""
 
@@ -286,6 +291,7 @@ KINDS: dict[str, type[Any]] = {
     "tracked elsewhere": TrackedElsewhere,
     "optimizer": OptimizerFollowed,
     "file saved": FileSaved,
+    "tokens": TokensCounted,
     "op build begun": OpBuildBegun,
     "op build ended": OpBuildEnded,
 }
@@ -310,34 +316,19 @@ Message = (
     | TrackedElsewhere
     | OptimizerFollowed
     | FileSaved
+    | TokensCounted
     | OpBuildBegun
     | OpBuildEnded
 )
-_SHAPES = {made: (kind, tuple(one.name for one in dataclasses.fields(made))) for kind, made in KINDS.items()}
-# What is of another type than its field says must not end the thread that tells of it.
-_TO_JSON = json.JSONEncoder(default=str)
-
-
-def encode(message: Message) -> bytes:
-    """Returns the line that says it, with its end."""
-    kind, names = _SHAPES[type(message)]
-    body: dict[str, Any] = {"kind": kind}
-    for name in names:
-        body[name] = getattr(message, name)
-    return _TO_JSON.encode(body).encode() + b"\n"
+_LINES: Lines[Message] = Lines(KINDS, MOST_LINE_BYTES, _MOST_VALUES)
+encode = _LINES.encode
 
 
 def decode(line: bytes) -> Message | Unknown | None:
     """Returns what a line says; None where it is no message, or has a field that is not what it has to be."""
-    if len(line) > MOST_LINE_BYTES:
-        return None
     try:
-        body = papers.json_of(line, _MOST_VALUES)
-        if not isinstance(body, dict) or not isinstance(kind := body.pop("kind", None), str):
-            return None
-        if kind not in KINDS:
-            return Unknown(kind[:_MOST_KIND])
-        message: Message = papers.made(KINDS[kind], body)
-        return message
-    except papers.PaperError:
+        return _LINES.decode(line)
+    except UnknownKindError as unknown:
+        return Unknown(unknown.kind[:_MOST_KIND])
+    except PaperError:
         return None

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from typing import Any, NoReturn
 
+from orchestrator.rank.inner.listener import Listener
+from orchestrator.rank.link import Link
 from orchestrator.rank.spec import RankSpec
 
 Program = Callable[[], object]
@@ -95,8 +97,8 @@ def _become_main(file: str, loader: object, spec: ModuleSpec | None, cached: str
     return module.__dict__
 
 
-def run_command(spec: RankSpec) -> NoReturn:
-    """Run a program that is no Python script, and end as it ends.
+def run_command(spec: RankSpec, link: Link) -> NoReturn:
+    """Run a program that is no Python script, and end as it ends. What trains inside of it is heard.
 
     It is a child, and not this process: the tie to the agent is held by threads, which no exec survives. What
     the agent ends, it ends by process group, so the child goes too.
@@ -109,16 +111,20 @@ def run_command(spec: RankSpec) -> NoReturn:
         # What a rank's children do not hear is theirs to hear: this one stands for the rank.
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
+    listener = Listener(link, spec.tracking)
+    listener.start()
     try:
         child = subprocess.Popen(
             [spec.script, *spec.args],
             preexec_fn=begin,
+            env=listener.environment(),
         )
     except OSError as error:
         sys.stderr.write(f"{spec.script}: {error.strerror}\n")
         sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
     signal.signal(signal.SIGTERM, lambda *_: _stop(child.pid))
     status = child.wait()
+    listener.finish()
     if status < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no other
             signal.signal(-status, signal.SIG_DFL)

@@ -17,7 +17,8 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -27,8 +28,10 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.events import Fault
 from orchestrator.files import NO_SPACE
 from orchestrator.rank import program, stacks, stop_signals, tracking
-from orchestrator.rank.link import Link
+from orchestrator.rank.launch.preload import SET_IN_EVERY_RANK, TOLD_AGAIN
+from orchestrator.rank.link import RankLink
 from orchestrator.rank.messages import PhaseBegun, ScriptFailed, StacksUnavailable
+from orchestrator.rank.probes import import_hook
 from orchestrator.rank.probes.hydra_time import begin_together
 from orchestrator.rank.probes.rank_probes import RankProbes
 from orchestrator.rank.rendezvous import listen_at_own_address
@@ -39,9 +42,6 @@ TRACEBACK_TAIL_LINES = 20
 # What Python and torch say on the host; a GPU's memory is the job's own affair.
 _NO_MEMORY = ("MemoryError", "RuntimeError: [enforce fail at alloc_cpu.cpp")
 _NO_SPACE = ("[Errno 28]", "[Errno 122]", "No space left on device", "Disk quota exceeded")
-# What a rank's environment holds beside what its specification says (DeepSpeed sets it as well):
-# asking whether CUDA is there must not create a CUDA context.
-ADDED_ENVIRONMENT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 # Frames of these are left out of what is shown of an error: the script's own come after them.
 _OURS = (globals(), vars(program))
 
@@ -52,6 +52,11 @@ class Origin:
 
     sys_path: list[str]
     cwd: str
+    # What the script's own libraries have set or taken away when the zygote imported them, and what was there
+    # before; and the modules that are there since.
+    changed_environment: Mapping[str, str | None] = field(default_factory=dict)
+    preloaded: frozenset[str] = frozenset()
+    began_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -79,10 +84,12 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
     os.chdir(spec.cwd)
     script = _script_path(spec)
     if origin is not None:
+        _set_as_imported(origin, spec.env)
         _refresh_forked_state()
+        import_hook.came_before_probes(origin.preloaded)
     _set_path(script, spec, origin)
 
-    link = Link(messages, lifeline_fd)
+    link = RankLink(messages, lifeline_fd)
     _answer_when_asked(link)
     link.start()
     probes = RankProbes(link, spec.snapshot)
@@ -93,23 +100,24 @@ def run(spec: RankSpec, messages: socket.socket, lifeline_fd: int, origin: Origi
     listen_at_own_address()
     if spec.began_unix_s is not None:
         begin_together(spec.began_unix_s)
-    _forget_ourselves()
+    if spec.kind != ProgramKind.COMMAND:  # which runs in a process of its own, and is heard by this one
+        _forget_ourselves()
     _run_script(spec, script, probes, link)
 
 
-def _answer_when_asked(link: Link) -> None:
+def _answer_when_asked(link: RankLink) -> None:
     try:
         link.answer = stacks.Answers().write
     except OSError as error:  # at a hang its stacks will be missing
         link.send(StacksUnavailable(str(error)))
 
 
-def _run_script(spec: RankSpec, script: str, probes: RankProbes, link: Link) -> None:
+def _run_script(spec: RankSpec, script: str, probes: RankProbes, link: RankLink) -> None:
     run = program.python_program(spec, script) if spec.kind != ProgramKind.COMMAND else None
     link.enter("import")
     link.send(PhaseBegun("import"))
     try:
-        run() if run is not None else program.run_command(spec)
+        run() if run is not None else program.run_command(spec, link)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - it is reported and raised again
@@ -135,7 +143,7 @@ def _fault_in_words(words: str) -> str | None:
     return str(Fault.DISK) if any(each in words for each in _NO_SPACE) else None
 
 
-def _report(error: BaseException, probes: RankProbes, link: Link) -> NoReturn:
+def _report(error: BaseException, probes: RankProbes, link: RankLink) -> NoReturn:
     """Tell the agent, let the script's own hook print, and end as the interpreter would."""
     trace = error.__traceback__
     while trace is not None and any(trace.tb_frame.f_globals is ours for ours in _OURS):
@@ -159,7 +167,7 @@ def _print_nothing(_type: type[BaseException], _error: BaseException, _trace: Tr
     pass
 
 
-def _finish(probes: RankProbes, link: Link) -> None:
+def _finish(probes: RankProbes, link: RankLink) -> None:
     """Registered before the script's `atexit` handlers, so it runs after them."""
     link.enter("exit")
     probes.flush()
@@ -187,11 +195,22 @@ _FRESH_HANDLERS: dict[int, Any] = {
 
 
 def _replace_environment(env: dict[str, str]) -> None:
-    wanted = {**ADDED_ENVIRONMENT, **env}
+    wanted = {**SET_IN_EVERY_RANK, **env}
     for name in set(os.environ) - set(wanted):
         del os.environ[name]
     os.environ.update(wanted)
     time.tzset()
+
+
+def _set_as_imported(origin: Origin, env: Mapping[str, str]) -> None:
+    """What libraries set for themselves when they were imported, as if that had happened here."""
+    for name, value in origin.changed_environment.items():
+        if env.get(name) != origin.began_with.get(name):
+            continue  # they would have met something else
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _redirect_output(log_path: str) -> None:
@@ -241,14 +260,18 @@ def _refresh_forked_state() -> None:
 
     `random` reseeds itself in a forked child; the rest does not.
     """
-    process: Any = sys.modules.get("multiprocessing.process")
-    if process is not None:
-        process.ORIGINAL_DIR = os.getcwd()
-        process.current_process().authkey = os.urandom(32)
+    for name in ("multiprocessing.process", "multiprocess.process"):  # the latter is that of datasets
+        process: Any = sys.modules.get(name)
+        if process is not None:
+            process.ORIGINAL_DIR = os.getcwd()
+            process.current_process().authkey = os.urandom(32)
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed()
     if (torch := sys.modules.get("torch")) is not None:
         torch.default_generator.seed()
+    for name, variable in TOLD_AGAIN.items():
+        if (module := sys.modules.get(name)) is not None and variable in os.environ:
+            module.rank_zero_only.rank = int(os.environ[variable])
 
 
 def _forget_ourselves() -> None:

@@ -7,7 +7,7 @@ is undecided, which batches are left out and which checkpoints hold what was rej
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.events import (
     AttemptStarted,
@@ -21,6 +21,7 @@ from orchestrator.events import (
     LossRejected,
     NodeDraining,
     NodeQuarantined,
+    ProbesFailed,
     RankLost,
     RunEnded,
     RunResumed,
@@ -30,13 +31,16 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
+from orchestrator.script_events import ScriptSaveCompleted, ScriptSaved
 
 
 @dataclass(frozen=True)
 class Failure:
     """Why an attempt ended. ``reached`` is the highest step that the run had done when it struck,
     ``skipped`` the batches that were left out until then, ``loading`` the step of a checkpoint in a folder of
-    its own that the attempt was to begin from and that no attempt has begun from yet."""
+    its own that the attempt was to begin from and that no attempt has begun from yet. ``save`` is the path of
+    what the script has saved without DeepSpeed where that was to be begun from, "" where not;
+    ``save_before``: there is another before it."""
 
     cause: RankLost | LossRejected | RunResumed | NodeDraining
     fault: Fault
@@ -44,6 +48,8 @@ class Failure:
     reached: int
     skipped: tuple[int, ...] = ()
     loading: int | None = None
+    save: str = ""
+    save_before: bool = False
 
 
 @dataclass
@@ -55,7 +61,8 @@ class History:
     restored, whatever ended the attempt. What ends after somebody asked for it is no failure.
     ``highest_step`` is the highest that was done; ``reached`` counts one whose loss was rejected too.
     ``has_engine``: the script trains with DeepSpeed's engine, as a rank has said. ``go_back_before`` is the
-    step of a rejected loss before which no attempt has gone back yet.
+    step of a rejected loss before which no attempt has gone back yet. ``own_save`` is the last that the
+    script has saved by itself, whole.
     """
 
     failures: list[Failure] = field(default_factory=list)
@@ -66,12 +73,15 @@ class History:
     highest_step: int = 0
     go_back_before: int | None = None
     has_engine: bool = False
+    own_save: ScriptSaveCompleted | None = None
     _rejected: list[LossRejected] = field(default_factory=list)
     _checkpoints: dict[int, int] = field(default_factory=dict)  # step -> attempt that wrote it
     _committed: set[int] = field(default_factory=set)
     _proven: set[int] = field(default_factory=set)  # an attempt has begun from these, and done a step
     _restored: int | None = None  # what this attempt is to begin from, until it has done a step
     _alone: bool = False
+    _save: AttemptStarted | None = None  # is to begin from what the script has saved; None once it has
+    _proven_saves: set[str] = field(default_factory=set)
     _step: int = 0
     _failed_attempt: int = 0
     _stopping: bool = False
@@ -140,11 +150,17 @@ class History:
     def _attempt_started(self, started: AttemptStarted) -> None:
         self._step, self._stopping, self.go_back_before = started.restore_step or 0, False, None
         self._restored, self._alone = started.restore_step, started.restore_alone
+        own = started.restore_step is None and started.restore_path not in ("", *self._proven_saves)
+        # Of a script whose steps nobody sees it is never known whether it has begun.
+        self._save = started if own and self.highest_step else None
         if started.restore_step is not None:
             # Known already, unless it comes from an earlier run.
             self._checkpoints.setdefault(started.restore_step, 0)
 
     def _step_done(self) -> None:
+        if self._save is not None:
+            self._proven_saves.add(self._save.restore_path)
+            self._save = None
         if self._restored is not None:
             self._proven.add(self._restored)
             self._restored = None
@@ -164,7 +180,10 @@ class History:
         elif not self._stopping and lost.attempt != self._failed_attempt:
             self._failed_attempt = lost.attempt
             skipped = tuple(self.skipped)
-            self._add(Failure(lost, lost.fault, lost.step, self.reached, skipped, self._loading))
+            failure = Failure(lost, lost.fault, lost.step, self.reached, skipped, self._loading)
+            if (begun := self._save) is not None and lost.step == 0:
+                failure = replace(failure, save=begun.restore_path, save_before=begun.restore_has_earlier)
+            self._add(failure)
 
     def _draining(self, draining: NodeDraining) -> None:
         """The attempt ends for it, once its ranks have saved; what ends with it then is no failure."""
@@ -213,6 +232,18 @@ class History:
             case CheckpointLoaded():
                 # Known already, unless it comes from an earlier run; the attempt is the reader's.
                 self._checkpoints.setdefault(event.step, 0)
+            case ScriptSaved(path=path) | ScriptSaveCompleted(path=path):
+                self._save = None
+                # written anew
+                self._proven_saves = {one for one in self._proven_saves if not _is_in(path, one)}
+                if isinstance(event, ScriptSaveCompleted):
+                    self.own_save = event
+            case ProbesFailed():
+                self._save = None
             case SnapshotQuarantined():
                 self._checkpoints.pop(event.step, None)
                 self._committed.discard(event.step)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")

@@ -194,11 +194,12 @@ class _Run:
         """From the start of an attempt to the end of its last rank."""
         self.resume_state.attempts += 1
         number, before = self.resume_state.attempts, decision.restore_before if decision else None
+        put_aside = decision.put_aside if decision else ""
         self._outcome = None
         if before is not None:
             self.losses.rewind(before)
         try:
-            started = self.workers.start(number, before, self.resume_state.history.skipped)
+            started = self.workers.start(number, before, self.resume_state.history.skipped, put_aside)
         except NodeLost as error:
             yield from self.record(_lost_before(number, self.resume_state.history.reached, error))
             self._outcome = Outcome.FAILED
@@ -265,8 +266,10 @@ class _Run:
             self.workers.kill()
 
     def _stopped(self) -> str:
-        steps = self.resume_state.history.restorable
-        kept = f"the last complete checkpoint is of step {max(steps)}" if steps else "no checkpoint"
+        history = self.resume_state.history
+        steps, own = history.restorable, history.own_save
+        kept = "no checkpoint" if own is None else f"the script has saved {own.path} after step {own.step}"
+        kept = f"the last complete checkpoint is of step {max(steps)}" if steps else kept
         return f"stopped by {self.stop.by}; {kept}"
 
 

@@ -7,6 +7,7 @@ its rows.
 from __future__ import annotations
 
 import math
+import os
 import re
 import signal
 from collections.abc import Collection
@@ -38,7 +39,8 @@ class Decision:
     """An action and the reason that a person reads.
 
     Of what was saved, only checkpoints of a step below ``restore_before`` may be restored; the batches
-    in ``skip`` are left out from now on; no more ranks are started on the node ``quarantine``.
+    in ``skip`` are left out from now on; no more ranks are started on the node ``quarantine``. What the
+    script has saved by itself as ``put_aside``, a path, is not gone on from any more.
     """
 
     action: Action
@@ -46,6 +48,7 @@ class Decision:
     restore_before: int | None = None
     skip: tuple[int, ...] = ()
     quarantine: str | None = None
+    put_aside: str = ""
 
 
 def signature(lost: RankLost) -> tuple[Fault, int, str]:
@@ -82,7 +85,8 @@ def decide(
         then = f"wait for another node in its place {_so_long(recovery)}, then restart from {origin}"
         return Decision(Action.REPLACE, f"{_where(failure)}: {then}", before)
     unusable = _unusable(failure, history, steps) if can_go_back else None
-    against = _against_going_on(failure, history, recovery, unusable)
+    save = _unusable_save(failure, history) if can_go_back else ""
+    against = _against_going_on(failure, history, recovery, unusable is not None or save != "")
     if against:
         return Decision(Action.STOP, f"stop: {against}: {_where(failure)}")
     if failure.fault is Fault.LOSS:
@@ -109,6 +113,11 @@ def decide(
         return Decision(
             Action.RESTART, f"{budget} from {earlier}; {aside}, after {_where(failure)}", unusable
         )
+    if save:
+        earlier = "what the script has saved before" if failure.save_before else "its start"
+        aside = f"{os.path.basename(save)} is put aside, from which nothing could be begun"
+        reason = f"{budget} from {earlier}; {aside}, after {_where(failure)}"
+        return Decision(Action.RESTART, reason, before, put_aside=save)
     return Decision(Action.RESTART, f"{budget} from {origin}, after {_where(failure)}", before)
 
 
@@ -116,10 +125,7 @@ def _unusable(failure: Failure, history: History, steps: Collection[int]) -> int
     """The step of a checkpoint that is to be put aside: the attempt failed by itself on the way to its first
     step from it, and the script has put files around it that may not all be there. Where there is none before
     it, it is tried a second time. What fails alike from two of them is not their fault."""
-    lost = failure.cause
-    if failure.loading is None or not isinstance(lost, RankLost) or lost.fault is not Fault.EXIT:
-        return None
-    if lost.exit_status in _FROM_OUTSIDE:
+    if failure.loading is None or not _by_itself(failure):
         return None
     alike = [one.loading for one in history.failures if one.loading is not None and _same(failure, one)]
     if set(alike) != {failure.loading}:
@@ -128,10 +134,27 @@ def _unusable(failure: Failure, history: History, steps: Collection[int]) -> int
     return failure.loading if earlier or len(alike) > 1 else None
 
 
+def _unusable_save(failure: Failure, history: History) -> str:
+    """The same of what the script has saved without DeepSpeed: its path, "" where it stays."""
+    if not failure.save or not _by_itself(failure):
+        return ""
+    alike = [one.save for one in history.failures if one.save and _same(failure, one)]
+    if set(alike) != {failure.save}:
+        return ""
+    return failure.save if failure.save_before or len(alike) > 1 else ""
+
+
+def _by_itself(failure: Failure) -> bool:
+    """A rank failed, and nobody has ended it."""
+    lost = failure.cause
+    return isinstance(lost, RankLost) and lost.fault is Fault.EXIT and lost.exit_status not in _FROM_OUTSIDE
+
+
 def _against_going_on(
-    failure: Failure, history: History, recovery: RecoveryConfig, unusable: int | None
+    failure: Failure, history: History, recovery: RecoveryConfig, put_aside: bool
 ) -> str | None:
-    """Why the run has to end, whatever else could be done; None if it has not."""
+    """Why the run has to end, whatever else could be done; None if it has not. ``put_aside``: what the
+    attempt was to begin from will not be there the next time."""
     if failure.fault is Fault.RESTORE:
         return (
             "what was to be loaded was not, and training from anything else would lose steps without a word"
@@ -139,7 +162,7 @@ def _against_going_on(
     at_this_step = [
         other for other in history.failures if other.step == failure.step and other is not failure
     ]
-    if unusable is None and any(_same(failure, other) for other in at_this_step):
+    if not put_aside and any(_same(failure, other) for other in at_this_step):
         return "the same failure came back at the same step; it is the job's own"
     if recovery.max_restarts == 0 and failure.fault is not Fault.DRIVER:
         return "no restarts are allowed (recovery.max_restarts=0)"

@@ -13,7 +13,8 @@ class WorkerGroup(Protocol):
 
     ``acquire`` blocks until all nodes are held, or raises; ``cancelled`` is asked while waiting. ``start``
     raises :class:`~orchestrator.errors.NodeLost` where a node goes meanwhile; started again it takes another.
-    Checkpoints of ``restore_before`` and later are not gone on from, now or later. ``poll`` never blocks for
+    Checkpoints of ``restore_before`` and later are not gone on from, now or later, nor is what the script has
+    saved by itself as ``put_aside``, with what belongs to it. ``poll`` never blocks for
     longer than a tick; after ``start`` it ends with exactly one ``AttemptEnded``. A failing attempt says
     ``RankLost`` first and stops its other ranks by itself; one that was told to ``abort`` fails without.
     ``NodeDraining`` ends nothing by itself: whoever hears it stops the attempt, and the next ``start`` leaves
@@ -24,7 +25,11 @@ class WorkerGroup(Protocol):
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted: ...
 
     def start(
-        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+        self,
+        attempt: int,
+        restore_before: int | None = None,
+        skip_batches: Sequence[int] = (),
+        put_aside: str = "",
     ) -> AttemptStarted: ...
 
     def poll(self) -> list[Event]: ...

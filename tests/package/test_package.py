@@ -235,6 +235,33 @@ def test_a_config_directory_and_a_script_of_ones_own(installed: Installed, own: 
     assert (own / "runs/own/checkpoints/latest").read_text() == "step-20"
 
 
+TOLD = """
+import mlflow
+mlflow.log_metric("mine", 0.5, step=3)
+print("told", mlflow.get_tracking_uri())
+"""
+ENTRY_POINTS = """
+import importlib.metadata, json
+import mlflow
+groups = ("mlflow.tracking_store", "mlflow.model_registry_store", "mlflow.artifact_repository")
+found = [one for group in groups for one in importlib.metadata.entry_points(group=group, name="orchestrator")]
+print(json.dumps([callable(one.load()) for one in found]))
+"""
+
+
+def test_what_a_script_tells_mlflow_arrives_in_the_run(installed: Installed, tmp_path: Path) -> None:
+    """By the wheel's entry points, and where the script is in a shell script by the wheel's hook."""
+    assert json.loads(installed.output("python", "-c", ENTRY_POINTS)) == [True, True, True]
+    (tmp_path / "told.py").write_text(TOLD)
+    (tmp_path / "told.sh").write_text("python told.py")
+    few = ["gpu=cpu", "cluster.gpus_per_node=1", "launch.zygote=false", "launch.dashboard=false"]
+    shown = installed.output("orchestrator", *few, "run_name=told", "--", "bash", "told.sh", cwd=tmp_path)
+    assert "told orchestrator://run" in shown
+    lines = (tmp_path / "runs/told/journal.jsonl").read_text().splitlines()
+    (told,) = [body for line in lines if (body := json.loads(line))["type"] == "ScriptTracked"]
+    assert told["metrics"]["mine"][0][::2] == [3, 0.5]
+
+
 def test_a_refusal_names_the_users_options_and_ours(installed: Installed, own: Path) -> None:
     refused = installed.call("orchestrator", "--config-dir", "conf", "plan", "cluster=mime", cwd=own)
     assert refused.returncode == 2

@@ -17,7 +17,7 @@ from orchestrator.rank.runner import _fault_in_words, _fault_of
 
 PACKAGE = Path(errors.__file__).parent
 # Never the last word: who reads a paper says which file it was, by an error of the tree.
-BENEATH = {"PaperError", "NotJsonError"}
+BENEATH = {"PaperError", "NotJsonError", "UnknownKindError"}
 TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 

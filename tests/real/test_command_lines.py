@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,25 @@ dist.destroy_process_group()
 """
 
 
+SAYS = """
+import json, os, sys
+import torch
+
+weight = torch.nn.Parameter(torch.full((1,), 3.0 + int(os.environ["RANK"])))
+(weight * 1.0).sum().backward()
+torch.optim.SGD([weight], lr=0.1).step()
+print("SAW", json.dumps([os.environ["RANK"], sys.argv[1:]]))
+"""
+
+
+WAITS = """
+import os, sys, time
+print("SAW", sys.argv[1:], flush=True)
+while not os.path.exists("go"):
+    time.sleep(0.01)
+"""
+
+
 class Folder:
     """A user's folder with a script, a package and a shell script."""
 
@@ -49,7 +71,8 @@ class Folder:
             "train.py": TRAIN.format(where="near"), "near.py": "VALUE = 3", "pkg/__init__.py": "",
             "pkg/near.py": "VALUE = 4", "pkg/train.py": TRAIN.format(where=".near"),
             "train.sh": f'#!/bin/bash\nset -e\necho shell "$@"\n{sys.executable} says.py "$@"\n',
-            "says.py": "import json, os, sys; print('SAW', json.dumps([os.environ['RANK'], sys.argv[1:]]))",
+            "says.py": SAYS,
+            "waits.py": WAITS,
         }.items():  # fmt: skip
             (path / name).parent.mkdir(exist_ok=True)
             (path / name).write_text(text)
@@ -107,6 +130,34 @@ def test_a_module_of_a_package_with_relative_imports(folder: Folder) -> None:
 
 def test_a_shell_script_that_starts_python(folder: Folder) -> None:
     said, ranks = folder.run("shell", UNTRACKED, *CPU[1:], "--", "./train.sh", "5", "1")
-    assert "of what runs inside only output, end and exit status are seen" in said
+    assert "of what runs inside, the Python process that trains is seen" in said
     assert ranks == [["0", ["5", "1"]], ["1", ["5", "1"]]]
+    assert "step 1  loss 3.500 " in said, "the mean over both ranks' Python"
     assert "shell 5 1" in (folder.path / "runs/shell/logs/attempt-1.rank-0.log").read_text()
+
+
+def test_after_ctrl_c_what_the_end_says_is_typed_and_the_same_command_goes_on(folder: Folder) -> None:
+    words = [UNTRACKED, *CPU, "job.ranks=1", "--", "python", "waits.py", "a b", "True", "${x}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "run_name=a-wait", *words],
+        cwd=folder.path, env=folder.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    log = folder.path / "runs" / "a-wait" / "logs" / "attempt-1.rank-0.log"
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (log.exists() and "SAW" in log.read_text()) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 130, said
+    (told,) = [line.partition(": ")[2] for line in said.splitlines() if "to go on with it: " in line]
+    (folder.path / "go").touch()
+    again = subprocess.run(
+        shlex.split(told), cwd=folder.path, env=folder.environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "to go on with it" not in again.stdout
+    logs = [log.with_name(f"attempt-{attempt}.rank-0.log").read_text() for attempt in (1, 2)]
+    assert logs == ["SAW ['a b', 'True', '${x}']\n"] * 2

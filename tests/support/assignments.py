@@ -24,6 +24,7 @@ _USUAL = Assignment(
         deepspeed={},
         kind=ProgramKind.SCRIPT,
         module=None,
+        preload=[],
     ),
     ranks=Ranks(
         per_node=2, world_size=4, device="cpu", unit="CPU core", product_names=[], usd_per_gpu_hour=0.0

@@ -91,6 +91,7 @@ class FakeGroup:
     bad_batches: frozenset[int] = frozenset()
     checkpoints: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
+    put_aside: list[str] = field(default_factory=list)
     losses_come_late_by: int = 0
     drains: list[tuple[int, int, float | None]] = field(default_factory=list)  # attempt, step, seconds left
     _late: list[Event] = field(default_factory=list)
@@ -111,7 +112,11 @@ class FakeGroup:
         return ResourcesGranted(["node-a"], 2)
 
     def start(
-        self, attempt: int, restore_before: int | None = None, skip_batches: Sequence[int] = ()
+        self,
+        attempt: int,
+        restore_before: int | None = None,
+        skip_batches: Sequence[int] = (),
+        put_aside: str = "",
     ) -> AttemptStarted:
         assert not self._alive, "an attempt was started while an older one is alive"
         self.calls.append(f"start {attempt}")
@@ -122,6 +127,7 @@ class FakeGroup:
             self.checkpoints = [step for step in self.checkpoints if step < restore_before]
         self.saved = max(self.checkpoints, default=0)
         self.skipped = list(skip_batches)
+        self.put_aside += [put_aside] if put_aside else []
         self._late = []
         self._attempt, self._step, self._alive, self._stopping = attempt, self.saved, True, False
         self._leaving = False

@@ -42,6 +42,11 @@ def begun(attempt: int, step: int) -> Event:
     return AttemptStarted(attempt, "127.0.0.1", 29500, 2, step, "disk", restore_alone=True)
 
 
+def own_save(attempt: int, path: str, has_earlier: bool = True) -> Event:
+    """An attempt that is to begin from what the script has saved without DeepSpeed."""
+    return AttemptStarted(attempt, "127.0.0.1", 29500, 2, restore_path=path, restore_has_earlier=has_earlier)
+
+
 def saved(attempt: int, step: int) -> Event:
     return CheckpointSaved(attempt, step, f"step-{step}", "/checkpoints", 0.1)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from orchestrator.checkpoint.arena import Slot, open_slot_file
 from orchestrator.checkpoint.manifest import FilePart
 from orchestrator.checkpoint.writer import Writer
-from orchestrator.checkpoint.writer_messages import Answer, Request, Written, answer_line, answer_of
+from orchestrator.checkpoint.writer_messages import ANSWERS, Answer, Request, Written
 
 DTYPES = [
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -191,7 +191,9 @@ def write(wanted: Request, wait: Callable[[float], bool] = never, **seams: Any) 
     answers: list[Answer] = []
     Writer(answers.append, wait, **seams).handle(wanted)
     assert all(answer.id == 5 for answer in answers)
-    assert [answer_of(answer_line(answer)) for answer in answers] == answers, "what is answered is heard"
+    assert [ANSWERS.decode(ANSWERS.encode(answer)) for answer in answers] == answers, (
+        "what is answered is heard"
+    )
     return answers
 
 

@@ -33,7 +33,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.meter import Meter
-from orchestrator.script_events import ScriptSaved, StepsWithoutEngine
+from orchestrator.script_events import ScriptSaveCompleted, ScriptSaved, StepsWithoutEngine, TokensSeen
 from tests.faults.runs import MARKS, Run
 from tests.user_scripts.runs import (
     EVERY,
@@ -96,7 +96,13 @@ def test_without_deepspeed_its_steps_and_losses_are_seen_as_well(job: Job, user:
     assert [one.optimizer for one in run.of(StepsWithoutEngine)] == ["AdamW"]
     assert run.losses() == pytest.approx(job.logged(run.folder / "checkpoints"), rel=SINGLE)
     assert {one.step for one in run.of(ScriptSaved)} == set(range(EVERY, STEPS + 1, EVERY))
-    assert Meter().fold_all(run.records()).bill().goodput > 0
+    bill = Meter().fold_all(run.records()).bill()
+    assert bill.goodput > 0
+    assert run.of(TokensSeen) == [TokensSeen(1, 1, 2 * 2 * 4 * 64)], "ranks, micro-batches, sequences, tokens"
+    assert bill.tokens == STEPS * 1024
+    whole = [(one.step, Path(one.path).name) for one in run.of(ScriptSaveCompleted)]
+    assert (STEPS, f"checkpoint-{STEPS}") in whole, "it keeps two, so others may be gone before they are seen"
+    assert "every rank holds all states (Trainer of transformers)" in (run.folder / "plan.txt").read_text()
 
 
 @EVERY_JOB

@@ -12,6 +12,7 @@ from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.sizing.limits import RunCandidate
 from orchestrator.planner.budget import LOSS_DIGITS, BudgetResult
 from orchestrator.text import count, plural, usd
+from orchestrator.vocabulary import StateSharing
 
 MOST_ROWS, MOST_SOONER = 10, 3
 UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
@@ -100,7 +101,7 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
             "cluster",
             f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}",
         ),
-        ("layout", f"{in_words(best.candidate)}; MFU {run.mfu:.1%}"),
+        ("layout", f"{in_words(best.candidate)}{_chosen_by_script(found)}; MFU {run.mfu:.1%}"),
         ("run", f"{_days(best)} days, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
         (
             "cost",
@@ -108,6 +109,8 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
             f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}",
         ),
     ]
+    if found.script.resume:
+        rows.append(("resume", found.script.resume))
     limits = found.asked.limits
     if limits.usd is not None and cost.usd < limits.usd * (1 - UNSPENT):
         rows.append(("unspent", f"{usd(limits.usd - cost.usd)}: " + _why_unspent(found)))
@@ -118,6 +121,15 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
         words = [_in_short(option) for option in found.sooner[:MOST_SOONER]]
         rows.append(("sooner", "; ".join(words)))
     return rows
+
+
+def _chosen_by_script(found: BudgetResult) -> str:
+    """What the script itself decides of it."""
+    if found.standing.deepspeed_file is not None:
+        return f", as in {found.standing.deepspeed_file}"
+    shared = found.script.shared
+    named = {StateSharing.DDP: "every rank holds all states", StateSharing.FSDP: "states shared by FSDP"}
+    return f": {named[shared.how]} ({shared.by})" if shared.how in named else ""
 
 
 def _in_short(option: RunCandidate) -> str:

@@ -11,6 +11,7 @@ from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.sizing.limits import RunCandidate
 from orchestrator.plan.sizing.scaling_law import ScalingLaw
 from orchestrator.planner.budget import BudgetResult
+from orchestrator.vocabulary import StateSharing
 
 
 class RunCandidateJson(TypedDict):
@@ -58,6 +59,10 @@ class BudgetResultJson(TypedDict):
     # what the winner's nodes could train of any size; null where no model was given
     any_size: RunCandidateJson | None
     clusters_left_out: dict[str, str]  # why, by cluster
+    resume: str  # how the script goes on from a checkpoint, in words; empty where nobody has looked at it
+    # who makes its ranks share their states: `deepspeed`, `ddp`, `fsdp` or `unknown`, as its source says
+    states: StateSharing
+    states_by: str  # what says so; empty where an argument names a DeepSpeed file, or nothing does
 
 
 def answer_json(found: BudgetResult) -> BudgetResultJson:
@@ -73,6 +78,9 @@ def answer_json(found: BudgetResult) -> BudgetResultJson:
         "sooner": [_option_json(found, option) for option in found.sooner],
         "any_size": None if found.any_size is None else _option_json(found, found.any_size),
         "clusters_left_out": dict(found.left_out),
+        "resume": found.script.resume,
+        "states": found.script.shared.how,
+        "states_by": found.script.shared.by,
     }
 
 

@@ -92,6 +92,19 @@ class WarmCluster:
             return False
         return True
 
+    def why_cut_off(self) -> str | None:
+        """Why nothing can connect to it although it runs; None where something can.
+
+        Ray ends a process that tries, without a word. Its own go on writing their logs, so that the folder
+        may be there again, without what was in it.
+        """
+        if not self.ours or not self.session_dir or Path(self.session_dir, "sockets").is_dir():
+            return None
+        return (
+            f"{self.address}: the folder of its Ray, {self.session_dir}, was deleted under it, and nothing"
+            " can connect to it any more"
+        )
+
 
 def heard_at(address: str) -> set[int]:
     """The users who listen at a port of this machine, as the kernel tells it; none for another machine's

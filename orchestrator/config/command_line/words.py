@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.vocabulary import ProgramKind
 
 _GROUPS = ("gpu", "deepspeed", "job")
+_SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 _KEY_OF = {ProgramKind.SCRIPT: "script", ProgramKind.MODULE: "module", ProgramKind.COMMAND: "command"}
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -80,8 +81,16 @@ def _value_of(key: str, typed: Iterable[str]) -> str:
 
 
 def _name_of(launch: Launch) -> str:
-    """The job's name, which becomes part of the run's: the module's, or the script's without its ending."""
+    """The job's name, which becomes part of the run's: the module's, or the script's without its ending, of a
+    shell that of the script which it reads."""
     name = launch.program if launch.kind is ProgramKind.MODULE else Path(launch.program).stem
+    if (
+        launch.kind is ProgramKind.COMMAND
+        and name in _SHELLS
+        and launch.argv[:1]
+        and launch.argv[0][:1] != "-"
+    ):
+        name = Path(launch.argv[0]).stem
     return _NO_NAME.sub("-", name).strip("-.") or "script"
 
 
@@ -107,7 +116,5 @@ def _remark(launch: Launch, keys: Sequence[str]) -> str:
     if launch.left_out:
         parts.append(f"{', '.join(launch.left_out)} left out, which Ray and the run see to")
     if launch.kind is ProgramKind.COMMAND:
-        parts.append(
-            "of what runs inside only output, end and exit status are seen: no steps, losses or checkpoints"
-        )
+        parts.append("of what runs inside, the Python process that trains is seen; checkpoints are its own")
     return f"command taken over: {'; '.join(parts)}"

@@ -9,11 +9,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch import wire
+from orchestrator.rank.launch.preload import Preloaded
 from orchestrator.rank.launch.process import AgentEnd, RankProcess, kill_group
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 from orchestrator.rank.spec import RankSpec
@@ -67,6 +68,7 @@ class ForkingLauncher(abc.ABC):
     ) -> None:
         self.key = key
         self.skipped: list[str] = []
+        self.preloaded = Preloaded()
         self._channel = channel
         self._preload = tuple(preload)
         self._python = python or sys.executable
@@ -101,12 +103,14 @@ class ForkingLauncher(abc.ABC):
                 raise RankStartError(self._exit_reason)
             if not self._ready and time.monotonic() >= deadline:
                 raise RankStartError(
-                    f"the zygote was not ready after {timeout_s:g} s of importing; see its log"
+                    f"the zygote was not ready after {timeout_s:g} s of importing; see its log, and with"
+                    " launch.preload=[] it imports nothing of the script's"
                 )
 
     def start(self, spec: RankSpec) -> RankProcess:
         """Fork one rank. Raises RankStartError if the job does not fit, or the zygote must not fork."""
-        if difference := self.key.difference(self._key(spec.env)):
+        # A source that has changed since is no reason: this run goes on with what it began with.
+        if difference := replace(self.key, sources=()).difference(replace(self._key(spec.env), sources=())):
             raise RankStartError(
                 f"rank {spec.rank} cannot be forked from this zygote, which has read at import: "
                 f"{'; '.join(difference)}. Start another zygote with the job's environment"
@@ -175,6 +179,8 @@ class ForkingLauncher(abc.ABC):
         match event["event"]:
             case "ready":
                 self._ready, self.skipped = True, event["skipped"]
+                told = event["preloaded"]
+                self.preloaded = Preloaded(**told | {"imported": tuple(told["imported"])})
             case "failed":
                 self._exit_reason = f"preloading {event['module']} failed in the zygote: {event['reason']}"
                 raise PreloadFailedError(event["module"], event["reason"])

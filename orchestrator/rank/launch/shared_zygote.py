@@ -15,10 +15,18 @@ from orchestrator.rank.launch.zygote_key import ZygoteKey
 class SharedZygote(ForkingLauncher):
     """Connects to a zygote's listening socket; closing it ends the ranks forked for it, and no others.
 
-    `key` is the zygote's, as its owner told. Raises RankStartError when nobody listens any more.
+    `key` is the zygote's, as its owner told; `warm` says that it had imported when it was offered. Raises
+    RankStartError when nobody listens any more.
     """
 
-    def __init__(self, address: str, key: ZygoteKey, preload: Sequence[str] = DEFAULT_PRELOAD) -> None:
+    def __init__(
+        self,
+        address: str,
+        key: ZygoteKey,
+        preload: Sequence[str] = DEFAULT_PRELOAD,
+        warm: bool = False,
+    ) -> None:
+        self.warm = warm
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             channel.connect(address)

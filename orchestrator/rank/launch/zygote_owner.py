@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch import wire
 from orchestrator.rank.launch.fork_client import DEFAULT_PRELOAD, ForkingLauncher, PreloadFailedError
+from orchestrator.rank.launch.preload import left_out_words
 from orchestrator.rank.launch.process import boot_command
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 __all__ = ["DEFAULT_PRELOAD", "PreloadFailedError", "ZygoteLauncher", "listening_zygote"]
 CLOSE_TIMEOUT_S = 5.0
+_MODULE = "orchestrator.rank.launch.zygote"
 _ROOT = "/"  # a zygote's own folder; ranks have theirs
 
 
@@ -49,7 +51,10 @@ class ZygoteLauncher(ForkingLauncher):
         python: str | None = None,
         log_path: str = "/dev/null",
         listener: socket.socket | None = None,
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
+        """``left_out`` are libraries that an earlier one could not import, and why; it tells of them as it
+        tells of its own."""
         python = python or sys.executable
         if any(module.partition(".")[0] == "deepspeed" for module in preload) and not env.get(
             "DS_ACCELERATOR"
@@ -62,10 +67,13 @@ class ZygoteLauncher(ForkingLauncher):
         super().__init__(channel, ZygoteKey.of(env, preload, python), preload, python)
         handed = [zygote_end.fileno(), *([listener.fileno()] if listener else [])]
         descriptors = [str(zygote_end.fileno()), str(listener.fileno() if listener else -1)]
+        told = left_out_words(left_out or {})
         with zygote_end, open(log_path, "ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    boot_command(python, "orchestrator.rank.launch.zygote", *descriptors, *self._preload),
+                    boot_command(
+                        python, "orchestrator.rank.launch.zygote", *descriptors, *self._preload, *told
+                    ),
                     env={**env, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                     cwd=_ROOT,
                     stdin=subprocess.DEVNULL,

@@ -43,8 +43,8 @@ from orchestrator.rank.messages import (
 )
 from orchestrator.rank.probes.engine_values import values_of
 from orchestrator.rank.probes.guard import Guard
-from orchestrator.rank.probes.import_hook import when_imported
-from orchestrator.rank.probes.own_time import OwnTime
+from orchestrator.rank.probes.import_hook import replace_where_taken, when_imported
+from orchestrator.rank.probes.own_time import OwnTime, ThreadClock
 from orchestrator.rank.probes.peak_memory import PeakMemory
 from orchestrator.rank.probes.readout import Readout, number
 from orchestrator.rank.probes.validation import Validation
@@ -60,6 +60,7 @@ class Probes:
         link: Link,
         snapshot: dict[str, Any] | None = None,
         engine_trains: Callable[[], None] = lambda: None,
+        clock: ThreadClock | None = None,
     ) -> None:
         """``engine_trains`` is called when an engine with an optimizer is made, and before its steps."""
         self._link = link
@@ -73,7 +74,7 @@ class Probes:
         self._loss_scale = 1.0
         self._boundary = time.perf_counter()
         self._paused_s = 0.0
-        self._own_time = OwnTime()
+        self._own_time = OwnTime(clock)
         self._had_step = False
         self._validation = Validation(link, self._own_time)
         self._peak_memory = PeakMemory(lambda step, peak_bytes: link.send(MemoryPeak(step, peak_bytes)))
@@ -332,7 +333,9 @@ class _Stretch:
 
 def _wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     original = getattr(owner, name)
-    setattr(owner, name, functools.wraps(original)(around(original)))
+    put = functools.wraps(original)(around(original))
+    setattr(owner, name, put)
+    replace_where_taken(name, original, put)
 
 
 def _skipped_steps(engine: Any) -> int:

@@ -5,8 +5,24 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
+
+_preloaded: list[str] = []
+
+
+def came_before_probes(names: Iterable[str]) -> None:
+    """These modules were imported in the zygote, so that they may hold functions which a probe replaces."""
+    _preloaded[:] = names
+
+
+def replace_where_taken(name: str, original: object, put: object) -> None:
+    """Modules that have taken a function by name before it was replaced get what takes its place, as they
+    would have if they had been imported after it."""
+    for taker in _preloaded:
+        module = sys.modules.get(taker)
+        if getattr(module, "__dict__", {}).get(name) is original:  # without waking what loads itself lazily
+            setattr(module, name, put)
 
 
 def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
 import time
 
 
-class OwnTime:
-    """Seconds of the host's clock, less what was spent in a `pause`; pauses may be nested.
+class ThreadClock:
+    """The host's clock, less the time in which the thread that made it was ready to run and had no processor.
 
-    Nor does the time count in which the thread that made it was ready to run and had no processor: on a
-    machine that is shared one rank or another always has to wait, and none of them is slow for that.
+    On a machine that is shared one rank or another always has to wait, and none of them is slow for that.
+    """
+
+    def __init__(self) -> None:
+        try:  # kept open, since it is read several times a step
+            self._schedstat: int | None = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._schedstat = None
+        self._queued_before_s = 0.0
+
+    def now_s(self) -> float:
+        return time.perf_counter() - self._queued_s()
+
+    def _queued_s(self) -> float:
+        """How long the thread has waited for a processor so far; 0 where the kernel does not count it, and
+        what it was where it can no longer be read, so that the clock does not jump."""
+        if self._schedstat is not None:
+            try:
+                self._queued_before_s = int(os.pread(self._schedstat, 100, 0).split()[1]) / 1e9
+            except (OSError, ValueError, IndexError):  # the script has closed what it did not open
+                self._schedstat = None
+        return self._queued_before_s
+
+
+class OwnTime:
+    """Seconds of a thread's clock, less what was spent in a `pause`; pauses may be nested.
 
     `pause` may be used as a context, or ended by `resume`.
     """
 
-    def __init__(self) -> None:
-        self._schedstat = _open_schedstat(threading.get_native_id())
+    def __init__(self, clock: ThreadClock | None = None) -> None:
+        """All that measure one thread are handed one clock of it."""
+        self._now_s = (clock or ThreadClock()).now_s
         self._boundary_s = self._now_s()
         self._pauses = 0
         self._paused_at_s = 0.0
         self._paused_s = 0.0
-
-    def _now_s(self) -> float:
-        return time.perf_counter() - self._queued_s()
-
-    def _queued_s(self) -> float:
-        """How long the thread has waited for a processor so far; 0 where the kernel does not count it."""
-        if self._schedstat is None:
-            return 0.0
-        try:
-            return int(os.pread(self._schedstat, 100, 0).split()[1]) / 1e9
-        except (OSError, ValueError, IndexError):  # the script has closed what it did not open
-            self._schedstat = None
-            return 0.0
 
     def pause(self) -> OwnTime:
         if self._pauses == 0:
@@ -63,12 +73,3 @@ class OwnTime:
         local_time_s = now - self._boundary_s - self._paused_s
         self._boundary_s, self._paused_s = now, 0.0
         return max(0.0, local_time_s)
-
-
-@functools.cache  # all that measure a thread read one descriptor
-def _open_schedstat(_thread_id: int) -> int | None:
-    """Kept open for the thread that asks: it is read several times a step."""
-    try:
-        return os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None

@@ -7,6 +7,7 @@ from typing import Any
 from orchestrator.rank.link import Link
 from orchestrator.rank.probes.compiling import Compiling
 from orchestrator.rank.probes.deepspeed import Probes
+from orchestrator.rank.probes.own_time import ThreadClock
 from orchestrator.rank.probes.torch_loop import TorchLoop
 from orchestrator.rank.probes.trainers import Trainers
 
@@ -15,8 +16,9 @@ class RankProbes:
     """A DeepSpeed engine's where the script makes one, else torch's own."""
 
     def __init__(self, link: Link, snapshot: dict[str, Any] | None = None) -> None:
-        self._loop = TorchLoop(link)
-        self._deepspeed = Probes(link, snapshot, self._loop.give_way)
+        clock = ThreadClock()
+        self._loop = TorchLoop(link, clock)
+        self._deepspeed = Probes(link, snapshot, self._loop.give_way, clock)
         self._trainers = Trainers(self._loop)
         self._compiling = Compiling(link)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -28,9 +29,9 @@ from typing import Any
 from orchestrator.rank.link import Link
 from orchestrator.rank.messages import FileSaved, MemoryPeak, OptimizerFollowed, PhaseEnded, StepTaken
 from orchestrator.rank.probes.guard import Guard
-from orchestrator.rank.probes.import_hook import when_imported
+from orchestrator.rank.probes.import_hook import replace_where_taken, when_imported
 from orchestrator.rank.probes.micro_losses import MicroLosses
-from orchestrator.rank.probes.own_time import OwnTime
+from orchestrator.rank.probes.own_time import OwnTime, ThreadClock
 from orchestrator.rank.probes.peak_memory import PeakMemory
 from orchestrator.rank.probes.readout import Readout, number
 from orchestrator.rank.probes.validation import Validation
@@ -42,13 +43,13 @@ _LOOKED_AT_PARAMETERS = 8
 class TorchLoop:
     """The probes of one rank."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, clock: ThreadClock | None = None) -> None:
         self.link = link
         self.guarded = Guard(link)
         self.losses = MicroLosses()
         # What a trainer says the next step's number is; None where nobody says so.
         self.next_step: Callable[[], int] | None = None
-        self.own_time = OwnTime()
+        self.own_time = OwnTime(clock)
         self.validation = Validation(link, self.own_time)
         self.handles: list[Any] = []
         self._silent = False
@@ -62,12 +63,14 @@ class TorchLoop:
         self._grad_norm: Any = None
         self._boundary: float | None = None
         self._paused_s = 0.0
-        self._stepping = self._saving = self._in_backward = False
+        self._stepping = self._saving = self._in_backward = self._has_gradients = False
 
     def attach_when_imported(self) -> None:
         """Attach to torch now if it is there, or as soon as the script has imported it."""
         when_imported("torch", self.attach)
         when_imported("torch.distributed.fsdp", self.attach_fsdp)
+        when_imported("torch.distributed.checkpoint", self.attach_distributed_checkpoint)
+        when_imported("safetensors.torch", self.attach_safetensors)
         when_imported("torch._dynamo.trace_rules", leave_uncompiled)
 
     def attach(self, torch: Any) -> None:
@@ -102,6 +105,13 @@ class TorchLoop:
         wrap(fsdp.FullyShardedDataParallel, "__init__", self._around_wrapping)
         if hasattr(fsdp, "fully_shard"):
             wrap(fsdp, "fully_shard", self._around_wrapping)
+
+    def attach_distributed_checkpoint(self, checkpoint: Any) -> None:
+        for name in ("save", "async_save"):
+            self.guarded("attach", wrap, checkpoint, name, self._around_distributed_save)
+
+    def attach_safetensors(self, safetensors: Any) -> None:
+        self.guarded("attach", wrap, safetensors, "save_file", self._around_save_file)
 
     def give_way(self) -> None:
         """A DeepSpeed engine trains, and its own probes tell of it."""
@@ -170,7 +180,7 @@ class TorchLoop:
                 return original(tensors, *args, **kwargs)
             self.validation.end()
             self.begun()
-            self._in_backward = True
+            self._in_backward = self._has_gradients = True
             self.guarded("backward", self.losses.note, tensors)
             try:
                 with self.own_time.pause():
@@ -236,6 +246,9 @@ class TorchLoop:
             self._stepping = False
             self.own_time.resume()
         self.link.progress += 1
+        has_gradients, self._has_gradients = self._has_gradients, False
+        if self._lr == 0 and not has_gradients:
+            return  # no training: torch has an optimizer make its state so, to load one into it
         if self._follows(optimizer):
             self.guarded("step", self._step_done, optimizer)
         else:
@@ -295,10 +308,34 @@ class TorchLoop:
 
         return save
 
+    def _around_save_file(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def save_file(*args: Any, **named: Any) -> Any:
+            path = args[1] if len(args) > 1 else named.get("filename")
+            if self.silent or not isinstance(path, str | os.PathLike):
+                return original(*args, **named)
+            return self.saving(os.fsdecode(path), lambda: original(*args, **named))
+
+        return save_file
+
+    def _around_distributed_save(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def save(*args: Any, **named: Any) -> Any:
+            given = named.get("checkpoint_id")
+            path = given if given is not None else getattr(named.get("storage_writer"), "path", None)
+            if self.silent or not isinstance(path, str | os.PathLike):
+                return original(*args, **named)
+            return self.saving(os.fsdecode(path), lambda: original(*args, **named))
+
+        return save
+
     def saving(self, path: str, save: Callable[[], Any]) -> Any:
-        """Do what saves, be it in parts, and tell that it is done; it is no part of a step."""
+        """Do what saves, be it in parts, and tell that it is done; it is no part of a step. What is saved by
+        another thread holds no step up."""
         if self.silent or self._saving:
             return save()
+        if threading.current_thread() is not threading.main_thread():
+            result = save()
+            self.link.send(FileSaved(os.path.abspath(path), self._step, 0.0))
+            return result
         before, since = self.link.phase, time.perf_counter()
         self.link.enter("save")
         self.link.progress += 1
@@ -329,6 +366,7 @@ def wrap(owner: Any, name: str, around: Callable[[Callable[..., Any]], Callable[
     for place in (owner, home):
         if getattr(place, name, None) is original:
             setattr(place, name, put)
+    replace_where_taken(name, original, put)
 
 
 def leave_uncompiled(rules: Any) -> None:

@@ -1,5 +1,5 @@
 """What the trainers of other libraries know better than torch does: at which step they are, that they divide
-the losses of micro-batches, and when they validate and save.
+the losses of micro-batches, how many tokens a step has, and when they validate and save.
 
 Nothing is imported for it: each library is met when the script imports it. What another version of it does
 not have is left alone, and torch's own seams tell the rest.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.rank.probes.import_hook import when_imported
+from orchestrator.rank.probes.token_count import TokenCount
 from orchestrator.rank.probes.torch_loop import TorchLoop, wrap
 
 
@@ -22,6 +23,8 @@ class Trainers:
 
     def __init__(self, loop: TorchLoop) -> None:
         self._loop = loop
+        self._tokens = TokenCount(loop.link)
+        self._epoch: weakref.ref[Any] | None = None  # of Lightning's loop, which counts steps
 
     def attach_when_imported(self) -> None:
         """Attach to each as soon as the script has imported it."""
@@ -31,6 +34,7 @@ class Trainers:
                 "trainer.trainer": self.attach_lightning,
                 "loops.evaluation_loop": self.attach_lightning_validation,
                 "loops.training_epoch_loop": self.attach_lightning_epochs,
+                "strategies.strategy": self.attach_lightning_batches,
             }
             for module, attached in attach.items():
                 when_imported(f"{package}.{module}", self._guarded(attached))
@@ -53,12 +57,17 @@ class Trainers:
     def attach_lightning_epochs(self, module: Any) -> None:
         _wrap_known(getattr(module, "_TrainingEpochLoop", None), "advance", self._around_lightning_batch)
 
+    def attach_lightning_batches(self, module: Any) -> None:
+        _wrap_known(getattr(module, "Strategy", None), "training_step", self._around_lightning_step)
+
     def _around_training_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         loop = self._loop
 
         def training_step(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             loop.losses.summed = True
             loop.next_step = functools.partial(_next_step, weakref.ref(trainer.state))
+            inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
+            loop.guarded("tokens", self._count_of_trainer, trainer, inputs)
             return original(trainer, *args, **kwargs)
 
         return training_step
@@ -67,10 +76,25 @@ class Trainers:
         loop = self._loop
 
         def advance(epoch: Any, *args: Any, **kwargs: Any) -> Any:
-            loop.next_step = functools.partial(_next_step, weakref.ref(epoch))
+            self._epoch = weakref.ref(epoch)
+            loop.next_step = functools.partial(_next_step, self._epoch)
             return original(epoch, *args, **kwargs)
 
         return advance
+
+    def _around_lightning_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def training_step(strategy: Any, *args: Any, **kwargs: Any) -> Any:
+            epoch = None if self._epoch is None else self._epoch()
+            if epoch is not None and args:
+                self._loop.guarded("tokens", self._tokens.batch, args[0], int(epoch.global_step))
+            return original(strategy, *args, **kwargs)
+
+        return training_step
+
+    def _count_of_trainer(self, trainer: Any, inputs: Any) -> None:
+        parallel = getattr(getattr(trainer, "accelerator", None), "parallelism_config", None)
+        alike = getattr(parallel, "non_data_parallel_size", 1)
+        self._tokens.batch(inputs, int(trainer.state.global_step), int(alike))
 
     def _around_validation(self, original: Callable[..., Any]) -> Callable[..., Any]:
         loop = self._loop

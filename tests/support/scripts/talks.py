@@ -5,11 +5,11 @@ import socket
 import sys
 import time
 
-from orchestrator.rank.link import Link
+from orchestrator.rank.link import RankLink
 from orchestrator.rank.messages import ProbeFailed
 
 os.setsid()
-link = Link(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+link = RankLink(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
 link.start()
 begin = time.perf_counter()
 for number in range(20_000):

@@ -13,6 +13,7 @@ import torch.distributed as dist
 parser = argparse.ArgumentParser()
 parser.add_argument("--output_dir")
 parser.add_argument("--resume_from_checkpoint", default=None)
+parser.add_argument("--accumulation", type=int, default=2)  # so that no plan can read it from the source
 args = parser.parse_args()
 deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
 torch.manual_seed(0)
@@ -20,7 +21,7 @@ model = torch.nn.Linear(8, 1)
 engine, *_ = deepspeed.initialize(
     model=model,
     optimizer=torch.optim.SGD(model.parameters(), 1e-2),
-    config={"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 2},
+    config={"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": args.accumulation},
 )
 step = 0
 if args.resume_from_checkpoint:
@@ -28,7 +29,7 @@ if args.resume_from_checkpoint:
         step = int(file.read())
     engine.load_checkpoint(args.resume_from_checkpoint)
 while step < 20:
-    for _ in range(2):
+    for _ in range(args.accumulation):
         engine.backward(engine(torch.ones(8, 8)).pow(2).mean())
         engine.step()
     step += 1

@@ -50,5 +50,21 @@ def test_a_rank_is_told_what_torchrun_tells_it(tmp_path: Path) -> None:
     assert second.began_unix_s == 7.5
 
 
+def test_loggers_of_rank_0_have_one_history_over_all_attempts(tmp_path: Path) -> None:
+    def told(attempt: int, node: int = 0, **own: str) -> list[dict[str, str]]:
+        there = assignment(run_dir=str(tmp_path), checkpoint_dir=str(tmp_path / "c"), environment=own)
+        specs = rank_specs(there, node, Origin(attempt), "10.0.0.1", 29500)
+        names = ("TENSORBOARD_LOGGING_DIR", "WANDB_RUN_ID", "WANDB_RESUME")
+        return [{name: spec.env[name] for name in names if name in spec.env} for spec in specs]
+
+    first, other = told(1)
+    assert first["TENSORBOARD_LOGGING_DIR"] == f"{tmp_path}/tensorboard"
+    assert first["WANDB_RESUME"] == "allow"
+    assert told(2)[0] == first
+    assert [other, *told(1, node=1)] == [{}] * 3, "who logs on every rank makes a run for each"
+    own = told(1, WANDB_SWEEP_ID="s", TENSORBOARD_LOGGING_DIR="/logs")
+    assert own == [{"TENSORBOARD_LOGGING_DIR": "/logs"}] * 2, "what the user has set stays"
+
+
 def test_nothing_to_skip_and_a_failure_rate_that_nobody_knows(tmp_path: Path) -> None:
     assert arguments(tmp_path)[3:5] == ["--skip=", "--mtbf=0.0"]

@@ -1,16 +1,12 @@
-"""The ranks of a node, played by a script: those that hang, do not die, or were killed by the kernel."""
+"""The ranks of a node, played by a script, and what is told of them."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 
-from orchestrator.agent import log_reader, memory_kills
-from orchestrator.agent import ranks as node_ranks
+from orchestrator.agent import log_reader
 from orchestrator.agent.log_transfer import LogSender
 from orchestrator.agent.messages import (
     FiguresPrinted,
@@ -20,8 +16,6 @@ from orchestrator.agent.messages import (
     Part,
     RankExited,
     RankMute,
-    RankPhases,
-    RankRaised,
     RankSavedFile,
     RankSeen,
     RanksOverdue,
@@ -31,137 +25,22 @@ from orchestrator.agent.messages import (
     RankWithoutEngine,
     Remark,
 )
-from orchestrator.agent.ranks import NodeRanks
 from orchestrator.agent.waits import Wait
 from orchestrator.agent.watchdog import LEAST_SAMPLES
-from orchestrator.errors import NodeMismatch
-from orchestrator.events import Fault
 from orchestrator.rank.messages import (
     FileSaved,
     Heartbeat,
-    Message,
     OpBuildBegun,
     OpBuildEnded,
     OptimizerFollowed,
-    PhaseEnded,
     ProbeFailed,
     SaveBegun,
-    ScriptFailed,
     StacksUnavailable,
-    StepTaken,
     Tracked,
     TrackedElsewhere,
     Unknown,
 )
-from orchestrator.rank.spec import RankSpec
-from tests.support.snapshot_world import small_assignment
-
-_Kind = TypeVar("_Kind")
-FLOOR_S, UNKNOWN_S, UNKILLABLE_S = 60.0, 1800.0, 15.0
-
-
-class Rank:
-    """A process that does what it is told to by the test. It takes no signal by itself."""
-
-    def __init__(self, spec: RankSpec) -> None:
-        self.spec = spec
-        self.pid = 4_000_000 + spec.rank  # above the highest that Linux gives
-        self.exit_reason: str | None = None
-        self.status: int | None = None
-        self.said: list[Message | Unknown] = []
-        self.kills = 0
-        self.progress = 0
-        self.garbled = 0
-
-    def messages(self) -> list[Message | Unknown]:
-        said, self.said = self.said, []
-        return said
-
-    def poll(self) -> int | None:
-        return self.status
-
-    def kill(self) -> None:
-        self.kills += 1
-
-    def say(self, message: Message | Unknown) -> None:
-        self.said.append(message)
-
-    def step(self, step: int) -> None:
-        self.say(StepTaken(step, step_time_s=1.0, local_time_s=0.5, loss=1.0, lr=0.1, grad_norm=1.0))
-
-
-class Node:
-    """A :class:`NodeRanks` whose clock moves only when told."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-        self.now_s = 1000.0
-        self.killed_by_kernel = 0
-        self.signals: list[tuple[int, int]] = []
-        monkeypatch.setattr(node_ranks.time, "monotonic", lambda: self.now_s)
-        monkeypatch.setattr(node_ranks.os, "kill", lambda pid, number: self.signals.append((pid, number)))
-        monkeypatch.setattr(memory_kills, "_kills", lambda: [0, self.killed_by_kernel])
-        limits = {
-            "hang_floor_s": FLOOR_S,
-            "hang_timeout_cold_s": UNKNOWN_S,
-            "sigkill_timeout_s": UNKILLABLE_S,
-        }
-        self.ranks: list[Rank] = []
-        self.node = NodeRanks(small_assignment(folder, **limits, **changes))
-        self._logs = folder / "run" / "logs"
-        self.start_attempt(1)
-
-    def start(self, spec: RankSpec) -> Rank:
-        self.ranks.append(Rank(spec))
-        return self.ranks[-1]
-
-    def close(self) -> None:
-        pass
-
-    def start_attempt(self, attempt: int) -> None:
-        self.node.check_gone(attempt)
-        self.ranks.clear()
-        specs = [
-            RankSpec(
-                rank,
-                rank,
-                2,
-                "t",
-                "s.py",
-                [],
-                "/",
-                {},
-                str(self._logs / f"attempt-{attempt}.rank-{rank}.log"),
-            )
-            for rank in range(2)
-        ]
-        self.node.start(specs, self)  # type: ignore[arg-type]
-
-    def later(self, seconds: float) -> list[Part]:
-        """What is told that much later, but for the phases, which are told at every poll."""
-        self.now_s += seconds
-        return [part for part in self.node.poll() if not isinstance(part, RankPhases)]
-
-    def train(self, steps: int, step_s: float = 1.0) -> None:
-        for rank in self.ranks:
-            rank.say(PhaseEnded("initialize", 1.0))
-        for step in range(1, steps + 1):
-            for rank in self.ranks:
-                rank.step(step)
-            self.later(step_s)
-
-
-@pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    with monkeypatch.context() as patched:
-        yield Node(tmp_path, patched)
-
-
-def of(kind: type[_Kind], parts: list[Part]) -> list[_Kind]:
-    return [part for part in parts if isinstance(part, kind)]
-
-
-def overdue(parts: list[Part]) -> list[tuple[bool, list[int]]]:
-    return [(part.all, [one.rank for one in part.ranks]) for part in of(RanksOverdue, parts)]
+from tests.support.node_world import FLOOR_S, Node, Rank, of, overdue
 
 
 def test_who_is_overdue_is_told_when_it_changes_and_not_at_every_poll(node: Node) -> None:
@@ -391,81 +270,3 @@ def test_what_is_left_out_before_it_was_read_and_sent_is_passed_over(
     assert b"\0" not in sent
     assert len([line for line in lines if "bytes left out here, of the log too" in line]) == 1
     assert b" bytes left out here; all but " in sent
-
-
-def test_after_sigterm_comes_sigkill_and_who_outlives_that_makes_its_node_a_bad_one(node: Node) -> None:
-    node.train(1)
-    node.node.stop(grace_s=10.0)
-    assert node.signals == [(rank.pid, signal.SIGTERM) for rank in node.ranks]
-    node.later(9.0)
-    assert [rank.kills for rank in node.ranks] == [0, 0]
-    node.later(1.0)
-    assert [rank.kills for rank in node.ranks] == [1, 1]
-    node.ranks[0].status = -signal.SIGKILL
-    (gone,) = node.later(UNKILLABLE_S - 1)
-    assert isinstance(gone, RankExited)
-    assert (gone.rank, gone.status, gone.fault, gone.node_unusable) == (0, -signal.SIGKILL, Fault.EXIT, False)
-    with pytest.raises(NodeMismatch, match="ranks of an older one are still alive"):
-        node.node.check_gone(2)
-    (stuck,) = node.later(1.0)
-    assert isinstance(stuck, RankExited)
-    assert (stuck.rank, stuck.status, stuck.step) == (1, -signal.SIGKILL, 1)
-    assert (stuck.error, stuck.fault, stuck.node_unusable) == ("outlived SIGKILL by 15 s", Fault.NODE, True)
-    assert node.later(100.0) == [], "it is said once"
-    node.ranks[1].status = -signal.SIGKILL
-    assert node.later(1.0) == []
-
-
-def test_a_kill_that_nobody_here_sent_is_for_want_of_memory_if_the_kernel_counts_one(node: Node) -> None:
-    def ended(status: int, *ranks: int) -> list[Fault]:
-        for rank in ranks:
-            node.ranks[rank].status = status
-        return [part.fault for part in of(RankExited, node.later(1.0))]
-
-    assert ended(-signal.SIGKILL, 0) == [Fault.EXIT]
-    node.killed_by_kernel += 1
-    assert ended(-signal.SIGKILL, 1) == [Fault.MEMORY]
-    node.start_attempt(2)
-    node.killed_by_kernel += 1  # a data loader, say, by which its rank fails
-    assert ended(1, 0) == [Fault.EXIT]
-    assert ended(-signal.SIGTERM, 1) == [Fault.EXIT]
-    node.start_attempt(3)
-    assert ended(-signal.SIGKILL, 0) == [Fault.EXIT], "that was another attempt"
-    node.killed_by_kernel += 1
-    node.node.kill()
-    assert ended(-signal.SIGKILL, 1) == [Fault.EXIT], "we did"
-
-
-def test_counters_that_are_not_there_count_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counter = tmp_path / "memory.events"
-    monkeypatch.setattr(
-        memory_kills, "_COUNTERS", ((tmp_path / "missing", "oom_kill"), (counter, "oom_kill"))
-    )
-    counter.write_text("low 0\noom 3\noom_kill 2\n")
-    kills = memory_kills.MemoryKills()
-    assert not kills.new()
-    counter.write_text("low 0\noom 4\noom_kill 3\noom_group_kill 1\n")
-    assert [kills.new(), kills.new()] == [True, False]
-
-
-def test_an_exit_has_the_error_in_one_line_and_the_end_of_the_log(node: Node) -> None:
-    rank = node.ranks[0]
-    Path(rank.spec.log_path).write_text("".join(f"line {number}\n" for number in range(30)))
-    rank.say(ScriptFailed("RestoreError", "the first line\nthe second", "", fault="restore"))
-    rank.status = 1
-    told = node.later(1.0)
-    (exited,) = of(RankExited, told)
-    assert (exited.error, exited.gpu, exited.fault) == (
-        "RestoreError: the first line",
-        "CPU core 0",
-        Fault.RESTORE,
-    )
-    assert exited.log_tail == [f"line {number}" for number in range(10, 30)]
-    assert {type(part) for part in told} <= {RankRaised, RankExited, RanksOverdue}
-
-
-@pytest.mark.parametrize("word", ["weather", "", None])
-def test_a_fault_that_a_script_has_made_up_is_an_exit(node: Node, word: str | None) -> None:
-    node.ranks[0].say(ScriptFailed("ValueError", "x", "", fault=word))
-    node.ranks[0].status = 1
-    assert [part.fault for part in of(RankExited, node.later(1.0))] == [Fault.EXIT]

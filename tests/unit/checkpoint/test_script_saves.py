@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.checkpoint.script_saves import ScriptSave, choose, look
@@ -89,8 +91,68 @@ def test_shards_and_distributed_checkpoints_are_held_to_their_own_index(tmp_path
         5, "model.safetensors.index.json names 'model-00002-of-00002.safetensors', which is not there",
     )  # fmt: skip
     as_safetensors(sharded / "model-00002-of-00002.safetensors")
-    (parts / ".metadata").write_bytes(b"x")
-    assert [one.torn for one in look(tmp_path)] == [None, None]
+    assert [one.torn for one in look(tmp_path)][1:] == [None]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_distributed_checkpoint_is_held_to_the_places_in_its_index(tmp_path: Path) -> None:
+    folder = tmp_path / "step_5"
+    dcp.save({"model": STATE, "step": 5}, checkpoint_id=folder, no_dist=True)
+    assert [one.torn for one in look(tmp_path)] == [None]
+    (part,) = folder.glob("*.distcp")
+    size = part.stat().st_size
+    cut(part)
+    assert look(tmp_path)[0].torn == f"{part.name} has {part.stat().st_size:,} bytes of {size:,}"
+    part.unlink()
+    (folder / "__1_0.distcp").write_bytes(b"x")
+    assert look(tmp_path)[0].torn == f".metadata names '{part.name}', which is not there"
+    cut(folder / ".metadata")
+    assert (look(tmp_path)[0].torn or "").startswith(".metadata cannot be read: ")
+
+
+class Runs:
+    """Does something when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_the_code_that_an_index_names_is_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "step_5"
+    folder.mkdir()
+    (folder / "__0_0.distcp").write_bytes(b"x")
+    data = pickle.dumps({"state": Runs(tmp_path / "ran")})
+    (folder / ".metadata").write_bytes(data)
+    assert [one.torn for one in look(tmp_path)] == [None]
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(data)
+    assert (tmp_path / "ran").exists(), "it would have been"
+
+
+def test_what_was_saved_at_one_step_is_whole_as_one(tmp_path: Path) -> None:
+    for step in (5, 10):
+        for name in ("model", "optimizer"):
+            as_torch(tmp_path / f"{name}_step_{step}.pt")
+    cut(tmp_path / "optimizer_step_10.pt")
+    whole, torn = choose(look(tmp_path), 0.0)
+    assert whole is not None
+    assert whole.name == "model_step_5.pt", "and not its optimizer, which is no newer"
+    assert [(one.name, (one.torn or "").partition(":")[0]) for one in torn] == [
+        ("model_step_10.pt", "optimizer_step_10.pt, of the same step, is not whole"),
+        ("optimizer_step_10.pt", "optimizer_step_10.pt cannot be read"),
+    ]  # fmt: skip
+
+
+def test_the_part_of_a_rank_that_is_not_there_is_missed(tmp_path: Path) -> None:
+    for name in ("step_5.rank0.pt", "step_5.rank1.pt", "step_10.rank0.pt"):
+        as_torch(tmp_path / name)
+    whole, (torn,) = choose(look(tmp_path), 0.0)
+    assert whole is not None
+    assert (whole.step, torn.step) == (5, 10)
+    assert torn.torn == "it has nothing of rank 1, of which another step has"
 
 
 def test_what_deepspeed_has_committed_and_what_is_no_checkpoint_is_left_out(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from orchestrator.checkpoint import writer
-from orchestrator.checkpoint.writer_messages import Written, answer_of, request_line
+from orchestrator.checkpoint.writer_messages import ANSWERS, REQUESTS, Written
 from orchestrator.rank.launch.launcher import ExecLauncher
 from tests.support.rank_harness import Bench, environment, wait_until
 from tests.support.slot_harness import (
@@ -112,11 +112,11 @@ def test_the_process_outlives_signals_and_ends_with_the_requests(bench: Bench, t
     requests_read, requests_write = os.pipe()
     answers_read, answers_write = os.pipe()
     paths = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (requests_read, answers_write)]
-    with new_slot(Path("/dev/shm")) as slot, open(answers_read) as answers:
+    with new_slot(Path("/dev/shm")) as slot, open(answers_read, "rb") as answers:
         stage(slot, {"a.pt": {"client": OfTheScript(4), "w": STATE["w"]}})
         process = bench.start(writer.__file__, *paths)
-        os.write(requests_write, request_line(request(slot, tmp_path / "t")))
-        answer = answer_of(answers.readline())
+        os.write(requests_write, REQUESTS.encode(request(slot, tmp_path / "t")))
+        answer = ANSWERS.decode(answers.readline())
         assert_told_truly(answer, tmp_path / "t")
         assert slot.written() is not None
         assert psutil.Process(process.pid).nice() == 19
@@ -124,9 +124,9 @@ def test_the_process_outlives_signals_and_ends_with_the_requests(bench: Bench, t
             process.signal(number)
         time.sleep(0.1)
         for number in (6, 7):
-            os.write(requests_write, request_line(request(slot, tmp_path / "t", number=number)))
+            os.write(requests_write, REQUESTS.encode(request(slot, tmp_path / "t", number=number)))
         os.close(requests_write)
-        assert [answer_of(answers.readline()).id for _ in range(2)] == [6, 7]
+        assert [ANSWERS.decode(answers.readline()).id for _ in range(2)] == [6, 7]
         assert wait_until(lambda: process.poll() is not None)
         assert process.poll() == 0, bench.log()
         os.close(requests_read)

@@ -46,7 +46,13 @@ from orchestrator.events import (
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.story import Story
 from orchestrator.records import record_from_json
-from orchestrator.script_events import OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
+from orchestrator.script_events import (
+    OpCompiled,
+    OpCompiling,
+    ScriptSaveCompleted,
+    ScriptSaved,
+    StepsWithoutEngine,
+)
 from orchestrator.text import (
     bytes_in_words,
     clean,
@@ -204,8 +210,17 @@ def test_what_a_script_saves_by_itself_is_said() -> None:
     text = plain([*STORY[:3], *saved, (30, AttemptEnded(1, Outcome.FINISHED, 3))])
     told = [line.split("  ")[-1] for line in text.splitlines() if " saved by " in line]
     assert told == [
-        "/out/0.pt saved by the script after step 0, rank 0 stood still for 0.250 s",
-        "/out/2.pt saved by the script after step 2, rank 0 stood still for 0.250 s, and 1 before it",
+        "/out/2.pt saved by the script after step 2, rank 0 stood still for 0.250 s, and 2 before it"
+    ]
+
+
+def test_what_a_script_saves_is_said_once_when_it_is_whole() -> None:
+    files = [(4.0, ScriptSaved(1, 0, 5, f"/out/step_5/{name}.pt", 0.25)) for name in ("model", "optimizer")]
+    whole = ScriptSaveCompleted(1, 5, "/out/step_5", 12_000_000)
+    text = plain([*STORY[:3], *files, (6.0, whole), (30, AttemptEnded(1, Outcome.FINISHED, 6))])
+    told = [line.split("  ")[-1] for line in text.splitlines() if "/out/" in line]
+    assert told == [
+        "checkpoint /out/step_5 of step 5, saved by the script, is whole (12 MB, rank 0 stood still for 0.250 s)"
     ]
 
 

@@ -24,6 +24,7 @@ from orchestrator.agent.messages import (
     RankPhases,
     RankRaised,
     RankSavedFile,
+    RankSaveWhole,
     RanksSaved,
     RankTracked,
     RankWithoutEngine,
@@ -43,7 +44,14 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.rank.messages import StepTaken
-from orchestrator.script_events import LossNotFinite, OpCompiled, OpCompiling, ScriptSaved, StepsWithoutEngine
+from orchestrator.script_events import (
+    LossNotFinite,
+    OpCompiled,
+    OpCompiling,
+    ScriptSaveCompleted,
+    ScriptSaved,
+    StepsWithoutEngine,
+)
 from orchestrator.text import exit_in_words
 
 
@@ -319,6 +327,19 @@ def test_what_all_ranks_save_at_a_step_is_told_by_one() -> None:
         ScriptSaved(1, 1, 5, "/c/model-1", 0.5),
         ScriptSaved(1, 1, 5, "/c/optimizer-1", 0.5),
         ScriptSaved(1, 1, 10, "/c/model-1", 0.5),
+    ]
+
+
+def test_what_nodes_see_whole_in_a_folder_that_they_share_is_told_once() -> None:
+    attempt = attempt_on()
+    parts = [RankSaveWhole("/c/step_5", 5, 10)] * 2 + [
+        RankSaveWhole("/c/last.pt", step, 10) for step in (5, 9)
+    ]
+    told = [event for part in parts for event in attempt.receive(0, part, 0.0)]
+    assert told == [
+        ScriptSaveCompleted(1, 5, "/c/step_5", 10),
+        ScriptSaveCompleted(1, 5, "/c/last.pt", 10),
+        ScriptSaveCompleted(1, 9, "/c/last.pt", 10),
     ]
 
 

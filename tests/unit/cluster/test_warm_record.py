@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import psutil
 import pytest
 
 from orchestrator.cluster import tls
+from orchestrator.cluster.session import connect
 from orchestrator.cluster.warm import record
 from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.config.schema import ClusterConfig, Config
@@ -24,7 +27,8 @@ from orchestrator.driver.cluster_status import other_runs
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.preflight import find_target
-from orchestrator.errors import ClusterUnreachable, ConfigError
+from orchestrator.driver.warm_cluster import down
+from orchestrator.errors import ClusterError, ClusterUnreachable, ConfigError
 from orchestrator.events import ResourcesGranted, ResourcesReleased, RunEnded, RunStarted, Status
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.run_directory import RunDirectory
@@ -193,3 +197,48 @@ def test_a_finished_run_is_looked_at_without_reading_its_steps(
     monkeypatch.setattr(journal_fold, "_digest_of", lambda path, _count: read.append(str(path)))
     assert other_runs(tmp_path, "a:1", 0.0, set()) == before
     assert read == []
+
+
+class Said:
+    """What `down` says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def busy(self, _what: str) -> nullcontext[None]:
+        return nullcontext()
+
+
+def test_a_ray_whose_folder_was_deleted_is_named_and_can_be_ended(
+    listening: str, tmp_path: Path, state: Path
+) -> None:
+    """Ray ends a process that connects to one, with status 1 and without a word."""
+    state.mkdir()
+    (folder := tmp_path / "session" / "sockets").mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True
+    ) as head:
+        started = psutil.Process(head.pid).create_time()
+        kept = cluster(
+            listening, session_dir=str(folder.parent), head_pid=head.pid, head_created_unix_s=started
+        )
+        record.record(kept)
+        assert kept.why_cut_off() is None
+        folder.rmdir()
+        (folder.parent / "logs").mkdir()  # which Ray's own processes make again
+        why = f"{listening}: the folder of its Ray, {folder.parent}, was deleted under it, and nothing can"
+        with pytest.raises(ClusterUnreachable, match=re.escape(why)), connect(listening, 1, False):
+            pass
+        said = Said()
+        with pytest.raises(ClusterError, match=f"{re.escape(why)}.*; 'down --force' ends it"):
+            down(said, force=False)  # type: ignore[arg-type]
+        assert head.poll() is None
+        down(said, force=True)  # type: ignore[arg-type]
+        assert said.lines == [f"{listening}: stopped, nothing is left"]
+        assert head.wait(60) != 0
+    assert record.find() is None
+    joined = cluster(listening, session_dir=str(folder.parent))
+    assert joined.why_cut_off() is None, "what others have started is not looked into"

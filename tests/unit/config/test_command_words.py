@@ -175,3 +175,19 @@ def test_a_key_that_no_schema_has_is_refused_with_a_plus_too(word: str) -> None:
     key = word.lstrip("+").partition("=")[0]
     with pytest.raises(ConfigError, match=f"^{key}: no such key"):
         orc.compose("gpu=cpu", word)
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        (["bash", "recipes/pre train.sh", "1"], "pre-train"),
+        (["bash", "-c", "exit"], "bash"),
+        (["bash"], "bash"),
+        (["./train.sh", "x.sh"], "train"),
+    ],
+)
+def test_a_shells_run_is_called_as_its_script(tmp_path: Path, form: list[str], name: str) -> None:
+    (tmp_path / "train.sh").write_text("")
+    (tmp_path / "train.sh").chmod(0o755)
+    config = orc.compose("gpu=cpu", f"job.cwd={tmp_path}", "--", *form)
+    assert config.job.name == name

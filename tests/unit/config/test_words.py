@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.cli import cli
 from orchestrator.config import composing, load
+from orchestrator.config.origin import with_typed_booleans
 from orchestrator.config.schema import Config
 from orchestrator.config.words import for_hydra, literally, parsed_override
 from orchestrator.errors import ConfigError
@@ -27,7 +28,7 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 def composed(*words: str) -> Config:
-    return load.load(composing.composed(for_hydra(words)).config)
+    return composing.compose(*words)
 
 
 def is_for_hydra(text: str) -> bool:
@@ -94,7 +95,10 @@ def test_a_run_that_is_resumed_has_the_same_text() -> None:
     [
         ('job.args.lr="a b"', "--lr=a b"),
         ("job.args.lr=[a,'b c',1]", "--lr=a,b c,1"),
-        ("job.args.lr=True", "--lr=true"),
+        ("job.args.lr=True", "--lr=True"),
+        ("job.args.lr=true", "--lr=true"),
+        ("++job.args.lr=FALSE", "--lr=FALSE"),
+        ("job.args.lr=[true,False]", "--lr=true,false"),
         ("job.args.lr=0.5", "--lr=0.5"),
         ("job.args.lr=1e-3", "--lr=1e-3"),
         ("job.args.lr=${job.steps}", "--lr=7"),
@@ -106,6 +110,38 @@ def test_a_run_that_is_resumed_has_the_same_text() -> None:
 def test_what_is_meant_for_hydra_is_read_by_it(word: str, expected: str) -> None:
     given_ = arguments(composed("job.steps=7", word).job.args)
     assert [argument for argument in given_ if argument.startswith("--lr=")] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("equals", ["--a=True", "--b=false", "--c=False"]),
+        ("python", ["--a=True", "--b=False", "--c=False"]),
+        ("flags", ["--a"]),
+        ("hydra", ["a=true", "b=false", "c=false"]),
+    ],
+)
+def test_a_boolean_goes_on_as_it_was_typed_where_it_goes_on_as_text(style: str, expected: list[str]) -> None:
+    words = ["+job.args.a=True", "+job.args.b=False", "+job.args.c=False", "++job.args.b=false"]
+    config = composing.compose("job=script", "job.script=x", f"job.flag_style={style}", *words)
+    assert arguments(config.job.args, config.job.flag_style) == expected
+    again = load.from_container(json.loads(json.dumps(load.to_container(config))))
+    assert arguments(again.job.args, again.job.flag_style) == expected, "a run that is resumed has the same"
+
+
+def test_what_refers_to_a_boolean_has_the_boolean() -> None:
+    words = ("+job.args.bf16=True", "+deepspeed.zero_allow_untested_optimizer=${job.args.bf16}")
+    config = composing.compose("job=tiny_gpt", *words)
+    assert config.deepspeed["zero_allow_untested_optimizer"] is True
+    assert "--bf16=True" in arguments(config.job.args)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("True", "True"), ("False", "false")])
+def test_each_run_of_a_sweep_has_the_word_that_was_typed_for_it(value: str, expected: str) -> None:
+    """Hydra's own words for a sweep's runs are capitalised, however they were typed."""
+    made = load.load(composing.composed([f"++job.args.a={value}"]).config)
+    swept = with_typed_booleans(made, ("++job.args.a=choice(True,false)",))
+    assert f"--a={expected}" in arguments(swept.job.args)
 
 
 def test_null_leaves_an_argument_out() -> None:

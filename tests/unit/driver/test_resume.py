@@ -1,13 +1,25 @@
+"""A run that is taken up again: what its next driver knows, and what its user types."""
+
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator.driver.resume import unfinished
+import orchestrator as orc
+from orchestrator.cli.args import parse
+from orchestrator.config.command_line import forms, words
+from orchestrator.config.command_line.launch import LOCAL_RANK_FLAG, Launch
+from orchestrator.driver.preflight import plan_of
+from orchestrator.driver.resume import how_to_go_on, remember, resumable, unfinished
 from orchestrator.errors import RunDirectoryError
-from orchestrator.events import AttemptStarted, LossRejected, RunEnded, RunStarted, Status, StepDone
+from orchestrator.events import AttemptStarted, LossRejected, Record, RunEnded, RunStarted, Status, StepDone
 from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.run_directory import RunDirectory, find_run
+from orchestrator.vocabulary import ProgramKind
 
 
 def test_what_another_driver_has_done_since_is_known_to_the_one_that_takes_the_run_up(tmp_path: Path) -> None:
@@ -34,3 +46,67 @@ def test_what_another_driver_has_done_since_is_known_to_the_one_that_takes_the_r
     with pytest.raises(RunDirectoryError, match="its run has finished meanwhile"):
         found.folded()
     assert unfinished(tmp_path) is None
+
+
+INTERRUPTED = Record(3, 1.0, 1.0, RunEnded(Status.INTERRUPTED, "stopped by Ctrl-C"))
+OF_LAUNCHERS = Launch(
+    ProgramKind.SCRIPT, "train.py", (LOCAL_RANK_FLAG, "--x={run_dir}", "${y}"), ranks_per_node=2,
+    ranks_were_given=True, environment={"ACCELERATE_A": "${c},d"}, keys={"recovery.max_restarts": 7},
+)  # fmt: skip
+FORMS = {
+    "torchrun": ["torchrun", "--nproc_per_node=2", "train.py", "${y}"],
+    "deepspeed": ["deepspeed", "--num_gpus=2", "train.py"],
+    "accelerate": ["accelerate", "launch", "--cpu", "train.py"],
+    "python": ["python", "-O", "train.py", "a b", "--x", "null", "1.10", "True"],
+    "module": ["python", "-m", "pkg.train", "+a=[1,2]"],
+    "variables": ["env", "A=${b},1", "python", "train.py"],
+    "shell": ["bash", "train.sh", "$1"],
+    "program": ["./train.sh", "--local_rank={local_rank}"],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_a_command_as_it_was_typed_is_gone_on_with_by_what_the_end_of_its_run_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        words, "launch_of", lambda command, cwd: forms.launch_of(command, cwd, lambda *_: OF_LAUNCHERS)
+    )
+    (tmp_path / "pkg").mkdir()
+    for name in ("train.py", "pkg/__init__.py", "pkg/train.py", "train.sh"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "train.sh").chmod(0o755)
+    config = orc.compose("gpu=cpu", "run_name=a run", "env.B=1,2", "--", *form)
+    directory = RunDirectory(Path(config.run_root) / str(config.run_name))
+    directory.hold()
+    remember(config, directory)
+    with Journal(directory.path / "journal.jsonl") as journal:
+        journal.append(RunStarted("a run", "j", "local", "cpu", 2, 0.1))
+        journal.append(INTERRUPTED.event)
+    directory.release()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for from_here, cwd in ((True, tmp_path), (False, elsewhere)):
+        os.chdir(tmp_path)
+        hint = how_to_go_on(INTERRUPTED, directory.path, from_here)
+        assert hint is not None
+        python, *typed = shlex.split(hint.partition(": ")[2])
+        os.chdir(cwd)
+        assert [python, *typed[:3]] == [sys.executable, "-m", "orchestrator", "resume"]
+        asked = parse(typed[2:])
+        again, _found = resumable(find_run(asked.run, "runs"))
+        assert Path.cwd() == tmp_path, "where the run was started"
+        assert again.job == config.job
+        before, after = plan_of(config, observed=False), plan_of(again, observed=False)
+        assert (after.command(), after.args, after.environment, after.layout) == (
+            before.command(), before.args, before.environment, before.layout,
+        )  # fmt: skip
+
+
+def test_nothing_is_to_be_typed_for_a_run_that_has_finished_or_has_said_nothing(tmp_path: Path) -> None:
+    finished = Record(3, 1.0, 1.0, RunEnded(Status.FINISHED, "the job ended by itself"))
+    assert how_to_go_on(finished, tmp_path, True) is None
+    assert how_to_go_on(None, tmp_path, True) is None
+    failed = Record(3, 1.0, 1.0, RunEnded(Status.FAILED, "the job's own fault"))
+    assert str(how_to_go_on(failed, tmp_path, True)).endswith(f"resume {shlex.quote(str(tmp_path))}")

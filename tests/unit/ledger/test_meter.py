@@ -24,6 +24,7 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.meter import Meter
+from orchestrator.script_events import TokensSeen
 from tests.support.timelines import (
     DRAINING,
     GRANTED,
@@ -242,6 +243,22 @@ def test_what_is_only_told_turns_nothing(event: Event) -> None:
     timeline: list[tuple[float, Event]] = [(0, RUN), (0, GRANTED), (0, started()), (1, step(1)), (3, step(2))]
     told = bill(*timeline[:4], (2, event), *timeline[4:])
     assert told == bill(*timeline)
+
+
+def test_tokens_that_a_trainer_hands_over_count_where_nobody_has_said_how_many() -> None:
+    timeline: list[tuple[float, Event]] = [
+        (0, GRANTED),
+        (0, started()),
+        (1, step(1)),
+        (2, TokensSeen(1, 1, 300)),
+    ]
+    more: list[tuple[float, Event]] = [(3, step(2)), (4, TokensSeen(1, 50, 200)), (5, step(3))]
+    unknown = dataclasses.replace(RUN, tokens_per_step=None)
+    assert bill((0, unknown), *timeline).tokens == 300
+    assert bill((0, unknown), *timeline, *more).tokens == 3 * 200, "the mean of all steps"
+    told = RUN.tokens_per_step
+    assert told is not None
+    assert bill((0, RUN), *timeline).tokens == told
 
 
 def test_the_shape_of_the_cluster_may_change() -> None:

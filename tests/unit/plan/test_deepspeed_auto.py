@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config.schema import Config
 from orchestrator.driver.deepspeed_part import with_deepspeed_ready
-from orchestrator.driver.script_imports import fills_auto
+from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.deepspeed_auto import filled, left_to_script
 from orchestrator.plan.layout.layout import derive_layout
@@ -115,11 +115,10 @@ def test_a_script_that_fills_in_nothing_is_refused_what_is_left(
     script.write_text("import deepspeed\n")
     made = config(deepspeed=copy.deepcopy(HF), job__args=args)
     with pytest.raises(ConfigError, match=f"^deepspeed.{key}=auto: .*write e.g. deepspeed.{key}="):
-        with_deepspeed_ready(made, script, tmp_path)
+        with_deepspeed_ready(made, script, tmp_path, script_sources(script))
     script.write_text("import helper\n")
     (tmp_path / "helper.py").write_text("from accelerate import Accelerator\n")
-    assert fills_auto(script)
-    with_deepspeed_ready(made, script, tmp_path)
+    with_deepspeed_ready(made, script, tmp_path, script_sources(script))
 
 
 @pytest.mark.parametrize(

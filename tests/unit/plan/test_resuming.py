@@ -8,9 +8,9 @@ import pytest
 
 from orchestrator.config.composing import compose
 from orchestrator.driver.preflight import plan_of
-from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ConfigError
-from orchestrator.plan.resuming import imported, resuming
+from orchestrator.plan.resuming import resuming
+from orchestrator.plan.source import Source
 
 TRAINER = """
 from transformers import HfArgumentParser, Trainer, TrainingArguments
@@ -77,7 +77,7 @@ TELLS = {
 
 @pytest.mark.parametrize(("source", "word"), TELLS.values(), ids=TELLS.keys())
 def test_a_known_option_is_told_from_the_second_attempt_on(source: str, word: str) -> None:
-    found = resuming(None, [source])
+    found = resuming(None, [Source(source)])
     assert found.args == (word,)
     assert found.how == f"with {word} from the second attempt on, which the script knows"
 
@@ -93,7 +93,7 @@ def test_a_known_option_is_told_from_the_second_attempt_on(source: str, word: st
     ],
 )
 def test_a_script_that_finds_its_checkpoint_is_told_nothing(source: str, call: str) -> None:
-    found = resuming(None, [source])
+    found = resuming(None, [Source(source)])
     assert found.args == ()
     assert found.how == f"with the same command: the script calls {call} by itself"
 
@@ -112,19 +112,19 @@ def test_a_script_that_finds_its_checkpoint_is_told_nothing(source: str, call: s
     ],
 )
 def test_where_nothing_is_known_it_is_said_with_what_to_type(source: str) -> None:
-    found = resuming(None, [source])
+    found = resuming(None, [Source(source)])
     assert found.args == ()
     assert found.how.startswith("it cannot, and begins anew after a fault: ")
     assert "job.resume_args=['--OPTION={checkpoint}']" in found.how
 
 
 def test_what_is_told_stands_above_what_is_found_and_nothing_may_be_told() -> None:
-    told = resuming(["--go={checkpoint}", "--at={resume_step}"], [TRAINER])
+    told = resuming(["--go={checkpoint}", "--at={resume_step}"], [Source(TRAINER)])
     assert told.args == ("--go={checkpoint}", "--at={resume_step}")
     assert (
         told.how == "with --go={checkpoint} --at={resume_step} from the second attempt on (job.resume_args)"
     )
-    assert resuming([], [TRAINER]).args == ()
+    assert resuming([], [Source(TRAINER)]).args == ()
     assert resuming(None, []).how == "", "nobody has looked"
 
 
@@ -141,23 +141,6 @@ def test_a_word_that_cannot_be_filled_in_is_refused(word: str, says: str) -> Non
         resuming([word], [])
     assert says in str(refused.value)
     assert str(refused.value).startswith("job.resume_args: ")
-
-
-def test_the_modules_beside_a_script_are_read_too_and_none_is_run(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("import torch\nfrom tools import flags\nfrom . import loop\nexit(1)")
-    (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "__init__.py").write_text("raise SystemExit")
-    (tmp_path / "tools" / "flags.py").write_text("import tools.more\nfrom .deeper import x")
-    (tmp_path / "tools" / "more.py").write_bytes(b"\xff\xfe")
-    (tmp_path / "tools" / "deeper.py").write_text("p.add_argument('--resume_from')")
-    (tmp_path / "loop.py").write_text("import train")
-    (tmp_path / "other.py").write_text("p.add_argument('--resume_from_checkpoint')")
-    found = script_sources(tmp_path / "train.py")
-    assert found[0].startswith("import torch")
-    assert len(found) == 5
-    assert resuming(None, found).args == ("--resume_from={checkpoint}",)
-    assert imported("import a.b as c\nfrom d import e\nfrom . import f") == {"a.b", "d", "d.e", "f"}
-    assert script_sources(tmp_path / "none.py") == []
 
 
 def test_the_plan_says_it_in_one_line(tmp_path: Path) -> None:

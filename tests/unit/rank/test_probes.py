@@ -26,7 +26,6 @@ from orchestrator.rank.messages import (
     decode,
     encode,
 )
-from orchestrator.rank.probes import own_time
 from orchestrator.rank.probes.deepspeed import Probes
 from orchestrator.rank.probes.import_hook import when_imported
 
@@ -284,115 +283,6 @@ def test_a_probe_that_fails_says_so_once_and_lets_the_training_go_on(link: FakeL
     engine = deepspeed.DeepSpeedEngine()
     assert [engine.step() for _ in range(3)] == ["stepped"] * 3
     assert link.of(ProbeFailed) == [ProbeFailed("step", "RuntimeError: no norm")]
-
-
-class Clock:
-    """Stands still but for `pass_by`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 100.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.now_s)
-        monkeypatch.setattr(own_time, "_open_schedstat", lambda _thread: None)
-
-    def pass_by(self, seconds: float) -> None:
-        self.now_s += seconds
-
-    def slow(self, owner: Any, name: str, seconds: float) -> None:
-        """Have a method take so long."""
-        original = getattr(owner, name)
-
-        def method(*args: Any, **kwargs: Any) -> Any:
-            self.pass_by(seconds)
-            return original(*args, **kwargs)
-
-        setattr(owner, name, method)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-def slow_deepspeed(clock: Clock, link: FakeLink) -> Any:
-    """Methods take different powers of ten, so that a sum of seconds says what is in it."""
-    deepspeed = fake_deepspeed()
-    for name, seconds in (("forward", 1.0), ("backward", 10.0), ("step", 100.0)):
-        clock.slow(deepspeed.DeepSpeedEngine, name, seconds)
-    for name in ("save_checkpoint", "load_checkpoint"):
-        clock.slow(deepspeed.DeepSpeedEngine, name, 1000.0)
-    Probes(link).attach(deepspeed)  # type: ignore[arg-type]
-    return deepspeed
-
-
-def test_a_ranks_own_time_is_what_passes_outside_of_what_all_do_together(
-    link: FakeLink, clock: Clock
-) -> None:
-    deepspeed = slow_deepspeed(clock, link)
-    clock.pass_by(5000.0)
-    engine, *_ = deepspeed.initialize(deepspeed.DeepSpeedEngine(micro_batches=2))
-    for _ in range(2):
-        for _ in range(2):
-            clock.pass_by(0.25)  # loading data
-            engine.backward(engine(Loss(1.0)))
-            engine.step()
-        engine.save_checkpoint("/ckpt")
-    steps = link.of(StepTaken)
-    assert [step.local_time_s for step in steps] == [2.5, 2.5]
-    assert [step.step_time_s for step in steps] == [222.5, 222.5]
-
-
-def test_validation_is_a_phase_and_no_ranks_own_time(link: FakeLink, clock: Clock) -> None:
-    deepspeed = slow_deepspeed(clock, link)
-    engine, *_ = deepspeed.initialize(deepspeed.DeepSpeedEngine())
-
-    def validate() -> None:
-        assert engine.eval() == "eval"
-        clock.pass_by(0.5)
-        before = link.progress
-        engine(Loss(1.0))
-        assert link.progress > before
-        assert link.phase == "validation"
-
-    validate()  # before the first step, as some do
-    engine.train(False)
-    engine.save_checkpoint("/best")
-    assert link.phase == "validation"
-    assert engine.train() == "train"
-    assert link.phase == "first_step"
-    engine.backward(engine(Loss(1.0)))
-    engine.step()
-    validate()
-    engine.backward(Loss(1.0))  # a script may forget to go back
-    assert link.phase == "step"
-    engine.train()
-    assert link.phase == "step"
-    clock.pass_by(0.25)
-    engine.step()
-    assert [step.local_time_s for step in link.of(StepTaken)] == [1.0, 0.25]
-
-
-def test_an_engine_made_during_validation_stops_no_clock(link: FakeLink, clock: Clock) -> None:
-    deepspeed = slow_deepspeed(clock, link)
-    engine, *_ = deepspeed.initialize(deepspeed.DeepSpeedEngine())
-    engine.eval()
-    deepspeed.initialize(deepspeed.DeepSpeedEngine())
-    assert link.phase == "first_step"
-    clock.pass_by(0.5)
-    engine.train()
-    assert link.phase == "first_step"
-    engine.backward(engine(Loss(1.0)))
-    engine.step()
-    assert link.of(StepTaken)[0].local_time_s == 1.0
-
-
-def test_a_pipelines_own_time_is_what_passes_between_its_batches(link: FakeLink, clock: Clock) -> None:
-    engine = slow_deepspeed(clock, link).PipelineEngine()
-    for _ in range(2):
-        clock.pass_by(0.25)
-        engine.train_batch()
-        engine.eval_batch(iter([Loss(1.0)]))
-    assert [step.local_time_s for step in link.of(StepTaken)] == [0.25, 0.25]
-    assert link.phases[-2:] == ["validation", "step"]
 
 
 @pytest.mark.parametrize(("accelerator", "left_on"), [("cpu", False), ("cuda", True)])

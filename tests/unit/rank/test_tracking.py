@@ -101,7 +101,7 @@ def test_what_waits_at_the_end_is_delivered_to_an_agent_that_reads_slowly(
 ) -> None:
     monkeypatch.setattr(rank_link, "FLUSH_TIMEOUT_S", 1.0)
     theirs, ours = socket.socketpair()
-    link = rank_link.Link(theirs, lifeline_fd=-1)
+    link = rank_link.RankLink(theirs, lifeline_fd=-1)
     threading.Thread(target=link._deliver, daemon=True).start()
     left = list(range(40))
     link.offer(lambda: Tracked({}, {"n": str(left.pop(0)), "long": "x" * 100_000}, {}) if left else None)

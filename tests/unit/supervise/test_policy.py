@@ -20,10 +20,11 @@ from orchestrator.events import (
     RunResumed,
     SnapshotQuarantined,
 )
+from orchestrator.script_events import ScriptSaved
 from orchestrator.supervise.history import History
 from orchestrator.supervise.policy import Action, Decision, decide, signature
 from tests.support.fakes import lost
-from tests.support.histories import AT_15, ENGINE, begun, dies, done, killed, nan, saved, story
+from tests.support.histories import AT_15, ENGINE, begun, dies, done, killed, nan, own_save, saved, story
 
 STRICT = RecoveryConfig(max_restarts=0)
 
@@ -179,6 +180,43 @@ def test_where_none_is_before_it_a_checkpoint_is_tried_twice() -> None:
     decision = after_half(*first, begun(3, 5), dies(3, 0, error=HALF))
     assert (decision.action, decision.restore_before) == (Action.RESTART, 5)
     assert "from its start, without a checkpoint; the folder of step 5 is put aside" in decision.reason
+
+
+TEN, FIVE = "/kept/checkpoint-10", "/kept/checkpoint-5"
+
+
+def test_what_a_script_has_saved_by_itself_is_put_aside_where_nothing_can_be_begun_from_it() -> None:
+    first = (done(1, 11), killed(1, 11))
+    decision = after_half(*first, own_save(2, TEN), dies(2, 0, error=HALF))
+    assert (decision.action, decision.put_aside, decision.restore_before) == (Action.RESTART, TEN, None)
+    assert decision.reason.startswith(
+        "restart 2 of 3 from what the script has saved before; checkpoint-10 is put aside, from which nothing"
+        " could be begun, after rank 0"
+    )
+    again = (*first, own_save(2, TEN), dies(2, 0, error=HALF), own_save(3, FIVE))
+    assert after_half(*again, dies(3, 0, error=HALF)).action is Action.STOP, "it is the job's own"
+    assert after_half(*again, dies(3, 0, error="OSError: another")).put_aside == FIVE
+
+
+def test_a_script_s_own_save_stays_where_it_is_not_at_fault() -> None:
+    first = (done(1, 11), killed(1, 11))
+    assert after_half(*first, own_save(2, TEN), killed(2, 0)).put_aside == "", "killed from outside"
+    assert after_half(*first, own_save(2, TEN), dies(2, 0, Fault.HANG)).put_aside == ""
+    assert after_half(*first, own_save(2, TEN), dies(2, 1, error=HALF)).put_aside == "", "it has begun"
+    begun_already = (*first, own_save(2, TEN), done(2, 11), killed(2, 11), own_save(3, TEN))
+    assert after_half(*begun_already, dies(3, 0, error=HALF)).put_aside == ""
+    anew = (*begun_already[:-1], ScriptSaved(2, 0, 12, f"{TEN}/model.pt", 0.1), own_save(3, TEN))
+    assert after_half(*anew, dies(3, 0, error=HALF)).put_aside == TEN, "it was written anew"
+    nobody_sees = (killed(1, 0), own_save(2, TEN), dies(2, 0, error=HALF))
+    assert after_half(*nobody_sees).put_aside == "", "nobody knows whether it has begun"
+
+
+def test_a_script_s_only_save_is_tried_twice() -> None:
+    first = (done(1, 6), killed(1, 6), own_save(2, FIVE, False), dies(2, 0, error=HALF))
+    assert (after_half(*first).action, after_half(*first).put_aside) == (Action.RESTART, "")
+    decision = after_half(*first, own_save(3, FIVE, False), dies(3, 0, error=HALF))
+    assert (decision.action, decision.put_aside) == (Action.RESTART, FIVE)
+    assert "from its start; checkpoint-5 is put aside" in decision.reason
 
 
 def test_nobody_knows_yet_what_a_script_without_deepspeed_has_saved() -> None:

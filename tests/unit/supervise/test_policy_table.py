@@ -19,7 +19,7 @@ from orchestrator.events import (
 )
 from orchestrator.supervise.policy import Action, Decision, decide
 from tests.support.folders import PROJECT
-from tests.support.histories import AT_15, ENGINE, begun, dies, done, killed, nan, saved, story
+from tests.support.histories import AT_15, ENGINE, begun, dies, done, killed, nan, own_save, saved, story
 
 ROOT = PROJECT
 STRICT = RecoveryConfig(max_restarts=0)
@@ -38,6 +38,7 @@ class Row:
     restore_before: int | None = None
     skip: tuple[int, ...] = ()
     quarantine: str | None = None
+    put_aside: str = ""
 
 
 ROWS = {
@@ -77,6 +78,13 @@ ROWS = {
         "restart 2 of 3 from the checkpoint of step 10 or the newest whole one before it; the folder of step 15"
         " is put aside, from which nothing could be begun, after rank 0 on node-a (GPU 0) at step 0: FileNot",
         restore_before=15,
+    ),
+    "a rank fails before its first step from what the script has saved without DeepSpeed": Row(
+        (done(1, 11), killed(1, 11), own_save(2, "/kept/step_10.pt"), dies(2, 0, error="RuntimeError: keys")),
+        Action.RESTART,
+        "restart 2 of 3 from what the script has saved before; step_10.pt is put aside, from which nothing could"
+        " be begun, after rank 0 on node-a (GPU 0) at step 0: RuntimeError",
+        put_aside="/kept/step_10.pt",
     ),
     "the same ranks hang at the same step twice": Row(
         (
@@ -192,7 +200,7 @@ def test_each_row_of_the_table(row: Row) -> None:
     decision = decide(story(*row.events), row.recovery, can_skip=row.can_skip, can_go_back=row.can_go_back)
     assert row.says in decision.reason
     assert dataclasses.replace(decision, reason="") == Decision(
-        row.action, "", row.restore_before, row.skip, row.quarantine
+        row.action, "", row.restore_before, row.skip, row.quarantine, row.put_aside
     )
 
 

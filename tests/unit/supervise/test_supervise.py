@@ -33,9 +33,11 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
+from orchestrator.script_events import ScriptSaveCompleted
 from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
 from orchestrator.supervise.policy import Action
 from tests.support.fakes import FakeClock, FakeGroup, fail, names
+from tests.support.histories import dies, done, killed, own_save
 
 STARTED = RunStarted("run", "job", "cluster", "GPU", 2, 1.0)
 
@@ -345,3 +347,31 @@ def test_every_error_survives_pickling(kind: type[errors.OrchestratorError]) -> 
 def test_events_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         STARTED.run = "other"  # type: ignore[misc]
+
+
+def test_an_interrupted_run_names_what_its_script_has_saved_by_itself() -> None:
+    resume_state, stop = ResumeState(), StopRequest()
+    resume_state.fold(ScriptSaveCompleted(1, 9, "/kept/step_9", 100))
+    stop.ask("Ctrl-C")
+    group = FakeGroup(steps=4, save_every=9)
+    told = list(supervise(STARTED, group, RecoveryConfig(), FakeClock(), stop, resume_state=resume_state))
+    assert ended(told).reason == "stopped by Ctrl-C; the script has saved /kept/step_9 after step 9"
+
+
+def test_the_group_is_told_what_to_put_aside_also_by_the_driver_that_comes_after() -> None:
+    resume_state = ResumeState()
+    undecided = (
+        done(1, 11),
+        killed(1, 11),
+        Decided("", ""),
+        own_save(2, "/kept/10.pt"),
+        dies(2, 0, error="E"),
+    )
+    for event in (STARTED, *undecided):
+        resume_state.fold(event)
+    group, resumed = FakeGroup(steps=2), RunResumed("run", "x")
+    told = list(
+        supervise(resumed, group, RecoveryConfig(), FakeClock(), StopRequest(), resume_state=resume_state)
+    )
+    assert ended(told).status is Status.FINISHED
+    assert group.put_aside == ["/kept/10.pt"]

@@ -1,0 +1,1 @@
+"""A folder that is put on PYTHONPATH, for its `sitecustomize`."""
