@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import unicodedata
 from collections.abc import Iterable
+from decimal import Decimal
 
 from orchestrator.output import without_controls
 
 UNKNOWN = "\u2013"
+_DIVIDERS = ("/,;", "_.=:-")  # of a word that is too long: what it is broken after, the best first
+_MOST_PLACES = 12
+_LEAST = 10.0**-_MOST_PLACES
 
 
 def known(value: float | None) -> bool:
@@ -17,15 +22,43 @@ def known(value: float | None) -> bool:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """``digits`` significant ones: 3.214, 2.300, 0.0001234, 1.500e+09."""
-    return UNKNOWN if value is None or math.isnan(value) else f"{value:#.{digits}g}".rstrip(".")
+    """``digits`` significant ones: 3.214, 2.300, 0.0001234, 1,500,000,000."""
+    return UNKNOWN if value is None or math.isnan(value) else _plain(value, digits, keep_zeros=True)
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """``digits`` significant ones, or all before the point: 1.5, 0.0123, 2,523."""
+    return _plain(value, digits, keep_zeros=False)
+
+
+def typed(value: float | None) -> str:
+    """A number as one would type it, all of its digits and no exponent: 500000, 0.001."""
+    if value is None or not math.isfinite(value):
+        return "null" if value is None else str(value)
+    return f"{Decimal(repr(float(value))).normalize():f}"
+
+
+def _plain(value: float, digits: int, keep_zeros: bool) -> str:
+    """Never with an exponent, which not everybody reads; what is next to nothing is said to be below the
+    least that is written."""
+    if not math.isfinite(value):
+        return "infinite" if value > 0 else "-infinite" if value < 0 else UNKNOWN
+    if value and abs(value) < _LEAST:
+        return f"{'above -' if value < 0 else 'below '}{_LEAST:.{_MOST_PLACES}f}"
+    power = math.floor(math.log10(abs(value))) if value else 0
+    rounded = round(value, max(0, digits - 1 - power))
+    if abs(rounded) / 10.0**power >= 10:
+        power += 1
+    places = max(0, min(_MOST_PLACES, digits - 1 - power))
+    text = f"{rounded:,.{places}f}" if power >= digits else f"{rounded:.{places}f}"
+    return text if keep_zeros or "." not in text else text.rstrip("0").rstrip(".")
 
 
 def count(value: float | None) -> str:
     """With a magnitude: 950, 12.3k, 4.56M, 7.89B, 1.2T."""
     if value is None or math.isnan(value):
         return UNKNOWN
-    return _large(value, 1e3) or (f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}")
+    return _large(value, 1e3) or figure(value)
 
 
 def _large(value: float, least: float) -> str | None:
@@ -34,7 +67,7 @@ def _large(value: float, least: float) -> str | None:
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if size >= least and abs(value) >= size * 0.9995:
             scaled = value / size
-            return f"{scaled:.3g}{unit}" if abs(scaled) < 999.5 else f"{scaled:,.0f}{unit}"
+            return f"{figure(scaled)}{unit}"
     return None
 
 
@@ -58,7 +91,7 @@ def usd(value: float | None) -> str:
 def hours(value: float | None) -> str:
     if value is None or math.isnan(value):
         return UNKNOWN
-    return f"{value:,.1f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.1f}" if value >= 100 else figure(value)
 
 
 def duration(seconds: float | None) -> str:
@@ -76,9 +109,10 @@ def hours_name(unit: str) -> str:
     return f"{unit.split()[-1] if unit.strip() else 'GPU'}-hours"
 
 
-def plural(amount: int, noun: str) -> str:
-    """1 GPU, 4 GPUs."""
-    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+def plural(amount: float, noun: str) -> str:
+    """1 GPU, 4 GPUs, 2.5 days, 250,000 steps."""
+    said = f"{amount:,}" if isinstance(amount, int) else figure(amount)
+    return f"{said} {noun}" if said == "1" else f"{said} {noun}s"
 
 
 def ending(text: str, width: int) -> str:
@@ -94,44 +128,49 @@ def bytes_in_words(amount: float) -> str:
     return f"{amount:.0f} B"
 
 
+def bits_in_words(rate: float) -> str:
+    """100 Gb/s, 400 Gb/s, 2.5 Gb/s: of a network."""
+    return f"{_three(rate / 1e9)} Gb/s"
+
+
 def seconds_in_words(seconds: float | None) -> str:
     """42 µs, 412 ms, 1.25 s, 184 s: of a step."""
     if seconds is None or math.isnan(seconds):
         return UNKNOWN
     if 0 < seconds < 0.9995e-3:
-        return f"{1e6 * seconds:.3g} µs"
+        return f"{figure(1e6 * seconds)} µs"
     if 0 < seconds < 0.9995:
-        return f"{1000 * seconds:.3g} ms"
+        return f"{figure(1000 * seconds)} ms"
     return f"{number(seconds, 3) if seconds < 999.5 else _three(seconds)} s"
 
 
 def _three(value: float) -> str:
     """Three digits, or all before the point: 1.5, 12, 81.2, 12,345."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+    return figure(value)
 
 
 def energy_in_words(kwh: float) -> str:
     """12.3 kWh, 4,560 kWh, 12 MWh, 1.2 GWh."""
     whole = f"{kwh:,.0f} kWh" if kwh < 1e4 else f"{kwh / 1e3:,.0f} MWh"
-    return f"{kwh:,.3g} kWh" if kwh < 100 else whole if kwh < 1e6 else f"{kwh / 1e6:,.3g} GWh"
+    return f"{figure(kwh)} kWh" if kwh < 100 else whole if kwh < 1e6 else f"{figure(kwh / 1e6)} GWh"
 
 
 def power_in_words(watts: float) -> str:
     """11.2 kW, 1.3 MW."""
-    return f"{watts / 1e3:,.3g} kW" if watts < 1e6 else f"{watts / 1e6:,.3g} MW"
+    return f"{figure(watts / 1e3)} kW" if watts < 1e6 else f"{figure(watts / 1e6)} MW"
 
 
 def with_prefix(value: float) -> str:
     """A figure with its SI prefix and a space, for a unit to follow: ``11.2 M``."""
     for limit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= limit:
-            return f"{value / limit:.3g} {letter}"
-    return f"{value:g} "
+            return f"{figure(value / limit)} {letter}"
+    return f"{figure(value)} "
 
 
 def hours_in_words(value: float) -> str:
     """1.50 hours, or days where there are many: 2.0 days."""
-    return f"{value:.2f} hours" if value < 48 else f"{value / 24:.1f} days"
+    return f"{value:.2f} hours" if value < 48 else f"{value / 24:,.1f} days"
 
 
 def cells(text: str) -> int:
@@ -162,17 +201,27 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
+def longest_piece(text: str) -> int:
+    """Columns below which a word of it would be broken where no list and no path is divided."""
+    return max(map(cells, re.split(rf"(?<=[{_DIVIDERS[0]}])| ", text)), default=0)
+
+
 def _folded(word: str, width: int) -> list[str]:
-    """Pieces of a word that fit, a letter at least each."""
+    """Pieces of a word that fit, a letter at least each: broken after what divides a path, a list or a key,
+    and between letters only where there is none of that."""
     pieces, room = [""], width
     for letter in word:
         taken = cells(letter)
         if taken > room and pieces[-1]:
-            pieces.append("")
-            room = width
+            whole = pieces[-1]
+            place = next((p for signs in _DIVIDERS if (p := max(map(whole.rfind, signs)) + 1)), 0)
+            rest = whole[place:] if place else ""
+            pieces[-1] = whole[:place] if place else whole
+            pieces.append(rest)
+            room = width - cells(rest)
         pieces[-1] += letter
         room -= taken
-    return pieces
+    return [piece for piece in pieces if piece] or [""]
 
 
 def clean(text: str) -> str:

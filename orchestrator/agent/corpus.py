@@ -68,8 +68,9 @@ def find(sources: Sequence[str], cwd: Path, least_bytes: int = 1) -> list[TextFi
     size_bytes = sum(file.size_bytes for file in files)
     if size_bytes < least_bytes:
         raise ConfigError(
-            f"job.corpus: {','.join(sources)} holds {size_bytes} bytes in {len(files)} files, but one"
-            f" sequence needs {least_bytes}; give more text or a smaller model.seq_len"
+            f"job.corpus: {','.join(sources)} holds {size_bytes} bytes in {len(files)}"
+            f" file{'s' * (len(files) != 1)}, but one sequence needs {least_bytes}; give more text or"
+            " a smaller model.seq_len"
         )
     return files
 

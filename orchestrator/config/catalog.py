@@ -13,16 +13,18 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from orchestrator.config import load
+from orchestrator.config.fabric_schema import ROUTE_VARIABLES
 from orchestrator.config.placeholders import INTERPOLATION, asks_for, texts_of
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
 from orchestrator.errors import ConfigError
 
 THIS_MACHINE = "local"
 UNKNOWN_NODES = 0
-# a fabric's settings for ranks: a dozen each, and none is looked at
-NOT_OF_A_PLAN = ("environment", "leave_unset")
+# the settings of a fabric that no plan looks at: a dozen each, and checking them takes time
+NOT_OF_A_PLAN = ("leave_unset",)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def read_all(
     reader = _Reader(composed, overrides)
     read: dict[str, Machines] = {}
     unreadable: dict[str, str] = {}
-    for name, path in _cluster_files().items():
+    for name, path in cluster_files().items():
         try:
             read[name] = reader.machines(path)
         except (OmegaConfBaseException, OSError) as error:
@@ -99,6 +101,8 @@ class _Reader:
             body = OmegaConf.to_container(_read_option(group, named[group]), resolve=False)
             if isinstance(body, dict):
                 body = {name: value for name, value in body.items() if name not in NOT_OF_A_PLAN}
+                if group == "fabric" and isinstance(settings := body.get("environment"), dict):
+                    body["environment"] = {k: v for k, v in settings.items() if k in ROUTE_VARIABLES}
             self._known[key] = self._checked(group, {group: body}, schema)
         return self._known[key]
 
@@ -122,9 +126,23 @@ def _folders() -> list[Path]:
     return folders
 
 
-def _cluster_files() -> dict[str, Path]:
-    found = {path.stem: path for folder in _folders() for path in (folder / "cluster").glob("*.yaml")}
-    return {name: path for name, path in sorted(found.items()) if name != THIS_MACHINE}
+def cluster_files() -> dict[str, Path]:
+    """The file of every cluster but this machine, by its option's name."""
+    return {name: path for name, path in option_files("cluster").items() if name != THIS_MACHINE}
+
+
+def option_files(group: str) -> dict[str, Path]:
+    """The file of every option of a group, by name."""
+    found = {path.stem: path for folder in _folders() for path in (folder / group).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def value_in(path: Path, key: str) -> Any:
+    """What stands in a file under a dotted key; None where nothing does, or the file cannot be read."""
+    try:
+        return OmegaConf.select(OmegaConf.load(path), key)
+    except (OmegaConfBaseException, YAMLError, OSError):
+        return None
 
 
 def _read_option(group: str, name: str) -> DictConfig:

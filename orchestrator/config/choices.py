@@ -20,3 +20,17 @@ class FlagStyle(Enum):
     dotted = "dotted"
     python = "python"
     hydra = "hydra"
+
+
+class Transport(Enum):
+    """How NCCL moves bytes between nodes: through the kernel's sockets, or past it by remote direct memory
+    access, with the GPU's own memory (``gpudirect_rdma``) or a buffer in the host's (``rdma``); ``efa`` is
+    that of AWS, ``gib``, ``tcpx`` and ``tcpxo`` are those of Google."""
+
+    sockets = "sockets"
+    rdma = "rdma"
+    gpudirect_rdma = "gpudirect_rdma"
+    efa = "efa"
+    gib = "gib"
+    tcpx = "tcpx"
+    tcpxo = "tcpxo"

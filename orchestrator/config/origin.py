@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import deepspeed_argument, deepspeed_file, load
+from orchestrator.config.hardware_fit import as_hypothetical, check_hardware, check_this_machine, misfit
 from orchestrator.config.schema import Config, FlagStyle
 from orchestrator.config.words import literal, literally
 from orchestrator.errors import ConfigError
@@ -44,7 +45,9 @@ class Origin:
 def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool = False) -> Config:
     """The configuration of what Hydra composed, which remembers both. Raises as :func:`load.load` does."""
     composed = with_own_file(composed, words)
-    config = with_typed_booleans(load.load(with_some_nodes(composed)), words)
+    config = as_hypothetical(load.load(with_some_nodes(composed)), words)
+    check_hardware(config)
+    config = with_typed_booleans(config, words)
     vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
     return config
 
@@ -125,6 +128,18 @@ def origin_of(config: Config) -> tuple[DictConfig, tuple[str, ...]]:
     with open_dict(composed):
         words = tuple(_set(composed, origin.loaded, now))
     return composed, (*origin.words, *words)
+
+
+def of_real_hardware(config: Config) -> Config:
+    """The configuration, with a node that nobody sells described as such where that has been asked for since.
+
+    Raises :class:`ConfigError` for GPUs that no node of the cluster has.
+    """
+    if config.cluster.hypothetical and misfit(config) is not None:
+        return from_composed(*origin_of(config))
+    check_this_machine(config)
+    check_hardware(config)
+    return config
 
 
 def changed(config: Config, **values: Any) -> Config:

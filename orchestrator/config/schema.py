@@ -13,9 +13,9 @@ from typing import Any
 
 from orchestrator.config.choices import FlagStyle as FlagStyle
 from orchestrator.config.choices import TrackedRanks as TrackedRanks
-
-# What has to be given: OmegaConf knows it by this string, and the schema is of use without OmegaConf.
-MISSING: Any = "???"
+from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
+from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
+from orchestrator.config.required import MISSING as MISSING
 
 
 class Device(Enum):
@@ -94,29 +94,6 @@ class GpuConfig:
 
 
 @dataclass
-class SettingConfig:
-    """One environment variable of a fabric, and where its value comes from."""
-
-    value: str = MISSING  # as in a rank's environment
-    source: str = MISSING  # document or file that recommends it
-
-
-@dataclass
-class FabricConfig:
-    """The network between nodes and the interconnect environment that it asks for."""
-
-    name: str = MISSING  # as printed
-    description: str = ""  # one line, for people
-    # variables by name; env and job.env win over them
-    environment: dict[str, SettingConfig] = field(default_factory=dict)
-    # variables that harm on this fabric, and why; setting one is warned of
-    leave_unset: dict[str, str] = field(default_factory=dict)
-    efficiency: float = 0.85  # share of the NICs' line rate that a large collective reaches
-    efficiency_source: str = ""  # where it was measured; empty is the schema's guess
-    latency_s: float = 6.0e-6  # of one step of a collective between nodes
-
-
-@dataclass
 class ClusterConfig:
     """Node type x count. ``nic_bits_per_s`` is one NIC's line rate."""
 
@@ -124,10 +101,20 @@ class ClusterConfig:
     node_type: str = MISSING  # as the provider calls it
     nodes: int = MISSING  # of one run, all of the same type
     gpus_per_node: int = MISSING  # also the ranks per node
+    # what a node can have: options of gpu by name, each with the counts of them; another choice is refused.
+    # Empty is anything, as on a cluster of your own
+    gpus: dict[str, list[int]] = field(default_factory=dict)
+    # plan a node that nobody sells, with GPUs or counts that are not among these: without name, power and
+    # price of the one that it is after, and what is assumed of it is said
+    hypothetical: bool = False
+    assumed: str = ""  # of such a node; filled in
     cpu_threads_per_rank: int = 8  # becomes OMP_NUM_THREADS
     nics_per_node: int = 0  # of the compute network
     nic_bits_per_s: float = 0.0
     host_memory_bytes: int | None = None  # of a node, for offload; null is not checked
+    # that all nodes together write to the storage of checkpoints; null is not known, and a plan says what it
+    # takes
+    storage_bytes_per_s: float | None = None
     host_link_bytes_per_s: float = 25.0e9  # of one accelerator to its node's memory, for offload
     node_power_w: float | None = None  # of one node at most; null is estimated from gpu.tdp_w
     pue: float = 1.0  # power usage effectiveness of the building, 1 or more, for energy and the site's limit

@@ -67,7 +67,7 @@ def assignment_of(
             device=plan.device,
             unit=plan.unit,
             product_names=list(plan.product_names),
-            usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
+            usd_per_gpu_hour=plan.billed_by.usd_per_gpu_hour,
         ),
         secrets=Secrets(
             Shell(reaching_ranks(os.environ, config.launch.forward), held_back(os.environ, plan.environment)),

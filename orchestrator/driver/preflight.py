@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent import corpus
 from orchestrator.config import hardware
+from orchestrator.config.hardware_fit import no_gpu_here
 from orchestrator.config.load import conf_dir
+from orchestrator.config.origin import of_real_hardware
 from orchestrator.config.programs import find_command, find_module
 from orchestrator.config.schema import Config, Device
+from orchestrator.driver.assignment import check_forward, working_dir
 from orchestrator.driver.deepspeed_part import literal_of, with_deepspeed_ready
 from orchestrator.driver.script_sources import script_sources
+from orchestrator.driver.signing import check_signing
 from orchestrator.errors import ClusterUnreachable, ConfigError
 from orchestrator.plan.layout.layout import check_values
 from orchestrator.plan.plan import Plan, make_plan, shared_of
+from orchestrator.plan.remarks import not_built
 from orchestrator.plan.resuming import resuming
 from orchestrator.plan.source import Source
 from orchestrator.planner.calibration_file import calibrations_of
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
     from orchestrator.planner.budget import LookAtScript
 
 CONNECT_TIMEOUT_S = 5.0
+# Of English text and a vocabulary of some 50,000: the usual rule of thumb, for what is remarked on only.
+BYTES_PER_TOKEN = 4
 # The address that always means a cluster which starts and ends with the run.
 LOCAL = "local"
 
@@ -97,21 +104,33 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     Without ``observed`` the plan has no facts: the same is refused, but nothing is hashed. Enough to read,
     not to launch. Raises :class:`ConfigError`.
     """
+    config = of_real_hardware(config)
     check_values(config)  # first: DeepSpeed's batch sizes come from the job's
     config, program = _with_program(config)
     script, cwd = program.path, program.cwd
     check_local_gpus(config)
     sources, least_bytes = config.job.corpus, least_corpus_bytes(config)
+    tokens = _corpus_tokens(config, corpus.find(sources, cwd, least_bytes)) if sources else None
+    check_checkpoint_dir(config)
+    working_dir(config)
+    check_forward(config)
+    check_signing(config)
     facts = {}
     if observed:
         from orchestrator.agent.facts import observe
 
         facts = observe(script, sources, cwd, least_bytes, alone=program.kind is ProgramKind.COMMAND)
-    elif sources:
-        corpus.find(sources, cwd, least_bytes)
     module = config.job.module if program.kind is ProgramKind.MODULE else None
     plan = make_plan(
-        config, str(script), str(cwd), facts, calibrations_of(config), program.sources, program.kind, module
+        config,
+        str(script),
+        str(cwd),
+        facts,
+        calibrations_of(config),
+        program.sources,
+        program.kind,
+        module,
+        corpus_tokens=tokens,
     )
     check_world_size(config, plan)
     return plan
@@ -166,6 +185,7 @@ def find_program(config: Config, cwd: Path) -> tuple[ProgramKind, Path]:
 
 def check_before_search(config: Config) -> None:
     """What no layout mends is refused before one is looked for. Raises :class:`ConfigError`."""
+    of_real_hardware(config)
     check_values(config)
     _with_program(config)
 
@@ -226,23 +246,20 @@ def check_local_gpus(config: Config) -> None:
             f"cluster.gpus_per_node={config.cluster.gpus_per_node}: this machine shows {visible} GPUs; "
             f"use cluster.gpus_per_node={visible}, or gpu=cpu"
             if visible
-            else (
-                f"gpu={config.gpu.name}: this machine shows no GPU; use gpu=cpu, or ray_address=… of a"
-                " cluster"
-            )
+            else no_gpu_here(config.gpu.name)
         )
 
 
 def check_script_builds(config: Config) -> None:
     """A script that builds another model than the one that was planned must not be paid for."""
-    for name, built in config.job.builds.items():
-        wanted = getattr(config.model, name, built)
-        if wanted != built:
-            raise ConfigError(
-                f"model={config.model.name if config.model else None}: has {name}={json.dumps(wanted)}, but"
-                f" job '{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and"
-                " trained by a job.script that builds it"
-            )
+    found = not_built(config)
+    if found is not None:
+        name, wanted, built = found
+        raise ConfigError(
+            f"model={config.model.name if config.model else None}: has {name}={json.dumps(wanted)}, but"
+            f" job '{config.job.name}' builds {name}={json.dumps(built)} only; it can be planned, and"
+            " trained by a job.script that builds it"
+        )
 
 
 def check_checkpoint_dir(config: Config) -> None:
@@ -259,6 +276,14 @@ def least_corpus_bytes(config: Config) -> int:
     if config.model is None or config.job.tokenizer not in (None, "bytes"):
         return 1
     return config.model.seq_len + 1
+
+
+def _corpus_tokens(config: Config, files: Sequence[corpus.TextFile]) -> int | None:
+    """Tokens of one epoch, where a model is to read them: bytes, or what a tokenizer makes of so many."""
+    if config.model is None:
+        return None
+    size_bytes = sum(file.size_bytes for file in files)
+    return size_bytes if config.job.tokenizer in (None, "bytes") else size_bytes // BYTES_PER_TOKEN
 
 
 def reachable_address(address: str) -> str:

@@ -16,12 +16,11 @@ from orchestrator.cluster import ray_env
 from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
 from orchestrator.config.schema import Config
 from orchestrator.config.signals import stop_numbers
-from orchestrator.driver.assignment import assignment_of, check_forward, working_dir
+from orchestrator.driver.assignment import assignment_of, working_dir
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import (
     Target,
-    check_checkpoint_dir,
     check_script_builds,
     find_target,
     plan_of,
@@ -35,7 +34,6 @@ from orchestrator.driver.resume import (
     to_take_up,
 )
 from orchestrator.driver.script_preload import check_preload
-from orchestrator.driver.signing import check_signing
 from orchestrator.driver.stopping import asked_by_signals, exit_code, take
 from orchestrator.driver.tracking import (
     MlflowSink,
@@ -72,13 +70,10 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     if takes_up is None and (found := to_take_up(config, trust)) is not None:
         config, takes_up = resumable(found.path)
     plan = plan_of(config)
+    _ = plan.billed_by
     check_script_builds(config)
-    check_checkpoint_dir(config)
     target = find_target(config)
-    working_dir(config)
     signals = stop_numbers(config.recovery.stop_signals)
-    check_forward(config)
-    check_signing(config)
     check_preload(config, target.address is None)
     problem = tracking_problem(config)
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
@@ -224,7 +219,7 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         cluster=plan.cluster,
         gpu_type=plan.gpu_type,
         gpus=plan.layout.ranks,
-        price_usd_per_gpu_hour=plan.price.usd_per_gpu_hour,
+        price_usd_per_gpu_hour=plan.billed_by.usd_per_gpu_hour,
         unit=plan.unit,
         steps=plan.prediction.steps,
         tokens_per_step=plan.prediction.tokens_per_step,
@@ -253,7 +248,7 @@ def _cost_usd_per_step(plan: Plan) -> float | None:
         return predicted.cost_usd / predicted.steps
     if predicted.step_time_s is None:
         return None
-    return cost_usd(predicted.step_time_s * plan.layout.ranks, plan.price.usd_per_gpu_hour)
+    return cost_usd(predicted.step_time_s * plan.layout.ranks, plan.billed_by.usd_per_gpu_hour)
 
 
 def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], stop: StopRequest) -> Record:

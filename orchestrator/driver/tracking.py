@@ -51,7 +51,7 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         "gpu_type": plan.gpu_type,
         "unit": plan.unit,
         "job": plan.job,
-        "price_source": plan.price.source,
+        "price_source": plan.billed_by.source,
         "git_commit": commit,
         "run_dir": str(directory.path),
         "script_run_id": script_run_id(str(directory.path)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config.placeholders import INTERFACE
-from orchestrator.config.schema import FabricConfig
+from orchestrator.config.schema import Config, FabricConfig
 
 # Filled in on each node: interfaces have other names on other machines.
 _LOOPBACK = "lo"
@@ -18,6 +18,11 @@ class Setting:
 
     value: str  # what the variable is set to
     source: str  # where the value comes from, and what it replaces
+
+
+def environment_of_user(config: Config) -> dict[str, str]:
+    """What the user sets of a rank's environment: the job's part, and the root's, which wins."""
+    return {**config.job.env, **config.env}
 
 
 def interconnect_environment(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.output import without_controls
 from orchestrator.plan.report import Grid, Pairs, Parts, SideBySide, Title, sections
-from orchestrator.text import cells, wrapped
+from orchestrator.text import cells, longest_piece, wrapped
 
 if TYPE_CHECKING:
     from orchestrator.plan.plan import Plan
@@ -110,8 +110,12 @@ def _grid(grid: Grid, width: int) -> Iterator[Line]:
     table = [tuple(map(without_controls, row)) for row in grid.rows]
     first, *natural = [max(map(cells, column)) for column in zip(grid.headings, *table, strict=True)]
     room = max(_LEAST * len(natural), width - first - _WIDE_GAP * len(natural))
-    widths = [first, *_shared(natural, room)]
+    least = [max(map(longest_piece, column)) for column in list(zip(*table, strict=True))[1:]]
     yield [(grid.title, Role.HEADING)]
+    if sum(least) > room:
+        yield from _stacked(table, width)
+        return
+    widths = [first, *_shared(natural, least, room)]
     for row in (grid.headings, *table):
         wrapped_row = [
             [row[0]],
@@ -125,12 +129,27 @@ def _grid(grid: Grid, width: int) -> Iterator[Line]:
                 yield [("".join(padded[:-1]), Role.PLAIN), (parts[-1], Role.SOURCE)]
 
 
-def _shared(natural: Sequence[int], room: int) -> list[int]:
+def _stacked(table: Sequence[tuple[str, ...]], width: int) -> Iterator[Line]:
+    """Cells below each other, where columns beside each other would break words: the second beside the first,
+    and those after it further in."""
+    for first, second, *others in table:
+        room = max(_LEAST, width - _LABEL)
+        head, *more = wrapped(f"{first}  {second}", max(_LEAST, width - _WIDE_GAP))
+        yield [(head, Role.PLAIN)]
+        for text in more:
+            yield [(" " * _WIDE_GAP + text, Role.PLAIN)]
+        for other in others:
+            for text in wrapped(other, room):
+                yield [(" " * _LABEL + text, Role.SOURCE)]
+
+
+def _shared(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
     """Widths that add up to ``room`` at most: the widest columns are narrowed to one width, the others are as
-    is."""
+    is, and none is narrower than its least."""
     widths = list(natural)
     while sum(widths) > room:
-        widths[widths.index(max(widths))] -= 1
+        spare = [(width - low > 0, width) for width, low in zip(widths, least, strict=True)]
+        widths[spare.index(max(spare))] -= 1
     return widths
 
 

@@ -16,15 +16,22 @@ from orchestrator.config.placeholders import DEEPSPEED_CONFIG, asks_for
 from orchestrator.config.schema import Config, Device
 from orchestrator.errors import ConfigError
 from orchestrator.plan.arguments import words_of
-from orchestrator.plan.environment import Setting, interconnect_environment
-from orchestrator.plan.forecast.prediction import Prediction, memory_and_calibration, predict
-from orchestrator.plan.forecast.price import Price, price_usd_per_gpu_hour
+from orchestrator.plan.environment import Setting, environment_of_user, interconnect_environment
+from orchestrator.plan.forecast.prediction import (
+    Prediction,
+    memory_and_calibration,
+    predict,
+    route_between_nodes,
+)
+from orchestrator.plan.forecast.price import Price, no_price, price_usd_per_gpu_hour
 from orchestrator.plan.layout.deepspeed_auto import left_to_script
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.transformer import parameters, training_flops_per_token
+from orchestrator.plan.perf.transport import Route
+from orchestrator.plan.remarks import remarks_of
 from orchestrator.plan.resuming import resuming
 from orchestrator.plan.sharing import Sharing, literal_deepspeed, sharing, with_sharing
 from orchestrator.plan.source import Source
@@ -35,7 +42,9 @@ from orchestrator.vocabulary import ProgramKind, StateSharing
 OFFLOAD_BUFFER_FACTOR = 1.5
 # What programs are told beside the fields, so that none of them has to add them up.
 DERIVED_MEMORY = ("total_bytes",)
-DERIVED_FORECAST = ("wall_hours", "goodput", "gpu_hours", "gpu_hours_low", "gpu_hours_high")
+DERIVED_FORECAST = (
+    "wall_hours", "goodput", "gpu_hours", "gpu_hours_low", "gpu_hours_high", "storage_bytes_per_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,15 @@ class Plan:
     # dense, a second, in the layout's precision; null where the peak is not on record
     peak_flops_per_gpu: float | None
     fabric: str  # name of the fabric
+    # how ranks of different nodes reach each other, as the environment has it; null on one node
+    network: Route | None
     layout: Layout  # how the ranks share the work
     # the model as configured; null where the job has none, as a script of its own may
     model: ModelFacts | None
     # of the fullest rank, by part; null where there is no model, or nothing to predict it from
     memory: Memory | None
-    price: Price  # what the run is billed by
+    # what the run is billed by; null for a hypothetical node of which nobody has said what it costs
+    price: Price | None
     prediction: Prediction  # what the whole run will take
     # what a rank's environment gets on top of its node's, by name; values of secrets are hidden
     environment: Mapping[str, Setting]
@@ -101,6 +113,11 @@ class Plan:
     states_by: str = ""  # what says so; empty where an argument names a DeepSpeed file, or nothing does
     # whether ``deepspeed`` is what the script's source spells out for `deepspeed.initialize`
     deepspeed_in_source: bool = False
+    corpus_tokens: int | None = None  # of ``corpus``; null where there is none, or no model to read it
+    # what the cluster's storage takes of checkpoints; null where that is not on record
+    storage_limit_bytes_per_s: float | None = None
+    # what is possible and hardly what anybody wants, and what had to be assumed; one line each
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
@@ -119,6 +136,16 @@ class Plan:
     def hands_deepspeed(self) -> bool:
         """Whether the script is handed the DeepSpeed file of the plan. One that is not brings its own."""
         return asks_for(DEEPSPEED_CONFIG, self.args)
+
+    @property
+    def billed_by(self) -> Price:
+        """The price of a run. Raises :class:`ConfigError` where there is none: a run has a bill."""
+        if self.price is None:
+            raise ConfigError(
+                "cluster.hypothetical=true: can be planned, and no run be billed, without a price; set"
+                " cluster.price.usd_per_gpu_hour=…"
+            )
+        return self.price
 
     def command(self) -> str:
         """The command of every rank as one would type it."""
@@ -153,10 +180,11 @@ def make_plan(
     sources: Sequence[Source] = (),
     program: ProgramKind = ProgramKind.SCRIPT,
     module: str | None = None,
+    corpus_tokens: int | None = None,
 ) -> Plan:
     """Derive the plan. ``script`` and ``cwd`` are absolute; ``facts`` is what nodes must share; of
     ``calibrations`` the one for this cluster, GPU and precision is applied; ``sources`` are the script's and
-    those of the modules beside it.
+    those of the modules beside it; ``corpus_tokens`` is what one epoch of the data has.
 
     Raises :class:`ConfigError` for numbers that contradict each other and for a model that cannot fit.
     """
@@ -170,12 +198,14 @@ def make_plan(
             raise
         raise ConfigError(f"{error}, in what {script} hands to deepspeed.initialize") from None
     resume = resuming(config.job.resume_args, sources)
-    price = price_usd_per_gpu_hour(config.cluster.price, config.gpu)
+    unpriced = no_price(config.cluster, config.gpu)
+    price = None if unpriced else price_usd_per_gpu_hour(config.cluster.price, config.gpu)
     deepspeed = resolved_deepspeed(config, layout)
     model = _model_facts(config, layout)
     memory, step, calibration = memory_and_calibration(config, layout, calibrations)
     if memory is not None:
         _check_memory(config, layout, memory, shared)
+    prediction = predict(config, layout, step, calibration)
     return Plan(
         job=config.job.name,
         script=script,
@@ -192,11 +222,12 @@ def make_plan(
         gpu_memory_bytes=config.gpu.memory_bytes,
         peak_flops_per_gpu=config.gpu.peak_flops.get(layout.precision),
         fabric=config.fabric.name,
+        network=route_between_nodes(config, layout),
         layout=layout,
         model=model,
         memory=memory,
         price=price,
-        prediction=predict(config, layout, step, calibration),
+        prediction=prediction,
         environment=environment_of(config, layout.nodes),
         deepspeed=deepspeed,
         corpus=tuple(config.job.corpus),
@@ -209,6 +240,9 @@ def make_plan(
         states=shared.how,
         states_by=shared.by,
         deepspeed_in_source=in_source,
+        corpus_tokens=corpus_tokens,
+        storage_limit_bytes_per_s=config.cluster.storage_bytes_per_s,
+        remarks=tuple(remarks_of(config, prediction, corpus_tokens)),
     )
 
 
@@ -229,7 +263,7 @@ def environment_of(config: Config, nodes: int) -> dict[str, Setting]:
     }
     if config.gpu.device is Device.cuda:
         own["PYTORCH_NVML_BASED_CUDA_CHECK"] = Setting("1", "a forked rank must find CUDA uninitialised")
-    user = {**config.job.env, **config.env}
+    user = environment_of_user(config)
     fabric = interconnect_environment(config.fabric, user, nodes)
     for name, setting in own.items():
         if name in user and user[name] != setting.value:

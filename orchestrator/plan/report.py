@@ -16,7 +16,9 @@ from orchestrator.text import (
     bytes_in_words,
     count,
     energy_in_words,
+    figure,
     hours_in_words,
+    plural,
     power_in_words,
     seconds_in_words,
     usd,
@@ -130,8 +132,11 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         yield "model", "not described, so memory and time are not predicted"
     nodes = f"{layout.nodes} × {plan.node_type}, {layout.ranks_per_node} × {plan.gpu_type} each"
     yield "cluster", f"{nodes}, fabric {plan.fabric}"
+    if plan.network is not None and (not brief or plan.network.why):
+        yield "network", plan.network.in_words(layout.ranks_per_node, unit)
     recompute = ", recompute" if layout.recompute else ""
-    yield "layout", f"{layout.ranks} ranks: {layout.degrees}, {_states(plan)}, {layout.precision}{recompute}"
+    how = f"{layout.degrees}, {_states(plan)}, {layout.precision}{recompute}"
+    yield "layout", f"{plural(layout.ranks, 'rank')}: {how}"
     factors = (
         f"{layout.micro_batch} micro-batch",
         f"{layout.accumulation} accumulation",
@@ -139,7 +144,8 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     )
     per_step = plan.prediction.tokens_per_step
     tokens = f" ({per_step:,} tokens)" if per_step else ""
-    yield "batch", f"{layout.global_batch} sequences a step = {' × '.join(factors)}{tokens}"
+    whole = plural(layout.global_batch, "sequence")
+    yield "batch", f"{whole} a step = {' × '.join(factors)}{tokens}"
     if plan.deepspeed_in_source:
         yield "deepspeed", "as the script's source hands it to deepspeed.initialize"
     elif plan.states in (StateSharing.DDP, StateSharing.FSDP):
@@ -211,7 +217,7 @@ def _whole(title: str, parts: Mapping[str, float], total: float, words: Callable
 def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     """Speed, length, interruptions, energy, cost."""
     predicted, unit = plan.prediction, plan.unit
-    length = [f"{predicted.steps:,} steps"] if predicted.steps else ["as long as the script runs"]
+    length = [plural(predicted.steps, "step")] if predicted.steps else ["as long as the script runs"]
     if predicted.tokens:
         length.append(f"{count(predicted.tokens)} tokens")
     yield "length", ", ".join(length)
@@ -220,6 +226,7 @@ def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     if predicted.step_time_s is None:
         yield "time, cost", f"{_UNKNOWN}: {predicted.basis}"
         yield _price(plan)
+        yield from _remarks(plan)
         return
     assert predicted.tokens_per_s is not None
     speed = f"{seconds_in_words(predicted.step_time_s)} a step, {predicted.tokens_per_s:,.0f} tokens/s"
@@ -233,6 +240,12 @@ def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     if predicted.step_time_error is not None:
         basis += f"; {predicted.step_time_error:.0%} mean error on published runs left out"
     yield "basis", basis
+    yield from _remarks(plan)
+
+
+def _remarks(plan: Plan) -> Iterator[tuple[str, str]]:
+    for place, remark in enumerate(plan.remarks):
+        yield "" if place else "remarks", remark
 
 
 def _forecast_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
@@ -246,13 +259,27 @@ def _forecast_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     if not brief and run.interruptions >= 0.005:
         spread = f"{run.interruptions_low} to {run.interruptions_high}"
         every = f"a checkpoint every {_span(run.checkpoint_every_s)}: goodput {run.goodput:.1%}"
-        yield "faults", f"{run.interruptions:,.3g} interruptions expected ({spread}), {every}"
+        yield "faults", f"{plural(run.interruptions, 'interruption')} expected ({spread}), {every}"
+    yield from _storage_rows(plan, brief)
     if not brief and energy is not None and energy.energy_kwh is not None:
-        limit = f" of {energy.site_limit_w / 1e6:,.3g} MW" if energy.site_limit_w else ""
+        limit = f" of {figure(energy.site_limit_w / 1e6)} MW" if energy.site_limit_w else ""
         peak, mean = power_in_words(energy.peak_power_w), power_in_words(energy.mean_power_w)
         yield "energy", f"{energy_in_words(energy.energy_kwh)}; peak {peak}{limit}, {mean} at work"
+    if not predicted.costs:
+        yield _price(plan)
     for place, cost in enumerate(predicted.costs[:1] if brief else predicted.costs):
         yield "" if place else "cost", _cost(cost, unit)
+
+
+def _storage_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
+    """What checkpoints ask of the storage that several nodes share."""
+    run, limit = plan.prediction.forecast, plan.storage_limit_bytes_per_s
+    if brief or run is None or plan.layout.nodes == 1 or not run.checkpoint_bytes:
+        return
+    takes = f"a checkpoint of {bytes_in_words(run.checkpoint_bytes)} every {_span(run.checkpoint_every_s)}"
+    key = "cluster.storage_bytes_per_s"
+    of_limit = f"{key} is not set" if limit is None else f"of {bytes_in_words(limit)}/s, {key}"
+    yield "storage", f"{takes}: {bytes_in_words(run.storage_bytes_per_s)}/s ({of_limit})"
 
 
 def _cost(cost: Cost, unit: str) -> str:
@@ -262,6 +289,8 @@ def _cost(cost: Cost, unit: str) -> str:
 
 
 def _price(plan: Plan) -> tuple[str, str]:
+    if plan.price is None:
+        return "price", "not known: nobody sells such a node; cluster.price.usd_per_gpu_hour=… gives one"
     each, all_ranks = plan.price.usd_per_gpu_hour, plan.price.usd_per_gpu_hour * plan.layout.ranks
     whole = f"${all_ranks:,.{3 if all_ranks < 10 else 2}f} per hour for {plan.layout.ranks}"
     return "price", f"${each:.3f} per {plan.unit}-hour, {whole}; {plan.price.source}"

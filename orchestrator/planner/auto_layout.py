@@ -233,7 +233,7 @@ def _subject(config: Config, base: Layout) -> Subject:
     return Subject(
         model=config.model,
         gpu=gpu,
-        machine=Machine.of(config.cluster, gpu, config.fabric),
+        machine=Machine.of_config(config),
         constants=config.planner,
         host_memory_bytes=config.cluster.host_memory_bytes,
         calibration=calibrations_of(config).get(group_of(config, base)),

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
 from orchestrator.config.deepspeed_keys import check_deepspeed
+from orchestrator.config.hardware_fit import as_hypothetical, misfit
 from orchestrator.config.origin import with_some_nodes
 from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.errors import ClusterNotPlannable, ConfigError
@@ -31,6 +32,7 @@ from orchestrator.plan.sizing.model_ladder import LLAMA_SEQ_LEN, LLAMA_VOCAB, la
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw
 from orchestrator.planner.auto_layout import can_recompute, zero_section
 from orchestrator.planner.calibration_file import calibrations_of
+from orchestrator.text import figure, typed
 from orchestrator.vocabulary import StateSharing
 
 # Without a deadline the fewest nodes are the cheapest, and would take years. Llama 3 405B took 54 days and
@@ -98,6 +100,8 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
     asked = _asked(composed, words)
     composed = with_some_nodes(composed)
     base = load.load(composed)
+    if not asked.cluster_given:  # this machine, which may have no GPU, is not one of those compared
+        base.cluster.gpus_per_node = max(1, base.cluster.gpus_per_node)
     check_values(base)
     if look.deepspeed is not None:
         base = dataclasses.replace(base, deepspeed=dict(look.deepspeed))
@@ -115,6 +119,9 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
     markets = []
     for name, config in configs.items():
         try:
+            config = as_hypothetical(config, words)
+            if misfit(config) is not None:
+                raise ClusterNotPlannable.of(name, "nodes cannot have such GPUs, or so many")
             precision = precision_of(config)
             _check_predictable(config, precision)
             markets.append(ClusterOptimizer(config, precision, asked.limits, freedom, calibrations))
@@ -166,18 +173,18 @@ def _asked(composed: DictConfig, words: Sequence[str]) -> BudgetRequest:
     for key, value in (("budget_usd", usd), ("deadline_days", days)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(
-                f"{key}={value:g}: is not a finite number above 0; set it to one, or leave it out"
+                f"{key}={typed(value)}: is not a finite number above 0; set it to one, or leave it out"
             )
         if value is not None and (
             clash := [name for name in _CONTRADICTIONS if values.get(name) is not None]
         ):
             raise ConfigError(
-                f"{clash[0]}={values[clash[0]]}: follows from {key}={value:g}; leave one of the two out"
+                f"{clash[0]}={values[clash[0]]}: follows from {key}={typed(value)}; leave one of the two out"
             )
     if days is not None and days * 24 < LEAST_HOURS:
         raise ConfigError(
-            f"deadline_days={days:g}: is {days * 24:.2g} hours; the shortest run that is planned takes "
-            f"{LEAST_HOURS:g}: use deadline_days={math.ceil(LEAST_HOURS / 24 * 1e4) / 1e4:g} or more"
+            f"deadline_days={typed(days)}: is {figure(days * 24, 2)} hours; the shortest run that is planned"
+            f" takes {LEAST_HOURS:g}: use deadline_days={math.ceil(LEAST_HOURS / 24 * 1e4) / 1e4:g} or more"
         )
     chosen = composed.model is not None and composed.model.name != DEFAULT_MODEL
     model_given = composed.model is not None and (values.get("model") is not None or chosen)
@@ -255,7 +262,7 @@ def _node_counts(config: Config, asked: BudgetRequest) -> list[int]:
 def _nothing(asked: BudgetRequest, markets: Sequence[ClusterOptimizer], shapes: Sequence[ModelConfig]) -> str:
     """Why no run is possible, and the least that would do."""
     usd, days = asked.limits.usd, asked.limits.days
-    given = f"budget_usd={usd:g}" if usd is not None else f"deadline_days={days:g}"
+    given = f"budget_usd={typed(usd)}" if usd is not None else f"deadline_days={typed(days)}"
     what = f"model={shapes[0].name}" if asked.model_given else "the smallest model"
     least = []
     for market in markets:

@@ -14,6 +14,7 @@ from statistics import median
 
 from orchestrator.events import Event, LossRejected, StepDone
 from orchestrator.script_events import LossNotFinite, StepsWithoutEngine
+from orchestrator.text import figure
 
 WINDOW = 50  # accepted losses that a spike is measured against
 AT_LEAST = 10  # with fewer, only NaN and infinity are rejected
@@ -89,8 +90,8 @@ class LossWatch:
         scatter = max(value for _, value in settled) - middle
         if middle <= 0 or loss <= self.loss_spike * middle or loss - middle <= self.loss_spike * scatter:
             return None
-        times = f"{loss / middle:.3g} times {middle:.4g}, the median of the {len(before)} before"
-        return f"the loss {loss:.4g} is {times} (recovery.loss_spike={self.loss_spike:g})"
+        times = f"{figure(loss / middle)} times {figure(middle, 4)}, the median of the {len(before)} before"
+        return f"the loss {figure(loss, 4)} is {times} (recovery.loss_spike={self.loss_spike:g})"
 
 
 def _whose(found: LossNotFinite | None, step: StepDone) -> str:

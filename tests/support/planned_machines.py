@@ -21,7 +21,7 @@ CLUSTERS = ("dgx_a100", "azure_nd_a100_v4", "dgx_h100", "azure_nd_h100_v5", "dgx
 @functools.cache
 def machine(cluster: str = "dgx_h100") -> Machine:
     config = composed(f"cluster={cluster}")
-    return Machine.of(config.cluster, config.gpu, config.fabric)
+    return Machine.of_config(config)
 
 
 @functools.cache

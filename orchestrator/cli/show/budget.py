@@ -11,7 +11,7 @@ from orchestrator.cli.show.tables import GAP, Column, fitting, table_of
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.sizing.limits import RunCandidate
 from orchestrator.planner.budget import LOSS_DIGITS, BudgetResult
-from orchestrator.text import count, plural, usd
+from orchestrator.text import count, figure, plural, usd
 from orchestrator.vocabulary import StateSharing
 
 MOST_ROWS, MOST_SOONER = 10, 3
@@ -60,7 +60,8 @@ def _title(found: BudgetResult) -> Text:
     words = [] if limits.usd is None else [usd(limits.usd)]
     if limits.days is not None:
         words.append(
-            f"within {limits.days:g} days" + (", as no deadline_days was set" * found.asked.days_assumed)
+            f"within {plural(limits.days, 'day')}"
+            + (", as no deadline_days was set" * found.asked.days_assumed)
         )
     if limits.usd is None and not (found.asked.nodes_given or found.asked.cluster_given):
         words.append("with each cluster's own cluster.nodes")
@@ -81,9 +82,9 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
         ),
         (
             "tokens",
-            f"{count(best.tokens)}, {best.tokens / best.parameters:.3g} per parameter, "
-            f"{best.share_of_optimal_tokens:.2g} × what is compute-optimal for this size; "
-            f"{run.steps:,} steps of {layout.global_batch} sequences",
+            f"{count(best.tokens)}, {figure(best.tokens / best.parameters)} per parameter, "
+            f"{figure(best.share_of_optimal_tokens, 2)} × what is compute-optimal for this size; "
+            f"{plural(run.steps or 0, 'step')} of {plural(layout.global_batch, 'sequence')}",
         ),
         ("loss", f"{best.loss:.{LOSS_DIGITS}f} nats per token predicted"),
     ]
@@ -102,7 +103,7 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
             f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}",
         ),
         ("layout", f"{in_words(best.candidate)}{_chosen_by_script(found)}; MFU {run.mfu:.1%}"),
-        ("run", f"{_days(best)} days, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
+        ("run", f"{_in_days(best)}, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
         (
             "cost",
             f"{usd(cost.usd)} {_paid(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
@@ -135,7 +136,7 @@ def _chosen_by_script(found: BudgetResult) -> str:
 def _in_short(option: RunCandidate) -> str:
     nodes = plural(option.candidate.layout.nodes, "node")
     return (
-        f"{nodes}: {_days(option)} days, {count(option.parameters)} parameters, loss"
+        f"{nodes}: {_in_days(option)}, {count(option.parameters)} parameters, loss"
         f" {option.loss:.{LOSS_DIGITS}f}"
     )
 
@@ -178,7 +179,11 @@ def _notes(found: BudgetResult) -> list[str]:
 
 
 def _days(option: RunCandidate) -> str:
-    return f"{option.days:.1f}" if option.days >= 1 else f"{option.days:.2g}"
+    return f"{option.days:,.1f}" if option.days >= 0.995 else figure(option.days, 2)
+
+
+def _in_days(option: RunCandidate) -> str:
+    return f"{_days(option)} days"
 
 
 def _paid(option: RunCandidate) -> str:

@@ -15,7 +15,7 @@ from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.search.search import Search
 from orchestrator.plan.search.space import HEADROOM_SHARE, Candidate
-from orchestrator.text import bytes_in_words
+from orchestrator.text import bytes_in_words, figure
 
 
 def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], console: Console) -> None:
@@ -63,7 +63,7 @@ def show_runners_up(search: Search, console: Console) -> None:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return figure(value)
 
 
 class CandidateJson(TypedDict):

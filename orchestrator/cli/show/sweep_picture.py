@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.planner.sweep import PlanRow, is_number, label, short_names, varying_keys
-from orchestrator.text import plural
+from orchestrator.text import figure, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,18 @@ LEADER_FROM_PT = 12.0  # a label that is further away has a line to its point
 Box = tuple[float, float, float, float]  # left, bottom, right, top in pixels
 
 
+@dataclass(frozen=True)
+class Both:
+    """Two marks of the legend that stand for one value."""
+
+    marks: tuple[Any, ...]
+    label: str
+
+    def get_label(self) -> str:
+        """As of any handle."""
+        return self.label
+
+
 def draw(rows: Sequence[PlanRow], path: Path) -> str:
     """Write the picture of rows that have a prediction; returns what a reader has to know of it, or "".
 
@@ -43,6 +56,7 @@ def draw(rows: Sequence[PlanRow], path: Path) -> str:
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.legend_handler import HandlerTuple
 
     keys = varying_keys([row.overrides for row in rows])
     coloured = series_key(rows, keys)
@@ -53,10 +67,13 @@ def draw(rows: Sequence[PlanRow], path: Path) -> str:
         axes = figure.add_subplot()
         _scale(axes, rows)
         handles = _draw_points(axes, rows, coloured)
-        widths = [len(str(handle.get_label())) + 6 for handle in handles]
+        widths = [len(str(handle.get_label())) + 8 for handle in handles]
         columns = len(handles) if sum(widths) <= LEGEND_WIDTH else max(1, LEGEND_WIDTH // max(widths))
         figure.legend(
-            handles=handles, title=_title(rows, keys), loc="outside upper left", ncols=columns, frameon=False,
+            handles=[handle.marks if isinstance(handle, Both) else handle for handle in handles],
+            labels=[str(handle.get_label()) for handle in handles],
+            handler_map={tuple: HandlerTuple(ndivide=None)}, title=_title(rows, keys),
+            loc="outside upper left", ncols=columns, frameon=False,
             fontsize=9, title_fontsize=11, alignment="left", handletextpad=0.4, columnspacing=1.4,
         )  # fmt: skip
         note = _draw_labels(axes, rows, [key for key in keys if key != coloured])
@@ -79,7 +96,9 @@ def series_key(rows: Sequence[PlanRow], keys: Sequence[str]) -> str | None:
 
 
 def _title(rows: Sequence[PlanRow], varying: Sequence[str]) -> str:
-    fixed = [key for key in rows[0].overrides if key not in varying]
+    """A path is of this machine, and says nothing of the plans."""
+    overrides = rows[0].overrides
+    fixed = [key for key in overrides if key not in varying and "/" not in overrides[key]]
     said = label(rows[0].overrides, fixed, short_names(fixed))
     return f"Cost against time: {said}" if said else "Cost against time"
 
@@ -125,13 +144,13 @@ def tick(value: float) -> str:
     """``0.5``, ``12``, ``150k``, ``1.25M``: exact to four digits."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.4g}"
+            return f"{figure(value / size, 4)}{unit}"
+    return figure(value, 4)
 
 
 def _draw_points(axes: Axes, rows: Sequence[PlanRow], coloured: str | None) -> list[Any]:
     """Filled on the front, hollow elsewhere, one colour and marker per value of an override; the legend's
-    handles."""
+    handles, which are both beside each other."""
     _unit, per_day = _time_unit(rows)
     front = sorted((_days(row) * per_day, _usd(row)) for row in rows if row.pareto)
     axes.plot(*zip(*front, strict=True), color=TEXT, linewidth=1.1, zorder=2)
@@ -149,9 +168,27 @@ def _draw_points(axes: Axes, rows: Sequence[PlanRow], coloured: str | None) -> l
             )  # fmt: skip
         if coloured:
             said = label({coloured: value}, [coloured], short_names([coloured]))
-            handles.append(axes.scatter([], [], s=44, color=colour, marker=marker, label=said))
-    style: dict[str, Any] = {"color": TEXT, "linewidth": 1.1, "marker": "o", "markersize": 6.0}
-    return [*handles, *axes.plot([], [], label="Pareto front (filled)", **style)]
+            handles.append(_both(axes, colour, marker, said))
+    line, only = axes.plot([], [], color=TEXT, linewidth=1.1)[0], SERIES[0]
+    explained = "filled: on the Pareto front; hollow: another is cheaper and no slower"
+    if not coloured:
+        handles.append(_both(axes, *only, explained))
+    elif len(front) < len(rows):
+        line.set_label(explained)
+        handles.append(line)
+    else:
+        line.set_label("Pareto front")
+        handles.append(line)
+    return handles
+
+
+def _both(axes: Axes, colour: str, marker: str, said: str) -> Both:
+    """A filled and a hollow one, as they stand in the picture."""
+    filled, hollow = (
+        axes.scatter([], [], s=44, marker=marker, edgecolors=colour, facecolors=face, linewidths=1.2)
+        for face in (colour, "white")
+    )
+    return Both((filled, hollow), said)
 
 
 def _draw_labels(axes: Axes, rows: Sequence[PlanRow], keys: Sequence[str]) -> str:
@@ -170,10 +207,10 @@ def _draw_labels(axes: Axes, rows: Sequence[PlanRow], keys: Sequence[str]) -> st
     marks = [_around(x, y, 5.0 * points_to_px) for x, y in spots]
     marks += [_around(x, y, 1.0) for line in pairwise(front) for x, y in _along(*line, 6.0 * points_to_px)]
     labels: list[Box] = []
-    left_out = 0
+    left_out, marked = 0, len({row.bill for row in rows}) > 1
     for row in sorted(wanted, key=lambda row: not row.pareto):
         text = axes.annotate(
-            label(row.overrides, keys, names),
+            _said(row, keys, names, marked),
             (_days(row) * per_day, _usd(row)),
             (0, 0),
             textcoords="offset points",
@@ -191,6 +228,11 @@ def _draw_labels(axes: Axes, rows: Sequence[PlanRow], keys: Sequence[str]) -> st
         note += (", " if note else "") + f"{plural(left_out, 'label')} left out for lack of room"
     axes.set_title(note, loc="right", fontsize=8.5, color=FAINT)
     return note
+
+
+def _said(row: PlanRow, keys: Sequence[str], names: dict[str, str], marked: bool) -> str:
+    """What a point is, and where others are paid otherwise how: a machine of one's own is no rented one."""
+    return ", ".join(filter(None, (label(row.overrides, keys, names), row.bill if marked else "")))
 
 
 def _place(

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.show.predicted_actual import COMPARED, compared_rows, measured_rows
+from orchestrator.cli.show.predicted_actual import COMPARED, compared_rows, measured_rows, where_it_went
 from orchestrator.events import PhaseEntered, RankOutput, Record, RunEnded, Status, StepDone
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
@@ -31,6 +31,7 @@ from orchestrator.text import (
     number,
     percent,
     usd,
+    wrapped,
 )
 
 STYLES = {
@@ -48,6 +49,8 @@ ASCII = str.maketrans({"\u2013": "-", "\u2026": "...", "\u00b7": "|", "\u2192": 
 
 
 _MOST_BARS = 4  # the display has to fit
+_INDENT = 10  # columns of a line's time
+_LEAST_ROOM = 20
 
 
 class Terminal:
@@ -110,7 +113,7 @@ class Terminal:
 
     def notice(self, text: str) -> None:
         """A line that is no event: what is waited for, for instance."""
-        self._console.print(Text(" " * 10 + self._safe(text), style="dim"), soft_wrap=True)
+        self._console.print(Text(" " * _INDENT + self._indented(text), style="dim"), soft_wrap=True)
 
     def tick(self, bill: Bill) -> None:
         """Show a live bill between records, for instance while nothing happens."""
@@ -132,6 +135,8 @@ class Terminal:
         parts = [Text(), title, Text(), self._table(figures), Text(), self._buckets(bill)]
         if compared.predicted:
             parts += [Text(), self._compared(compared)]
+            if why := where_it_went(bill, compared):
+                parts += [self._table({"where it went": why})]
         if where:
             parts += [Text(), self._table(where)]
         for part in parts:
@@ -162,10 +167,17 @@ class Terminal:
 
     def _print(self, record: Record, line: Line, first: bool = True) -> None:
         stamp = duration(record.elapsed_s).rjust(8) if first else " " * 8
-        indent = "\n" + " " * 10
-        shown = self._safe(line.text).replace("\n", indent)
-        text = Text.assemble((f"{stamp}  ", "dim"), (shown, STYLES[line.kind]))
+        text = Text.assemble((f"{stamp}  ", "dim"), (self._indented(line.text), STYLES[line.kind]))
         self._console.print(text, soft_wrap=True)
+
+    def _indented(self, text: str) -> str:
+        """Below its own beginning; on a terminal in lines that fit, broken between words. Elsewhere a line
+        stays one, for whoever searches for it."""
+        lines = self._safe(text).split("\n")
+        room = self._console.width - _INDENT
+        if self._console.is_terminal and room > _LEAST_ROOM:
+            lines = [part for line in lines for part in wrapped(line, room)]
+        return ("\n" + " " * _INDENT).join(lines)
 
     def _safe(self, text: str) -> str:
         if not self._console.options.ascii_only:

@@ -63,15 +63,29 @@ class Checkpoints:
     write_s: float = 0.0
     load_s: float = 0.0
     every_s: float | None = None
+    state_bytes: float = 0.0  # of one; 0 is not known
 
     @classmethod
-    def of(cls, state_bytes: float, gpus: int, nodes: int, *, staged: bool) -> Checkpoints:
-        """Checkpoints of `state_bytes` in all, spread evenly, at the rates measured here; loaded as fast as
-        written."""
-        write_s = state_bytes / nodes / DURABLE_BYTES_PER_S
+    def of(
+        cls,
+        state_bytes: float,
+        gpus: int,
+        nodes: int,
+        *,
+        staged: bool,
+        storage_bytes_per_s: float | None = None,
+    ) -> Checkpoints:
+        """Checkpoints of `state_bytes` in all, spread evenly, at the rates measured here, or what the storage
+        of all nodes takes where that is less; loaded as fast as written."""
+        rate = nodes * DURABLE_BYTES_PER_S
+        if storage_bytes_per_s is not None:
+            positive("cluster.storage_bytes_per_s", storage_bytes_per_s)
+            rate = min(rate, storage_bytes_per_s)
+        write_s = state_bytes / rate
         if not staged:
-            return cls(stall_s=write_s, load_s=write_s)
-        return cls(stall_s=state_bytes / gpus / STAGED_BYTES_PER_S, write_s=write_s, load_s=write_s)
+            return cls(stall_s=write_s, load_s=write_s, state_bytes=state_bytes)
+        stall_s = state_bytes / gpus / STAGED_BYTES_PER_S
+        return cls(stall_s=stall_s, write_s=write_s, load_s=write_s, state_bytes=state_bytes)
 
 
 def checkpoint_interval_s(

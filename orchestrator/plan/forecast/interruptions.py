@@ -41,6 +41,12 @@ class Forecast:
     redone_hours: float  # steps done again
     wall_hours_low: float  # with few interruptions
     wall_hours_high: float  # with many interruptions
+    checkpoint_bytes: float = 0.0  # of one, of all ranks; 0 is not known
+
+    @property
+    def storage_bytes_per_s(self) -> float:
+        """What all nodes together have to write for checkpoints, on average."""
+        return self.checkpoint_bytes / self.checkpoint_every_s
 
     @property
     def wall_hours(self) -> float:
@@ -126,6 +132,7 @@ def forecast(
         redone_hours=(lost_s - restarting_s) / 3600.0,
         wall_hours_low=(wall_s - max(0.0, mean - low) * each_s) / 3600.0,
         wall_hours_high=(wall_s + max(0.0, high - mean) * each_s) / 3600.0,
+        checkpoint_bytes=checkpoints.state_bytes,
     )
 
 

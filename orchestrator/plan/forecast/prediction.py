@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.config.schema import Config, PriceKind
 from orchestrator.errors import ConfigError
+from orchestrator.plan.environment import environment_of_user
 from orchestrator.plan.forecast.energy import Energy, energy_of
 from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards
 from orchestrator.plan.forecast.interruptions import Forecast, cost_range, forecast
-from orchestrator.plan.forecast.price import Offer, offers
+from orchestrator.plan.forecast.price import Offer, no_price, offers
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.perf.baseline import group_of, nominal
 from orchestrator.plan.perf.calibration import Calibration, Group
@@ -19,6 +21,8 @@ from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_utilisation
 from orchestrator.plan.perf.step import StepTime
 from orchestrator.plan.perf.transformer import parameters
+from orchestrator.plan.perf.transport import Route, route_of
+from orchestrator.text import bytes_in_words
 
 # A checkpoint in 16-bit training: weights, and the optimizer's float32 weights and two moments (Rajbhandari
 # et al. 2020).
@@ -32,6 +36,7 @@ BOUNDS = {
     "ep_s": "expert parallel communication", "pp_s": "communication between pipeline stages",
     "dp_s": "data parallel communication", "bubble_s": "the pipeline's bubble", "data_s": "reading data",
 }  # fmt: skip
+_COMMUNICATION = ("tp_s", "sp_s", "ep_s", "pp_s", "dp_s")
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,16 @@ def bound_of(step: StepTime) -> str:
     return f"{BOUNDS[part]}, {seconds / step.total_s:.0%}"
 
 
+def _network_of(config: Config, layout: Layout, step: StepTime) -> str:
+    """Where what takes longest goes between nodes: over what it goes there."""
+    route = route_between_nodes(config, layout)
+    inner = {"ep_s": layout.ep * layout.tp, "sp_s": layout.sp * layout.tp, "tp_s": layout.tp}
+    part = next(iter(step.parts()))
+    if route is None or part not in _COMMUNICATION or inner.get(part, math.inf) <= layout.ranks_per_node:
+        return ""
+    return f", over {route.transport_in_words}: {bytes_in_words(route.bytes_per_s)}/s a node"
+
+
 def _tokens_per_step(config: Config, layout: Layout) -> int | None:
     """Raises ConfigError where the job says another number than the model does."""
     said, model = config.job.tokens_per_step, config.model
@@ -113,6 +128,13 @@ def _tokens_per_step(config: Config, layout: Layout) -> int | None:
     return counted
 
 
+def route_between_nodes(config: Config, layout: Layout) -> Route | None:
+    """None on one node."""
+    if layout.nodes == 1:
+        return None
+    return route_of(config.cluster, config.gpu, config.fabric, environment_of_user(config))
+
+
 def predict(
     config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None
 ) -> Prediction:
@@ -124,11 +146,13 @@ def predict(
         reason = "the model is not described" if model is None else _why_not(config, layout)
         energy = energy_of(config.cluster, config.gpu, layout.ranks, None)
         return Prediction(steps, tokens, tokens_per_step, energy=energy, basis=reason)
-    machine, rate = Machine.of(config.cluster, config.gpu, config.fabric), tokens_per_step / step.total_s
+    machine, rate = Machine.of_config(config), tokens_per_step / step.total_s
     whole = _whole_run(config, layout, step, steps) if steps else None
     costs = tuple(
         _cost(config, layout, step, steps, offer)
-        for offer in offers(config.cluster.price, config.gpu)
+        for offer in (
+            () if no_price(config.cluster, config.gpu) else offers(config.cluster.price, config.gpu)
+        )
         if steps
     )
     return Prediction(
@@ -137,7 +161,7 @@ def predict(
         tokens_per_step=tokens_per_step,
         step_time_s=step.total_s,
         step=step,
-        bound_by=f"{bound_of(step)} of a step",
+        bound_by=f"{bound_of(step)} of a step" + _network_of(config, layout, step),
         tokens_per_s=rate,
         tokens_per_s_per_gpu=rate / layout.ranks,
         mfu=model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate),
@@ -178,7 +202,13 @@ def _whole_run(
             config.recovery.gpu_hours_per_failure,
             spot_node_hours_per_interruption=price.spot_node_hours_per_interruption if spot else None,
         ),
-        Checkpoints.of(states, layout.ranks, layout.nodes, staged=config.snapshot.enabled),
+        Checkpoints.of(
+            states,
+            layout.ranks,
+            layout.nodes,
+            staged=config.snapshot.enabled,
+            storage_bytes_per_s=config.cluster.storage_bytes_per_s,
+        ),
         step.total_s,
     )
 

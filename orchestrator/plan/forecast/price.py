@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.config.schema import GpuConfig, PriceConfig, PriceKind
+from orchestrator.config.schema import ClusterConfig, GpuConfig, PriceConfig, PriceKind
 from orchestrator.errors import ConfigError
 
 HOURS_PER_YEAR = 365.25 * 24
@@ -38,6 +38,11 @@ def price_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> Price:
     """
     offer = offers(price, gpu)[0]
     return Price(offer.usd_per_gpu_hour, offer.source)
+
+
+def no_price(cluster: ClusterConfig, gpu: GpuConfig) -> bool:
+    """Whether this is a node that nobody sells, and nobody has said what it costs."""
+    return cluster.hypothetical and bool(_missing(cluster.price.kind, cluster.price, gpu))
 
 
 def offers(price: PriceConfig, gpu: GpuConfig) -> tuple[Offer, ...]:

@@ -58,7 +58,7 @@ def nominal(config: Config, layout: Layout) -> Nominal | None:
 def nominal_machine(config: Config, precision: str) -> Machine | None:
     """The machine of a configuration, at its peak and with rates to match where none are on record; None
     without a peak for the precision."""
-    machine = Machine.of(config.cluster, config.gpu, config.fabric)
+    machine = Machine.of_config(config)
     peak = machine.peak_flops.get(precision)
     if peak is None:
         return None

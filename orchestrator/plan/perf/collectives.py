@@ -5,6 +5,9 @@ reduce-scatter of `size_bytes` in all moves (n-1)/n of it through each rank, an 
 over several nodes is bounded by the slower of the node's links and its share of the node's NICs, as NCCL's
 rings keep all NICs busy. A ring over many nodes waits for as many steps as it has ranks: what makes flat
 ZeRO-3 over thousands of GPUs slow (Narayanan et al. 2021, table 2; Wang et al. 2023, ZeRO++).
+
+Between exactly two nodes an all-reduce may take trees: each node sends what it has once, where a ring of n
+ranks sends it 2 (n-1)/n times, so that the bus bandwidth is up to twice that of the NICs.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ from dataclasses import dataclass
 
 from orchestrator.config.schema import PlannerConfig
 from orchestrator.plan.perf.machine import Machine
+
+# Of a tree on Ampere, in all channels: NCCL's own model counts 22.5 GB/s for each of 8 (src/graph/tuning.cc,
+# perChMaxTreeBws), so that with fast NICs it takes the ring. On later ones NVLink ends first.
+AMPERE_TREE_BYTES_PER_S = 8 * 22.5e9
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,17 @@ class Network:
         fabric = (self._fabric or self._machine.host_link_bytes_per_s) * share
         return fabric if group.per_node == 1 else min(self._link, fabric)
 
+    def _all_reduce_bandwidth_bytes_per_s(self, group: Group) -> float:
+        """Of the faster of ring and trees."""
+        ring = self.bandwidth_bytes_per_s(group)
+        if group.nodes != 2 or group.per_node == 1 or not self._machine.fabric_trees or not self._fabric:
+            return ring
+        share = group.per_node / self._machine.gpus_per_node
+        tree = min(self._link, self._fabric * share * 2 * (group.ranks - 1) / group.ranks)
+        if self._machine.architecture == "ampere":
+            tree = min(tree, AMPERE_TREE_BYTES_PER_S)
+        return max(ring, tree)
+
     def latency_s(self, group: Group) -> float:
         """Of a gathering or scattering ring: over several nodes its ranks go on in lock step, each step as
         long as that between nodes, and never less in all than the part within a node."""
@@ -75,9 +93,10 @@ class Network:
         tree = (
             inside + 2 * math.log2(group.nodes) * self._machine.fabric_latency_s if group.nodes > 1 else ring
         )
-        return 2 * (self.gather_s(size_bytes, group) - self.latency_s(group) * (group.ranks > 1)) + min(
-            ring, tree
-        )
+        if group.ranks == 1:
+            return 0.0
+        moved = 2 * size_bytes * (group.ranks - 1) / group.ranks
+        return moved / self._all_reduce_bandwidth_bytes_per_s(group) + min(ring, tree)
 
     def all_to_all_s(self, size_bytes: float, group: Group) -> float:
         """Each rank sends `size_bytes` in equal parts to all; what leaves the node is bounded by its own

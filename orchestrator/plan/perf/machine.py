@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
+from orchestrator.config.schema import ClusterConfig, Config, FabricConfig, GpuConfig
 from orchestrator.errors import ConfigError
+from orchestrator.plan.environment import environment_of_user
+from orchestrator.plan.perf.transport import route_of
 
 # NVLink is not recorded for a GPU that has none: a PCIe 4.0 link with 16 lanes, one direction, as used.
 PCIE_BYTES_PER_S = 25.0e9
@@ -15,8 +18,9 @@ PCIE_BYTES_PER_S = 25.0e9
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates are per accelerator, bandwidths in one direction; `node_bytes_per_s` is all NICs of a node at
-    line rate, 0 where nothing is recorded. `peak_flops` and `matmul_efficiency` are by precision."""
+    """Rates are per accelerator, bandwidths in one direction; `node_bytes_per_s` is all NICs of a node that
+    the fabric drives, at line rate, 0 where nothing is recorded. `peak_flops` and `matmul_efficiency` are by
+    precision."""
 
     name: str
     gpus_per_node: int
@@ -30,10 +34,18 @@ class Machine:
     fabric_efficiency: float
     fabric_latency_s: float
     host_link_bytes_per_s: float
+    fabric_trees: bool = True  # whether an all-reduce between nodes may go up and down trees
 
     @classmethod
-    def of(cls, cluster: ClusterConfig, gpu: GpuConfig, fabric: FabricConfig) -> Machine:
-        """The machine that a configuration describes."""
+    def of(
+        cls,
+        cluster: ClusterConfig,
+        gpu: GpuConfig,
+        fabric: FabricConfig,
+        user: Mapping[str, str] = MappingProxyType({}),
+    ) -> Machine:
+        """The machine that a configuration describes, with what its user sets of the ranks' environment."""
+        route = route_of(cluster, gpu, fabric, user)
         return cls(
             name=gpu.name,
             gpus_per_node=cluster.gpus_per_node,
@@ -43,11 +55,17 @@ class Machine:
             multiprocessors=gpu.multiprocessors,
             architecture=gpu.architecture,
             link_bytes_per_s=gpu.nvlink_bytes_per_s or PCIE_BYTES_PER_S,
-            node_bytes_per_s=cluster.nics_per_node * cluster.nic_bits_per_s / 8,
-            fabric_efficiency=fabric.efficiency,
-            fabric_latency_s=fabric.latency_s,
+            node_bytes_per_s=route.line_bytes_per_s,
+            fabric_efficiency=route.efficiency,
+            fabric_latency_s=route.latency_s,
             host_link_bytes_per_s=cluster.host_link_bytes_per_s,
+            fabric_trees=route.trees,
         )
+
+    @classmethod
+    def of_config(cls, config: Config) -> Machine:
+        """The machine of a whole configuration, its ranks' environment included."""
+        return cls.of(config.cluster, config.gpu, config.fabric, environment_of_user(config))
 
     def sustained_flops(self, precision: str) -> float:
         """FLOP/s of a large matrix product in training. Raises ConfigError where nothing is recorded."""

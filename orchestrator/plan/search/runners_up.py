@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan.search.space import SAME_TIME, Candidate, best_of
+from orchestrator.text import figure
 
 MOST = 10
 MOST_FASTER = 3
@@ -116,10 +117,10 @@ def _why(candidate: Candidate, best: Candidate) -> str:
         return f"{-change:.1%} faster, but leaves only {candidate.free_bytes / 1e9:.1f} GB free"
     if change <= SAME_TIME:
         return f"same time, {_less_simple(candidate, best)}"
-    slower = f"{change:.1%} slower" if change < 1 else f"{change + 1:.1f} times as long"
+    slower = f"{change:.1%} slower" if change < 1 else f"{change + 1:,.1f} times as long"
     more = {name: getattr(candidate.step, name) - getattr(best.step, name) for name in _PARTS}
     name = max(more, key=lambda part: more[part])
-    return f"{slower}: {_PARTS[name]} +{more[name]:.3g} s"
+    return f"{slower}: {_PARTS[name]} +{figure(more[name])} s"
 
 
 def _less_simple(candidate: Candidate, best: Candidate) -> str:

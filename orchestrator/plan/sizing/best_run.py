@@ -22,6 +22,7 @@ from orchestrator.plan.search.search import explore
 from orchestrator.plan.search.space import Candidate, Space, Subject, best_of
 from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw, batch_sequences
+from orchestrator.text import typed
 
 # Degrees that are looked at (layout=auto, with one model and cluster, looks at all), and those with which
 # sizes are compared.
@@ -55,9 +56,9 @@ class ClusterOptimizer:
         if limits.days is None and not self.usd_per_gpu_hour:
             raise ClusterNotPlannable.of(
                 config.cluster.name,
-                f"costs nothing, so that budget_usd={limits.usd:g} is no limit; set deadline_days=… too",
+                f"costs nothing, so that budget_usd={typed(limits.usd)} is no limit; set deadline_days=… too",
             )
-        self._machine = Machine.of(config.cluster, config.gpu, config.fabric)
+        self._machine = Machine.of_config(config)
 
     def best(self, shapes: Sequence[ModelConfig], node_counts: Sequence[int]) -> list[RunCandidate]:
         """The best size for each number of nodes that is worth a look, best loss first; empty where nothing

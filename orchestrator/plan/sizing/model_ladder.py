@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from orchestrator.config.schema import ModelConfig
 from orchestrator.plan.perf.transformer import parameters
+from orchestrator.text import figure
 
 LLAMA_VOCAB, LLAMA_SEQ_LEN = 128256, 8192  # as conf/model/llama3_8b.yaml has them
 HEAD_DIM, KV_HEADS = 128, 8
@@ -81,4 +82,5 @@ def _distance(size: float, shape: ModelConfig, target: float) -> float:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.3g}b" if count >= 1e9 else f"{count / 1e6:.3g}m"
+    size = f"{figure(count / 1e9)}b" if count >= 1e9 else f"{figure(count / 1e6)}m"
+    return size.replace(",", "")

@@ -45,8 +45,8 @@ def test_other_text_of_the_same_size_has_another_fingerprint(tmp_path: Path) -> 
     ("content", "sources", "expected"),
     [
         (None, ["absent"], "job.corpus: 'absent' names no file"),
-        ("", ["a.txt"], "job.corpus: a.txt holds 0 bytes in 1 files, but one sequence needs 257"),
-        ("short", ["a.txt"], "holds 5 bytes in 1 files, but one sequence needs 257; give more text"),
+        ("", ["a.txt"], "job.corpus: a.txt holds 0 bytes in 1 file, but one sequence needs 257"),
+        ("short", ["a.txt"], "holds 5 bytes in 1 file, but one sequence needs 257; give more text"),
     ],
 )
 def test_text_that_cannot_train_is_refused(

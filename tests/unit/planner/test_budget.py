@@ -20,9 +20,11 @@ from orchestrator.cli import cli
 from orchestrator.cli.show.budget import show_answer
 from orchestrator.config import composing, load
 from orchestrator.config.catalog import read_all
+from orchestrator.config.fabric_schema import ROUTE_VARIABLES
 from orchestrator.config.schema import Config
 from orchestrator.plan.layout.layout import derive_layout
 from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.space import Sharding
 from orchestrator.plan.sizing.best_run import LEAST_HOURS, ClusterOptimizer, climb
@@ -162,7 +164,9 @@ def test_clusters_read_here_are_those_that_hydra_composes() -> None:
     for name in ("azure_nd_h100_v5", "deepseek_h800", "dgx_a100", "gcp_a4"):
         config = config_of(f"cluster={name}", *(f"{key}={value}" for key, value in overrides.items()))
         assert (read[name].cluster, read[name].gpu) == (config.cluster, config.gpu)
-        assert dataclasses.replace(config.fabric, environment={}, leave_unset={}) == read[name].fabric
+        of_route = {k: v for k, v in config.fabric.environment.items() if k in ROUTE_VARIABLES}
+        assert dataclasses.replace(config.fabric, environment=of_route, leave_unset={}) == read[name].fabric
+        assert Machine.of(read[name].cluster, read[name].gpu, read[name].fabric) == Machine.of_config(config)
 
 
 # ---- the command line ---------------------------------------------------------------------------

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from orchestrator.cli.show import sweep_picture
@@ -131,3 +133,59 @@ def test_ticks_say_their_value(value: float) -> None:
     said = sweep_picture.tick(value)
     size = {"k": 1e3, "M": 1e6, "B": 1e9}.get(said[-1], 1.0)
     assert float(said.rstrip("kMB")) * size == pytest.approx(value, rel=1e-3)
+
+
+# ---- the legend ---------------------------------------------------------------------------------
+
+MANY = {
+    "cluster=aws_p5 cluster.nodes=1": (10.0, 100.0),
+    "cluster=aws_p5 cluster.nodes=2": (6.0, 120.0),
+    "cluster=dgx_h100 cluster.nodes=1": (12.0, 150.0),
+    "cluster=dgx_h100 cluster.nodes=2": (5.0, 180.0),
+}
+
+
+def test_the_legend_has_the_marks_that_are_drawn_filled_and_hollow(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    drawn(rows_of(points_of(MANY)), tmp_path / "plans.png")
+    legend = figures[0].legends[0]
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == [
+        "aws_p5",
+        "dgx_h100",
+        "filled: on the Pareto front; hollow: another is cheaper and no slower",
+    ]
+    faces = [tuple(collection.get_facecolor()[0]) for collection in legend.findobj(PathCollection)]
+    assert sum(face[:3] == (1.0, 1.0, 1.0) for face in faces) == len(faces) / 2 == 2
+
+
+def test_a_picture_whose_points_are_of_one_kind_explains_its_marks_too(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    drawn(rows_of(points_of({"cluster.nodes=1": (10, 1), "cluster.nodes=2": (5, 2)})), tmp_path / "p.png")
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == [
+        "filled: on the Pareto front; hollow: another is cheaper and no slower"
+    ]
+
+
+def test_no_path_stands_in_the_title_of_a_picture(tmp_path: Path, figures: list[Figure]) -> None:
+    more = {
+        f"job.corpus=/data/books run_root=/tmp/runs model=llama3_8b {key}": of for key, of in MANY.items()
+    }
+    drawn(rows_of(points_of(more)), tmp_path / "plans.png")
+    assert figures[0].legends[0].get_title().get_text() == "Cost against time: llama3_8b"
+
+
+def test_what_is_owned_is_marked_beside_what_is_rented(tmp_path: Path, figures: list[Figure]) -> None:
+    rows = rows_of(points_of(MANY))
+    owned = [
+        replace(row, bill="owned" if row.overrides["cluster"] == "dgx_h100" else "on demand") for row in rows
+    ]
+    drawn(owned, tmp_path / "plans.png")
+    assert sorted(text.get_text() for text in labels(figures[0])) == [
+        "nodes=1, on demand",
+        "nodes=1, owned",
+        "nodes=2, on demand",
+        "nodes=2, owned",
+    ]
