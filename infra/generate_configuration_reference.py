@@ -2,11 +2,11 @@
 
     python -m infra.generate_configuration_reference
 
-Types and defaults are the schema's. What a key means is taken from its comment in
-orchestrator/config/schema.py or fabric_schema.py, on the line or right above it; without one, from the
-sentences of its class's docstring that name it in double backticks; without those, from the docstring of its
-type. What an option is for stands in the comment at the head of its file, or else in its `description`,
-`node_type`, `name` or `source`.
+Types and defaults are the schema's. What a key means is taken from its comment where its class is, in
+orchestrator/config/schema.py as a rule, on the line or right above it; without one, from the sentences of its
+class's docstring that name it in double backticks; without those, from the docstring of its type. What an
+option is for stands in the comment at the head of its file, or else in its `description`, `node_type`, `name`
+or `source`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import yaml
 from omegaconf import MISSING
 
 from infra.field_docs import comments_of, prose, sentences, split_docstring, table, without_none, wrapped
-from orchestrator.config import fabric_schema
 from orchestrator.config import schema as schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,8 +139,7 @@ def options_table(group: str) -> list[str]:
 
 
 def keys_table(owner: Any, prefix: str) -> list[str]:
-    comments = comments_of(schema) | comments_of(fabric_schema)
-    said = split_docstring(owner)[1]
+    comments, said = comments_of(sys.modules.get(owner.__module__, schema)), split_docstring(owner)[1]
     hints = typing.get_type_hints(owner)
     rows = []
     for field in dataclasses.fields(owner):

@@ -20,6 +20,8 @@ from infra.field_docs import field_names, prose, table, wrapped
 from infra.json_fields import comment_of, hints_of, link, object_table, reached, title, type_name, unit_of
 from orchestrator import errors
 from orchestrator.cli.show.budget_json import BudgetResultJson
+from orchestrator.cli.show.owning import OwnAnswerJson
+from orchestrator.cli.show.serving import ServingAnswerJson
 from orchestrator.cli.show.sweep_table import SweptPlan
 from orchestrator.cluster import gauges
 from orchestrator.config.schema import RecoveryConfig
@@ -53,6 +55,8 @@ VERBS: list[tuple[str, str, Any]] = [
     ("plan --json", "one", Plan),
     ("plan -m --json", "a list in the sweep's order, of", SweptPlan),
     ("plan budget_usd=… --json`, `plan deadline_days=… --json", "one", BudgetResultJson),
+    ("plan own=true --json", "one", OwnAnswerJson),
+    ("plan serve=… --json", "one", ServingAnswerJson),
     ("compare --json", "a list, newest first or as `--sort` says, of", RunRow),
     ("compare --csv", "a header and a line for each run, empty for null: the fields of", RunRow),
     ("incidents RUN --json", "a list in the order of the journal, of", Incident),

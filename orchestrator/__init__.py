@@ -27,6 +27,7 @@ _ROOMS = {
     "make_plan": "orchestrator.driver.planning",
     "search_layout": "orchestrator.driver.planning",
     "plan_budget": "orchestrator.driver.planning",
+    "plan_serving": "orchestrator.driver.planning",
     "sweep": "orchestrator.driver.planning",
     "runs": "orchestrator.ledger.mlflow.run_table",
     "calibrate": "orchestrator.driver.handle",
@@ -40,6 +41,7 @@ _ROOMS = {
     "Plan": "orchestrator.plan.plan",
     "LayoutSearch": "orchestrator.driver.planning",
     "BudgetResult": "orchestrator.planner.budget",
+    "ServingAnswer": "orchestrator.planner.serving",
     "Sweep": "orchestrator.planner.sweep",
     "Calibrated": "orchestrator.planner.calibrate",
     "RunTable": "orchestrator.ledger.mlflow.run_table",
@@ -72,6 +74,7 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from orchestrator.driver.planning import LayoutSearch as LayoutSearch
     from orchestrator.driver.planning import make_plan as make_plan
     from orchestrator.driver.planning import plan_budget as plan_budget
+    from orchestrator.driver.planning import plan_serving as plan_serving
     from orchestrator.driver.planning import search_layout as search_layout
     from orchestrator.driver.planning import sweep as sweep
     from orchestrator.driver.warm_handle import WarmCluster as WarmCluster
@@ -91,6 +94,7 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from orchestrator.plan.plan import Plan as Plan
     from orchestrator.planner.budget import BudgetResult as BudgetResult
     from orchestrator.planner.calibrate import Calibrated as Calibrated
+    from orchestrator.planner.serving import ServingAnswer as ServingAnswer
     from orchestrator.planner.sweep import Sweep as Sweep
     from orchestrator.supervise.worker_group import WorkerGroup as WorkerGroup
 

@@ -71,6 +71,11 @@ def _large(value: float, least: float) -> str | None:
     return None
 
 
+def months_in_words(months: float) -> str:
+    """9.4 months, and years where there are many: 3.2 years."""
+    return f"{months:.1f} months" if months < 24 else f"{months / 12:,.1f} years"
+
+
 def percent(value: float | None) -> str:
     return UNKNOWN if value is None or math.isnan(value) else f"{value:.1%}"
 

@@ -36,6 +36,10 @@ def _run(composed: DictConfig, invocation: Invocation) -> int:
 
     if _asks_what_to_train(composed):
         raise ConfigError("budget_usd and deadline_days are answered by 'plan'; a run takes job.steps")
+    if composed.own or _asks_to_serve(composed):
+        raise ConfigError(
+            "own=true and serve=… are answered by 'plan'; a run trains, and neither serves nor buys"
+        )
     config = _config(composed, invocation.words)
     if config.layout.auto:
         from orchestrator.cli.show.layouts import show_choice
@@ -54,6 +58,15 @@ def _plan(composed: DictConfig, invocation: Invocation) -> int:
 
     if _asks_what_to_train(composed):
         return _plan_budget(composed, invocation)
+    if composed.own:
+        return _plan_own(composed, invocation)
+    if _asks_to_serve(composed):
+        return _plan_serving(composed, invocation)
+    if composed.clusters:
+        raise ConfigError(
+            f"clusters={','.join(composed.clusters)}: is for budget_usd=…, deadline_days=…, serve=… and"
+            " own=true; a plan is of one cluster, cluster=NAME, and 'plan -m cluster=A,B' makes a table"
+        )
     config = _config(composed, invocation.words)
     found = search_layout(config, observed=invocation.json) if config.layout.auto else None
     plan = make_plan(config, observed=invocation.json) if found is None else found.plan
@@ -93,9 +106,41 @@ def _plan_budget(composed: DictConfig, invocation: Invocation) -> int:
     return 0
 
 
+def _plan_own(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.show.owning import own_json, show_owning
+    from orchestrator.planner.owning import answer
+
+    found = answer(composed, invocation.words)
+    if invocation.json:
+        print(json.dumps(own_json(found), indent=2))
+    else:
+        show_owning(found, Screen())
+    return 0
+
+
+def _asks_to_serve(composed: DictConfig) -> bool:
+    return bool(composed.serve.asked) or composed.serve.requests_per_day is not None
+
+
+def _plan_serving(composed: DictConfig, invocation: Invocation) -> int:
+    from hydra.core.hydra_config import HydraConfig
+
+    from orchestrator.cli.show.serving import serving_json, show_serving
+    from orchestrator.driver.planning import plan_serving
+
+    words = HydraConfig.get().overrides.task if _is_swept() else invocation.words
+    found = plan_serving(_config(composed, words))
+    if invocation.json:
+        print(json.dumps(serving_json(found), indent=2))
+    else:
+        show_serving(found, Screen())
+    return 0
+
+
 def is_point(composed: DictConfig, invocation: Invocation) -> bool:
     """Whether this is one of several plans that are to be compared."""
-    return invocation.verb == "plan" and _is_swept() and not _asks_what_to_train(composed)
+    other = _asks_what_to_train(composed) or composed.own or _asks_to_serve(composed)
+    return invocation.verb == "plan" and _is_swept() and not other
 
 
 def _is_swept() -> bool:

@@ -5,13 +5,13 @@ Composing each of two dozen would take longer than planning on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -19,7 +19,7 @@ from orchestrator.config import load
 from orchestrator.config.fabric_schema import ROUTE_VARIABLES
 from orchestrator.config.placeholders import INTERPOLATION, asks_for, texts_of
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, near_miss
 
 THIS_MACHINE = "local"
 UNKNOWN_NODES = 0
@@ -42,16 +42,17 @@ def read_all(
     """Every cluster but this machine by its option's name, and those that cannot be read with the reason.
 
     ``overrides`` of cluster, gpu and fabric hold for each; other keys of a cluster's file are not looked at.
-    Raises :class:`ConfigError` where ``nodes_needed`` and a file leaves the number of nodes open.
+    ``clusters`` of the configuration names those to read. Raises :class:`ConfigError` for a name of which
+    there is no file, and where ``nodes_needed`` and a file leaves the number of nodes open.
     """
     reader = _Reader(composed, overrides)
     read: dict[str, Machines] = {}
     unreadable: dict[str, str] = {}
-    for name, path in cluster_files().items():
+    for name, path in _chosen(cluster_files(), list(composed.clusters)).items():
         try:
             read[name] = reader.machines(path)
-        except (OmegaConfBaseException, OSError) as error:
-            unreadable[name] = str(error).splitlines()[0]
+        except (OmegaConfBaseException, OSError, UnicodeError, YAMLError, _NoCluster) as error:
+            unreadable[name] = f"{path.name} cannot be read: {str(error).splitlines()[0]}"
             continue
         if read[name].cluster.nodes == UNKNOWN_NODES and nodes_needed:
             raise ConfigError(
@@ -59,6 +60,20 @@ def read_all(
                 " set cluster.nodes=…, or budget_usd=… too"
             )
     return read, unreadable
+
+
+class _NoCluster(ValueError):
+    """A file that is no cluster's."""
+
+
+def _map_of(path: Path) -> DictConfig:
+    body = OmegaConf.load(path)
+    if not isinstance(body, DictConfig):
+        raise _NoCluster("it is no map of keys")
+    for key, kind, word in (("defaults", ListConfig, "list"), ("cluster", DictConfig, "map")):
+        if not isinstance(body.get(key), kind | None):
+            raise _NoCluster(f"its '{key}' is no {word}")
+    return body
 
 
 class _Reader:
@@ -74,9 +89,9 @@ class _Reader:
         self._known: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
 
     def machines(self, path: Path) -> Machines:
-        """Raises an error of OmegaConf for what is not as the schema has it, OSError for what is not
-        there."""
-        body = cast(DictConfig, OmegaConf.load(path))
+        """Raises an error of OmegaConf for what is not as the schema has it, OSError and YAMLError for what
+        cannot be read, and :class:`_NoCluster` for what has another form."""
+        body = _map_of(path)
         named: dict[str, str] = {}
         for entry in body.get("defaults") or []:
             if isinstance(entry, DictConfig):
@@ -143,6 +158,16 @@ def value_in(path: Path, key: str) -> Any:
         return OmegaConf.select(OmegaConf.load(path), key)
     except (OmegaConfBaseException, YAMLError, OSError):
         return None
+
+
+def _chosen(files: Mapping[str, Path], names: Sequence[str]) -> dict[str, Path]:
+    for name in names:
+        if name not in files:
+            raise ConfigError(
+                f"clusters={name}: no such cluster to compare{near_miss(name, files)} (known:"
+                f" {', '.join(files)})"
+            )
+    return {name: path for name, path in files.items() if not names or name in names}
 
 
 def _read_option(group: str, name: str) -> DictConfig:

@@ -5,6 +5,25 @@ from __future__ import annotations
 from enum import Enum
 
 
+class PriceKind(Enum):
+    """How the accelerators are paid for; ``list`` is on demand."""
+
+    list = "list"
+    reserved = "reserved"
+    spot = "spot"
+    owned = "owned"
+
+
+class PriceQuality(Enum):
+    """What a price is worth: a provider's own list, an offer that somebody got or quotes, an estimate from
+    public figures, or a figure that somebody assumed and nobody sells at."""
+
+    list = "list"
+    quote = "quote"
+    estimate = "estimate"
+    assumption = "assumption"
+
+
 class TrackedRanks(Enum):
     """Whose calls of MLflow are taken: those of rank 0 alone, or of all ranks."""
 

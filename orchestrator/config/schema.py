@@ -12,10 +12,13 @@ from enum import Enum
 from typing import Any
 
 from orchestrator.config.choices import FlagStyle as FlagStyle
+from orchestrator.config.choices import PriceKind as PriceKind
+from orchestrator.config.choices import PriceQuality as PriceQuality
 from orchestrator.config.choices import TrackedRanks as TrackedRanks
 from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
 from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
 from orchestrator.config.required import MISSING as MISSING
+from orchestrator.config.serving import ServeConfig as ServeConfig
 
 
 class Device(Enum):
@@ -32,23 +35,16 @@ class Resume(Enum):
     auto = "auto"
 
 
-class PriceKind(Enum):
-    """How the accelerators are paid for; ``list`` is on demand."""
-
-    list = "list"
-    reserved = "reserved"
-    spot = "spot"
-    owned = "owned"
-
-
 @dataclass
 class PriceConfig:
-    """What one accelerator-hour costs. ``list``: ``usd_per_gpu_hour`` as published. ``owned``: capex
-    spread over the lifetime at the given occupancy, plus power drawn x PUE x electricity price. A plan names
-    the cost by every kind whose figures are there; ``kind`` is the one that a run is billed by."""
+    """What one accelerator-hour costs. ``list``: ``usd_per_gpu_hour`` as published. ``owned``: capex and
+    staff spread over the hours in use, plus power drawn x PUE x electricity price. A plan names the cost by
+    every kind whose figures are there; ``kind`` is the one that a run is billed by."""
 
     # list: on demand; reserved, spot: rented too; owned: hardware written off
     kind: PriceKind = PriceKind.list
+    # of usd_per_gpu_hour, or of what is owned; a budget rents for a list price or a quote
+    quality: PriceQuality = PriceQuality.quote
     usd_per_gpu_hour: float | None = None  # of kind list; per accelerator, not per node
     reserved_usd_per_gpu_hour: float | None = None  # of kind reserved
     reserved_source: str = ""  # with the term that it is for
@@ -58,7 +54,8 @@ class PriceConfig:
     spot_node_hours_per_interruption: float | None = None
     capex_usd_per_gpu: float | None = None  # with its share of node and network
     lifetime_years: float | None = None  # over which the capex is written off
-    occupancy: float = 1.0  # share of the lifetime that is sold or used, above 0 to 1
+    occupancy: float = 1.0  # share of the lifetime that is sold or used, above 0 to 1; the rest is idle
+    staff_usd_per_gpu_year: float = 0.0  # of those who run the owned machines and their building
     power_w_per_gpu: float | None = None  # at work, with its share of the node; null is gpu.tdp_w
     pue: float | None = None  # power usage effectiveness of the data centre, 1 or more
     electricity_usd_per_kwh: float | None = None  # at the site
@@ -117,7 +114,8 @@ class ClusterConfig:
     storage_bytes_per_s: float | None = None
     host_link_bytes_per_s: float = 25.0e9  # of one accelerator to its node's memory, for offload
     node_power_w: float | None = None  # of one node at most; null is estimated from gpu.tdp_w
-    pue: float = 1.0  # power usage effectiveness of the building, 1 or more, for energy and the site's limit
+    # power usage effectiveness of the building, 1 or more; the default is Uptime's average of 2023
+    pue: float = 1.58
     power_limit_w: float | None = None  # of the site, for all nodes with PUE; a plan above it is refused
     source: str = ""  # where node type and network are described
     price: PriceConfig = field(default_factory=PriceConfig)
@@ -368,6 +366,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     # environment of the ranks; wins over job.env and the fabric's
     env: dict[str, str] = field(default_factory=dict)
     # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one
@@ -378,6 +377,8 @@ class Config:
     calibration: str | None = None
     budget_usd: float | None = None  # 'plan' then answers what can be trained for so much
     deadline_days: float | None = None  # 'plan' then answers what can be trained in that time
+    clusters: list[str] = field(default_factory=list)  # that such plans compare, as cluster=A,B; [] is all
+    own: bool = False  # 'plan' then answers whether owned hardware pays off against renting it, and when
     run_name: str | None = None  # null is job, time and eight random characters
     # a new run directory is 0750 instead of 0700: its group may read what is in it
     run_group_reads: bool = False

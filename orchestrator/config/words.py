@@ -33,6 +33,14 @@ _ESCAPED = re.compile(r"(\\*)\$\{")
 # A double ends at 1.8e308; nothing shorter than three digits of exponent, or 300 digits, is beyond it.
 _MAY_OVERFLOW = re.compile(r"[0-9.][eE]\+?[0-9_]{3,}|[0-9_]{300,}")
 MOST_SHOWN = 100
+SHORT_FOR_SERVING = frozenset(
+    ("requests_per_day", "tokens_in", "tokens_out", "peak_to_mean", "ttft_s", "tpot_s")
+)
+COMPARE_CLUSTERS = frozenset(
+    ("budget_usd", "deadline_days", "own", "serve", "requests_per_day", "serve.requests_per_day")
+)
+_NAMES = re.compile(r"\w+(,\w+)+")
+CHOSEN_BY_BUDGET = "auto"  # serve=auto: the model is the budget's to choose
 # The resolver by which a text is what it is, whatever OmegaConf would make of it.
 AS_IT_IS = "as_it_is"
 
@@ -50,7 +58,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
         return list(words)
     swept = bool({"-m", "--multirun"} & set(words)) or any(map(_MULTIRUN.fullmatch, words))
     made = []
-    for word in words:
+    for word in in_full(words, swept):
         match = _TEXT.fullmatch(word)
         if match is None or parsed_override(f"{match['key']}=1") is None:  # what is no key has another reason
             _refuse_overflow(word)
@@ -59,6 +67,26 @@ def for_hydra(words: Sequence[str]) -> list[str]:
             added = match["prefix"] == "+" or (not match["prefix"] and match["map"] != "job.args")
             value = _text_for_hydra(match["map"], match["key"], match["value"], swept)
             made.append(f"{'++' if added else match['prefix']}{match['key']}={value}")
+    return made
+
+
+def in_full(words: Sequence[str], swept: bool = False) -> list[str]:
+    """What is short for several words, or for a longer key: ``serve=MODEL`` is the model and the question,
+    a load may be typed without ``serve.``, and ``cluster=A,B`` of an answer that compares clusters names
+    them, unless it is ``swept``."""
+    compares = not swept and bool(COMPARE_CLUSTERS & {word.partition("=")[0] for word in words})
+    made: list[str] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key == "serve" and equals and value and value[0] not in "{$":
+            made += [] if value == CHOSEN_BY_BUDGET else [f"model={value}"]
+            made.append("serve.asked=true")
+        elif equals and key in SHORT_FOR_SERVING:
+            made.append(f"serve.{word}")
+        elif compares and key == "cluster" and _NAMES.fullmatch(value):
+            made.append(f"clusters=[{value}]")
+        else:
+            made.append(word)
     return made
 
 

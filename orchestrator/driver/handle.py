@@ -317,6 +317,8 @@ def calibrate(
 def _refuse_budget(config: Config) -> None:
     if config.budget_usd is not None or config.deadline_days is not None:
         raise ConfigError("budget_usd and deadline_days are answered by plan_budget; a run takes job.steps")
+    if config.serve.asked or config.serve.requests_per_day is not None:
+        raise ConfigError("serve: a load is answered by plan_serving; a run trains, and leaves serve out")
 
 
 def _begun(payload: dict[str, Any], before: int) -> Run:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a plan alone needs none of them, and each takes millisecond
     from orchestrator.plan.search.runners_up import RunnerUp
     from orchestrator.plan.search.search import Search
     from orchestrator.planner.budget import BudgetResult
+    from orchestrator.planner.serving import ServingAnswer
     from orchestrator.planner.sweep import PlannedPoint, Sweep
 
 
@@ -102,6 +103,22 @@ def plan_budget(config: Config, usd: float | None = None, days: float | None = N
     if config.budget_usd is None and config.deadline_days is None:
         raise ConfigError("plan_budget: neither money nor time is given; give usd=… or days=…, or both")
     return answer(*origin_of(config), look_at_script(config))
+
+
+def plan_serving(config: Config) -> ServingAnswer:
+    """Look for what serves a model, how much of it a load takes, and what that costs a day.
+
+    Args:
+        config: Of :func:`orchestrator.compose`, with ``serve=MODEL`` and a load among its words. A cluster
+            that they name is kept.
+
+    Raises:
+        ConfigError: The load is incomplete or out of range, or no cluster serves it.
+    """
+    from orchestrator.config.origin import origin_of
+    from orchestrator.planner.serving import answer
+
+    return answer(*origin_of(config))
 
 
 def sweep(config: Config, values: Mapping[str, Sequence[Any]], observed: bool = False) -> Sweep:

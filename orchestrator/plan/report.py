@@ -264,7 +264,8 @@ def _forecast_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     if not brief and energy is not None and energy.energy_kwh is not None:
         limit = f" of {figure(energy.site_limit_w / 1e6)} MW" if energy.site_limit_w else ""
         peak, mean = power_in_words(energy.peak_power_w), power_in_words(energy.mean_power_w)
-        yield "energy", f"{energy_in_words(energy.energy_kwh)}; peak {peak}{limit}, {mean} at work"
+        each = f"peak {peak}{limit}, {mean} at work; PUE {energy.pue:g}"
+        yield "energy", f"{energy_in_words(energy.energy_kwh)}; {each}"
     if not predicted.costs:
         yield _price(plan)
     for place, cost in enumerate(predicted.costs[:1] if brief else predicted.costs):
@@ -285,7 +286,8 @@ def _storage_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
 def _cost(cost: Cost, unit: str) -> str:
     each = f"${cost.usd_per_gpu_hour:,.3f} per {unit}-hour"
     spread = f"{usd(cost.low_usd)} to {usd(cost.high_usd)}"
-    return f"{usd(cost.usd)} {_PAID[cost.kind]} ({spread}), {each}; {cost.source}"
+    bought = "" if cost.capital_usd is None else f", of machines for {usd(cost.capital_usd)}"
+    return f"{usd(cost.usd)} {_PAID[cost.kind]} ({spread}), {each}{bought}; {cost.source}"
 
 
 def _price(plan: Plan) -> tuple[str, str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from orchestrator.config import load
@@ -17,8 +16,9 @@ from orchestrator.config.catalog import THIS_MACHINE, read_all
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.hardware_fit import as_hypothetical, misfit
 from orchestrator.config.origin import with_some_nodes
-from orchestrator.config.schema import Config, ModelConfig
+from orchestrator.config.schema import Config, ModelConfig, PriceKind
 from orchestrator.errors import ClusterNotPlannable, ConfigError
+from orchestrator.plan.forecast.price import is_offered
 from orchestrator.plan.layout.deepspeed_auto import BY_SCRIPT, filled
 from orchestrator.plan.layout.layout import check_values, precision_of
 from orchestrator.plan.layout.zero import Zero
@@ -32,6 +32,8 @@ from orchestrator.plan.sizing.model_ladder import LLAMA_SEQ_LEN, LLAMA_VOCAB, la
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw
 from orchestrator.planner.auto_layout import can_recompute, zero_section
 from orchestrator.planner.calibration_file import calibrations_of
+from orchestrator.planner.owning import NOT_OFFERED, OwnedRun, all_clusters, compare, overrides, rents_of
+from orchestrator.planner.serving import ServedBeside, asks_to_serve, check_serving
 from orchestrator.text import figure, typed
 from orchestrator.vocabulary import StateSharing
 
@@ -64,11 +66,14 @@ class BudgetRequest:
 
 @dataclass(frozen=True)
 class BudgetResult:
-    """``options`` are the best of each cluster, best loss first; ``sooner`` the winner's with other node
-    counts; ``any_size`` is what the winner's cluster and nodes could train where the model was given."""
+    """``options`` are the best of each cluster that can be rented, best loss first, or of what there is where
+    none can; ``owned`` those on hardware that is bought first, with what that takes; ``sooner`` the winner's
+    with other node counts; ``any_size`` is what the winner's cluster and nodes could train where the model
+    was given."""
 
     asked: BudgetRequest
     options: tuple[RunCandidate, ...]
+    owned: tuple[OwnedRun, ...]
     sooner: tuple[RunCandidate, ...]
     any_size: RunCandidate | None
     left_out: Mapping[str, str]  # clusters, and why
@@ -114,8 +119,12 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
             name: dataclasses.replace(base, cluster=m.cluster, gpu=m.gpu, fabric=m.fabric)
             for name, m in machines.items()
         }
+    if not (asked.cluster_given or composed.clusters):  # what is named is wanted, whatever its price
+        for name in [name for name, config in configs.items() if _is_only_assumed(config)]:
+            left_out[name] = NOT_OFFERED.format(configs.pop(name).cluster.price.quality.value)
     freedom, calibrations = _freedom(composed, base, asked, look), calibrations_of(base)
     shapes = _shapes(base, asked)
+    beside = _served_beside(base, configs.values(), shapes[0], asked)
     markets = []
     for name, config in configs.items():
         try:
@@ -124,7 +133,10 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
                 raise ClusterNotPlannable.of(name, "nodes cannot have such GPUs, or so many")
             precision = precision_of(config)
             _check_predictable(config, precision)
-            markets.append(ClusterOptimizer(config, precision, asked.limits, freedom, calibrations))
+            serving = beside.on(config) if beside is not None and _is_owned(config) else beside
+            markets.append(
+                ClusterOptimizer(config, precision, asked.limits, freedom, calibrations, serving=serving)
+            )
         except ConfigError as refused:
             left_out[name] = refused.why if isinstance(refused, ClusterNotPlannable) else str(refused)
             if asked.cluster_given:
@@ -137,16 +149,20 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
     best = sorted((options[0] for options in found if options), key=_rank)
     if not best:
         raise ConfigError(_nothing(asked, markets, shapes))
-    winner = next(options for options in found if options and options[0] is best[0])
+    rented = [option for option in best if not _is_owned(option.config)]
+    options = rented or best
+    winner = next(of_one for of_one in found if of_one and of_one[0] is options[0])
     whole = None
     if asked.model_given:
         market = markets[found.index(winner)]
-        whole = next(iter(market.best(ladder(), [best[0].config.cluster.nodes])), None)
+        whole = next(iter(market.best(ladder(), [options[0].config.cluster.nodes])), None)
+    rents = rents_of(all_clusters(composed) if asked.cluster_given else configs.values())
     return BudgetResult(
         asked=asked,
-        options=tuple(best),
+        options=tuple(options),
+        owned=tuple(compare(option, rents) for option in best if _is_owned(option.config)),
         sooner=tuple(
-            sorted((o for o in winner[1:] if o.days < best[0].days * SOONER), key=lambda o: -o.days)
+            sorted((o for o in winner[1:] if o.days < options[0].days * SOONER), key=lambda o: -o.days)
         ),
         any_size=whole,
         left_out=left_out,
@@ -157,18 +173,48 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
     )
 
 
+def _served_beside(
+    base: Config, configs: Iterable[Config], smallest: ModelConfig, asked: BudgetRequest
+) -> ServedBeside | None:
+    """What serves a model that is trained; None where nobody asks for that.
+
+    Raises :class:`ConfigError` for a load that is incomplete, and one that takes the whole budget even of the
+    smallest model.
+    """
+    if not asks_to_serve(base.serve):
+        return None
+    check_serving(base.serve)
+    rented = [config for config in configs if asked.cluster_given or not _is_owned(config)]
+    beside = ServedBeside(rented or configs, keep_assumed=asked.cluster_given or bool(base.clusters))
+    beside.check(smallest)
+    found = beside(smallest)
+    assert found is not None
+    if asked.limits.usd is not None and found.cost_usd >= asked.limits.usd:
+        raise ConfigError(
+            f"budget_usd={asked.limits.usd:,.0f}: serving {smallest.name} for serve.days={found.days:g} alone"
+            f" takes {found.cost_usd:,.0f} USD on {found.config.cluster.name}, and leaves nothing to train"
+            " it; raise the budget, or serve fewer requests or days"
+        )
+    return beside
+
+
+def _is_owned(config: Config) -> bool:
+    return config.cluster.price.kind is PriceKind.owned
+
+
+def _is_only_assumed(config: Config) -> bool:
+    return not (_is_owned(config) or is_offered(config.cluster.price))
+
+
 def _rank(option: RunCandidate) -> tuple[float, float, float, str]:
     """Best loss first, and of losses that are the same for all that is known the cheaper run."""
-    cost_usd = float(f"{option.prediction.cost_usd:.2g}")
+    cost_usd = float(f"{option.total_usd:.2g}")
     return round(option.loss, LOSS_DIGITS), cost_usd, option.loss, option.config.cluster.name
 
 
 def _asked(composed: DictConfig, words: Sequence[str]) -> BudgetRequest:
     words = [word for word in words if word != "--json"]
-    parsed = OverridesParser.create().parse_overrides(
-        [w for w in words if "=" in w and not w.startswith("-")]
-    )
-    values = {entry.key_or_group: entry.value() for entry in parsed}
+    values = overrides(words)
     usd, days = composed.budget_usd, composed.deadline_days
     for key, value in (("budget_usd", usd), ("deadline_days", days)):
         if value is not None and not (math.isfinite(value) and value > 0):

@@ -262,6 +262,8 @@ def test_a_budget_reads_every_file(told: Told, data: bytes) -> None:
     folder.mkdir(parents=True)
     (folder / "attic.yaml").write_bytes(HEAD + data)
     told(["plan", "--config-dir", "mine", "budget_usd=1000", "cluster=dgx_h100"])
+    told(["plan", "--config-dir", "mine", "own=true"])
+    told(["plan", "--config-dir", "mine", "budget_usd=1000", "cluster=attic,aws_p5"])
 
 
 @pytest.mark.parametrize("verb", ["resume", "incidents", "sync", "calibrate"])

@@ -7,37 +7,42 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.budget_command import command
-from orchestrator.cli.show.tables import GAP, Column, fitting, table_of
+from orchestrator.cli.show.owning import days_of, paid_as, show_owned_runs
+from orchestrator.cli.show.tables import GAP, Column, fitting, left_out, table_of
 from orchestrator.plan.search.runners_up import in_words
-from orchestrator.plan.sizing.limits import RunCandidate
+from orchestrator.plan.sizing.limits import RunCandidate, ServedModel
 from orchestrator.planner.budget import LOSS_DIGITS, BudgetResult
-from orchestrator.text import count, figure, plural, usd
+from orchestrator.text import count, energy_in_words, figure, plural, seconds_in_words, usd
 from orchestrator.vocabulary import StateSharing
 
 MOST_ROWS, MOST_SOONER = 10, 3
 UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
-_PAID = {"list": "on demand"}
-
-
 _COLUMNS: tuple[Column[RunCandidate], ...] = (
     Column("cluster", lambda o: o.config.cluster.name, 0, text=True),
     Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 0),
     Column("parameters", lambda o: count(o.parameters), 0),
     Column("tokens", lambda o: count(o.tokens), 1),
     Column("loss", lambda o: f"{o.loss:.{LOSS_DIGITS}f}", 0),
-    Column("days", lambda o: _days(o), 0),
+    Column("days", lambda o: days_of(o), 0),
     Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 4),
     Column("USD", lambda o: usd(o.prediction.costs[0].usd), 0),
     Column("from", lambda o: usd(o.prediction.costs[0].low_usd), 3),
     Column("to", lambda o: usd(o.prediction.costs[0].high_usd), 3),
-    Column("paid", lambda o: _paid(o), 5, text=True),
+    Column("paid", lambda o: paid_as(o), 0, text=True),
     Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 6),
     Column("layout", lambda o: in_words(o.candidate), 7, text=True),
 )
 
 
+_SERVED: tuple[Column[RunCandidate], ...] = (
+    Column("serving", lambda o: usd(None if o.served is None else o.served.cost_usd), 0),
+    Column("in all", lambda o: usd(o.total_usd), 1),
+)
+
+
 def show_answer(found: BudgetResult, console: Console) -> None:
-    """The winner in a few lines, the best of each cluster below, and what the figures rest on."""
+    """The winner in a few lines, the best of each cluster below, what would have to be bought first, and what
+    the figures rest on."""
     console.print(_title(found))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
     table.add_column(style="dim", no_wrap=True, min_width=10)
@@ -47,11 +52,16 @@ def show_answer(found: BudgetResult, console: Console) -> None:
     console.print(table)
     console.print(Text("  in detail:", style="dim"))
     console.print(Text(f"  {command(found, found.options[0])}"), soft_wrap=True, highlight=False)
+    notes = _notes(found)
     if len(found.options) > 1:
         console.print(Text("\nBest of each cluster", style="bold"))
         best = found.options[:MOST_ROWS]
-        console.print(table_of(fitting(_COLUMNS, best, console.width), best))
-    for note in _notes(found):
+        columns = (*_COLUMNS, *(_SERVED if best[0].served is not None else ()))
+        shown = fitting(columns, best, console.width)
+        console.print(table_of(shown, best))
+        notes.append(left_out(columns, shown))
+    notes.append(show_owned_runs(found.owned, console))
+    for note in filter(None, notes):
         console.print(Text(note, style="dim"))
 
 
@@ -65,8 +75,9 @@ def _title(found: BudgetResult) -> Text:
         )
     if limits.usd is None and not (found.asked.nodes_given or found.asked.cluster_given):
         words.append("with each cluster's own cluster.nodes")
-    looked = plural(len(found.options), "cluster")
-    return Text.assemble(("Best model  ", "bold"), (", ".join(words), "bold cyan"), f"; {looked} compared")
+    bought = sum(run.run not in found.options for run in found.owned)
+    looked = plural(len(found.options), "cluster") + f" compared, and {bought} to be bought" * bool(bought)
+    return Text.assemble(("Best model  ", "bold"), (", ".join(words), "bold cyan"), f"; {looked}")
 
 
 def _rows(found: BudgetResult) -> list[tuple[str, str]]:
@@ -103,21 +114,27 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
             f"{best.config.cluster.name}, {layout.nodes} × {layout.ranks_per_node} {best.config.gpu.name}",
         ),
         ("layout", f"{in_words(best.candidate)}{_chosen_by_script(found)}; MFU {run.mfu:.1%}"),
-        ("run", f"{_in_days(best)}, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions"),
+        (
+            "run",
+            f"{days_of(best)} days, {run.gpu_hours:,.0f} {best.config.gpu.unit}-hours with interruptions",
+        ),
         (
             "cost",
-            f"{usd(cost.usd)} {_paid(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
+            f"{usd(cost.usd)} {paid_as(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
             f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}",
         ),
     ]
     if found.script.resume:
         rows.append(("resume", found.script.resume))
+    rows += [] if best.served is None else _served_rows(best, best.served)
     limits = found.asked.limits
-    if limits.usd is not None and cost.usd < limits.usd * (1 - UNSPENT):
-        rows.append(("unspent", f"{usd(limits.usd - cost.usd)}: " + _why_unspent(found)))
-    rented = next((option for option in found.options if _paid(option) != "owned"), best)
-    if rented is not best:
-        rows.append(("rented", f"{rented.config.cluster.name}, {_in_short(rented)}"))
+    if limits.usd is not None and best.total_usd < limits.usd * (1 - UNSPENT):
+        rows.append(("unspent", f"{usd(limits.usd - best.total_usd)}: " + _why_unspent(found)))
+    if (energy := run.energy) is not None and energy.energy_kwh is not None:
+        rows.append(("energy", f"{energy_in_words(energy.energy_kwh)}: {energy.basis}"))
+    own = next((owned for owned in found.owned if owned.run is best), None)
+    if own is not None:
+        rows.append(("capital", f"{usd(own.capital_usd)} buys these nodes; the run bears its share of that"))
     if found.sooner:
         words = [_in_short(option) for option in found.sooner[:MOST_SOONER]]
         rows.append(("sooner", "; ".join(words)))
@@ -133,10 +150,24 @@ def _chosen_by_script(found: BudgetResult) -> str:
     return f": {named[shared.how]} ({shared.by})" if shared.how in named else ""
 
 
+def _served_rows(best: RunCandidate, served: ServedModel) -> list[tuple[str, str]]:
+    result, replica = served.result, served.result.replica
+    return [
+        (
+            "serving",
+            f"{usd(served.cost_usd)} for {plural(served.days, 'day')} on {served.config.cluster.name}: "
+            f"{plural(result.gpus, 'GPU')}, {usd(result.usd_per_day)} a day, "
+            f"{usd(result.usd_per_million_tokens)} per million tokens; first token after"
+            f" {seconds_in_words(replica.ttft_s)}, then {seconds_in_words(replica.tpot_s)} a token",
+        ),
+        ("in all", f"{usd(best.total_usd)}, training and serving"),
+    ]
+
+
 def _in_short(option: RunCandidate) -> str:
     nodes = plural(option.candidate.layout.nodes, "node")
     return (
-        f"{nodes}: {_in_days(option)}, {count(option.parameters)} parameters, loss"
+        f"{nodes}: {days_of(option)} days, {count(option.parameters)} parameters, loss"
         f" {option.loss:.{LOSS_DIGITS}f}"
     )
 
@@ -176,16 +207,3 @@ def _notes(found: BudgetResult) -> list[str]:
             by_reason.setdefault(why, []).append(name)
         notes += [f"Left out, as {why}: {', '.join(names)}" for why, names in by_reason.items()]
     return notes
-
-
-def _days(option: RunCandidate) -> str:
-    return f"{option.days:,.1f}" if option.days >= 0.995 else figure(option.days, 2)
-
-
-def _in_days(option: RunCandidate) -> str:
-    return f"{_days(option)} days"
-
-
-def _paid(option: RunCandidate) -> str:
-    kind = option.prediction.costs[0].kind
-    return _PAID.get(kind, kind)

@@ -23,7 +23,9 @@ def command(found: BudgetResult, option: RunCandidate) -> str:
     kept = [
         word
         for word in asked.words
-        if _key(word) not in ours and not _key(word).startswith(("env.", "job.env."))
+        if _key(word) not in ours
+        and not _key(word).startswith("serve.")
+        and not _key(word).startswith(("env.", "job.env."))
     ]
     if "job" not in asked.values and found.standing.job.name == DEFAULT_JOB:
         kept.append(f"job={GENERAL_JOB}")

@@ -6,12 +6,24 @@ import dataclasses
 from typing import Annotated, Any, TypedDict
 
 from orchestrator.cli.show.budget_command import command
+from orchestrator.cli.show.owning import OwnershipJson, RentJson, ownership_json, rents_json
 from orchestrator.config.schema import ModelConfig
 from orchestrator.plan.layout.layout import Layout
-from orchestrator.plan.sizing.limits import RunCandidate
+from orchestrator.plan.serving.request import ServingResult
+from orchestrator.plan.sizing.limits import RunCandidate, ServedModel
 from orchestrator.plan.sizing.scaling_law import ScalingLaw
 from orchestrator.planner.budget import BudgetResult
 from orchestrator.vocabulary import StateSharing
+
+
+class ServedModelJson(TypedDict):
+    """A trained model that is served for some days."""
+
+    cluster: str  # that serves it, which need not be the one that trains it
+    days: float  # of serving
+    usd: float  # of all these days
+    price_usd_per_gpu_hour: float  # of one accelerator
+    result: Annotated[dict[str, Any], ServingResult]  # what serves it at the busiest time
 
 
 class RunCandidateJson(TypedDict):
@@ -40,9 +52,22 @@ class RunCandidateJson(TypedDict):
     cost_low_usd: float  # with few interruptions and fast steps
     cost_high_usd: float  # with many interruptions and slow steps
     price_kind: str  # how it is paid: `list`, `reserved`, `spot` or `owned`
+    # what the price is worth: `list`, `quote`, `estimate` or `assumption`
+    price_quality: str
     price_usd_per_gpu_hour: float  # of one accelerator
     price_source: str  # where the price comes from
+    served: ServedModelJson | None  # what the budget pays for beside it; null where no load is given
+    total_usd: float  # training, and serving where it is paid for too
     command: str  # what plans this run in detail, to be typed
+
+
+class OwnedRunJson(TypedDict):
+    """A run on hardware that has to be bought first."""
+
+    run: RunCandidateJson  # with its share of what the hardware costs
+    capital_usd: float  # that buys all of its nodes
+    ownership: OwnershipJson  # what one accelerator costs
+    against: list[RentJson]  # cheapest rent first; empty where nobody rents the same accelerator
 
 
 class BudgetResultJson(TypedDict):
@@ -54,7 +79,10 @@ class BudgetResultJson(TypedDict):
     deadline_was_given: bool  # false where one is assumed, as neither it nor the nodes were given
     model_was_given: bool  # false where a size of a ladder is chosen
     scaling_law: Annotated[dict[str, Any], ScalingLaw]  # what the losses are predicted by
-    options: list[RunCandidateJson]  # the best run of each cluster, best loss first
+    # the best run of each cluster that is for rent, best loss first; of a cluster that was named, or where
+    # none is for rent, of what there is
+    options: list[RunCandidateJson]
+    owned: list[OwnedRunJson]  # the best run on each that has to be bought first, best loss first
     sooner: list[RunCandidateJson]  # the winner's with other numbers of nodes, which end sooner
     # what the winner's nodes could train of any size; null where no model was given
     any_size: RunCandidateJson | None
@@ -75,6 +103,15 @@ def answer_json(found: BudgetResult) -> BudgetResultJson:
         "model_was_given": found.asked.model_given,
         "scaling_law": dataclasses.asdict(found.law),
         "options": [_option_json(found, option) for option in found.options],
+        "owned": [
+            {
+                "run": _option_json(found, one.run),
+                "capital_usd": one.capital_usd,
+                "ownership": ownership_json(one.ownership),
+                "against": rents_json(one.against),
+            }
+            for one in found.owned
+        ],
         "sooner": [_option_json(found, option) for option in found.sooner],
         "any_size": None if found.any_size is None else _option_json(found, found.any_size),
         "clusters_left_out": dict(found.left_out),
@@ -109,7 +146,20 @@ def _option_json(found: BudgetResult, option: RunCandidate) -> RunCandidateJson:
         "cost_low_usd": cost.low_usd,
         "cost_high_usd": cost.high_usd,
         "price_kind": cost.kind,
+        "price_quality": option.config.cluster.price.quality.value,
         "price_usd_per_gpu_hour": cost.usd_per_gpu_hour,
         "price_source": cost.source,
+        "served": None if option.served is None else _served_json(option.served),
+        "total_usd": option.total_usd,
         "command": command(found, option),
+    }
+
+
+def _served_json(served: ServedModel) -> ServedModelJson:
+    return {
+        "cluster": served.config.cluster.name,
+        "days": served.days,
+        "usd": served.cost_usd,
+        "price_usd_per_gpu_hour": served.usd_per_gpu_hour,
+        "result": dataclasses.asdict(served.result),
     }

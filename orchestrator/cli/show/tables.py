@@ -36,6 +36,14 @@ def fitting(columns: Sequence[Column[Row]], rows: Sequence[Row], width: int) -> 
     return [column for column in columns if column in chosen]
 
 
+def left_out(columns: Sequence[Column[Row]], shown: Sequence[Column[Row]]) -> str:
+    """Which columns did not fit, in a sentence; "" where all did."""
+    missing = [column.title for column in columns if column not in shown]
+    if not missing:
+        return ""
+    return f"Not shown for lack of width: {', '.join(missing)}; --json has all."
+
+
 def table_of(
     columns: Sequence[Column[Row]], rows: Sequence[Row], style: Callable[[Row], str] = lambda row: ""
 ) -> Table:

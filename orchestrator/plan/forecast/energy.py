@@ -30,6 +30,7 @@ class Energy:
     energy_kwh: float | None  # of the whole run; null where its hours are not known
     site_limit_w: float | None  # `cluster.power_limit_w`; null where there is no limit
     basis: str  # what the figures rest on, in one line
+    pue: float  # power usage effectiveness of the building, which all of them have in them
 
 
 def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | None) -> Energy | None:
@@ -67,6 +68,7 @@ def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | 
             f"{node_w:,.0f} W a node ({source}), PUE {cluster.pue:g}, {WORK_SHARE:.0%} of it in training "
             "(arXiv 2412.08602)"
         ),
+        pue=cluster.pue,
     )
 
 

@@ -12,7 +12,7 @@ from orchestrator.plan.environment import environment_of_user
 from orchestrator.plan.forecast.energy import Energy, energy_of
 from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards
 from orchestrator.plan.forecast.interruptions import Forecast, cost_range, forecast
-from orchestrator.plan.forecast.price import Offer, no_price, offers
+from orchestrator.plan.forecast.price import Offer, no_price, offers, ownership
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.perf.baseline import group_of, nominal
 from orchestrator.plan.perf.calibration import Calibration, Group
@@ -50,6 +50,8 @@ class Cost:
     low_usd: float  # with few interruptions and fast steps
     high_usd: float  # with many interruptions and slow steps
     source: str  # where the price comes from
+    # that buys the whole nodes first, where they are owned; null where they are rented
+    capital_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,10 @@ def _cost(config: Config, layout: Layout, step: StepTime, steps: int | None, off
     assert steps is not None
     run = _whole_run(config, layout, step, steps, offer.kind)
     usd = cost_range(run, offer.usd_per_gpu_hour, config.planner.step_time_error)
+    capital_usd = None
+    if offer.kind is PriceKind.owned:
+        owned = ownership(config.cluster.price, config.gpu)
+        capital_usd = owned.capex_usd * layout.nodes * config.cluster.gpus_per_node
     return Cost(
         kind=offer.kind.value,
         usd_per_gpu_hour=offer.usd_per_gpu_hour,
@@ -225,4 +231,5 @@ def _cost(config: Config, layout: Layout, step: StepTime, steps: int | None, off
         low_usd=usd.low_usd,
         high_usd=usd.high_usd,
         source=offer.source,
+        capital_usd=capital_usd,
     )

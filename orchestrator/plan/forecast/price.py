@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.config.schema import ClusterConfig, GpuConfig, PriceConfig, PriceKind
+from orchestrator.config.schema import ClusterConfig, GpuConfig, PriceConfig, PriceKind, PriceQuality
 from orchestrator.errors import ConfigError
+from orchestrator.plan.forecast.owning import Ownership
 
-HOURS_PER_YEAR = 365.25 * 24
 MOST_USD_PER_GPU_HOUR = 1000.0
 
 
@@ -31,8 +31,8 @@ class Offer(Price):
 def price_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> Price:
     """The price of one hour of one `gpu` by the chosen kind.
 
-    Owned hardware costs capex / (lifetime x occupancy) plus power x PUE x electricity price; power is
-    `gpu.tdp_w` where the price names none. Idle hours carry their capex and no power.
+    An hour in use of owned hardware carries capex and staff of the idle ones as well, but not their power,
+    which is `gpu.tdp_w` where the price names none.
 
     Raises ConfigError naming key, value and remedy when a figure is missing, negative or absurd.
     """
@@ -65,6 +65,14 @@ def offers(price: PriceConfig, gpu: GpuConfig) -> tuple[Offer, ...]:
     return tuple(_offer(kind, price, gpu) for kind in (price.kind, *known))
 
 
+def is_offered(price: PriceConfig) -> bool:
+    """Whether somebody rents at this price: what is owned, estimated or assumed is no offer. A price reserved
+    or on spot has a source of its own, and is one."""
+    if price.kind is PriceKind.list:
+        return price.quality in (PriceQuality.list, PriceQuality.quote)
+    return price.kind is not PriceKind.owned
+
+
 def _offer(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> Offer:
     match kind:
         case PriceKind.list:
@@ -77,7 +85,7 @@ def _offer(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> Offer:
             usd = _number("spot_usd_per_gpu_hour", price.spot_usd_per_gpu_hour, above=0.0)
             source = f"spot: {price.spot_source or 'no source given'}"
         case PriceKind.owned:
-            usd = _owned_usd_per_gpu_hour(price, gpu)
+            usd = ownership(price, gpu).usd_per_gpu_hour
             source = f"owned: {price.source}; date: {price.as_of}"
     if usd > MOST_USD_PER_GPU_HOUR:
         raise ConfigError(
@@ -108,15 +116,27 @@ def _power_w(price: PriceConfig, gpu: GpuConfig) -> float | None:
     return price.power_w_per_gpu if price.power_w_per_gpu is not None else gpu.tdp_w
 
 
-def _owned_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> float:
-    capex_usd = _number("capex_usd_per_gpu", price.capex_usd_per_gpu, least=0.0)
-    lifetime_years = _number("lifetime_years", price.lifetime_years, above=0.0)
-    occupancy = _number("occupancy", price.occupancy, above=0.0, most=1.0)
+def can_be_owned(price: PriceConfig, gpu: GpuConfig) -> bool:
+    """Whether the figures of owning are all there."""
+    return not _missing(PriceKind.owned, price, gpu)
+
+
+def ownership(price: PriceConfig, gpu: GpuConfig) -> Ownership:
+    """What one owned `gpu` costs to have and to run.
+
+    Raises ConfigError naming key, value and remedy when a figure is missing, negative or absurd.
+    """
     power_kw = _number("power_w_per_gpu", _power_w(price, gpu), least=0.0) / 1000.0
     pue = _number("pue", price.pue, least=1.0)
     usd_per_kwh = _number("electricity_usd_per_kwh", price.electricity_usd_per_kwh, least=0.0)
-    capital = capex_usd / (lifetime_years * HOURS_PER_YEAR * occupancy)
-    return capital + power_kw * pue * usd_per_kwh
+    return Ownership(
+        capex_usd=_number("capex_usd_per_gpu", price.capex_usd_per_gpu, least=0.0),
+        lifetime_years=_number("lifetime_years", price.lifetime_years, above=0.0),
+        occupancy=_number("occupancy", price.occupancy, above=0.0, most=1.0),
+        staff_usd_per_year=_number("staff_usd_per_gpu_year", price.staff_usd_per_gpu_year, least=0.0),
+        power_usd_per_hour=power_kw * pue * usd_per_kwh,
+        pue=pue,
+    )
 
 
 def _number(

@@ -20,13 +20,15 @@ from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.search import explore
 from orchestrator.plan.search.space import Candidate, Space, Subject, best_of
-from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate
+from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate, ServedModel
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw, batch_sequences
 from orchestrator.text import typed
 
 # Degrees that are looked at (layout=auto, with one model and cluster, looks at all), and those with which
 # sizes are compared.
 Degrees = Mapping[str, tuple[int, ...]]
+# What a model takes to be served, for which the limits pay too; None where nothing serves it.
+Serving = Callable[[ModelConfig], ServedModel | None]
 DEGREES: Degrees = {"tp": (1, 2, 4, 8), "pp": (1, 2, 4, 8)}
 SKETCHED: Degrees = {"tp": (1, 8), "pp": (1, 4)}
 PATIENCE = {True: 2, False: 1}  # with more nodes than needed, and with too few to spend everything in time
@@ -49,9 +51,10 @@ class ClusterOptimizer:
         freedom: Freedom,
         calibrations: Mapping[Group, Calibration],
         law: ScalingLaw = CHINCHILLA,
+        serving: Serving | None = None,
     ) -> None:
         self.config, self.precision, self.limits, self.freedom = config, precision, limits, freedom
-        self.calibrations, self.law = calibrations, law
+        self.calibrations, self.law, self._serving = calibrations, law, serving
         self.usd_per_gpu_hour = offers(config.cluster.price, config.gpu)[0].usd_per_gpu_hour
         if limits.days is None and not self.usd_per_gpu_hour:
             raise ClusterNotPlannable.of(
@@ -84,12 +87,16 @@ class ClusterOptimizer:
     def option(self, model: ModelConfig, nodes: int, degrees: Degrees = DEGREES) -> RunCandidate | None:
         """The longest run of `model` within the limits, in the layout whose step is the shortest; None where
         nothing fits, interruptions leave nothing, or it would be shorter than `LEAST_HOURS`."""
+        served = None if self._serving is None else self._serving(model)
+        limits = self._left_by(served)
+        if limits is None:
+            return None
         candidate = self.layout(model, nodes, degrees)
         if candidate is None:
             return None
         cluster = dataclasses.replace(self.config.cluster, nodes=nodes)
         config = dataclasses.replace(self.config, cluster=cluster, model=model)
-        fitted = self._longest(config, candidate)
+        fitted = self._longest(config, candidate, limits)
         if fitted is None or (fitted.hours or 0.0) < LEAST_HOURS * (1 - 1e-9):
             return None
         assert fitted.tokens is not None
@@ -104,6 +111,7 @@ class ClusterOptimizer:
             tokens=fitted.tokens,
             loss=self.law.loss(size.active, fitted.tokens),
             law=self.law,
+            served=served,
         )
 
     def layout(self, model: ModelConfig, nodes: int, degrees: Degrees = DEGREES) -> Candidate | None:
@@ -121,9 +129,12 @@ class ClusterOptimizer:
         return best_of(fitting) if fitting else None
 
     def least_usd(self, model: ModelConfig, node_counts: Sequence[int]) -> tuple[float, int] | None:
-        """Dollars of `LEAST_HOURS` on the fewest nodes that `model` fits, and how many those are."""
+        """Dollars of `LEAST_HOURS` on the fewest nodes that `model` fits, and of serving it, and how many
+        those nodes are."""
         nodes = next((count for count in sorted(node_counts) if self.layout(model, count) is not None), None)
-        return None if nodes is None else (self._usd_per_hour(nodes) * LEAST_HOURS, nodes)
+        served = None if self._serving is None else self._serving(model)
+        beside_usd = 0.0 if served is None else served.cost_usd
+        return None if nodes is None else (self._usd_per_hour(nodes) * LEAST_HOURS + beside_usd, nodes)
 
     def _best_size(
         self, shapes: Sequence[ModelConfig], nodes: int, start: int | None
@@ -153,10 +164,18 @@ class ClusterOptimizer:
         wanted = self.law.optimal_parameters(flops)
         return min(range(len(shapes)), key=lambda i: abs(math.log(parameters(shapes[i]).active / wanted)))
 
-    def _longest(self, config: Config, candidate: Candidate) -> Prediction | None:
+    def _left_by(self, served: ServedModel | None) -> Limits | None:
+        """What the training may take; None where nothing serves the model, or nothing is left."""
+        if self._serving is None or self.limits.usd is None:
+            return self.limits
+        if served is None or served.cost_usd >= self.limits.usd:
+            return None
+        return dataclasses.replace(self.limits, usd=self.limits.usd - served.cost_usd)
+
+    def _longest(self, config: Config, candidate: Candidate, limits: Limits) -> Prediction | None:
         """The prediction with as many steps as the limits allow."""
         layout, step = candidate.layout, candidate.step
-        hours = self.limits.hours(layout.ranks, self.usd_per_gpu_hour)
+        hours = limits.hours(layout.ranks, self.usd_per_gpu_hour)
         steps = int(hours * 3600 / step.total_s)
         while steps >= 1:
             job = dataclasses.replace(config.job, steps=steps)
@@ -166,8 +185,8 @@ class ClusterOptimizer:
                 return None
             assert run.hours is not None
             assert run.cost_usd is not None
-            over = max(run.hours / (self.limits.days * 24) if self.limits.days else 0.0,
-                       run.cost_usd / self.limits.usd if self.limits.usd else 0.0)  # fmt: skip
+            over = max(run.hours / (limits.days * 24) if limits.days else 0.0,
+                       run.cost_usd / limits.usd if limits.usd else 0.0)  # fmt: skip
             if over <= 1:
                 return run
             steps = min(steps - 1, int(steps / over))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.plan.forecast.prediction import Prediction
 from orchestrator.plan.search.space import Candidate, Sharding
+from orchestrator.plan.serving.request import ServingResult
 from orchestrator.plan.sizing.scaling_law import ScalingLaw
 
 
@@ -41,9 +42,24 @@ class Freedom:
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """A trained model that is served for some days, on a cluster that need not be its training's."""
+
+    config: Config  # with the cluster
+    result: ServingResult
+    days: float
+    usd_per_gpu_hour: float
+
+    @property
+    def cost_usd(self) -> float:
+        """Of all these days."""
+        return self.result.usd_per_day * self.days
+
+
+@dataclass(frozen=True)
 class RunCandidate:
-    """One run within the limits; `config` has its cluster, nodes, model and steps. `loss` in nats per
-    token."""
+    """One run within the limits; `config` has its cluster, nodes, model and steps. `loss` in nats per token.
+    `served` is what the limits pay for beside it; None where they pay for the training alone."""
 
     config: Config
     candidate: Candidate
@@ -53,6 +69,12 @@ class RunCandidate:
     tokens: int
     loss: float
     law: ScalingLaw
+    served: ServedModel | None = None
+
+    @property
+    def total_usd(self) -> float:
+        """Training, and serving where it is paid for too."""
+        return (self.prediction.cost_usd or 0.0) + (0.0 if self.served is None else self.served.cost_usd)
 
     @property
     def model(self) -> ModelConfig:

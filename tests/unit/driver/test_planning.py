@@ -87,6 +87,19 @@ def test_a_budget_is_that_of_the_command_line(capfd: pytest.CaptureFixture[str])
     assert found.best.prediction.costs[0].usd <= 200_000
 
 
+def test_serving_is_that_of_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ("serve=llama3_8b", "cluster=aws_p5", "requests_per_day=1e7", "tokens_in=500", "tokens_out=300")
+    found = orc.plan_serving(orc.compose(*words))
+    assert capfd.readouterr() == ("", "")
+    verb = json.loads(printed(capfd, *words, "--json"))
+    assert [option["usd_per_day"] for option in verb["options"]] == [
+        option.result.usd_per_day for option in found.options
+    ]
+    config = orc.compose(*words)
+    config.serve.requests_per_day = 5e8
+    assert orc.plan_serving(config).options[0].result.gpus > found.options[0].result.gpus
+
+
 def test_a_sweep_is_that_of_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
     swept = orc.sweep(orc.compose(*LARGE), {"cluster.nodes": [2, 4], "cluster": ["dgx_h100", "aws_p5"]})
     assert capfd.readouterr() == ("", "")
@@ -125,6 +138,8 @@ def test_a_point_that_is_refused_has_its_reason_and_is_no_failure_of_the_others(
         (lambda: orc.plan_budget(orc.compose(), days="soon"), "deadline_days='soon'"),  # type: ignore[arg-type]
         (lambda: orc.sweep(orc.compose(), {"cluster.nodes": 8}), "cluster.nodes=8: a sweep needs a list"),  # type: ignore[dict-item]
         (lambda: orc.start(orc.compose("budget_usd=1000")), "plan_budget"),
+        (lambda: orc.start(orc.compose("serve=llama3_8b")), "plan_serving"),
+        (lambda: orc.plan_serving(orc.compose("serve=llama3_8b")), "serve.requests_per_day is not set"),
         (lambda: orc.run(orc.compose("run_name=a/b")), "run_name=a/b"),
         (lambda: orc.resume("nowhere"), "no run 'nowhere'"),
         (lambda: orc.open_run("nowhere"), "no run 'nowhere'"),

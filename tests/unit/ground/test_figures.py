@@ -18,6 +18,7 @@ from orchestrator.text import (
     count,
     energy_in_words,
     hours_in_words,
+    months_in_words,
     power_in_words,
     seconds_in_words,
     usd,
@@ -76,6 +77,17 @@ def test_counts_and_bytes_and_seconds_are_the_value_to_three_digits(value: float
     ],
 )  # fmt: skip
 def test_figures_are_short(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (months_in_words(9.44), "9.4 months"),
+        (months_in_words(38), "3.2 years"),
+    ],
+)
+def test_months_are_for_people(shown: str, expected: str) -> None:
     assert shown == expected
 
 

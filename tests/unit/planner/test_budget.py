@@ -211,6 +211,7 @@ def test_options_are_ranked_and_each_cluster_has_one(capsys: pytest.CaptureFixtu
     losses = [round(option["predicted_loss_nats_per_token"], 3) for option in found["options"]]
     assert losses == sorted(losses)
     clusters = [option["cluster"] for option in found["options"]]
+    clusters += [one["run"]["cluster"] for one in found["owned"]]
     assert len(clusters) == len(set(clusters)) >= 20
     assert "local" not in clusters
     assert not found["deadline_was_given"]

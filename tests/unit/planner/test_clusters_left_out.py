@@ -35,5 +35,6 @@ def test_one_of_many_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch
     found = answer("job=pretrain", "budget_usd=100000")
     assert found.options
     assert found.left_out
-    for why in found.left_out.values():
+    assumed = {"deepseek_h800", "gcp_a4"}  # whose price is nobody's offer
+    for why in (why for name, why in found.left_out.items() if name not in assumed):
         assert why.startswith(f"no step time can be predicted for {DEAF}")

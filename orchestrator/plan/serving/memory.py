@@ -1,0 +1,38 @@
+"""Bytes of weights and of the key-value cache on one accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.config.schema import ModelConfig
+from orchestrator.plan.perf.transformer import kv_width, parameters
+from orchestrator.plan.serving.request import ELEMENT_BYTES, Load, Software
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one accelerator: the weights, and the cache of one token of context in its layers."""
+
+    weights_bytes: float
+    kv_bytes_per_token: float
+
+
+def footprint(model: ModelConfig, software: Software, tp: int, pp: int) -> Footprint:
+    """Weights are cut by ranks and stages, the cache by stages and as far as there are heads: with more ranks
+    than key-value heads each head has copies, and what latent attention keeps every rank has whole."""
+    size = parameters(model)
+    each = ELEMENT_BYTES[software.kv_precision]
+    if software.kv_elements_per_layer is None:
+        elements = 2 * kv_width(model) / min(tp, model.kv_heads)
+    else:
+        elements = float(software.kv_elements_per_layer)
+    return Footprint(
+        weights_bytes=size.total * ELEMENT_BYTES[software.precision] / (tp * pp),
+        kv_bytes_per_token=elements * each * model.layers / pp,
+    )
+
+
+def mean_context(model: ModelConfig, load: Load) -> float:
+    """Tokens that a request has behind it on the mean of its answer, as far as the model looks back."""
+    context = load.tokens_in + load.tokens_out / 2
+    return min(context, model.sliding_window) if model.sliding_window else context

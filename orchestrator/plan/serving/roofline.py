@@ -1,0 +1,103 @@
+"""Seconds of reading prompts and of one token for each of a batch: the larger of computing and of moving
+through memory (Williams et al. 2009), and the all-reduces of tensor parallelism beside them (Pope et al.
+2022, arXiv 2211.05102)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.plan.perf.collectives import Network, group_of
+from orchestrator.plan.perf.transformer import (
+    active_layer_elements,
+    attention_matrix_elements,
+    mlp_matrix_elements,
+    query_width,
+    router_elements,
+)
+from orchestrator.plan.serving.memory import Footprint, footprint
+from orchestrator.plan.serving.request import ELEMENT_BYTES, STORED_ONLY, ServingRequest
+
+ACTIVATION_BYTES = 2  # of one element that ranks exchange
+REDUCES_PER_LAYER = 2  # after attention and after the MLP (Shoeybi et al. 2019)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one pass through one pipeline stage, by what it is spent on."""
+
+    compute_s: float  # matrix products and attention
+    memory_s: float  # the same time if bound by reading weights and cache instead
+    exchange_s: float  # all-reduces, and what stages hand on
+
+    @property
+    def total_s(self) -> float:
+        return max(self.compute_s, self.memory_s) + self.exchange_s
+
+
+class Stage:
+    """Times of one stage of `pp` on `tp` ranks."""
+
+    def __init__(self, request: ServingRequest, tp: int, pp: int) -> None:
+        self._model, self._tp, self._pp = request.model, tp, pp
+        machine, constants, software = request.machine, request.constants, request.software
+        precision = STORED_ONLY.get(software.precision, software.precision)
+        self._flops = machine.sustained_flops(precision)
+        self._attention_flops = machine.sustained_flops("bf16" if precision == "fp8" else precision)
+        self._attention_flops *= constants.attention_efficiency
+        self._bytes_per_s = machine.hbm_bytes_per_s * constants.hbm_efficiency
+        self._share = software.share
+        self._weight_bytes = ELEMENT_BYTES[software.precision]
+        self._network = Network(machine, constants)
+        self._group = group_of(tp, 1, machine.gpus_per_node)
+        self._crosses_nodes = tp >= machine.gpus_per_node
+        self.footprint: Footprint = footprint(request.model, software, tp, pp)
+
+    def decode(self, batch: float, context: float) -> Seconds:
+        """One token for each of `batch` requests, which have `context` tokens behind them."""
+        model = self._model
+        cached = batch * context
+        flops = batch * 2 * self._matrix_elements() / self._flops
+        flops += 4 * cached * query_width(model) * model.layers / self._attention_flops
+        weights = self._touched_elements(batch) * self._weight_bytes / self._tp
+        cache = cached * self.footprint.kv_bytes_per_token * self._pp
+        return self._pass(flops, (weights + cache) / self._bytes_per_s, batch)
+
+    def prefill(self, prompts: float, tokens: float) -> Seconds:
+        """Reading `prompts` of `tokens` each at once; only the last token of each goes through the head."""
+        model = self._model
+        rows = prompts * tokens
+        back = min(tokens, model.sliding_window) if model.sliding_window else tokens
+        pairs = rows * (back - back * back / (2 * max(tokens, 1.0)))
+        flops = 2 * (rows * active_layer_elements(model) * model.layers + prompts * self._head_elements())
+        products = flops / self._flops
+        attention = 4 * pairs * query_width(model) * model.layers / self._attention_flops
+        weights = self._touched_elements(rows) * self._weight_bytes / self._tp
+        return self._pass(products + attention, weights / self._bytes_per_s, rows)
+
+    def _pass(self, whole_flops_s: float, whole_memory_s: float, rows: float) -> Seconds:
+        """Compute on all ranks, memory of one rank with all layers, both of this stage alone."""
+        size = rows * self._model.hidden * ACTIVATION_BYTES
+        reduces = REDUCES_PER_LAYER * self._model.layers / self._pp if self._tp > 1 else 0.0
+        exchange = reduces * self._network.all_reduce_s(size, self._group) if reduces else 0.0
+        if self._pp > 1:
+            exchange += self._network.send_s(size / self._tp, self._crosses_nodes)
+        return Seconds(
+            compute_s=whole_flops_s / (self._tp * self._pp) / self._share,
+            memory_s=whole_memory_s / self._pp / self._share,
+            exchange_s=exchange / self._share,
+        )
+
+    def _head_elements(self) -> int:
+        return self._model.vocab * self._model.hidden
+
+    def _matrix_elements(self) -> int:
+        return active_layer_elements(self._model) * self._model.layers + self._head_elements()
+
+    def _touched_elements(self, rows: float) -> float:
+        """Of all layers and the head: of several experts those that `rows` tokens are expected to be sent to,
+        if each is as likely."""
+        model = self._model
+        idle: float = (1 - model.experts_per_token / model.experts) ** max(rows, 1.0)
+        experts = model.experts * (1 - idle)
+        layer = attention_matrix_elements(model) + router_elements(model)
+        return float(model.layers * (layer + experts * mlp_matrix_elements(model)) + self._head_elements())
