@@ -34,6 +34,9 @@ _TRAINING_ARGUMENTS = re.compile(
 )
 # What a script calls that finds its checkpoint by itself.
 _FINDS = ("get_last_checkpoint", "load_checkpoint", "load_state", "latest_checkpoint")
+# By what else it reads one, and looks whether there is one; a script that does both is taken to find its own.
+_LOADS = ("torch.load", "dcp.load", "checkpoint.load", "load_file", "load_model")
+_LOOKS = ("exists", "isfile", "isdir", "is_file", "is_dir", "glob", "listdir", "scandir", "iterdir")
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}")
 # Of nanoGPT: a global that its configurator replaces by what follows "--init_from=".
 _NANO_GPT = ("init_from", "resume")
@@ -66,6 +69,12 @@ def resuming(told: Sequence[str] | None, sources: Sequence[Source]) -> Resuming:
         return Resuming(args, f"{_with(args)}, which the script knows")
     if found.finds:
         return Resuming((), f"with the same command: the script calls {sorted(found.finds)[0]} by itself")
+    if found.loads and found.looks:
+        return Resuming(
+            (),
+            f"with the same command, if it looks for its own checkpoint: the script calls {found.loads}"
+            f" and {found.looks}",
+        )
     return Resuming(
         (),
         "it cannot, and begins anew after a fault: it has no option that is known here and finds no"
@@ -103,6 +112,8 @@ class _Found:
     modules: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     finds: set[str] = field(default_factory=set)
+    loads: str = ""
+    looks: str = ""
     nano_gpt: int = 0
 
     def look(self, node: ast.AST) -> None:
@@ -149,6 +160,9 @@ class _Found:
             self.finds.add(name)
         if _says(call, "resume_from_checkpoint", {True}) or _says(call, "ckpt_path", {"last", "hpc"}):
             self.finds.add(name)
+        full = f"{name_of(call.func.value)}.{name}" if isinstance(call.func, ast.Attribute) else name
+        self.loads = self.loads or next((each for each in _LOADS if f".{full}".endswith(f".{each}")), "")
+        self.looks = self.looks or (name if name in _LOOKS else "")
         words = [word.value for word in call.args if isinstance(word, ast.Constant)]
         for word in words:
             if isinstance(word, str) and word.startswith("--"):

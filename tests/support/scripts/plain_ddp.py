@@ -1,8 +1,11 @@
 """Training as torch's own tutorials do it, with nothing of DeepSpeed: DDP over gloo, two micro-batches a step, a
-progress bar, a file saved in the middle. `--nan` makes the loss of rank 1 none at that step."""
+progress bar, a file saved in the middle. `--nan` makes the loss of rank 1 none at that step. Each rank says what it
+was given: words of every kind, and the environment."""
 
 import argparse
 import json
+import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -10,18 +13,27 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 parser = argparse.ArgumentParser()
+parser.add_argument("total", type=int, nargs="?", default=12)
+parser.add_argument("every", type=int, nargs="?", default=6)
+parser.add_argument("--bf16", action="store_true")
+parser.add_argument("--layers", nargs="+", type=int)
+parser.add_argument("--local_rank", type=int)
 parser.add_argument("--out")
 parser.add_argument("--nan", type=int, default=0)
 args = parser.parse_args()
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
+saw = {"args": vars(args), "argv": sys.argv[1:], "elastic": dist.is_torchelastic_launched()}
+for name in ("RANK", "ROLE_RANK", "GROUP_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"):
+    saw[name] = os.environ[name]
+print("SAW", json.dumps(saw), flush=True)
 torch.manual_seed(0)
 model = DistributedDataParallel(torch.nn.Linear(8, 1))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 torch.manual_seed(rank)
 losses = []
-for step in tqdm(range(1, 13), desc="training", mininterval=0, disable=rank > 0):
+for step in tqdm(range(1, args.total + 1), desc="training", mininterval=0, disable=rank > 0):
     mean = torch.zeros(())
     for _ in range(2):
         x = torch.randn(4, 8)
@@ -34,7 +46,7 @@ for step in tqdm(range(1, 13), desc="training", mininterval=0, disable=rank > 0)
     optimizer.zero_grad()
     dist.all_reduce(mean, op=dist.ReduceOp.SUM)
     losses.append(mean.item() / 2)
-    if step == 6 and rank == 0:
+    if step == args.every and rank == 0:
         torch.save(model.state_dict(), f"{args.out}/model.pt")
         print(json.dumps({"step": step, "val_loss": float("nan")}), flush=True)
 if rank == 0:

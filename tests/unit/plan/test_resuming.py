@@ -99,8 +99,27 @@ def test_a_script_that_finds_its_checkpoint_is_told_nothing(source: str, call: s
 
 
 @pytest.mark.parametrize(
+    ("source", "calls"),
+    [
+        ("if os.path.exists(path):\n    state = torch.load(path)", "torch.load and exists"),
+        (
+            "import torch.distributed.checkpoint as dcp\nfor p in out.glob('*'):\n    dcp.load(s)",
+            "dcp.load and glob",
+        ),
+        ("torch.distributed.checkpoint.load(s, checkpoint_id=p)\np.is_dir()", "checkpoint.load and is_dir"),
+    ],
+)
+def test_a_script_that_looks_for_a_file_and_loads_it_may_find_its_own(source: str, calls: str) -> None:
+    found = resuming(None, [Source(source)])
+    assert found.args == ()
+    assert found.how == f"with the same command, if it looks for its own checkpoint: the script calls {calls}"
+
+
+@pytest.mark.parametrize(
     "source",
     [
+        "torch.load('weights.pt')",
+        "os.path.exists('data')",
         "print('resume_from_checkpoint')",
         "p.add_argument('--load', type=str)",
         "init_from = 'scratch'",
