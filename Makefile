@@ -8,7 +8,7 @@ ARGS ?=
 # The versions that were tested together; `make constraints` takes newer ones.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --editable
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults soak test-services test-scripts constraints build test-package picture bench gpu-check gpu-wheels clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults nonsense soak test-services test-scripts constraints build test-package picture bench gpu-check gpu-wheels clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -67,6 +67,9 @@ test-hosts: $(VENV)/.installed-dev  ## runs over several hosts made of namespace
 
 test-faults: $(VENV)/.installed-dev  ## real faults on real processes of real runs
 	$(BIN)/python -m pytest tests/faults $(ARGS)
+
+nonsense: $(VENV)/.installed-dev  ## a minute of nonsense for every key of the configuration (make nonsense ARGS="--seconds 600 --seed 1")
+	$(BIN)/python -m tests.fuzz.every_key $(ARGS)
 
 soak: $(VENV)/.installed-dev  ## two minutes of fuzzing (--fuzz-minutes), half an hour of runs that are struck at random (make soak ARGS="--minutes 5 --seed 1")
 	$(BIN)/python -m tests.faults.soak $(ARGS)

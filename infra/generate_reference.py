@@ -58,7 +58,11 @@ VERBS: list[tuple[str, str, Any]] = [
     ("plan own=true --json", "one", OwnAnswerJson),
     ("plan serve=… --json", "one", ServingAnswerJson),
     ("compare --json", "a list, newest first or as `--sort` says, of", RunRow),
-    ("compare --csv", "a header and a line for each run, empty for null: the fields of", RunRow),
+    (
+        "compare --csv",
+        "a header, a line for each run, empty for null; each of its `settings` is a column: the fields of",
+        RunRow,
+    ),
     ("incidents RUN --json", "a list in the order of the journal, of", Incident),
     ("status --json", "one", ClusterSeen),
 ]

@@ -127,7 +127,8 @@ def fields_of(owner: Any) -> list[Field]:
 
 
 def hints_of(owner: Any) -> dict[str, Any]:
-    return typing.get_type_hints(owner, localns=NAMED, include_extras=True)
+    """The range of a number is not told; that a key of a TypedDict may be missing is."""
+    return typing.get_type_hints(owner, localns=NAMED, include_extras=not dataclasses.is_dataclass(owner))
 
 
 def comment_of(owner: Any, name: str) -> str:

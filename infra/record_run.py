@@ -3,7 +3,9 @@
 The command runs in a pseudo-terminal, from an empty folder with an empty home. What it writes goes through
 a terminal emulator; what the screen then shows, and when, becomes the frames of an animation. Idle time is
 shortened, the rest is played faster. In the middle of training one rank is killed, to show what follows.
-Home folder and host name are replaced by ``~`` and ``node-0``; nothing else is changed.
+Home folder, host name and folder of temporary files are replaced by ``~``, ``node-0`` and ``$TMPDIR``;
+nothing else is changed. The picture begins where the plan is on the screen, so that its first frame shows a
+run too, wherever nothing is played.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from terminal_svg import Frame, Line, Run, Style, render
 
 PROJECT = Path(__file__).resolve().parents[1]
 TARGET = PROJECT / "docs" / "images" / "run.svg"
-COLUMNS, ROWS = 112, 30
+COLUMNS, ROWS = 112, 33
 QUIET_S = 0.03  # a screen is complete when nothing has been written for so long
 IDLE_S = 1.5  # of stillness, before it is played faster
 SPEED = 4.0  # at least; a slow machine's run is played faster
@@ -115,7 +117,7 @@ def record(arguments: Sequence[str], kill_at_step: int) -> tuple[list[Frame], st
     """Run ``python -m orchestrator`` with the arguments; returns the frames and the command."""
     command = f"python -m orchestrator {shlex.join(arguments)}"
     with tempfile.TemporaryDirectory() as home:
-        recorder = Recorder({home: "~", socket.gethostname(): "node-0"})
+        recorder = Recorder({home: "~", socket.gethostname(): "node-0", tempfile.gettempdir(): "$TMPDIR"})
         entered_s = recorder.type(command)
         child = pexpect.spawn(
             sys.executable,
@@ -189,6 +191,13 @@ def environment(home: str) -> dict[str, str]:
     }
 
 
+def from_plan(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames from the first on that shows a plan whole: the command is above it."""
+    shown = [any(run.text.startswith("Plan") for line in frame.lines for run in line) for frame in frames]
+    first = shown.index(True) if True in shown else 0
+    return [Frame(frame.at_s - frames[first].at_s, frame.lines) for frame in frames[first:]]
+
+
 def timed(frames: Sequence[Frame]) -> list[Frame]:
     """The frames at the times of the picture: idle time shortened, faster, none shorter than
     ``SMALLEST_GAP_S``."""
@@ -223,7 +232,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=TARGET)
     options, arguments = parser.parse_known_args()
     frames, command = record(arguments or ["job=tiny_gpt"], options.kill_at_step)
-    frames = timed(frames)
+    frames = timed(from_plan(frames))
     title = command + (
         f"   (rank 1 is killed at step {options.kill_at_step})" if options.kill_at_step else ""
     )

@@ -66,10 +66,14 @@ class ResourcesGranted(Event):
 @dataclass(frozen=True)
 class RunResumed(Event):
     """Another driver took the run up: the one before ended without a last word, or somebody had stopped
-    it."""
+    it. ``changed`` is what it goes on with other than before, as KEY=VALUE; steps and gpus are its own then,
+    and None where nothing was changed."""
 
     run: str
     because: str
+    changed: list[str] = field(default_factory=list)
+    steps: int | None = None
+    gpus: int | None = None
 
 
 @dataclass(frozen=True)

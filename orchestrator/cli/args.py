@@ -9,7 +9,11 @@ from typing import NoReturn
 
 from orchestrator.errors import ConfigError, near_miss
 
-VERBS = ("run", "resume", "sync", "incidents", "plan", "compare", "calibrate", "up", "status", "down")
+VERBS = (
+    "run", "resume", "sync", "incidents", "plan", "compare", "calibrate", "up", "status", "down", "doctor",
+    "completion",
+)  # fmt: skip
+SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
 TAKE_A_COMMAND = ("run", "plan")
@@ -41,6 +45,8 @@ class Invocation:
     limit: int = 100
     trust: bool = False
     force: bool = False
+    help: bool = False  # of this verb alone
+    shell: str = ""  # of completion
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()
@@ -61,7 +67,11 @@ class Invocation:
 def parse(args: Sequence[str]) -> Invocation:
     """Take a command line apart. Raises :class:`ConfigError` for what is not one, before Hydra is asked."""
     rest, command = _split(args)
-    verb = _take_verb(rest)
+    verb, typed = _take_verb(rest)
+    if typed and {"--help", "-h"} & set(rest):
+        return Invocation(verb, (), help=True)
+    if verb == "completion":
+        return Invocation(verb, (), shell=_take_shell(rest))
     run, runs = _take_run(verb, rest), _take_runs(verb, rest)
     own, words = _own_flags(verb).parse_known_args(rest)
     _check_flags(verb, words)
@@ -100,8 +110,9 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}; see --help")
 
 
-def _take_verb(args: list[str]) -> str:
-    """The verb, which flags such as ``--config-dir DIR`` may precede; it is taken out of ``args``.
+def _take_verb(args: list[str]) -> tuple[str, bool]:
+    """The verb, which flags such as ``--config-dir DIR`` may precede, and whether it was typed; it is taken
+    out of ``args``.
 
     Raises :class:`ConfigError` for a bare word that is none, as only a verb can be.
     """
@@ -111,8 +122,14 @@ def _take_verb(args: list[str]) -> str:
                 raise ConfigError(
                     f"'{word}' is not a verb ({', '.join(VERBS)}){near_miss(word, VERBS)}; see --help"
                 )
-            return args.pop(place)
-    return "run"
+            return args.pop(place), True
+    return "run", False
+
+
+def _take_shell(args: list[str]) -> str:
+    if len(args) == 1 and args[0] in SHELLS:
+        return args[0]
+    raise ConfigError(f"completion: which shell? python -m orchestrator completion {'|'.join(SHELLS)}")
 
 
 def _take_run(verb: str, args: list[str]) -> str:
@@ -157,10 +174,25 @@ def _check_flags(verb: str, overrides: Sequence[str]) -> None:
     for place, word in enumerate(overrides):
         flag = word.split("=", 1)[0]
         if flag.startswith("-") and flag not in HYDRA_FLAGS:
-            known = [*HYDRA_FLAGS, "--json", "--csv", "--sort", "--limit", "--version", "--force", "--trust"]
-            raise ConfigError(f"{flag}: no such flag of '{verb}'{near_miss(flag, known)}; see --help")
+            raise ConfigError(_no_such_flag(verb, flag))
         if word in TAKE_A_VALUE and all(value.startswith("-") for value in overrides[place + 1 : place + 2]):
             raise ConfigError(f"{word}: needs a value after it; see --help")
+
+
+def own_flags(verb: str) -> list[str]:
+    """The flags of a verb that are not Hydra's, as they are typed."""
+    return [option for action in _own_flags(verb)._actions for option in action.option_strings]
+
+
+def _no_such_flag(verb: str, flag: str) -> str:
+    """What to type instead: a flag that this verb has, or the verbs that have this one."""
+    others = [other for other in VERBS if flag in own_flags(other)]
+    if others:
+        named = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+        own = ", ".join(one for one in own_flags(verb) if one != "--version")
+        has = f", which has {own}" if own else ""
+        return f"{flag}: a flag of {named}, not of '{verb}'{has}; leave it out"
+    return f"{flag}: no such flag of '{verb}'{near_miss(flag, [*HYDRA_FLAGS, *own_flags(verb)])}; see --help"
 
 
 def _own_flags(verb: str) -> argparse.ArgumentParser:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orchestrator import __version__, output
+from orchestrator import output
 from orchestrator.cli.args import Invocation, flags_last, parse
 from orchestrator.cli.show.screen import Screen
-from orchestrator.cli.verbs import VERBS, PlannedSweep, is_point
+from orchestrator.cli.verbs import VERBS, PlannedSweep, RunSweep, is_point, is_run_of_sweep
 from orchestrator.config import surroundings
 from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
 
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The process is all ours unless a program calls us.
         with _no_garbage_yet(keep=argv is None):
             invocation = parse(sys.argv[1:] if argv is None else argv)
-            if invocation.version:
-                print(f"orchestrator {__version__}")
+            if (text := _text(invocation)) is not None:
+                print(text)
                 return 0
             composed = _composed(invocation)
             if invocation.command_remark:
@@ -44,6 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OrchestratorError as error:
         return _fail(error)
     return _by_hydra(invocation) if composed is None else _call(composed, invocation)
+
+
+def _text(invocation: Invocation) -> str | None:
+    """What is printed without a configuration; None for what needs one."""
+    if invocation.version:
+        from orchestrator.driver.doctor import version
+
+        return version()
+    if invocation.help:
+        from orchestrator.cli.verb_help import page
+
+        return page(invocation.verb)
+    if invocation.shell:
+        from orchestrator.cli.completion import script
+
+        return script(invocation.shell)
+    return None
 
 
 def _composed(invocation: Invocation) -> DictConfig | None:
@@ -80,11 +97,12 @@ def _by_hydra(invocation: Invocation) -> int:
     load.register()
     codes: list[int] = []
     called: list[DictConfig] = []
-    sweep = PlannedSweep(scratch=_scratch(invocation))
+    sweep, ran = PlannedSweep(scratch=_scratch(invocation)), RunSweep()
 
     def task(composed: DictConfig) -> None:
         called.append(composed)
         work = sweep.add if is_point(composed, invocation) else VERBS[invocation.verb]
+        work = ran.add if is_run_of_sweep(invocation) else work
         codes.append(_guard(lambda: work(composed, invocation)))
         if codes[-1] > SIGNALLED:
             raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
@@ -110,6 +128,8 @@ def _by_hydra(invocation: Invocation) -> int:
             shutil.rmtree(sweep.scratch, ignore_errors=True)
     if sweep.points:
         codes.append(_guard(lambda: sweep.show(called[0], invocation)))
+    if len(ran.folders) > 1:
+        codes.append(_guard(ran.show))
     return max(codes, default=0)
 
 

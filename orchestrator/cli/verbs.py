@@ -7,17 +7,18 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from orchestrator.cli.show.run_view import RunOnTerminal
     from orchestrator.config.schema import Config
     from orchestrator.planner.sweep import PlannedPoint
 
@@ -32,6 +33,11 @@ def _config(composed: DictConfig, words: Sequence[str]) -> Config:
 
 def _run(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import RunOnTerminal
+
+    return _run_shown(composed, invocation, RunOnTerminal(Screen()))
+
+
+def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal) -> int:
     from orchestrator.driver.run import run
 
     if _asks_what_to_train(composed):
@@ -48,7 +54,7 @@ def _run(composed: DictConfig, invocation: Invocation) -> int:
         found = search_layout(config, observed=False)
         config = found.config
         show_choice(found.search, found.overrides, found.kept, Screen())
-    return run(config, RunOnTerminal(Screen()), trust=invocation.trust)
+    return run(config, view, trust=invocation.trust)
 
 
 def _plan(composed: DictConfig, invocation: Invocation) -> int:
@@ -143,11 +149,46 @@ def is_point(composed: DictConfig, invocation: Invocation) -> bool:
     return invocation.verb == "plan" and _is_swept() and not other
 
 
+def is_run_of_sweep(invocation: Invocation) -> bool:
+    """Whether this is one of several runs, one after the other."""
+    return invocation.verb == "run" and _is_swept()
+
+
 def _is_swept() -> bool:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+@dataclass
+class RunSweep:
+    """The runs of a sweep, one after the other, and the table of them all."""
+
+    folders: list[Path] = field(default_factory=list)
+
+    def add(self, composed: DictConfig, invocation: Invocation) -> int:
+        """Run one point, with the words of that one."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from orchestrator.cli.show.run_view import RunOnTerminal
+
+        view = RunOnTerminal(Screen())
+        try:
+            words = tuple(HydraConfig.get().overrides.task)
+            return _run_shown(composed, replace(invocation, words=words), view)
+        finally:
+            self.folders += [view.folder] if view.folder is not None else []
+
+    def show(self) -> int:
+        """Print them side by side, from their journals: MLflow need not have all of it yet."""
+        from orchestrator.cli.show.runs_table import print_table
+        from orchestrator.driver.rows import rows_of
+
+        console = Screen()
+        console.print()
+        print_table(rows_of(self.folders), console)
+        return 0
 
 
 @dataclass
@@ -202,12 +243,13 @@ def _compare(composed: DictConfig, invocation: Invocation) -> int:
 
 def _resume(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import RunOnTerminal
+    from orchestrator.config.resume_changes import Wishes
     from orchestrator.driver.resume import resumable
     from orchestrator.driver.run import run
     from orchestrator.ledger.run_directory import find_run
 
     path = find_run(invocation.run, composed.run_root, invocation.trust).resolve()
-    config, found = resumable(path)
+    config, found = resumable(path, Wishes(invocation.words, composed, by_name=True))
     return run(config, RunOnTerminal(Screen()), found)
 
 
@@ -270,6 +312,22 @@ def _status(composed: DictConfig, invocation: Invocation) -> int:
     return 0
 
 
+def _doctor(composed: DictConfig, invocation: Invocation) -> int:
+    from rich.text import Text
+
+    from orchestrator.driver.doctor import examine, version
+
+    found, console = examine(_config(composed, invocation.words)), Screen(soft_wrap=True, highlight=False)
+    console.print(version().splitlines()[0])
+    wide = max(len(one.subject) for one in found)
+    for one in found:
+        told = Text(one.wrong or one.seen, style="bold red" if one.wrong else "")
+        console.print(Text.assemble((f"{one.subject:{wide}}  ", "dim"), told))
+    wrong = [one.subject for one in found if one.wrong]
+    console.print(f"\nwrong here: {', '.join(wrong)}" if wrong else "\nnothing is wrong here")
+    return OrchestratorError.exit_code if wrong else 0
+
+
 def _down(_composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import OnTerminal
     from orchestrator.driver.warm_cluster import down
@@ -289,4 +347,5 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "up": _up,
     "status": _status,
     "down": _down,
+    "doctor": _doctor,
 }

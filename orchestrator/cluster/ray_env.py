@@ -41,12 +41,19 @@ def prepare_to_attach(address: str) -> None:
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", _CONNECT_S)
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if (
-        not any(os.environ.get(name) for name in TOKEN_VARIABLES)
-        and (path := record.token_path()) is not None
-    ):
-        _refuse_open_token(path)
+    if (path := check_token()) is not None:
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def check_token() -> Path | None:
+    """The file of the user's token that Ray is to read; None where there is none, or the shell names another.
+
+    Raises :class:`ClusterError` for one that is no secret.
+    """
+    path = None if any(os.environ.get(name) for name in TOKEN_VARIABLES) else record.token_path()
+    if path is not None:
+        _refuse_open_token(path)
+    return path
 
 
 def _refuse_open_token(path: Path) -> None:

@@ -1,8 +1,27 @@
-"""What some keys choose among; the schema has them by these names."""
+"""What some keys choose among, and the word for a value that has to be given; the schema has them by these
+names."""
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
+
+# What has to be given: OmegaConf knows it by this string, and the schema is of use without OmegaConf.
+MISSING: Any = "???"
+
+
+class Device(Enum):
+    """What a rank computes on; ``cuda`` covers ROCm, as it does in torch."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class Resume(Enum):
+    """Whether a run directory with an unfinished run is taken up again."""
+
+    never = "never"
+    auto = "auto"
 
 
 class PriceKind(Enum):

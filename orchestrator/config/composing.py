@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from orchestrator.config import guard, load
 from orchestrator.config.command_line.words import translated
-from orchestrator.config.hydra_errors import explain, why_not_composed
+from orchestrator.config.hydra_errors import explain, refuse_unknown, why_not_composed, wrong_word
 from orchestrator.config.origin import from_composed
 from orchestrator.config.placeholders import OF_HYDRA, asks_for, texts_of
 from orchestrator.config.schema import Config
@@ -71,6 +71,7 @@ def composed(words: Sequence[str]) -> Composed:
             # else nothing of its own part is other than in our files
             if any("hydra" in word for word in words):
                 guard.refuse_code(words)
+            refuse_unknown(words)
             config = load.hydra_composes(words)
             with open_dict(config):
                 hydra = config.pop("hydra")
@@ -79,7 +80,7 @@ def composed(words: Sequence[str]) -> Composed:
     except OrchestratorError:
         raise
     except Exception as error:  # what Hydra never thought of has its cause in the words all the same
-        raise ConfigError(why_not_composed(error)) from error
+        raise ConfigError(wrong_word(words) or why_not_composed(error)) from error
 
 
 @contextlib.contextmanager

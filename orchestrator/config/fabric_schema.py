@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.config.choices import Transport
-from orchestrator.config.required import MISSING
+from orchestrator.config.choices import MISSING, Transport
+from orchestrator.config.ranges import Degree, Rate, Seconds, Share
 
 # The variables of an environment from which it follows how fast the network between nodes is.
 ROUTE_VARIABLES = (
@@ -37,9 +37,9 @@ class FabricConfig:
     leave_unset: dict[str, str] = field(default_factory=dict)
     transport: Transport = Transport.gpudirect_rdma  # how NCCL moves bytes with this environment
     # NICs of a node that it drives; null is all of cluster.nics_per_node, or as many as the environment names
-    nics: int | None = None
-    nic_bits_per_s: float | None = None  # that one of them carries at most; null is cluster.nic_bits_per_s
-    efficiency: float = 0.85  # share of the NICs' line rate that a large collective reaches
+    nics: Degree | None = None
+    nic_bits_per_s: Rate | None = None  # that one of them carries at most; null is cluster.nic_bits_per_s
+    efficiency: Share = 0.85  # share of the NICs' line rate that a large collective reaches
     efficiency_source: str = ""  # where it was measured; empty is the schema's guess
-    latency_s: float = 6.0e-6  # of one step of a collective between nodes
+    latency_s: Seconds = 6.0e-6  # of one step of a collective between nodes
     latency_source: str = ""  # where it is from; empty is the schema's guess

@@ -13,9 +13,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from orchestrator.config import load
+from orchestrator import papers
+from orchestrator.config import kinds, load
+from orchestrator.config.schema import MISSING
 from orchestrator.config.words import as_typed, parsed_override
-from orchestrator.errors import near_miss
+from orchestrator.errors import ConfigError, near_miss
 
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']*)'")
 _UNKNOWN_IN_SCHEMA = re.compile(r"Key '(?P<key>[^']+)' (is )?not in '?(?P<owner>\w+)'?")
@@ -25,6 +27,7 @@ _NO_MULTIRUN = re.compile(
     r" use it)",
     re.DOTALL,
 )
+_NO_INTERPOLATION = re.compile(r"Interpolation key '(?P<key>[^']+)' not found")
 _NO_CONFIG_DIR = re.compile(r"Additional config directory '(?P<path>.+)' not found")
 
 
@@ -36,6 +39,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     chain = _chain(error)
     if isinstance(error, MarkedYAMLError):
         return _no_yaml(error)
+    if (why := wrong_word(overrides)) is not None:
+        return why
     missing = next((e for e in chain if isinstance(e, MissingConfigException)), None)
     if missing is not None and missing.missing_cfg_file:
         return _no_such_option(missing)
@@ -46,6 +51,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
             return (
                 f"--config-dir={match['path']}: no such directory; it holds groups such as cluster/ and job/"
             )
+        if (why := _no_interpolation(text, overrides)) is not None:
+            return why
     for cause in reversed(chain):
         first = (str(cause).strip().splitlines() or [""])[0]
         # OmegaConf raises some of its errors from a template of themselves.
@@ -59,6 +66,79 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     if match := _NO_MULTIRUN.search(str(error)):
         return _no_sweep(match["word"])
     return " ".join(str(error).split())
+
+
+def wrong_word(overrides: Sequence[str]) -> str | None:
+    """The first KEY=VALUE whose value is none that the key takes, or whose ``~`` takes nothing out; None
+    where none is to blame. Asked of what was refused: whoever refused it seldom says which word it was."""
+    for word in overrides:
+        found = None if word.startswith("-") else parsed_override(word)
+        if found is None or found.is_sweep_override() or "@" in word or "${" in word:
+            continue
+        key, value = found.key_or_group, None if found.is_delete() else found.value()
+        typed = word.partition("=")[2]
+        if found.is_delete():
+            why = kinds.why_kept(key)
+        elif "." not in key and (options := _options(key)) is not None:
+            why = None if isinstance(value, str) else _no_choice(key, value, options)
+        else:
+            why = None if value == MISSING else kinds.why_not(key, value, typed)
+        if why is not None:
+            return why
+    return None
+
+
+def refuse_unknown(overrides: Sequence[str]) -> None:
+    """A ``+`` makes Hydra add any key, and nobody would miss what a misspelt one was to do.
+
+    Raises :class:`ConfigError` for a key that is neither the schema's nor in one of its maps.
+    """
+    for word in overrides:
+        found = parsed_override(word) if word.startswith("+") else None
+        if found is None or not (key := found.key_or_group) or "/" in key or "@" in word:
+            continue  # Hydra says what is wrong with it
+        if key.partition(".")[0] != "hydra" and _options(key) is None and not kinds.is_known(key):
+            raise ConfigError(
+                f"{key}: no such key{near_miss(key, kinds.all_keys())}; a + adds keys to env, job.env,"
+                " job.args and deepspeed; --cfg job prints all others"
+            )
+
+
+def _no_interpolation(text: str, overrides: Sequence[str]) -> str | None:
+    """Which word asks for the value of a key that is not there, or has taken that key out."""
+    if (found := _NO_INTERPOLATION.search(text)) is None:
+        return None
+    name = found["key"]
+    for word in overrides:
+        if word.startswith("~") and f"{name}.".startswith(f"{word[1:].partition('=')[0]}."):
+            return f"{word}: takes {name} out, which the job asks for by ${{{name}}}; leave that word out"
+        if f"${{{name}}}" in word:
+            key, _, value = word.partition("=")
+            return load.interpolates_nothing(key, value, name, _known_keys(overrides))
+        if (last := word.partition("=")[2]) and name.endswith(f".{last}"):  # ${map.${KEY}}
+            owner = name.removesuffix(f".{last}")
+            there = [
+                key.removeprefix(f"{owner}.") for key in _known_keys(overrides) if key.startswith(f"{owner}.")
+            ]
+            names = [one for one in there if "." not in one]
+            return f"{word}: {owner} has no such key{near_miss(last, names)}; it has {', '.join(names)}"
+    hint = near_miss(name, _known_keys(overrides))
+    return f"${{{name}}}: no key is called '{name}'{hint}; set it with +{name}=…"
+
+
+def _options(group: str) -> list[str] | None:
+    """The options of a group of conf/; None for what is none. A folder of one's own adds to them."""
+    folder = load.conf_dir() / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if group and folder.is_dir() else None
+
+
+def _no_choice(group: str, value: object, options: Sequence[str]) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    usual = load.usual_options().get(group, options[0])
+    return (
+        f"{group}={papers.short(shown)[1:-1]}: no such option; write e.g. {group}={usual}"
+        f" ({group}: {', '.join(options)})"
+    )
 
 
 def why_not_composed(error: Exception) -> str:
@@ -97,6 +177,11 @@ def _no_override(word: str) -> str:
 
 def _no_sweep(word: str) -> str:
     key, _, value = word.partition("=")
+    if _options(key) is not None:
+        return (
+            f"{word}: several options are a sweep; choose one of them, or add --multirun for an answer of"
+            " each"
+        )
     several = shlex.quote(f"{key}=[{value}]")
     return (
         f"{word}: several values are a sweep; add --multirun for a run of each, or write {several} for a list"
@@ -137,7 +222,7 @@ def _no_such_key(key: str, overrides: Sequence[str]) -> str:
             f"{key}: no such key in this DeepSpeed configuration{hint}; a key that DeepSpeed has is added"
             f" with +{key}=…"
         )
-    if parent.startswith(("job.args", "job.env")) or parent == "env":
+    if kinds.is_known(key):  # in a map
         return f"{key}: not set by the config{hint}; to add it write +{key}=…"
     return f"{key}: no such key{hint}; --cfg job prints all keys"
 

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -17,10 +17,10 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from orchestrator import papers
-from orchestrator.config import deepspeed_file, hardware
+from orchestrator.config import deepspeed_file, hardware, ranges
 from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.config.words import AS_IT_IS, literal, literally
@@ -51,6 +51,14 @@ def conf_dir() -> Path:
     """Where ``conf/`` lies: inside the package in a wheel, beside it in a clone."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def usual_options() -> dict[str, str]:
+    """The option of each group that is chosen where nobody chooses."""
+    chosen = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"), resolve=False)
+    entries = cast(dict[str, Any], chosen)["defaults"]
+    named = [entry for entry in entries if isinstance(entry, dict)]
+    return {group: str(option) for entry in named for group, option in entry.items()}
 
 
 def register() -> None:
@@ -124,17 +132,39 @@ def load(composed: DictConfig) -> Config:
         learn(_from_environment(written), name="secret")
         config = cast(Config, OmegaConf.to_object(composed))
     except OmegaConfBaseException as error:
+        if (why := _interpolates_nothing(written, error)) is not None:
+            raise ConfigError(why) from None
         if missing := sorted(OmegaConf.missing_keys(composed)):
             raise ConfigError(f"{missing[0]}: no value given; set it, e.g. {missing[0]}=…") from None
         raise ConfigError(_said(error)) from None
     for path in _unknown(written, config):
-        known = [key for key, _ in _leaves(dataclasses.asdict(config))]
-        raise ConfigError(f"{path}: no such key{near_miss(path, known)}")
+        known = [key for key, _ in leaves(dataclasses.asdict(config))]
+        raise ConfigError(f"{path}: no such key{near_miss(path, known)}; --cfg job prints all keys")
     learn(_told_as_secret(config.job.argv))
-    for path, value in _leaves(dataclasses.asdict(config)):
+    for path, value in leaves(dataclasses.asdict(config)):
         if (why := _why_no_value(path, value)) is not None:
             raise ConfigError(f"{path}={papers.short(value)}: {why}")
     return config
+
+
+def _interpolates_nothing(written: Any, error: OmegaConfBaseException) -> str | None:
+    """Which key asks for the value of one that is not there, and what to write; None for other errors."""
+    if not isinstance(error, InterpolationKeyError):
+        return None
+    found = re.search(r"'([^']+)' not found", str(error))
+    name = found[1] if found else ""
+    for path, value in leaves(written):
+        if name and isinstance(value, str) and f"${{{name}}}" in value:
+            return interpolates_nothing(path, value, name, list(_keys(written)))
+    return None
+
+
+def interpolates_nothing(key: str, value: str, name: str, known: Sequence[str]) -> str:
+    """One line about a value that asks for that of a key which is not there."""
+    return (
+        f"{key}={papers.short(value)[1:-1]}: no key is called '{name}'{near_miss(name, known)}; name one that"
+        f" is there, or write \\${{{name}}} for the text itself"
+    )
 
 
 def _unknown(written: Any, made: Any, prefix: str = "") -> Iterator[str]:
@@ -167,24 +197,26 @@ def _said(error: OmegaConfBaseException) -> str:
     return f"{key}: {papers.one_line(next(iter(str(error).splitlines()), type(error).__name__))}"
 
 
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every value that is no container by its dotted path."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{prefix}[{index}]")
+            yield from leaves(value, f"{prefix}[{index}]")
     else:
         yield prefix, node
 
 
 def _why_no_value(path: str, value: Any) -> str | None:
-    """What no key of ours can be, whatever it means. A script's arguments are its own affair."""
+    """What no key of ours can be, whatever it means. A script's arguments are its own affair, all but what is
+    no number: a loss or a rate that is none would be paid for."""
+    if isinstance(value, float) and math.isnan(value):
+        quoted = f""" '{path}="nan"'""" if path.startswith("job.args.") else ""
+        return f"not a number; set one{f', or write{quoted} for the word' if quoted else ''}"
     if path.startswith("job.args."):
         return None
-    if isinstance(value, float) and math.isnan(value):
-        return "not a number; set one"
     if isinstance(value, int | float) and not isinstance(value, bool) and _MOST < abs(value) < math.inf:
         return f"out of range; no number here is above {_MOST:g}"
     if isinstance(value, str) and "\0" in value:
@@ -210,12 +242,16 @@ def _from_environment(written: Any) -> list[str]:
 def load_tracking(composed: DictConfig) -> TrackingConfig:
     """The tracking part alone, for verbs that need no job."""
     learn(OmegaConf.to_container(composed.tracking, resolve=True))
-    return cast(TrackingConfig, OmegaConf.to_object(composed.tracking))
+    tracking = cast(TrackingConfig, OmegaConf.to_object(composed.tracking))
+    ranges.check(tracking, "tracking.")
+    return tracking
 
 
 def load_planner(composed: DictConfig) -> PlannerConfig:
     """The planner's constants alone."""
-    return cast(PlannerConfig, OmegaConf.to_object(composed.planner))
+    planner = cast(PlannerConfig, OmegaConf.to_object(composed.planner))
+    ranges.check(planner, "planner.")
+    return planner
 
 
 def to_container(config: Config) -> dict[str, Any]:
@@ -231,16 +267,25 @@ def _plain(node: Any) -> Any:
     return node.name if isinstance(node, Enum) else node
 
 
-def from_container(container: dict[str, Any]) -> Config:
+def from_container(
+    container: dict[str, Any],
+    changes: Mapping[str, Any] | None = None,
+    followed: Mapping[str, str] | None = None,
+) -> Config:
     """Inverse of :func:`to_container`: nothing is left to interpolate, and a text that looks so is a text.
 
-    Keys that an earlier version wrote under another name are read. Raises :class:`ConfigError` for what this
-    version's schema does not know.
+    ``changes`` are other values by their keys, ``followed`` the values that follow other keys, by theirs: the
+    texts that a file would have. Keys that an earlier version wrote under another name are read.
+
+    Raises :class:`ConfigError` for what this version's schema does not know.
     """
     register()
     container = {section: _with_todays_keys(section, values) for section, values in container.items()}
     try:
-        return load(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), literally(container))))
+        merged = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), literally(container)))
+        for key, value in {**literally(dict(changes or {})), **(followed or {})}.items():
+            OmegaConf.update(merged, key, value)
+        return load(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_said(error)) from None
 

@@ -18,7 +18,7 @@ from typing import Any, cast
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from orchestrator.config import deepspeed_argument, deepspeed_file, load
+from orchestrator.config import deepspeed_argument, deepspeed_file, load, sense
 from orchestrator.config.hardware_fit import as_hypothetical, check_hardware, check_this_machine, misfit
 from orchestrator.config.schema import Config, FlagStyle
 from orchestrator.config.words import literal, literally
@@ -43,11 +43,13 @@ class Origin:
 
 
 def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool = False) -> Config:
-    """The configuration of what Hydra composed, which remembers both. Raises as :func:`load.load` does."""
+    """The configuration of what Hydra composed, which remembers both. Raises as :func:`load.load` does,
+    and for what :func:`sense.check` refuses."""
     composed = with_own_file(composed, words)
     config = as_hypothetical(load.load(with_some_nodes(composed)), words)
     check_hardware(config)
     config = with_typed_booleans(config, words)
+    sense.check(config, cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False)))
     vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
     return config
 

@@ -1,66 +1,53 @@
 """The typed schema of the whole configuration.
 
 One root structured config (:class:`Config`) type-checks every group file below it. What leaves
-``load.py`` are these dataclasses with plain values. Checks that need arithmetic over several keys
-live in ``plan/``; those that need the machine, in ``preflight.py``.
+``load.py`` are these dataclasses with plain values. What a number can be stands in its type, and is looked at
+in ``ranges.py``; checks that need arithmetic over several keys live in ``plan/``, those that need the machine
+in ``preflight.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
+from orchestrator.config.choices import MISSING as MISSING
+from orchestrator.config.choices import Device as Device
 from orchestrator.config.choices import FlagStyle as FlagStyle
 from orchestrator.config.choices import PriceKind as PriceKind
 from orchestrator.config.choices import PriceQuality as PriceQuality
+from orchestrator.config.choices import Resume as Resume
 from orchestrator.config.choices import TrackedRanks as TrackedRanks
 from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
 from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
-from orchestrator.config.required import MISSING as MISSING
+from orchestrator.config.price_schema import PriceConfig as PriceConfig
+from orchestrator.config.ranges import (
+    Bytes,
+    BytesOr0,
+    Count,
+    CountOr0,
+    Days,
+    Degree,
+    DegreeOr0,
+    Factor,
+    FactorAbove1,
+    FactorOr0,
+    Hours,
+    HoursAbove0,
+    Pue,
+    Rate,
+    RateOr0,
+    Seconds,
+    SecondsAbove0,
+    Seed,
+    Share,
+    ShareOr0,
+    UsdAbove0,
+    Watts,
+)  # fmt: skip  # isort: skip
 from orchestrator.config.serving import ServeConfig as ServeConfig
-
-
-class Device(Enum):
-    """What a rank computes on; ``cuda`` covers ROCm, as it does in torch."""
-
-    cuda = "cuda"
-    cpu = "cpu"
-
-
-class Resume(Enum):
-    """Whether a run directory with an unfinished run is taken up again."""
-
-    never = "never"
-    auto = "auto"
-
-
-@dataclass
-class PriceConfig:
-    """What one accelerator-hour costs. ``list``: ``usd_per_gpu_hour`` as published. ``owned``: capex and
-    staff spread over the hours in use, plus power drawn x PUE x electricity price. A plan names the cost by
-    every kind whose figures are there; ``kind`` is the one that a run is billed by."""
-
-    # list: on demand; reserved, spot: rented too; owned: hardware written off
-    kind: PriceKind = PriceKind.list
-    # of usd_per_gpu_hour, or of what is owned; a budget rents for a list price or a quote
-    quality: PriceQuality = PriceQuality.quote
-    usd_per_gpu_hour: float | None = None  # of kind list; per accelerator, not per node
-    reserved_usd_per_gpu_hour: float | None = None  # of kind reserved
-    reserved_source: str = ""  # with the term that it is for
-    spot_usd_per_gpu_hour: float | None = None  # of kind spot
-    spot_source: str = ""
-    # hours between two reclaims of one spot node; null is not known: a plan then counts faults alone
-    spot_node_hours_per_interruption: float | None = None
-    capex_usd_per_gpu: float | None = None  # with its share of node and network
-    lifetime_years: float | None = None  # over which the capex is written off
-    occupancy: float = 1.0  # share of the lifetime that is sold or used, above 0 to 1; the rest is idle
-    staff_usd_per_gpu_year: float = 0.0  # of those who run the owned machines and their building
-    power_w_per_gpu: float | None = None  # at work, with its share of the node; null is gpu.tdp_w
-    pue: float | None = None  # power usage effectiveness of the data centre, 1 or more
-    electricity_usd_per_kwh: float | None = None  # at the site
-    source: str = MISSING  # where the figures come from; printed with every price
-    as_of: str = MISSING  # date of the figures
+from orchestrator.config.tracking_schema import MetricsConfig as MetricsConfig
+from orchestrator.config.tracking_schema import TrackingConfig as TrackingConfig
 
 
 @dataclass
@@ -71,18 +58,18 @@ class GpuConfig:
     name: str = MISSING  # as printed
     device: Device = Device.cuda
     unit: str = "GPU"  # what plan, bill and summary call one of them
-    memory_bytes: int = MISSING  # of one accelerator; a plan that needs more is refused
-    memory_bandwidth_bytes_per_s: float | None = None  # to its own memory
+    memory_bytes: Bytes = MISSING  # of one accelerator; a plan that needs more is refused
+    memory_bandwidth_bytes_per_s: Rate | None = None  # to its own memory
     # dense FLOP/s by precision: bf16, fp16, tf32, fp32, fp8
-    peak_flops: dict[str, float] = field(default_factory=dict)
-    nvlink_bytes_per_s: float | None = None  # to the other GPUs of the node
+    peak_flops: dict[str, Rate] = field(default_factory=dict)
+    nvlink_bytes_per_s: Rate | None = None  # to the other GPUs of the node
     architecture: str = ""  # ampere, hopper, …: key of planner.matmul_efficiency
-    multiprocessors: int = 1  # that tiles of a matrix product are spread over
-    tdp_w: float | None = None  # thermal design power, the power of an owned GPU
+    multiprocessors: Degree = 1  # that tiles of a matrix product are spread over
+    tdp_w: Watts | None = None  # thermal design power, the power of an owned GPU
     # share of the dense peak that a large matrix product sustains in training, by precision; a precision
     # without one has no predicted step time. The files here take planner.matmul_efficiency of their
     # architecture
-    matmul_efficiency: dict[str, float] = field(default_factory=dict)
+    matmul_efficiency: dict[str, Share] = field(default_factory=dict)
     # parts of NVML's product name; a node with other GPUs is refused
     product_names: list[str] = field(default_factory=list)
     # for a cluster without a price of its own
@@ -96,27 +83,27 @@ class ClusterConfig:
 
     name: str = MISSING  # as printed
     node_type: str = MISSING  # as the provider calls it
-    nodes: int = MISSING  # of one run, all of the same type
-    gpus_per_node: int = MISSING  # also the ranks per node
+    nodes: Degree = MISSING  # of one run, all of the same type
+    gpus_per_node: DegreeOr0 = MISSING  # also the ranks per node
     # what a node can have: options of gpu by name, each with the counts of them; another choice is refused.
     # Empty is anything, as on a cluster of your own
-    gpus: dict[str, list[int]] = field(default_factory=dict)
+    gpus: dict[str, list[Degree]] = field(default_factory=dict)
     # plan a node that nobody sells, with GPUs or counts that are not among these: without name, power and
     # price of the one that it is after, and what is assumed of it is said
     hypothetical: bool = False
     assumed: str = ""  # of such a node; filled in
-    cpu_threads_per_rank: int = 8  # becomes OMP_NUM_THREADS
-    nics_per_node: int = 0  # of the compute network
-    nic_bits_per_s: float = 0.0
-    host_memory_bytes: int | None = None  # of a node, for offload; null is not checked
+    cpu_threads_per_rank: Degree = 8  # becomes OMP_NUM_THREADS
+    nics_per_node: DegreeOr0 = 0  # of the compute network
+    nic_bits_per_s: RateOr0 = 0.0
+    host_memory_bytes: Bytes | None = None  # of a node, for offload; null is not checked
     # that all nodes together write to the storage of checkpoints; null is not known, and a plan says what it
     # takes
-    storage_bytes_per_s: float | None = None
-    host_link_bytes_per_s: float = 25.0e9  # of one accelerator to its node's memory, for offload
-    node_power_w: float | None = None  # of one node at most; null is estimated from gpu.tdp_w
+    storage_bytes_per_s: Rate | None = None
+    host_link_bytes_per_s: Rate = 25.0e9  # of one accelerator to its node's memory, for offload
+    node_power_w: Watts | None = None  # of one node at most; null is estimated from gpu.tdp_w
     # power usage effectiveness of the building, 1 or more; the default is Uptime's average of 2023
-    pue: float = 1.58
-    power_limit_w: float | None = None  # of the site, for all nodes with PUE; a plan above it is refused
+    pue: Pue = 1.58
+    power_limit_w: Watts | None = None  # of the site, for all nodes with PUE; a plan above it is refused
     source: str = ""  # where node type and network are described
     price: PriceConfig = field(default_factory=PriceConfig)
 
@@ -128,25 +115,25 @@ class ModelConfig:
     ``experts_per_token``; ``ffn`` is then the inner width of one expert."""
 
     name: str = MISSING  # as printed
-    layers: int = MISSING  # transformer blocks
-    hidden: int = MISSING  # width of the residual stream
-    heads: int = MISSING  # query heads
-    kv_heads: int = MISSING  # key and value heads; as many as heads without grouped queries
-    ffn: int = MISSING  # inner width of the MLP, of one expert where there are several
-    vocab: int = MISSING  # rows of the embedding
-    seq_len: int = MISSING  # tokens of one sequence
+    layers: Degree = MISSING  # transformer blocks
+    hidden: Degree = MISSING  # width of the residual stream
+    heads: Degree = MISSING  # query heads
+    kv_heads: Degree = MISSING  # key and value heads; as many as heads without grouped queries
+    ffn: Degree = MISSING  # inner width of the MLP, of one expert where there are several
+    vocab: Count = MISSING  # rows of the embedding
+    seq_len: Count = MISSING  # tokens of one sequence
     gated_mlp: bool = True
     biases: bool = False  # in linear layers and norms, as in GPT-2
     learned_positions: bool = False  # instead of rotary ones
     tie_embeddings: bool = False  # the output layer is the embedding
-    rope_theta: float = 10000.0  # base of the rotary frequencies
-    norm_eps: float = 1e-5  # keeps the norm from dividing by 0
-    head_dim: int | None = None  # width of one head; null is hidden / heads
+    rope_theta: Factor = 10000.0  # base of the rotary frequencies
+    norm_eps: FactorOr0 = 1e-5  # keeps the norm from dividing by 0
+    head_dim: Degree | None = None  # width of one head; null is hidden / heads
     qkv_biases: bool = False  # of queries, keys and values only, as in Qwen2
     qk_norms: bool = False  # a norm over each head of queries and keys, as in Qwen3
-    sliding_window: int | None = None  # positions that a token attends to; null is all before it
-    experts: int = 1  # MLPs of a layer, among which a router chooses; 1 is a dense model
-    experts_per_token: int = 1  # how many of them compute a token
+    sliding_window: Count | None = None  # positions that a token attends to; null is all before it
+    experts: Degree = 1  # MLPs of a layer, among which a router chooses; 1 is a dense model
+    experts_per_token: Degree = 1  # how many of them compute a token
     source: str = ""  # where the shape is published
 
 
@@ -156,11 +143,11 @@ class LayoutConfig:
     the micro-batch, recomputation and DeepSpeed's ``zero_optimization``: the cheapest that fits."""
 
     auto: bool = False  # layout=auto sets it
-    tp: int = 1  # tensor parallel ranks
-    pp: int = 1  # pipeline stages
-    sp: int = 1  # sequence parallel ranks
-    ep: int = 1  # expert parallel ranks, which divide dp
-    vp: int = 1  # interleaved pipeline stages of one rank; DeepSpeed's own pipeline engine has 1
+    tp: Degree = 1  # tensor parallel ranks
+    pp: Degree = 1  # pipeline stages
+    sp: Degree = 1  # sequence parallel ranks
+    ep: Degree = 1  # expert parallel ranks, which divide dp
+    vp: Degree = 1  # interleaved pipeline stages of one rank; DeepSpeed's own pipeline engine has 1
     recompute: bool = False  # activations in backward instead of keeping them
 
 
@@ -187,15 +174,15 @@ class JobConfig:
     flag_style: FlagStyle = FlagStyle.equals
     env: dict[str, str] = field(default_factory=dict)  # environment of the ranks; the root's env wins over it
     cwd: str | None = None  # of every rank; null is where the command is run
-    ranks: int | None = None
-    steps: int | None = None  # optimizer steps, for prediction and progress; null is unknown
-    global_batch: int | None = None  # sequences a step over all ranks; null follows from the other two
-    micro_batch: int = 1  # sequences a rank takes at once
-    gradient_accumulation: int | None = None  # micro-batches a step; null follows from global_batch
+    ranks: Degree | None = None
+    steps: Count | None = None  # optimizer steps, for prediction and progress; null is unknown
+    global_batch: Count | None = None  # sequences a step over all ranks; null follows from the other two
+    micro_batch: Count = 1  # sequences a rank takes at once
+    gradient_accumulation: Count | None = None  # micro-batches a step; null follows from global_batch
     # of the global batch, for tokens/s and the price of a million; null follows from the model, if any
-    tokens_per_step: int | None = None
+    tokens_per_step: Count | None = None
     precision: str = "auto"  # bf16, fp16, fp32, or auto: bf16 where the accelerator has it
-    seed: int = 0  # for the script's arguments
+    seed: Seed = 0  # for the script's arguments
     # files, directories, globs or stdlib; checked to be the same on every node
     corpus: list[str] = field(default_factory=list)
     tokenizer: str | None = None  # for the script's arguments; null is its own default
@@ -214,35 +201,36 @@ class RecoveryConfig:
     """What happens after a fault and at a stop."""
 
     # after faults of ranks, of one run; 0 ends it at the first. Faults of nodes do not count
-    max_restarts: int = 3
-    max_faults_without_progress: int = 5  # faults in a row, of whatever kind, without a new step between them
-    stop_grace_s: float = 30.0  # from SIGTERM to SIGKILL at a stop: time to save
+    max_restarts: CountOr0 = 3
+    # faults in a row, of whatever kind, without a new step between them
+    max_faults_without_progress: CountOr0 = 5
+    stop_grace_s: Seconds = 30.0  # from SIGTERM to SIGKILL at a stop: time to save
     # what asks the run to stop, beside Ctrl-C: SIGTERM by most job managers, SIGHUP by a terminal that is
     # closed, SIGUSR1 by Slurm's --signal=USR1@120. A second one stops at once
     stop_signals: list[str] = field(default_factory=lambda: ["TERM", "HUP", "USR1"])
-    kill_grace_s: float = 2.0  # the same for the other ranks after one was lost
-    sigkill_timeout_s: float = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
-    wait_for_node_s: float = 600.0  # for a lost node to come back or another to take its place
-    hang_factor: float = 3.0  # no progress for so many medians of the current phase is looked into
-    hang_floor_s: float = 60.0  # but never earlier than this
+    kill_grace_s: Seconds = 2.0  # the same for the other ranks after one was lost
+    sigkill_timeout_s: Seconds = 15.0  # a rank that outlives SIGKILL by so long is a fault of its node
+    wait_for_node_s: Seconds = 600.0  # for a lost node to come back or another to take its place
+    hang_factor: Factor = 3.0  # no progress for so many medians of the current phase is looked into
+    hang_floor_s: SecondsAbove0 = 60.0  # but never earlier than this
     # the same for a phase without history: import, initialize, first step, load
-    hang_timeout_cold_s: float = 90.0
+    hang_timeout_cold_s: SecondsAbove0 = 90.0
     # an attempt is ended when ranks wait for others, and these have done nothing at all for so long
-    hang_evidence_s: float = 120.0
+    hang_evidence_s: SecondsAbove0 = 120.0
     # no progress for so long ends it too, whatever an idle rank waits for (a timer, a child, a connection);
     # null: never
-    hang_after_s: float | None = None
-    agent_timeout_s: float = 30.0  # an agent that does not answer for so long is lost
-    straggler_factor: float = 1.5  # a rank whose own work takes so many times that of the others is named
-    straggler_steps: int = 20  # over so many steps
+    hang_after_s: SecondsAbove0 | None = None
+    agent_timeout_s: SecondsAbove0 = 30.0  # an agent that does not answer for so long is lost
+    straggler_factor: Factor = 1.5  # a rank whose own work takes so many times that of the others is named
+    straggler_steps: Count = 20  # over so many steps
     # nothing is said of it in the first so many seconds of steps of an attempt
-    straggler_after_s: float = 300.0
+    straggler_after_s: Seconds = 300.0
     # a loss above so many medians, and scatters, of those before is rejected like NaN
-    loss_spike: float | None = 3.0
-    max_skips: int = 3  # rejected losses of one run after which it goes back and skips the batch
-    skip_batches: int = 1  # how many batches, the rejected one first
+    loss_spike: FactorAbove1 | None = 3.0
+    max_skips: CountOr0 = 3  # rejected losses of one run after which it goes back and skips the batch
+    skip_batches: Count = 1  # how many batches, the rejected one first
     # until one fails: 54 days of 16,384 H100 with 419 interruptions make 50,700 (Llama 3, arXiv 2407.21783)
-    gpu_hours_per_failure: float = 50700.0
+    gpu_hours_per_failure: HoursAbove0 = 50700.0
 
 
 @dataclass
@@ -253,8 +241,8 @@ class SnapshotConfig:
     # where to stage, the first with room for two generations: folders in memory or on a local disk, or
     # durable: not staged, the training waits for the disk
     dirs: list[str] = field(default_factory=lambda: ["/dev/shm", "durable"])
-    keep: int = 2  # committed checkpoints to keep; 0 keeps all
-    keep_hours: float | None = None  # and those that are younger than this
+    keep: CountOr0 = 2  # committed checkpoints to keep; 0 keeps all
+    keep_hours: Hours | None = None  # and those that are younger than this
     # folders whose checkpoints are loaded though no manifest names them: loading runs what a pickle says
     trusted: list[str] = field(default_factory=list)
     # types, by module and name, that may be loaded from a checkpoint which is not this run's own work
@@ -271,53 +259,31 @@ class PlannerConfig:
 
     fitted: str = MISSING  # when, and to what
     # mean of |predicted / measured - 1| of step times over tables of published runs, each left out of the fit
-    step_time_error: float = MISSING
+    step_time_error: FactorOr0 = MISSING
     # share of the dense peak that a large matrix product sustains in training, by architecture and precision
-    matmul_efficiency: dict[str, dict[str, float]] = field(default_factory=dict)
-    wave_tail: float = MISSING  # waves of tiles whose time the end of a matrix product loses
-    ramp_depth: float = MISSING  # inner dimension that takes as long as a tile's prologue and epilogue
-    attention_efficiency: float = MISSING  # of fused attention, relative to a large matrix product
+    matmul_efficiency: dict[str, dict[str, Share]] = field(default_factory=dict)
+    wave_tail: FactorOr0 = MISSING  # waves of tiles whose time the end of a matrix product loses
+    ramp_depth: FactorOr0 = MISSING  # inner dimension that takes as long as a tile's prologue and epilogue
+    attention_efficiency: Factor = MISSING  # of fused attention, relative to a large matrix product
     # on Hopper, of fused attention that does without its instructions
-    attention_before_hopper: float = MISSING
-    score_efficiency: float = MISSING  # the same of the batched products of unfused attention
+    attention_before_hopper: Factor = MISSING
+    score_efficiency: Factor = MISSING  # the same of the batched products of unfused attention
     # how much slower, for each halving of what divides a head's width, below 8
-    misaligned_factor: float = MISSING
-    hbm_efficiency: float = MISSING  # share of the memory bandwidth that memory-bound kernels reach
+    misaligned_factor: Factor = MISSING
+    hbm_efficiency: Share = MISSING  # share of the memory bandwidth that memory-bound kernels reach
     # reads and writes of the residual stream in one layer's forward pass, eager
-    stream_passes: float = MISSING
-    fp8_passes: float = MISSING  # reads and writes more with fp8: scales, casts and transposes
-    host_s_per_layer: float = MISSING  # that the host needs to start one pass of one layer, eager
-    host_share_of_tp: float = MISSING  # more of it for each doubling of the tensor parallel ranks
-    host_s_per_step: float = MISSING  # between steps: optimizer, logging, the next batch
-    link_efficiency: float = MISSING  # of NVLink's rate that a large collective reaches
-    link_latency_s: float = MISSING  # of one step of a collective inside a node
-    tp_hidden_share: float = MISSING  # of tensor parallel communication, in software that overlaps it
+    stream_passes: FactorOr0 = MISSING
+    fp8_passes: FactorOr0 = MISSING  # reads and writes more with fp8: scales, casts and transposes
+    host_s_per_layer: Seconds = MISSING  # that the host needs to start one pass of one layer, eager
+    host_share_of_tp: FactorOr0 = MISSING  # more of it for each doubling of the tensor parallel ranks
+    host_s_per_step: Seconds = MISSING  # between steps: optimizer, logging, the next batch
+    link_efficiency: Share = MISSING  # of NVLink's rate that a large collective reaches
+    link_latency_s: Seconds = MISSING  # of one step of a collective inside a node
+    tp_hidden_share: ShareOr0 = MISSING  # of tensor parallel communication, in software that overlaps it
     # of the compute beside it, in which data parallel communication can hide
-    dp_hidden_share: float = MISSING
+    dp_hidden_share: ShareOr0 = MISSING
     # by which hidden communication slows the compute beside it, share of its time
-    contention: float = MISSING
-
-
-@dataclass
-class TrackingConfig:
-    """Where MLflow records runs. Nothing here is on the path of a step."""
-
-    uri: str = MISSING  # sqlite:///FILE or http(s)://HOST:PORT
-    experiment: str = "orchestrator"  # the MLflow experiment of the runs
-    required: bool = False  # refuse a run that MLflow cannot record, before it costs anything
-    # of which ranks the script's own calls of MLflow arrive in the run: the first one's, or all with a prefix
-    ranks: TrackedRanks = TrackedRanks.first
-    flush_s: float = 2.0  # between two batches of metrics
-    finish_timeout_s: float = 60.0  # for what MLflow has not taken when the run ends
-    connect_timeout_s: float = 3.0  # for MLflow to answer before a run
-    system_metrics_every_s: float = 10.0  # between samples of a node's GPUs and processors
-
-
-@dataclass
-class MetricsConfig:
-    """Gauges in Ray's metrics export, which everybody who reaches a node of several machines can read."""
-
-    names: bool = False  # label them with run and cluster by name there too, and not by a number of the run
+    contention: FactorOr0 = MISSING
 
 
 @dataclass
@@ -329,19 +295,19 @@ class LaunchConfig:
     # of the script's own imports, those that this process has too: null is the heavy ones that its source
     # imports, [] none; others by name
     preload: list[str] | None = None
-    wait_for_resources_s: float = 60.0  # for the cluster to have the nodes free
-    start_timeout_s: float = 300.0  # for agents and ranks to start
-    poll_s: float = 0.1  # between two looks at the agents
+    wait_for_resources_s: Seconds = 60.0  # for the cluster to have the nodes free
+    start_timeout_s: SecondsAbove0 = 300.0  # for agents and ranks to start
+    poll_s: SecondsAbove0 = 0.1  # between two looks at the agents
     dashboard: bool = True  # of a cluster started here, on loopback
     # by which other nodes reach the Ray that `up` starts here; null is loopback: this machine alone
     node_address: str | None = None
-    idle_timeout_s: float = 1800.0  # after which a warm zygote of a kept cluster goes, unused
+    idle_timeout_s: SecondsAbove0 = 1800.0  # after which a warm zygote of a kept cluster goes, unused
     # variables of the shell that starts the run which its ranks get though docs/environment.md leaves them
     # out
     forward: list[str] = field(default_factory=list)
     # of the disk that the log of one rank and attempt may take; beyond that what lies between its first and
     # last lines is left out. At least 4194304; null or 0 is no bound
-    log_max_bytes: int | None = 1073741824
+    log_max_bytes: BytesOr0 | None = 1073741824
     # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
     working_dir: str | None = None
 
@@ -375,8 +341,8 @@ class Config:
     run_root: str = "runs"  # folder of the runs
     # file that `calibrate` wrote; null is calibration.yaml in run_root, if it is there
     calibration: str | None = None
-    budget_usd: float | None = None  # 'plan' then answers what can be trained for so much
-    deadline_days: float | None = None  # 'plan' then answers what can be trained in that time
+    budget_usd: UsdAbove0 | None = None  # 'plan' then answers what can be trained for so much
+    deadline_days: Days | None = None  # 'plan' then answers what can be trained in that time
     clusters: list[str] = field(default_factory=list)  # that such plans compare, as cluster=A,B; [] is all
     own: bool = False  # 'plan' then answers whether owned hardware pays off against renting it, and when
     run_name: str | None = None  # null is job, time and eight random characters

@@ -15,7 +15,7 @@ from orchestrator.config.hardware_fit import no_gpu_here
 from orchestrator.config.load import conf_dir
 from orchestrator.config.origin import of_real_hardware
 from orchestrator.config.programs import find_command, find_module
-from orchestrator.config.schema import Config, Device
+from orchestrator.config.schema import Config, Device, SnapshotConfig
 from orchestrator.driver.assignment import check_forward, working_dir
 from orchestrator.driver.deepspeed_part import literal_of, with_deepspeed_ready
 from orchestrator.driver.script_sources import script_sources
@@ -215,6 +215,13 @@ class _Program:
 def _with_program(config: Config) -> tuple[Config, _Program]:
     """With the DeepSpeed part that the program will train with."""
     cwd = Path(config.job.cwd or os.getcwd()).resolve()
+    if not cwd.is_dir():
+        raise ConfigError(
+            f"job.cwd={config.job.cwd}: no such folder; give one that is there, or job.cwd=null for the one"
+            " that the command is run in"
+        )
+    check_tokenizer(config, cwd)
+    check_staging(config)
     kind, path = find_program(config, cwd)
     # Python looks for what a module imports where it is run, and for what a script imports beside it.
     sources = script_sources(path, cwd if kind is ProgramKind.MODULE else None)
@@ -232,6 +239,32 @@ def find_script(script: str, cwd: Path) -> Path:
         f"job.script={script}: no such file (looked at {' and '.join(map(str, dict.fromkeys(candidates)))}); "
         "give the path of a Python script"
     )
+
+
+def check_tokenizer(config: Config, cwd: Path) -> None:
+    """A tokenizer that is named by a path has to be there. Raises :class:`ConfigError`."""
+    name = config.job.tokenizer
+    if name is None or not (name.startswith(("/", "./", "../", "~")) or name.endswith(".json")):
+        return  # a word of the script's own, or a name of a hub
+    if not (cwd / Path(name).expanduser()).exists():
+        raise ConfigError(
+            f"job.tokenizer={name}: no such file (looked in {cwd}); give the path of a tokenizer.json, or"
+            " job.tokenizer=null for the script's own"
+        )
+
+
+def check_staging(config: Config) -> None:
+    """A folder to stage in that is named for this machine has to be here; what is there by default need not
+    be. Raises :class:`ConfigError`."""
+    if config.cluster.name != "local" or asked_address(config) not in (None, LOCAL):
+        return  # the nodes look at theirs, and say what they take instead
+    usual = SnapshotConfig().dirs
+    for name in config.snapshot.dirs:
+        if name not in usual and not (os.path.isdir(name) and os.access(name, os.W_OK)):
+            raise ConfigError(
+                f"snapshot.dirs=[{name}]: no folder that can be written; make it, or write"
+                f" 'snapshot.dirs=[{','.join(usual)}]' for the usual ones"
+            )
 
 
 def check_local_gpus(config: Config) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from orchestrator import papers
 from orchestrator.config import load
+from orchestrator.config.resume_changes import Wishes, references_of, with_changes
 from orchestrator.config.schema import Config, Resume
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
@@ -28,12 +30,14 @@ _MOST_NAMED = 12
 
 @dataclass(frozen=True)
 class _SavedRun:
-    """What ``resume.json`` holds; names and secrets came later than the rest."""
+    """What ``resume.json`` holds; names, secrets and references came later than the rest. ``references`` are
+    the values that follow a key which may be changed, by their paths."""
 
     cwd: str
     config: dict[str, Any]
     forwarded: list[str] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
+    references: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Unfinished:
     fold: JournalFold
     # names of the variables that its ranks had from the shell that started it
     forwarded: tuple[str, ...] = ()
+    references: dict[str, str] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()  # KEY=VALUE that it goes on with, other than before
+    typed_in: Path = field(default_factory=Path.cwd)  # where the command was given
 
     @property
     def resumed(self) -> RunResumed:
@@ -67,11 +74,12 @@ class Unfinished:
         return self.fold.copy()
 
 
-def remember(config: Config, directory: RunDirectory) -> None:
+def remember(config: Config, directory: RunDirectory, takes_up: Unfinished | None = None) -> None:
     """Keep the whole configuration, secrets included, for our user alone; of the shell's variables the names
-    only."""
+    only. A run that goes on with changes keeps what is known of its beginning."""
     names = sorted(reaching_ranks(os.environ, config.launch.forward))
-    saved = _SavedRun(os.getcwd(), load.to_container(config), names, known())
+    references = takes_up.references if takes_up else references_of(config)
+    saved = _SavedRun(os.getcwd(), load.to_container(config), names, known(), references)
     directory.write(RESUME, json.dumps(asdict(saved), indent=2) + "\n", mode=0o600)
 
 
@@ -109,14 +117,19 @@ def to_take_up(config: Config, trust: bool = False) -> Unfinished | None:
     return unfinished(path)
 
 
-def resumable(path: Path) -> tuple[Config, Unfinished]:
+def resumable(path: Path, wishes: Wishes | None = None) -> tuple[Config, Unfinished]:
     """The run in a directory, to be gone on with as it was configured and from where it was started: this
-    process is there from now on. Raises :class:`RunDirectoryError` where there is nothing to resume, or not
-    enough to do it with.
+    process is there from now on. ``wishes`` change what may be changed.
+
+    Raises :class:`RunDirectoryError` where there is nothing to resume, or not enough to do it with, and
+    :class:`ConfigError` for a change that makes it another run.
     """
     found = unfinished(path)
     if found is None:
-        raise RunDirectoryError(f"{path}: its run has finished; there is nothing to resume")
+        raise RunDirectoryError(
+            f"{path}: its run has finished; there is nothing to resume. To train on, start another run with"
+            f" job.checkpoint_dir={path / 'checkpoints'} and a larger job.steps"
+        )
     try:
         saved = papers.made(_SavedRun, papers.read_object(path / RESUME))
         is_dir = os.path.isdir(saved.cwd)
@@ -129,20 +142,35 @@ def resumable(path: Path) -> tuple[Config, Unfinished]:
     if is_dir:
         os.chdir(saved.cwd)  # paths of the configuration were meant from there
     learn(saved.secrets, name="secrets")
-    config = load.from_container(saved.config)
-    config.run_dir = str(path)
-    return config, replace(found, forwarded=tuple(saved.forwarded))
+    changed = with_changes(saved.config, saved.references, path, wishes)
+    changed.config.run_dir = str(path)
+    known_of_it = replace(found, forwarded=tuple(saved.forwarded), references=saved.references)
+    return changed.config, replace(known_of_it, changed=changed.words)
 
 
-def how_to_go_on(ended: Record | None, directory: Path, from_here: bool) -> str | None:
-    """What to type for a run that may be taken up again; None for one that has finished. ``from_here`` says
-    that this process is still in the folder of the shell that started it."""
+def how_to_go_on(ended: Record | None, directory: Path, typed_in: Path) -> str | None:
+    """What to type for a run that may be taken up again; None for one that has finished. ``typed_in`` is the
+    folder of the shell that started this driver."""
     if ended is None or not isinstance(ended.event, RunEnded) or ended.event.status is Status.FINISHED:
         return None
     # By its name where it lies where runs lie if nothing else is said.
-    by_name = from_here and directory == Path("runs", directory.name).resolve()
-    words = [sys.executable, "-m", "orchestrator", "resume", directory.name if by_name else str(directory)]
+    by_name = (typed_in / "runs" / directory.name).resolve() == directory.resolve()
+    words = [*_command(), "resume", directory.name if by_name else str(directory)]
     return f"to go on with it: {shlex.join(words)}"
+
+
+def _command() -> list[str]:
+    """As it was typed, where the shell would find the same."""
+    name = Path(sys.argv[0]).name
+    if name == "orchestrator" and _is_found(name, sys.argv[0]):
+        return [name]
+    python = "python" if _is_found("python", sys.executable) else sys.executable
+    return [python, "-m", "orchestrator"]
+
+
+def _is_found(name: str, path: str) -> bool:
+    found = shutil.which(name)
+    return found is not None and os.path.abspath(found) == os.path.abspath(path)
 
 
 def missing_names(config: Config, takes_up: Unfinished | None) -> str | None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.agent.assignment import zygote_environment
@@ -14,6 +14,7 @@ from orchestrator.agent.launchers import early_zygote, zygote_preload
 from orchestrator.agent.localize import leave_mark, remove_mark
 from orchestrator.cluster import ray_env
 from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
+from orchestrator.config.resume_changes import wishes_of
 from orchestrator.config.schema import Config
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.assignment import assignment_of, working_dir
@@ -43,7 +44,7 @@ from orchestrator.driver.tracking import (
     write_run_metadata,
 )
 from orchestrator.errors import RunDirectoryError, TrainingFailed
-from orchestrator.events import Event, Record, RunEnded, RunStarted, Status
+from orchestrator.events import Event, Record, RunEnded, RunResumed, RunStarted, Status
 from orchestrator.ledger.charge import cost_usd
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.ledger import Ledger
@@ -51,7 +52,7 @@ from orchestrator.ledger.run_directory import RunDirectory, check_run_name, new_
 from orchestrator.ledger.spend import SpendNote
 from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
-from orchestrator.redact import redact_fields
+from orchestrator.redact import redact, redact_fields
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
 from orchestrator.trust import check_nobody_elses
@@ -68,7 +69,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     Raises :class:`~orchestrator.errors.OrchestratorError` for everything that a person can fix.
     """
     if takes_up is None and (found := to_take_up(config, trust)) is not None:
-        config, takes_up = resumable(found.path)
+        config, takes_up = resumable(found.path, wishes_of(config))
     plan = plan_of(config)
     _ = plan.billed_by
     check_script_builds(config)
@@ -99,6 +100,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         if takes_up is None:
             write_run_metadata(config, plan, name, directory)
             remember(config, directory)
+        elif takes_up.changed:
+            remember(config, directory, takes_up)
         outlive_full_disks()
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
@@ -187,7 +190,7 @@ def _supervised(run: _Wired) -> int:
         spend = SpendNote(config, run.name, plan.unit, view.notice)
         observers: tuple[Observer, ...] = (view, gauges, spend)
         address = None if session.local else session.address
-        started = takes_up.resumed if takes_up else run_started(plan, run.name, address)
+        started = _resumed(takes_up, plan) if takes_up else run_started(plan, run.name, address)
         can_skip = asks_for(SKIP_BATCHES, plan.args)
         options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled)
         events = supervise(started, workers, config.recovery, SystemClock(), stop, options, resume_state)
@@ -205,10 +208,19 @@ def _supervised(run: _Wired) -> int:
                     observer.observe(last, bill)
     fold.finish()
     view.summary(last, ledger, where | tracking_places(config, run.sink.recorded))
-    if (hint := how_to_go_on(last, directory.path, takes_up is None)) is not None:
+    typed_in = takes_up.typed_in if takes_up else Path.cwd()
+    if (hint := how_to_go_on(last, directory.path, typed_in)) is not None:
         view.notice(hint)
     run.sink.finish(stop, view)
     return _exit_code(last, stop)
+
+
+def _resumed(takes_up: Unfinished, plan: Plan) -> RunResumed:
+    """With what the run goes on with, where that is not what it began with."""
+    if not takes_up.changed:
+        return takes_up.resumed
+    changed = [redact(word) for word in takes_up.changed]
+    return replace(takes_up.resumed, changed=changed, steps=plan.prediction.steps, gpus=plan.layout.ranks)
 
 
 def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:

@@ -58,7 +58,8 @@ class Incident:
 @dataclass(eq=False)
 class Case:
     """An incident that is not over. ``reached`` is the highest step whose loss it answers for, ``restarted``
-    whether an attempt was started after it; ``remarks`` and ``outcome`` become ``done``."""
+    whether an attempt was started after it; ``remarks`` and ``outcome`` become ``done``. One that was
+    ``asked_for`` is no incident: somebody stopped the run and took it up again."""
 
     record: Record
     fault: Kind
@@ -75,6 +76,7 @@ class Case:
     restarted: bool = False
     remarks: list[str] = field(default_factory=list)
     outcome: str | None = None
+    asked_for: bool = False
 
     def incident(self, number: int, still_open: Charge | None) -> Incident:
         """As it stands, answering for ``still_open`` too."""

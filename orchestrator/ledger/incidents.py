@@ -10,6 +10,9 @@ sum to what the meter says and nothing is counted twice:
 - A step that is done again belongs to the newest incident whose attempt had reached it, or whose checkpoint,
   had it been good, would have held it: what an earlier fault had lost anyway stays with the earlier one.
 
+- Somebody who stops a run and takes it up again is no incident: what is done again for it is on the bill, and
+  in no incident's cost.
+
 A disk that is full and a second fault of the same attempt are told, and cost nothing of their own.
 """
 
@@ -37,6 +40,7 @@ from orchestrator.events import (
     RunResumed,
     RunStarted,
     SnapshotQuarantined,
+    Status,
     StepDone,
 )
 from orchestrator.ledger.bill import Bucket
@@ -75,7 +79,7 @@ class Incidents:
         self._recovering: Case | None = None
         self._redone = Redone()
         self._attempt = self._step = self._reached = 0
-        self._stopping = False
+        self._stopping = self._stopped = False
         self._last: Record | None = None
 
     def fold(self, record: Record, before: Bucket, charges: Sequence[Charge]) -> None:
@@ -100,14 +104,26 @@ class Incidents:
         answers = self._answering_for_open(still_open)
         return [
             case.incident(number, still_open if case is answers else None)
-            for number, case in enumerate(self._cases, 1)
+            for number, case in enumerate(self._told, 1)
         ]
 
     def totals(self, still_open: Charge) -> tuple[int, float]:
         """How many there are, and what they cost in dollars; cheaper than to list them."""
         answers = self._answering_for_open(still_open)
-        spent = (case.spent.plus(still_open) if case is answers else case.spent for case in self._cases)
-        return len(self._cases), sum(each.cost_usd for each in spent)
+        spent = (case.spent.plus(still_open) if case is answers else case.spent for case in self._told)
+        return len(self._told), sum(each.cost_usd for each in spent)
+
+    def asked_for_usd(self, still_open: Charge) -> float:
+        """What was done again for somebody who stopped the run and took it up, in dollars: no incident's."""
+        answers = self._answering_for_open(still_open)
+        cases = [case for case in self._cases if case.asked_for]
+        return sum(
+            (case.spent.plus(still_open) if case is answers else case.spent).cost_usd for case in cases
+        )
+
+    @property
+    def _told(self) -> list[Case]:
+        return [case for case in self._cases if not case.asked_for]
 
     def _answering_for_open(self, still_open: Charge) -> Case | None:
         match still_open.bucket:
@@ -135,6 +151,7 @@ class Incidents:
                         case.decided if case.restarted or case.fault is Trouble.CHECKPOINT else decided
                     )
             case RunEnded() as ended:
+                self._stopped = ended.status is Status.INTERRUPTED
                 for case in self._open:
                     case.outcome = "; ".join(filter(None, [case.outcome, f"the run ended, {ended.status}"]))
             case BatchesSkipped(batches=batches):
@@ -195,7 +212,11 @@ class Incidents:
 
     def _resumed(self, record: Record, last: Record) -> None:
         because = record.event.because if isinstance(record.event, RunResumed) else "its journal was there"
-        self._take_over(self._case(record, Fault.DRIVER, resumed_in_words(because, last, record), self._step))
+        case = self._case(record, Fault.DRIVER, resumed_in_words(because, last, record), self._step)
+        if self._stopped:
+            case.asked_for, self._stopped = True, False
+            self._open.remove(case)
+        self._take_over(case)
 
     def _quarantined(self, record: Record, event: SnapshotQuarantined) -> None:
         """After a rejected loss, checkpoints that may hold it are no incident: nothing else is wrong with

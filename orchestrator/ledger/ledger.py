@@ -57,6 +57,10 @@ class Ledger:
         """How many there are, and what they cost in dollars; cheaper than to list them."""
         return self._incidents.totals(self._meter.open_charge())
 
+    def asked_for_usd(self) -> float:
+        """What was done again for somebody who stopped the run and took it up, in dollars: no incident's."""
+        return self._incidents.asked_for_usd(self._meter.open_charge())
+
     def predicted_actual(self) -> Comparison:
         """What the plan had said of the run beside what it took."""
         return self._accuracy.comparison(self.bill())

@@ -26,8 +26,9 @@ goes to one bucket; records that turn nothing, such as a node's samples, do not 
   that is done all the same takes its own ``step_time_s``.
 - Where no rank tells of its steps any more, because what tells of them has failed in all of them, time is
   **unobserved** from the last step on until the attempt ends or is stopped: the ranks may well train.
-- A run that was taken up again is **recovering** until its next step. It holds nothing until resources are
-  granted anew, and the time between the two drivers is on nobody's clock.
+- A run that was taken up again is **recovering** until its next step, or **starting** where somebody had
+  stopped it. It holds nothing until resources are granted anew, and the time between the two drivers is on
+  nobody's clock.
 
 Throughput
 ----------
@@ -60,6 +61,7 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
+    Status,
     StepDone,
     StopRequested,
 )
@@ -100,6 +102,8 @@ class Meter:
     _failed: bool = False
     _going_back: bool = False
     _ended: bool = False
+    _stopped: bool = False  # by somebody; whoever takes the run up then restarts nothing
+    _taken_up: int = 0  # attempts that followed such a stop
     _warming: bool = True
     _highest_step: int = 0
     _new_steps: int = 0
@@ -144,7 +148,7 @@ class Meter:
             cost_usd=spent.cost_usd,
             steps=self._new_steps,
             step=self._highest_step,
-            restarts=max(0, self._attempts - 1),
+            restarts=max(0, self._attempts - 1 - self._taken_up),
             steady=Steady(self._steady.steps, self._steady.us / US_PER_S, self._steady.gpu_us / US_PER_S),
             final_loss=self._loss,
             skipped_steps=self._skipped_steps,
@@ -177,14 +181,19 @@ class Meter:
             case TokensSeen() if self._planned is not None and self._planned.tokens_per_step is None:
                 self.facts = replace(self._planned, tokens_per_step=event.tokens_per_step)
             case RunResumed():
+                if self._ended:  # since then a cluster was looked for, and nothing held
+                    self.bucket = Bucket.WAITING
                 self._close()
-                self._failed, self._ended = True, False
-                self._hold(0, Bucket.RECOVERING)
+                self._changed(event)
+                self._failed, self._ended = not self._stopped, False
+                self._hold(0, Bucket.RECOVERING if self._failed else Bucket.WAITING)
             case ResourcesGranted():
                 self._close()
                 self._hold(event.gpus, self._before_first_step())
             case AttemptStarted():
                 self._close()
+                self._taken_up += self._stopped and self._attempts > 0
+                self._stopped = False
                 self._attempts += 1
                 self._going_back = False
                 self._begin(self._before_first_step())
@@ -211,7 +220,7 @@ class Meter:
             case RunEnded():
                 self._close(unfinished=Bucket.STOPPING)
                 self._hold(0, Bucket.STOPPING)
-                self._ended = True
+                self._ended, self._stopped = True, event.status is Status.INTERRUPTED
 
     def _step(self, event: StepDone) -> None:
         interval_us, own_us = self._open_us, _us(event.step_time_s)
@@ -292,6 +301,13 @@ class Meter:
     def _forget_claims(self) -> None:
         self._claimable_us = dict.fromkeys(_STEPS, 0)
         self._claimable_steady_us = self._surplus_us = 0
+
+    def _changed(self, event: RunResumed) -> None:
+        """A run may go on with another number of steps, or on more GPUs or fewer."""
+        if event.changed and self.facts is not None and self._planned is not None:
+            gpus = self.facts.gpus if event.gpus is None else event.gpus
+            self.facts = replace(self.facts, steps=event.steps, gpus=gpus)
+            self._planned = replace(self._planned, steps=event.steps, gpus=gpus)
 
     def _tokens_per_step_of(self, engine: EngineConfigured) -> None:
         """A script that brings a batch of its own trains on as many tokens as that has."""

@@ -223,7 +223,9 @@ class Story:
                 )
             case RunResumed():
                 self.run = event.run
-                return Line(Kind.WARNING, f"run {event.run} taken up again: {clean(event.because)}")
+                self.total_steps = event.steps if event.changed else self.total_steps
+                changed = f" with {', '.join(map(clean, event.changed))}" if event.changed else ""
+                return Line(Kind.WARNING, f"run {event.run} taken up again{changed}: {clean(event.because)}")
             case StopRequested():
                 grace = f"ranks have {number(event.grace_s, 3)} s to save"
                 return Line(Kind.WARNING, f"stop asked for by {event.by}; {grace}")

@@ -264,7 +264,7 @@ def _forecast_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     if not brief and energy is not None and energy.energy_kwh is not None:
         limit = f" of {figure(energy.site_limit_w / 1e6)} MW" if energy.site_limit_w else ""
         peak, mean = power_in_words(energy.peak_power_w), power_in_words(energy.mean_power_w)
-        each = f"peak {peak}{limit}, {mean} at work; PUE {energy.pue:g}"
+        each = f"peak {peak}{limit}, {mean} at work; PUE {figure(energy.pue)}"
         yield "energy", f"{energy_in_words(energy.energy_kwh)}; {each}"
     if not predicted.costs:
         yield _price(plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,9 +143,8 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
             if asked.cluster_given:
                 raise
     if not markets:
-        raise ConfigError(
-            f"none of {len(left_out)} clusters can be planned on: {next(iter(left_out.values()))}"
-        )
+        ((why, _),) = Counter(left_out.values()).most_common(1)
+        raise ConfigError(f"none of {len(left_out)} clusters can be planned on: {why}")
     found = [market.best(shapes, _node_counts(market.config, asked)) for market in markets]
     best = sorted((options[0] for options in found if options), key=_rank)
     if not best:

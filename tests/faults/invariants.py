@@ -103,7 +103,8 @@ def one_attempt_at_a_time(run: Told) -> None:
 
 
 def buckets_sum(run: Told) -> Bill:
-    """Every second and every GPU-second is in one bucket; faults cost what recovering and redoing took."""
+    """Every second and every GPU-second is in one bucket; faults, and stops that somebody asked for, cost what
+    recovering and redoing took."""
     records = run.records()
     ledger = Ledger().fold_all(records)
     bill = ledger.bill()
@@ -114,7 +115,8 @@ def buckets_sum(run: Told) -> Bill:
     assert min(bill.seconds.values()) >= 0
     started = next(record.event for record in records if isinstance(record.event, RunStarted))
     lost_s = bill.gpu_seconds[Bucket.RECOVERING] + bill.gpu_seconds[Bucket.REDONE]
-    assert ledger.incident_totals()[1] == pytest.approx(lost_s / 3600 * started.price_usd_per_gpu_hour)
+    told_usd = ledger.incident_totals()[1] + ledger.asked_for_usd()
+    assert told_usd == pytest.approx(lost_s / 3600 * started.price_usd_per_gpu_hour)
     return bill
 
 

@@ -19,6 +19,7 @@ from orchestrator.cli.show.runs_export import to_csv, to_json
 from orchestrator.cli.show.runs_table import print_table
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.ledger.mlflow.differences import with_differences
 from orchestrator.ledger.mlflow.run_table import FIELDS, sort_runs
 from orchestrator.ledger.mlflow.runs import RunRow, _row, load_runs
 from orchestrator.ledger.mlflow.uri import QUESTIONS, check_tracking
@@ -45,8 +46,8 @@ TEXT = st.sampled_from(TEXTS) | st.text(max_size=5) | st.floats().map(str)
 # MLflow's client makes floats of all metrics.
 REAL = st.sampled_from([float(n) for n in NUMBERS if abs(n) < 1e300 or isinstance(n, float)]) | st.floats()
 RUNS = st.builds(
-    lambda start_time, run_name, status, tags, metrics: SimpleNamespace(
-        data=SimpleNamespace(tags=tags, metrics=metrics),
+    lambda start_time, run_name, status, tags, metrics, params: SimpleNamespace(
+        data=SimpleNamespace(tags=tags, metrics=metrics, params=params),
         info=SimpleNamespace(run_id="0123", run_name=run_name, status=status, start_time=start_time),
     ),
     st.none() | st.integers(-(2**63), 2**63) | st.sampled_from([0, 10**15, 10**18]),
@@ -54,6 +55,9 @@ RUNS = st.builds(
     st.none() | TEXT,
     st.dictionaries(st.sampled_from(TAGS), TEXT, max_size=8),
     st.dictionaries(st.sampled_from(METRICS), REAL, max_size=10),
+    st.dictionaries(
+        st.sampled_from(("model.name", "job.args.lr", "a.lr", "", "\x1b[2J")) | TEXT, TEXT, max_size=4
+    ),
 )
 
 
@@ -70,14 +74,14 @@ def shown(rows: list[RunRow]) -> None:
 @given(runs=st.lists(RUNS, min_size=1, max_size=4))
 def test_any_runs(runs: list[Any]) -> None:
     with bounded():
-        shown([_row(run) for run in runs])
+        shown(with_differences([_row(run) for run in runs]))
 
 
 def run_with(**about: Any) -> Any:
     info = {"run_id": "0123", "run_name": "r", "status": "FINISHED", "start_time": 1_800_000_000_000}
-    tags, metrics = about.pop("tags", {}), about.pop("metrics", {})
+    tags, metrics, params = about.pop("tags", {}), about.pop("metrics", {}), about.pop("params", {})
     return SimpleNamespace(
-        data=SimpleNamespace(tags=tags, metrics=metrics), info=SimpleNamespace(**info | about)
+        data=SimpleNamespace(tags=tags, metrics=metrics, params=params), info=SimpleNamespace(**info | about)
     )
 
 
@@ -89,6 +93,7 @@ def run_with(**about: Any) -> Any:
         {"tags": {"gpus": "inf"}},
         {"tags": {"gpus": "nan"}},
         {"tags": {"gpus": "1e300", "status": "\x1b[2J", "run": "\ud800"}, "run_name": None},
+        {"params": {"model.name": "\x1b[2J", "job.args.\ud800": "x" * 70_000, "": "\ud800"}},
         {"metrics": {"tokens": 1e300, "restarts": float("nan"), "cost_usd": 1e-320}},
     ],
 )

@@ -1,6 +1,7 @@
 """Every command in the documents, and every KEY=VALUE in them, is one that the command line takes.
 
-They are taken apart and composed in this process; nothing is started and no plan is made.
+They are taken apart and composed in this process, and those of a block that runs something here are planned:
+nothing is started.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from orchestrator.cli.args import parse
+from orchestrator.cli.args import VERBS, parse
+from orchestrator.cli.cli import main
 from orchestrator.config import load
 from orchestrator.config.command_line.forms import launch_of
 from orchestrator.config.command_line.launch import Launch
@@ -168,3 +170,71 @@ def test_the_commands_are_found() -> None:
 def test_a_wrong_command_is_not(words: list[str], config_dir: Path) -> None:
     with pytest.raises(Exception, match=r"(?s).+"):
         composed(words, config_dir)
+
+
+# What else stands in blocks of a shell, and where it is run; the lines of other prompts (head$, other$) are for
+# a cluster.
+RUN_BY = {
+    "make run": "tests/package",
+    "make test": ".ci/suites.py",
+    "git clone": "tests/package",
+    "openssl ": "tests/services/test_ray_tls.py",
+    "printf 'subjectAltName": "tests/services/test_ray_tls.py",
+    "chmod 600": "tests/services/test_ray_tls.py",
+    "export RAY_USE_TLS": "tests/services/test_ray_tls.py",
+    "torchrun ": "tests/real/test_examples.py",
+}
+BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OF_A_CLUSTER = ("head$", "other$")
+
+
+def lines_of_blocks() -> list[tuple[str, str]]:
+    """Every line that is typed in a block of a shell, with the document that it stands in."""
+    found = []
+    for document in DOCUMENTS:
+        for block in BLOCK.findall(document.read_text().replace("\\\n", " ")):
+            found += [(document.name, line) for line in block.splitlines() if re.match(r"\w*\$ ", line)]
+    return found
+
+
+def test_every_line_of_a_block_is_run_or_marked_as_one_for_a_cluster() -> None:
+    lines = lines_of_blocks()
+    assert len(lines) > 30
+    for document, line in lines:
+        prompt, _, command = line.partition(" ")
+        if prompt in OF_A_CLUSTER or command.strip().startswith(COMMAND):
+            continue  # ours are planned below, or composed above
+        test = next((where for begin, where in RUN_BY.items() if command.strip().startswith(begin)), None)
+        assert test is not None, f"{document}: nothing runs '{command}'; name what does in RUN_BY"
+        assert (ROOT / test).exists(), test
+
+
+def of_a_run() -> list[list[str]]:
+    """Commands of blocks that run or plan something on this machine, without sweeps and questions of what can
+    be trained, which the planner's own tests ask."""
+    found = []
+    for _, line in lines_of_blocks():
+        if not line.startswith(f"$ {COMMAND}"):
+            continue
+        words = words_of(line.partition(COMMAND)[2])
+        verb = next((word for word in words if word in VERBS), "run")
+        asks = any(word.startswith(("budget_usd", "deadline_days", "layout=auto")) for word in words)
+        if verb in ("run", "plan") and not asks and not {"-m", "--multirun", "--", "--help"} & set(words):
+            found.append([word for word in words if word not in ("run", "plan")])
+    return [words for place, words in enumerate(found) if words not in found[:place]]
+
+
+@pytest.mark.parametrize("words", of_a_run(), ids=" ".join)
+def test_a_documented_run_is_one_that_can_be_planned(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run is refused for, a plan is: with the files of the examples beside it nothing is."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "docs" / "examples", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "ds.json").write_text((tmp_path / "deepspeed.json").read_text())
+    (tmp_path / "data" / "books").mkdir(parents=True)
+    (tmp_path / "data" / "books" / "one.txt").write_text("text\n" * 1000)
+    shutil.copy(tmp_path / "data" / "books" / "one.txt", tmp_path / "data" / "one.txt")
+    words = [word.replace("/data/", f"{tmp_path}/data/") for word in words]
+    here = [] if any(word.startswith("cluster=") for word in words) else ["gpu=cpu"]
+    assert main(["plan", *here, *words]) == 0, capsys.readouterr().err

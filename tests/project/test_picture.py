@@ -100,6 +100,15 @@ def test_still_time_is_shortened_and_hasty_screens_are_left_out(recorder: Module
     ]
 
 
+def test_it_begins_where_the_plan_is_shown(recorder: ModuleType) -> None:
+    def frame(at_s: float, *rows: str) -> object:
+        return recorder.Frame(at_s, tuple((recorder.Run(0, row, recorder.Style()),) for row in rows))
+
+    frames = [frame(0, "$ pyt"), frame(2, "$ python"), frame(5, "$ python", "Plan"), frame(9, "done")]
+    assert [one.at_s for one in recorder.from_plan(frames)] == [0, 4]
+    assert recorder.from_plan(frames[:2]) == frames[:2], "where there is none, it is as it was"
+
+
 def test_what_shows_this_machine_is_not_written(
     recorder: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +128,8 @@ def test_the_picture_of_the_readme_is_whole_small_and_private() -> None:
     }  # fmt: skip
     assert not re.search(r"url\(|@import|/tmp/|/home/|/root\b|/Users/|@font-face", text)
     assert "prefers-reduced-motion:reduce" in text
-    last = "\n".join(shown(root)[-1])
+    first, *_, last = ("\n".join(rows) for rows in shown(root))
+    assert "python -m orchestrator job=tiny_gpt" in first
+    assert "Plan  tiny_gpt" in first, "a viewer that plays nothing shows a run, and no empty prompt"
     for word in ("finished", "goodput", "cost", "restarts", "mlflow ui"):
         assert word in last

@@ -125,7 +125,10 @@ def test_the_answer_to_a_budget(printed: Any, words: list[str]) -> None:
 def test_runs_as_json_and_as_csv() -> None:
     row = RunRow("1", "r", None, "failed", *[None] * 14)
     assert differences(json.loads(to_json([row])), list[RunRow]) == []
-    assert next(csv.reader(io.StringIO(to_csv([row])))) == [field.name for field in fields_of(RunRow)]
+    header = [field.name for field in fields_of(RunRow) if field.name != "settings"]
+    assert next(csv.reader(io.StringIO(to_csv([row])))) == header
+    swept = dataclasses.replace(row, settings={"job.args.lr": "1e-3"})
+    assert next(csv.reader(io.StringIO(to_csv([swept])))) == [*header, "job.args.lr"]
 
 
 def test_incidents(printed: Any, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.journal import replay
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.meter import Bucket, Meter
 from tests.real.conftest import CPU
 from tests.support.paced import paced
@@ -313,10 +314,25 @@ def test_ctrl_c_saves_stops_and_leaves_nothing(folder: Path, environment: dict[s
     last_step = max(done.losses())
     assert done.of(CheckpointSaved)[-1].step == last_step, "the job saved where it stopped"
     assert (folder / "runs/interrupted/checkpoints/latest").read_text() == f"step-{last_step:06d}"
+    assert "python -m orchestrator resume interrupted" in shown
+    goes_on_with_more_steps_and_no_incident(done, environment, last_step + 3)
     deadline = time.monotonic() + 60
     while leftovers(environment["HOME"]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert leftovers(environment["HOME"]) == [], "no process is left"
+
+
+def goes_on_with_more_steps_and_no_incident(done: Done, environment: dict[str, str], steps: int) -> None:
+    """The command that was shown, with another number of steps, which the script's own argument follows."""
+    resume = [sys.executable, "-m", "orchestrator", "resume", done.name]
+    called = {"cwd": done.folder, "env": environment, "capture_output": True, "text": True}
+    again = subprocess.run([*resume, f"job.steps={steps}"], **called, timeout=TIMEOUT_S)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"taken up again with job.steps={steps}" in again.stdout
+    assert max(done.losses()) == steps
+    ledger = Ledger().fold_all(replay(done.folder / f"runs/{done.name}/journal.jsonl"))
+    assert ledger.incidents() == []
+    assert ledger.bill().restarts == 0
 
 
 OURS = ("orchestrator rank", "orchestrator zygote", "ray::", "gcs_server", "raylet", "mlflow.sink")

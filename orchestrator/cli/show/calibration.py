@@ -15,6 +15,7 @@ from orchestrator.planner.measured_run import MeasuredRun
 from orchestrator.text import UNKNOWN, bytes_in_words, ending, number, plural, seconds_in_words
 
 LEAST_NAME = 8
+LEAST_DISAGREEMENT = 0.15
 
 
 def show_skipped(name: str, reason: str, console: Console) -> None:
@@ -48,6 +49,8 @@ def show_group(
     console.print(_table(title, calibration, runs, left_out, console.width))
     for line in in_words(calibration):
         console.print(f"  {line}", highlight=False, soft_wrap=True, style="dim")
+    if (told := disagreement(calibration, runs, left_out)) is not None:
+        console.print(f"  {told}", style="yellow", highlight=False, soft_wrap=True)
     if left_out:
         console.print(
             f"  left out, nothing like the others: {', '.join(sorted(left_out))}",
@@ -55,6 +58,26 @@ def show_group(
             soft_wrap=True,
         )
     console.print()
+
+
+def disagreement(
+    calibration: Calibration, runs: Sequence[MeasuredRun], left_out: Collection[str]
+) -> str | None:
+    """How far step times of the runs are from what would be said of them now, where that is far: no figures
+    fit them all, and a plan is off by as much. None where they agree."""
+    errors = {}
+    for run in runs:
+        after_s = calibration.apply(run.step).total_s if run.step else None
+        if after_s and run.step_time_s and run.name not in left_out:
+            errors[run.name] = after_s / run.step_time_s - 1
+    if len(errors) < 2 or max(map(abs, errors.values())) < LEAST_DISAGREEMENT:
+        return None
+    low, high = min(errors, key=errors.__getitem__), max(errors, key=errors.__getitem__)
+    return (
+        f"these runs disagree: what would be said of {ending(high, 40)} now is {errors[high]:+.0%} off, of"
+        f" {ending(low, 40)} {errors[low]:+.0%}; a plan here may be off by as much. Calibrate with those that"
+        " are like what you plan"
+    )
 
 
 def _table(

@@ -39,6 +39,7 @@ class RunOnTerminal(OnTerminal):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._terminal = Terminal(console, None)
+        self.folder: Path | None = None  # of the run, once it has ended
 
     def planned(self, plan: Plan) -> None:
         show_plan(plan, self.console, brief=True)
@@ -60,4 +61,5 @@ class RunOnTerminal(OnTerminal):
         self._terminal.observe(record, bill)
 
     def summary(self, ended: Record | None, ledger: Ledger, where: dict[str, str]) -> None:
+        self.folder = Path(where["run directory"])
         self._terminal.summary(ended, ledger, where)

@@ -18,9 +18,10 @@ def to_json(rows: Sequence[RunRow]) -> str:
 
 
 def to_csv(rows: Sequence[RunRow]) -> str:
-    """A header and one line per run."""
+    """A header and one line per run; each key in which they differ is a column behind the fields."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    keys = sorted({key for row in rows for key in row.settings})
+    writer = csv.DictWriter(text, [*FIELDS, *keys], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(row.settings | asdict(row) for row in rows)
     return text.getvalue()

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.events import Status
+from orchestrator.ledger.mlflow.differences import comparable
 from orchestrator.ledger.mlflow.runs import RunRow
-from orchestrator.text import UNKNOWN, count, hours, hours_name, number, percent, usd
+from orchestrator.text import UNKNOWN, count, ending, hours, hours_name, number, percent, usd
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,34 @@ COLUMNS = [
     Column("goodput", "goodput", lambda row: percent(row.goodput), 8, max),
     Column("restarts", "restarts", lambda row: UNKNOWN if row.restarts is None else str(row.restarts), 12),
 ]
+MOST_OF_A_SETTING = 24
 TEXT_COLUMNS = ("name", "cluster", "gpus", "status")
 
 
+def columns_of(rows: Sequence[RunRow]) -> list[Column]:
+    """All columns, with one for each key in which the runs differ behind their names."""
+    keys = sorted({key for row in rows for key in row.settings})
+    names = [key.rpartition(".")[2] for key in keys]
+    own = [
+        Column(f"settings.{key}", name if names.count(name) == 1 else key, _setting(key), 1)
+        for key, name in zip(keys, names, strict=True)
+    ]
+    return [COLUMNS[0], *own, *COLUMNS[1:]]
+
+
+def cost_nothing(row: RunRow) -> bool:
+    """A run that was refused, or ended, before it held anything: the cheapest of all, and nothing to compare
+    with."""
+    ended = row.status not in ("running", Status.FINISHED)
+    return ended and not (row.gpu_hours or row.cost_usd or row.tokens)
+
+
+def _setting(key: str) -> Callable[[RunRow], str]:
+    return lambda row: ending(row.settings.get(key, UNKNOWN), MOST_OF_A_SETTING)
+
+
 def best_values(rows: Sequence[RunRow]) -> dict[str, float]:
-    """Per column the best value of the finished runs; none where fewer than two can be compared."""
+    """Per column the best value of the finished runs, which are comparable; none where fewer than two are."""
     best: dict[str, float] = {}
     for column in COLUMNS:
         values = [getattr(row, column.key) for row in rows if row.status == Status.FINISHED]
@@ -59,12 +83,16 @@ def best_values(rows: Sequence[RunRow]) -> dict[str, float]:
 
 
 def cells_of(column: Column, rows: Sequence[RunRow]) -> list[str]:
-    """A column's texts; the best has a star, and the others a space in its place."""
-    best = best_values(rows).get(column.key)
-    numeric = column.best is not None
-    stars = [row.status == Status.FINISHED and getattr(row, column.key) == best for row in rows]
-    marks = ["*" if star and best is not None else " " for star in stars]
-    return [column.show(row) + (mark if numeric else "") for row, mark in zip(rows, marks, strict=True)]
+    """A column's texts; the best among the runs of one job and model has a star, and the others a space in
+    its place."""
+    if column.best is None:
+        return [column.show(row) for row in rows]
+    best = {(group[0].job, group[0].model): best_values(group).get(column.key) for group in comparable(rows)}
+    wanted = [best[row.job, row.model] if row.status == Status.FINISHED else None for row in rows]
+    return [
+        column.show(row) + ("*" if value is not None and getattr(row, column.key) == value else " ")
+        for row, value in zip(rows, wanted, strict=True)
+    ]
 
 
 def title_of(column: Column, rows: Sequence[RunRow]) -> str:

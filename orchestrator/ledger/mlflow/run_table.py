@@ -8,12 +8,14 @@ from typing import overload
 
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.events import Status
-from orchestrator.ledger.mlflow.run_columns import COLUMNS, TEXT_COLUMNS, cells_of, title_of
+from orchestrator.ledger.mlflow.differences import with_differences
+from orchestrator.ledger.mlflow.run_columns import COLUMNS, TEXT_COLUMNS, cells_of, columns_of, title_of
 from orchestrator.ledger.mlflow.runs import RunRow, load_runs
 from orchestrator.notebook import table
 
 NEWEST_FIRST = "started_at:desc"
-FIELDS = [field.name for field in fields(RunRow)]
+SETTINGS = "settings"  # a map, by which nothing is sorted
+FIELDS = [field.name for field in fields(RunRow) if field.name != SETTINGS]
 DESCENDING_UNLESS_TOLD = {column.key for column in COLUMNS if column.best is max} | {"started_at"}
 _STATUSES = ("running", *Status, "unknown")
 
@@ -37,11 +39,13 @@ class RunTable(Sequence[RunRow]):
         return len(self.rows)
 
     def _repr_html_(self) -> str:
-        """A line for each run, as a notebook shows it; the best of the finished ones has a star."""
-        columns = [cells_of(column, self.rows) for column in COLUMNS]
-        numbers = [place for place, column in enumerate(COLUMNS) if column.key not in TEXT_COLUMNS]
+        """A line for each run, as a notebook shows it; the best of the finished ones of one job and model
+        has a star."""
+        shown = columns_of(self.rows)
+        columns = [cells_of(column, self.rows) for column in shown]
+        numbers = [place for place, column in enumerate(shown) if column.key not in TEXT_COLUMNS]
         return table(
-            zip(*columns, strict=True), [title_of(column, self.rows) for column in COLUMNS], numbers=numbers
+            zip(*columns, strict=True), [title_of(column, self.rows) for column in shown], numbers=numbers
         )
 
 
@@ -91,7 +95,7 @@ def runs(
         return all(getattr(row, name) == value for name, value in wanted.items())
 
     found = load_runs(uri, experiment, limit, keep if wanted else None)
-    return RunTable(tuple(sort_runs(found, key, descending)))
+    return RunTable(tuple(sort_runs(with_differences(found), key, descending)))
 
 
 def parse_sort(sort: str) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,6 +46,8 @@ class RunRow:
     goodput: float | None  # training's share of the GPU-seconds held, 0 to 1
     restarts: int | None  # attempts after the first
     final_loss: float | None  # of the last step; null also before the run has ended
+    model: str | None = None  # name of the model; null where the job describes none
+    settings: dict[str, str] = field(default_factory=dict)  # by key, where comparable runs of the list differ
 
 
 def load_runs(
@@ -157,6 +159,8 @@ def _row(run: Any) -> RunRow:
         goodput=_number(metrics, "goodput"),
         restarts=_whole(_number(metrics, "restarts")),
         final_loss=_number(metrics, "final_loss"),
+        model=run.data.params.get("model.name"),
+        settings=dict(run.data.params),
     )
 
 

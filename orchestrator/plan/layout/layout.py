@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config import ranges
 from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.schema import Config, Device, ModelConfig
 from orchestrator.config.signals import stop_numbers
@@ -82,58 +83,10 @@ def derive_layout(config: Config) -> Layout:
 
 
 def check_values(config: Config) -> None:
-    """Single values that no type can rule out."""
-    positive = {
-        "cluster.nodes": config.cluster.nodes,
-        "cluster.gpus_per_node": config.cluster.gpus_per_node,
-        "cluster.cpu_threads_per_rank": config.cluster.cpu_threads_per_rank,
-        "job.micro_batch": config.job.micro_batch,
-        "job.steps": config.job.steps,
-        "job.tokens_per_step": config.job.tokens_per_step,
-        "job.ranks": config.job.ranks,
-        "job.global_batch": config.job.global_batch,
-        "job.gradient_accumulation": config.job.gradient_accumulation,
-        "gpu.memory_bytes": config.gpu.memory_bytes,
-        "layout.tp": config.layout.tp,
-        "layout.pp": config.layout.pp,
-        "layout.sp": config.layout.sp,
-        "layout.ep": config.layout.ep,
-        "layout.vp": config.layout.vp,
-        "launch.poll_s": config.launch.poll_s,
-        "recovery.hang_factor": config.recovery.hang_factor,
-        "recovery.hang_floor_s": config.recovery.hang_floor_s,
-        "recovery.hang_timeout_cold_s": config.recovery.hang_timeout_cold_s,
-        "recovery.hang_evidence_s": config.recovery.hang_evidence_s,
-        "recovery.hang_after_s": config.recovery.hang_after_s,
-        "recovery.agent_timeout_s": config.recovery.agent_timeout_s,
-        "recovery.straggler_factor": config.recovery.straggler_factor,
-        "recovery.straggler_steps": config.recovery.straggler_steps,
-        "recovery.skip_batches": config.recovery.skip_batches,
-        "recovery.gpu_hours_per_failure": config.recovery.gpu_hours_per_failure,
-    }
-    for key, value in positive.items():
-        if value is not None and value <= 0:
-            raise ConfigError(f"{key}={value}: must be greater than 0")
-    not_negative = {
-        "recovery.max_restarts": config.recovery.max_restarts,
-        "recovery.stop_grace_s": config.recovery.stop_grace_s,
-        "recovery.kill_grace_s": config.recovery.kill_grace_s,
-        "recovery.max_faults_without_progress": config.recovery.max_faults_without_progress,
-        "recovery.max_skips": config.recovery.max_skips,
-        "recovery.straggler_after_s": config.recovery.straggler_after_s,
-        "recovery.sigkill_timeout_s": config.recovery.sigkill_timeout_s,
-        "recovery.wait_for_node_s": config.recovery.wait_for_node_s,
-        "snapshot.keep": config.snapshot.keep,
-        "launch.wait_for_resources_s": config.launch.wait_for_resources_s,
-    }
-    for key, value in not_negative.items():
-        if value < 0:
-            raise ConfigError(f"{key}={value}: must be 0 or more")
+    """Single values that no type can rule out. Raises :class:`ConfigError`."""
+    ranges.check(config)
     _check_log_bound(config.launch.log_max_bytes)
     stop_numbers(config.recovery.stop_signals)
-    spike = config.recovery.loss_spike
-    if spike is not None and spike <= 1:
-        raise ConfigError(f"recovery.loss_spike={spike}: must be greater than 1, or null to reject only NaN")
 
 
 def _check_log_bound(most_bytes: int | None) -> None:
@@ -271,21 +224,6 @@ def _check_model(model: ModelConfig, config: Config) -> None:
         rules.insert(0, ("model.hidden", model.hidden, "model.heads", model.heads))
     if model.experts > 1:
         rules.append(("model.experts", model.experts, "layout.ep", layout.ep))
-    sizes = (
-        "layers",
-        "hidden",
-        "heads",
-        "kv_heads",
-        "ffn",
-        "vocab",
-        "seq_len",
-        "experts",
-        "experts_per_token",
-    )
-    for key in (*sizes, "head_dim", "sliding_window"):
-        value = getattr(model, key)
-        if value is not None and value <= 0:
-            raise ConfigError(f"model.{key}={value}: must be greater than 0")
     _check_experts(model, layout.ep)
     if model.layers < layout.pp:
         raise ConfigError(

@@ -102,7 +102,7 @@ def test_modules_and_other_programs_have_keys_of_their_own() -> None:
         None,
         "bash",
         ["train.sh"],
-        "bash",
+        "train",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import typing
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ def test_the_planners_constants_are_positive_and_shares_below_one(option: str) -
     assert planner.fitted
     values = {name: value for name, value in vars(planner).items() if isinstance(value, int | float)}
     assert values.keys() == {
-        field.name for field in dataclasses.fields(PlannerConfig) if field.type == "float"
+        name for name, kind in typing.get_type_hints(PlannerConfig).items() if kind is float
     }
     assert all(value > 0 for value in values.values())
     shares = [

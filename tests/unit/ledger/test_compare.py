@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.compare import compare
-from orchestrator.cli.show.runs_export import to_json
+from orchestrator.cli.show.runs_export import to_csv, to_json
 from orchestrator.cli.show.runs_table import fitting, print_table
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.events import (
@@ -32,6 +32,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.mlflow.differences import differing, with_differences
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection
 from orchestrator.ledger.mlflow.run_columns import COLUMNS, best_values
 from orchestrator.ledger.mlflow.run_table import parse_sort, sort_runs
@@ -155,8 +156,53 @@ def test_the_table_marks_the_best_finished_run(uri: str) -> None:
 
 
 def row(name: str = "r", **changes: object) -> RunRow:
-    values = {field.name: None for field in dataclasses.fields(RunRow)}
+    values = {field.name: None for field in dataclasses.fields(RunRow)} | {"settings": {}}
     return RunRow(**(values | {"run_id": name, "name": name, "status": "finished"} | changes))  # type: ignore[arg-type]
+
+
+def lines_of(rows: list[RunRow], width: int = 120) -> list[str]:
+    console = Console(file=(file := io.StringIO()), width=width)
+    print_table(rows, console)
+    return file.getvalue().splitlines()
+
+
+def test_the_keys_of_a_sweep_are_columns_and_what_follows_from_them_is_none() -> None:
+    swept = [
+        {"job.args.lr": lr, "job.steps": steps, "job.args.steps": steps, "run_name": f"r{lr}{steps}", "layout.dp": "2",
+         "recovery.max_restarts": "3", "deepspeed.gradient_accumulation_steps": steps}
+        for lr, steps in (("1e-3", "50"), ("1e-3", "90"), ("2e-3", "50"))
+    ]  # fmt: skip
+    rows = [row(f"r{place}", job="gpt", model="tiny", settings=one) for place, one in enumerate(swept)]
+    assert differing(rows) == ["job.args.lr", "job.steps"]
+    header, first, *_ = lines_of(with_differences(rows))
+    assert header.split()[:3] == ["run", "lr", "steps"]
+    assert first.split()[:3] == ["r0", "1e-3", "50"]
+    assert to_csv(with_differences(rows)).splitlines()[0].endswith(",job.args.lr,job.steps")
+    assert json.loads(to_json(with_differences(rows)))[2]["settings"] == {
+        "job.args.lr": "2e-3",
+        "job.steps": "50",
+    }
+
+
+def test_runs_of_other_jobs_and_models_are_not_compared() -> None:
+    mixed = [
+        row("a", job="gpt", model="tiny", final_loss=2.0), row("b", job="gpt", model="tiny", final_loss=3.0),
+        row("c", job="gpt", model="large", final_loss=1.0, settings={"job.args.lr": "1"}),
+        row("d", job="other", model="tiny", final_loss=0.5, settings={"job.args.lr": "2"}),
+    ]  # fmt: skip
+    lines = lines_of(mixed, width=160)
+    assert [line.split()[0] for line in lines if "*" in line] == ["a", "*"], "the best of the only two alike"
+    assert lines[-1] == "* best of the finished runs of the same job and model"
+    assert differing(mixed) == []
+
+
+def test_what_cost_nothing_stands_apart() -> None:
+    refused = row("refused", status="failed", cost_usd=0.0, gpu_hours=0.0)
+    *_, last = lines_of([row("a", cost_usd=2.0, gpu_hours=1.0), refused])
+    assert last == "refused or ended before they held anything, and cost nothing: refused"
+    assert any("refused" in line for line in lines_of([refused])[1:]), (
+        "where there are no others it is the table"
+    )
 
 
 WIDE = [

@@ -148,6 +148,18 @@ def test_a_rejected_loss_is_one_incident_with_all_that_follows_from_it() -> None
     assert gpu_s(incident) == 4 * (1 + 1 + 1 + 2 + 3)
 
 
+def test_a_stop_by_somebody_is_no_incident_and_pays_for_what_is_done_again() -> None:
+    stopped: list[tuple[float, Event]] = [
+        *BEGIN, *steps(1, 1, 5, at=1), (5.5, StopRequested("Ctrl-C", 30.0)),
+        (6, AttemptEnded(1, Outcome.STOPPED, 5)), (6, ResourcesReleased()), (6, RunEnded(Status.INTERRUPTED, "")),
+        (6, RunResumed("night-1", "it had ended as interrupted at step 5")), (8, GRANTED),
+        (9, started(2, 3, "disk")), *steps(2, 4, 6, at=12),
+    ]  # fmt: skip
+    assert of(*stopped) == []
+    (incident,) = of(*stopped, (20, lost(2, 6)), (21, started(3, 6, "disk")), *steps(3, 7, 8, at=22))
+    assert (incident.number, incident.fault, incident.redone_steps) == (1, "exit", 0)
+
+
 def test_a_dead_driver() -> None:
     timeline = records(
         [

@@ -93,10 +93,18 @@ def test_what_is_told_of_a_run_under_way_is_what_its_journal_says_afterwards(tim
     assert repr(after.predicted_actual()) == repr(live.predicted_actual())
 
 
+def asked_for(folded: Ledger, now_s: float | None = None) -> list[Incident]:
+    """What a stop by somebody answers for, in the form of an incident."""
+    incidents, still_open = folded._incidents, folded._meter.open_charge(now_s)
+    answers = incidents._answering_for_open(still_open)
+    cases = [case for case in incidents._cases if case.asked_for]
+    return [case.incident(0, still_open if case is answers else None) for case in cases]
+
+
 @settings(max_examples=300, deadline=None)
 @given(SCRIPTS, SECONDS)
 @example([*3 * [STEP], ("fault", 1.0, 1.0, 0), *2 * [STEP], ("save", 0.0, 1.5, 0), STEP], 1.0)
-def test_incidents_cost_what_the_meter_charges_as_recovering_and_redone(
+def test_incidents_and_stops_cost_what_the_meter_charges_as_recovering_and_redone(
     script: list[tuple[str, float, float, int]], ahead_s: float
 ) -> None:
     folded, timeline, highest, redone = Ledger(), played(script), 0, 0
@@ -107,17 +115,19 @@ def test_incidents_cost_what_the_meter_charges_as_recovering_and_redone(
             highest = max(highest, record.event.step)
         found, now_s = folded.incidents(), record.elapsed_s + ahead_s
         bill, later = folded.bill(), folded.bill(now_s)
-        assert gpu_us(found) == sum(round(bill.gpu_seconds[bucket] * 1e6) for bucket in LOST)
-        assert gpu_us(folded.incidents(now_s)) == sum(
+        stops, stops_now = asked_for(folded), asked_for(folded, now_s)
+        assert gpu_us(found + stops) == sum(round(bill.gpu_seconds[bucket] * 1e6) for bucket in LOST)
+        assert gpu_us(folded.incidents(now_s) + stops_now) == sum(
             round(later.gpu_seconds[bucket] * 1e6) for bucket in LOST
         )
         assert folded.incident_totals() == (
             len(found),
             pytest.approx(sum(incident.cost_usd for incident in found)),
         )
+        assert folded.asked_for_usd() == pytest.approx(sum(one.cost_usd for one in stops))
         assert all(incident.gpu_hours >= 0 for incident in found)
-        assert sum(incident.redone_steps for incident in found) == redone
-    assert sum(incident.cost_usd for incident in found) == pytest.approx(
+        assert sum(incident.redone_steps for incident in found + stops) == redone
+    assert sum(incident.cost_usd for incident in found + stops) == pytest.approx(
         spent(charges_of(timeline), *LOST).cost_usd
     )
     assert [incident.number for incident in found] == list(range(1, len(found) + 1))

@@ -25,6 +25,7 @@ from orchestrator.events import (
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.meter import Meter
 from orchestrator.script_events import TokensSeen
+from tests.support.fakes import lost
 from tests.support.timelines import (
     DRAINING,
     GRANTED,
@@ -184,9 +185,20 @@ def test_a_run_that_was_stopped_and_is_taken_up_again_is_under_way() -> None:
         (2, RunEnded(Status.INTERRUPTED, "")),
     ]  # fmt: skip
     assert bill(*stopped, now=9).elapsed_s == 2
-    resumed = bill(*stopped, (2, RESUMED), (3, GRANTED), (3, started(2)), now=9)
-    assert seconds(resumed) == {"training": 1, "stopping": 1, "recovering": 1 + 6}
+    again = [*stopped, (2, RESUMED), (3, GRANTED), (3, started(2))]
+    resumed = bill(*again, now=9)
+    assert seconds(resumed) == {"training": 1, "stopping": 1, "waiting": 1, "starting": 6}
     assert resumed.gpus_held == 4
+    assert resumed.restarts == 0, "nothing was restarted: somebody had stopped it"
+    faulty = bill(*again, (4, step(2, attempt=2)), (5, lost(2, 2)), (6, started(3)), (7, step(3, attempt=3)))
+    assert faulty.restarts == 1
+    assert seconds(faulty)["recovering"] == 1 + 1
+
+
+def test_a_run_that_is_stopped_before_its_first_attempt_has_restarted_nothing_either() -> None:
+    waited = [(0, RUN), (1, RunEnded(Status.INTERRUPTED, "")), (1, RESUMED), (2, GRANTED), (2, started())]
+    faulty = bill(*waited, (3, step(1)), (4, lost(1, 1)), (5, started(2)), (6, step(2, attempt=2)))
+    assert (bill(*waited).restarts, faulty.restarts) == (0, 1)
 
 
 def test_a_rejected_loss_is_a_fault_whatever_the_ranks_still_do() -> None:

@@ -17,7 +17,7 @@ from tests.support.folders import KEPT
 
 
 def row(name: str, **values: object) -> RunRow:
-    plain = dict.fromkeys(RunRow.__dataclass_fields__)
+    plain = dict.fromkeys(RunRow.__dataclass_fields__) | {"settings": {}}
     return RunRow(**{**plain, "run_id": name, "name": name, "status": "finished", **values})  # type: ignore[arg-type]
 
 

@@ -105,7 +105,7 @@ def test_fewer_ranks_take_fewer_nodes() -> None:
         ({"model__sliding_window": 0}, "model.sliding_window=0: must be greater than 0"),
         ({"recovery__max_restarts": -1}, "recovery.max_restarts=-1: must be 0 or more"),
         ({"launch__log_max_bytes": 1000000}, "launch.log_max_bytes=1000000: less than the beginning and the end of"),
-        ({"launch__log_max_bytes": -1}, "use launch.log_max_bytes=4194304 or more, or launch.log_max_bytes=null"),
+        ({"launch__log_max_bytes": -1}, "launch.log_max_bytes=-1: must be 0 or more; write e.g. launch.log_max_bytes=1073741824 or launch.log_max_bytes=null"),
         ({"job__precision": "bf61"}, "job.precision=bf61: not one of auto, bf16, fp16, fp32; did you mean 'bf16'?"),
     ],
 )  # fmt: skip

@@ -259,7 +259,7 @@ def test_a_person_sees_winner_command_table_and_what_it_rests_on() -> None:
     ("words", "said"),
     [
         (["budget_usd=0"], "budget_usd=0"),
-        (["budget_usd=-5"], "above 0"),
+        (["budget_usd=-5"], "budget_usd=-5: must be greater than 0"),
         (["budget_usd=nan"], "not a number; set one"),
         (["budget_usd=inf"], "finite"),
         (["deadline_days=-1"], "deadline_days=-1"),

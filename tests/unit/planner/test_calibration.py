@@ -325,6 +325,17 @@ def test_a_run_that_took_far_longer_than_the_others_is_left_out_and_named(tmp_pa
     assert found.compute_factor == pytest.approx(TRUTH.compute_factor, rel=1e-3)
 
 
+def test_runs_that_disagree_are_named(tmp_path: Path) -> None:
+    """The same shape twice, once on a machine that was busy: no figures fit both."""
+    ran(tmp_path / "calm", configuration(), WITHOUT_NETWORK)
+    busy = dataclasses.replace(WITHOUT_NETWORK, compute_factor=2 * WITHOUT_NETWORK.compute_factor)
+    ran(tmp_path / "busy", configuration(), busy)
+    text = told(tmp_path)
+    assert "these runs disagree: what would be said of calm now is +" in text
+    assert "off, of busy -" in text
+    assert "these runs disagree" not in told(tmp_path, "calm")
+
+
 @pytest.mark.parametrize(("width", "before"), [(76, False), (120, True)])
 def test_a_run_has_one_line_however_long_its_name(tmp_path: Path, width: int, before: bool) -> None:
     names = [f"tiny_gpt-20261122-183134-0455e5{number:02}" for number in range(len(SHAPES))]

@@ -1,0 +1,129 @@
+"""``VERB --help``: one verb on a page, printed without composing anything; ``--help`` alone is the whole."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+SHARED = (
+    "Keys are set with KEY=VALUE and options chosen with GROUP=OPTION; --cfg job prints all keys, and"
+    " docs/configuration.md says what each means."
+)
+
+
+@dataclass(frozen=True)
+class VerbHelp:
+    """``takes`` follows the verb, ``does`` says what it does, ``flags`` are its own, ``examples`` what to
+    type."""
+
+    takes: str
+    does: str
+    flags: tuple[tuple[str, str], ...] = ()
+    examples: tuple[str, ...] = ()
+
+
+_JSON = ("--json", "print it as JSON, see docs/reference.md")
+_TRUST = ("--trust", "take a run that others could have written too")
+_RUN = "RUN is a name below run_root, or a path."
+HELP = {
+    "run": VerbHelp(
+        "[KEY=VALUE ...] [-- COMMAND]",
+        "Plans the job, launches it on Ray, keeps it running and records every GPU-hour and dollar. It is"
+        " what happens where no verb is given. Ctrl-C stops it, with time to save, and prints the command"
+        " that goes on. After -- stands a command of yours, as you would type it without this.",
+        (("--multirun, -m", "a run for each of several values: job.args.lr=1e-3,2e-3"), _TRUST),
+        ("job=tiny_gpt job.steps=50", "-- torchrun --nproc_per_node=2 train.py 50 10"),
+    ),
+    "plan": VerbHelp(
+        "[KEY=VALUE ...] [-- COMMAND]",
+        "Prints what a run will take and cost, and starts nothing. With layout=auto it looks for the cheapest"
+        " layout that fits; with budget_usd or deadline_days for the best model that can be trained so.",
+        (("--multirun, -m", "compare the plans of a sweep: a table, and a picture"), _JSON),
+        (
+            "job=llama3_8b cluster=dgx_h100 cluster.nodes=8",
+            "-m job=llama3_8b cluster=aws_p5,azure_nd_h100_v5 cluster.nodes=8,16",
+            "budget_usd=500000",
+        ),
+    ),
+    "resume": VerbHelp(
+        "RUN [KEY=VALUE ...]",
+        "Takes up a run whose driver died, or that was stopped: same journal, same MLflow run, next step."
+        f" {_RUN} What a run can go on with may be changed: job.steps, recovery, tracking, launch, the size"
+        " of the cluster; the rest is refused by name.",
+        (_TRUST,),
+        ("night-1", "night-1 job.steps=2000 recovery.max_restarts=9"),
+    ),
+    "sync": VerbHelp(
+        "RUN",
+        "Brings MLflow up to the journal, after the driver of a run died or MLflow was away. Doing it twice"
+        f" changes nothing. {_RUN}",
+        (_TRUST,),
+        ("night-1", "night-1 tracking.uri=http://HOST:5000"),
+    ),
+    "incidents": VerbHelp(
+        "RUN",
+        f"Lists what broke in a run, what was done, how long it took and what it cost. {_RUN}",
+        (_JSON, _TRUST),
+        ("night-1",),
+    ),
+    "compare": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Lists the newest runs of an experiment (tracking.experiment) by cost and speed. Keys in which they"
+        " differ are columns; the best of a column is starred among runs of the same job and model.",
+        (
+            _JSON,
+            ("--csv", "print it as CSV"),
+            ("--sort COLUMN[:asc|:desc]", "best or newest first, or as you say"),
+            ("--limit N", "so many runs; 100 where nothing is said"),
+        ),
+        ("--sort cost_usd", "--csv --limit 500"),
+    ),
+    "calibrate": VerbHelp(
+        "[RUN ...]",
+        "Fits the planner to this cluster's own runs: all finished ones below run_root, or those named. Later"
+        " plans use it, and say so.",
+        (_TRUST,),
+        ("", "night-1 night-2"),
+    ),
+    "up": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Starts Ray here, or joins ray_address, and keeps torch and DeepSpeed imported on every node: later"
+        " runs attach by themselves and start in seconds.",
+        (),
+        ("", "launch.node_address=HEAD"),
+    ),
+    "status": VerbHelp(
+        "", "Prints nodes, zygotes and runs of that cluster, and what they cost so far.", (_JSON,), ("",)
+    ),
+    "down": VerbHelp(
+        "", "Ends what 'up' started.", (("--force", "even while runs are on it"),), ("", "--force")
+    ),
+    "doctor": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Prints what a report of a fault needs to say of this machine (versions, GPUs, memory, folders), and"
+        " what is wrong with it: it looks at what a run would look at before it starts, and starts nothing."
+        " It ends with 1 where something is wrong. Nothing is sent anywhere.",
+        (),
+        ("", "cluster=dgx_h100 ray_address=HOST:6379"),
+    ),
+    "completion": VerbHelp(
+        "bash|zsh|fish",
+        "Prints what your shell evaluates, so that Tab completes verbs, runs, keys and their values.",
+        (),
+        ("bash",),
+    ),
+}
+
+
+def page(verb: str, width: int = 100) -> str:
+    """One verb's help, as plain text."""
+    asked = HELP[verb]
+    lines = [f"Usage: python -m orchestrator {verb} {asked.takes}".rstrip(), ""]
+    lines += textwrap.wrap(asked.does, width)
+    if asked.flags:
+        wide = max(len(flag) for flag, _ in asked.flags)
+        lines += ["", *(f"  {flag:{wide}}  {meaning}" for flag, meaning in asked.flags)]
+    lines += ["", "Examples", *(f"  python -m orchestrator {verb} {one}".rstrip() for one in asked.examples)]
+    if "KEY=VALUE" in asked.takes:
+        lines += ["", *textwrap.wrap(SHARED, width)]
+    return "\n".join(lines)
