@@ -8,8 +8,10 @@ constants are those of conf/planner/default.yaml; nothing is fitted, except unde
 
 `--json` prints one object: `rows` (all of the file), `refused` (those of them that cannot be planned),
 `mean_abs_error` (mean of |predicted / measured - 1| over the others), `memory_mean_abs_error` (the same of
-the memory per GPU, null where no row has any) and `by_table`, for each table `rows`, `refused`,
-`mean_abs_error` and `bias` (mean of predicted / measured - 1). A mean over nothing is null.
+the memory per GPU, null where no row has any), `memory_low` (share of those that are more than 10% low),
+`range_coverage` (share of the rows whose time is within the range that a plan would print) and `by_table`,
+for each table `rows`, `refused`, `mean_abs_error`, `bias` (mean of predicted / measured - 1) and
+`range_coverage`. A mean over nothing is null.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from benchmarks.planner_fit import ROWS, load_constants
 from benchmarks.planner_rows import Case, Refused
 from orchestrator.config.schema import PlannerConfig
 from orchestrator.errors import ConfigError
+from orchestrator.plan.perf.likeness import Kind, Likeness, kind_of, likeness
 from orchestrator.plan.perf.memory import Memory, memory_of
 
 Row = Mapping[str, str]
@@ -60,6 +63,7 @@ POSITIVE = (
 )
 NOT_NEGATIVE = ("vp", "cp", "ep", "zero_stage")  # 0 and 1 both mean none, of degrees
 RATES = ("step_time_s", "derived_step_time_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "mfu")
+LOW = 0.1  # what a prediction of memory may be too low by
 # What a row with numbers that fit no transformer, or no machine, can make arithmetic raise.
 NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError)
 
@@ -183,8 +187,32 @@ def by_table(answered: Iterable[Answer]) -> dict[str, list[Answer]]:
     return dict(found)
 
 
+def kind(one: Answer) -> Kind:
+    """What makes the row like others."""
+    case = one.case
+    return kind_of(case.model, case.gpu.architecture, case.precision, case.layout)
+
+
+def holds(found: Likeness, one: Answer) -> bool:
+    """Whether the measured time is within the range."""
+    return found.low <= one.case.step_s / one.predicted_s <= found.high
+
+
+def coverage(answered: Iterable[Answer], constants: PlannerConfig) -> float | None:
+    """Share of the rows within the range that a plan would print."""
+    return mean(holds(likeness(kind(one), constants), one) for one in timed(answered))
+
+
+def memory_low(answered: Iterable[Answer]) -> float | None:
+    """Share of rows with memory whose prediction is more than `LOW` too low."""
+    return mean(error < -LOW for error in memory_errors(answered))
+
+
 def body(
-    rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tuple[Row, str]]
+    rows: Sequence[Row],
+    answered: Sequence[Answer],
+    refused: Sequence[tuple[Row, str]],
+    constants: PlannerConfig,
 ) -> dict[str, Any]:
     """The object that --json prints."""
     totals = collections.Counter(table_of(row) for row in rows)
@@ -195,12 +223,15 @@ def body(
         "refused": len(refused),
         "mean_abs_error": mean(abs(one.error) for one in timed(answered)),
         "memory_mean_abs_error": mean(abs(error) for error in memory_errors(answered)),
+        "memory_low": memory_low(answered),
+        "range_coverage": coverage(answered, constants),
         "by_table": {
             table: {
                 "rows": count,
                 "refused": lost[table],
                 "mean_abs_error": mean(abs(one.error) for one in timed(tables.get(table, []))),
                 "bias": mean(one.error for one in timed(tables.get(table, []))),
+                "range_coverage": coverage(tables.get(table, []), constants),
             }
             for table, count in totals.items()
         },
@@ -208,23 +239,40 @@ def body(
 
 
 def show(
-    rows: Sequence[Row], answered: Sequence[Answer], refused: Sequence[tuple[Row, str]], console: Console
+    rows: Sequence[Row],
+    answered: Sequence[Answer],
+    refused: Sequence[tuple[Row, str]],
+    constants: PlannerConfig,
+    console: Console,
 ) -> None:
-    found, tables = body(rows, answered, refused), by_table(answered)
+    found, tables = body(rows, answered, refused, constants), by_table(answered)
     table = Table(
         title="Step time and memory per GPU, predicted against measured", box=box.SIMPLE_HEAD, padding=0
     )
     table.add_column("table", no_wrap=True)
-    for name in ("rows", "refused", "mean error", "bias", "with memory", "its error", "right fit"):
+    for name in (
+        "rows",
+        "refused",
+        "mean error",
+        "bias",
+        "in range",
+        "with memory",
+        "its error",
+        "right fit",
+    ):
         table.add_column(name, justify="right")
     everything = {"rows": len(rows), "refused": len(refused), "mean_abs_error": found["mean_abs_error"]}
-    everything["bias"] = mean(one.error for one in timed(answered))
+    everything |= {
+        "bias": mean(one.error for one in timed(answered)),
+        "range_coverage": found["range_coverage"],
+    }
     for name, figures in [*found["by_table"].items(), ("all", everything)]:
         here = answered if name == "all" else tables.get(name, [])
         memory = memory_errors(here)
         table.add_row(
             name, str(figures["rows"]), str(figures["refused"]), percent(figures["mean_abs_error"]),
-            percent(figures["bias"], "+"), str(len(memory)), percent(mean(abs(error) for error in memory)),
+            percent(figures["bias"], "+"), percent(figures["range_coverage"]), str(len(memory)),
+            percent(mean(abs(error) for error in memory)),
             percent(mean(one.fits is not one.out_of_memory for one in here)),
             end_section=name == list(found["by_table"])[-1] if found["by_table"] else False,
         )  # fmt: skip
@@ -232,6 +280,7 @@ def show(
     weighed = mean(f["mean_abs_error"] for f in found["by_table"].values() if f["mean_abs_error"] is not None)
     console.print(
         f"Every table weighing the same: {percent(weighed)}. Rows answered: {len(answered)} of {len(rows)}."
+        f" Memory more than {LOW:.0%} low: {percent(found['memory_low'])} of rows with it."
     )
     reasons = collections.Counter((table_of(row), reason) for row, reason in refused)
     for (name, reason), count in reasons.most_common():
@@ -267,9 +316,9 @@ def main() -> None:
         sys.exit(2)
     answered, refused = answers(rows, constants)
     if own.json:
-        print(json.dumps(body(rows, answered, refused), indent=2, allow_nan=False))
+        print(json.dumps(body(rows, answered, refused, constants), indent=2, allow_nan=False))
     else:
-        show(rows, answered, refused, Console())
+        show(rows, answered, refused, constants, Console())
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from orchestrator.config.choices import Framework
 from orchestrator.config.load import conf_dir
 from orchestrator.config.schema import Config, GpuConfig, PlannerConfig
+from orchestrator.plan.layout.stages import Schedule
 from orchestrator.plan.perf.machine import Machine
-from orchestrator.plan.perf.software import Software
+from orchestrator.plan.perf.software import DEEPSPEED, FSDP, MEGATRON, Software
 
 # Hopper under a lower power limit: what idling and memory leave of it goes with the clock and the square of a
 # voltage that follows the clock.
@@ -137,32 +139,64 @@ def node_bits_per_s(text: str, gpu: GpuConfig, per_node: int) -> float:
     return per_node * (200e9 if "A100" in gpu.name else 100e9 if "V100" in gpu.name else 400e9)
 
 
+# Megatron of 2021, and DeepSpeed's fork of it: fused softmax and activations, attention in parts.
+MEGATRON_2021 = Software(
+    fused_attention=False, elementwise_share=0.6, logit_bytes=10, gradient_bytes=10, float32_gradients=True,
+    dropout=True,
+)  # fmt: skip
+# Of 2022, with what Korthikanti et al. describe: gradients added within the products that make them, and
+# outputs that were sent on freed.
+MEGATRON_2022 = replace(MEGATRON_2021, gradient_bytes=2, frees_outputs=True)
+
+
 def software_of(row: Mapping[str, str]) -> Software:
-    """What is known of a framework at the time of its table."""
+    """What is known of a framework at the time of its table, and of the schedule that its row names."""
+    return replace(_framework(row), schedule=schedule_of(row))
+
+
+def framework_of(row: Mapping[str, str]) -> str:
+    """As ranges tell them apart: whose engine it is."""
+    name = (row.get("framework") or "").lower()
+    if "deepspeed" in name:
+        return Framework.deepspeed.value
+    if any(word in name for word in ("megatron", "nemo", "core")):
+        return Framework.megatron.value
+    if any(word in name for word in ("fsdp", "torchtitan", "foundry")):
+        return Framework.fsdp.value
+    return Framework.megatron.value if _divides(row) and not _jax(name) else "other"
+
+
+def _divides(row: Mapping[str, str]) -> bool:
+    """Whether the row's software divides tensors or layers."""
+    return any((whole(row, key) or 1) > 1 for key in ("tp", "pp"))
+
+
+def _jax(name: str) -> bool:
+    return any(word in name for word in ("jax", "maxtext", "paxml"))
+
+
+def schedule_of(row: Mapping[str, str]) -> Schedule:
+    text = " ".join((row.get(key) or "").lower() for key in ("framework", "notes", "source_ref"))
+    if "gpipe" in text:
+        return Schedule.gpipe
+    return Schedule.zero_bubble if re.search(r"\bzb-?2p", text) else Schedule.one_forward_one_backward
+
+
+def _framework(row: Mapping[str, str]) -> Software:
     name, notes = (row.get("framework") or "").lower(), (row.get("notes") or "").lower()
     if "megatron" in name and not any(word in name for word in ("core", "nemo")):
         parallel = "sequence" in (row.get("recompute") or "").lower()
-        return Software(
-            fused_attention=False,
-            gradient_bytes=2 if parallel else 10,
-            sequence_parallel=parallel,
-            elementwise_share=0.6,
-        )
+        if "deepspeed" in name:
+            return replace(
+                MEGATRON_2021, gradient_bytes=6, float32_gradients=False, sequence_parallel=parallel
+            )
+        return MEGATRON_2021 if "ptd" in name else replace(MEGATRON_2022, sequence_parallel=parallel)
     if any(word in name for word in ("nemo", "core", "transformer engine")):
-        return Software(
-            hopper_attention=True,
-            elementwise_share=0.5,
-            sequence_parallel=True,
-            tp_overlap=True,
-            host_factor=0.6,
-            copies_loss=False,
-            gradient_bytes=2,
-            ring_attention=True,
-        )
-    if any(word in name for word in ("jax", "maxtext", "paxml")):
+        return MEGATRON
+    if _jax(name):
         return Software(
             hopper_attention=True, elementwise_share=0.4, sequence_parallel=True, tp_overlap=True,
-            host_factor=0.1, selective_share=0.45, copies_loss=False, ring_attention=True, half_copy=False,
+            host_factor=0.1, selective_share=0.45, copies_loss=False, logit_bytes=4, half_copy=False,
         )  # fmt: skip
     if "torchtitan" in name:
         compiled = (
@@ -170,11 +204,13 @@ def software_of(row: Mapping[str, str]) -> Software:
             or "fp8" in (row.get("precision") or "")
             or "tp" in notes
         )
-        return Software(
-            elementwise_share=0.5 if compiled else 1.0, sequence_parallel=True, tp_overlap="async" in notes,
-            host_factor=0.4 if compiled else 1.0, selective_share=0.45, ring_attention=True, half_copy=False,
+        return replace(
+            FSDP, elementwise_share=0.5 if compiled else 1.0, tp_overlap="async" in notes,
+            host_factor=0.4 if compiled else 1.0,
+            logit_bytes=FSDP.logit_bytes if "2025" in (row.get("source") or "") else DEEPSPEED.logit_bytes,
         )  # fmt: skip
-    foundry = "foundry" in name
-    return Software(
-        skips_masked=not foundry, copies_loss=not foundry, half_copy=not (foundry or "fsdp" in name)
-    )
+    if "foundry" in name:
+        return Software(skips_masked=False, copies_loss=False, logit_bytes=4, half_copy=False)
+    if "deepspeed" not in name and "fsdp" not in name and _divides(row):
+        return MEGATRON  # software of one's own that divides models descends from it, or does the same
+    return Software(half_copy="fsdp" not in name)

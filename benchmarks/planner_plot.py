@@ -30,6 +30,14 @@ COLOURS = (
     "#7d8f3a",
 )
 TEXT, OURS, OTHERS = "#808890", "#3fa66b", ("#4c8dd6", "#e0823d", "#9a7fd1")
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "planner",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    **dict.fromkeys(("text.color", "xtick.color", "ytick.color", "axes.labelcolor"), TEXT),
+    **dict.fromkeys(("axes.edgecolor", "axes.titlecolor"), TEXT),
+}
 BANDS = {0.25: 0.13, 0.10: 0.25}  # and how strongly they are shaded
 FAMILIES = (CONSTANT, "llm-analysis")
 
@@ -39,15 +47,7 @@ def draw(
 ) -> None:
     """`answers` with stored constants; `errors` by method and table, `ours` the method that is the
     planner's."""
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "planner",
-        "font.family": "sans-serif",
-        "font.size": 10.5,
-    }
-    style |= {"text.color": TEXT, "xtick.color": TEXT, "ytick.color": TEXT, "axes.labelcolor": TEXT}
-    style |= {"axes.edgecolor": TEXT, "axes.titlecolor": TEXT}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12.4, 7.6), layout="constrained")
         panels = figure.subplot_mosaic([["step", "bars"], ["ratio", "bars"]], height_ratios=(1.7, 1))
         _step_times(panels["step"], timed(answers))
@@ -75,7 +75,7 @@ def _step_times(axes: Any, answers: Sequence[Answer]) -> None:
     axes.set(title="Step time of published training runs")
     axes.tick_params(labelbottom=False)
     axes.legend(loc="upper left", frameon=False, fontsize=9, markerscale=1.4)
-    _frame(axes)
+    frame(axes)
 
 
 def _ratios(axes: Any, answers: Sequence[Answer]) -> None:
@@ -88,7 +88,7 @@ def _ratios(axes: Any, answers: Sequence[Answer]) -> None:
     axes.set(xscale="log", xlim=(low, high), ylim=(-most, most), xlabel="measured step, s", ylabel="error")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _frame(axes)
+    frame(axes)
 
 
 def _range(answers: Sequence[Answer]) -> tuple[float, float]:
@@ -142,9 +142,9 @@ def _bars(axes: Any, errors: Mapping[str, Mapping[str, float]], ours: str) -> No
     axes.set(xlabel="mean absolute error of the step time", title="Tables that the constants have not seen")
     axes.tick_params(axis="y", left=False)
     axes.legend(loc="lower right", frameon=False, fontsize=9)
-    _frame(axes)
+    frame(axes)
 
 
-def _frame(axes: Any) -> None:
+def frame(axes: Any) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

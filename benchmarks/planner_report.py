@@ -8,29 +8,34 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks import planner_accuracy as accuracy
-from benchmarks import planner_plot
+from benchmarks import planner_calibration_plot, planner_plot
 from benchmarks.figures import table as markdown
 from benchmarks.planner_accuracy import Answer, Row, by_table, mean, memory_errors, percent, timed
 from benchmarks.planner_baselines import baselines
 from benchmarks.planner_folds import leave_one_table_out as fit_folds
 from benchmarks.planner_layouts import Choices, choices_by_table
+from benchmarks.planner_ranges import left_out
 from benchmarks.report import write_section
 from orchestrator.config.schema import PlannerConfig
 from orchestrator.errors import ConfigError
+from orchestrator.plan.perf.likeness import SHARE
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "planner_validation.md"
 SECTION = "validation"
 WHOLE_RUNS = Path(__file__).parent / "planner" / "whole_runs.csv"
 PLANNER = "planner"
 COMMAND = "python -m benchmarks.planner_accuracy --write"
-GOAL_OF_BASELINE, GOAL_MEMORY, GOAL_CORRELATION, GOAL_REGRET, GOAL_ANSWERED = 0.5, 0.10, 0.9, 0.03, 0.9
+GOAL_OF_BASELINE, GOAL_MEMORY, GOAL_CORRELATION, GOAL_REGRET, GOAL_ANSWERED = 0.5, 0.08, 0.9, 0.03, 0.9
+GOAL_STEP, GOAL_LOW, GOAL_COVERAGE = 0.10, 0.02, (0.75, 0.90)
+MANY_ROWS = 30  # tables of fewer say little by themselves
+SHARES = (0.2, 0.4, 0.6, SHARE)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Validation:
     stored: list[Answer]
     held_out: list[Answer]
     whole_runs: list[Answer]
+    widening: float = 0.0  # of ranges, as stored
 
     def over_tables(self, method: str) -> float:
         """Every table weighing the same."""
@@ -58,6 +64,10 @@ class Validation:
         tables = {table: memory_errors(here) for table, here in by_table(self.stored).items()}
         return {table: errors for table, errors in tables.items() if errors}
 
+    def within(self, share: float = SHARE) -> dict[str, list[bool]]:
+        """Of each table, whether its rows are within ranges made from the other tables."""
+        return left_out(self.held_out, self.widening, self.over_tables(PLANNER), share)
+
     @property
     def choices(self) -> dict[str, Choices]:
         return choices_by_table(self.held_out)
@@ -69,6 +79,8 @@ class Validation:
             "memory_mean_abs_error_by_table": {
                 t: mean(map(abs, errors)) for t, errors in self.memory.items()
             },
+            "memory_low": accuracy.memory_low(self.stored),
+            "range_coverage_by_table": {table: mean(rows) for table, rows in self.within().items()},
             "layouts_by_table": {table: asdict(found) for table, found in self.choices.items()},
             "fit_as_measured": mean(one.fits is not one.out_of_memory for one in self.stored),
         }
@@ -89,7 +101,7 @@ def validate(rows: Sequence[Row], constants: PlannerConfig) -> Validation:
         }
     known = {name: {t: e for t, e in tables.items() if e is not None} for name, tables in errors.items()}
     whole_runs, _ = accuracy.answers(accuracy.read(WHOLE_RUNS), constants)
-    return Validation(len(rows), known, stored, held_out, whole_runs)
+    return Validation(len(rows), known, stored, held_out, whole_runs, constants.range_widening)
 
 
 def leave_one_table_out(rows: Sequence[Row], constants: PlannerConfig, *, write: bool, as_json: bool) -> None:
@@ -103,6 +115,7 @@ def leave_one_table_out(rows: Sequence[Row], constants: PlannerConfig, *, write:
         print("\n".join(tables(found)))
     if write:
         planner_plot.draw(found.stored, found.errors, PLANNER)
+        _draw_ranges(found)
         write_section(SECTION, "\n".join([*tables(found), "", *_conditions(constants)]), PAGE)
     if all("llm-analysis" not in name for name in found.errors):
         print("llm-analysis is not installed and left out; planner_baselines.py says how", file=sys.stderr)
@@ -116,6 +129,8 @@ def tables(found: Validation) -> list[str]:
         *_step_time(found),
         "",
         *_memory(found),
+        "",
+        *_ranges(found),
         "",
         *_layouts(found),
         "",
@@ -136,9 +151,20 @@ def _goals(found: Validation) -> list[str]:
     baseline = found.over_tables(best)
     compared = f"{percent(ours)} to {percent(baseline)}, tables weighing the same"
     memory_met = worst_memory is not None and worst_memory <= GOAL_MEMORY
+    low, inside = accuracy.memory_low(found.stored), found.within()
+    held, (least, most) = _pooled(inside), GOAL_COVERAGE
+    large = [rows for rows in inside.values() if len(rows) >= MANY_ROWS]
+    held_by = [mean(rows) or 0.0 for rows in large]
+    held_met = all(least <= share <= most for share in held_by)
+    slowest = max(found.errors[PLANNER].values())
     correlation_met = correlation is not None and correlation > GOAL_CORRELATION
     regret_met = regret is not None and regret < GOAL_REGRET
     return [
+        (
+            f"- Step time of tables that the constants have not seen: **{percent(ours)}** in the mean of"
+            f" tables, {percent(slowest)} in the one with the largest (goal: {GOAL_STEP:.0%};"
+            f" {met(ours <= GOAL_STEP)} and {met(slowest <= GOAL_STEP)})"
+        ),
         (
             f"- Step time of tables that the constants have not seen, relative to {best}:"
             f" **{ours / baseline:.2f}** ({compared}; goal: {GOAL_OF_BASELINE} at most;"
@@ -157,6 +183,16 @@ def _goals(found: Validation) -> list[str]:
             f" {met(fitting == 1)})"
         ),
         (
+            f"- Memory predicted more than {accuracy.LOW:.0%} low: **{percent(low)}** of rows (goal:"
+            f" {GOAL_LOW:.0%} at most; {met(low is not None and low <= GOAL_LOW)})"
+        ),
+        (
+            f"- Rows of tables left out within the range of a plan: **{percent(held)}**, and of tables of"
+            f" {MANY_ROWS} rows or more {percent(min(held_by, default=None))} to"
+            f" {percent(max(held_by, default=None))} (goal: {least:.0%} to {most:.0%};"
+            f" {met(held is not None and least <= held <= most)} and {met(held_met)})"
+        ),
+        (
             f"- Rank correlation of layouts, the table with the least: **{_number(correlation)}** "
             f"(goal: more than {GOAL_CORRELATION}; {met(correlation_met)})"
         ),
@@ -165,6 +201,27 @@ def _goals(found: Validation) -> list[str]:
             f" mean: **{percent(regret)}** (goal: less than {GOAL_REGRET:.0%}; {met(regret_met)})"
         ),
     ]
+
+
+def _pooled(rows: Mapping[str, Sequence[bool]]) -> float | None:
+    return mean(one for here in rows.values() for one in here)
+
+
+def _ranges(found: Validation) -> list[str]:
+    """How many rows the ranges hold that plans print, by table."""
+    inside = found.within()
+    lines = [[table, str(len(rows)), percent(mean(rows))] for table, rows in inside.items()]
+    pooled = percent(_pooled(inside))
+    over = percent(mean(mean(rows) or 0.0 for rows in inside.values()))
+    lines += [["**all rows**", "", f"**{pooled}**"], ["**mean of tables**", "", f"**{over}**"]]
+    text = f"Rows within the range of a plan, made to hold {SHARE:.0%}, from runs of the other tables alone:"
+    return [text, "", *markdown(["table", "rows", "within the range"], lines)]
+
+
+def _draw_ranges(found: Validation) -> None:
+    held = {share: found.within(share) for share in SHARES}
+    by_table = {table: [mean(held[share][table]) or 0.0 for share in SHARES] for table in held[SHARE]}
+    planner_calibration_plot.draw(SHARES, by_table, [_pooled(held[share]) or 0.0 for share in SHARES])
 
 
 def met(reached: bool) -> str:

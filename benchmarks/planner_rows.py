@@ -17,11 +17,21 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from benchmarks.planner_hardware import Refused, gpu_of, machine_of, number, precision_of, software_of, whole
+from benchmarks.planner_hardware import (
+    Refused,
+    framework_of,
+    gpu_of,
+    machine_of,
+    number,
+    precision_of,
+    software_of,
+    whole,
+)
 from orchestrator.config.load import conf_dir
 from orchestrator.config.schema import GpuConfig, ModelConfig, PlannerConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.stages import cuts
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.memory import memory_of
@@ -169,14 +179,14 @@ def layouts(row: Mapping[str, str], model: ModelConfig, precision: str) -> Itera
     if not gpus or not batch:
         return
     per_node = whole(row, "gpus_per_node", 8) or 8
-    sp, ep = whole(row, "cp", 1) or 1, whole(row, "ep", 1) or 1
+    cp, ep = whole(row, "cp", 1) or 1, whole(row, "ep", 1) or 1
     stages = _zero_stages(row)
     offload = (row.get("offload") or "").strip().lower() not in ("", "no", "none", "false")
     for tp, pp in itertools.product(
         _choices(row, "tp", (1, 2, 4, 8)), _choices(row, "pp", (1, 2, 4, 6, 8, 12, 16))
     ):
-        dp = gpus // (tp * pp * sp)
-        if dp * tp * pp * sp != gpus or dp < 1 or dp * sp % ep:
+        dp = gpus // (tp * pp * cp)
+        if dp * tp * pp * cp != gpus or dp < 1 or dp * cp % ep:
             continue
         for micro, vp, (full, selective), stage in itertools.product(
             _choices(row, "micro_batch", (1, 2, 4, 8)), _interleaving(row, model, pp), _recompute(row), stages
@@ -187,10 +197,10 @@ def layouts(row: Mapping[str, str], model: ModelConfig, precision: str) -> Itera
                 continue
             layout = Layout(
                 nodes=math.ceil(gpus / per_node), ranks_per_node=min(gpus, per_node), ranks=gpus, dp=dp,
-                tp=tp, pp=pp, sp=sp, ep=ep, zero_stage=stage, offload=offload, recompute=full,
+                tp=tp, pp=pp, sp=1, ep=ep, zero_stage=stage, offload=offload, recompute=full,
                 precision="bf16" if precision == "fp8" else precision, micro_batch=micro,
                 accumulation=max(1, math.ceil(batch / (micro * dp))), global_batch=batch, vp=vp,
-                selective=selective,
+                selective=selective, cp=cp, framework=framework_of(row),
             )  # fmt: skip
             yield layout, replace(Zero.of_layout(layout), overlap_comm=True)
 
@@ -217,10 +227,9 @@ def _interleaving(row: Mapping[str, str], model: ModelConfig, pp: int) -> tuple[
     if value is not None:
         return (value,)
     framework = (row.get("framework") or "").lower()
-    if pp == 1 or not ("core" in framework or "ptd" in framework):
+    if pp == 1 or "deepspeed" in framework:
         return (1,)
-    stage = model.layers // pp
-    return tuple(v for v in (1, 2, 3, 4, 6, 8, 12) if stage % v == 0 or v == 1)
+    return tuple(v for v in (1, 2, 3, 4, 6, 8, 12) if cuts(model.layers, pp, v, balanced_ends=True))
 
 
 def _recompute(row: Mapping[str, str]) -> tuple[tuple[bool, bool], ...]:

@@ -139,23 +139,31 @@ def options_table(group: str) -> list[str]:
 
 
 def keys_table(owner: Any, prefix: str) -> list[str]:
-    comments, said = comments_of(sys.modules.get(owner.__module__, schema)), split_docstring(owner)[1]
+    comments, said = _comments(owner), split_docstring(owner)[1]
     hints = typing.get_type_hints(owner)
     rows = []
     for field in dataclasses.fields(owner):
         if owner is schema.Config and is_section(hints[field.name]):
             continue
-        about = meaning(
-            field, hints[field.name], comments[owner.__name__, field.name], said.get(field.name, "")
-        )
+        names = (kind.__name__ for kind in owner.__mro__ if (kind.__name__, field.name) in comments)
+        comment = comments[next(names), field.name]
+        about = meaning(field, hints[field.name], comment, said.get(field.name, ""))
         rows.append([f"`{prefix}{field.name}`", type_name(hints[field.name]), default(field), about])
     return table(["key", "type", "default", "meaning"], rows)
+
+
+def _comments(owner: Any) -> dict[tuple[str, str], str]:
+    """Of a class and those that it has fields from, wherever they stand."""
+    found: dict[tuple[str, str], str] = {}
+    for kind in filter(dataclasses.is_dataclass, owner.__mro__):
+        found |= comments_of(sys.modules[kind.__module__])
+    return found
 
 
 def nested(owner: Any) -> list[Any]:
     """Dataclasses that are values in a section, in order."""
     kinds = [without_none(hint)[0] for hint in typing.get_type_hints(owner).values()]
-    inner = [typing.get_args(kind)[1] if typing.get_origin(kind) is dict else kind for kind in kinds]
+    inner = [typing.get_args(kind)[-1] if typing.get_origin(kind) in (dict, list) else kind for kind in kinds]
     return [kind for kind in inner if dataclasses.is_dataclass(kind)]
 
 

@@ -109,7 +109,8 @@ class PhaseEntered(Event):
 @dataclass(frozen=True)
 class EngineConfigured(Event):
     """With which values DeepSpeed trains in this attempt, as rank 0's engine says: a script may have brought
-    its own file. ``planned`` has the plan's value of each that differs."""
+    its own file. ``planned`` has the plan's value of each that differs, ``assumed`` the names of those among
+    them that nobody had asked for."""
 
     attempt: int
     global_batch: int
@@ -119,6 +120,7 @@ class EngineConfigured(Event):
     zero_stage: int
     world_size: int
     planned: dict[str, int | str] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

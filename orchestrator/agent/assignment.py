@@ -49,6 +49,7 @@ class Program:
     corpus: list[str]
     environment: dict[str, str]  # all that the plan sets, on top of the shell's and of the node's own
     deepspeed: dict[str, Any]
+    deepspeed_assumed: list[str]  # what of it nobody has asked for, as the plan names it
     kind: ProgramKind
     module: str | None
     preload: list[str]  # what it imports, for the zygote to import before it

@@ -92,6 +92,10 @@ class CheckpointFiles:
             return dict.fromkeys(names, "has no manifest")
         return store.verify(folder, found[0], names)
 
+    def torn_around(self, save_dir: str, tag: str, whole: bool) -> str | None:
+        """What is half written of all that a script has put around a checkpoint in a folder of its own."""
+        return script_saves.torn_around(Path(save_dir), tag, whole)
+
     def quarantine(self, save_dir: str, tag: str, reason: str) -> str:
         """Never load it again; where it lies from now on."""
         folder, main = Path(save_dir), Path(self.assignment.places.checkpoint_dir)

@@ -83,7 +83,7 @@ class Inquiry:
     def __init__(self, ranks: Mapping[int, AskableRank], now_s: float) -> None:
         self._pids = {rank: one.pid for rank, one in ranks.items()}
         # A rank that is starting has a place for answers before it hears the question: it is not waited for.
-        hears = [rank for rank, pid in self._pids.items() if _catches(pid)]
+        hears = [rank for rank, pid in self._pids.items() if catches(pid)]
         self._files = {
             rank: path for rank in hears if (path := stacks.answers_of(self._pids[rank])) is not None
         }
@@ -116,7 +116,7 @@ def ask_by_signal(pids: Iterable[int]) -> None:
     none."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            if _catches(pid):
+            if catches(pid):
                 os.kill(pid, stacks.SIGNAL)
 
 
@@ -285,7 +285,7 @@ def _awaits_handle(frame: Frame) -> bool:
     return frame.name == "wait" and "/deepspeed/runtime/" in frame.file
 
 
-def _catches(pid: int) -> bool:
+def catches(pid: int) -> bool:
     """Whether a process has a handler for the signal: one that is starting, or has become another program,
     has not."""
     try:

@@ -8,11 +8,19 @@ work as well. That may take a while where a node has thousands of connections, s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from orchestrator.agent.hang_stacks import Frame, Inquiry, StackVerdict, groups_of, main_thread, other_threads
+from orchestrator.agent.hang_stacks import (
+    Frame,
+    Inquiry,
+    StackVerdict,
+    catches,
+    groups_of,
+    main_thread,
+    other_threads,
+)
 from orchestrator.agent.messages import RankSeen
 from orchestrator.agent.stillness import Sample, Stillness
 from orchestrator.agent.vitals import Vitals, vitals
@@ -30,6 +38,8 @@ _CHILD = re.compile(r"/subprocess\.py$|/asyncio/subprocess\.py$")
 _WORKERS = re.compile(r"/multiprocessing/|/torch/utils/data/|/concurrent/futures/process\.py$")
 _CONNECTION = re.compile(r"/(socket|ssl)\.py$|/http/client\.py$|/urllib3/|/grpc/_channel\.py$|/paramiko/")
 _ACCEPTS = ("accept", "serve_forever")
+# What a thread is in that waits for whoever comes: servers, event loops.
+_LISTENS = re.compile(r"/(selectors|socketserver|socket|ssl)\.py$|/uvloop/|/grpc/_server\.py$")
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Measured:
     vitals: Vitals | None
     wait: Wait
     started: frozenset[Wait]
+    answers: bool = True  # it has a handler for the question where it is
 
 
 def measure(pids: Iterable[int], quiet_port: int | None) -> dict[int, Measured]:
@@ -50,7 +61,7 @@ def measure(pids: Iterable[int], quiet_port: int | None) -> dict[int, Measured]:
 
 def _measured(pid: int, counted: Vitals | None) -> Measured:
     started = counted.pids - {pid} if counted is not None else frozenset()
-    return Measured(counted, wait_of(pid), frozenset(map(wait_of, started)))
+    return Measured(counted, wait_of(pid), frozenset(map(wait_of, started)), catches(pid))
 
 
 class Looks:
@@ -65,14 +76,16 @@ class Looks:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="looks")
         self._still: dict[int, Stillness] = {}
         self._ranks: dict[int, RankProcess] = {}
+        self._leaving: frozenset[int] = frozenset()
         self._before: Future[Mapping[int, Measured]] | None = None
         self._inquiry: Inquiry | None = None
         self._texts: dict[int, str] = {}
         self._after: Future[Mapping[int, Measured]] | None = None
 
-    def begin(self, ranks: Mapping[int, RankProcess]) -> None:
-        """Look at these. One look at a time: what is under way is given up."""
-        self._ranks = dict(ranks)
+    def begin(self, ranks: Mapping[int, RankProcess], leaving: Collection[int] = ()) -> None:
+        """Look at these, of which those in ``leaving`` have said that their script has ended. One look at a
+        time: what is under way is given up."""
+        self._ranks, self._leaving = dict(ranks), frozenset(leaving)
         self._inquiry, self._after = None, None
         self._before = self._counters()
 
@@ -116,8 +129,10 @@ class Looks:
         pid, text = self._ranks[rank].pid, self._texts[rank]
         stack = main_thread(text)
         one = before[pid]
-        wait = refined(one.wait, stack, other_threads(text))
-        sample = Sample(now_s, tuple(stack), wait, one.vitals, after[pid].vitals)
+        others = other_threads(text)
+        wait = refined(one.wait, stack, others)
+        taken_apart = rank in self._leaving and not (stack or one.answers or after[pid].answers)
+        sample = Sample(now_s, tuple(stack), wait, one.vitals, after[pid].vitals, taken_apart)
         still = self._still.setdefault(rank, Stillness()).look(sample)
         endable = wait in _ENDABLE and one.started <= _OF_A_WORKER
         return RankSeen(
@@ -133,6 +148,7 @@ class Looks:
             entered=seen.entered,
             state=seen.state,
             groups=groups_of(text),
+            listens=any(thread and _LISTENS.search(thread[0].file) for thread in others),
         )
 
 

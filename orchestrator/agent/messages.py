@@ -203,7 +203,8 @@ class RanksOverdue:
 @dataclass(frozen=True)
 class RankSeen:
     """A rank was looked at. ``endable``: neither it nor a process that it has started waits for something
-    that may come from elsewhere, or works. Seconds as in :class:`~orchestrator.agent.stillness.Still`;
+    that may come from elsewhere, or works. ``listens``: a thread beside the main one waits for what others
+    may send it, as a server's does. Seconds as in :class:`~orchestrator.agent.stillness.Still`;
     ``entered`` and ``state`` as in :class:`~orchestrator.agent.hang_stacks.Seen`. The driver adds the name of
     the node."""
 
@@ -221,6 +222,7 @@ class RankSeen:
     groups: Mapping[str, GroupSeen] = field(default_factory=dict)
     stack: Sequence[str] = ()
     path: str = ""
+    listens: bool = False
 
     @property
     def waits_in(self) -> str:

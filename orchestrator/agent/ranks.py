@@ -38,7 +38,7 @@ from orchestrator.agent.messages import (
 from orchestrator.agent.rank_errors import fault_of, first_line, one_line
 from orchestrator.agent.script_parts import script_part
 from orchestrator.agent.snapshots import NodeSnapshots
-from orchestrator.agent.watchdog import Watchdog
+from orchestrator.agent.watchdog import EXIT, Watchdog
 from orchestrator.errors import NodeMismatch
 from orchestrator.events import Fault
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
@@ -194,7 +194,9 @@ class NodeRanks:
 
     def ask_stacks(self) -> None:
         """Have every rank write down where it is; a later poll has the answers."""
-        self._looks.begin({rank.process.spec.rank: rank.process for rank in self._alive()})
+        alive = {rank.process.spec.rank: rank for rank in self._alive()}
+        leaving = [number for number, rank in alive.items() if rank.phase == EXIT]
+        self._looks.begin({number: rank.process for number, rank in alive.items()}, leaving)
 
     def _bound_logs(self) -> list[Part]:
         """After they have been read, so that hardly ever is something left out that nobody has seen."""

@@ -16,13 +16,15 @@ _IDLE_S = 0.05
 
 @dataclass(frozen=True)
 class Sample:
-    """A rank at one moment. ``before`` and ``after`` it was asked for its stack, which is work as well."""
+    """A rank at one moment. ``before`` and ``after`` it was asked for its stack, which is work as well.
+    ``taken_apart``: its interpreter has ended all threads and run its exit handlers, so it has no stack."""
 
     at_s: float
     stack: tuple[Frame, ...]
     wait: Wait
     before: Vitals | None
     after: Vitals | None
+    taken_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Stillness:
 def moved(first: Sample, last: Sample, now: Sample) -> bool:
     """Whether anything has changed between two looks, or more time of a processor was used since the first of
     them than a process needs to do nothing. What cannot be seen counts as changed."""
-    if now.stack != last.stack or (not now.stack and now.wait not in (Wait.STOPPED, Wait.DISK)):
+    needs_stack = not now.taken_apart and now.wait not in (Wait.STOPPED, Wait.DISK)
+    if now.stack != last.stack or (needs_stack and not now.stack):
         return True
     if now.wait is not last.wait or now.before is None or last.after is None or first.after is None:
         return True

@@ -13,7 +13,8 @@ from orchestrator.checkpoint.script_saves import ScriptSave, step_of
 from orchestrator.files import atomic_write
 
 # DeepSpeed's and others'; Megatron's, which has the step alone.
-_NAMES = ("latest", "latest_checkpoint", "latest_checkpointed_iteration.txt")
+_STEP_ALONE = "latest_checkpointed_iteration.txt"
+_NAMES = ("latest", "latest_checkpoint", _STEP_ALONE)
 _MOST_BYTES = 4096
 
 
@@ -48,5 +49,8 @@ def _now(marker: Path, newest: ScriptSave) -> str | None:
     if said.isdigit():
         there = int(said) in (step_of(entry.name) for entry in marker.parent.iterdir())
         return str(newest.step) if not there and newest.step is not None else None
-    plain = said and said not in (".", "..") and "/" not in said
+    if not said:  # it was being written when its rank died
+        of_steps = marker.name == _STEP_ALONE and newest.step is not None
+        return str(newest.step) if of_steps else newest.name
+    plain = said not in (".", "..") and "/" not in said
     return newest.name if plain and not (marker.parent / said).exists() else None

@@ -14,6 +14,7 @@ Deciding is pure (:func:`choose`, :func:`as_sets`); :func:`look` reads a folder.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -37,8 +38,10 @@ _OF_A_MODEL = re.compile(r"optim|sched|scaler|rng|random", re.IGNORECASE)
 _TRAINER_LAST, _TRAINERS = "trainer_state.json", ("training_args.bin", "rng_state", "scheduler.pt")
 # What torch.distributed.checkpoint writes last, and how its parts are called.
 _DCP_LAST, _DCP_PART = ".metadata", ".distcp"
+# What DeepSpeed finds its newest by, and how a rank's part of it is called.
+_LATEST, _OF_DEEPSPEED, _MOST_MARKER_BYTES = "latest", "*/*_states.pt", 4096
 _ZIP, _HEADER = b"PK", struct.Struct("<Q")
-_MOST_FILES, _MOST_HEADER_BYTES = 10_000, 100 << 20
+_MOST_FILES, _MOST_HEADER_BYTES, _MOST_JSON_BYTES = 10_000, 100 << 20, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,20 @@ def look_at(entry: Path, anything: bool = False) -> ScriptSave | None:
     )
 
 
+def torn_around(folder: Path, tag: str, whole: bool) -> str | None:
+    """What is half written of all that a script has put around the checkpoint ``tag`` of DeepSpeed's, in a
+    folder that it has for that one; None where nothing is. ``whole``: all ranks write into this folder, so
+    what is written last has to be in it."""
+    files = [file for file in _files(folder) if not _is_hidden(file.relative_to(folder), tag)]
+    torn = next((why for file in files if (why := _torn(file)) is not None), None)
+    return torn or (_lacks(folder, files) if whole else None)
+
+
+def _is_hidden(path: Path, tag: str) -> bool:
+    """DeepSpeed's own files, for which their manifest speaks, and what is on its way to them."""
+    return path.parts[0] == tag or path.parts[0].startswith(".")
+
+
 def step_of(name: str) -> int | None:
     """The step in the name of a file or folder; None where it does not say one."""
     found = _STEP.search(name)
@@ -162,7 +179,24 @@ def _lacks(entry: Path, files: Sequence[Path]) -> str | None:
         for shard in _shards(index):
             if not (index.parent / shard).is_file():
                 return f"{index.name} names {papers.short(shard)}, which is not there"
+    marker = next((file for file in files if file.name == _LATEST), None)
+    if marker is not None and (why := _leads_nowhere(marker)) is not None:
+        return why
     return next((why for file in files if file.name == _DCP_LAST and (why := lacking(file))), None)
+
+
+def _leads_nowhere(marker: Path) -> str | None:
+    """Why DeepSpeed's `latest` cannot be followed, where parts of its checkpoints lie beside it."""
+    if not any(marker.parent.glob(_OF_DEEPSPEED)):
+        return None
+    try:
+        tag = papers.read_text(marker, _MOST_MARKER_BYTES).strip()
+    except (OSError, ValueError) as error:
+        return f"{marker.name} cannot be read: {getattr(error, 'strerror', None) or error}"
+    if not tag:
+        return f"{marker.name} is empty"
+    there = (marker.parent / tag).exists()
+    return None if there else f"{marker.name} names {papers.short(tag)}, which is not there"
 
 
 def _shards(index: Path) -> list[str]:
@@ -182,9 +216,19 @@ def _torn(path: Path) -> str | None:
         if path.suffix in (".pt", ".pth", ".ckpt", ".bin"):
             return _torn_zip(path)
         if path.name == _TRAINER_LAST or path.name.endswith(".index.json"):
-            papers.read_object(path)
+            return _torn_json(path)
     except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         return f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}"
+    return None
+
+
+def _torn_json(path: Path) -> str | None:
+    """Any value of JSON is whole, however it is nested; what is too long to be read is not judged."""
+    with papers.open_plain(path) as file:
+        text = file.read(_MOST_JSON_BYTES + 1)
+    if len(text) <= _MOST_JSON_BYTES:
+        with contextlib.suppress(RecursionError):
+            json.loads(text)
     return None
 
 

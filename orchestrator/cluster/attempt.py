@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.agent.gather import MOST_WAITING, Gather, mean_loss, shortened, slowest_phase
@@ -92,12 +92,14 @@ class Attempt:
         gpu_name: Callable[[int], str] = "GPU {}".format,
         stragglers: StragglerWatch | None = None,
         planned: Mapping[str, Value] | None = None,
+        assumed: Collection[str] = (),
     ) -> None:
         self.number = number
         self.nodes = list(nodes)
         self.ranks_per_node = ranks_per_node
         self._gpu_name = gpu_name
         self._planned = planned or {}  # of what DeepSpeed's engine runs with
+        self._assumed = assumed  # names of those that nobody asked for
         self._stragglers = stragglers or StragglerWatch(factor=1.5, steps=20)
         self.stopping = False
         self.failing = False
@@ -126,7 +128,7 @@ class Attempt:
                 whole = self._gather.add(part)
                 return [] if whole is None else self._whole(whole)
             case EngineTold(engine):
-                return [configured(self.number, engine, self._planned)]
+                return [configured(self.number, engine, self._planned, self._assumed)]
             case RankPhases(phases):
                 return self._phase(node_index, phases)
             case FiguresPrinted(step, metrics):
@@ -192,6 +194,11 @@ class Attempt:
     def fail(self) -> None:
         """The attempt is to end for a reason that is none of its ranks' and has been told already."""
         self.failing = self._named = True
+
+    @property
+    def left(self) -> int:
+        """How many ranks have ended by themselves as they should."""
+        return sum(part.status == 0 for part in self._exits.values())
 
     def must_stop(self, now_s: float) -> bool:
         """Whether what is left of the attempt is to be stopped now: at once after a killed rank."""

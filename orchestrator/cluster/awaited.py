@@ -44,6 +44,16 @@ def awaited(seen: Sequence[RankSeen]) -> Awaited | None:
     return Awaited(sorted(reasons), first, reasons[first[0]])
 
 
+def left_behind(seen: Sequence[RankSeen], left: int) -> Awaited | None:
+    """The ranks that are there still while ``left`` others have ended with status 0: nobody of the run brings
+    them back. None where nobody has ended, or where one of them may be reached from outside."""
+    if not left or any(one.listens for one in seen):
+        return None
+    others = "the other rank, which has" if left == 1 else f"the {left} other ranks, which have"
+    ranks = [one.rank for one in seen]
+    return Awaited(ranks, ranks, f"is left behind by {others} ended with status 0")
+
+
 def _by_groups(seen: Sequence[RankSeen]) -> dict[int, str]:
     reasons: dict[int, str] = {}
     for name in sorted({name for one in seen for name in one.groups}):

@@ -165,11 +165,11 @@ class Checkpoints:
         is called meanwhile, to hear the nodes.
         """
         if before is not None:
-            self._pending += self._reject(before)
+            self._pending += self._reject(before, f"the run has gone back before step {before}")
         self._pending += self._disk.doubted()
         self._disk.find_places()
-        holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
         while True:
+            holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
             committed = self._disk.committed()
             self._pending += self._disk.passed_over() + self._disk.misfits(committed)
             held_there, committed = self._in_main_folder(holdings, committed)
@@ -181,16 +181,18 @@ class Checkpoints:
                     self._wait_for_a_name(wait_s, listen)
                 elif memory.save_dir != self.snapshots.save_dirs[0]:  # the script looks for its files there
                     self._wait_for_a_name(wait_s, listen, memory.tag)
-                return memory
+                if (torn := self._torn_around(memory)) is None:
+                    return memory
+                self._pending += self._reject(memory.step, torn)
+                continue
             if disk is None:
                 self._disk.refuse_misfits(committed, before)
                 return None
-            wrong = self._verify(disk)
-            if not wrong:
+            files = "; ".join(f"{name} {what}" for name, what in self._verify(disk).items())
+            wrong = files or self._torn_around(disk)
+            if wrong is None:
                 return replace(disk, unvouched=self._disk.why_not_vouched(disk))
-            self._pending.append(
-                self._disk.quarantine(disk, "; ".join(f"{name} {what}" for name, what in wrong.items()))
-            )
+            self._pending.append(self._disk.quarantine(disk, wrong))
 
     def _in_main_folder(
         self, holdings: list[dict[str, Any]], committed: list[tuple[str, Manifest]]
@@ -270,8 +272,17 @@ class Checkpoints:
             wrong |= self._ask(node, answer)
         return wrong
 
-    def _reject(self, before: int) -> list[Event]:
-        """Take what followed a rejected step out of memory and off the list."""
+    def _torn_around(self, restore: Restore) -> str | None:
+        """What the script was writing around a checkpoint of this run when a rank died, where that has a
+        folder of its own: no attempt could begin from it."""
+        if not self.is_alone(restore) or not self._disk.is_of_this_run(restore):
+            return None
+        owners, shared = self._disk.owners(), self._held.shared_checkpoints
+        asked = (self._ask(node, "torn_around", restore.save_dir, restore.tag, shared) for node in owners)
+        return next((why for why in asked if why is not None), None)
+
+    def _reject(self, before: int, why: str) -> list[Event]:
+        """Take a step and what followed it out of memory and off the list."""
         self.snapshots.rejected(before)
         self._publishing = [one for one in self._publishing if one.commit.manifest.step < before]
         for node in self._nodes:
@@ -281,7 +292,6 @@ class Checkpoints:
             for folder, one in self._disk.committed()
             if one.step >= before
         ]
-        why = f"the run has gone back before step {before}"
         return [self._disk.quarantine(one, why) for one in poisoned]
 
     def clear_way(self, restore: Restore | None) -> None:

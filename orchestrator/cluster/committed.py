@@ -62,6 +62,11 @@ class Committed:
                     whole.append((folder, Manifest.joined(parts)))
         return whole
 
+    def is_of_this_run(self, restore: Restore) -> bool:
+        """What another run has committed is not looked through; what is in memory is this one's."""
+        runs = {(folder, one.tag): one.run for folder, one in self.committed()}
+        return runs.get((restore.save_dir, restore.tag), self._snapshots.run) == self._snapshots.run
+
     def doubted(self) -> list[Event]:
         """Whether others could change what is committed: at the first fault it would be too late to allow a
         type."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from orchestrator.events import EngineConfigured
@@ -26,8 +26,11 @@ def planned_values(deepspeed: Mapping[str, Any], world_size: int) -> dict[str, V
     return {name: value for name, value in values.items() if isinstance(value, int | str)}
 
 
-def configured(attempt: int, engine: EngineMade, planned: Mapping[str, Value]) -> EngineConfigured:
-    """The event, with the planned value of each that differs."""
+def configured(
+    attempt: int, engine: EngineMade, planned: Mapping[str, Value], assumed: Collection[str] = ()
+) -> EngineConfigured:
+    """The event, with the planned value of each that differs; of these, ``assumed`` were asked for by
+    nobody."""
     differing = {name: value for name, value in planned.items() if getattr(engine, name) != value}
     return EngineConfigured(
         attempt=attempt,
@@ -38,4 +41,5 @@ def configured(attempt: int, engine: EngineMade, planned: Mapping[str, Value]) -
         zero_stage=engine.zero_stage,
         world_size=engine.world_size,
         planned=differing,
+        assumed=[name for name in differing if name in assumed],
     )

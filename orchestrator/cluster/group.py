@@ -138,9 +138,12 @@ class RayWorkerGroup:
         if put_aside:
             self._events += self._script_saves.put_aside(put_aside)
         origin, has_earlier = self._origin(attempt, restore, restore_before)
-        planned = planned_values(self.assignment.program.deepspeed, ranks.world_size)
+        program = self.assignment.program
+        planned = planned_values(program.deepspeed, ranks.world_size)
         self._now = UnderWay(
-            Attempt(attempt, names, ranks.per_node, ranks.gpu_name, stragglers, planned),
+            Attempt(
+                attempt, names, ranks.per_node, ranks.gpu_name, stragglers, planned, program.deepspeed_assumed
+            ),
             HangWatch(
                 attempt,
                 names,
@@ -285,7 +288,7 @@ class RayWorkerGroup:
         attempt = now.attempt
         if attempt.failing or attempt.stopping:
             return []
-        events = now.hangs.poll(now.overdue, attempt.step, now_s)
+        events = now.hangs.poll(now.overdue, attempt.step, now_s, attempt.left)
         for cause in events:
             if isinstance(cause, RankLost):
                 attempt.blame(cause, now_s)

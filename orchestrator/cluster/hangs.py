@@ -5,8 +5,9 @@ through a port.
 Naming and ending are two things. A false alarm that ends a healthy run costs more than a late one, so an
 attempt is ended when some ranks wait for others (:mod:`~orchestrator.cluster.awaited`), and nothing has
 changed about any of those for `recovery.hang_evidence_s`, and none of them waits for something that may come
-from elsewhere: a child, a timer, a terminal, a connection, a lock on a file. All else is named and left,
-until `recovery.hang_after_s` if that is set.
+from elsewhere: a child, a timer, a terminal, a connection, a lock on a file. The same holds of ranks that
+are left when all others of the attempt have ended well, and that nobody outside can reach: whom they could
+wait for is gone. All else is named and left, until `recovery.hang_after_s` if that is set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.agent.hang_stacks import ANSWER_S
 from orchestrator.agent.messages import RankSeen, RanksOverdue, RanksSeen
 from orchestrator.agent.waits import Wait
-from orchestrator.cluster.awaited import Awaited, awaited
+from orchestrator.cluster.awaited import Awaited, awaited, left_behind
 from orchestrator.events import Event, Fault, RankLost, StallNamed
 
 # Nodes answer within seconds; a look that one does not take part in proves nothing.
@@ -73,8 +74,11 @@ class HangWatch:
         """A node says where its ranks are."""
         self._answers[node_index] = part
 
-    def poll(self, overdue: Mapping[int, RanksOverdue], step: int, now_s: float) -> list[Event]:
-        """What follows now: a rank is named, or the attempt is to end because of it (:class:`RankLost`)."""
+    def poll(
+        self, overdue: Mapping[int, RanksOverdue], step: int, now_s: float, left: int = 0
+    ) -> list[Event]:
+        """What follows now: a rank is named, or the attempt is to end because of it (:class:`RankLost`).
+        ``left``: so many of its ranks have ended by themselves with status 0."""
         if not all_overdue(overdue, len(self.nodes)):
             self._moves_on()
             return []
@@ -93,7 +97,7 @@ class HangWatch:
                 self._asked_s = None
             return []
         self._asked_s, self._next_s = None, now_s + self._between_s
-        return self._judge(self._stall, ranks_seen(self.nodes, self._answers), step, now_s)
+        return self._judge(self._stall, ranks_seen(self.nodes, self._answers), step, now_s, left)
 
     @property
     def _between_s(self) -> float:
@@ -104,11 +108,11 @@ class HangWatch:
             self._went_on.update(self._named_at)
             self._stall, self._named_at, self._asked_s, self._next_s = None, [], None, 0.0
 
-    def _judge(self, stall: _Stall, seen: list[RankSeen], step: int, now_s: float) -> list[Event]:
+    def _judge(self, stall: _Stall, seen: list[RankSeen], step: int, now_s: float, left: int) -> list[Event]:
         if not seen or any(one.wait is Wait.GONE for one in seen):
             return []  # that is told by itself
         silent_s = now_s - stall.since_s
-        cause = awaited(seen)
+        cause = awaited(seen) or left_behind(seen, left)
         by_rank = {one.rank: one for one in seen}
         to_blame = [by_rank[rank] for rank in (cause.first if cause else by_rank)]
         if self._must_end(cause, by_rank, to_blame, silent_s):
@@ -223,6 +227,6 @@ def _why(cause: Awaited | None, to_blame: list[RankSeen], ranks: int) -> str:
         return ""
     named = ", ".join(str(one.rank) for one in to_blame[:_MOST_NAMED])
     more = f" and {len(to_blame) - _MOST_NAMED} more" if len(to_blame) > _MOST_NAMED else ""
-    if len(to_blame) == ranks:
+    if len(to_blame) == ranks > 1:
         return f"each rank {cause.why}"
     return f"rank {named} {cause.why}" if len(to_blame) == 1 else f"ranks {named}{more}: each {cause.why}"

@@ -72,3 +72,12 @@ class Transport(Enum):
     gib = "gib"
     tcpx = "tcpx"
     tcpxo = "tcpxo"
+
+
+class Framework(Enum):
+    """What divides a model and its training among ranks, by which the planner knows what it can do and what
+    it costs."""
+
+    deepspeed = "deepspeed"
+    megatron = "megatron"
+    fsdp = "fsdp"

@@ -35,6 +35,17 @@ def argv_of(job: JobConfig) -> list[str]:
     return [] if job.command else [str(word) for word in job.argv]
 
 
+def given_to(job: JobConfig) -> dict[str, Any]:
+    """The arguments of a script by name, those of ``job.args`` and those among its words; an option that no
+    value follows is True. What is in both has the value of ``job.args``."""
+    words = {
+        name.lstrip("-").replace("-", "_"): True if value == "" or value.startswith("--") else value
+        for name, value in _pairs(argv_of(job))
+        if name.startswith("--")
+    }
+    return {**words, **job.args}
+
+
 def as_typed(name: str) -> str:
     """What a user has typed for an argument that :func:`named_by` has named."""
     return name if name.startswith("-") else f"job.args.{name}"

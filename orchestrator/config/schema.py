@@ -18,8 +18,10 @@ from orchestrator.config.choices import PriceKind as PriceKind
 from orchestrator.config.choices import PriceQuality as PriceQuality
 from orchestrator.config.choices import Resume as Resume
 from orchestrator.config.choices import TrackedRanks as TrackedRanks
+from orchestrator.config.evidence import PlannerEvidence
 from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
 from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
+from orchestrator.config.model_keys import JobVariants, LayoutVariants, ModelVariants
 from orchestrator.config.price_schema import PriceConfig as PriceConfig
 from orchestrator.config.ranges import (
     Bytes,
@@ -109,7 +111,7 @@ class ClusterConfig:
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(ModelVariants):
     """A decoder-only transformer's shape. ``gated_mlp``: SwiGLU (three matrices) or GELU (two). With
     ``experts`` above 1 every layer has that many MLPs, of which a router gives each token
     ``experts_per_token``; ``ffn`` is then the inner width of one expert."""
@@ -138,7 +140,7 @@ class ModelConfig:
 
 
 @dataclass
-class LayoutConfig:
+class LayoutConfig(LayoutVariants):
     """Degrees of parallelism; data parallel follows from the ranks. With ``auto`` the planner chooses them,
     the micro-batch, recomputation and DeepSpeed's ``zero_optimization``: the cheapest that fits."""
 
@@ -152,7 +154,7 @@ class LayoutConfig:
 
 
 @dataclass
-class JobConfig:
+class JobConfig(JobVariants):
     """What to train: ``script``, ``module`` or ``command``, one of them. It gets ``argv`` and then ``args``,
     which become ``--name=value`` or what ``flag_style`` says; ``{run_dir}``, ``{deepspeed_config}``,
     ``{checkpoint_dir}``, ``{skip_batches}``, ``{mtbf_s}`` and ``{local_rank}`` in both are filled in on the
@@ -181,7 +183,7 @@ class JobConfig:
     gradient_accumulation: Count | None = None  # micro-batches a step; null follows from global_batch
     # of the global batch, for tokens/s and the price of a million; null follows from the model, if any
     tokens_per_step: Count | None = None
-    precision: str = "auto"  # bf16, fp16, fp32, or auto: bf16 where the accelerator has it
+    precision: str = "auto"  # bf16, fp16, fp32, fp8, or auto: bf16 where the accelerator has it
     seed: Seed = 0  # for the script's arguments
     # files, directories, globs or stdlib; checked to be the same on every node
     corpus: list[str] = field(default_factory=list)
@@ -215,7 +217,8 @@ class RecoveryConfig:
     hang_floor_s: SecondsAbove0 = 60.0  # but never earlier than this
     # the same for a phase without history: import, initialize, first step, load
     hang_timeout_cold_s: SecondsAbove0 = 90.0
-    # an attempt is ended when ranks wait for others, and these have done nothing at all for so long
+    # an attempt is ended when the ranks that others wait for, or that are left when all others have ended
+    # well, have done nothing at all for so long
     hang_evidence_s: SecondsAbove0 = 120.0
     # no progress for so long ends it too, whatever an idle rank waits for (a timer, a child, a connection);
     # null: never
@@ -253,7 +256,7 @@ class SnapshotConfig:
 
 
 @dataclass
-class PlannerConfig:
+class PlannerConfig(PlannerEvidence):
     """Constants of the step-time and memory model, each with a meaning, fitted to published training runs by
     ``benchmarks/planner_fit.py``. See ``docs/planner_model.md``."""
 

@@ -57,6 +57,7 @@ def assignment_of(
             corpus=list(plan.corpus),
             environment={key: setting.value for key, setting in plan.environment.items()},
             deepspeed=dict(plan.deepspeed),
+            deepspeed_assumed=list(plan.assumed),
             kind=plan.program,
             module=plan.module,
             preload=script_preload(config, plan) if config.launch.zygote else [],

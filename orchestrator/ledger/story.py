@@ -148,7 +148,7 @@ class Story:
                 ]
             case EngineConfigured(planned=planned):
                 said, self._other_values = self._other_values, planned
-                return [Line(Kind.WARNING, _other_engine(event))] if planned and planned != said else []
+                return _other_engine(event) if planned != said else []
             case SnapshotCommitted():
                 return _note(self._checkpoints.committed(event, record.elapsed_s))
             case CheckpointSaved():
@@ -327,16 +327,28 @@ _ENGINE = {
 }
 
 
-def _other_engine(event: EngineConfigured) -> str:
-    values = (
-        f"{_ENGINE.get(name, name)} {clean(str(getattr(event, name, '?')))} instead of {clean(str(planned))}"
+def _other_engine(event: EngineConfigured) -> list[Line]:
+    """What somebody asked for and did not get is a warning; what was the script's to choose is told."""
+    runs = {
+        name: f"{_ENGINE.get(name, name)} {clean(str(getattr(event, name, '?')))}" for name in event.planned
+    }
+    asked = [
+        f"{runs[name]} instead of {clean(str(planned))}"
         for name, planned in event.planned.items()
-    )
-    return (
-        f"DeepSpeed runs with other values than were planned: {', '.join(values)}. What the plan predicts"
-        " does not hold for them; hand {deepspeed_config} to the script, or set in job and deepspeed what it"
-        " sets"
-    )
+        if name not in event.assumed
+    ]
+    chosen = [words for name, words in runs.items() if name in event.assumed]
+    lines = [Line(Kind.NOTE, f"the script has chosen for DeepSpeed: {', '.join(chosen)}")] if chosen else []
+    if asked:
+        lines.append(
+            Line(
+                Kind.WARNING,
+                f"DeepSpeed runs with other values than were planned: {', '.join(asked)}. What the plan"
+                " predicts does not hold for them; hand {deepspeed_config} to the script, or set in job and"
+                " deepspeed what it sets",
+            )
+        )
+    return lines
 
 
 def _stall(event: StallNamed) -> str:

@@ -24,7 +24,7 @@ from orchestrator.plan.forecast.prediction import (
     route_between_nodes,
 )
 from orchestrator.plan.forecast.price import Price, no_price, price_usd_per_gpu_hour
-from orchestrator.plan.layout.deepspeed_auto import left_to_script
+from orchestrator.plan.layout.deepspeed_auto import assumed, left_to_script
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Calibration, Group
@@ -107,6 +107,9 @@ class Plan:
     deepspeed_argument: str | None = None
     # keys of ``deepspeed`` that are "auto" still, for transformers or accelerate to fill in
     deepspeed_auto: tuple[str, ...] = ()
+    # of the layout's batch and precision, what is the script's own because neither the job nor the DeepSpeed
+    # file states it: the layout has a default in its place
+    assumed: tuple[str, ...] = ()
     # who makes the ranks share their states: `deepspeed`, `ddp`, `fsdp` or `unknown`, as the script's source
     # says; of `ddp` the layout's ZeRO stage is 0, of `fsdp` 3
     states: StateSharing = StateSharing.DEEPSPEED
@@ -118,6 +121,8 @@ class Plan:
     storage_limit_bytes_per_s: float | None = None
     # what is possible and hardly what anybody wants, and what had to be assumed; one line each
     remarks: tuple[str, ...] = ()
+    # mean error of predicted memory on published runs, as a fraction; null where runs of the cluster say more
+    memory_error: float | None = None
 
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
@@ -237,12 +242,14 @@ def make_plan(
         deepspeed_file=config.deepspeed_file,
         deepspeed_argument=_own_argument(config),
         deepspeed_auto=left_to_script(config.deepspeed),
+        assumed=assumed(config),
         states=shared.how,
         states_by=shared.by,
         deepspeed_in_source=in_source,
         corpus_tokens=corpus_tokens,
         storage_limit_bytes_per_s=config.cluster.storage_bytes_per_s,
         remarks=tuple(remarks_of(config, prediction, corpus_tokens)),
+        memory_error=None if calibration else config.planner.memory_error or None,
     )
 
 
@@ -281,7 +288,7 @@ def resolved_deepspeed(config: Config, layout: Layout) -> dict[str, Any]:
     body["train_micro_batch_size_per_gpu"] = layout.micro_batch
     body["gradient_accumulation_steps"] = layout.accumulation
     section = body.get(layout.precision) or {}
-    if layout.precision != "fp32" and section.get("enabled") != AUTO:
+    if layout.precision in ("bf16", "fp16") and section.get("enabled") != AUTO:
         body[layout.precision] = {**section, "enabled": True}
     return body
 

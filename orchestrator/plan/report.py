@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.config.choices import Framework
 from orchestrator.config.deepspeed_argument import as_typed
 from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.forecast.prediction import Cost
+from orchestrator.plan.layout.framework_rules import sharding_in_words
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
 from orchestrator.text import (
     bytes_in_words,
@@ -27,8 +29,11 @@ from orchestrator.text import (
 from orchestrator.vocabulary import StateSharing
 
 if TYPE_CHECKING:
+    from orchestrator.plan.layout.layout import Layout
     from orchestrator.plan.plan import Plan
 
+# Above it, what the memory model may be off is more than what is left.
+TIGHT_SHARE = 0.92
 _UNKNOWN = "not predicted"
 _PAID = {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
 _NAMES = {
@@ -47,6 +52,7 @@ _NAMES = {
     "bubble_s": "pipeline bubble",
     "data_s": "data",
     "framework": "buffers, context",
+    "transient": "backward pass of a layer",
 }
 
 
@@ -134,23 +140,16 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     yield "cluster", f"{nodes}, fabric {plan.fabric}"
     if plan.network is not None and (not brief or plan.network.why):
         yield "network", plan.network.in_words(layout.ranks_per_node, unit)
-    recompute = ", recompute" if layout.recompute else ""
-    how = f"{layout.degrees}, {_states(plan)}, {layout.precision}{recompute}"
+    precision = f"{layout.precision}{' assumed' if 'precision' in plan.assumed else ''}"
+    how = f"{layout.degrees}, {_states(plan)}, {precision}{_again(layout)}"
     yield "layout", f"{plural(layout.ranks, 'rank')}: {how}"
-    factors = (
-        f"{layout.micro_batch} micro-batch",
-        f"{layout.accumulation} accumulation",
-        f"{layout.dp} data parallel",
-    )
-    per_step = plan.prediction.tokens_per_step
-    tokens = f" ({per_step:,} tokens)" if per_step else ""
-    whole = plural(layout.global_batch, "sequence")
-    yield "batch", f"{whole} a step = {' × '.join(factors)}{tokens}"
+    yield "batch", _batch(plan)
+    by_deepspeed = layout.framework == Framework.deepspeed.value
     if plan.deepspeed_in_source:
         yield "deepspeed", "as the script's source hands it to deepspeed.initialize"
     elif plan.states in (StateSharing.DDP, StateSharing.FSDP):
         yield "deepspeed", "not used by the script, as its source says: batch and precision are its own"
-    elif not plan.hands_deepspeed and plan.deepspeed_argument is None:
+    elif by_deepspeed and not plan.hands_deepspeed and plan.deepspeed_argument is None:
         yield (
             "deepspeed",
             "no argument has {deepspeed_config}: batch, precision and ZeRO are the script's own; what it"
@@ -161,6 +160,11 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         parts = f": {_memory_parts(plan)}" if brief else ""
         used, there = bytes_in_words(plan.memory.total_bytes), bytes_in_words(plan.gpu_memory_bytes)
         yield "memory", f"{used} of {there} per {unit} ({share:.0%}) predicted{parts}"
+        if share > TIGHT_SHARE and plan.memory_error is not None:
+            yield (
+                "",
+                f"tight: published runs were {plan.memory_error:.0%} off in the mean; measure a step first",
+            )
     if plan.deepspeed_file is not None:
         argument = plan.deepspeed_argument
         by_itself = f", which the script reads by itself ({as_typed(argument)})" if argument else ""
@@ -171,9 +175,29 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         yield "deepspeed", f"{key} is an old name, which DeepSpeed takes for now; write {name} instead"
 
 
+def _batch(plan: Plan) -> str:
+    """Sequences of a step, where somebody has said how many."""
+    layout, per_step = plan.layout, plan.prediction.tokens_per_step
+    factors = (
+        f"{layout.micro_batch} micro-batch",
+        f"{layout.accumulation} accumulation",
+        f"{layout.dp} data parallel",
+    )
+    whole = plural(layout.global_batch, "sequence")
+    tokens = f" ({per_step:,} tokens)" if per_step else ""
+    if "micro_batch" not in plan.assumed:
+        return f"{whole} a step = {' × '.join(factors)}{tokens}"
+    said = (
+        'the script\'s own: it is "auto" in the DeepSpeed file, and neither an argument'
+        " per_device_train_batch_size nor job.micro_batch says it; what it runs with is told when DeepSpeed"
+        " has made its engine"
+    )
+    return f"{said}; predicted with {whole} a step{tokens}" if per_step or plan.memory else said
+
+
 def _states(plan: Plan) -> str:
     """How weights, gradients and optimizer states are shared."""
-    zero = f"ZeRO-{plan.layout.zero_stage}" + (" with offload" if plan.layout.offload else "")
+    shards = sharding_in_words(plan.layout) + (" with offload" if plan.layout.offload else "")
     match plan.states:
         case StateSharing.DDP:
             return f"every rank holds all states ({plan.states_by})"
@@ -181,8 +205,12 @@ def _states(plan: Plan) -> str:
             return f"states shared by FSDP ({plan.states_by})"
         case StateSharing.UNKNOWN:
             why = f"its source has {plan.states_by}" if plan.states_by else "its source does not say"
-            return f"{zero} assumed ({why})"
-    return zero
+            return f"{shards} assumed ({why})"
+    return shards
+
+
+def _again(layout: Layout) -> str:
+    return ", recompute" if layout.recompute else ", selective recompute" if layout.selective else ""
 
 
 def _memory_parts(plan: Plan) -> str:
@@ -234,11 +262,19 @@ def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         speed += f", {predicted.tokens_per_s_per_gpu:,.0f} per {unit}"
         speed += f"; MFU {predicted.mfu:.1%}, HFU {predicted.hfu:.1%}"
     yield "speed", speed
+    if predicted.best_published_mfu is not None:
+        best = f"{predicted.best_published_mfu:.0%}"
+        yield (
+            "",
+            f"that MFU is above the best published of such a {unit} in this precision, {best}: expect less",
+        )
+    if predicted.step_time_low_s is not None and predicted.step_time_high_s is not None:
+        low, high = predicted.step_time_low_s, predicted.step_time_high_s
+        spread = f"{seconds_in_words(low)} to {seconds_in_words(high)} a step"
+        yield "range", f"{spread}, {predicted.likeness}" if predicted.likeness else spread
     yield "bound by", str(predicted.bound_by)
     yield from _forecast_rows(plan, brief)
     basis = predicted.basis
-    if predicted.step_time_error is not None:
-        basis += f"; {predicted.step_time_error:.0%} mean error on published runs left out"
     yield "basis", basis
     yield from _remarks(plan)
 

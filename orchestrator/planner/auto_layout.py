@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import load
+from orchestrator.config.choices import Framework
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.origin import from_composed
@@ -29,16 +30,20 @@ from orchestrator.plan.layout.deepspeed_rules import (
     sequence_degrees,
     tensor_degrees,
 )
+from orchestrator.plan.layout.framework_rules import LEAST_STAGE
 from orchestrator.plan.layout.layout import Layout, check_values, derive_layout, precision_of
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.baseline import group_of
 from orchestrator.plan.perf.machine import Machine, unrecorded
-from orchestrator.plan.search.search import Search, search
+from orchestrator.plan.search.divided import INTERLEAVED, context_degrees, search_with_hint
+from orchestrator.plan.search.search import Search
 from orchestrator.plan.search.space import Sharding, Space, Subject
 from orchestrator.plan.sections import count_of
 from orchestrator.planner.calibration_file import calibrations_of
 
 _DEGREES = ("tp", "pp", "sp", "ep")
+_MORE_DEGREES = ("cp", "vp")  # of Megatron and FSDP
+_AGAIN = ("recompute", "selective")
 _FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
 # DeepSpeed would refuse a script's own optimizer beside offload, whichever it is (runtime/engine.py,
 # _configure_optimizer); a script that brings none gets DeepSpeed's CPU Adam in any case.
@@ -74,9 +79,9 @@ def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
     check_deepspeed(config.deepspeed, BY_SCRIPT)
     kept = _kept(composed, words)
     base = _base(config, kept)
-    sections = {_as_composed(config): None} if "deepspeed" in kept else _shardings(base)
+    sections = {_as_composed(config): None} if "deepspeed" in kept else _shardings(base, config.job.framework)
     space, subject = _space(composed, config, base, kept, tuple(sections)), _subject(config, base)
-    found = search(space, subject)
+    found = search_with_hint(space, subject)
     best = found.best
     changes = _changes(config, best.layout, kept)
     chosen = copy.deepcopy(composed)
@@ -98,7 +103,7 @@ def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:
     """What is not searched, and the overrides that name it; or DeepSpeed's section, if it spells batch sizes
     out."""
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    keys = {name: f"layout.{name}" for name in (*_DEGREES, "recompute")} | {
+    keys = {name: f"layout.{name}" for name in (*_DEGREES, *_MORE_DEGREES, *_AGAIN)} | {
         name: f"job.{name}" for name in _OWN_NAMES
     }
     kept = {name: [word for word in overrides if _key(word) == key] for name, key in keys.items()}
@@ -133,17 +138,21 @@ def _base(config: Config, kept: Mapping[str, object]) -> Layout:
         raise ConfigError(
             "layout=auto: nothing to choose by without a model; name one with model=…, or layout=default"
         )
-    given = LayoutConfig(**{name: getattr(config.layout, name) for name in _DEGREES if name in kept})
+    named = [name for name in (*_DEGREES, *_MORE_DEGREES, *_AGAIN) if name in kept]
+    given = LayoutConfig(**{name: getattr(config.layout, name) for name in named})
     job = dataclasses.replace(config.job, micro_batch=1, gradient_accumulation=None, global_batch=None)
-    derived = derive_layout(dataclasses.replace(config, layout=given, job=job, deepspeed={}))
+    stage = {"stage": LEAST_STAGE[config.job.framework]}
+    derived = derive_layout(
+        dataclasses.replace(config, layout=given, job=job, deepspeed={"zero_optimization": stage})
+    )
     return dataclasses.replace(derived, precision=precision_of(config))
 
 
-def can_recompute(composed: DictConfig) -> bool:
+def can_recompute(composed: DictConfig, key: str = "recompute") -> bool:
     """Whether the job's script can be told to: its arguments refer to the key, or it knows every kind."""
     arguments = OmegaConf.to_container(composed.job.args)
     assert isinstance(arguments, dict)
-    return composed.job.supports is None or asks_for("${layout.recompute}", texts_of(arguments))
+    return composed.job.supports is None or asks_for(f"${{layout.{key}}}", texts_of(arguments))
 
 
 def zero_section(name: str) -> dict[str, Any]:
@@ -156,10 +165,18 @@ def zero_section(name: str) -> dict[str, Any]:
     return section
 
 
-def _shardings(base: Layout) -> dict[Sharding, dict[str, Any] | None]:
+def _shardings(base: Layout, framework: Framework) -> dict[Sharding, dict[str, Any] | None]:
     """Every ZeRO configuration of ``conf/deepspeed``, those with the optimizer alone offloaded, and ZeRO-3
-    with a second copy of the weights within each node; with the section that each is."""
+    with a second copy of the weights within each node; with the section that each is. Of Megatron and FSDP
+    those that say how they divide their states."""
     found: dict[Sharding, dict[str, Any] | None] = {}
+    if framework is not Framework.deepspeed:
+        for name in ("zero0", "zero1") if framework is Framework.megatron else ("zero2", "zero3"):
+            section = zero_section(name)
+            found[Sharding(Zero.from_config({"zero_optimization": section}), (f"deepspeed={name}",))] = (
+                section
+            )
+        return found
     hpz = {"zero_hpz_partition_size": base.ranks_per_node}
     offload = {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
     for name in _FILES:
@@ -192,18 +209,26 @@ def _space(
 ) -> Space:
     model, job = config.model, config.job
     assert model is not None
-    able = _DEGREES if job.supports is None else job.supports
+    names = (*_DEGREES, *_MORE_DEGREES)
+    able = names if job.supports is None else job.supports
     free = {
         "tp": tensor_degrees(model, base.ranks_per_node),
         "pp": pipeline_degrees(model),
         "sp": sequence_degrees(model),
         "ep": expert_degrees(model),
+        "cp": (1,),
+        "vp": (1,),
     }
+    if job.framework is not Framework.deepspeed:
+        free |= {"sp": [1], "cp": context_degrees(model), "vp": INTERLEAVED}
     degrees = {
         name: tuple(choices) if name in able and name not in kept else (getattr(base, name),)
         for name, choices in free.items()
     }
-    recomputes = can_recompute(composed)
+    again: dict[str, tuple[bool, ...]] = {key: (getattr(config.layout, key),) for key in _AGAIN}
+    for key in _AGAIN if job.framework is not Framework.deepspeed else _AGAIN[:1]:
+        if can_recompute(composed, key) and key not in kept:
+            again[key] = (False, True)
     micro_batch = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or job.micro_batch
     accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or job.gradient_accumulation
     total = count_of(config.deepspeed, "train_batch_size") or job.global_batch
@@ -213,10 +238,14 @@ def _space(
         global_batch=total or micro_batch * (accumulation or 1) * base.dp,
         precision=base.precision,
         **degrees,
-        recompute=(False, True) if recomputes and "recompute" not in kept else (config.layout.recompute,),
+        recompute=again["recompute"],
+        selective=again["selective"],
         shardings=shardings,
         micro_batch=micro_batch if "micro_batch" in kept else None,
         accumulation=accumulation if "gradient_accumulation" in kept else None,
+        framework=job.framework,
+        sequence_parallel=config.layout.sequence_parallel,
+        layers=model.layers,
     )
 
 
@@ -244,9 +273,9 @@ def _changes(config: Config, layout: Layout, kept: Mapping[str, object]) -> dict
     """Keys whose composed values are not the choice's yet."""
     job = config.job
     wanted = {
-        name: (f"layout.{name}", getattr(config.layout, name), getattr(layout, name)) for name in _DEGREES
+        name: (f"layout.{name}", getattr(config.layout, name), getattr(layout, name))
+        for name in (*_DEGREES, *_MORE_DEGREES, *_AGAIN)
     }
-    wanted["recompute"] = ("layout.recompute", config.layout.recompute, layout.recompute)
     wanted["micro_batch"] = ("job.micro_batch", job.micro_batch, layout.micro_batch)
     if job.gradient_accumulation is not None or job.global_batch is None:
         now = job.gradient_accumulation

@@ -1,5 +1,5 @@
-"""A program that is a module of a package, with words that differ by rank; and words after ``--`` that are typed again
-as a run says when it is stopped."""
+"""A program that is a module of a package, with words that differ by rank and a library that its zygote has imported;
+and words after ``--`` that are typed again as a run says when it is stopped."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from tests.support.rank_harness import TIMEOUT_S
 pytestmark = pytest.mark.real
 
 TRAIN = """
-import argparse, json
+import argparse, json, os, sys
 from .near import VALUE
-import torch
+there = "slow" in sys.modules
+import slow, torch
 import torch.distributed as dist
 
 parser = argparse.ArgumentParser()
@@ -33,25 +34,40 @@ args = parser.parse_args()
 dist.init_process_group("gloo")
 ones = torch.ones(1)
 dist.all_reduce(ones)
+parameter = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.SGD([parameter], lr=0.1)
+parameter.sum().backward()
+optimizer.step()
 print("SAW", json.dumps([vars(args), ones.item(), VALUE, __name__, __package__]), flush=True)
+print("THERE", there, slow.IMPORTED_BY != os.getpid(), flush=True)
 dist.destroy_process_group()
 """
 
 
-def test_a_module_of_a_package_with_relative_imports(tmp_path: Path, kept: dict[str, str]) -> None:
+SLOW = "import os, time\ntime.sleep(0.3)\nIMPORTED_BY = os.getpid()\n"
+
+
+def test_a_module_with_relative_imports_and_a_library_that_its_zygote_has_imported(
+    tmp_path: Path, kept: dict[str, str]
+) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "slow.py").write_text(SLOW)
     for name, text in {"__init__": "", "near": "VALUE = 4", "train": TRAIN}.items():
         (tmp_path / "pkg").mkdir(exist_ok=True)
         (tmp_path / "pkg" / f"{name}.py").write_text(text)
     user = User(tmp_path)
     user.environment = kept
     argv = ["job.argv=['7','1','--local_rank={local_rank}']", "job.module=pkg.train"]
+    argv += [f"env.PYTHONPATH={tmp_path}/lib", "launch.preload=[slow]"]
     run = user._begin("module", ["run_name=module", *CPU, UNTRACKED, "job=script", *argv], []).ended()
     assert run.code == 0, run.text
+    assert run.text.count("the zygote has imported slow (") == 1, run.text
     for rank in (0, 1):
         log = (run.folder / "logs" / f"attempt-1.rank-{rank}.log").read_text()
         (saw,) = [line.removeprefix("SAW ") for line in log.splitlines() if line.startswith("SAW ")]
         words = {"total": 7, "every": 1, "local_rank": rank}
         assert json.loads(saw) == [words, 2.0, 4, "__main__", "pkg"]
+        assert "THERE True True" in log.splitlines()
 
 
 WAITS = """

@@ -13,7 +13,7 @@ from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.events import AttemptStarted, EngineConfigured, RankLost, RunEnded, Status
 from orchestrator.script_events import StepsWithoutEngine
 from tests.faults.runs import Run
-from tests.support.script_forms import FORMS, Form, FormUser
+from tests.support.script_forms import FORMS, Form, FormUser, hung_at_the_end
 
 pytestmark = pytest.mark.real
 
@@ -36,8 +36,8 @@ def killed_once(form: Form, user: FormUser, losses: dict[int, float]) -> Run:
     assert run.code == 0, run.text
     assert written.losses() == losses, "to the last digit"
     assert [{step} for step in written.begun_at()] == form.begins(1), run.text
-    assert len(run.of(AttemptStarted)) == 2
-    (lost,) = run.of(RankLost)
+    assert len(run.of(AttemptStarted)) == 2 + hung_at_the_end(run)
+    lost = run.of(RankLost)[0]
     assert (lost.rank, lost.exit_status) == (1, -9)
     assert run.events()[-1] == RunEnded(Status.FINISHED, "the job ended by itself")
     assert f"resume      {form.resume}" in (run.folder / "plan.txt").read_text()

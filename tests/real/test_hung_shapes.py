@@ -19,7 +19,7 @@ import pytest
 
 from orchestrator.agent.waits import Wait
 from orchestrator.rank.launch.launcher import ZygoteLauncher
-from tests.support.hang_harness import OPENING, Watched
+from tests.support.hang_harness import ENDING, OPENING, Watched
 from tests.support.rank_harness import Bench, environment, wait_until
 
 pytestmark = pytest.mark.real
@@ -109,6 +109,32 @@ LEFT = {
     "traced and let run": 'print("trace me", flush=True); threading.Event().wait()',
 }  # fmt: skip
 
+# What rank 1 does when the other has ended well. It is the last: ended, and in which phase.
+LAST_HUNG = {
+    "a lock that it holds itself": "lock = threading.Lock(); lock.acquire(); lock.acquire()",
+    "two locks, each held by who wants the other": """
+        one, other, both = threading.Lock(), threading.Lock(), threading.Barrier(2)
+        def cross():
+            with other: both.wait(); one.acquire()
+        threading.Thread(target=cross, daemon=True).start()
+        with one: both.wait(); other.acquire()""",
+    "a lock while the interpreter is taken apart": """
+        class Held:
+            def __del__(self, lock=threading.Lock()): lock.acquire(); lock.acquire()
+        globals()["held"] = Held()""",
+}
+
+# The same, and it is left: it may be needed, or be brought back.
+LAST_LEFT = {
+    "sleeps": "time.sleep(300)",
+    "an upload in a thread": LEFT["an upload in a thread"],
+    "serves from a thread": """
+        import http.server
+        server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Event().wait()""",
+}
+
 # Without a debugger these two would be hung. gdb holds all threads, strace lets them run; neither is a stop.
 TRACER = """
 import ctypes, os, sys, time
@@ -137,14 +163,14 @@ def zygote() -> Iterator[ZygoteLauncher]:
 
 
 def worlds(
-    shapes: dict[str, str], zygote: ZygoteLauncher, folder: Path
+    shapes: dict[str, str], zygote: ZygoteLauncher, folder: Path, opening: str
 ) -> Iterator[tuple[str, Bench, Watched]]:
     for number, (name, text) in enumerate(shapes.items()):
         own = folder / str(number)
         own.mkdir()
         bench = Bench(zygote, own, environment(OMP_NUM_THREADS="1"))
         shape = textwrap.indent(textwrap.dedent(text.lstrip("\n")), "    ")
-        script = bench.write(OPENING.replace("{shape}", shape))
+        script = bench.write(opening.replace("{shape}", shape))
         size = 3 if "another group" in name else 2
         yield name, bench, Watched(bench.start_world(script, world_size=size), EVIDENCE_S)
 
@@ -177,6 +203,18 @@ def left(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> It
         yield watched(LEFT, zygote, tmp_path_factory.mktemp("left"), begun, enough)
 
 
+@pytest.fixture(scope="module")
+def last(zygote: ZygoteLauncher, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Watched]:
+    def begun(name: str, bench: Bench, one: Watched) -> None:
+        assert wait_until(lambda: one.ranks[0].poll() == 0), bench.log(0)
+
+    def enough(name: str, one: Watched) -> bool:
+        return one.lost is not None or (name in LAST_LEFT and one.watched_s > 2 * EVIDENCE_S)
+
+    shapes = {**LAST_HUNG, **LAST_LEFT}
+    return watched(shapes, zygote, tmp_path_factory.mktemp("last"), begun, enough, ENDING)
+
+
 @contextlib.contextmanager
 def traced(pid: int, how: str) -> Iterator[None]:
     """From another process, as debuggers are; the kernel lets go what it traced when it ends."""
@@ -197,6 +235,7 @@ def watched(
     folder: Path,
     begun: Callable[[str, Bench, Watched], None],
     enough: Callable[[str, Watched], bool],
+    opening: str = OPENING,
 ) -> dict[str, Watched]:
     """All of them, a few at a time, each until there is enough to see of it and all of its ranks are ended.
 
@@ -207,13 +246,17 @@ def watched(
     for begin in range(0, len(names), AT_ONCE):
         own = folder / str(begin)
         own.mkdir()
-        few = list(worlds({name: shapes[name] for name in names[begin : begin + AT_ONCE]}, zygote, own))
+        few = list(
+            worlds({name: shapes[name] for name in names[begin : begin + AT_ONCE]}, zygote, own, opening)
+        )
         try:
             for name, bench, one in few:
                 begun(name, bench, one)
             watch_until(enough, few)
             for name, _, one in few:
-                one.survived = all(rank.poll() is None for rank in one.ranks)
+                one.survived = one.ranks[1].poll() is None and all(
+                    rank.poll() in (None, 0) for rank in one.ranks
+                )
                 found[name] = one
         finally:
             for _, bench, _ in few:
@@ -248,3 +291,19 @@ def test_a_rank_that_may_come_back_is_left(name: str, left: dict[str, Watched]) 
         assert one.named is not None, one.seen
         assert (one.named.rank, one.named.doing != str(Wait.LOCK) or "pool" in name) == (1, True), one.named
         assert (one.named.doing == str(Wait.DEBUGGER)) == ("debugger" in name or "traced" in name), one.named
+
+
+@pytest.mark.parametrize("name", LAST_HUNG)
+def test_the_last_rank_is_ended_when_nothing_brings_it_back(name: str, last: dict[str, Watched]) -> None:
+    one = last[name]
+    assert one.lost is not None, one.seen
+    assert one.lost.rank == 1
+    words = "rank 1 is left behind by the other rank, which has ended with status 0; rank 1 waits for a lock"
+    assert words in (one.lost.error or "")
+    assert bool(one.lost.log_tail) == ("taken apart" not in name), "which has no stack any more"
+
+
+@pytest.mark.parametrize("name", LAST_LEFT)
+def test_the_last_rank_is_left_that_others_may_need(name: str, last: dict[str, Watched]) -> None:
+    assert last[name].lost is None, last[name].lost
+    assert last[name].survived

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,8 +13,6 @@ from orchestrator.agent.zygote_pool import NodeZygotes
 from orchestrator.rank.launch.launcher import ForkingLauncher, SharedZygote, ZygoteLauncher
 from orchestrator.rank.launch.preload import of_script
 from orchestrator.rank.launch.zygote_key import ZygoteKey
-from tests.faults.runs import UNTRACKED
-from tests.real.conftest import CPU
 from tests.support.rank_harness import Bench, environment
 
 pytestmark = pytest.mark.real
@@ -82,34 +78,37 @@ def test_a_library_is_imported_once_and_every_rank_has_it_as_if_it_had_imported_
     assert preloaded.unlike({**bench.env, "GOOD_MODE": "other", "UNREAD": "x"}) == ["GOOD_MODE"]
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", "thread"),
-        ("import subprocess\nchild = subprocess.Popen(['sleep', '600'])", "it leaves a process behind"),
-        ("import os\nif os.fork() == 0:\n    import time\n    time.sleep(600)", "it leaves a process behind"),
-        ("import os\nRANK = os.environ.get('RANK')", "it reads RANK when it is imported"),
-        ("import mlflow", "each rank has to import by itself"),
-        (None, "it is not installed there"),
-        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
-        ("raise SystemExit(3)", "SystemExit: 3"),
-    ],
-    ids=["thread", "process", "fork", "rank", "mlflow", "missing", "broken", "exit"],
-)
+# What forbids a fork, by the name of the library that does it, and why it is left out.
+BAD = {
+    "a_thread": (
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()", "thread",
+    ),
+    "a_child": ("import subprocess\nchild = subprocess.Popen(['sleep', '600'])", "it leaves a process behind"),
+    "a_fork": ("import os\nif os.fork() == 0:\n    import time\n    time.sleep(600)", "it leaves a process behind"),
+    "of_a_rank": ("import os\nRANK = os.environ.get('RANK')", "it reads RANK when it is imported"),
+    "takes_mlflow": ("import mlflow", "each rank has to import by itself"),
+    "missing": (None, "it is not installed there"),
+    "broken": ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+    "exits": ("raise SystemExit(3)", "SystemExit: 3"),
+}  # fmt: skip
+
+
 def test_a_library_that_does_what_forbids_a_fork_is_left_out_and_the_others_are_kept(
-    start: Start, lib: Path, text: str | None, why: str
+    start: Start, lib: Path
 ) -> None:
-    if text is not None:
-        (lib / "bad.py").write_text(text)
+    for name, (text, _) in BAD.items():
+        if text is not None:
+            (lib / f"{name}.py").write_text(text)
     (lib / "mlflow.py").write_text("")
-    bench = start("bad", "good")
-    script = bench.write('import sys\nprint([name for name in ("bad", "good") if name in sys.modules])\n')
+    bench = start(*BAD, "good")
+    script = bench.write(f"import sys\nprint([name for name in {[*BAD, 'good']} if name in sys.modules])\n")
     assert bench.run(script).output == "['good']\n"
     assert isinstance(bench.launcher, ForkingLauncher)
     preloaded = bench.launcher.preloaded
     assert preloaded.imported == ("good",)
-    assert list(preloaded.left_out) == ["bad"]
-    assert why in preloaded.left_out["bad"]
+    assert set(preloaded.left_out) == set(BAD)
+    for name, (_, why) in BAD.items():
+        assert why in preloaded.left_out[name], name
 
 
 def test_a_library_that_ends_its_process_is_left_to_the_ranks(lib: Path, tmp_path: Path) -> None:
@@ -182,33 +181,3 @@ def test_a_key_of_a_script_says_which_libraries_it_is_about() -> None:
         "imports: 'none beside torch and DeepSpeed' in the zygote, 'decimal' in the job"
     )
     assert of_one.difference(of_one) == []
-
-
-SCRIPT = """
-import os, sys
-there = "slow" in sys.modules
-import slow, torch
-parameter = torch.nn.Parameter(torch.ones(1))
-optimizer = torch.optim.SGD([parameter], lr=0.1)
-parameter.sum().backward()
-optimizer.step()
-print("THERE", there, slow.IMPORTED_BY != os.getpid(), flush=True)
-"""
-
-
-def test_a_run_says_once_what_its_zygote_has_imported(kept: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "slow.py").write_text("import os, time\ntime.sleep(0.3)\nIMPORTED_BY = os.getpid()\n")
-    (tmp_path / "train.py").write_text(SCRIPT)
-    words = [*CPU, UNTRACKED, f"env.PYTHONPATH={tmp_path}/lib", "launch.preload=[slow]"]
-    words += ["--", "torchrun", "--nproc_per_node=2", "train.py"]
-
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "run_name=preload", *words],
-        cwd=tmp_path, env=kept, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    logs = [tmp_path / "runs" / "preload" / "logs" / f"attempt-1.rank-{rank}.log" for rank in range(2)]
-    assert [log.read_text().splitlines()[-1] for log in logs] == ["THERE True True"] * 2
-    assert done.stdout.count("the zygote has imported slow (") == 1, done.stdout

@@ -22,6 +22,7 @@ _USUAL = Assignment(
         corpus=["/home/me/project/books", "relative", "/data/all"],
         environment={},
         deepspeed={},
+        deepspeed_assumed=[],
         kind=ProgramKind.SCRIPT,
         module=None,
         preload=[],

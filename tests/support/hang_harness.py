@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from orchestrator.agent.hang_stacks import main_thread
 from orchestrator.agent.look import Looks, Measured, measure
 from orchestrator.agent.messages import Overdue, RankSeen, RanksOverdue, RanksSeen
+from orchestrator.agent.watchdog import EXIT
 from orchestrator.cluster.hangs import HangWatch
 from orchestrator.events import Event, RankLost, StallNamed
 from orchestrator.rank.launch.process import RankProcess
+from orchestrator.rank.messages import PhaseBegun
 
 Measure = Callable[[Iterable[int], int | None], Mapping[int, Measured]]
 
@@ -45,6 +47,11 @@ dist.all_reduce(torch.zeros(4))
 time.sleep(300)
 """
 
+# The same where the others do not wait for rank 1, and leave.
+ENDING = OPENING.replace(
+    "    threading.Event().wait()\ndist.all_reduce(torch.zeros(4))\ntime.sleep(300)", "    pass"
+)
+
 
 @dataclass
 class Watched:
@@ -60,6 +67,7 @@ class Watched:
 
     def __post_init__(self) -> None:
         self._looks = Looks(self.measure)
+        self._leaving: set[int] = set()
         self._since_s = 0.0
         self._watch = HangWatch(1, ["n0"], self.evidence_s, self.after_s, self._ask)
 
@@ -77,7 +85,11 @@ class Watched:
             self._watch.receive(0, RanksSeen(told))
         silent = Overdue(0, "step", 1, now_s - self._since_s, 0.0)
         alive = [one for one in self.ranks if one.poll() is None]
-        self.events += self._watch.poll({0: RanksOverdue(True, [silent] if alive else [])}, 1, now_s)
+        left = sum(one.poll() == 0 for one in self.ranks)
+        for one in alive:
+            if any(isinstance(said, PhaseBegun) and said.phase == EXIT for said in one.messages()):
+                self._leaving.add(one.spec.rank)
+        self.events += self._watch.poll({0: RanksOverdue(True, [silent] if alive else [])}, 1, now_s, left)
 
     @property
     def watched_s(self) -> float:
@@ -93,4 +105,5 @@ class Watched:
         return next((event for event in self.events if isinstance(event, StallNamed)), None)
 
     def _ask(self) -> None:
-        self._looks.begin({one.spec.rank: one for one in self.ranks if one.poll() is None})
+        alive = {one.spec.rank: one for one in self.ranks if one.poll() is None}
+        self._looks.begin(alive, self._leaving)

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.events import AttemptStarted, Decided, RankLost, RunEnded, Status, StepDone
 from tests.faults.runs import MARKS, Run
-from tests.support.script_forms import FORMS, STEPS, Form, FormUser
+from tests.support.script_forms import FORMS, STEPS, Form, FormUser, hung_at_the_end
 from tests.user_scripts.runs import ScriptUser
 
 pytestmark = MARKS
@@ -83,9 +83,9 @@ def test_kills_change_no_loss(form: Form, count: int, user: FormUser) -> None:
     begun = written.begun_at()
     assert len(begun) == count + 1, f"{begun}\n{run.text}"
     assert all(one in possible for one, possible in zip(begun, form.begins(count), strict=True)), begun
-    fails = form.tried and count == 3
-    assert len(run.of(AttemptStarted)) == count + 1 + fails, run.text
-    assert [one.exit_status for one in run.of(RankLost)] == [-9, -9, 1, -9] if fails else [-9] * count
+    ends = hung_at_the_end(run)
+    assert len(run.of(AttemptStarted)) == count + 1 + ends, run.text
+    assert [one.exit_status for one in run.of(RankLost)] == [-9] * count + [0] * ends
     assert run.events()[-1] == RunEnded(Status.FINISHED, "the job ended by itself")
 
 

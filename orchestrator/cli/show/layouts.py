@@ -15,7 +15,7 @@ from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.search.search import Search
 from orchestrator.plan.search.space import HEADROOM_SHARE, Candidate
-from orchestrator.text import bytes_in_words, figure
+from orchestrator.text import bytes_in_words, figure, seconds_in_words
 
 
 def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], console: Console) -> None:
@@ -29,11 +29,24 @@ def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], c
         )
     )
     console.print(Text(f"  the same again: {' '.join(overrides) or 'layout=default'}", "dim"), soft_wrap=True)
+    if search.divided is not None:
+        console.print(Text(f"  {_divided(search)}", "yellow"), soft_wrap=True)
     if not search.best.roomy:
         free = bytes_in_words(search.best.free_bytes)
         console.print(
             Text(f"  it leaves only {free} free, and no other leaves {HEADROOM_SHARE:.0%}", "yellow")
         )
+
+
+def _divided(search: Search) -> str:
+    """What another script would bring, in one line."""
+    assert search.divided is not None
+    there, here = search.divided.step_time_s, search.best.step_time_s
+    return (
+        f"this script: {seconds_in_words(here)} a step; with {search.divided.layout.degrees}:"
+        f" {seconds_in_words(there)}, for which it takes a script of tensor and pipeline parallelism"
+        " (job.framework=megatron job.supports=[tp,pp,vp])"
+    )
 
 
 def show_runners_up(search: Search, console: Console) -> None:
@@ -94,6 +107,9 @@ class SearchJson(TypedDict):
     kept: list[str]  # what the command line gave, and the search left alone
     best: CandidateJson  # the choice
     runners_up: list[RunnerUpJson]  # what it won against
+    # the best of a script with tensor and pipeline parallelism; null where this one has it, or it would not
+    # be faster by a tenth
+    divided: CandidateJson | None
 
 
 class Searched(TypedDict):
@@ -111,6 +127,7 @@ def search_json(search: Search, overrides: Sequence[str], kept: Sequence[str]) -
         "kept": list(kept),
         "best": _candidate_json(search.best),
         "runners_up": [{**_candidate_json(other.candidate), "why": other.why} for other in search.runners_up],
+        "divided": _candidate_json(search.divided) if search.divided is not None else None,
     }
 
 

@@ -16,6 +16,7 @@ from orchestrator.plan.forecast.price import Offer, no_price, offers, ownership
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.perf.baseline import group_of, nominal
 from orchestrator.plan.perf.calibration import Calibration, Group
+from orchestrator.plan.perf.likeness import Kind, Likeness, best_mfu, differences, kind_of, likeness
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_utilisation
@@ -82,6 +83,14 @@ class Prediction:
     # the planner's mean error on published runs, as a fraction; null where its constants were calibrated on
     # runs of the cluster, or nothing is predicted
     step_time_error: float | None = None
+    # between which eight of ten published runs like this one were, by what their predictions were off; null
+    # where the constants were calibrated on runs of the cluster, or nothing is predicted
+    step_time_low_s: float | None = None
+    step_time_high_s: float | None = None  # the other end of the range; null as above
+    likeness: str = ""  # which published runs the range comes from, in words; empty where there is none
+    # what published runs of these accelerators reached at the most, as a share of the dense peak, where more
+    # is predicted; null where it is not
+    best_published_mfu: float | None = None
     basis: str = ""  # what the figures rest on, in words
 
 
@@ -150,8 +159,12 @@ def predict(
         return Prediction(steps, tokens, tokens_per_step, energy=energy, basis=reason)
     machine, rate = Machine.of_config(config), tokens_per_step / step.total_s
     whole = _whole_run(config, layout, step, steps) if steps else None
+    kind = kind_of(model, config.gpu.architecture, layout.precision, layout)
+    like = None if calibration else likeness(kind, config.planner)
+    mfu = model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate)
+    best = None if calibration else best_mfu(config.planner.evidence, kind.architecture, kind.precision)
     costs = tuple(
-        _cost(config, layout, step, steps, offer)
+        _cost(config, layout, step, steps, offer, like)
         for offer in (
             () if no_price(config.cluster, config.gpu) else offers(config.cluster.price, config.gpu)
         )
@@ -166,7 +179,7 @@ def predict(
         bound_by=f"{bound_of(step)} of a step" + _network_of(config, layout, step),
         tokens_per_s=rate,
         tokens_per_s_per_gpu=rate / layout.ranks,
-        mfu=model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate),
+        mfu=mfu,
         hfu=hardware_flops_utilisation(
             model, machine, layout.precision, layout.ranks, rate, layout.recompute
         ),
@@ -177,8 +190,24 @@ def predict(
         forecast=whole,
         energy=energy_of(config.cluster, config.gpu, layout.ranks, whole.wall_hours if whole else None),
         step_time_error=None if calibration else config.planner.step_time_error,
+        step_time_low_s=like.low * step.total_s if like else None,
+        step_time_high_s=like.high * step.total_s if like else None,
+        likeness=_likeness(kind, like) if like else "",
+        best_published_mfu=best if best is not None and mfu > best else None,
         basis=calibration.basis if calibration else f"planner's constants, fitted on {config.planner.fitted}",
     )
+
+
+def _likeness(kind: Kind, like: Likeness) -> str:
+    """Which published runs a range comes from, and what of them is another than here."""
+    if like.nearest is None:
+        return "by the mean error of all published runs"
+    apart = differences(kind, like.nearest)
+    if like.alike and not apart:
+        return f"as published runs like it were off ({like.nearest.table} and others)"
+    unlike = ", ".join(apart) or "another scale"
+    none = "few published runs like it" if like.alike else "no published run like it"
+    return f"{none}: the nearest, of {like.nearest.table}, have {unlike}"
 
 
 def _why_not(config: Config, layout: Layout) -> str:
@@ -215,10 +244,12 @@ def _whole_run(
     )
 
 
-def _cost(config: Config, layout: Layout, step: StepTime, steps: int | None, offer: Offer) -> Cost:
+def _cost(
+    config: Config, layout: Layout, step: StepTime, steps: int | None, offer: Offer, like: Likeness | None
+) -> Cost:
     assert steps is not None
     run = _whole_run(config, layout, step, steps, offer.kind)
-    usd = cost_range(run, offer.usd_per_gpu_hour, config.planner.step_time_error)
+    usd = cost_range(run, offer.usd_per_gpu_hour, config.planner.step_time_error if like is None else 0.0)
     capital_usd = None
     if offer.kind is PriceKind.owned:
         owned = ownership(config.cluster.price, config.gpu)
@@ -228,8 +259,8 @@ def _cost(config: Config, layout: Layout, step: StepTime, steps: int | None, off
         usd_per_gpu_hour=offer.usd_per_gpu_hour,
         gpu_hours=run.gpu_hours,
         usd=usd.expected_usd,
-        low_usd=usd.low_usd,
-        high_usd=usd.high_usd,
+        low_usd=usd.low_usd * (like.low if like else 1.0),
+        high_usd=usd.high_usd * (like.high if like else 1.0),
         source=offer.source,
         capital_usd=capital_usd,
     )

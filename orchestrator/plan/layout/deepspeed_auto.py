@@ -2,7 +2,7 @@
 
 The word is Hugging Face's: DeepSpeed itself knows it in few places. Which keys it is for, and what they
 become, is as in ``HfTrainerDeepSpeedConfig`` of transformers 5.24 (``integrations/deepspeed.py``), with the
-values of ``TrainingArguments`` taken from ``job.args``, and batch sizes and precision from the job.
+values of ``TrainingArguments`` taken from the script's arguments, and batch sizes and precision from the job.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.config.deepspeed_argument import as_typed, given_to
 from orchestrator.config.deepspeed_values import AUTO
-from orchestrator.config.schema import Config
+from orchestrator.config.schema import Config, JobConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.layout import precision_of
 
@@ -58,8 +59,7 @@ def filled(config: Config, script_fills: bool) -> Config:
         body[key] = _batch(config, key)
     for key in _ARGUMENTS:
         _put(body, key, _argument(config, key, script_fills))
-    args = config.job.args
-    _put(body, "optimizer.params.betas", _betas(args))
+    _put(body, "optimizer.params.betas", _betas(given_to(config.job)))
     _put(body, "scheduler.params.warmup_min_lr", 0)
     _fill_precision(config, body, script_fills)
     if config.model is not None:
@@ -77,23 +77,39 @@ def left_to_script(deepspeed: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(path.removeprefix("deepspeed.") for path in paths if path in BY_SCRIPT)
 
 
+def assumed(config: Config) -> tuple[str, ...]:
+    """Of micro-batch, accumulation, global batch and precision what nobody has stated: it is "auto" still in
+    a file that the script fills in by itself, and the job does not say it. A plan computes with a default,
+    and the script runs with its own. Names are those of the layout."""
+    job, auto = config.job, {name for key, (name, _) in BATCH.items() if config.deepspeed.get(key) == AUTO}
+    micro = "micro_batch" in auto and job.micro_batch == JobConfig.micro_batch
+    turns = "gradient_accumulation" in auto and job.gradient_accumulation is None
+    turns = turns and (job.global_batch is None or micro)
+    whole = "global_batch" in auto and job.global_batch is None and (micro or turns)
+    sections = (config.deepspeed.get(name) for name in ("bf16", "fp16"))
+    precision = job.precision == AUTO and any(isinstance(one, Mapping) and _is_auto(one) for one in sections)
+    found = {"micro_batch": micro, "accumulation": turns, "global_batch": whole, "precision": precision}
+    return tuple(name for name, is_assumed in found.items() if is_assumed)
+
+
 def _batch(config: Config, key: str) -> int | None:
     """Of an argument of the script, else of the job; None leaves it to the layout."""
     name, argument = BATCH[key]
-    asked, given = getattr(config.job, name), _number(config.job.args.get(argument))
+    asked, given = getattr(config.job, name), _number(given_to(config.job).get(argument))
     if given is None:
         return None
     if name == "micro_batch" and asked == 1:  # which is also what it is where nobody has set it
         asked = None
     if asked is not None and asked != given:
         raise ConfigError(
-            f"job.{name}={asked}: but job.args.{argument}={given:g}; write one of them, or both the same"
+            f"job.{name}={asked}: but {_as_typed(config, argument)}={given:g}; write one of them, or both the"
+            " same"
         )
     return int(given)
 
 
 def _argument(config: Config, key: str, script_fills: bool) -> float | None:
-    args = config.job.args
+    args = given_to(config.job)
     value = next((found for name in _ARGUMENTS[key] if (found := _number(args.get(name))) is not None), None)
     if key == "scheduler.params.total_num_steps":
         if value is None and not script_fills and config.job.steps:
@@ -121,12 +137,13 @@ def _fill_precision(config: Config, body: dict[str, Any], script_fills: bool) ->
     if not sections:
         return
     asked = config.job.precision
-    named = [name for name in ("bf16", "fp16") if str(config.job.args.get(name)).lower() == "true"]
+    given = given_to(config.job)
+    named = [name for name in ("bf16", "fp16") if str(given.get(name)).lower() == "true"]
     for name in named:
         if asked not in ("auto", name):
             raise ConfigError(
-                f"job.precision={asked}: but job.args.{name}=true; write job.precision={name}, or leave one"
-                " of them out"
+                f"job.precision={asked}: but {_as_typed(config, name)}=true; write job.precision={name}, or"
+                " leave one of them out"
             )
     if asked == "auto" and named:
         asked = named[0]
@@ -136,6 +153,11 @@ def _fill_precision(config: Config, body: dict[str, Any], script_fills: bool) ->
         asked = precision_of(config)
     for name in sections:
         body[name] = {**body[name], "enabled": name == asked}
+
+
+def _as_typed(config: Config, argument: str) -> str:
+    """An argument as its user has typed it."""
+    return as_typed(argument if argument in config.job.args else f"--{argument}")
 
 
 def _is_auto(section: Mapping[str, Any]) -> bool:

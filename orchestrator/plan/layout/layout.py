@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import ranges
+from orchestrator.config.choices import Framework
 from orchestrator.config.deepspeed_values import AUTO
 from orchestrator.config.schema import Config, Device, ModelConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.errors import ConfigError, near_miss
+from orchestrator.plan.layout.framework_rules import check_framework
+from orchestrator.plan.layout.stages import cuts
 from orchestrator.plan.sections import count_of, section_of
 
 MOST_STAGE = 3  # of ZeRO
 # No degree of parallelism is worth more divisions than that.
 _MOST_DIVIDED = 1_000_000
 LEAST_LOG_BYTES = 4 * 1024 * 1024
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32", "fp8")
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,33 @@ class Layout:
     zero_stage: int  # of ZeRO, 0 to 3
     offload: bool  # whether ZeRO keeps anything in the host's memory
     recompute: bool  # whether activations are computed again in the backward pass
-    precision: str  # `bf16`, `fp16` or `fp32`
+    precision: str  # `bf16`, `fp16`, `fp32` or `fp8`
     micro_batch: int  # sequences of one data parallel rank at a time
     accumulation: int  # micro-batches of one step
     global_batch: int  # sequences of one step
     vp: int = 1  # virtual pipeline stages of each rank
-    selective: bool = False  # whether attention alone is computed again
+    # whether attention alone is computed again, or what the framework's selective recomputation repeats
+    selective: bool = False
+    cp: int = 1  # context parallel ranks, which pass keys and values on in a ring
+    framework: str = Framework.deepspeed.value  # `deepspeed`, `megatron` or `fsdp`
+    # whether tensor parallel ranks divide norms and residuals too; null is as the framework does
+    sequence_parallel: bool | None = None
+
+    @property
+    def sequence_ranks(self) -> int:
+        """Among which the positions of a sequence are divided, in whichever way."""
+        return self.sp * self.cp
+
+    @property
+    def replicas(self) -> int:
+        """Ranks that hold the same weights, but for experts."""
+        return self.dp * self.sequence_ranks
 
     @property
     def degrees(self) -> str:
         """``dp 8 × tp 2``: the degrees of parallelism above 1, and data parallel in any case."""
-        named = {"dp": self.dp, "tp": self.tp, "pp": self.pp, "sp": self.sp, "ep": self.ep, "vp": self.vp}
+        named = {"dp": self.dp, "tp": self.tp, "pp": self.pp, "sp": self.sp, "cp": self.cp, "ep": self.ep}
+        named["vp"] = self.vp
         return " × ".join(f"{name} {degree}" for name, degree in named.items() if degree > 1 or name == "dp")
 
 
@@ -62,6 +81,8 @@ def derive_layout(config: Config) -> Layout:
     if config.model is not None:
         _check_model(config.model, config)
     zero = section_of(config.deepspeed, "zero_optimization")
+    precision, stage, offloads = precision_of(config), _stage(zero), _offloads(zero)
+    check_framework(config, stage, offloads, precision)
     return Layout(
         nodes=nodes,
         ranks_per_node=ranks_per_node,
@@ -71,14 +92,18 @@ def derive_layout(config: Config) -> Layout:
         pp=config.layout.pp,
         sp=config.layout.sp,
         ep=config.layout.ep,
-        zero_stage=_stage(zero),
-        offload=_offloads(zero),
+        zero_stage=stage,
+        offload=offloads,
         recompute=config.layout.recompute,
-        precision=precision_of(config),
+        precision=precision,
         micro_batch=micro,
         accumulation=accumulation,
         global_batch=global_batch,
         vp=config.layout.vp,
+        selective=config.layout.selective,
+        cp=config.layout.cp,
+        framework=config.job.framework.value,
+        sequence_parallel=config.layout.sequence_parallel,
     )
 
 
@@ -152,23 +177,25 @@ def _placement(config: Config) -> tuple[int, int]:
 
 
 def _data_parallel(config: Config, ranks: int) -> int:
-    degrees = {"tp": config.layout.tp, "pp": config.layout.pp, "sp": config.layout.sp}
+    layout = config.layout
+    degrees = {"tp": layout.tp, "pp": layout.pp, "sp": layout.sp, "cp": layout.cp}
     supported = config.job.supports
-    for name, degree in {**degrees, "ep": config.layout.ep, "vp": config.layout.vp}.items():
+    for name, degree in {**degrees, "ep": layout.ep, "vp": layout.vp}.items():
         if degree > 1 and supported is not None and name not in supported:
             raise ConfigError(
                 f"layout.{name}={degree}: job '{config.job.name}' cannot do it "
                 f"(job.supports={supported}); set layout.{name}=1 or use a script that can"
             )
-    product = degrees["tp"] * degrees["pp"] * degrees["sp"]
+    product = layout.tp * layout.pp * layout.sp * layout.cp
     if ranks % product:
+        ring = " × cp" if layout.cp > 1 else ""
         raise ConfigError(
-            f"layout: tp × pp × sp = {product} does not divide the {ranks} ranks; "
+            f"layout: tp × pp × sp{ring} = {product} does not divide the {ranks} ranks; "
             "change layout.tp, layout.pp, layout.sp or cluster.nodes"
         )
     dp = ranks // product
-    if dp % config.layout.ep:
-        raise ConfigError(f"layout.ep={config.layout.ep}: does not divide the {dp} data-parallel ranks")
+    if dp * layout.cp % layout.ep:
+        raise ConfigError(f"layout.ep={layout.ep}: does not divide the {dp * layout.cp} data-parallel ranks")
     return dp
 
 
@@ -216,8 +243,11 @@ def _check_model(model: ModelConfig, config: Config) -> None:
         ("model.kv_heads", model.kv_heads, "layout.tp", layout.tp),
         ("model.seq_len", model.seq_len, "layout.sp", layout.sp),
         ("model.heads", model.heads, "layout.sp", layout.sp),
+        ("model.seq_len", model.seq_len, "layout.cp", layout.cp),
     ]
-    if layout.vp > 1:  # interleaved stages are equally long; others may differ by a layer
+    # interleaved parts are equally long, where embedding and head do not count as layers; others may differ
+    balanced = config.job.framework is not Framework.deepspeed
+    if layout.vp > 1 and not cuts(model.layers, layout.pp, layout.vp, balanced):
         rules.append(("model.layers", model.layers, "layout.pp", layout.pp))
         rules.append(("model.layers / layout.pp", model.layers // layout.pp, "layout.vp", layout.vp))
     if model.head_dim is None:

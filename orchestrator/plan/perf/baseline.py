@@ -11,6 +11,7 @@ from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Group
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.memory import Memory, memory_of
+from orchestrator.plan.perf.software import software_of
 from orchestrator.plan.perf.step import StepModel, StepTime
 
 # of the peak, to memory: 10 GB/s for a core of 80 GFLOP/s; where no bandwidth is on record
@@ -52,7 +53,8 @@ def nominal(config: Config, layout: Layout) -> Nominal | None:
         constants = dataclasses.replace(
             constants, wave_tail=0.0, ramp_depth=0.0, host_s_per_layer=0.0, host_s_per_step=0.0
         )
-    return Nominal(StepModel(config.model, machine, constants, layout.precision).time(layout, zero), memory)
+    times = StepModel(config.model, machine, constants, layout.precision, software_of(layout))
+    return Nominal(times.time(layout, zero), memory)
 
 
 def nominal_machine(config: Config, precision: str) -> Machine | None:

@@ -28,7 +28,7 @@ from orchestrator.plan.perf.step import StepTime
 # A bubble is idle time while other stages compute: it grows with what they take.
 COMPUTE = ("matmul_s", "attention_s", "memory_bound_s", "recompute_s", "host_s", "optimizer_s", "bubble_s")
 COMMUNICATION = ("tp_s", "sp_s", "ep_s", "pp_s", "dp_s")
-KEPT = ("activations", "logits", "fragmentation")
+KEPT = ("activations", "transient", "logits", "fragmentation")
 FACTORS, COMMUNICATION_FACTORS, KEPT_FACTORS = (0.01, 100.0), (0.1, 20.0), (0.25, 4.0)
 # Two figures are told apart where what one of them scales is so many times as much in one run as in another,
 # and so large a share of one run's whole.

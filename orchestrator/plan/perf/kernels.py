@@ -9,12 +9,23 @@ repay (NVIDIA, Matrix Multiplication Background User's Guide).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.config.schema import ModelConfig, PlannerConfig
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.software import Software
-from orchestrator.plan.perf.transformer import head_width, kv_width, query_width, router_elements
+from orchestrator.plan.perf.transformer import (
+    attention_projections,
+    head_width,
+    key_width,
+    matrices,
+    mlp_width,
+    output_width,
+    query_width,
+    value_width,
+    windows,
+)
 
 # Rows and columns of a tile, and the share of the rate that smaller ones reach, as they reuse less.
 TILES = ((128, 256, 1.0), (128, 128, 0.95), (64, 64, 0.7))
@@ -107,40 +118,65 @@ class Kernels:
         return self._heads[key]
 
     def _layer(self, sequences: int, tp: int, sp: int, ep: int) -> Passes:
+        """A layer between those with experts and those without, as many as there are of each."""
         model = self.model
         tokens = max(1, sequences * model.seq_len // sp)
-        query, kv, wide = query_width(model), kv_width(model), (2 if model.gated_mlp else 1)
-        products = [(model.hidden, (query + 2 * kv) // tp, tokens, 1), (query // tp, model.hidden, tokens, 1)]
-        if model.experts > 1:
-            here = max(1, model.experts // ep)
-            each = max(1, tokens * ep * model.experts_per_token // model.experts)
-            products += [
-                (model.hidden, wide * model.ffn // tp, each, here),
-                (model.ffn // tp, model.hidden, each, here),
-            ]
-            products += [(model.hidden, router_elements(model) // model.hidden, tokens, 1)]
-        else:
-            products += [
-                (model.hidden, wide * model.ffn // tp, tokens, 1),
-                (model.ffn // tp, model.hidden, tokens, 1),
-            ]
         forward = backward = 0.0
-        for inputs, outputs, rows, count in products:
+        for share, inputs, outputs, rows, count in [
+            *((1.0, *product) for product in self._projections(tokens, tp)),
+            *self._mlps(tokens, tp, ep),
+        ]:
             there, back = self.linear_s(rows, max(1, inputs), max(1, outputs), self._flops, count)
-            forward, backward = forward + there, backward + back
+            forward, backward = forward + share * there, backward + share * back
         attention = self._attention(sequences, tp, sp)
         memory = self._memory_bound(tokens, tp)
         return Passes(forward, backward, *attention, *memory)
 
+    def _projections(self, tokens: int, tp: int) -> list[tuple[int, int, int, int]]:
+        """Inputs, outputs, rows and count of attention's linear layers on one rank."""
+        return [
+            (inputs // (tp if inputs_cut else 1), outputs // (tp if outputs_cut else 1), tokens, 1)
+            for inputs, outputs, inputs_cut, outputs_cut in attention_projections(self.model)
+        ]
+
+    def _mlps(self, tokens: int, tp: int, ep: int) -> Iterator[tuple[float, int, int, int, int]]:
+        """The same of a layer's MLPs, after the share of the layers that have them."""
+        model, wide = self.model, matrices(self.model) - 1
+
+        def mlp(
+            share: float, width: int, rows: int, count: int
+        ) -> Iterator[tuple[float, int, int, int, int]]:
+            yield share, model.hidden, wide * width // tp, rows, count
+            yield share, width // tp, model.hidden, rows, count
+
+        dense = model.dense_layers / model.layers if model.experts > 1 else 1.0
+        if dense:
+            yield from mlp(dense, model.dense_ffn or model.ffn, tokens, 1)
+        if model.experts > 1:
+            here = max(1, model.experts // ep)
+            each = max(1, tokens * ep * model.experts_per_token // model.experts)
+            yield from mlp(1 - dense, model.ffn, each, here)
+            yield 1 - dense, model.hidden, model.experts, tokens, 1
+            if model.shared_experts:
+                yield from mlp(1 - dense, model.shared_experts * model.ffn, tokens, 1)
+
     def _attention(self, sequences: int, tp: int, sp: int) -> tuple[float, float]:
-        """Scores, softmax and their product with the values. Flash kernels compute half of the square and
-        keep nothing (Dao et al. 2022, Dao 2023); unfused ones compute all of it and move it through
-        memory."""
+        """Scores, softmax and their product with the values, the mean over layers whose windows differ. Flash
+        kernels compute half of the square and keep nothing (Dao et al. 2022, Dao 2023); unfused ones compute
+        all of it and move it through memory."""
+        parts = [
+            (share, self._attention_in(window, sequences, tp, sp)) for share, window in windows(self.model)
+        ]
+        return (
+            sum(share * forward for share, (forward, _) in parts),
+            sum(share * backward for share, (_, backward) in parts),
+        )
+
+    def _attention_in(self, window: int, sequences: int, tp: int, sp: int) -> tuple[float, float]:
         model = self.model
-        heads = model.heads / tp / sp  # all-to-all gives each rank whole sequences of some heads
-        window = min(model.sliding_window or model.seq_len, model.seq_len)
         square = float(sequences) * model.seq_len * window
-        flops = 4.0 * square * head_width(model) * heads
+        # all-to-all gives each rank whole sequences of some heads
+        flops = 2.0 * square * (query_width(model) + output_width(model)) / tp / sp
         if self.software.fused_attention:
             causal = 1 - window / (2 * model.seq_len) if self.software.skips_masked else 1.0
             rate = self._wide_flops * self.constants.attention_efficiency
@@ -151,7 +187,7 @@ class Kernels:
         halvings = math.log2(ALIGNED_ELEMENTS / math.gcd(head_width(model), ALIGNED_ELEMENTS))
         ragged = self.constants.misaligned_factor**halvings
         products = flops * ragged / (self._wide_flops * self.constants.score_efficiency)
-        scores = square * heads / self._bytes_per_s
+        scores = square * (model.heads / tp / sp) / self._bytes_per_s
         return products + SCORE_BYTES_FORWARD * scores, 2 * products + SCORE_BYTES_BACKWARD * scores
 
     def _memory_bound(self, tokens: int, tp: int) -> tuple[float, float]:
@@ -161,14 +197,14 @@ class Kernels:
         model, passes = self.model, self.constants.stream_passes * self.software.elementwise_share
         routed = model.experts_per_token if model.experts > 1 else 1
         stream = model.hidden * (1 / tp if self.software.sequence_parallel else 1)
-        inner = (
-            routed * model.ffn * (3 if model.gated_mlp else 2) + query_width(model) + kv_width(model)
-        ) / tp
+        width = mlp_width(model)
+        attended = query_width(model) + (key_width(model) + value_width(model)) / 2
+        inner = (width * matrices(model) + attended) / tp
         if model.experts > 1:
             stream += ROUTING_PASSES / passes * routed * model.hidden / tp
         elements = tokens * (passes * stream + passes / 4 * inner)
         if self.precision == "fp8":
-            elements += tokens * self.constants.fp8_passes * (model.hidden + routed * model.ffn / tp)
+            elements += tokens * self.constants.fp8_passes * (model.hidden + width / tp)
         forward = elements * self.element_bytes / self._bytes_per_s
         return forward, 2 * forward
 

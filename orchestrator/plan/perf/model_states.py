@@ -42,15 +42,17 @@ class ModelStates:
     def _held(self, layout: Layout) -> tuple[float, float]:
         """Parameters of a stage's dense part and of its experts on one rank."""
         size, layers = self._size, math.ceil(self.model.layers / layout.pp)
-        ends = size.embedding + size.head if layout.pp == 1 else max(size.embedding, size.head)
-        dense = (layers * (size.layer - size.experts) + ends) / layout.tp
-        return dense, layers * size.experts / (layout.tp * layout.ep)
+        ends = size.embedding + size.head + size.mtp if layout.pp == 1 else max(size.embedding, size.head)
+        without_experts = size.dense_layers if layout.pp == 1 else 0
+        in_experts = (layers - without_experts) * size.experts
+        dense = (size.of_layers(layers, without_experts) - in_experts + ends) / layout.tp
+        return dense, in_experts / (layout.tp * layout.ep)
 
     def data_parallel_s(
         self, layout: Layout, zero: Zero, forward_s: float, backward_s: float
     ) -> tuple[float, float]:
         """Exposed and hidden seconds of gradients and gathered weights, for dense weights and experts."""
-        ranks, per_node = layout.dp * layout.sp, self.machine.gpus_per_node
+        ranks, per_node = layout.replicas, self.machine.gpus_per_node
         # Replicas of an expert are as far apart as there are expert parallel ranks.
         groups = (
             group_of(ranks, layout.tp, per_node),
@@ -104,7 +106,7 @@ class ModelStates:
 
     def _shard(self, layout: Layout, zero: Zero) -> float:
         """Parameters whose optimizer states one rank holds."""
-        (dense, experts), ranks = self._held(layout), layout.dp * layout.sp
+        (dense, experts), ranks = self._held(layout), layout.replicas
         return dense / ranks + experts / (ranks // layout.ep) if zero.stage else dense + experts
 
     def optimizer_s(self, layout: Layout, zero: Zero) -> float:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from orchestrator.config.schema import ModelConfig, PlannerConfig
 from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.stages import Schedule, stage_layers
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.collectives import Group, Network, group_of
 from orchestrator.plan.perf.kernels import Kernels, Passes
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.model_states import ModelStates
 from orchestrator.plan.perf.software import DEEPSPEED, Software
-from orchestrator.plan.perf.transformer import kv_width, query_width
+from orchestrator.plan.perf.transformer import key_width, output_width, query_width, value_width
 
 # Host and accelerator wait for each other in some kernels already before one is the slower in all.
 HOST_SHARPNESS = 4
@@ -125,9 +126,7 @@ class StepModel:
         """One step of `layout`: accumulation micro-batches through the pipeline, then the optimizer."""
         (micro, others_s), m = self._stages(layout), layout.accumulation
         dp_s, dp_hidden_s = self._states.data_parallel_s(layout, zero, micro.forward_s, micro.backward_s)
-        send_s = 0.0
-        if layout.pp > 1:
-            send_s = 2 * m * layout.vp * self._boundary_s(layout)
+        send_s, send_hidden_s = self._sends_s(layout)
         passes, added_s = micro.passes, self._states.accumulate_s(layout, zero)
         return StepTime(
             matmul_s=m * (passes.matmul_forward_s + passes.matmul_backward_s),
@@ -142,13 +141,28 @@ class StepModel:
             ep_s=m * micro.ep_s,
             pp_s=send_s,
             dp_s=dp_s,
-            bubble_s=(others_s + (layout.pp - 1) * added_s) / layout.vp,
+            bubble_s=self._bubble_share(layout) * (others_s + (layout.pp - 1) * added_s),
             data_s=m * self._tokens(layout) * TOKEN_BYTES / self.machine.host_link_bytes_per_s,
-            hidden_s=m * micro.tp_hidden_s + dp_hidden_s,
+            hidden_s=m * micro.tp_hidden_s + dp_hidden_s + send_hidden_s,
         )
 
+    def _bubble_share(self, layout: Layout) -> float:
+        """Of one micro-batch in every other stage."""
+        return 0.0 if self.software.schedule is Schedule.zero_bubble else 1 / layout.vp
+
+    def _sends_s(self, layout: Layout) -> tuple[float, float]:
+        """Exposed and hidden seconds of activations and gradients between stages. Of interleaved stages some
+        part computes while another's are on their way, in software that sends them so."""
+        if layout.pp == 1:
+            return 0.0, 0.0
+        total = 2 * layout.accumulation * layout.vp * self._boundary_s(layout)
+        if layout.vp == 1 or not self.software.tp_overlap:
+            return total, 0.0
+        exposed = self.constants.contention * total
+        return exposed, total - exposed
+
     def _tokens(self, layout: Layout) -> int:
-        return layout.micro_batch * self.model.seq_len // layout.sp
+        return layout.micro_batch * self.model.seq_len // layout.sequence_ranks
 
     def _boundary_s(self, layout: Layout) -> float:
         """Seconds to hand one micro-batch on: tensor parallel ranks send a part each and gather the rest
@@ -163,19 +177,16 @@ class StepModel:
         """The slowest stage, which sets the pace, and seconds of one micro-batch in all others, for which it
         waits once while the pipeline fills and empties. The last stage has the head; others may have a layer
         more."""
-        layers = math.ceil(self.model.layers / layout.pp)
-        last = self._micro(layout, self.model.layers // layout.pp, True)
-        if layout.pp == 1:
-            return last, 0.0
-        first = self._micro(layout, layers, False)
-        if last.total_s > first.total_s:
-            return last, (layout.pp - 1) * first.total_s
-        return first, (layout.pp - 2) * first.total_s + last.total_s
+        cut = stage_layers(self.model.layers, layout.pp, self.software.balanced_ends, layout.vp)
+        stages = [self._micro(layout, layers, place == layout.pp - 1) for place, layers in enumerate(cut)]
+        slowest = max(stages, key=lambda stage: stage.total_s)
+        return slowest, math.fsum(stage.total_s for stage in stages) - slowest.total_s
 
     def _micro(self, layout: Layout, layers: int, head: bool) -> _Micro:
         key = (
             layout.tp,
             layout.sp,
+            layout.cp,
             layout.ep,
             layout.micro_batch,
             layout.recompute,
@@ -189,17 +200,22 @@ class StepModel:
 
     def _compute_micro(self, layout: Layout, layers: int, head: bool) -> _Micro:
         kernels, constants = self._kernels, self.constants
-        layer = kernels.layer(layout.micro_batch, layout.tp, layout.sp, layout.ep)
-        top = kernels.head(layout.micro_batch, layout.tp, layout.sp) if head else None
+        cut = layout.sequence_ranks
+        layer = kernels.layer(layout.micro_batch, layout.tp, cut, layout.ep)
+        heads = 0
+        if head:  # further tokens take a layer and the head each
+            heads, layers = 1 + self.model.mtp_layers, layers + self.model.mtp_layers
+        top = kernels.head(layout.micro_batch, layout.tp, cut) if heads else None
         passes = Passes(
-            *(layers * getattr(layer, f.name) + (getattr(top, f.name) if top else 0.0) for f in _PASS_FIELDS)
+            *(
+                layers * getattr(layer, f.name) + (heads * getattr(top, f.name) if top else 0.0)
+                for f in _PASS_FIELDS
+            )
         )
         repeats = 1.0 if layout.recompute else 0.0
         recompute_s = layers * layer.forward_s * repeats
         if layout.selective and not layout.recompute:
-            share = self.software.selective_share
-            again = layer.attention_forward_s if share is None else share * layer.forward_s
-            recompute_s = layers * again
+            recompute_s = layers * self._selective_s(layer)
         tp_s, tp_hidden_s = self._tensor_parallel_s(layout, layers * (2 + repeats))
         calls = layers * (2 + repeats) * (1 + constants.host_share_of_tp * math.log2(layout.tp))
         host = calls * constants.host_s_per_layer * self.software.host_factor
@@ -222,16 +238,30 @@ class StepModel:
 
     def _sequence_parallel_s(self, layout: Layout, token_bytes: float, layer: Passes) -> float:
         """Exposed seconds of one pass of one layer; `token_bytes` is one element of each of the rank's
-        tokens."""
-        if layout.sp == 1:
-            return 0.0
-        group = Group(layout.sp, min(layout.sp, max(1, self.machine.gpus_per_node // layout.tp)))
-        keys = 2 * kv_width(self.model) / layout.tp
-        if self.software.ring_attention:
-            around = self._network.gather_s(token_bytes * layout.sp * keys, group)
-            return max(0.0, around - layer.attention_forward_s)
-        heads = 2 * query_width(self.model) / layout.tp
-        return self._network.all_to_all_s(token_bytes * (heads + keys), group)
+        tokens. Context parallel ranks pass keys and values on beside the attention (Liu et al. 2023),
+        sequence parallel ones exchange heads for positions (Ulysses, Jacobs et al. 2023)."""
+        exposed = 0.0
+        keys = (key_width(self.model) + value_width(self.model)) / layout.tp
+        if layout.cp > 1:
+            group = self._of_positions(layout, layout.cp)
+            around = self._network.gather_s(token_bytes * layout.cp * keys, group)
+            exposed += max(0.0, around - layer.attention_forward_s)
+        if layout.sp > 1:
+            heads = (query_width(self.model) + output_width(self.model)) / layout.tp
+            group = self._of_positions(layout, layout.sp)
+            exposed += self._network.all_to_all_s(token_bytes * (heads + keys), group)
+        return exposed
+
+    def _selective_s(self, layer: Passes) -> float:
+        """Forward seconds of what selective recomputation repeats of one layer: a share of all of it, unfused
+        attention (Korthikanti et al. 2022), or norms and activation functions (Megatron-Core's
+        recompute_modules)."""
+        if self.software.selective_share is not None:
+            return self.software.selective_share * layer.forward_s
+        return layer.memory_forward_s if self.software.fused_attention else layer.attention_forward_s
+
+    def _of_positions(self, layout: Layout, degree: int) -> Group:
+        return Group(degree, min(degree, max(1, self.machine.gpus_per_node // layout.tp)))
 
     def _tensor_parallel_s(self, layout: Layout, layer_passes: float) -> tuple[float, float]:
         """Two all-reduces per layer and pass (Shoeybi et al. 2019), or as much as all-gather and

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from orchestrator.config.choices import Framework
 from orchestrator.config.schema import Device, GpuConfig, ModelConfig
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.layout.zero import Zero
@@ -47,18 +48,17 @@ def what_fits(
     zero = zero or Zero.of_layout(layout)
     if _fits(model, gpu, layout, zero):
         return []
-    recomputes = [(0, layout.recompute, ())] + [(1, True, ("layout.recompute=true",))] * (
-        not layout.recompute
-    )
     fitting = []
     for parts in itertools.product(
-        _zero_options(zero, layout, gpu), _micro_batches(layout), recomputes, _node_factors(layout)
+        _zero_options(zero, layout, gpu), _micro_batches(layout), _recomputes(layout), _node_factors(layout)
     ):
-        (zero_turn, new_zero, _), (batch_turn, micro_batch, _), (recompute_turn, recompute, _), nodes = parts
+        (zero_turn, new_zero, _), (batch_turn, micro_batch, _), (recompute_turn, again, _), nodes = parts
         candidate = replace(
             layout,
             micro_batch=micro_batch,
-            recompute=recompute,
+            recompute=again[0],
+            selective=again[1],
+            zero_stage=new_zero.stage,
             ranks=layout.ranks * nodes[1],
             dp=layout.dp * nodes[1],
         )
@@ -71,6 +71,18 @@ def what_fits(
     return [" ".join(change.overrides) for change in sorted(minimal, key=lambda c: c.cost)[:most]]
 
 
+def _recomputes(layout: Layout) -> Iterator[tuple[int, tuple[bool, bool], tuple[str, ...]]]:
+    """All of a layer and a part of it; the part is Megatron's and FSDP's."""
+    yield 0, (layout.recompute, layout.selective), ()
+    if layout.recompute:
+        return
+    part = layout.framework != Framework.deepspeed.value and not layout.selective
+    if part:
+        yield 1, (False, True), ("layout.selective=true",)
+    off = ("layout.selective=false",) * layout.selective
+    yield 1 + part, (True, False), ("layout.recompute=true", *off)
+
+
 def _fits(model: ModelConfig, gpu: GpuConfig, layout: Layout, zero: Zero) -> bool:
     return memory_of(model, gpu, layout, zero).total_bytes <= gpu.memory_bytes
 
@@ -79,12 +91,14 @@ def _zero_options(zero: Zero, layout: Layout, gpu: GpuConfig) -> Iterator[tuple[
     yield 0, zero, ()
     if zero.offload_parameters:
         return
-    most = 1 if layout.pp > 1 else 3  # DeepSpeed's pipeline engine works with ZeRO-0 and ZeRO-1 only
+    # DeepSpeed's pipeline engine works with ZeRO-0 and ZeRO-1 only, and Megatron has nothing like the others
+    deepspeed = layout.framework == Framework.deepspeed.value
+    most = 1 if layout.framework == Framework.megatron.value or (deepspeed and layout.pp > 1) else 3
     for turn, stage in enumerate(range(zero.stage + 1, most + 1), start=1):
         # as conf/deepspeed has it
         sharded = replace(zero, stage=stage, offload_optimizer=False, overlap_comm=True)
         yield turn, sharded, (f"deepspeed=zero{stage}",)
-    if most == 3 and gpu.device is not Device.cpu:
+    if deepspeed and most == 3 and gpu.device is not Device.cpu:
         offloaded = replace(zero, stage=3, offload_optimizer=True, offload_parameters=True)
         yield most + 1 - zero.stage, offloaded, ("deepspeed=zero3_offload",)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from orchestrator.plan.layout.framework_rules import sharding_in_words
 from orchestrator.plan.search.space import SAME_TIME, Candidate, best_of
 from orchestrator.text import figure
 
@@ -15,11 +16,13 @@ MOST_FASTER = 3
 _KINDS: tuple[Callable[[Candidate], object], ...] = (
     lambda c: c.sharding.zero.stage,
     lambda c: c.sharding.zero.hpz,
-    lambda c: c.layout.recompute,
+    lambda c: (c.layout.recompute, c.layout.selective),
     lambda c: c.layout.tp,
     lambda c: c.layout.pp,
     lambda c: c.layout.sp,
     lambda c: c.layout.ep,
+    lambda c: c.layout.cp,
+    lambda c: c.layout.vp > 1,
     lambda c: (c.sharding.zero.offload_optimizer, c.sharding.zero.offload_parameters),
 )
 _PARTS = {
@@ -67,14 +70,13 @@ def runners_up(
 def in_words(candidate: Candidate) -> str:
     """``tp 8 × dp 16, ZeRO-3, optimizer offloaded, micro-batch 2, recompute``."""
     layout, zero = candidate.layout, candidate.sharding.zero
-    degrees = {"dp": layout.dp, "tp": layout.tp, "pp": layout.pp, "sp": layout.sp, "ep": layout.ep}
-    words = [" × ".join(f"{name} {degree}" for name, degree in degrees.items() if degree > 1 or name == "dp")]
-    words.append(f"ZeRO-{zero.stage}" + (f" with hpZ {zero.hpz}" if zero.hpz > 1 else ""))
+    words = [layout.degrees, sharding_in_words(layout) + (f" with hpZ {zero.hpz}" if zero.hpz > 1 else "")]
     if zero.offload_optimizer or zero.offload_parameters:
         what = "weights and optimizer" if zero.offload_parameters else "optimizer"
         words.append(f"{what if zero.offload_optimizer else 'weights'} offloaded")
     words.append(f"micro-batch {layout.micro_batch}")
-    return ", ".join(words + ["recompute"] * layout.recompute)
+    words += ["recompute"] * layout.recompute + ["selective recompute"] * layout.selective
+    return ", ".join(words)
 
 
 def _instructive(
@@ -129,6 +131,7 @@ def _less_simple(candidate: Candidate, best: Candidate) -> str:
         (zero.offload_parameters > chosen.offload_parameters, "more offload"),
         (zero.offload_optimizer > chosen.offload_optimizer, "more offload"),
         (candidate.layout.recompute > best.layout.recompute, "recomputes for it"),
+        (candidate.layout.selective > best.layout.selective, "recomputes for it"),
         (candidate.simplicity[0] > best.simplicity[0], "less simple"),
         (zero.stage > chosen.stage, "a higher ZeRO stage"),
         (candidate.roomy < best.roomy, f"leaves only {candidate.free_bytes / 1e9:.1f} GB free"),

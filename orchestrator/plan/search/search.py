@@ -12,7 +12,6 @@ import itertools
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.plan.layout.deepspeed_rules import refusal
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.search.runners_up import RunnerUp, in_words, runners_up
 from orchestrator.plan.search.space import (
@@ -24,6 +23,7 @@ from orchestrator.plan.search.space import (
     best_of,
     candidate_of,
     data_parallel,
+    does_not_run,
     layout_of,
     shapes,
 )
@@ -39,6 +39,9 @@ class Search:
     runners_up: tuple[RunnerUp, ...]
     considered: int
     fitting: int
+    # the best that a script with tensor and pipeline parallelism could do; None where this one can, or it
+    # would not be much faster
+    divided: Candidate | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ def explore(space: Space, subject: Subject) -> Found:
     misses: list[Candidate] = []
     considered, refused = 0, None
     for degrees, sharding in itertools.product(shapes(space), space.shardings):
-        if (reason := refusal(*degrees, sharding.zero)) is not None:
+        if (reason := does_not_run(space, degrees, sharding.zero)) is not None:
             refused = refused or reason
             continue
         sizes = space.micro_batches(data_parallel(space, degrees))
-        considered += len(sizes) * len(space.recompute)
-        for recompute in space.recompute:
+        considered += len(sizes) * len(space.again)
+        for recompute, selective in space.again:
             for place, micro_batch in enumerate(sizes):
-                layout = layout_of(space, degrees, sharding.zero, micro_batch, recompute)
+                layout = layout_of(space, degrees, sharding.zero, micro_batch, recompute, selective)
                 candidate = candidate_of(subject, steps, layout, sharding)
                 if not candidate.fits:
                     if place == 0:

@@ -7,13 +7,19 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
+from orchestrator.config.choices import Framework
 from orchestrator.config.schema import GpuConfig, ModelConfig, PlannerConfig
+from orchestrator.plan.layout.deepspeed_rules import refusal as deepspeed_refusal
+from orchestrator.plan.layout.framework_rules import refusal
 from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.stages import cuts
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Calibration
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.memory import Memory, memory_of
+from orchestrator.plan.perf.software import Software, software_of
 from orchestrator.plan.perf.step import StepModel, StepTime
 from orchestrator.plan.plan import OFFLOAD_BUFFER_FACTOR
 
@@ -50,6 +56,17 @@ class Space:
     shardings: tuple[Sharding, ...]
     micro_batch: int | None = None
     accumulation: int | None = None
+    framework: Framework = Framework.deepspeed
+    cp: tuple[int, ...] = (1,)
+    vp: tuple[int, ...] = (1,)
+    selective: tuple[bool, ...] = (False,)  # besides `recompute`
+    sequence_parallel: bool | None = None
+    layers: int = 0  # of the model, which interleaved stages have to divide
+
+    @property
+    def again(self) -> list[tuple[bool, bool]]:
+        """What is computed again: all, or what selective recomputation repeats."""
+        return [(full, part) for full in self.recompute for part in self.selective if not (full and part)]
 
     @property
     def ranks(self) -> int:
@@ -120,8 +137,15 @@ class Candidate:
     def simplicity(self) -> tuple[int, int, int]:
         """Smaller is simpler: how many knobs are turned, the ZeRO stage, bytes in use."""
         layout, zero = self.layout, self.sharding.zero
-        degrees = sum(degree > 1 for degree in (layout.tp, layout.pp, layout.sp, layout.ep))
-        others = layout.recompute + zero.offload_optimizer + zero.offload_parameters + (zero.hpz > 1)
+        knobs = (layout.tp, layout.pp, layout.sp, layout.cp, layout.ep, layout.vp)
+        degrees = sum(degree > 1 for degree in knobs)
+        others = (
+            layout.recompute
+            + layout.selective
+            + zero.offload_optimizer
+            + zero.offload_parameters
+            + (zero.hpz > 1)
+        )
         return degrees + others, zero.stage, self.memory.total_bytes
 
 
@@ -129,11 +153,17 @@ class Steps:
     """Step times of one subject, calibrated where it has a calibration."""
 
     def __init__(self, subject: Subject, precision: str) -> None:
-        self._model = StepModel(subject.model, subject.machine, subject.constants, precision)
+        self._models: dict[Software, StepModel] = {}
+        self._subject, self._precision = subject, precision
         self._calibration = subject.calibration
 
     def time(self, layout: Layout, zero: Zero) -> StepTime:
-        step = self._model.time(layout, zero)
+        subject, software = self._subject, software_of(layout)
+        if software not in self._models:
+            self._models[software] = StepModel(
+                subject.model, subject.machine, subject.constants, self._precision, software
+            )
+        step = self._models[software].time(layout, zero)
         return self._calibration.apply(step) if self._calibration else step
 
 
@@ -144,18 +174,45 @@ def best_of(candidates: Sequence[Candidate]) -> Candidate:
     return min((c for c in field if c.step_time_s <= limit), key=lambda c: (c.simplicity, c.step_time_s))
 
 
-def shapes(space: Space) -> Iterator[tuple[int, int, int, int]]:
-    """Degrees (tp, pp, sp, ep) that divide the ranks and, ep, what is left to data parallelism."""
-    for tp, pp, sp, ep in itertools.product(space.tp, space.pp, space.sp, space.ep):
-        if space.ranks % (tp * pp * sp) == 0 and data_parallel(space, (tp, pp, sp, ep)) % ep == 0:
-            yield tp, pp, sp, ep
+class Degrees(NamedTuple):
+    """Of parallelism, but for data parallelism, which follows."""
+
+    tp: int
+    pp: int
+    sp: int
+    ep: int
+    cp: int = 1
+    vp: int = 1
+
+
+def shapes(space: Space) -> Iterator[Degrees]:
+    """Degrees that divide the ranks and, ep, what is left to data parallelism, and the layers."""
+    balanced = space.framework is not Framework.deepspeed
+    for choice in itertools.product(space.tp, space.pp, space.sp, space.ep, space.cp, space.vp):
+        degrees = Degrees(*choice)
+        if space.ranks % (degrees.tp * degrees.pp * degrees.sp * degrees.cp):
+            continue
+        if data_parallel(space, degrees) * degrees.cp % degrees.ep:
+            continue
+        if degrees.vp == 1 or (degrees.pp > 1 and cuts(space.layers, degrees.pp, degrees.vp, balanced)):
+            yield degrees
+
+
+def does_not_run(space: Space, degrees: Degrees, zero: Zero) -> str | None:
+    """Why the framework does not run them together; None where it does."""
+    if space.framework is Framework.deepspeed:
+        return deepspeed_refusal(degrees.tp, degrees.pp, degrees.sp, degrees.ep, zero)
+    offloads = zero.offload_optimizer or zero.offload_parameters
+    if zero.hpz > 1:
+        return f"zero_hpz_partition_size is DeepSpeed's, and job.framework={space.framework.value}"
+    return refusal(space.framework, degrees.sp, zero.stage, offloads)
 
 
 def layout_of(
-    space: Space, degrees: tuple[int, int, int, int], zero: Zero, micro_batch: int, recompute: bool
+    space: Space, degrees: Degrees, zero: Zero, micro_batch: int, recompute: bool, selective: bool = False
 ) -> Layout:
     """The layout of these choices; accumulation follows from the batch."""
-    tp, pp, sp, ep = degrees
+    tp, pp, sp, ep, cp, vp = degrees
     dp = data_parallel(space, degrees)
     return Layout(
         nodes=space.nodes,
@@ -173,6 +230,11 @@ def layout_of(
         micro_batch=micro_batch,
         accumulation=space.global_batch // (dp * micro_batch),
         global_batch=space.global_batch,
+        vp=vp,
+        selective=selective,
+        cp=cp,
+        framework=space.framework.value,
+        sequence_parallel=space.sequence_parallel,
     )
 
 
@@ -189,6 +251,5 @@ def candidate_of(subject: Subject, steps: Steps, layout: Layout, sharding: Shard
     return Candidate(layout, sharding, memory, free, host_free, roomy, steps)
 
 
-def data_parallel(space: Space, degrees: tuple[int, int, int, int]) -> int:
-    tp, pp, sp, _ = degrees
-    return space.ranks // (tp * pp * sp)
+def data_parallel(space: Space, degrees: Degrees) -> int:
+    return space.ranks // (degrees.tp * degrees.pp * degrees.sp * degrees.cp)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.config.schema import ModelConfig
-from orchestrator.plan.perf.transformer import kv_width, parameters
+from orchestrator.plan.perf.kv_cache import layer_elements
+from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.serving.request import ELEMENT_BYTES, Load, Software
 
 
@@ -22,10 +23,9 @@ def footprint(model: ModelConfig, software: Software, tp: int, pp: int) -> Footp
     than key-value heads each head has copies, and what latent attention keeps every rank has whole."""
     size = parameters(model)
     each = ELEMENT_BYTES[software.kv_precision]
-    if software.kv_elements_per_layer is None:
-        elements = 2 * kv_width(model) / min(tp, model.kv_heads)
-    else:
-        elements = float(software.kv_elements_per_layer)
+    elements = float(software.kv_elements_per_layer or layer_elements(model))
+    if software.kv_elements_per_layer is None and not model.kv_lora_rank:
+        elements /= min(tp, model.kv_heads)
     return Footprint(
         weights_bytes=size.total * ELEMENT_BYTES[software.precision] / (tp * pp),
         kv_bytes_per_token=elements * each * model.layers / pp,
@@ -34,5 +34,12 @@ def footprint(model: ModelConfig, software: Software, tp: int, pp: int) -> Footp
 
 def mean_context(model: ModelConfig, load: Load) -> float:
     """Tokens that a request has behind it on the mean of its answer, as far as the model looks back."""
-    context = load.tokens_in + load.tokens_out / 2
-    return min(context, model.sliding_window) if model.sliding_window else context
+    return looked_back(model, load.tokens_in + load.tokens_out / 2)
+
+
+def looked_back(model: ModelConfig, tokens: float) -> float:
+    """How many of so many tokens a layer attends to, on the mean over the layers."""
+    if not model.sliding_window:
+        return tokens
+    full = model.layers // model.full_attention_every if model.full_attention_every else 0
+    return (full * tokens + (model.layers - full) * min(tokens, model.sliding_window)) / model.layers

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from orchestrator.plan.perf.collectives import Network, group_of
 from orchestrator.plan.perf.transformer import (
-    active_layer_elements,
     attention_matrix_elements,
+    matrices,
     mlp_matrix_elements,
+    mlp_width,
+    output_width,
     query_width,
     router_elements,
 )
-from orchestrator.plan.serving.memory import Footprint, footprint
+from orchestrator.plan.serving.memory import Footprint, footprint, looked_back
 from orchestrator.plan.serving.request import ELEMENT_BYTES, STORED_ONLY, ServingRequest
 
 ACTIVATION_BYTES = 2  # of one element that ranks exchange
@@ -57,7 +59,7 @@ class Stage:
         model = self._model
         cached = batch * context
         flops = batch * 2 * self._matrix_elements() / self._flops
-        flops += 4 * cached * query_width(model) * model.layers / self._attention_flops
+        flops += 2 * cached * self._decoded_width() * model.layers / self._attention_flops
         weights = self._touched_elements(batch) * self._weight_bytes / self._tp
         cache = cached * self.footprint.kv_bytes_per_token * self._pp
         return self._pass(flops, (weights + cache) / self._bytes_per_s, batch)
@@ -66,11 +68,12 @@ class Stage:
         """Reading `prompts` of `tokens` each at once; only the last token of each goes through the head."""
         model = self._model
         rows = prompts * tokens
-        back = min(tokens, model.sliding_window) if model.sliding_window else tokens
+        back = looked_back(model, tokens)
         pairs = rows * (back - back * back / (2 * max(tokens, 1.0)))
-        flops = 2 * (rows * active_layer_elements(model) * model.layers + prompts * self._head_elements())
+        flops = 2 * (rows * self._layers_elements() + prompts * self._head_elements())
         products = flops / self._flops
-        attention = 4 * pairs * query_width(model) * model.layers / self._attention_flops
+        width = query_width(model) + output_width(model)
+        attention = 2 * pairs * width * model.layers / self._attention_flops
         weights = self._touched_elements(rows) * self._weight_bytes / self._tp
         return self._pass(products + attention, weights / self._bytes_per_s, rows)
 
@@ -90,8 +93,23 @@ class Stage:
     def _head_elements(self) -> int:
         return self._model.vocab * self._model.hidden
 
-    def _matrix_elements(self) -> int:
-        return active_layer_elements(self._model) * self._model.layers + self._head_elements()
+    def _matrix_elements(self) -> float:
+        return self._layers_elements() + self._head_elements()
+
+    def _layers_elements(self) -> float:
+        """Of all layers, those that one token passes."""
+        model = self._model
+        mlp = model.hidden * matrices(model) * mlp_width(model)
+        routers = router_elements(model) * (model.layers - model.dense_layers)
+        return model.layers * (attention_matrix_elements(model) + mlp) + routers
+
+    def _decoded_width(self) -> int:
+        """Of queries and outputs over all heads. With latent attention they are as wide as what is kept,
+        which all heads share (DeepSeek-AI 2024, DeepSeek-V2, section 2.1.2)."""
+        model = self._model
+        if not model.kv_lora_rank:
+            return query_width(model) + output_width(model)
+        return model.heads * (2 * model.kv_lora_rank + (model.rope_head_dim or 0))
 
     def _touched_elements(self, rows: float) -> float:
         """Of all layers and the head: of several experts those that `rows` tokens are expected to be sent to,
@@ -99,5 +117,7 @@ class Stage:
         model = self._model
         idle: float = (1 - model.experts_per_token / model.experts) ** max(rows, 1.0)
         experts = model.experts * (1 - idle)
-        layer = attention_matrix_elements(model) + router_elements(model)
-        return float(model.layers * (layer + experts * mlp_matrix_elements(model)) + self._head_elements())
+        dense = model.hidden * (model.dense_ffn or model.ffn) * matrices(model) * model.dense_layers
+        routed = router_elements(model) + (experts + model.shared_experts) * mlp_matrix_elements(model)
+        layers = model.layers * attention_matrix_elements(model) + dense
+        return layers + (model.layers - model.dense_layers) * routed + self._head_elements()

@@ -18,8 +18,8 @@ from orchestrator.agent.hang_stacks import (
     SIGNAL_AFTER_S,
     Inquiry,
     StackVerdict,
-    _catches,
     ask_by_signal,
+    catches,
     main_thread,
     name_culprits,
     process_state,
@@ -228,7 +228,7 @@ def test_asking_a_rank_that_ends_does_not_change_how_it_ends(bench: Bench) -> No
         """)
     rank = bench.start(script)
     assert bench.shows("late")
-    assert not _catches(rank.pid)
+    assert not catches(rank.pid)
     while rank.poll() is None:
         rank.ask_stacks()
         os.kill(rank.pid, rank_stacks.SIGNAL)  # as from somebody who had looked a moment before
@@ -269,7 +269,7 @@ def test_an_answer_that_does_not_come_is_waited_for_so_long(
 ) -> None:
     """A rank in a driver call is there, and its signal is never delivered."""
     monkeypatch.setattr(rank_stacks, "answers_of", lambda pid: str(tmp_path / "answers"))
-    monkeypatch.setattr(stacks_module, "_catches", lambda pid: True)
+    monkeypatch.setattr(stacks_module, "catches", lambda pid: True)
     signalled: list[int] = []
     monkeypatch.setattr(stacks_module, "ask_by_signal", signalled.extend)
     (tmp_path / "answers").write_text("an older answer\n")

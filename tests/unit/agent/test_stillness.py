@@ -85,6 +85,19 @@ def test_a_stopped_rank_needs_no_stack() -> None:
     assert follows.look(replace(stopped, at_s=10.0)).still_s == 10.0
 
 
+def test_an_interpreter_that_is_taken_apart_has_no_stack_to_ask_for() -> None:
+    follows = Stillness()
+    ends = replace(QUIET, stack=(), taken_apart=True)
+    follows.look(QUIET)
+    assert [follows.look(replace(ends, at_s=at_s)).still_s for at_s in (10.0, 20.0, 30.0)] == [
+        0.0,
+        10.0,
+        20.0,
+    ]
+    works = replace(NOTHING, cpu_s=20.0)
+    assert follows.look(replace(ends, at_s=40.0, before=works)).still_s == 0.0
+
+
 def test_the_same_place_is_the_same_functions_and_says_how_busy_they_were() -> None:
     follows = Stillness()
     follows.look(QUIET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from tests.support.checkpoint_driver import (
     drivers,
     files_of,
 )
-from tests.support.crashes import good, named
+from tests.support.crashes import committed, good, named
 from tests.support.fakes import names
 from tests.support.snapshot_world import KEY, OPTIMIZER, WEIGHTS, stage
 
@@ -43,6 +44,17 @@ def make(ray: FakeRay, tmp_path: Path) -> Iterator[Make]:
 def in_memory(driver: Driver, step: int) -> None:
     for node in driver.nodes:
         stage(node, Path("/checkpoints"), step, ranks=1)
+
+
+# As long a history as a trainer has after weeks: more values than any paper of ours.
+WHOLE = json.dumps({"log_history": [0] * 1_000_001})
+
+
+def of_a_trainer(driver: Driver, step: int) -> Path:
+    """A checkpoint that has a folder of its own."""
+    driver.checkpoints.snapshots.save_dirs.append(f"/checkpoints/checkpoint-{step}")
+    committed(driver.folders[0] / f"checkpoint-{step}", step)
+    return driver.folders[0] / f"checkpoint-{step}"
 
 
 def test_memory_comes_first_unless_the_disk_has_a_newer_one(make: Make) -> None:
@@ -185,6 +197,46 @@ def test_an_unfinished_save_is_cleared_out_of_the_way_where_each_has_a_folder(ma
     assert (told.step, told.tag) == (5, "checkpoint-5")
     assert Path(told.path) == driver.folders[0] / ".quarantine" / "checkpoint-5.1"
     assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("trainer_state.json", '{"global_st', "trainer_state.json cannot be read: "),
+        ("model.safetensors.index.json", "{", "model.safetensors.index.json cannot be read: "),
+        ("rng_state_0.pth", "PK", "rng_state_0.pth cannot be read: "),
+        ("rng_state_0", None, "it has no trainer_state.json, which is written last"),
+    ],
+)
+@pytest.mark.parametrize("source", ["disk", "memory"])
+def test_what_a_trainer_was_writing_around_a_checkpoint_is_seen_before_it_is_tried(
+    make: Make, name: str, text: str | None, why: str, source: str
+) -> None:
+    driver = make()
+    for step in (4, 6):
+        (of_a_trainer(driver, step) / "trainer_state.json").write_text(WHOLE)
+    folder = driver.folders[0] / "checkpoint-6"
+    if text is None:
+        (folder / "trainer_state.json").unlink()
+    (folder / name).write_text(text or "")
+    if source == "memory":
+        for node in driver.nodes:
+            stage(node, Path("/checkpoints/checkpoint-6"), 6, ranks=1)
+    chosen = driver.choose()
+    assert (chosen.source, chosen.step, chosen.save_dir) == ("disk", 4, "/checkpoints/checkpoint-4")
+    (told,) = driver.checkpoints.take_events()
+    assert isinstance(told, SnapshotQuarantined)
+    assert (told.step, told.reason.startswith(why)) == (6, True), told.reason
+    assert (driver.folders[0] / ".quarantine" / "checkpoint-6.1" / "step-6" / "manifest.json").is_file()
+
+
+def test_what_another_run_has_put_around_its_checkpoint_is_not_looked_through(make: Make) -> None:
+    driver = make()
+    folder = of_a_trainer(driver, 6)
+    path = folder / "step-6" / "manifest.json"
+    path.write_text(replace(Manifest.read(path), run="another").to_json())
+    (folder / "trainer_state.json").write_text('{"global_st')
+    assert driver.choose().step == 6
 
 
 # --- nodes that do not share a folder

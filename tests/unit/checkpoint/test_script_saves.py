@@ -94,6 +94,23 @@ def test_shards_and_distributed_checkpoints_are_held_to_their_own_index(tmp_path
     assert [one.torn for one in look(tmp_path)][1:] == [None]
 
 
+@pytest.mark.parametrize(
+    ("latest", "torn"),
+    [
+        ("global_step5", None), ("", "latest is empty"),
+        ("global_st", "latest names 'global_st', which is not there"),
+    ],
+)  # fmt: skip
+def test_what_deepspeed_finds_its_newest_by_has_to_lead_to_it(
+    tmp_path: Path, latest: str, torn: str | None
+) -> None:
+    folder = tmp_path / "checkpoint-5"
+    (folder / "global_step5").mkdir(parents=True)
+    as_torch(folder / "global_step5" / "mp_rank_00_model_states.pt")
+    (folder / "latest").write_text(latest)
+    assert [one.torn for one in look(tmp_path)] == [torn]
+
+
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_distributed_checkpoint_is_held_to_the_places_in_its_index(tmp_path: Path) -> None:
     folder = tmp_path / "step_5"

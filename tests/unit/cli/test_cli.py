@@ -94,7 +94,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     (
         "model that cannot fit",
         ["job=llama3_70b", "cluster=dgx_h100", "gpu=h100_sxm", "cluster.gpus_per_node=8", "cluster.nodes=1"],
-        "H100 SXM 80GB has 84.9 GB: 110.4 GB too much; would fit: deepspeed=zero3_offload",
+        "H100 SXM 80GB has 84.9 GB: 110.2 GB too much; would fit: deepspeed=zero3_offload",
     ), ("missing script", ["job.script=absent.py"], "job.script=absent.py: no such file"), ("missing corpus",
     ["job.corpus=[absent]"], "job.corpus: 'absent' names no file"), ("missing corpus of a plan",
     ["plan", *CPU, "job.corpus=[absent]"], "job.corpus: 'absent' names no file"), ("short corpus of a plan",

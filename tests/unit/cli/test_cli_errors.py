@@ -69,6 +69,7 @@ def refusal(result: Result) -> str:
 
 
 CHOICE = ["cluster=attic", "job=flavours"]
+HERE = ["cluster=local", "gpu=cpu", "job=flavours"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,12 @@ REFUSED: list[tuple[str, list[str], list[str]]] = [
     ("a misspelt key in a file", ["cluster=misspelt"], ["cluster.nodess", "did you mean 'cluster.nodes'?"]),
     ("a group without package", ["cluster=bare"], ["override /gpu", "# @package _global_"]),
     ("broken YAML", ["cluster=broken"], ["mine/cluster/broken.yaml, line 3", "not YAML"]),
+    (
+        "a library that is not there",
+        [*HERE, "launch.preload=[json,nosuch]"],
+        ["launch.preload=nosuch: there is no module 'nosuch'", "leave it out"],
+    ),
+    ("no name of a library", [*HERE, "launch.preload=['9 x']"], ["launch.preload: '9 x'", "write e.g."]),
     ("a verb, misspelt", ["paln"], ["'paln' is not a verb", "did you mean 'plan'?"]),
 ]
 

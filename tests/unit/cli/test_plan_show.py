@@ -83,7 +83,7 @@ def test_a_brief_plan_leaves_out_what_an_engineer_asks_for() -> None:
 def test_the_published_error_is_said_of_the_planners_own_constants_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert "mean error on published runs" in words(plan_of(config(*GPUS)))
+    assert "published runs like it" in words(plan_of(config(*GPUS)))
     calibration = Calibration(runs=4, fitted="4 runs of local")
     text = words(plan_of(cpu(monkeypatch), calibration))
     assert "calibrated on 4 runs of local" in text

@@ -45,6 +45,20 @@ def test_the_event_has_what_runs_and_what_was_planned_of_the_rest() -> None:
     assert record_from_json(line).event == OWN
 
 
+def test_what_nobody_asked_for_is_told_and_is_no_warning() -> None:
+    assumed = ("micro_batch", "accumulation", "global_batch", "zero_stage")
+    attempt = Attempt(1, ["node-a"], 2, planned=planned_values(PLANNED, 2), assumed=assumed)
+    (event,) = attempt.receive(0, EngineTold(MADE), 0.0)
+    assert event == replace(OWN, assumed=["global_batch", "micro_batch", "accumulation"])
+    told, warned = Story(None).lines(Record(0, 1.0, 1e9, event))
+    assert (told.kind, warned.kind) == (Kind.NOTE, Kind.WARNING)
+    assert told.text == "the script has chosen for DeepSpeed: batch 32, micro-batch 8, accumulation 2"
+    assert "than were planned: precision bf16 instead of fp32. What" in warned.text
+    begun = Record(0, 0.0, 1e9, RunStarted("r", "j", "c", "cpu", 2, 0.0, tokens_per_step=200))
+    records = [begun, Record(1, 1.0, 1e9, event), Record(2, 2.0, 1e9, StepDone(1, 1, 0.5))]
+    assert Meter().fold_all(records).bill().tokens == 3200, "though it was only assumed"
+
+
 def test_a_person_is_warned_of_values_that_were_not_planned_and_of_no_others() -> None:
     story = Story(None)
     (line,) = story.lines(Record(0, 1.0, 1e9, OWN))
@@ -74,6 +88,20 @@ def test_tokens_are_those_of_the_batch_that_runs() -> None:
             Record(3, 3.0, 1e9, StepDone(1, 1, 0.5)),
         ]
         assert Meter().fold_all(records).bill().tokens == tokens
+
+
+def test_a_plan_states_no_batch_that_nobody_has_said(tmp_path: Path) -> None:
+    script, file = tmp_path / "train.py", tmp_path / "own.json"
+    script.write_text("from transformers import Trainer\n")
+    auto = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "bf16": {"enabled": "auto"}}
+    file.write_text(json.dumps(auto))
+    words = ["gpu=cpu", "job=script", f"job.script={script}", f"+job.args.deepspeed={file}"]
+    plan = make_plan(compose(*words))
+    assert 'the script\'s own: it is "auto" in the DeepSpeed file' in " ".join(str(plan).split())
+    assert "sequences a step" not in str(plan)
+    assert "fp32 assumed" in str(plan)
+    said = make_plan(compose(*words, "+job.args.per_device_train_batch_size=3"))
+    assert "sequences a step = 3 micro-batch" in " ".join(str(said).split())
 
 
 def test_what_is_the_script_s_own_is_no_parameter_and_the_plan_says_so(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ class Driver:
     """A :class:`HangWatch` over one node whose ranks are what the test says, looked at as often as it
     asks."""
 
-    def __init__(self, *ranks: Any, after_s: float | None = None, still: bool = True) -> None:
+    def __init__(self, *ranks: Any, after_s: float | None = None, still: bool = True, left: int = 0) -> None:
         self.ranks: Sequence[Any] = ranks
+        self.left = left
         self.now_s = 1000.0
         self.still, self.frozen_since_s = still, self.now_s
         self.silent_since_s = self.now_s - LIMIT_S
@@ -69,7 +70,7 @@ class Driver:
             self.now_s += 1.0
             late = Overdue(0, "step", 7, self.now_s - self.silent_since_s, LIMIT_S)
             told = RanksOverdue(not progress, [] if progress else [late])
-            events += self.watch.poll({0: told}, 7, self.now_s)
+            events += self.watch.poll({0: told}, 7, self.now_s, self.left)
             if any(isinstance(event, RankLost) for event in events):
                 break
         return events
@@ -171,6 +172,43 @@ def test_a_stopped_rank_ends_it_though_nobody_waits_for_it_yet() -> None:
     )
     assert isinstance(lost, RankLost)
     assert (lost.error or "").endswith("rank 1 is stopped by a signal")
+
+
+LAST = rank(0, operation="", groups={})
+
+
+def test_a_rank_that_stands_still_when_all_others_have_ended_well_is_ended() -> None:
+    named, lost = Driver(LAST, left=3).later(600)
+    assert isinstance(named, StallNamed)
+    assert named.awaited == "rank 0 is left behind by the 3 other ranks, which have ended with status 0"
+    assert isinstance(lost, RankLost)
+    assert (lost.rank, lost.fault, lost.alike) == (0, Fault.HANG, 1)
+    assert LIMIT_S + EVIDENCE_S <= lost.detected_s < LIMIT_S + EVIDENCE_S + 15.0
+    assert f"; {named.awaited}; rank 0 waits for a lock at train.py:7 in step" in (lost.error or "")
+
+
+def test_of_several_that_are_left_behind_none_is_ended_before_all_are_proven_still() -> None:
+    *_, lost = Driver(LAST, replace(LAST, rank=1), left=1).later(600)
+    assert "each rank is left behind by the other rank, which has ended with status 0" in lost.error  # type: ignore[attr-defined]
+    (named,) = Driver(LAST, replace(LAST, rank=1, wait=Wait.TIMER, endable=False), left=1).later(10_000)
+    assert isinstance(named, StallNamed)
+
+
+def test_a_rank_that_nobody_has_left_is_not_ended_for_being_the_only_one() -> None:
+    (named,) = Driver(LAST).later(10_000)
+    assert isinstance(named, StallNamed)
+
+
+@pytest.mark.parametrize("wait", LEFT)
+def test_the_last_one_is_left_where_something_may_come_back_to_it(wait: Wait) -> None:
+    (named,) = Driver(replace(LAST, wait=wait, endable=False), left=3).later(10_000)
+    assert isinstance(named, StallNamed)
+
+
+@pytest.mark.parametrize("about", [{"listens": True}, {}], ids=["it serves others", "something works"])
+def test_the_last_one_is_left_behind_whose_lock_there_is_work(about: dict[str, bool]) -> None:
+    (named,) = Driver(replace(LAST, **about), still=bool(about), left=3).later(10_000)
+    assert isinstance(named, StallNamed)
 
 
 def test_all_in_one_collective_that_does_not_move_is_ended() -> None:

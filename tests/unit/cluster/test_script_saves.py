@@ -84,6 +84,12 @@ def test_what_leads_the_script_to_its_newest_leads_to_what_is_chosen(tmp_path: P
     }  # fmt: skip
     assert os.readlink(kept / "last.pt") == "iter_0000005.pt"
     assert os.readlink(kept / "elsewhere.pt") == "/nowhere/iter_0000010.pt"
+    for name in texts:
+        (kept / name).write_text("")  # as a rank leaves it that dies while it writes
+    looked.newest(None)
+    assert {name: (kept / name).read_text() for name in texts} == {
+        "latest": "iter_0000005.pt", "latest_checkpointed_iteration.txt": "5", "notes.txt": "",
+    }  # fmt: skip
 
 
 def test_what_does_not_say_its_step_is_not_gone_back_to(tmp_path: Path) -> None:

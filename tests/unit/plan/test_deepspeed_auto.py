@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.deepspeed_part import with_deepspeed_ready
 from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ConfigError
-from orchestrator.plan.layout.deepspeed_auto import filled, left_to_script
+from orchestrator.plan.layout.deepspeed_auto import assumed, filled, left_to_script
 from orchestrator.plan.layout.layout import derive_layout
 from tests.unit.plan.test_layout import config
 
@@ -80,6 +81,35 @@ def test_what_nobody_here_knows_is_left_to_a_script_that_fills_it_in() -> None:
     assert "optimizer.params.lr" in left
     assert "bf16.enabled" in left, "which is --bf16 of the script, and its default is its own"
     assert "train_batch_size" not in left
+
+
+JOB = {"job__global_batch": None, "job__micro_batch": 1}  # as where nobody has said anything
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "expected"),
+    [
+        ([], {}, ("micro_batch", "accumulation", "global_batch", "precision")),
+        (["--per_device_train_batch_size=4", "--bf16"], {}, ("accumulation", "global_batch")),
+        (["--per-device-train-batch-size", "4", "--gradient_accumulation_steps", "2", "--bf16", "True"], {}, ()),
+        (["--fp16", "--lr=-1"], {"job__micro_batch": 2, "job__gradient_accumulation": 3}, ()),
+        ([], {"job__global_batch": 64, "job__precision": "bf16"}, ("micro_batch", "accumulation")),
+        ([], {"job__global_batch": 64, "job__micro_batch": 2, "job__precision": "fp32"}, ()),
+    ],
+)  # fmt: skip
+def test_what_is_auto_and_said_by_nobody_is_the_script_s_own(
+    tmp_path: Path, words: list[str], changes: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    script, file = tmp_path / "train.py", tmp_path / "own.json"
+    script.write_text("from transformers import Trainer\n")
+    file.write_text(json.dumps(HF))
+    made = config(
+        deepspeed=copy.deepcopy(HF), deepspeed_file=str(file), model=None,
+        job__argv=["--deepspeed", str(file), *words], **{**JOB, **changes},
+    )  # fmt: skip
+    ready = with_deepspeed_ready(made, script, tmp_path, script_sources(script))
+    assert assumed(ready) == expected
+    assert assumed(config()) == ()
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_fewer_ranks_take_fewer_nodes() -> None:
         ({"recovery__max_restarts": -1}, "recovery.max_restarts=-1: must be 0 or more"),
         ({"launch__log_max_bytes": 1000000}, "launch.log_max_bytes=1000000: less than the beginning and the end of"),
         ({"launch__log_max_bytes": -1}, "launch.log_max_bytes=-1: must be 0 or more; write e.g. launch.log_max_bytes=1073741824 or launch.log_max_bytes=null"),
-        ({"job__precision": "bf61"}, "job.precision=bf61: not one of auto, bf16, fp16, fp32; did you mean 'bf16'?"),
+        ({"job__precision": "bf61"}, "job.precision=bf61: not one of auto, bf16, fp16, fp32, fp8; did you mean 'bf16'?"),
     ],
 )  # fmt: skip
 def test_refusals_name_key_values_and_remedy(changes: dict[str, Any], expected: str) -> None:

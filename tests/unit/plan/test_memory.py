@@ -16,9 +16,12 @@ from orchestrator.plan.perf.memory import (
     GIB,
     HEAP_FRAGMENTATION,
     NCCL_BYTES,
+    PIPELINE_FRAGMENTATION,
+    activation_bytes,
     memory_of,
     model_states,
 )
+from orchestrator.plan.perf.software import MEGATRON
 from orchestrator.plan.perf.transformer import parameters
 
 LLAMA_8B = ModelConfig("llama3_8b", 32, 4096, 32, 8, 14336, 128256, 8192)
@@ -83,12 +86,22 @@ def test_states_agree_with_deepspeeds_estimators(
         assert 1.5 * gpus * states.host / GIB == pytest.approx(cpu_gib, rel=0.01)
 
 
-def test_mixed_precision_adam_takes_twenty_bytes_per_parameter_unsharded() -> None:
-    """Rajbhandari et al. 2020: 16 bytes, and 4 for the float32 gradients that DeepSpeed makes at the step."""
+def test_mixed_precision_adam_takes_twenty_four_bytes_per_parameter_unsharded() -> None:
+    """Rajbhandari et al. 2020: 16 bytes. DeepSpeed's fused step makes float32 gradients of them, tensor by
+    tensor, and flattens those into one more copy; the unfused one of a processor does without the latter."""
     states = model_states(10**9, 0, Zero(), 1, "bf16")
-    assert (states.weights, states.gradients, states.optimizer) == (2 * 10**9, 6 * 10**9, 12 * 10**9)
+    assert (states.weights, states.gradients, states.optimizer) == (2 * 10**9, 10 * 10**9, 12 * 10**9)
+    assert model_states(10**9, 0, Zero(), 1, "bf16", flattens=False).gradients == 6 * 10**9
     plain = model_states(10**9, 0, Zero(), 1, "fp32")
     assert (plain.weights, plain.gradients, plain.optimizer) == (4 * 10**9, 4 * 10**9, 8 * 10**9)
+
+
+def test_megatron_takes_eighteen_bytes_per_parameter_and_six_where_its_optimizer_is_distributed() -> None:
+    """Megatron-Core's documentation of its distributed optimizer: 18 bytes, and 6 + 12 / d."""
+    whole, divided = (model_states(10**9, 0, Zero(stage), 8, "bf16", software=MEGATRON) for stage in (0, 1))
+    assert whole.weights + whole.gradients + whole.optimizer == 18 * 10**9
+    assert divided.weights + divided.gradients + divided.optimizer == (6 + 12 / 8) * 10**9
+    assert whole.gradients == divided.gradients == 4 * 10**9
 
 
 def test_llama_8b_on_one_node_by_hand() -> None:
@@ -99,7 +112,12 @@ def test_llama_8b_on_one_node_by_hand() -> None:
     assert needed.optimizer == pytest.approx(12 * count / 8, rel=1e-6)
     assert needed.logits == tokens * 128256 * 14
     layer = tokens * (2 * (6 * 4096 + 2 * 1024 + 4 * 14336) + 4 * 32)
-    assert needed.activations == 32 * tokens * 4096 * 2 + layer
+    assert needed.activations == 32 * tokens * 4096 * 2
+    assert needed.transient == 0  # the logits take more, and are gone before a layer is computed again
+    again = memory_of(replace(LLAMA_8B, vocab=1024), H100, ONE_NODE, zero)
+    of_backward = tokens * 2 * (2 * 4096 + 2 * 14336)  # gradients of output, input, and of gate and up
+    assert again.transient == layer + of_backward - again.logits
+    assert activation_bytes(LLAMA_8B, ONE_NODE, 32, 1) == needed.activations + layer
     assert needed.total_bytes < 80e9
 
 
@@ -117,7 +135,8 @@ def test_mixtral_on_one_node_by_hand() -> None:
     assert whole.weights == 2 * size.total
     assert whole.optimizer == pytest.approx(needed.optimizer, rel=1e-6)
     token = 2 * (4 * 4096 + 2 * 2 * 4096 + 2 * 4096 + 2 * 1024 + 2 * 4 * 14336) + 4 * 32 + 4 * 8
-    assert needed.activations == 32 * 4096 * 4096 * 2 + 4096 * token
+    assert needed.activations == 32 * 4096 * 4096 * 2
+    assert activation_bytes(MIXTRAL, layout, 32, 1) == needed.activations + 4096 * token
 
 
 def test_cpu_offload_moves_nothing_on_a_cpu() -> None:
@@ -180,6 +199,7 @@ def test_total_is_the_sum_of_positive_parts(case: tuple[ModelConfig, GpuConfig, 
         needed.gradients,
         needed.optimizer,
         needed.activations,
+        needed.transient,
         needed.logits,
         needed.framework,
         needed.fragmentation,
@@ -250,13 +270,18 @@ def test_expert_parallelism_never_costs_memory(case: tuple[ModelConfig, GpuConfi
 def test_what_is_lost_between_blocks_is_a_part_of_what_comes_and_goes(
     case: tuple[ModelConfig, GpuConfig, Layout],
 ) -> None:
-    """Of all that a rank on cores has, whose heap gives little back."""
+    """Of all that a rank on cores has, whose heap gives little back. The float32 gradients of the step come
+    and go as well."""
     model, gpu, layout = case
     needed = memory_of(model, gpu, layout)
-    lost = FRAGMENTATION * (needed.activations + needed.logits)
+    staged = layout.precision != "fp32" or layout.zero_stage > 0
+    taken = needed.activations + needed.transient + needed.logits
+    lost = FRAGMENTATION if layout.pp == 1 else PIPELINE_FRAGMENTATION
+    least, most = lost * taken, lost * (taken + (needed.gradients if staged else 0))
     if gpu.device is Device.cpu:
         lost = HEAP_FRAGMENTATION * (needed.total_bytes - needed.framework - needed.fragmentation)
-    assert needed.fragmentation == pytest.approx(lost, abs=1)
+        least = most = lost
+    assert least - 1 <= needed.fragmentation <= most + 1
 
 
 @given(cases())

@@ -19,6 +19,7 @@ from orchestrator.plan.forecast.prediction import BOUNDS
 from orchestrator.plan.layout.layout import derive_layout
 from orchestrator.plan.perf.baseline import group_of, nominal
 from orchestrator.plan.perf.calibration import Calibration
+from orchestrator.plan.perf.likeness import kind_of, likeness
 from orchestrator.plan.plan import Plan, make_plan
 from tests.unit.config.test_conf import composed
 
@@ -96,16 +97,58 @@ def test_reclaimed_spot_nodes_take_more_hours_and_less_money() -> None:
 
 @given(st.floats(0.001, 0.5), st.integers(1, 10**6))
 def test_the_range_is_as_wide_as_the_planner_is_wrong(error: float, steps: int) -> None:
+    """Where nothing is on record of runs like it."""
     made = config(*GPUS)
-    made = replace(
-        made, planner=replace(made.planner, step_time_error=error), job=replace(made.job, steps=steps)
-    )
+    unknown = replace(made.planner, step_time_error=error, evidence=[])
+    made = replace(made, planner=unknown, job=replace(made.job, steps=steps))
     found = plan_of(made).prediction
     (cost, *_), run = found.costs, found.forecast
     assert run is not None
     assert cost.low_usd == pytest.approx(run.gpu_hours_low * cost.usd_per_gpu_hour / (1 + error))
     assert cost.high_usd == pytest.approx(run.gpu_hours_high * cost.usd_per_gpu_hour / (1 - error))
     assert cost.low_usd <= cost.usd <= cost.high_usd
+
+
+def test_the_range_is_that_of_runs_like_it() -> None:
+    made = config(*GPUS)
+    plan = plan_of(made)
+    found, run = plan.prediction, plan.prediction.forecast
+    assert found.step_time_s is not None
+    assert run is not None
+    assert made.model is not None
+    like = likeness(kind_of(made.model, "hopper", "bf16", plan.layout), made.planner)
+    assert found.step_time_low_s == pytest.approx(like.low * found.step_time_s)
+    assert found.step_time_high_s == pytest.approx(like.high * found.step_time_s)
+    cost = found.costs[0]
+    assert cost.low_usd == pytest.approx(run.gpu_hours_low * cost.usd_per_gpu_hour * like.low)
+    assert cost.high_usd == pytest.approx(run.gpu_hours_high * cost.usd_per_gpu_hour * like.high)
+    page = str(plan)
+    assert "range" in page
+    assert found.likeness in " ".join(page.split())
+    unlike = plan_of(config(*GPUS[:1], "cluster=dgx_b200", "cluster.nodes=64")).prediction
+    assert unlike.likeness.startswith("no published run like it: the nearest, of ")
+    assert "in place of blackwell GPUs" in unlike.likeness
+
+
+def test_a_rate_that_nobody_has_published_is_said_to_be_one() -> None:
+    usual = plan_of(config(*GPUS)).prediction
+    assert usual.best_published_mfu is None
+    made = config(*GPUS)
+    slow = [replace(one, best_mfu=0.1) for one in made.planner.evidence]
+    found = plan_of(replace(made, planner=replace(made.planner, evidence=slow)))
+    assert found.prediction.best_published_mfu == 0.1
+    assert (
+        "that MFU is above the best published of such a GPU in this precision, 10%: expect less"
+        in " ".join(str(found).split())
+    )
+
+
+def test_a_plan_that_leaves_little_memory_says_how_far_off_such_plans_are() -> None:
+    roomy = plan_of(config(*GPUS))
+    assert roomy.memory is not None
+    assert "tight:" not in str(roomy)
+    tight = replace(roomy, gpu_memory_bytes=int(roomy.memory.total_bytes / 0.93))
+    assert f"tight: published runs were {roomy.memory_error:.0%} off" in " ".join(str(tight).split())
 
 
 def test_the_part_that_takes_longest_is_named() -> None:
@@ -230,7 +273,7 @@ NUMBERS = {
     "interruptions_low",
     "interruptions_high",
 }
-NUMBERS |= {"mfu", "hfu", "goodput", "step_time_error", "pue"}
+NUMBERS |= {"mfu", "hfu", "goodput", "step_time_error", "best_published_mfu", "pue"}
 UNITS = {"s", "w", "kwh", "bytes", "usd", "hours"}
 
 

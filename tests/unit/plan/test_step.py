@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 
 from orchestrator.config.schema import ModelConfig
 from orchestrator.plan.layout.layout import Layout
+from orchestrator.plan.layout.stages import Schedule
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.memory import memory_of
 from orchestrator.plan.perf.mfu import model_flops_utilisation
 from orchestrator.plan.perf.software import DEEPSPEED, Software
 from orchestrator.plan.perf.step import StepModel, StepTime
 from orchestrator.plan.perf.transformer import training_flops_per_token
 from tests.support.planned_machines import CLUSTERS, constants, kernels, layout, machine, trained_models
-from tests.unit.plan.test_memory import LLAMA_8B, LLAMA_70B, MIXTRAL
+from tests.unit.plan.test_memory import H100, LLAMA_8B, LLAMA_70B, MIXTRAL
 
 clusters = st.sampled_from(CLUSTERS)
 
@@ -134,8 +136,11 @@ def test_recomputation_adds_the_layers_forward_pass(model: ModelConfig, laid: La
 
 def test_selective_recomputation_repeats_attention_or_the_share_that_the_software_does() -> None:
     laid = layout(dp=8, accumulation=4, selective=True)
-    found = step(LLAMA_8B, laid)
-    assert found.recompute_s == pytest.approx(found.attention_s / 3.5)  # forward 1, backward 2.5
+    found = step(LLAMA_8B, laid, software=Software(fused_attention=False))
+    forward_s = kernels(LLAMA_8B, software=Software(fused_attention=False)).layer(1, 1, 1).attention_forward_s
+    assert found.recompute_s == pytest.approx(4 * 32 * forward_s)
+    cheap_s = 4 * 32 * kernels(LLAMA_8B).layer(1, 1, 1).memory_forward_s
+    assert step(LLAMA_8B, laid).recompute_s == pytest.approx(cheap_s)
     share = step(LLAMA_8B, laid, software=Software(selective_share=0.5)).recompute_s
     whole = step(LLAMA_8B, replace(laid, recompute=True, selective=False)).recompute_s
     assert share == pytest.approx(whole / 2)
@@ -265,8 +270,42 @@ def test_overlapping_software_hides_tensor_parallel_communication() -> None:
 
 
 def test_ring_attention_shows_only_what_attention_does_not_hide() -> None:
-    ring = Software(ring_attention=True)
     short, long = (replace(LLAMA_8B, seq_len=length) for length in (2048, 131072))
-    laid = layout(sp=8)
-    assert step(long, laid, software=ring).sp_s == 0 < step(long, laid).sp_s
-    assert step(short, laid, software=ring).sp_s > 0
+    exchanged = layout(sp=8)
+    ring = replace(exchanged, sp=1, cp=8)
+    assert step(long, ring).sp_s == 0 < step(long, exchanged).sp_s
+    assert step(short, ring).sp_s > 0
+    assert step(long, ring).attention_s == step(long, exchanged).attention_s
+
+
+def test_interleaved_stages_send_beside_what_they_compute() -> None:
+    """In software that sends them so; without interleaving there is nothing else to compute meanwhile."""
+    laid = layout(tp=8, pp=4, accumulation=16)
+    for vp, overlaps, shown in ((1, True, 1.0), (4, False, 4.0), (4, True, 4.0 * constants().contention)):
+        found = step(LLAMA_70B, replace(laid, vp=vp), software=Software(tp_overlap=overlaps))
+        assert found.pp_s == pytest.approx(shown * step(LLAMA_70B, laid).pp_s)
+
+
+def test_a_pipeline_without_a_bubble_holds_the_micro_batches_that_fill_it() -> None:
+    zero_bubble = replace(DEEPSPEED, schedule=Schedule.zero_bubble)
+    laid = layout(dp=1, pp=8, accumulation=32)
+    assert step(LLAMA_8B, laid, software=zero_bubble).bubble_s == 0 < step(LLAMA_8B, laid).bubble_s
+    more = memory_of(LLAMA_8B, H100, laid, software=zero_bubble).activations
+    assert more > 1.8 * memory_of(LLAMA_8B, H100, laid).activations
+
+
+def test_layers_that_predict_further_tokens_cost_a_layer_and_a_head_each() -> None:
+    further = replace(LLAMA_8B, mtp_layers=1)
+    laid = layout(dp=8)
+    found, plain = step(further, laid), step(LLAMA_8B, laid)
+    deeper = step(replace(LLAMA_8B, layers=33), laid)
+    assert found.attention_s == pytest.approx(deeper.attention_s)
+    assert found.matmul_s > deeper.matmul_s > plain.matmul_s
+
+
+def test_the_first_layers_without_experts_take_their_own_time() -> None:
+    """What a layer takes lies between one with experts and one without, by how many there are of each."""
+    sparse = replace(MIXTRAL, dense_ffn=1024)
+    by_count = [kernels(replace(sparse, dense_layers=n)).layer(1, 1, 1).matmul_forward_s for n in (0, 8, 16)]
+    assert by_count[1] == pytest.approx((by_count[0] + by_count[2]) / 2)
+    assert by_count[0] > by_count[2]

@@ -14,9 +14,11 @@ from omegaconf import OmegaConf
 from orchestrator.config.load import conf_dir
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig, ModelConfig
 from orchestrator.errors import ConfigError
+from orchestrator.plan.perf.kv_cache import kv_bytes, kv_bytes_per_token
 from orchestrator.plan.perf.machine import Machine, peak_flops
 from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_utilisation
 from orchestrator.plan.perf.transformer import (
+    attention_pairs,
     forward_flops_per_token,
     parameters,
     recompute_flops_per_token,
@@ -65,6 +67,8 @@ PUBLISHED = [
     ("qwen3_8b", 8_190_735_360, None),
     ("qwen3_32b", 32_762_123_264, None),
     ("qwen3_30b_a3b", 30_532_122_624, 3_353_032_704),
+    ("qwen3_235b_a22b", 235_093_634_560, 22_190_763_520),
+    ("deepseek_v3", 671_026_419_200, 37_552_297_472),
 ]
 
 
@@ -73,6 +77,84 @@ def test_counts_are_the_published_ones(option: str, total: int, active: int | No
     count = parameters(model_named(option))
     assert count.total == total
     assert count.active == (active or total)
+
+
+# As the sources print them, in billions, total and active; gpt-oss's card counts the active ones without the
+# embedding. DeepSeek-V3: arXiv 2412.19437; Kimi K2: arXiv 2507.20534, table 2; gpt-oss: its model card, table 1;
+# Qwen3: arXiv 2505.09388, table 2.
+PRINTED = [
+    ("deepseek_v3", 671, 37, False, 0.5, 0.6),
+    ("kimi_k2", 1040, 32.6, False, 15, 0.5),
+    ("gpt_oss_120b", 116.83, 5.13, True, 0.005, 0.005),
+    ("gpt_oss_20b", 20.91, 3.61, True, 0.005, 0.005),
+    ("qwen3_30b_a3b", 30.5, 3.3, False, 0.05, 0.06),
+    ("qwen3_235b_a22b", 235, 22, False, 0.5, 0.5),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "total", "active", "without_embedding", "total_off", "active_off"), PRINTED
+)
+def test_counts_of_models_with_experts_are_those_that_their_sources_print(
+    option: str, total: float, active: float, without_embedding: bool, total_off: float, active_off: float
+) -> None:
+    count = parameters(model_named(option))
+    passed = count.active - (count.embedding if without_embedding else 0)
+    assert count.total / 1e9 == pytest.approx(total, abs=total_off)
+    assert passed / 1e9 == pytest.approx(active, abs=active_off)
+
+
+def test_training_flops_of_deepseek_v3_are_the_published_ones() -> None:
+    """Zhao et al. 2025 (Insights into DeepSeek-V3, arXiv 2505.09343), table 2: 250 GFLOPs a token at 4,096
+    tokens, causal attention, without the layer that predicts a further token."""
+    model = replace(model_named("deepseek_v3"), mtp_layers=0)
+    assert training_flops_per_token(model, "causal") == pytest.approx(250e9, rel=0.005)
+    assert training_flops_per_token(model_named("llama3_405b"), "causal") > 2448e9  # theirs, at 4,096 tokens
+
+
+def test_the_layer_for_a_further_token_is_trained_and_not_counted() -> None:
+    """DeepSeek-V3's card: 14 billion beside the 671, of which 1.85 are copies of embedding and head."""
+    count = parameters(model_named("deepseek_v3"))
+    assert (count.mtp + 2 * 129280 * 7168) / 1e9 == pytest.approx(14, abs=0.6)
+    assert count.trained == count.total + count.mtp
+
+
+def test_latent_attention_keeps_what_is_published_and_grouped_queries_what_they_share() -> None:
+    """Zhao et al. 2025, table 1: KB of keys and values a token in 16 bits."""
+    published = {"deepseek_v3": 70.272, "qwen2_5_72b": 327.680, "llama3_405b": 516.096}
+    for option, kilobytes in published.items():
+        assert kv_bytes_per_token(model_named(option)) == pytest.approx(1e3 * kilobytes)
+    assert kv_bytes(model_named("llama3_405b"), 1000) == pytest.approx(516.096e6)
+
+
+def test_a_window_bounds_what_its_layers_keep() -> None:
+    model = model_named("gpt_oss_20b")  # every other of its 24 layers sees 128 positions
+    per_layer = 2 * 8 * 64 * 2
+    assert kv_bytes(model, 100) == 24 * 100 * per_layer
+    assert kv_bytes(model, 10_000) == 12 * (10_000 + 128) * per_layer
+    pairs = (4096 / 2 + 128 * (1 - 128 / (2 * 4096))) / 2
+    assert attention_pairs(model, "causal") == pytest.approx(pairs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q_lora_rank": 8}, r"model.q_lora_rank=8: is a part of latent attention.*model.kv_lora_rank"),
+        ({"kv_lora_rank": 8, "head_dim": 8}, r"model.kv_lora_rank=8: .*model.rope_head_dim"),
+        ({"kv_lora_rank": 8, "kv_heads": 4}, r"model.kv_heads=4: .*use model.kv_heads=8"),
+        ({"dense_layers": 1}, r"model.dense_layers=1: .*model.experts=1"),
+        ({"experts": 4, "dense_layers": 2}, r"model.dense_layers=2: leaves none.*use model.dense_layers=1"),
+        ({"shared_experts": 1}, r"model.shared_experts=1: .*model.experts=1"),
+        ({"full_attention_every": 2}, r"model.full_attention_every=2: without model.sliding_window"),
+        ({"mtp_layers": -1}, r"model.mtp_layers=-1 must be 0 or more"),
+    ],
+)
+def test_parts_of_a_model_that_mean_nothing_together_are_refused(
+    change: dict[str, int], message: str
+) -> None:
+    model = replace(ModelConfig("m", 2, 64, 8, 8, 64, 64, 64), **change)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=message):
+        parameters(model)
 
 
 def test_gpt3_count_is_the_published_one() -> None:
