@@ -156,7 +156,7 @@ def _comments(owner: Any) -> dict[tuple[str, str], str]:
     """Of a class and those that it has fields from, wherever they stand."""
     found: dict[tuple[str, str], str] = {}
     for kind in filter(dataclasses.is_dataclass, owner.__mro__):
-        found |= comments_of(sys.modules[kind.__module__])
+        found |= comments_of(sys.modules.get(kind.__module__, schema))
     return found
 
 

@@ -92,7 +92,9 @@ class ScriptProjection:
         for name, told in event.metrics.items():
             key = clean_key(prefix + job_name(name))
             series = self._series.setdefault(key, _Series(event.attempt))
-            for step, time_ms, value in (one for one in told if len(one) == 3):
+            # A step or a time that is no number is nothing that MLflow has a place for.
+            whole = (one for one in told if len(one) == 3 and all(map(math.isfinite, one[:2])))
+            for step, time_ms, value in whole:
                 if series.is_new(event.attempt, int(step)):
                     points += series.add(Point(record.seq, key, float(value), int(time_ms), int(step)))
         return points

@@ -33,6 +33,7 @@ from orchestrator.rank.messages import (
     OpBuildBegun,
     OpBuildEnded,
     OptimizerFollowed,
+    PhaseBegun,
     ProbeFailed,
     SaveBegun,
     StacksUnavailable,
@@ -124,15 +125,15 @@ def test_a_rank_that_waits_for_the_disk_excuses_all(node: Node) -> None:
 def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
     node: Node,
 ) -> None:
-    looked_at: list[dict[int, Rank]] = []
+    looked_at: list[tuple[dict[int, Rank], list[int]]] = []
     where = {0: ("train.py:7 in wait", Wait.LOCK), 1: ("", Wait.STOPPED)}
     text = 'Thread 0x1 (most recent call first):\n  File "/job/train.py", line 7 in wait\n'
 
     class Looks:
         due_s = float("inf")
 
-        def begin(self, ranks: dict[int, Rank]) -> None:
-            looked_at.append(ranks)
+        def begin(self, ranks: dict[int, Rank], leaving: list[int]) -> None:
+            looked_at.append((ranks, leaving))
             self.due_s = node.now_s + 1.0
 
         def poll(self, now_s: float) -> tuple[dict[int, str], list[RankSeen]] | None:
@@ -146,9 +147,10 @@ def test_stacks_are_kept_beside_the_logs_and_told_with_the_place_of_each(
             return {0: text, 1: ""}, seen
 
     node.node._looks = Looks()  # type: ignore[assignment]
+    node.ranks[1].say(PhaseBegun("exit"))
     node.later(1.0)
     node.node.ask_stacks()
-    assert looked_at == [{0: node.ranks[0], 1: node.ranks[1]}]
+    assert looked_at == [({0: node.ranks[0], 1: node.ranks[1]}, [1])], "the other's script has ended"
     assert node.later(0.5) == []
     (part,) = node.later(0.5)
     paths = [Path(rank.spec.log_path) for rank in node.ranks]

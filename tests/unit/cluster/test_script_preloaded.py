@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from orchestrator.agent.messages import ScriptPreloaded, decode, encode
-from orchestrator.cluster.group import RayWorkerGroup
+from orchestrator.cluster.remarks import Remarks
 
 
 def told(*parts: ScriptPreloaded) -> list[str]:
-    group, lines = RayWorkerGroup.__new__(RayWorkerGroup), []
-    group._notice, group._remarked, group._preloads = lines.append, set(), set()
+    lines: list[str] = []
+    remarks = Remarks(lines.append)
     for part in decode(encode(parts)):
         assert isinstance(part, ScriptPreloaded)
-        group._preloaded(part)
+        remarks.preloaded(part)
     return lines
 
 
