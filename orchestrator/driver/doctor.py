@@ -85,13 +85,18 @@ def _looked(subject: str, look: Callable[[], str]) -> Finding:
         return Finding(subject, "", str(redact(str(error))))
 
 
+def _own_commit() -> str:
+    """Of a clone of ours; an environment may lie in a repository of somebody else's."""
+    return facts.git_commit(PACKAGE) if (PACKAGE.parent / ".git").exists() else ""
+
+
 def _versions() -> list[Finding]:
     installed = {name: facts.package_version(name) for name in PACKAGES}
     lacking = [name for name, found in installed.items() if found == "not installed"]
     gpus = hardware.local_gpus()
     names = {gpu.product: sum(one.product == gpu.product for one in gpus) for gpu in gpus}
     return [
-        Finding("commit", facts.git_commit(PACKAGE) or "none: installed from a package"),
+        Finding("commit", _own_commit() or "none: installed from a package"),
         Finding("Python", f"{platform.python_version()} on {platform.platform()}"),
         Finding(
             "packages",
