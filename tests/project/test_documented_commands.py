@@ -236,5 +236,5 @@ def test_a_documented_run_is_one_that_can_be_planned(
     (tmp_path / "data" / "books" / "one.txt").write_text("text\n" * 1000)
     shutil.copy(tmp_path / "data" / "books" / "one.txt", tmp_path / "data" / "one.txt")
     words = [word.replace("/data/", f"{tmp_path}/data/") for word in words]
-    here = [] if any(word.startswith("cluster=") for word in words) else ["gpu=cpu"]
+    here = [] if any(word.startswith(("cluster=", "serve=")) for word in words) else ["gpu=cpu"]
     assert main(["plan", *here, *words]) == 0, capsys.readouterr().err

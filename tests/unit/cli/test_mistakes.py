@@ -23,7 +23,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("env.RANK=7",), "env.RANK: every rank gets its own from the run, and would not see this one; leave it out"),
     (("job.env.MASTER_PORT=7",), "or remove it with '~job.env.MASTER_PORT'"),
     (("+deepspeed.fp16.enabled=true", "+deepspeed.bf16.enabled=true"), "write deepspeed.fp16.enabled=false or"),
-    (("job.supports=[quantum]",), "job.supports=[quantum]: no kind of parallelism of tp, pp, sp, ep, vp"),
+    (("job.supports=[quantum]",), "job.supports=[quantum]: no kind of parallelism of cp, tp, pp, sp, ep, vp"),
     (("snapshot.dirs=[/no/such]",), "snapshot.dirs=[/no/such]: no folder that can be written; make it, or write"),
     (("recovery.stop_grace_s=inf",), "write e.g. recovery.stop_grace_s=30"),
     (("job.steps=10000000000000000000000",), "job.steps=10000000000000000000000: must be at most 1e+12"),
