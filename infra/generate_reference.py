@@ -19,6 +19,7 @@ from typing import Any
 from infra.field_docs import field_names, prose, table, wrapped
 from infra.json_fields import comment_of, hints_of, link, object_table, reached, title, type_name, unit_of
 from orchestrator import errors
+from orchestrator.cli.report import RunReport
 from orchestrator.cli.show.budget_json import BudgetResultJson
 from orchestrator.cli.show.owning import OwnAnswerJson
 from orchestrator.cli.show.serving import ServingAnswerJson
@@ -27,11 +28,15 @@ from orchestrator.cluster import gauges
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.cluster_status import ClusterSeen
+from orchestrator.driver.run_list import ListedRun
 from orchestrator.events import Event, Record
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.ledger.mlflow.tracking_file import Tracking
+from orchestrator.ledger.money import Money
+from orchestrator.ledger.notify.texts import VARIABLES
+from orchestrator.ledger.notify.words import Word
 from orchestrator.ledger.record_lines import STEP_LINE
 from orchestrator.ledger.spend import Spend
 from orchestrator.plan.plan import Plan
@@ -64,6 +69,8 @@ VERBS: list[tuple[str, str, Any]] = [
         RunRow,
     ),
     ("incidents RUN --json", "a list in the order of the journal, of", Incident),
+    ("runs --json", "a list, those with the newest word first, of", ListedRun),
+    ("report RUN --json", "one", RunReport),
     ("status --json", "one", ClusterSeen),
 ]
 FILES: list[tuple[str, str, Any]] = [
@@ -71,6 +78,11 @@ FILES: list[tuple[str, str, Any]] = [
     ("RUN/plan.json", "what launch ran, secrets hidden: one", Plan),
     ("RUN/tracking.json", "what MLflow's process starts from, for the owner alone (0600): one", Tracking),
     ("RUN/incidents.json", "written and uploaded when the run has ended: a list of", Incident),
+    ("RUN/money.json", "written when the run has ended: one", Money),
+]
+TOLD: list[tuple[str, str, Any]] = [
+    ("notify.webhook` of format `generic", "is posted one", Word),
+    ("notify.command", "has on standard input, in a line, one", Word),
 ]
 LINE = """\
 `RUN/journal.jsonl` is the truth of a run: one JSON object a line, appended and synced before anything follows
@@ -84,7 +96,8 @@ A field with a default may be missing in older journals. NaN and infinities are 
 and `Infinity`."""
 SIGNALS = """\
 These ask the run's own process to stop: ranks get SIGTERM and `recovery.stop_grace_s` to save and leave, and
-the run ends as `interrupted`. A second one stops at once. Which signals besides Ctrl-C do is
+the run ends as `interrupted`. A second one stops at once. `stop RUN` asks as SIGTERM does, from any machine
+that shares the run's directory. Which signals besides Ctrl-C do is
 `recovery.stop_signals`; what reaches a rank alone is in [Operations](operations.md#signals)."""
 
 
@@ -108,8 +121,14 @@ def json_section() -> list[str]:
     )
     lines += ["## Files of a run", "", "`RUN` is a run's directory, or its name.", ""]
     lines += table(["file", "holds"], [[f"`{path}`", f"{what} {link(kind)}"] for path, what, kind in FILES])
+    told = (
+        "[`notify`](notify.md) has people told of a run. The command has the same fields in variables,"
+        f" `{VARIABLES}MOMENT` and so on, empty for null, and `{VARIABLES}TEXT`, the lines that people read."
+    )
+    lines += ["## Words to people", "", *wrapped(told), ""]
+    lines += table(["who", "gets"], [[f"`{who}`", f"{what} {link(kind)}"] for who, what, kind in TOLD])
     lines += ["## Objects", "", "What the tables above point to, in alphabetical order.", ""]
-    for owner in sorted(reached([kind for *_, kind in [*VERBS, *FILES]]), key=title):
+    for owner in sorted(reached([kind for *_, kind in [*VERBS, *FILES, *TOLD]]), key=title):
         lines += [f"### {title(owner)}", "", *wrapped(sentence(owner)), "", *object_table(owner)]
     return lines
 
@@ -192,15 +211,21 @@ def mlflow_section() -> list[str]:
             "Metrics of a step",
             names.STEP_METRICS,
             "metric",
-            "A point for each step; of a long run for the telling ones.",
+            "A point for each step, the first where it was done again; of a long run for the telling ones.",
         ),
         ("Metrics of the run so far", names.RUN_METRICS, "metric", "The last point is the run's."),
         ("Metrics of a run that has ended", names.END_METRICS, "metric", "One point."),
+        (
+            "Metrics of a sweep",
+            names.SWEEP_METRICS,
+            "metric",
+            "Its runs are the children of the one that has them.",
+        ),
         ("Other metrics", names.OTHER_METRICS, "metric", "Characters that MLflow does not take become `_`."),
         ("Tags from the start", names.START_TAGS, "tag", "One that is not known is left out."),
         (
             "Tags of the run so far",
-            names.RUN_TAGS | names.OWN_TAGS,
+            names.RUN_TAGS | names.NOTE_TAGS | names.SWEEP_TAGS | names.OWN_TAGS,
             "tag",
             "They change while the run goes on.",
         ),
@@ -236,6 +261,10 @@ def exit_section() -> list[str]:
     rows.append(["1", "", "An error that is none of those below; with a traceback it is a fault of ours."])
     known = [kind for kind in error_types() if kind.__module__ == errors.__name__]
     rows += [[str(kind.exit_code), f"`{kind.__name__}`", sentence(kind)] for kind in known[1:]]
+    stopped = (
+        "A run has saved and stopped before more than its `budget` was spent; `resume` with more goes on."
+    )
+    rows.append([str(errors.EXIT_BUDGET_REACHED), "", stopped])
     rows.append(
         [
             str(errors.SIGNALLED),

@@ -30,6 +30,8 @@ _ROOMS = {
     "plan_serving": "orchestrator.driver.planning",
     "sweep": "orchestrator.driver.planning",
     "runs": "orchestrator.ledger.mlflow.run_table",
+    "list_runs": "orchestrator.driver.run_list",
+    "ListedRun": "orchestrator.driver.run_list",
     "calibrate": "orchestrator.driver.handle",
     "warm_cluster": "orchestrator.driver.warm_handle",
     "start": "orchestrator.driver.handle",
@@ -77,6 +79,8 @@ if TYPE_CHECKING:  # what __getattr__ gives
     from orchestrator.driver.planning import plan_serving as plan_serving
     from orchestrator.driver.planning import search_layout as search_layout
     from orchestrator.driver.planning import sweep as sweep
+    from orchestrator.driver.run_list import ListedRun as ListedRun
+    from orchestrator.driver.run_list import list_runs as list_runs
     from orchestrator.driver.warm_handle import WarmCluster as WarmCluster
     from orchestrator.driver.warm_handle import warm_cluster as warm_cluster
     from orchestrator.errors import ClusterError as ClusterError

@@ -20,8 +20,9 @@
     │       └── RestoreError             6  what was to be loaded was not, or must not be
     └── JournalError                     7  the journal is damaged in a way that is not a torn last line
 
-An interrupted run exits with 130 (Ctrl-C) or 143 (SIGTERM), as shells expect. Every error survives pickling:
-its arguments are its message and nothing else, and what else it knows are attributes.
+A run that has saved and stopped for its budget exits with 8, an interrupted one with 130 (Ctrl-C) or 143
+(SIGTERM), as shells expect. Every error survives pickling: its arguments are its message and nothing else,
+and what else it knows are attributes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Self
 SIGNALLED = 128  # and the number of the signal that asked for it
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+EXIT_BUDGET_REACHED = 8
 
 
 class OrchestratorError(Exception):

@@ -12,6 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from orchestrator.budget_events import BudgetKilled as BudgetKilled
+from orchestrator.budget_events import BudgetProjected as BudgetProjected
+from orchestrator.budget_events import BudgetReached as BudgetReached
+from orchestrator.budget_events import BudgetSettled as BudgetSettled
+from orchestrator.budget_events import BudgetWarned as BudgetWarned
 from orchestrator.checkpoint_events import CheckpointLoaded as CheckpointLoaded
 from orchestrator.checkpoint_events import CheckpointSaved as CheckpointSaved
 from orchestrator.checkpoint_events import CheckpointWriteBlocked as CheckpointWriteBlocked
@@ -316,7 +321,7 @@ class Decided(Event):
 
 @dataclass(frozen=True)
 class StopRequested(Event):
-    """Somebody asked the run to stop (Ctrl-C, SIGTERM)."""
+    """Somebody asked the run to stop (Ctrl-C, SIGTERM), or its budget did, by its key."""
 
     by: str
     grace_s: float

@@ -13,13 +13,13 @@ import json
 import typing
 from typing import Any
 
-from orchestrator import checkpoint_events, events, papers, script_events
+from orchestrator import budget_events, checkpoint_events, events, papers, script_events
 from orchestrator.events import Event, Record
 
 # Three hundred years. What is counted in microseconds, times so many GPUs, then fits into any number.
 LONGEST_S = 1e10
 # A class is among those of its base once its module is imported.
-_MODULES = tuple(module.__name__ for module in (events, checkpoint_events, script_events))
+_MODULES = tuple(module.__name__ for module in (events, budget_events, checkpoint_events, script_events))
 EVENT_TYPES: dict[str, type[Event]] = {
     kind.__name__: kind for kind in Event.__subclasses__() if kind.__module__ in _MODULES
 }

@@ -57,6 +57,8 @@ _TRAINING = {
     "pat": set(),
     "auth": set(),
 }  # fmt: skip
+# In the address of MLflow's page it says which columns to show.
+_NAME_OF_A_VIEW = "viewStateShareKey"
 _COMMON = {
     "false",
     "true",
@@ -74,7 +76,8 @@ _FORMS = re.compile(
     r"""
       (?P<scheme>\b[a-z][a-z0-9+.-]{1,20}+://[^\s:/@"']{0,200}+):[^\s"'<>]{1,500}@  # a password
     | (?P<lone>\b[a-z][a-z0-9+.-]{1,20}+://)[^\s:/@"']{16,500}+@         # a token in the place of a user
-    | (?P<query>[?&][\w.-]{0,40}?(?:token|key|secret|sig|signature|password|passwd|auth|credential)=)
+    | (?P<query>[?&](?!viewStateShareKey=)[\w.-]{0,40}?
+      (?:token|key|secret|sig|signature|password|passwd|auth|credential)=)
       [^&\s"'\#]+
     | (?P<header>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/-]{12,}=*
     | -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----[\s\S]*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
@@ -101,6 +104,8 @@ _known: set[str] = set()
 def is_secret(name: str) -> bool:
     """Whether a variable or key of this name holds a secret: ``WANDB_API_KEY`` and ``hubPassword`` do,
     ``max_token``, ``text_key`` and ``key_file`` do not."""
+    if name == _NAME_OF_A_VIEW:
+        return False
     words = _words(name)
     if any(pair in _SECRET_PAIRS for pair in itertools.pairwise(words)):
         return words[-1] not in {"path", "file", "dir"}

@@ -24,6 +24,11 @@ class Status(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    BUDGET_REACHED = "budget_reached"  # it has saved and stopped, with what may be spent of it spent
+
+
+# Nothing broke: somebody, or a budget, wanted the run to stop where it was.
+STOPPED_ON_PURPOSE = frozenset({Status.INTERRUPTED, Status.BUDGET_REACHED})
 
 
 class ProgramKind(StrEnum):
@@ -81,3 +86,15 @@ class Fault(StrEnum):
     LOSS = "loss"  # the loss is not one to go on from
     RESTORE = "restore"  # what was to be loaded was not
     DRIVER = "driver"  # the run's own process was lost
+
+
+class Moment(StrEnum):
+    """Of what people are told who do not look at a run."""
+
+    START = "start"  # it began, or was taken up again
+    FAULT = "fault"
+    RECOVERED = "recovered"  # it trains again
+    STRAGGLER = "straggler"  # a rank holds the others up
+    BUDGET_WARNING = "budget_warning"  # most of the budget is spent
+    BUDGET_REACHED = "budget_reached"
+    END = "end"  # however it ended, its driver's loss included

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,8 +105,9 @@ def gpu_differences(product_names: Sequence[str], count: int) -> list[str]:
     return problems
 
 
-def git_commit(folder: Path) -> str:
-    """The commit of the folder's repository, with ``+`` when it has changes; empty outside one."""
+def git_state(folder: Path) -> tuple[str, str]:
+    """The commit of the folder's repository, with ``+`` when it has changes, and its name; empty outside
+    one."""
 
     def git(*args: str) -> str:
         done = subprocess.run(
@@ -115,9 +117,12 @@ def git_commit(folder: Path) -> str:
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no") else "")
+        where = git("config", "--get", "remote.origin.url") or git("rev-parse", "--show-toplevel")
+        name = re.split(r"[/:]", where.rstrip("/"))[-1].removesuffix(".git")
+        changed = "+" if commit and git("status", "--porcelain", "--untracked-files=no") else ""
+        return commit + changed, name
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return "", ""
 
 
 def _short(value: str) -> str:

@@ -10,11 +10,11 @@ from typing import NoReturn
 from orchestrator.errors import ConfigError, near_miss
 
 VERBS = (
-    "run", "resume", "sync", "incidents", "plan", "compare", "calibrate", "up", "status", "down", "doctor",
-    "completion",
+    "run", "resume", "stop", "runs", "logs", "report", "open", "sync", "incidents", "plan", "compare",
+    "calibrate", "up", "status", "down", "doctor", "completion",
 )  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
-TAKE_A_RUN = ("resume", "sync", "incidents")
+TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
 TAKE_A_COMMAND = ("run", "plan")
 HYDRA_FLAGS = (
@@ -24,7 +24,8 @@ HYDRA_FLAGS = (
 )  # fmt: skip
 TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-    "--sort", "--limit",
+    "--sort", "--limit", "--rank", "--attempt", "--lines", "-n", "--state", "--job", "--cluster", "--owner",
+    "--project",
 )  # fmt: skip
 MAY_TAKE_A_VALUE = ("--info", "-i")
 
@@ -47,6 +48,19 @@ class Invocation:
     force: bool = False
     help: bool = False  # of this verb alone
     shell: str = ""  # of completion
+    rank: int = 0
+    attempt: int | None = None
+    lines: int = 0
+    follow: bool = False
+    now: bool = False
+    no_wait: bool = False
+    browser: bool = False
+    # which runs are listed
+    state: tuple[str, ...] = ()
+    job: str | None = None
+    cluster: str | None = None
+    owner: str | None = None
+    project: str | None = None
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()
@@ -169,6 +183,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
+    return int(text)
+
+
 def _check_flags(verb: str, overrides: Sequence[str]) -> None:
     """Hydra would print its whole usage for a flag that it does not know, or that lacks its value."""
     for place, word in enumerate(overrides):
@@ -199,18 +219,38 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
     parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
-    if verb in ("plan", "compare", "status", "incidents"):
+    if verb in ("plan", "compare", "status", "incidents", "runs", "report"):
         output = parser.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true")
-    if verb in ("run", *TAKE_A_RUN, *TAKE_RUNS):
+    if verb in ("run", "runs", *TAKE_A_RUN, *TAKE_RUNS):
         parser.add_argument("--trust", action="store_true")
     if verb == "down":
         parser.add_argument("--force", action="store_true")
+    _flags_of_looking(verb, parser)
     if verb == "compare":
         output.add_argument("--csv", action="store_true")
         parser.add_argument("--sort")
         parser.add_argument("--limit", type=_count, default=Invocation.limit)
     return parser
+
+
+def _flags_of_looking(verb: str, parser: argparse.ArgumentParser) -> None:
+    """Of the verbs that look at runs that are there, or end one."""
+    if verb == "runs":
+        parser.add_argument("--limit", type=_count, default=Invocation.limit)
+        parser.add_argument("--state", type=lambda text: tuple(text.split(",")), default=Invocation.state)
+        for name in ("job", "cluster", "owner", "project"):
+            parser.add_argument(f"--{name}")
+    elif verb == "logs":
+        parser.add_argument("--rank", type=_number, default=Invocation.rank)
+        parser.add_argument("--attempt", type=_count)
+        parser.add_argument("--lines", "-n", type=_count, default=Invocation.lines)
+        parser.add_argument("--follow", "-f", action="store_true")
+    elif verb == "stop":
+        parser.add_argument("--now", action="store_true")
+        parser.add_argument("--no-wait", action="store_true")
+    elif verb == "open":
+        parser.add_argument("--browser", action="store_true")
 
 
 def flags_last(words: Sequence[str]) -> list[str]:

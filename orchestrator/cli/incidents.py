@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.ledger.incidents import Incident
+from orchestrator.ledger.money import Money
 from orchestrator.ledger.run_directory import find_run
 from orchestrator.text import UNKNOWN, duration, hours, hours_name, number, percent, plural, usd
 
@@ -34,16 +35,37 @@ def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: b
     name = facts.run if facts else directory.name
     if not found:
         console.print(f"{name}: no incidents", highlight=False)
+        _show_money(ledger.money(), facts.unit if facts else "GPU", console)
         return
     unit = hours_name(facts.unit) if facts else "GPU-hours"
     spent_hours, cost_usd = sum(each.gpu_hours for each in found), sum(each.cost_usd for each in found)
-    console.print(_table(found))
+    console.print(incidents_table(found))
     share = percent(spent_hours / bill.gpu_hours) if bill.gpu_hours else UNKNOWN
     line = f"{name}: {plural(len(found), 'incident')}, {hours(spent_hours)} {unit}, {usd(cost_usd)}"
     console.print(f"\n{line}: {share} of {usd(bill.cost_usd)}", highlight=False, soft_wrap=True)
+    _show_money(ledger.money(), facts.unit if facts else "GPU", console)
 
 
-def _table(found: list[Incident]) -> Table:
+def _show_money(money: Money, unit: str, console: Console) -> None:
+    """Where all of it went; nothing for a run that has cost nothing."""
+    if not money.gpu_hours:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column()
+    for _ in range(3):
+        table.add_column(justify="right", no_wrap=True)
+    parts = {"spent on": money.buckets, "by attempt": money.attempts, "by incident": money.incidents}
+    for heading, shares in parts.items():
+        if shares:
+            table.add_row(Text(heading, style="dim"))
+            for name, *figures in money.rows(shares, unit):
+                table.add_row(f"  {name}", *figures)
+    console.print(f"\nlost: {money.lost_in_words()}", highlight=False, soft_wrap=True)
+    console.print(table)
+
+
+def incidents_table(found: list[Incident]) -> Table:
+    """One row for each."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="dim")
     table.add_column("", justify="right")
     table.add_column("at")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from orchestrator import papers
+from orchestrator.driver.tracking import runs_page
 from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
 from orchestrator.events import RunEnded, RunStarted
 from orchestrator.ledger.journal import replay
@@ -72,6 +73,8 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
     _run_sink(directory, total, environment, console)
     console.print(_summary(directory, before, total), highlight=False, soft_wrap=True)
     console.print(f"MLflow: {redact(uri)}", highlight=False, soft_wrap=True)
+    if (page := runs_page(uri, directory)) is not None:
+        console.print(f"what it cost, beside the other runs: {page}", highlight=False, soft_wrap=True)
     if not isinstance(last.event, RunEnded):
         console.print(
             "the run has no end on record: its driver is gone, its status is unknown", style="yellow"

@@ -53,6 +53,54 @@ HELP = {
         (_TRUST,),
         ("night-1", "night-1 job.steps=2000 recovery.max_restarts=9"),
     ),
+    "stop": VerbHelp(
+        "RUN",
+        "Asks a run to save and stop, as Ctrl-C in its own terminal would, from any machine that shares its"
+        f" directory, and waits for its end. {_RUN}",
+        (
+            ("--now", "do not let it save first"),
+            ("--no-wait", "ask, and do not wait until it has ended"),
+            _TRUST,
+        ),
+        ("night-1", "night-1 --now"),
+    ),
+    "runs": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Lists the runs below run_root, those with the newest word first: what each does or how it ended,"
+        " where, how far, and what it has cost.",
+        (
+            ("--state STATE,…", "only those in such a state"),
+            ("--job, --cluster, --owner, --project NAME", "only those of that name"),
+            ("--limit N", "so many at most"),
+            _JSON,
+            _TRUST,
+        ),
+        ("", "--state=training --owner=ada"),
+    ),
+    "logs": VerbHelp(
+        "RUN",
+        f"Prints what a rank has written, of its newest attempt if nothing else is said. {_RUN}",
+        (
+            ("--rank N", "of that rank; 0 by default"),
+            ("--attempt N", "of that attempt"),
+            ("--lines N, -n N", "the last N lines"),
+            ("--follow, -f", "go on until the run has ended"),
+            _TRUST,
+        ),
+        ("night-1 --rank 3 --follow",),
+    ),
+    "report": VerbHelp(
+        "RUN",
+        f"Prints what a run did, what it cost and what broke in it, from its journal alone. {_RUN}",
+        (_JSON, _TRUST),
+        ("night-1",),
+    ),
+    "open": VerbHelp(
+        "RUN",
+        f"Prints the addresses of a run's pages: MLflow, and the Ray dashboard while it goes on. {_RUN}",
+        (("--browser", "open them"), _TRUST),
+        ("night-1 --browser",),
+    ),
     "sync": VerbHelp(
         "RUN",
         "Brings MLflow up to the journal, after the driver of a run died or MLflow was away. Doing it twice"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.cli import run_verbs
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -41,7 +42,10 @@ def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal
     from orchestrator.driver.run import run
 
     if _asks_what_to_train(composed):
-        raise ConfigError("budget_usd and deadline_days are answered by 'plan'; a run takes job.steps")
+        raise ConfigError(
+            "budget_usd and deadline_days are answered by 'plan'; a run takes job.steps, and stops before"
+            " budget.usd or budget.deadline is passed"
+        )
     if composed.own or _asks_to_serve(composed):
         raise ConfigError(
             "own=true and serve=… are answered by 'plan'; a run trains, and neither serves nor buys"
@@ -59,6 +63,7 @@ def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal
 
 def _plan(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.plan import show_plan
+    from orchestrator.driver.budget import budget_remarks
     from orchestrator.driver.planning import make_plan, search_layout
     from orchestrator.plan.plan import plan_json
 
@@ -89,6 +94,8 @@ def _plan(composed: DictConfig, invocation: Invocation) -> int:
         print(json.dumps(body, indent=2))
     else:
         show_plan(plan, console)
+        for text in budget_remarks(config if found is None else found.config, plan):
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -339,6 +346,11 @@ def _down(_composed: DictConfig, invocation: Invocation) -> int:
 VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "run": _run,
     "resume": _resume,
+    "stop": run_verbs.stop_run,
+    "runs": run_verbs.list_runs,
+    "logs": run_verbs.show_logs,
+    "report": run_verbs.show_report,
+    "open": run_verbs.open_run,
     "sync": _sync,
     "incidents": _incidents,
     "plan": _plan,

@@ -21,6 +21,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from orchestrator import papers
 from orchestrator.config import deepspeed_file, hardware, ranges
+from orchestrator.config.notifying import learn_secrets
 from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.config.words import AS_IT_IS, literal, literally
@@ -141,6 +142,7 @@ def load(composed: DictConfig) -> Config:
         known = [key for key, _ in leaves(dataclasses.asdict(config))]
         raise ConfigError(f"{path}: no such key{near_miss(path, known)}; --cfg job prints all keys")
     learn(_told_as_secret(config.job.argv))
+    learn_secrets(config.notify)
     for path, value in leaves(dataclasses.asdict(config)):
         if (why := _why_no_value(path, value)) is not None:
             raise ConfigError(f"{path}={papers.short(value)}: {why}")
@@ -257,6 +259,12 @@ def load_planner(composed: DictConfig) -> PlannerConfig:
 def to_container(config: Config) -> dict[str, Any]:
     """Plain dicts and lists; enums as their names."""
     return cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def defaults() -> dict[str, Any]:
+    """What the schema says where nothing else does, in the form of :func:`to_container`; ``???`` is a value
+    that it has not."""
+    return cast(dict[str, Any], _plain(OmegaConf.to_container(OmegaConf.structured(Config))))
 
 
 def _plain(node: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.config.budget_schema import BudgetConfig as BudgetConfig
 from orchestrator.config.choices import MISSING as MISSING
 from orchestrator.config.choices import Device as Device
 from orchestrator.config.choices import FlagStyle as FlagStyle
@@ -22,6 +23,7 @@ from orchestrator.config.evidence import PlannerEvidence
 from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
 from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
 from orchestrator.config.model_keys import JobVariants, LayoutVariants, ModelVariants
+from orchestrator.config.notifying import NotifyConfig as NotifyConfig
 from orchestrator.config.price_schema import PriceConfig as PriceConfig
 from orchestrator.config.ranges import (
     Bytes,
@@ -331,11 +333,13 @@ class Config:
     deepspeed_file: str | None = None
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
     # environment of the ranks; wins over job.env and the fabric's
     env: dict[str, str] = field(default_factory=dict)
     # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one
@@ -348,7 +352,7 @@ class Config:
     deadline_days: Days | None = None  # 'plan' then answers what can be trained in that time
     clusters: list[str] = field(default_factory=list)  # that such plans compare, as cluster=A,B; [] is all
     own: bool = False  # 'plan' then answers whether owned hardware pays off against renting it, and when
-    run_name: str | None = None  # null is job, time and eight random characters
+    run_name: str | None = None  # null is time, eight random characters and the job
     # a new run directory is 0750 instead of 0700: its group may read what is in it
     run_group_reads: bool = False
     run_dir: str | None = None  # null is run_root/run_name; on every node the same path
@@ -357,3 +361,6 @@ class Config:
     owner: str | None = None
     project: str | None = None  # and for what
     cost_center: str | None = None
+    # file of what owners, projects and cost centres may spend in a month; null is budgets.yaml in run_root,
+    # if it is there
+    budgets: str | None = None

@@ -56,7 +56,7 @@ def for_hydra(words: Sequence[str]) -> list[str]:
     """
     if {"-sc", "--shell-completion"} & set(words):  # words that are half typed, and nothing is made of them
         return list(words)
-    swept = bool({"-m", "--multirun"} & set(words)) or any(map(_MULTIRUN.fullmatch, words))
+    swept = asks_for_sweep(words)
     made = []
     for word in in_full(words, swept):
         match = _TEXT.fullmatch(word)
@@ -88,6 +88,19 @@ def in_full(words: Sequence[str], swept: bool = False) -> list[str]:
         else:
             made.append(word)
     return made
+
+
+def asks_for_sweep(words: Sequence[str]) -> bool:
+    """Whether several values of a key mean a run for each."""
+    return bool({"-m", "--multirun"} & set(words)) or any(map(_MULTIRUN.fullmatch, words))
+
+
+def swept_keys(words: Sequence[str]) -> list[str]:
+    """The keys and groups of which there are several values; none where no sweep is asked for."""
+    if not asks_for_sweep(words):
+        return []
+    parsed = [parsed_override(word) for word in words if not word.startswith("-")]
+    return [str(one.key_or_group) for one in parsed if one is not None and one.is_sweep_override()]
 
 
 def as_typed(key: str, text: str) -> str:

@@ -87,7 +87,7 @@ def _looked(subject: str, look: Callable[[], str]) -> Finding:
 
 def _own_commit() -> str:
     """Of a clone of ours; an environment may lie in a repository of somebody else's."""
-    return facts.git_commit(PACKAGE) if (PACKAGE.parent / ".git").exists() else ""
+    return facts.git_state(PACKAGE)[0] if (PACKAGE.parent / ".git").exists() else ""
 
 
 def _versions() -> list[Finding]:

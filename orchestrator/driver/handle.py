@@ -8,7 +8,6 @@ why a run that was started elsewhere, or long ago, has the same handle.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import load
 from orchestrator.config.schema import Config
+from orchestrator.driver import stop_file
 from orchestrator.driver.child import ask
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.observer import Observer
@@ -28,6 +28,7 @@ from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.journal import Tail
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.money import Money
 from orchestrator.ledger.run_directory import LOST, check_run_name, find_run, holder, new_run_name
 from orchestrator.redact import known
 
@@ -83,6 +84,11 @@ class Run:
     def incidents(self) -> list[Incident]:
         """What broke, what was done and what it cost."""
         return self._fold.catch_up().ledger.incidents()
+
+    @property
+    def money(self) -> Money:
+        """Where it went: the bill by what it was spent on, by attempt and by incident."""
+        return self._fold.catch_up().ledger.money()
 
     @property
     def checkpoints(self) -> list[int]:
@@ -141,11 +147,15 @@ class Run:
                 observer.observe(record, bill)
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Ask the run to stop. Nothing happens where no driver on this machine holds it.
+        """Ask the run to stop, on whatever machine that shares its directory its driver is. Nothing happens
+        where no driver holds it.
 
         Args:
             grace_s: After so long it is asked a second time, and stops at once. Left out, its ranks have
                 ``recovery.stop_grace_s`` to save, and this returns at once.
+
+        Raises:
+            RunDirectoryError: Its driver cannot be asked: this user may not, or it is of an older version.
         """
         self._signal()
         if grace_s is not None:
@@ -214,9 +224,12 @@ class Run:
         return True
 
     def _signal(self) -> None:
-        pid = str(self._driver.pid) if self._driver is not None and self._lives() else holder(self.path)
-        if pid is not None and pid.isdigit():
-            os.kill(int(pid), signal.SIGTERM)
+        if not self._lives():
+            return
+        if self._driver is not None:
+            self._driver.send_signal(signal.SIGTERM)
+        else:  # the number of its process means nothing on another machine
+            stop_file.ask(self.path)
 
 
 def start(config: Config, trust: bool = False) -> Run:

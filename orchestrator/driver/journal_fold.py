@@ -16,6 +16,7 @@ key, or no home to keep one in, folds the journal.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import hmac
 import io
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import (
+    budget_events,
     checkpoint_events,
     event,
     events,
@@ -50,11 +52,12 @@ from orchestrator.ledger import (
     incidents,
     ledger,
     meter,
+    money,
     predicted_actual,
     story,
 )
 from orchestrator.ledger.journal import Mark, Tail
-from orchestrator.supervise import history, loop, loss_watch
+from orchestrator.supervise import history, loop, loss_watch, spending
 from orchestrator.trust import why_not_ours
 
 NAME = "journal.fold"
@@ -66,9 +69,9 @@ AT_ONCE = 250
 _BLOCK_BYTES = 8 << 20
 _KEY, _KEY_BYTES = "fold.key", 32
 _MOST_BYTES = 256 << 20
-_CODE = (bill, charge, checkpoint_events, checkpoint_lines, event, events, folded, history, incident,
-         incidents, ledger, loop, loss_watch, meter, predicted_actual, records, script_events, story, text,
-         vocabulary)  # fmt: skip
+_CODE = (bill, budget_events, charge, checkpoint_events, checkpoint_lines, event, events, folded, history,
+         incident, incidents, ledger, loop, loss_watch, meter, money, predicted_actual, records,
+         script_events, spending, story, text, vocabulary)  # fmt: skip
 _CLASSES = {
     (module.__name__, name): kind
     for module in _CODE
@@ -224,9 +227,10 @@ def _signature(key: bytes, head: dict[str, Any], body: bytes) -> str:
     return hashlib.blake2b(json.dumps(head, sort_keys=True).encode() + b"\n" + body, key=key).hexdigest()
 
 
+@functools.cache
 def code_hash() -> str:
-    """Of the code that folds and of the Python that pickles: a fold of another one may mean something
-    else."""
+    """Of the code that folds and of the Python that pickles: a fold of another one may mean something else.
+    Once for a process, whose code stays what it is, and which may look at a thousand runs."""
     digest = hashlib.blake2b(sys.version.encode(), digest_size=16)
     for module in _CODE:
         digest.update(Path(str(module.__file__)).read_bytes())

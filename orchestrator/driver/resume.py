@@ -153,10 +153,15 @@ def how_to_go_on(ended: Record | None, directory: Path, typed_in: Path) -> str |
     folder of the shell that started this driver."""
     if ended is None or not isinstance(ended.event, RunEnded) or ended.event.status is Status.FINISHED:
         return None
+    return f"to go on with it: {resume_command(directory, typed_in)}"
+
+
+def resume_command(directory: Path, typed_in: Path) -> str:
+    """What to type in that folder to take a run up."""
     # By its name where it lies where runs lie if nothing else is said.
     by_name = (typed_in / "runs" / directory.name).resolve() == directory.resolve()
     words = [*_command(), "resume", directory.name if by_name else str(directory)]
-    return f"to go on with it: {shlex.join(words)}"
+    return shlex.join(words)
 
 
 def _command() -> list[str]:

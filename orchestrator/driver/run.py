@@ -18,7 +18,17 @@ from orchestrator.config.resume_changes import wishes_of
 from orchestrator.config.schema import Config
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.assignment import assignment_of, working_dir
+from orchestrator.driver.budget import (
+    budget_of,
+    caps_of,
+    check_against_plan,
+    check_budget,
+    check_resumed,
+    words_to_go_on,
+    write_money,
+)
 from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.notifying import Notifier
 from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import (
     Target,
@@ -32,19 +42,23 @@ from orchestrator.driver.resume import (
     missing_names,
     remember,
     resumable,
+    resume_command,
     to_take_up,
 )
 from orchestrator.driver.script_preload import check_preload
+from orchestrator.driver.shared_budgets import shared_budgets
+from orchestrator.driver.stop_file import asked_by_file
 from orchestrator.driver.stopping import asked_by_signals, exit_code, take
 from orchestrator.driver.tracking import (
+    DASHBOARD,
     MlflowSink,
     shell_address_remark,
     tracking_places,
     tracking_problem,
     write_run_metadata,
 )
-from orchestrator.errors import RunDirectoryError, TrainingFailed
-from orchestrator.events import Event, Record, RunEnded, RunResumed, RunStarted, Status
+from orchestrator.errors import EXIT_BUDGET_REACHED, RunDirectoryError, TrainingFailed
+from orchestrator.events import BudgetSettled, Event, Record, RunEnded, RunResumed, RunStarted, Status
 from orchestrator.ledger.charge import cost_usd
 from orchestrator.ledger.journal import Journal, disk_is_full
 from orchestrator.ledger.ledger import Ledger
@@ -70,8 +84,11 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     """
     if takes_up is None and (found := to_take_up(config, trust)) is not None:
         config, takes_up = resumable(found.path, wishes_of(config))
+    check_budget(config.budget)
     plan = plan_of(config)
     _ = plan.billed_by
+    if takes_up is None:
+        check_against_plan(config, plan, caps_of(config, plan, time.time()), view.warn)
     check_script_builds(config)
     target = find_target(config)
     signals = stop_numbers(config.recovery.stop_signals)
@@ -85,6 +102,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     with ExitStack() as stack:
         directory.hold(resume=takes_up is not None)
         stack.callback(directory.release)
+        if takes_up is not None:
+            check_resumed(config, plan, caps_of(config, plan, _began_unix_s(takes_up)), takes_up.fold.folded)
         view.planned(plan)
         if target.remark:
             view.warn(target.remark)
@@ -105,6 +124,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         outlive_full_disks()
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
+        stack.enter_context(asked_by_file(directory.path, stop, view.warn))
         sink = MlflowSink(config, directory, problem)
         stack.callback(sink.close)
         return _supervised(_Wired(config, plan, name, directory, target, stop, sink, view, takes_up))
@@ -130,6 +150,7 @@ def _supervised(run: _Wired) -> int:
     directory, stop = run.directory, run.stop
     ray_env.prepare() if target.address is None else ray_env.prepare_to_attach(target.address)
     last: Record | None = None
+    settled: BudgetSettled | None = None
     ledger = Ledger()
     where = {"run directory": str(directory.path)}
     with ExitStack() as stack:
@@ -139,12 +160,14 @@ def _supervised(run: _Wired) -> int:
             folded = takes_up.folded()
             resume_state, ledger = folded.resume_state, folded.ledger
             view.remember(folded)
+        shared = shared_budgets(config, run.name, plan, ledger, view.notice)
+        if shared is not None:
+            stack.callback(shared.give_back)
         journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
         mark = leave_mark(directory.path)
         stack.callback(remove_mark, directory.path, mark)
         idle_timeout_s = target.warm_cluster.idle_timeout_s if target.warm_cluster else None
-        first = takes_up.fold.folded.started if takes_up else None
-        began_unix_s = first.time_unix_s if first else None
+        began_unix_s = _began_unix_s(takes_up) if takes_up else None
         assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s, began_unix_s)
         early = None
         if target.address is None and config.launch.zygote:
@@ -153,6 +176,15 @@ def _supervised(run: _Wired) -> int:
             environment = zygote_environment(assignment, outlives=False)
             early = stack.enter_context(early_zygote(environment, log_path, zygote_preload(assignment)))
         run.sink.begin(view.notice)
+        earlier_seq = fold.mark.last.seq if fold.mark else -1
+        typed_in = takes_up.typed_in if takes_up else Path.cwd()
+        notifier = Notifier(
+            config,
+            directory.path,
+            resume_command(directory.path, typed_in),
+            earlier_seq,
+        )
+        notifier.begin(view.notice)
         from orchestrator.cluster.gauges import Gauges
         from orchestrator.cluster.group import RayWorkerGroup
         from orchestrator.cluster.session import connect
@@ -174,6 +206,7 @@ def _supervised(run: _Wired) -> int:
             ends = " (ended with the run)" if session.local else ""
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
             view.dashboard(session.dashboard_url, session.token_path)
+            directory.write_json(DASHBOARD, {"url": session.dashboard_url}, mode=0o600)
         own_node_s = min(config.recovery.wait_for_node_s, _OWN_NODE_S)
         workers = RayWorkerGroup(
             assignment,
@@ -188,15 +221,21 @@ def _supervised(run: _Wired) -> int:
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
         spend = SpendNote(config, run.name, plan.unit, view.notice)
-        observers: tuple[Observer, ...] = (view, gauges, spend)
+        observers: tuple[Observer, ...] = (view, gauges, spend, notifier)
         address = None if session.local else session.address
         started = _resumed(takes_up, plan) if takes_up else run_started(plan, run.name, address)
         can_skip = asks_for(SKIP_BATCHES, plan.args)
         options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled)
-        events = supervise(started, workers, config.recovery, SystemClock(), stop, options, resume_state)
+        since_s = began_unix_s or time.time()
+        caps = caps_of(config, plan, since_s)
+        budget = budget_of(caps, plan, ledger, journal, since_s, shared)
+        events = supervise(
+            started, workers, config.recovery, SystemClock(), stop, options, resume_state, budget
+        )
         with view.live():
             for event in events:
                 last = _on_record(journal, event, view.notice, stop)
+                settled = event if isinstance(event, BudgetSettled) else settled
                 if isinstance(event, RunEnded):
                     run.sink.run_ended()
                 fold.appended(last)
@@ -207,11 +246,13 @@ def _supervised(run: _Wired) -> int:
                 for observer in observers:
                     observer.observe(last, bill)
     fold.finish()
+    write_money(ledger, directory, view.notice)
     view.summary(last, ledger, where | tracking_places(config, run.sink.recorded))
-    typed_in = takes_up.typed_in if takes_up else Path.cwd()
     if (hint := how_to_go_on(last, directory.path, typed_in)) is not None:
-        view.notice(hint)
+        raised = settled is not None and _has_stopped_for_budget(last)
+        view.notice(f"{hint} {words_to_go_on(settled)}".rstrip() if settled and raised else hint)
     run.sink.finish(stop, view)
+    notifier.finish(stop, view)
     return _exit_code(last, stop)
 
 
@@ -221,6 +262,18 @@ def _resumed(takes_up: Unfinished, plan: Plan) -> RunResumed:
         return takes_up.resumed
     changed = [redact(word) for word in takes_up.changed]
     return replace(takes_up.resumed, changed=changed, steps=plan.prediction.steps, gpus=plan.layout.ranks)
+
+
+def _began_unix_s(takes_up: Unfinished) -> float:
+    """When the run's first driver began it."""
+    first = takes_up.fold.folded.started
+    return first.time_unix_s if first else time.time()
+
+
+def _has_stopped_for_budget(last: Record | None) -> bool:
+    return (
+        last is not None and isinstance(last.event, RunEnded) and last.event.status is Status.BUDGET_REACHED
+    )
 
 
 def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
@@ -291,5 +344,7 @@ def _exit_code(last: Record | None, stop: StopRequest) -> int:
             return 0
         case Status.INTERRUPTED:
             return exit_code(stop)
+        case Status.BUDGET_REACHED:
+            return EXIT_BUDGET_REACHED
         case _:
             return TrainingFailed.exit_code

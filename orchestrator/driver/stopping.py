@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from orchestrator.errors import EXIT_TERMINATED
+from orchestrator.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, SIGNALLED
 from orchestrator.supervise.loop import StopRequest
 
 _CTRL_C = "Ctrl-C"
@@ -40,8 +40,11 @@ def take(stop: StopRequest, numbers: Sequence[int]) -> None:
 
 
 def exit_code(stop: StopRequest) -> int:
-    """As a shell tells it of a process that a signal ended: 128 and the number of the first."""
-    return 128 + (signal.SIGINT if stop.by in ("", _CTRL_C) else signal.Signals[stop.by])
+    """As a shell tells it of a process that a signal ended: 128 and the number of the first. Who asks by the
+    stop file asks as SIGTERM does."""
+    if stop.by in ("", _CTRL_C):
+        return EXIT_INTERRUPTED
+    return SIGNALLED + signal.Signals.__members__.get(stop.by, signal.SIGTERM)
 
 
 def leave_on_sigterm() -> None:

@@ -5,37 +5,49 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
+import shlex
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from orchestrator import papers
 from orchestrator.agent import facts
 from orchestrator.config import load
+from orchestrator.config.origin import origin_of
+from orchestrator.config.run_params import telling, varied
 from orchestrator.config.schema import Config
+from orchestrator.config.words import asks_for_sweep
 from orchestrator.driver.observer import Progress
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.names import START_ARTIFACTS
 from orchestrator.ledger.mlflow.sink_process import SinkSupervisor, pass_on
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking
+from orchestrator.ledger.mlflow.views import page_of
 from orchestrator.ledger.run_directory import RunDirectory, number_of_run
 from orchestrator.plan.plan import Plan, plan_json
 from orchestrator.rank.tracking import URI_VARIABLE, script_run_id, without_password
 from orchestrator.redact import redact
 from orchestrator.supervise.loop import StopRequest
-from orchestrator.users import user_name
+from orchestrator.users import known_name, user_name
 
 # What the MLflow process may take beyond its own deadline before it is killed.
 SINK_EXIT_S = 15.0
 LAST_WORDS_S = 2.0
+# In a run's directory, where Ray's dashboard is while the run goes on.
+DASHBOARD = "dashboard.json"
 # Of a layout, what a DeepSpeed file says.
 _OF_ENGINE = ("zero_stage", "offload", "precision", "micro_batch", "accumulation", "global_batch")
 # For a slow server to answer once the run goes on: as long as the process that tells it waits for an answer.
 ANSWER_S = 10.0
+MLFLOW_UI = "http://127.0.0.1:5000"
 
 
 def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDirectory) -> None:
@@ -45,7 +57,9 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
     directory.write("plan.txt", f"{plan}\n")
     directory.write_json("plan.json", plan_json(plan))
     directory.write_json("deepspeed.json", redact(dict(plan.deepspeed)))
-    commit = facts.git_commit(Path(plan.cwd))
+    # A script that was installed, or called from elsewhere, lies in a repository of its own.
+    places = (Path(plan.cwd), Path(plan.cwd, plan.script).parent)
+    commit, repository = next(filter(any, map(facts.git_state, places)), ("", ""))
     tags = {
         "cluster": plan.cluster,
         "gpu_type": plan.gpu_type,
@@ -56,13 +70,17 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         "run_dir": str(directory.path),
         "script_run_id": script_run_id(str(directory.path)),
         "run_number": number_of_run(directory.path),  # the label of its gauges
-        "mlflow.user": user_name(),
+        "owner": config.owner or user_name(),
+        "project": config.project or repository,
+        "cost_center": config.cost_center,
+        "mlflow.user": _known_user(),
         "mlflow.source.name": plan.script,
         "mlflow.source.git.commit": commit,
     }
     versions = {f"version.{name}": value for name, value in facts.versions(plan.facts).items()}
+    flat, words = load.flatten(hidden), origin_of(config)[1]
     params = {
-        **load.flatten(hidden),
+        **telling(flat, words),
         **_trained_with(plan),
         **{f"layout.{k}": v for k, v in dataclasses.asdict(plan.layout).items()},
     }
@@ -75,9 +93,24 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         flush_s=config.tracking.flush_s,
         params={**params, **versions},
         tags={key: redact(value) for key, value in tags.items() if value},
+        sweep=_number_of_sweep() if asks_for_sweep(words) else "",
+        sweep_values=varied(flat, words),
+        go_on=shlex.join([sys.executable, "-m", "orchestrator", "resume", str(directory.path)]),
         artifacts=list(START_ARTIFACTS),
     )
     directory.write_json("tracking.json", dataclasses.asdict(tracking), mode=0o600)
+
+
+@cache
+def _number_of_sweep() -> str:
+    """All runs of a sweep are this process's; it names their parent."""
+    return f"{time.strftime('%y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def _known_user() -> str:
+    """For a person to read. In a container the system may know no name of its user, where the shell does."""
+    named = (os.environ.get(name) for name in ("SUDO_USER", "LOGNAME", "USER"))
+    return known_name(os.geteuid()) or next(filter(None, named), None) or user_name()
 
 
 def _of_deepspeed(key: str) -> bool:
@@ -128,6 +161,22 @@ def tracking_places(config: Config, tracked: bool) -> dict[str, str]:
     return {"MLflow": f"{command('mlflow')} ui --backend-store-uri {uri}"}
 
 
+def runs_page(uri: str, run_dir: Path) -> str | None:
+    """Where MLflow shows what the runs of this one's experiment cost; None where it has not had the run. What
+    is in a file has its page where ``mlflow ui`` puts it unless told."""
+    try:
+        experiment_id = papers.read_object(run_dir / "mlflow_run.json").get("experiment_id")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(experiment_id, str) or not experiment_id.isalnum():
+        return None
+    parts = urlsplit(uri)
+    server = MLFLOW_UI
+    if parts.scheme in ("http", "https"):
+        server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+    return server + page_of(experiment_id)
+
+
 def command(name: str) -> str:
     """How to call a program of this environment from here."""
     return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
@@ -173,6 +222,8 @@ class MlflowSink:
             done = self._supervisor.wait(lambda: stop.level > asked or time.monotonic() > deadline_s)
         left = self._supervisor.close()
         if done:
+            if (page := runs_page(self._config.tracking.uri, self._directory.path)) is not None:
+                progress.say(f"what it cost, beside the other runs: {page}")
             return
         if left is not None and left.poll() is None:
             if stop.level > asked:

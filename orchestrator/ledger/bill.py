@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
@@ -32,31 +32,29 @@ class Bucket(StrEnum):
 
 @dataclass(frozen=True)
 class Bill:
-    """What a run has taken and given up to ``elapsed_s``. None means unknown, or nothing to divide by.
+    """What a run has taken and given up to ``elapsed_s``."""
 
-    ``steps`` counts new steps of this run that trained, ``skipped_steps`` those that the loss scale skipped,
-    ``step`` is the highest one reached. ``gpu_hours`` are in the run's own unit. ``goodput`` is the training
-    share of the GPU-seconds held.
-    """
-
-    elapsed_s: float
-    bucket: Bucket
-    gpus_held: int
-    seconds: dict[Bucket, float]
-    gpu_seconds: dict[Bucket, float]
-    gpu_hours: float
-    cost_usd: float
-    goodput: float | None
-    steps: int
-    step: int
-    restarts: int
-    tokens: int | None
-    tokens_per_s: float | None
-    tokens_per_s_per_gpu: float | None
-    mfu: float | None
+    elapsed_s: float  # since the run began, by its own clock
+    bucket: Bucket  # what time goes to at this moment
+    gpus_held: int  # at this moment
+    seconds: dict[Bucket, float]  # by what they went to
+    gpu_seconds: dict[Bucket, float]  # the same of what was held, in the run's own unit
+    gpu_hours: float  # held so far, in the run's own unit
+    cost_usd: float  # spent so far
+    goodput: float | None  # training share of what was held; null while nothing was
+    steps: int  # new steps of this run that trained
+    step: int  # the highest one reached
+    restarts: int  # so far
+    tokens: int | None  # trained on; null where tokens a step are not known
+    tokens_per_s: float | None  # of the steady state; null where tokens a step are not known
+    tokens_per_s_per_gpu: float | None  # the same of one; null where tokens a step are not known
+    mfu: float | None  # model FLOPs utilization; null without a model, or a peak of the accelerator
+    # of the whole cost; null where tokens a step are not known, or none was trained on
     cost_usd_per_million_tokens: float | None
-    final_loss: float | None
-    skipped_steps: int = 0
+    final_loss: float | None  # of the newest step; null before the first, and where none is told
+    skipped_steps: int = 0  # those that the loss scale skipped
+    # what each bucket has cost, which is the cost in all
+    bucket_usd: dict[Bucket, float] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         """Figures, and what the time went to, as tables that a notebook shows."""
@@ -111,6 +109,7 @@ def make_bill(
     steady: Steady,
     final_loss: float | None,
     skipped_steps: int = 0,
+    bucket_usd: dict[Bucket, float] | None = None,
 ) -> Bill:
     """Multiply and divide; without a steady state the throughput is that of all training time.
 
@@ -141,6 +140,7 @@ def make_bill(
         cost_usd_per_million_tokens=_ratio(cost_usd * 1e6, tokens),
         final_loss=final_loss,
         skipped_steps=skipped_steps,
+        bucket_usd=bucket_usd or {},
     )
 
 

@@ -40,7 +40,6 @@ from orchestrator.events import (
     RunResumed,
     RunStarted,
     SnapshotQuarantined,
-    Status,
     StepDone,
 )
 from orchestrator.ledger.bill import Bucket
@@ -62,6 +61,7 @@ from orchestrator.ledger.incident import (
 )
 from orchestrator.ledger.meter import STEPPING
 from orchestrator.text import number, ranges
+from orchestrator.vocabulary import STOPPED_ON_PURPOSE
 
 __all__ = ["Incident", "Incidents"]
 
@@ -151,7 +151,7 @@ class Incidents:
                         case.decided if case.restarted or case.fault is Trouble.CHECKPOINT else decided
                     )
             case RunEnded() as ended:
-                self._stopped = ended.status is Status.INTERRUPTED
+                self._stopped = ended.status in STOPPED_ON_PURPOSE
                 for case in self._open:
                     case.outcome = "; ".join(filter(None, [case.outcome, f"the run ended, {ended.status}"]))
             case BatchesSkipped(batches=batches):

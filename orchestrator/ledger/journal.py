@@ -79,7 +79,7 @@ class Journal:
 
     def append_many(self, events: Iterable[Event]) -> list[Record]:
         """Like :meth:`append` for events observed together: one time for all, and one fsync."""
-        elapsed_s = max(self._elapsed_s, round(self._clock() - self._origin_s, CLOCK_DIGITS))
+        elapsed_s = self.now_s
         time_unix_s = self._time_unix_s(elapsed_s)
         records: list[Record] = []
         lines: list[str] = []
@@ -94,6 +94,11 @@ class Journal:
             self._write("".join(lines).encode())
         self._seq, self._last, self._elapsed_s = seq, last, elapsed_s
         return records
+
+    @property
+    def now_s(self) -> float:
+        """The run's own clock at this moment, as the next record will have it."""
+        return max(self._elapsed_s, round(self._clock() - self._origin_s, CLOCK_DIGITS))
 
     def close(self) -> None:
         """Let go of the file; closing twice is allowed."""

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 
 from orchestrator.events import Record, RunStarted
 from orchestrator.ledger.bill import Bill, Bucket
+from orchestrator.ledger.charge import Spent
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.money import Attempts, Money, money_of
 from orchestrator.ledger.predicted_actual import Comparison, PredictedVsActual
 
 
@@ -25,13 +27,16 @@ class Ledger:
 
     _meter: Meter = field(default_factory=Meter)
     _incidents: Incidents = field(default_factory=Incidents)
+    _attempts: Attempts = field(default_factory=Attempts)
     _accuracy: PredictedVsActual = field(default_factory=PredictedVsActual)
     _bill: Bill | None = None
 
     def fold(self, record: Record) -> None:
         """Take one record into account."""
         before = self._meter.bucket
-        self._incidents.fold(record, before, self._meter.fold(record))
+        charges = self._meter.fold(record)
+        self._incidents.fold(record, before, charges)
+        self._attempts.fold(record.event, charges)
         self._accuracy.fold(record)
         self._bill = None
 
@@ -61,9 +66,18 @@ class Ledger:
         """What was done again for somebody who stopped the run and took it up, in dollars: no incident's."""
         return self._incidents.asked_for_usd(self._meter.open_charge())
 
+    def money(self, now_elapsed_s: float | None = None) -> Money:
+        """Where it went: the bill by bucket, by attempt and by incident."""
+        attempts = self._attempts.shares(self._meter.open_charge(now_elapsed_s))
+        return money_of(self.bill(now_elapsed_s), attempts, self.incidents(now_elapsed_s))
+
     def predicted_actual(self) -> Comparison:
         """What the plan had said of the run beside what it took."""
         return self._accuracy.comparison(self.bill())
+
+    def spent(self, now_elapsed_s: float) -> Spent:
+        """What the bill's hours and dollars are the sums of; asked ten times a second."""
+        return self._meter.spent(now_elapsed_s)
 
     @property
     def facts(self) -> RunStarted | None:

@@ -61,7 +61,6 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
-    Status,
     StepDone,
     StopRequested,
 )
@@ -69,6 +68,7 @@ from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
 from orchestrator.ledger.charge import US_PER_S, Charge, Spent
 from orchestrator.records import LONGEST_S
 from orchestrator.script_events import ScriptSaved, TokensSeen
+from orchestrator.vocabulary import STOPPED_ON_PURPOSE
 
 __all__ = ["Bill", "Bucket", "Meter"]
 
@@ -96,6 +96,7 @@ class Meter:
     _us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
     _gpu_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
     _spent: Spent = field(default_factory=Spent)
+    _spent_on: dict[Bucket, Spent] = field(default_factory=lambda: {each: Spent() for each in Bucket})
     _charges: list[Charge] = field(default_factory=list)  # of the last record
     _gpus: int = 0
     _attempts: int = 0
@@ -152,7 +153,18 @@ class Meter:
             steady=Steady(self._steady.steps, self._steady.us / US_PER_S, self._steady.gpu_us / US_PER_S),
             final_loss=self._loss,
             skipped_steps=self._skipped_steps,
+            bucket_usd=self._bucket_usd(still_open),
         )
+
+    def _bucket_usd(self, still_open: Charge) -> dict[Bucket, float]:
+        usd = {bucket: spent.cost_usd for bucket, spent in self._spent_on.items() if spent.gpu_us}
+        if still_open.us:
+            usd[still_open.bucket] = self._spent_on[still_open.bucket].plus(still_open).cost_usd
+        return usd
+
+    def spent(self, now_elapsed_s: float | None = None) -> Spent:
+        """The charges so far alone, without a bill."""
+        return self._spent.plus(self.open_charge(now_elapsed_s))
 
     @property
     def gpus_held(self) -> int:
@@ -220,7 +232,7 @@ class Meter:
             case RunEnded():
                 self._close(unfinished=Bucket.STOPPING)
                 self._hold(0, Bucket.STOPPING)
-                self._ended, self._stopped = True, event.status is Status.INTERRUPTED
+                self._ended, self._stopped = True, event.status in STOPPED_ON_PURPOSE
 
     def _step(self, event: StepDone) -> None:
         interval_us, own_us = self._open_us, _us(event.step_time_s)
@@ -330,6 +342,7 @@ class Meter:
         self._us[bucket] += us
         self._gpu_us[bucket] += us * self._gpus
         self._spent.add(charge)
+        self._spent_on[bucket].add(charge)
         self._charges.append(charge)
 
     @property

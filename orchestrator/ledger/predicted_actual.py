@@ -50,13 +50,14 @@ class Comparison:
         return any(figure.predicted is not None for figure in figures)
 
     def metrics(self) -> dict[str, float | None]:
-        """Under the names that MLflow gets."""
+        """Under the names that MLflow gets. The actual cost is the bill's and has its name there."""
         named = {"memory": self.memory_bytes, "step_time": self.step_time_s, "cost": self.cost_usd}
         units = {"memory": "bytes", "step_time": "s", "cost": "usd"}
         metrics: dict[str, float | None] = {}
         for name, figure in named.items():
             metrics[f"predicted_{name}_{units[name]}"] = figure.predicted
-            metrics[f"actual_{name}_{units[name]}"] = figure.actual
+            if figure is not self.cost_usd:
+                metrics[f"actual_{name}_{units[name]}"] = figure.actual
             metrics[f"actual_over_predicted_{name}"] = figure.ratio
         return metrics
 

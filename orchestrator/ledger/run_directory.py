@@ -37,8 +37,10 @@ def check_run_name(name: str) -> None:
 
 
 def new_run_name(job: str) -> str:
-    """Readable, sorted by time, unique also among a sweep's many: ``tiny_gpt-20261122-030405-9f3a17c2``."""
-    return f"{job}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    """Readable, sorted by time, unique also among a sweep's many: ``261122-030405-9f3a17c2-tiny_gpt``. Tables
+    and legends show some twenty characters of a name, so what tells runs apart comes before what they
+    share."""
+    return f"{time.strftime('%y%m%d-%H%M%S')}-{secrets.token_hex(4)}-{job}"
 
 
 def find_run(run: str, run_root: str | Path, trust: bool = False) -> Path:

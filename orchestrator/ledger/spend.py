@@ -38,10 +38,13 @@ class Spend(TypedDict):
     cost_center: str | None  # whose budget it is; null where `cost_center` is not set
     unit: str  # what an hour is counted of: `GPU` or `CPU core`
     every_s: float  # how old the figures may be while the run goes on
-    state: str  # `waiting`, `running`, or how the run ended: `finished`, `failed` or `interrupted`
+    # `waiting`, `running`, or how it ended: `finished`, `failed`, `interrupted` or `budget_reached`
+    state: str
     gpus_held: int  # at this moment
     gpu_hours: float  # held so far, in the unit
     cost_usd: float  # spent so far
+    # the same by what it was spent on: `training`, `checkpoint`, `redone`, `recovering`, …
+    bucket_usd: dict[str, float]
     updated_unix_s: float  # when this was written
 
 
@@ -82,10 +85,11 @@ class SpendNote:
             "gpus_held": bill.gpus_held,
             "gpu_hours": bill.gpu_hours,
             "cost_usd": bill.cost_usd,
+            "bucket_usd": {bucket.value: cost for bucket, cost in bill.bucket_usd.items()},
             "updated_unix_s": record.time_unix_s,
         }
         try:
-            folder = _folder(self.path.parent)
+            folder = spend_folder(self.path.parent)
             atomic_write(self.path, json.dumps(note, indent=1) + "\n", 0o640, durable=False)
             with contextlib.suppress(OSError):  # not of that group: then it is for ours
                 os.chown(self.path, -1, folder.st_gid)
@@ -98,13 +102,14 @@ class SpendNote:
             self._notice = None
 
 
-def _folder(path: Path) -> os.stat_result:
+def spend_folder(path: Path, shared: bool = False) -> os.stat_result:
     """Made like the run root: its group, and where others of the group make runs, they make notes too, each
-    his own."""
+    his own; in one that is ``shared`` they replace each other's."""
     with contextlib.suppress(FileExistsError):
         root = path.parent.stat()
         path.mkdir(mode=0o700)
         with contextlib.suppress(OSError):
             os.chown(path, -1, root.st_gid)
-        path.chmod(stat.S_ISVTX | (root.st_mode & (stat.S_ISGID | stat.S_IWGRP)) | 0o750)
+        own = 0 if shared else stat.S_ISVTX
+        path.chmod(own | (root.st_mode & (stat.S_ISGID | stat.S_IWGRP)) | 0o750)
     return path.stat()

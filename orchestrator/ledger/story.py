@@ -12,6 +12,10 @@ from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
     BatchesSkipped,
+    BudgetKilled,
+    BudgetReached,
+    BudgetSettled,
+    BudgetWarned,
     CheckpointLoaded,
     CheckpointSaved,
     CheckpointWriteBlocked,
@@ -57,6 +61,7 @@ from orchestrator.script_events import (
     ScriptSaved,
     StepsWithoutEngine,
 )
+from orchestrator.supervise import budget_words
 from orchestrator.text import (
     clean,
     count,
@@ -112,6 +117,7 @@ class Story:
         self.metrics: dict[str, float] = {}
         self._lost: dict[tuple[int, str], int] = {}
         self._failed_attempts: set[int] = set()
+        self._budget_reached = False
         self._checkpoints = CheckpointLines()
 
     def lines(self, record: Record) -> list[Line]:
@@ -222,17 +228,28 @@ class Story:
                     f"node {event.node} writes checkpoints again, after {number(event.held_s, 3)} s",
                 )
             case RunResumed():
-                self.run = event.run
+                self.run, self._budget_reached = event.run, False
                 self.total_steps = event.steps if event.changed else self.total_steps
                 changed = f" with {', '.join(map(clean, event.changed))}" if event.changed else ""
                 return Line(Kind.WARNING, f"run {event.run} taken up again{changed}: {clean(event.because)}")
+            case BudgetWarned():
+                return Line(Kind.WARNING, budget_words.warned(event, self.unit))
+            case BudgetReached():
+                self._budget_reached = True
+                return Line(Kind.WARNING, budget_words.reached(event, self.unit))
+            case BudgetKilled():
+                return Line(Kind.ERROR, budget_words.killed(event, self.unit))
+            case BudgetSettled():
+                if self._budget_reached:  # then it is the reason why the run ended
+                    return None
+                return Line(Kind.NOTE, budget_words.settled(event, self.unit))
             case StopRequested():
                 grace = f"ranks have {number(event.grace_s, 3)} s to save"
                 return Line(Kind.WARNING, f"stop asked for by {event.by}; {grace}")
             case ResourcesReleased():
                 return Line(Kind.NOTE, "resources released")
             case RunEnded():
-                kind = Kind.GOOD if event.status is Status.FINISHED else Kind.ERROR
+                kind = _ENDS.get(event.status, Kind.ERROR)
                 reason = f": {event.reason}" if event.reason and event.reason != self._decided else ""
                 return Line(kind, f"run {event.status.value}{reason}")
         return None
@@ -260,6 +277,9 @@ class Story:
             lines.append(Line(Kind.DETAIL, f"log: {lost.log_path}"))
         tail = [line for text in lost.log_tail[-LOG_TAIL_LINES:] for line in clean(text).split("\n")]
         return lines + [Line(Kind.DETAIL, f"| {line}") for line in tail]
+
+
+_ENDS = {Status.FINISHED: Kind.GOOD, Status.BUDGET_REACHED: Kind.WARNING}
 
 
 def _note(text: str | None) -> list[Line]:

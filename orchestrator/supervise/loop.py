@@ -37,9 +37,12 @@ from orchestrator.events import (
     StepDone,
     StopRequested,
 )
+from orchestrator.supervise.budget_watch import BudgetWatch
+from orchestrator.supervise.budget_words import settled
 from orchestrator.supervise.history import History
 from orchestrator.supervise.loss_watch import LossWatch
 from orchestrator.supervise.policy import Decision, decide
+from orchestrator.supervise.spending import Budget, Do, SaveTimes
 from orchestrator.supervise.worker_group import WorkerGroup
 
 # A node whose time is over may stay all the same: so long ranks may save at least.
@@ -76,10 +79,12 @@ class ResumeState:
     history: History = field(default_factory=History)
     losses: LossWatch = field(default_factory=lambda: LossWatch(None))
     attempts: int = 0
+    save_times: SaveTimes = field(default_factory=SaveTimes)
 
     def fold(self, event: Event) -> None:
         """Take an event of the journal into account."""
         self.history.fold(event)
+        self.save_times.fold(event)
         match event:
             case AttemptStarted():
                 self.attempts = max(self.attempts, event.attempt)
@@ -109,26 +114,34 @@ def supervise(
     stop: StopRequest,
     options: SupervisorOptions | None = None,
     resume_state: ResumeState | None = None,
+    budget: Budget | None = None,
 ) -> Iterator[Event]:
-    """Run attempts until one finishes, the policy gives up or somebody asks to stop.
+    """Run attempts until one finishes, the policy gives up, or somebody or the budget asks to stop.
 
     Any other error ends the run too, on record; it is raised again after the last event.
     """
     failed: Exception | None = None
-    run = _Run(workers, recovery, clock, stop, options or SupervisorOptions(), resume_state or ResumeState())
+    options, state = options or SupervisorOptions(), resume_state or ResumeState()
+    watch = BudgetWatch(budget, state.save_times, options.poll_s, state.history.highest_step)
+    run = _Run(workers, recovery, clock, stop, options, state, watch)
     run.remember()
     yield from run.record(started)
     try:
-        yield from run.record(workers.acquire(lambda: stop.level > 0))
+        yield from run.record(workers.acquire(lambda: stop.level > 0 or watch.is_due()))
         status, reason = yield from run.attempts()
     except Cancelled:
-        status, reason = Status.INTERRUPTED, f"{stop.by} while waiting for resources"
+        yield from run.mind_budget()
+        status, reason = run.stopped_as(), f"{stop.by} while waiting for resources"
     except OrchestratorError as error:
         failed, status, reason = error, Status.FAILED, str(error)
     except Exception as error:  # noqa: BLE001 - raised again below, once the journal has the end
         failed, status, reason = error, Status.FAILED, f"{type(error).__name__}: {error}"
     workers.close()
     yield ResourcesReleased()
+    if (said := watch.settled()) is not None:  # the bill has the last of it by now
+        yield said
+        if status is Status.BUDGET_REACHED:
+            reason = f"{settled(said)}; {run.kept()}"
     yield RunEnded(status, reason)
     if failed is not None:
         raise failed
@@ -142,6 +155,7 @@ class _Run:
     stop: StopRequest
     options: SupervisorOptions
     resume_state: ResumeState
+    budget: BudgetWatch
     _outcome: Outcome | None = None
 
     def remember(self) -> None:
@@ -157,6 +171,7 @@ class _Run:
     def record(self, event: Event) -> Iterator[Event]:
         """Every event is history before anything is decided from it."""
         self.resume_state.history.fold(event)
+        self.budget.told(event)
         yield event
 
     def attempts(self) -> Generator[Event, None, tuple[Status, str]]:
@@ -174,9 +189,11 @@ class _Run:
                 yield from self._act(decision)
                 if decision.action is Action.STOP:
                     return Status.FAILED, decision.reason
-            yield from self._one_attempt(decision)
+            yield from self.mind_budget()
+            if not self.stop.level:
+                yield from self._one_attempt(decision)
             if self.stop.level:
-                return Status.INTERRUPTED, self._stopped()
+                return self.stopped_as(), f"stopped by {self.stop.by}; {self.kept()}"
             if self._outcome is Outcome.FINISHED:
                 return Status.FINISHED, "the job ended by itself"
             assert history.open is not None, "an attempt fails with a cause, says the contract"
@@ -224,6 +241,7 @@ class _Run:
         """Pass on an attempt's events until its end, and pass stop requests down."""
         asked, rejected, leaving = 0, False, False
         while self._outcome is None:
+            yield from self.mind_budget(leaving)
             if self.stop.level > asked:
                 yield from self._pass_down_stop(asked, leaving)
                 asked = self.stop.level
@@ -257,6 +275,8 @@ class _Run:
     def _pass_down_stop(self, asked: int, leaving: bool) -> Iterator[Event]:
         """Ranks that are ``leaving`` have been asked already: a second time would mean at once to some."""
         grace_s = self.recovery.stop_grace_s
+        if self.budget.stopping_for is not None:
+            grace_s = self.budget.grace_s(grace_s, saves=self._saves)
         if asked == 0:
             yield from self.record(StopRequested(self.stop.by, grace_s if self.stop.level == 1 else 0.0))
         if self.stop.level == 1:
@@ -265,12 +285,31 @@ class _Run:
         else:
             self.workers.kill()
 
-    def _stopped(self) -> str:
+    def mind_budget(self, leaving: bool = False) -> Iterator[Event]:
+        """Ask the run to stop, as somebody would, once its budget says so; or to stop at once."""
+        do, events = self.budget.look(self.clock.now_s(), asked=leaving or self.stop.level > 0)
+        for event in events:
+            yield from self.record(event)
+        if do is not Do.GO_ON:
+            self.stop.ask(str(self.budget.stopping_for or "budget.hard"))
+        if do is Do.KILL:
+            self.stop.level = max(self.stop.level, 2)
+
+    def stopped_as(self) -> Status:
+        """Whose wish the stop was."""
+        return Status.INTERRUPTED if self.budget.stopping_for is None else Status.BUDGET_REACHED
+
+    @property
+    def _saves(self) -> bool:
+        """Whether the script has saved anything yet."""
+        return bool(self.resume_state.history.restorable or self.resume_state.history.own_save)
+
+    def kept(self) -> str:
+        """From where it can be gone on."""
         history = self.resume_state.history
         steps, own = history.restorable, history.own_save
         kept = "no checkpoint" if own is None else f"the script has saved {own.path} after step {own.step}"
-        kept = f"the last complete checkpoint is of step {max(steps)}" if steps else kept
-        return f"stopped by {self.stop.by}; {kept}"
+        return f"the last complete checkpoint is of step {max(steps)}" if steps else kept
 
 
 def _lost_before(attempt: int, step: int, error: NodeLost) -> RankLost:

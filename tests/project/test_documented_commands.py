@@ -128,6 +128,13 @@ def config_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader has in his shell by the line above the command."""
+    monkeypatch.setenv("SLACK_URL", "https://hooks.slack.com/services/T0/B0/documented")
+    monkeypatch.setenv("TOKEN", "documented-token")
+
+
 @pytest.mark.parametrize("words", ALL)
 def test_a_documented_command_is_taken(words: list[str], config_dir: Path) -> None:
     composed(words, config_dir)
@@ -182,6 +189,7 @@ RUN_BY = {
     "printf 'subjectAltName": "tests/services/test_ray_tls.py",
     "chmod 600": "tests/services/test_ray_tls.py",
     "export RAY_USE_TLS": "tests/services/test_ray_tls.py",
+    "export SLACK_URL": "tests/real/test_notify.py",
     "torchrun ": "tests/real/test_examples.py",
 }
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)

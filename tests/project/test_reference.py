@@ -19,6 +19,7 @@ from infra import generate_reference
 from infra.json_fields import differences, fields_of
 from orchestrator.agent.zygote_pool import NodeZygotes, _Held
 from orchestrator.cli import cli
+from orchestrator.cli.report import RunReport
 from orchestrator.cli.show.budget_json import BudgetResultJson
 from orchestrator.cli.show.runs_export import to_csv, to_json
 from orchestrator.cli.show.sweep_table import SweptPlan
@@ -26,6 +27,7 @@ from orchestrator.cluster import overview
 from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.cluster_status import ClusterSeen, seen_by
 from orchestrator.driver.preflight import plan_of
+from orchestrator.driver.run_list import ListedRun
 from orchestrator.driver.tracking import write_run_metadata
 from orchestrator.events import (
     AttemptStarted,
@@ -47,12 +49,15 @@ from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.ledger.mlflow.tracking_file import Tracking
+from orchestrator.ledger.notify.texts import generic
+from orchestrator.ledger.notify.words import Sender, Word, Words
 from orchestrator.ledger.record_lines import STEP_LINE, line_of
 from orchestrator.ledger.run_directory import RunDirectory
 from orchestrator.ledger.spend import Spend, SpendNote
 from orchestrator.plan.plan import Plan
 from orchestrator.records import record_to_json
 from orchestrator.users import user_name
+from orchestrator.vocabulary import Moment
 from tests.support.fakes import lost
 from tests.unit.config.test_conf import composed
 
@@ -140,6 +145,27 @@ def test_incidents(printed: Any, tmp_path: Path) -> None:
     assert differences(told, list[Incident]) == []
 
 
+def test_runs_and_a_report(printed: Any, tmp_path: Path) -> None:
+    journal = tmp_path / "runs" / "r" / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text("".join(f"{record_to_json(record)}\n" for record in records([*TOLD, *ENDED])))
+    listed, report = printed("runs"), printed("report", "r")
+    assert [(run["name"], run["state"]) for run in listed] == [("r", "finished")]
+    assert differences(listed, list[ListedRun]) == []
+    assert (report["state"], len(report["incidents"])) == ("finished", 2)
+    assert report["bill"]["cost_usd"] == listed[0]["cost_usd"]
+    assert differences(report, RunReport) == []
+
+
+def test_a_word_to_people() -> None:
+    sender = Sender("/runs/r", "host", "ada", "resume r")
+    words = Words(frozenset(Moment), sender)
+    told = [found for record in records([*TOLD, *ENDED]) if (found := words.fold(record))]
+    assert {word.moment for word in told} == {Moment.START, Moment.FAULT, Moment.RECOVERED, Moment.END}
+    for word in told:
+        assert differences(generic(word), Word) == []
+
+
 def a_zygote() -> Any:
     key = SimpleNamespace(environment={"A": "1"})
     alive = {"alive": lambda: True, "usage": lambda: (0, 0), "close": lambda: None}
@@ -197,8 +223,9 @@ def test_the_papers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     told = json.loads((directory.path / "tracking.json").read_text())
     assert differences(told, Tracking) == []
     assert differences(json.loads((directory.path / "plan.json").read_text()), Plan) == []
-    # Outside of a repository nobody knows the commit.
-    assert set(told["tags"]) | {"git_commit", "mlflow.source.git.commit"} == set(names.START_TAGS)
+    # Nobody has said for whom; and outside of a repository the commit is not known.
+    unknown = {"git_commit", "mlflow.source.git.commit", "project", "cost_center"}
+    assert set(told["tags"]) | unknown == set(names.START_TAGS)
     assert told["tags"]["mlflow.user"] == user_name(), "as the note of what the run spends calls its owner"
     assert told["artifacts"] == list(names.START_ARTIFACTS)
     assert {key.partition(".")[0] for key in told["params"]} >= {"cluster", "layout", "version"}
@@ -208,8 +235,10 @@ def test_what_mlflow_is_told() -> None:
     projection, keys = Projection(2.0), set()
     for record in records([*TOLD, *ENDED]):
         keys |= {point.key for point in projection.fold(record)}
-    assert keys == {*names.STEP_METRICS, *names.RUN_METRICS, *names.END_METRICS}
-    assert set(projection.tags) - set(names.START_TAGS) == set(names.RUN_TAGS)
+    # A run has the hours of GPUs, or those of cores.
+    of_cores = {names.hours_key("CPU core"), names.price_key("CPU core")}
+    assert keys == {*names.STEP_METRICS, *names.RUN_METRICS, *names.END_METRICS} - of_cores
+    assert set(projection.tags) - set(names.START_TAGS) == set(names.RUN_TAGS) - of_cores
 
 
 def test_what_is_uploaded(tmp_path: Path) -> None:

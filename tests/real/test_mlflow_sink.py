@@ -18,11 +18,14 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.sync import sync
+from orchestrator.driver.tracking import MLFLOW_UI
 from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
 from orchestrator.events import ResourcesReleased, RunEnded, RunResumed, Status, StopRequested
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.mlflow.runs import load_runs
 from orchestrator.ledger.mlflow.uri import check_tracking
+from orchestrator.ledger.mlflow.views import page_of
 from orchestrator.plan.layout.layout import LEAST_LOG_BYTES
 from tests.support.folders import PROJECT
 from tests.support.mlflow_server import Server
@@ -104,6 +107,11 @@ def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
     assert run.data.tags["status_reason"] == "all steps done"
     expected = {"owner": "ada", "status": "finished", "cluster": "lab", "gpu_type": "H100", "gpus": "4"}
     assert {name: run.data.tags[name] for name in expected} == expected
+    note = run.data.tags["mlflow.note.content"]
+    assert "**finished**: all steps done" in note
+    assert "**1 incident**" in note
+    given = client.get_experiment(run.info.experiment_id).tags
+    assert {f"mlflow.sharedViewState.{key}" for key in ("cost", "speed", "reliability")} <= given.keys()
     assert run.data.params["job.steps"] == "400"
     assert run.data.params["bad key_"] == "None"
     assert run.data.params["job.args"].endswith("x … (cut, 7000 characters in all)")
@@ -130,6 +138,39 @@ def test_sqlite_gets_everything_and_leaves_nothing_elsewhere(
     shutil.copy(empty_database, database)
     assert ended(sinks(run_dir, parent_pid=0)) == ""
     assert_faithful(uri, run_dir, 60)
+
+
+def test_the_runs_of_a_sweep_are_children_of_one_that_compares_them(
+    tmp_path: Path, sinks: Sinks, empty_database: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri = copy_of(empty_database, tmp_path)
+    started = []
+    for steps in (30, 60):
+        run_dir = new_run_dir(tmp_path / str(steps))
+        values = {"job.args.lr": f"1e-{steps}"}
+        track(run_dir, uri, run_name=f"of-{steps}", sweep="night-sweep-1", sweep_values=values)
+        Writer(run_dir).write([*story(steps), *END])
+        started.append(sinks(run_dir))
+        assert ended(started[-1]) == ""
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("exp")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.keys() == {"of-30", "of-60", "sweep night-sweep-1"}
+    parent = runs.pop("sweep night-sweep-1")
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert (parent.info.status, parent.data.tags["status"]) == ("FINISHED", "finished")
+    cost_usd = sum(run.data.metrics["cost_usd"] for run in runs.values())
+    assert parent.data.metrics["sweep_cost_usd"] == pytest.approx(cost_usd)
+    assert parent.data.metrics["sweep_best_final_loss"] == pytest.approx(5 / 60)
+    note = parent.data.tags["mlflow.note.content"].splitlines()
+    assert [line.split("|")[4].strip() for line in note if "job.args.lr=" in line] == [
+        "0.1667",
+        "**0.08333**",
+    ]
+    assert {row.name for row in load_runs(uri, "exp", 9)} == {"of-60", "of-30"}, "compare has no parent"
 
 
 def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sinks: Sinks) -> None:
@@ -256,6 +297,7 @@ def test_sync_brings_a_dead_drivers_run_up_to_its_journal_as_often_as_wanted(
     assert told.splitlines() == [
         "30 new records of 30 written, MLflow has all 30 records of night-1",
         f"MLflow: {uri}",
+        f"what it cost, beside the other runs: {MLFLOW_UI}{page_of('1')}",
         "the run has no end on record: its driver is gone, its status is unknown",
     ]
     _, run = the_run(uri)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from matplotlib.image import imread
 
+from orchestrator.driver.tracking import MLFLOW_UI
 from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.mlflow.views import VIEWS
 from tests.faults.runs import MARKS, Run, User
 from tests.services.needs import module, program
 from tests.services.processes import Service
@@ -154,11 +156,36 @@ def test_mlflow_s_pages_show_the_run_and_what_it_cost(run: Run, mlflow_ui: str, 
     assert looks_like_something(browser.picture("runs"))
 
     browser.chrome.get(f"{mlflow_ui}/#/experiments/{experiment.experiment_id}/runs/{recorded.info.run_id}")
-    text = browser.until_shown("pictured", "cost_usd", "gpu_hours")
+    text = browser.until_shown(
+        "pictured", "cost_usd", "core_hours", "spent on"
+    )  # the last in its description
     assert looks_like_something(browser.picture("run"))
     shown = re.search(r"^cost_usd\s+(\S+)$", text, re.MULTILINE)
     assert shown is not None, text
     assert float(shown[1]) == pytest.approx(Meter().fold_all(run.records()).bill().cost_usd, rel=1e-2)
+
+
+def test_the_link_that_a_run_ends_with_and_the_other_views_show_their_columns_and_charts(
+    run: Run, mlflow_ui: str, browser: Browser
+) -> None:
+    """Each in a new state of the browser: a page that knows the experiment goes on as it was left."""
+    told = re.search(r"what it cost, beside the other runs: (\S+)", run.text)
+    assert told is not None, run.text
+    server, _, page = told[1].partition("/#")
+    assert server == MLFLOW_UI
+    assert "viewStateShareKey=cost" in page, "it is no secret"
+    columns = {
+        "cost": ("cost_usd", "core_hours", "final_loss"),
+        "speed": ("mean_tokens_per_s", "mean_mfu"),
+        "reliability": ("incidents", "restarts", "incident_cost_usd"),
+    }
+    for view in VIEWS:
+        address = f"{mlflow_ui}/#{page.replace('=cost', f'={view.key}')}"
+        for mode, words in (("", columns[view.key]), ("&compareRunsMode=CHART", (f"{view.name}\n(",))):
+            browser.chrome.get("about:blank")
+            browser.chrome.get(address + mode)
+            browser.until_shown("pictured", view.name, *words, without="Error loading shared view")
+            assert looks_like_something(browser.picture(f"{view.key}{mode[-5:]}"))
 
 
 def test_ray_s_dashboard_asks_for_the_token_and_then_shows_the_cluster(

@@ -216,14 +216,28 @@ def test_the_password_is_not_in_what_is_printed(tracked: tuple[User, Run], postg
     assert re.search(r"postgresql://ada:\*\*\*@127\.0\.0\.1", run.text), "where to look is said all the same"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason=(
-        "only a SQLite file has a place for artifacts beside it; of a database MLflow puts them into ./mlruns"
-        " of the folder in which the command ran"
-    ),
-)
-def test_the_artifacts_of_a_run_are_not_left_in_the_working_directory(tracked: tuple[User, Run]) -> None:
-    user, _ = tracked
-    assert not (user.folder / "mlruns").exists()
+def test_the_artifacts_of_a_run_lie_beside_the_runs(tracked: tuple[User, Run], postgres: Postgres) -> None:
+    user, run = tracked
+    assert not (user.folder / "mlruns").exists(), "nothing is left in the working directory"
+    client, recorded = the_run(postgres.uri("whole"), "orchestrator")
+    place = run.folder.parent / "mlartifacts"
+    assert Path(recorded.info.artifact_uri).is_relative_to(place)
+    assert place.stat().st_mode & 0o777 == 0o700
+    names = {item.path for item in client.list_artifacts(recorded.info.run_id)}
+    assert {"config.yaml", "journal.jsonl", "logs"} <= names
+
+
+def test_a_place_of_artifacts_that_is_closed_here_costs_no_run_its_record(
+    run_dir: Path, sinks: Sinks, uri: str, tmp_path: Path
+) -> None:
+    """An experiment of somebody else's, who keeps its artifacts where this machine has no folder."""
+    from mlflow.tracking import MlflowClient
+
+    (tmp_path / "a-file").write_text("")
+    MlflowClient(tracking_uri=uri).create_experiment("exp", artifact_location=f"{tmp_path}/a-file/theirs")
+    track(run_dir, uri)
+    Writer(run_dir).write([*story(STEPS), *END])
+    assert ended(sinks(run_dir)) == ""
+    assert_faithful(uri, run_dir, STEPS)
+    assert the_run(uri)[1].info.status == "FINISHED"
+    assert f"{run_dir} has them all" in log_of(run_dir)

@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.predicted_actual import COMPARED, compared_rows, measured_rows, where_it_went
-from orchestrator.events import PhaseEntered, RankOutput, Record, RunEnded, Status, StepDone
+from orchestrator.events import BudgetProjected, PhaseEntered, RankOutput, Record, RunEnded, Status, StepDone
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.predicted_actual import Comparison
 from orchestrator.ledger.story import Kind, Line, Story
+from orchestrator.supervise.budget_words import projected
 from orchestrator.text import (
     clean,
     count,
@@ -73,6 +74,7 @@ class Terminal:
         self._bill_at_s = clock()
         self._phase = ""
         self._attempt = 0
+        self._budget: dict[str, str] = {}  # by cap: what is spent of it, and what the run will come to
         self._bars: list[str] = []  # the state of the job's own progress bars
         self._next_bars_line_s: float | None = None
         self._live: Live | None = None
@@ -98,6 +100,8 @@ class Terminal:
         event = record.event
         if isinstance(event, PhaseEntered):
             self._phase = event.phase.replace("_", " ")
+        if isinstance(event, BudgetProjected):
+            self._budget[event.key] = projected(event, self._story.unit)
         if isinstance(event, StepDone) and not self._live and self._step_line_due(record, event):
             self._print(record, self._story.step_line(event, bill))
         if isinstance(event, RankOutput) and not self._bars_due(record, event):
@@ -121,7 +125,7 @@ class Terminal:
 
     def summary(self, ended: Record | None, ledger: Ledger, where: Mapping[str, str]) -> None:
         """The final table: ``ended`` is the record of :class:`RunEnded`, None when there was none."""
-        bill, compared = ledger.bill(), ledger.predicted_actual()
+        bill, compared, money = ledger.bill(), ledger.predicted_actual(), ledger.money()
         event = ended.event if ended else None
         status, style, reason = "not ended", "yellow", ""
         if isinstance(event, RunEnded):
@@ -132,6 +136,7 @@ class Terminal:
         )
         figures = self._figures(bill) | measured_rows(compared, self._story.unit)
         figures |= self._incident_figures(ledger.incidents())
+        figures |= {"lost": money.lost_in_words()} if money.lost_usd else {}
         parts = [Text(), title, Text(), self._table(figures), Text(), self._buckets(bill)]
         if compared.predicted:
             parts += [Text(), self._compared(compared)]
@@ -224,7 +229,7 @@ class Terminal:
         figures = [f"loss {number(bill.final_loss)}"]
         if bill.tokens is not None:
             figures.append(f"{count(bill.tokens_per_s)} tokens/s")
-        figures.append(usd(bill.cost_usd))
+        figures += self._budget.values() or [usd(bill.cost_usd)]
         figures.append(f"{hours(bill.gpu_hours)} {hours_name(self._story.unit)}")
         figures.append(f"goodput {percent(bill.goodput)}")
         if known(bill.mfu):

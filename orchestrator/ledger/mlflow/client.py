@@ -12,14 +12,18 @@ import fcntl
 import json
 import logging
 import os
+import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -27,12 +31,15 @@ from orchestrator import papers
 from orchestrator.files import atomic_write, open_no_link
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow.database import make_ready
+from orchestrator.ledger.mlflow.description import placed, without
 from orchestrator.ledger.mlflow.names import INCIDENTS, JOURNAL, KEY_TAG, LOGS
 from orchestrator.ledger.mlflow.points import Point, clean_key, clip
 from orchestrator.ledger.mlflow.script_artifacts import files_to_upload
 from orchestrator.ledger.mlflow.script_projection import MAX_PARAM_CHARACTERS
+from orchestrator.ledger.mlflow.sweep import PARENT_TAG, Sweep, parent_of, tell_parent
 from orchestrator.ledger.mlflow.tracking_file import Tracking
-from orchestrator.ledger.mlflow.uri import check_database, is_database
+from orchestrator.ledger.mlflow.uri import artifacts_beside, check_database, is_database
+from orchestrator.ledger.mlflow.views import NOTE, experiment_tags
 from orchestrator.rank.tracking import ARTIFACTS as SCRIPT_ARTIFACTS
 from orchestrator.redact import redact, redact_text
 
@@ -40,8 +47,13 @@ METRICS_PER_BATCH = 1000
 ENTITIES_PER_BATCH = 100
 MAX_TAG_CHARACTERS = 8000
 CONNECT_TIMEOUT_S = 3.0
+MARGIN = 100  # for what is put between two parts of a description
 LOG_TAIL_BYTES = 256 * 1024
 MAX_LOGS = 256
+# By HTTP: below the second it is no failure of the server's, and will not be otherwise next time.
+REFUSED, SERVER_FAILED = 400, 500
+
+_SWEEP = re.compile(r"[A-Za-z0-9-]{1,64}")  # it becomes a part of a query
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -61,7 +73,9 @@ class MlflowRun:
             write_json(self._state_path, state)
         self._state = state
         self._client: MlflowClient | None = None
+        self._experiment_id, self._parent = "", None  # type: str, str | None
         self._tags: dict[str, str] = {}
+        self._note: tuple[str, str | None] | None = None
         self._params: dict[str, str] = {}  # that MLflow has
         self._uploaded: set[str] = set()
 
@@ -77,10 +91,16 @@ class MlflowRun:
         if is_database(uri) and (reason := check_database(uri, CONNECT_TIMEOUT_S)):
             # MLflow would ask it for two minutes, and not hear that it has to stop
             raise ConnectionError(reason)
-        artifacts = make_ready(uri)
+        artifacts = make_ready(uri) or artifacts_beside(uri, self._run_dir.parent)
         self._client = client = MlflowClient(tracking_uri=uri)
         experiment_id = _experiment(client, self._tracking.experiment, artifacts)
-        tags = {clean_key(k): clip(str(v), MAX_TAG_CHARACTERS) for k, v in self._tracking.tags.items()}
+        _give_views(client, experiment_id)
+        told = self._tracking.tags
+        if _SWEEP.fullmatch(self._tracking.sweep):
+            sweep = Sweep(self._tracking.sweep, redact(self._tracking.sweep_values))
+            self._parent = parent_of(client, experiment_id, sweep, start_ms)
+            told = told | sweep.tags() | {PARENT_TAG: self._parent}
+        tags = {clean_key(k): clip(str(v), MAX_TAG_CHARACTERS) for k, v in told.items()}
         query = f"tags.`{KEY_TAG}` = '{self._state['key']}'"
         found = client.search_runs([experiment_id], query, max_results=1)
         run = found[0] if found else None
@@ -101,7 +121,7 @@ class MlflowRun:
             self._run_dir / "mlflow_run.json",
             where | {"experiment_id": experiment_id, "run_id": run.info.run_id},
         )
-        self.run_id = run.info.run_id
+        self.run_id, self._experiment_id = run.info.run_id, experiment_id
 
     def write(self, points: Sequence[Point], done_seq: int) -> None:
         """Points of whole records in order; afterwards everything up to ``done_seq`` is written."""
@@ -120,6 +140,20 @@ class MlflowRun:
             client.log_batch(run_id, tags=batch, synchronous=True)
             self._tags |= dict(chunk)
 
+    def write_note(self, ours: str, scripts: str | None) -> None:
+        """The run's description, where that has changed. The script's word stands above ours, or else what
+        somebody has written on the page meanwhile."""
+        if self._note == (ours, scripts):
+            return
+        client, run_id = self._opened()
+        known = client.get_run(run_id).data.tags.get(NOTE, "")
+        around = known if scripts is None else without(scripts)
+        room = MAX_TAG_CHARACTERS - len(placed(ours, ""))
+        if len(without(around)) > room - MARGIN:
+            around = clip(without(around), max(0, room - MARGIN))
+        client.set_tag(run_id, NOTE, placed(ours, around))
+        self._note = ours, scripts
+
     def write_params(self, params: Mapping[str, str]) -> None:
         """Write those that are new."""
         if params.keys() - self._params.keys():
@@ -136,6 +170,9 @@ class MlflowRun:
     def upload(self) -> None:
         """The artifacts that exist, the journal, and the ends of the logs; each once."""
         client, run_id = self._opened()
+        if is_database(self._tracking.uri) and (place := _closed_folder(client.get_run(run_id).info)):
+            _log.warning("no artifacts: %s cannot be written here; %s has them all", place, self._run_dir)
+            return
         for name in [*self._tracking.artifacts, JOURNAL, INCIDENTS]:
             path = self._run_dir / name
             if name not in self._uploaded and _is_plain(path, self._run_dir):
@@ -158,6 +195,9 @@ class MlflowRun:
         """Set MLflow's own status: FINISHED, FAILED or KILLED."""
         client, run_id = self._opened()
         client.set_terminated(run_id, status, end_ms)
+        if self._parent is not None:
+            with _refusal_is_no_failure("the sweep's comparison"):
+                tell_parent(client, self._experiment_id, self._parent)
 
     def _add_params(self, client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
         # MLflow refuses to change a parameter, and with it the whole batch.
@@ -183,6 +223,20 @@ class MlflowRun:
 def run_params(tracking: Tracking) -> dict[str, str]:
     """The run's own parameters as MLflow gets them."""
     return {clean_key(k): clip(str(redact(v, k)), MAX_PARAM_CHARACTERS) for k, v in tracking.params.items()}
+
+
+def _closed_folder(info: RunInfo) -> str | None:
+    """The folder that the run's artifacts would go to, where that cannot be made. An experiment in a database
+    has the one of whoever ran first, perhaps on another machine; the run's own directory has all the same."""
+    parts = urlsplit(info.artifact_uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    place = url2pathname(parts.path) if parts.scheme else str(info.artifact_uri)
+    try:
+        os.makedirs(place, mode=0o700, exist_ok=True)
+    except OSError:
+        return place
+    return None if os.access(place, os.W_OK | os.X_OK) else place
 
 
 def _is_plain(path: Path, folder: Path) -> bool:
@@ -235,6 +289,26 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
             f"experiment {name!r} is deleted; run mlflow experiments restore -x {found.experiment_id}"
         )
     return str(found.experiment_id)
+
+
+def _give_views(client: MlflowClient, experiment_id: str) -> None:
+    """Once in an experiment's life: what somebody has made of its views and its note stays. Who may write
+    runs but not change the experiment does without."""
+    known = client.get_experiment(experiment_id).tags
+    with _refusal_is_no_failure("the experiment's saved views"):
+        for key, value in experiment_tags(known, int(time.time() * 1000)).items():
+            client.set_experiment_tag(experiment_id, key, value)
+
+
+@contextmanager
+def _refusal_is_no_failure(what: str) -> Iterator[None]:
+    """What a server refuses to write it will refuse again; a run's own record does not wait for it."""
+    try:
+        yield
+    except MlflowException as error:
+        if not REFUSED <= error.get_http_status_code() < SERVER_FAILED:
+            raise
+        _log.warning("%s not written: %s", what, error)
 
 
 def _chunks(items: Sequence[_T], size: int) -> Iterator[list[_T]]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from orchestrator.ledger.bill import Bucket
 
-# A point for every step, but for those that thinning leaves out of a long run.
+# A point for every step, but for those that thinning leaves out of a long run; of a step that was done again
+# the first.
 STEP_METRICS = {
     "loss": "mean over ranks",
     "lr": "learning rate, as DeepSpeed tells it",
     "grad_norm": "norm of the gradients, as DeepSpeed tells it",
     "step_time_s": "of the slowest rank",
-    "tokens_per_s": "of the step; the last point is the run's own, as `mean_tokens_per_s`",
-    "tokens_per_s_per_gpu": "of the step; the last point is the run's own",
-    "mfu": "of the step, 0 to 1; the last point is the run's own",
+    "tokens_per_s": "of the step; of the run `mean_tokens_per_s`",
+    "tokens_per_s_per_gpu": "of the step",
+    "mfu": "of the step, 0 to 1",
 }
 # The run so far: a point every `tracking.flush_s`, rarer in a long run, and one at the end.
 RUN_METRICS = {
-    "gpu_hours": "held so far, in the run's unit",
+    "gpu_hours": "held so far",
+    "core_hours": "the same of a run on processor cores",
     "cost_usd": "spent so far",
     "cost_usd_per_million_tokens": "spent over what was trained",
     "goodput": "training's share of the GPU-seconds held, 0 to 1",
@@ -54,14 +56,13 @@ END_METRICS = {
     "actual_step_time_s": "median, without the first three of each attempt",
     "actual_over_predicted_step_time": "actual over predicted",
     "predicted_cost_usd": "of the steps that were done, as planned",
-    "actual_cost_usd": "all that the meter has counted",
-    "actual_over_predicted_cost": "actual over predicted",
+    "actual_over_predicted_cost": "`cost_usd` over predicted",
 }
 # Names that are not ours in full.
 OTHER_METRICS = {
     "system/NODE/NAME": "a figure of a node (processor, memory, network, GPU), as its agent samples it",
     "NAME": "a figure that the job printed in a line of JSON",
-    "job/NAME": "the same where NAME is one of those above",
+    "job/NAME": "the same where NAME is one of those above and says something else",
     "NAME, CHILD/NAME": "a metric that the script told MLflow, by itself or in a nested run",
     "rank-N/NAME": "the same of another rank than the first, with `tracking.ranks=all`",
 }
@@ -72,27 +73,36 @@ START_TAGS = {
     "unit": "what an hour is counted of: `GPU` or `CPU core`",
     "job": "name of the job",
     "price_source": "where the price comes from",
-    "git_commit": "of the working directory",
+    "git_commit": "of the working directory's repository, or else of the script's; `+`: changed since",
     "run_dir": "the run's directory",
     "script_run_id": "what the script's own calls of MLflow have for the run's number",
     "run_number": "the label of its gauges on a cluster of several machines",
+    "owner": "who pays: `owner`, else who started the run",
+    "project": "`project`, else the repository that the script lies in",
+    "cost_center": "`cost_center`",
     "mlflow.user": "who started the run",
     "mlflow.source.name": "the job's script",
-    "mlflow.source.git.commit": "of the working directory",
+    "mlflow.source.git.commit": "the same",
 }
 # What the journal says later.
 RUN_TAGS = {
-    "status": "`running`, `finished`, `failed` or `interrupted`; `unknown` where the driver was lost",
+    "status": "`running`, `finished`, `failed`, `interrupted` or `budget_reached`; `unknown` where the"
+    " driver was lost",
     "status_reason": "why it ended, or was taken up again",
     "run": "name of the run",
     "gpus": "how many the run has",
     "price_usd_per_gpu_hour": "what it is billed by",
+    "price_usd_per_core_hour": "the same of a run on processor cores",
     "nodes": "how many it holds",
     "incidents": "how many of each kind, what they cost, and the last one in words",
-    "final_loss": "of the last step, to six digits",
 }
 # What the script's own calls of MLflow may say of the run under MLflow's names.
 SCRIPT_SYSTEM_TAGS = ("mlflow.note.content", "mlflow.loggedArtifacts")
+# Ours, where it is known what stands between what others have written; see description.py.
+NOTE_TAGS = {
+    "mlflow.note.content": "the run's description: cost, predicted against actual, incidents, how to go on;"
+    " what the script or somebody else writes there stays"
+}
 # With which values DeepSpeed trains, as its engine says.
 ENGINE_TAGS = {
     "global_batch": "sequences of a step of all ranks",
@@ -105,10 +115,23 @@ ENGINE_TAGS = {
 RUN_TAGS |= {
     f"engine.{name}": f"{what}: what DeepSpeed's engine runs with" for name, what in ENGINE_TAGS.items()
 }
+SWEEP_TAG, SWEEP_VALUES_TAG = "orchestrator.sweep", "sweep_values"
+# Of the run that a sweep's runs are children of.
+SWEEP_METRICS = {
+    "sweep_runs": "how many it has",
+    "sweep_cost_usd": "spent on all of them",
+    "sweep_best_final_loss": "the lowest of theirs",
+}
+SWEEP_TAGS = {
+    SWEEP_VALUES_TAG: "of a run of a sweep: what is varied, as it has it",
+    SWEEP_TAG: "of the run that they are children of: the sweep's number",
+}
 KEY_TAG = "orchestrator.key"
 OWN_TAGS = {KEY_TAG: "by which a run is found again whose creation was cut short"}
 PARAMS = {
-    "KEY": "each key of the [configuration](configuration.md), as `cluster.nodes`; secrets are hidden",
+    "KEY": "a key of the [configuration](configuration.md) that can differ between runs, as `cluster.nodes`:"
+    " what was typed, and of the rest what neither follows from a name nor is at its default; secrets are"
+    " hidden, config.yaml has all keys",
     "layout.NAME": "each field of the plan's [layout](#layout); where the script is not handed"
     " `{deepspeed_config}`, without batch sizes, precision and ZeRO, which are its own",
     "version.NAME": "version of a package or of the interpreter",
@@ -127,3 +150,13 @@ END_ARTIFACTS = {
     INCIDENTS: "the [incidents](#incident)",
     LOGS: "the ends of up to 256 logs of ranks, 256 KiB each",
 }
+
+
+def hours_key(unit: str) -> str:
+    """What the hours that a run held are called: those of cores are no GPU-hours."""
+    return "core_hours" if unit.endswith("core") else "gpu_hours"
+
+
+def price_key(unit: str) -> str:
+    """The same of what one of them costs."""
+    return f"price_usd_per_{hours_key(unit).removesuffix('s')}"

@@ -27,36 +27,51 @@ from orchestrator.events import (
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.mlflow.names import ENGINE_TAGS
+from orchestrator.ledger.mlflow.description import description
+from orchestrator.ledger.mlflow.job_figures import Figure, JobFigures
+from orchestrator.ledger.mlflow.names import ENGINE_TAGS, hours_key, price_key
 from orchestrator.ledger.mlflow.points import Point, clean_key, job_name
-from orchestrator.ledger.mlflow.script_projection import ScriptProjection
+from orchestrator.ledger.mlflow.script_projection import ScriptProjection, Series
 from orchestrator.ledger.mlflow.thinning import Done, Thinning
 from orchestrator.text import hours, hours_name, usd
 
-MLFLOW_STATUS = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
+MLFLOW_STATUS = {
+    Status.FINISHED: "FINISHED",
+    Status.FAILED: "FAILED",
+    Status.INTERRUPTED: "KILLED",
+    Status.BUDGET_REACHED: "KILLED",
+}
 # A bill is never older than this share of the run: a month then has thousands of bills, not a million.
 BILL_SPACING = 0.002
 # Nor are the samples of a node further apart than this share, once that is longer than they are apart anyway.
 SAMPLE_SPACING = 0.001
+# While a run goes on its description is written anew after a minute, and each time a quarter later.
+NOTE_S, NOTE_SPACING = 60.0, 1.25
 
 
 class Projection:
-    """Folds records into points; ``tags`` says at any time what is known of the run, ``script`` what its
-    script has told MLflow. ``params`` are those that the run has before."""
+    """Folds records into points; ``tags`` says at any time what is known of the run, ``note`` what stands in
+    its description, ``script`` what its script has told MLflow. ``params`` are those that the run has before,
+    ``go_on`` is the command that takes it up again."""
 
-    def __init__(self, flush_s: float, params: Mapping[str, str] | None = None) -> None:
+    def __init__(self, flush_s: float, params: Mapping[str, str] | None = None, go_on: str = "") -> None:
         self.ledger = Ledger()
         self.script = ScriptProjection(params or {})
         self.tags: dict[str, str] = {}
+        self.note = ""
         self.ended: RunEnded | None = None
         self.first_ms: int | None = None
         self.last_ms = 0
         self._last_seq = -1
-        self._flush_s = flush_s
+        self._flush_s, self._go_on = flush_s, go_on
         self._next_bill_s = flush_s
+        self._next_note_s = 0.0
         self._samples: Counter[str] = Counter()
         self._next_sample_s: dict[str, float] = {}
         self._steps = Thinning()
+        self._highest_step = -1
+        self._figures = JobFigures()
+        self._job_series: dict[str, Series] = {}
 
     def fold(self, record: Record) -> list[Point]:
         """The points of one record: its own, and a bill when one is due."""
@@ -76,17 +91,22 @@ class Projection:
                 self.tags["nodes"] = str(len(nodes))
             case EngineConfigured() as engine:
                 self.tags |= {f"engine.{name}": str(getattr(engine, name)) for name in ENGINE_TAGS}
+                self._figures.engine_configured()
             case AttemptStarted():
                 self._tag_incidents()
             case RunEnded() as ended:
                 self.ended = ended
                 return self.final_points(ended.status.value, ended.reason)
-        # Steps that are done again are a stretch of their own.
-        points = self._step_points(self._steps.rest()) if isinstance(record.event, AttemptStarted) else []
+        points = []
+        if isinstance(record.event, AttemptStarted):
+            points = self._step_points(self._steps.rest()) + self._job_points(self._figures.rest())
         points += self._own_points(record)
         if record.elapsed_s >= self._next_bill_s:
             self._next_bill_s = record.elapsed_s + max(self._flush_s, record.elapsed_s * BILL_SPACING)
             points += self._points(self._bill_metrics(), self.ledger.bill().step)
+        if record.elapsed_s >= self._next_note_s or isinstance(record.event, AttemptStarted):
+            self._next_note_s = max(record.elapsed_s + NOTE_S, record.elapsed_s * NOTE_SPACING)
+            self._describe()
         return points
 
     def incidents(self) -> list[Incident]:
@@ -94,25 +114,24 @@ class Projection:
         return self.ledger.incidents()
 
     def final_points(self, status: str, reason: str) -> list[Point]:
-        """The last bill, and what the plan had predicted; sets the tags that say how the run ended.
-
-        The run's own throughput is the last point of the per-step series too, so that MLflow's table
-        of runs, which shows last values, shows the run and not its last step.
-        """
+        """The last bill, and what the plan had predicted; sets the tags that say how the run ended."""
         bill = self.ledger.bill()
         self.tags |= {"status": status, "status_reason": reason}
         self._tag_incidents()
         metrics = self._bill_metrics() | self.ledger.predicted_actual().metrics()
-        for name in ("tokens_per_s", "tokens_per_s_per_gpu", "mfu"):
-            metrics[name] = metrics.get(f"mean_{name}")
-        if bill.final_loss is not None:
-            self.tags["final_loss"] = f"{bill.final_loss:.6g}"
-            metrics["final_loss"] = bill.final_loss
+        self._describe()
+        metrics["final_loss"] = bill.final_loss
         points = self.script.rest() + self._step_points(self._steps.rest())
+        points += self._job_points(self._figures.rest())
         return points + self._points(metrics, bill.step)
 
     def _bill_metrics(self) -> dict[str, float | None]:
-        return bill_metrics(self.ledger.bill()) | incident_metrics(*self.ledger.incident_totals())
+        unit = self.ledger.facts.unit if self.ledger.facts else "GPU"
+        return bill_metrics(self.ledger.bill(), unit) | incident_metrics(*self.ledger.incident_totals())
+
+    def _describe(self) -> None:
+        status, reason = self.tags.get("status", ""), self.tags.get("status_reason", "")
+        self.note = description(self.ledger, status, reason, self._go_on)
 
     def _tag_incidents(self) -> None:
         incidents = self.incidents()
@@ -124,10 +143,19 @@ class Projection:
         match record.event:
             case StepDone() as step:
                 done = Done(step, record.seq, self.last_ms, self.ledger.gpus_held)
-                return self._step_points(self._steps.add(done))
-            case MetricLogged(step=step_number, metrics=metrics):
+                others = self._job_points(self._figures.step_done(step.step, self._step_metrics(done)))
+                if step.step <= self._highest_step:
+                    return others  # MLflow takes no point back, and two at one step are a curve that jumps
+                self._highest_step = step.step
+                return self._step_points(self._steps.add(done)) + others
+            case MetricLogged(attempt=attempt, step=step_number, metrics=metrics):
                 number = self.ledger.bill().step if step_number is None else step_number
-                return self._points({job_name(name): v for name, v in metrics.items()}, number)
+                figures = [
+                    Figure(name, value, number, record.seq, self.last_ms)
+                    for name, value in metrics.items()
+                    if self._job_series.setdefault(name, Series(attempt)).is_new(attempt, number)
+                ]
+                return self._job_points(self._figures.printed(figures))
             case ScriptTracked() as told:
                 return self.script.fold(record, told)
             case NodeSampled(node=node, metrics=metrics):
@@ -145,6 +173,12 @@ class Projection:
             for done in steps
             for key, value in self._step_metrics(done).items()
             if value is not None
+        ]
+
+    def _job_points(self, figures: Sequence[Figure]) -> list[Point]:
+        return [
+            Point(one.seq, clean_key(job_name(one.name)), float(one.value), one.time_ms, one.step)
+            for one in figures
         ]
 
     def _step_metrics(self, done: Done) -> dict[str, float | None]:
@@ -174,10 +208,10 @@ class Projection:
         ]
 
 
-def bill_metrics(bill: Bill) -> dict[str, float | None]:
+def bill_metrics(bill: Bill, unit: str) -> dict[str, float | None]:
     """The run so far, under the names that MLflow gets."""
     return {
-        "gpu_hours": bill.gpu_hours,
+        hours_key(unit): bill.gpu_hours,
         "cost_usd": bill.cost_usd,
         "cost_usd_per_million_tokens": bill.cost_usd_per_million_tokens,
         "goodput": bill.goodput,
@@ -212,5 +246,5 @@ def _facts(started: RunStarted) -> dict[str, str]:
         "gpu_type": started.gpu_type,
         "gpus": str(started.gpus),
         "unit": started.unit,
-        "price_usd_per_gpu_hour": repr(started.price_usd_per_gpu_hour),
+        price_key(started.unit): repr(started.price_usd_per_gpu_hour),
     }

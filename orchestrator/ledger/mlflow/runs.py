@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.errors import ConfigError, OrchestratorError, TrackingError, near_miss
+from orchestrator.ledger.mlflow.names import SWEEP_TAG
 from orchestrator.ledger.mlflow.uri import check_tracking, sqlite_path
 
 CHECK_TIMEOUT_S = 5.0
@@ -31,7 +32,8 @@ class RunRow:
     run_id: str  # MLflow's
     name: str  # of the run
     job: str | None  # name of the job
-    status: str  # `running`, `finished`, `failed`, `interrupted`, or `unknown` where the driver was lost
+    # `running`, `finished`, `failed`, `interrupted`, `budget_reached`, or `unknown` where the driver was lost
+    status: str
     started_at: str | None  # ISO 8601, UTC
     cluster: str | None  # name of the cluster
     gpu_type: str | None  # name of the GPU, or of the processor
@@ -126,7 +128,8 @@ def _newest(
             page_token=token,
         )
         any_there = any_there or bool(page)
-        runs += [row for row in map(_row, page) if keep is None or keep(row)]
+        own = (run for run in page if SWEEP_TAG not in run.data.tags)  # not what compares the runs of a sweep
+        runs += [row for row in map(_row, own) if keep is None or keep(row)]
         token = page.token
         if not token or not page:  # a server may go on giving tokens to nothing
             break
@@ -153,7 +156,8 @@ def _row(run: Any) -> RunRow:
         tokens=_whole(_number(metrics, "tokens")),
         tokens_per_s=_number(metrics, "mean_tokens_per_s"),
         mfu=_number(metrics, "mean_mfu"),
-        gpu_hours=_number(metrics, "gpu_hours"),
+        # of cores it has a name of its own; that of all runs once was the first
+        gpu_hours=_number(metrics, "core_hours" if "core_hours" in metrics else "gpu_hours"),
         cost_usd=_number(metrics, "cost_usd"),
         cost_usd_per_million_tokens=_number(metrics, "cost_usd_per_million_tokens"),
         goodput=_number(metrics, "goodput"),

@@ -26,7 +26,7 @@ _OUR_TAGS = frozenset([*START_TAGS, *RUN_TAGS, *OWN_TAGS])
 
 
 @dataclass
-class _Series:
+class Series:
     """One metric. ``done_step`` is the last step of earlier attempts, ``step`` that of this one."""
 
     attempt: int
@@ -77,7 +77,7 @@ class ScriptProjection:
     def __init__(self, params: Mapping[str, str]) -> None:
         self.params = dict(params)
         self.tags: dict[str, str] = {}
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, Series] = {}
 
     def fold(self, record: Record, event: ScriptTracked) -> list[Point]:
         """The points of one record; sets parameters and tags."""
@@ -91,7 +91,7 @@ class ScriptProjection:
         points: list[Point] = []
         for name, told in event.metrics.items():
             key = clean_key(prefix + job_name(name))
-            series = self._series.setdefault(key, _Series(event.attempt))
+            series = self._series.setdefault(key, Series(event.attempt))
             # A step or a time that is no number is nothing that MLflow has a place for.
             whole = (one for one in told if len(one) == 3 and all(map(math.isfinite, one[:2])))
             for step, time_ms, value in whole:

@@ -60,6 +60,7 @@ from orchestrator.ledger.mlflow.outage import Outage  # noqa: E402
 from orchestrator.ledger.mlflow.points import Point  # noqa: E402
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection  # noqa: E402
 from orchestrator.ledger.mlflow.tracking_file import Tracking  # noqa: E402
+from orchestrator.ledger.mlflow.views import NOTE  # noqa: E402
 from orchestrator.redact import learn, redact_text  # noqa: E402
 
 POLL_S = 0.1
@@ -98,7 +99,7 @@ class Sink:
         self.outage = Outage(say)
         self._unusable = False
         self._tail = Tail(self._journal)
-        self._projection = Projection(tracking.flush_s, run_params(tracking))
+        self._projection = Projection(tracking.flush_s, run_params(tracking), tracking.go_on)
         self._pending: list[Point] = []
         self._done_seq = self._resumed_seq = -1
         self._overflowed = self._stopping = self._closed = self._upload_tried = False
@@ -162,7 +163,8 @@ class Sink:
 
     def _rewind(self) -> None:
         self._tail = Tail(self._journal)
-        self._projection = Projection(self._tracking.flush_s, run_params(self._tracking))
+        tracking = self._tracking
+        self._projection = Projection(tracking.flush_s, run_params(tracking), tracking.go_on)
         self._pending, self._done_seq = [], -1
         self._overflowed = self._closed = False
 
@@ -185,7 +187,9 @@ class Sink:
             self._rewind()
             return False
         self._run.write_params(self._projection.script.params)
-        self._run.write_tags(self._projection.script.tags | self._projection.tags)
+        tags = self._projection.script.tags | self._projection.tags
+        self._run.write_note(self._projection.note, tags.pop(NOTE, None))
+        self._run.write_tags(tags)
         self._run.write(self._pending, max(self._done_seq, skipped_to))
         self._pending = []
         return True

@@ -20,6 +20,9 @@ class Tracking:
     flush_s: float = 2.0  # how often the run so far is written
     params: dict[str, Any] = field(default_factory=dict)  # by name, see [MLflow](#mlflow)
     tags: dict[str, str] = field(default_factory=dict)  # by name, see [MLflow](#mlflow)
+    sweep: str = ""  # the sweep's number; empty for a run of its own
+    sweep_values: dict[str, Any] = field(default_factory=dict)  # by key, what it has of what is varied
+    go_on: str = ""  # the command that takes the run up again
     artifacts: list[str] = field(default_factory=list)  # files of the run's directory to upload at its end
 
     @staticmethod

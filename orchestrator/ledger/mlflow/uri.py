@@ -147,16 +147,26 @@ def absolute_uri(uri: str) -> str:
 def prepare_sqlite(uri: str) -> str | None:
     """Make the database's directory, and keep artifacts beside the database; returns their place.
 
-    MLflow would put them into ``./mlruns`` of whatever directory the process happens to be in. None for
-    anything but a SQLite file. They are copies of what a run's directory has, and as that one a new folder of
-    them is its owner's alone; how an existing one is shared is its owner's choice. Raises ``OSError`` when a
-    directory cannot be made.
+    None for anything but a SQLite file. Raises ``OSError`` when a directory cannot be made.
     """
     path = sqlite_path(uri)
     if path is None:
         return None
     directory = path.absolute().parent
     directory.mkdir(parents=True, exist_ok=True)
+    return _keep_artifacts(directory)
+
+
+def artifacts_beside(uri: str, run_root: Path) -> str | None:
+    """Keep the artifacts of new experiments beside the runs where MLflow is in a database's server, which has
+    no folder for them; returns their place. None for anything else: a server that speaks HTTP says where."""
+    return _keep_artifacts(run_root.absolute()) if is_database(uri) else None
+
+
+def _keep_artifacts(directory: Path) -> str:
+    """MLflow would put them into ``./mlruns`` of whatever directory the process happens to be in. They are
+    copies of what a run's directory has, and as that one a new folder of them is its owner's alone; how an
+    existing one is shared is its owner's choice."""
     artifacts = str(directory / "mlartifacts")
     with contextlib.suppress(OSError):  # it is there, or only MLflow can say what is wrong
         os.mkdir(artifacts, 0o700)

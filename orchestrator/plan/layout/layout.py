@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.config import ranges
 from orchestrator.config.choices import Framework
 from orchestrator.config.deepspeed_values import AUTO
+from orchestrator.config.notifying import check_notify
 from orchestrator.config.schema import Config, Device, ModelConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.errors import ConfigError, near_miss
@@ -110,6 +111,7 @@ def derive_layout(config: Config) -> Layout:
 def check_values(config: Config) -> None:
     """Single values that no type can rule out. Raises :class:`ConfigError`."""
     ranges.check(config)
+    check_notify(config.notify)
     _check_log_bound(config.launch.log_max_bytes)
     stop_numbers(config.recovery.stop_signals)
 

@@ -58,7 +58,9 @@ def test_a_table_by_name_or_by_path_and_json_for_programs(tmp_path: Path) -> Non
     assert "rank 2 on node n0, GPU 2: made no progress any more at step 9: no progress for 3 s" in row
     assert row.split()[-6:] == ["3.00", "s", "6.00", "s", "1", "$0.0240"]
     assert done.strip() == "restored step 8 from memory"
-    assert by_name.splitlines()[-1] == "night-1: 1 incident, 0.00667 GPU-hours, $0.0240: 22.2% of $0.108"
+    assert "night-1: 1 incident, 0.00667 GPU-hours, $0.0240: 22.2% of $0.108" in by_name.splitlines()
+    assert "lost: $0.0280 of $0.108: $0.0200 restart, $0.00400 stop, $0.00400 rollback" in by_name
+    assert by_name.splitlines()[-1].split() == ["incident", "1", "0.00667", "GPU-hours", "$0.0240", "22.2%"]
     (row,) = json.loads(shown("night-1", tmp_path / "runs", as_json=True, width=20))
     assert row["recovered_after_s"] == 6.0
     assert row["cost_usd"] == pytest.approx(4 * 6 / 3600 * PRICE)
@@ -69,7 +71,7 @@ def test_a_table_by_name_or_by_path_and_json_for_programs(tmp_path: Path) -> Non
 
 def test_a_run_without_incidents_says_so(tmp_path: Path) -> None:
     run_directory(tmp_path, "calm", [*BEGIN, *steps(1, 1, 3, at=1)])
-    assert shown("calm", tmp_path) == "night-1: no incidents\n"
+    assert shown("calm", tmp_path).splitlines()[:3] == ["night-1: no incidents", "", "lost: nothing"]
     assert json.loads(shown("calm", tmp_path, as_json=True)) == []
 
 

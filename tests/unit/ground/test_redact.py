@@ -45,7 +45,7 @@ PLAIN_NAMES = [
     "RAY_AUTH_TOKEN_PATH", "SSH_AUTH_SOCK", "TOKENIZERS_PARALLELISM", "NCCL_DEBUG", "monkey", "keyboard",
     "author", "authors", "embedding", "secret_dir", "password_file", "token_type", "keys", "sample_tokens",
     "bypass", "compass", "usd_per_token", "token_budget", "n_pass", "PWD", "OLDPWD", "pass",
-    "mean_token_accuracy", "token_s",
+    "mean_token_accuracy", "token_s", "viewStateShareKey",
 ]  # fmt: skip
 
 
@@ -84,6 +84,7 @@ FORMS = {
 }
 PLAIN = [
     "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+    "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=cost&workflowType=machine_learning",
     "sqlite:////home/me/mlflow.db",
     "pass=one token=128 secret=-1.5e-3",
     "step 20: bytes per token: 0.5, key: 3, loss=4.2 tokens_per_s=1.2e3",

@@ -96,6 +96,8 @@ def test_secrets_are_hidden_and_training_words_are_not() -> None:
 
 def test_run_names_are_unique() -> None:
     assert len({new_run_name("job") for _ in range(500)}) == 500
+    # MLflow's tables and legends cut a name after some twenty characters.
+    assert len({new_run_name("a_long_name_of_a_job")[:20] for _ in range(20)}) == 20
 
 
 def test_a_run_directory_is_held_by_one_live_process(tmp_path: Path) -> None:

@@ -121,7 +121,6 @@ def test_mlflow_is_told_at_the_end_with_units_in_the_names() -> None:
         "actual_step_time_s": 1.0,
         "actual_over_predicted_step_time": 2.0,
         "predicted_cost_usd": pytest.approx(0.08),
-        "actual_cost_usd": last["cost_usd"],
         "actual_over_predicted_cost": pytest.approx(last["cost_usd"] / 0.08),
     }
     bare = points(BARE, *steps, RunEnded(Status.FINISHED, ""))

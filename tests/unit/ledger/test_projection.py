@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -74,6 +75,57 @@ def test_a_metric_of_a_job_cannot_pass_for_ours() -> None:
     assert [(p.key, p.step) for p in points] == [("val_loss", 3), ("job/cost_usd", 3), ("job/loss", 3)]
 
 
+def test_a_figure_of_the_job_s_that_the_engine_tells_as_well_is_told_once() -> None:
+    """Its line comes before or after its step, and rounded; what says something else is another figure."""
+    timeline: list[tuple[float, Event]] = [
+        *BEGIN,
+        (1, MetricLogged(1, 1, {"loss": 9.0})),  # nobody knows yet that an engine tells steps
+        (1, StepDone(1, 1, 0.5, 3.0, 1e-3)),
+        (1, MetricLogged(1, 1, {"loss": 3.0004, "lr": 2e-3})),
+        (2, MetricLogged(1, 2, {"loss": 2.5, "grad_norm": 1.0, "val_loss": 4.0})),
+        (2, StepDone(1, 2, 0.5, 2.5, 1e-3)),
+        (3, MetricLogged(1, 3, {"loss": 7.0})),
+        (3, StepDone(1, 3, 0.5, 2.0, 1e-3)),
+        (4, MetricLogged(1, 4, {"loss": 1.9})),
+        (5, RunEnded(Status.FAILED, "before its fourth step")),
+    ]
+    _, points = project(timeline, 99.0)
+    told = [(p.key, p.step, p.value) for p in points if p.key.startswith("job/") or p.key == "val_loss"]
+    assert told == [
+        ("job/loss", 1, 9.0),
+        ("job/lr", 1, 2e-3),
+        ("val_loss", 2, 4.0),
+        ("job/grad_norm", 2, 1.0),
+        ("job/loss", 3, 7.0),
+        ("job/loss", 4, 1.9),
+    ]
+
+
+def test_one_step_has_one_point_however_often_it_was_done() -> None:
+    timeline: list[tuple[float, Event]] = [*BEGIN]
+    for attempt, first, last in ((1, 1, 6), (2, 4, 8), (3, 3, 9)):
+        timeline.append((attempt * 10, AttemptStarted(attempt, "h", 1, 4)))
+        for step in range(first, last + 1):
+            at = attempt * 10 + step / 10
+            timeline.append((at, MetricLogged(attempt, step, {"val_loss": 1.0 * attempt, "loss": 5.0})))
+            timeline.append((at, StepDone(attempt, step, 0.5, 1.0 * attempt)))
+    projection, points = project([*timeline, (50, RunEnded(Status.FINISHED, ""))], 999.0)
+    for key in ("loss", "step_time_s", "val_loss", "job/loss"):
+        assert sorted(p.step for p in points if p.key == key) == list(range(1, 10)), key
+    assert [p.value for p in points if p.key == "loss"] == [1.0] * 6 + [2.0] * 2 + [3.0]
+    assert projection.ledger.bill().steps == 9
+
+
+def test_hours_of_cores_are_not_called_gpu_hours() -> None:
+    cores = dataclasses.replace(RUN, unit="CPU core")
+    for run, hours, price in ((RUN, "gpu_hours", "gpu_hour"), (cores, "core_hours", "core_hour")):
+        begin = [(at, run if event is RUN else event) for at, event in BEGIN]
+        projection, points = project([*begin, (3600, RunEnded(Status.FINISHED, ""))], 99.0)
+        told = {p.key: p.value for p in points}
+        assert {key: told[key] for key in told if key.endswith("_hours")} == {hours: 4.0}
+        assert {key for key in projection.tags if key.startswith("price_")} == {f"price_usd_per_{price}"}
+
+
 def test_a_wall_clock_set_back_does_not_make_an_old_bill_the_latest() -> None:
     projection = Projection(1.0)
     projection.fold(Record(0, 0.0, 1e9, RUN))
@@ -99,7 +151,7 @@ def test_the_end_is_billed_and_tagged() -> None:
     assert last["gpu_hours"] == 8 / 3600
     assert last["final_loss"] == 3.0
     assert last["seconds_training"] == 1.0
-    wanted = {"status": "failed", "status_reason": "boom", "final_loss": "3", "nodes": "1", "gpus": "4"}
+    wanted = {"status": "failed", "status_reason": "boom", "nodes": "1", "gpus": "4"}
     assert wanted.items() <= projection.tags.items()
 
 

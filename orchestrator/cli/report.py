@@ -1,0 +1,65 @@
+"""``report``: the table that a run ends with, of any run at any time, and what broke in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, TypedDict
+
+from rich.console import Console
+
+from orchestrator.cli.incidents import incidents_table
+from orchestrator.cli.show.terminal import Terminal
+from orchestrator.driver.handle import Run
+from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.errors import ConfigError
+from orchestrator.events import RunEnded
+from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.incident import Incident
+from orchestrator.ledger.run_directory import find_run
+
+
+class RunReport(TypedDict):
+    """A run as it stands, from its journal alone."""
+
+    run: str  # name of the run
+    state: str  # what its time goes to, or how it ended; `lost` where its driver is gone
+    bill: Bill  # what it has taken and given
+    incidents: list[Incident]  # what broke in it, in the order of the journal
+    path: str  # its directory
+
+
+def report(run: str, run_root: str, as_json: bool, console: Console, trust: bool = False) -> None:
+    """Print what a run has taken, given and lost, from its journal alone; of a live run up to now.
+
+    Raises :class:`ConfigError` for a run that is not there, or that has not begun.
+    """
+    directory = find_run(run, run_root, trust)
+    fold = JournalFold(directory)
+    folded = fold.catch_up()
+    fold.keep_if_worth_it()
+    if folded.run is None:
+        raise ConfigError(f"{directory.name} has not begun: its journal says nothing yet")
+    state = Run(directory).state
+    if as_json:
+        body: dict[str, Any] = {
+            "run": folded.run.run,
+            "state": state,
+            "bill": dataclasses.asdict(folded.ledger.bill()),
+            "incidents": [dataclasses.asdict(each) for each in folded.ledger.incidents()],
+            "path": str(directory),
+        }
+        console.file.write(json.dumps(body, indent=2) + "\n")  # past the console, which would wrap it
+        return
+    terminal = Terminal(console, None)
+    terminal.remember(folded.story)
+    where = {"run directory": str(directory)}
+    terminal.summary(
+        folded.last,
+        folded.ledger,
+        where if isinstance(folded.driver, RunEnded) else {"state": state, **where},
+    )
+    found = folded.ledger.incidents()
+    if found:
+        console.print()
+        console.print(incidents_table(found))

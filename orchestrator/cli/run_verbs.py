@@ -1,0 +1,52 @@
+"""What the verbs do that look at runs which are there, or end one. Everything heavy is imported by the verb
+that needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.args import Invocation
+from orchestrator.cli.show.screen import Screen
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def stop_run(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.stop import stop
+
+    wait = not invocation.no_wait
+    stop(invocation.run, composed.run_root, invocation.now, wait, Screen(), invocation.trust)
+    return 0
+
+
+def list_runs(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.runs import runs
+    from orchestrator.driver.run_list import RunFilter
+
+    given = invocation
+    wanted = RunFilter(given.state, given.job, given.cluster, given.owner, given.project)
+    runs(composed.run_root, wanted, given.json, given.limit, Screen(), given.trust)
+    return 0
+
+
+def show_logs(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.logs import logs
+
+    given = invocation
+    logs(given.run, composed.run_root, given.rank, given.attempt, given.lines, given.follow, given.trust)
+    return 0
+
+
+def show_report(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.report import report
+
+    report(invocation.run, composed.run_root, invocation.json, Screen(), invocation.trust)
+    return 0
+
+
+def open_run(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.open import open_pages
+
+    open_pages(invocation.run, composed.run_root, invocation.browser, Screen(), invocation.trust)
+    return 0

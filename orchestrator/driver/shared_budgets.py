@@ -1,0 +1,104 @@
+"""What a run may take of the budgets that it shares with others: drawn from them while it goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.config.schema import Config
+from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.pools import CLAIM_S, RENEW_S, Amounts, Claims, pools_in
+from orchestrator.plan.plan import Plan
+from orchestrator.supervise.spending import S_PER_HOUR, Cap, Spent
+from orchestrator.users import user_name
+
+FILE = "budgets.yaml"
+
+
+class SharedBudgets:
+    """One run's. ``notice`` is told when it gets less than it asks for."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        ledger: Ledger,
+        wish: Amounts,
+        notice: Callable[[str], None],
+        who: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._claims, self._ledger, self._wish, self._who = claims, ledger, wish, who
+        self._notice, self._clock = notice, clock
+        self._told = False
+        self._draw_at_s = -math.inf
+        self._limits: dict[Cap, float] = {}
+
+    def limits(self, spent: Spent) -> dict[Cap, float]:
+        """Up to which totals the run may go now; once a minute more is claimed. What cannot be claimed is not
+        spent: the run saves and stops before that."""
+        if self._clock() >= self._draw_at_s:
+            self._draw_at_s = self._clock() + RENEW_S
+            try:
+                self.draw(Amounts(spent.usd, spent.gpu_hours))
+            except RunDirectoryError as error:
+                self._say(f"the shared budget of {self._who} cannot be read or written: {error}")
+        return self._limits
+
+    def draw(self, total: Amounts) -> Amounts:
+        """Claim the next stretch; up to which totals the run may go."""
+        most = self._claims.draw(total, self._wish)
+        found = {Cap.SHARED_USD: most.usd, Cap.SHARED_GPU_HOURS: most.gpu_hours}
+        self._limits = {cap: limit for cap, limit in found.items() if math.isfinite(limit)}
+        short_usd = most.usd - total.usd < self._wish.usd * 0.999
+        if short_usd or most.gpu_hours - total.gpu_hours < self._wish.gpu_hours * 0.999:
+            self._say(f"the shared budget of {self._who} is nearly spent or claimed by other runs")
+        return most
+
+    def give_back(self) -> None:
+        """Nothing more is spent: others may have what was claimed."""
+        bill = self._ledger.bill()
+        self._claims.give_back(Amounts(bill.cost_usd, bill.gpu_hours))
+
+    def _say(self, text: str) -> None:
+        if not self._told:
+            self._notice(f"{text}; this run saves and stops before what it has claimed is spent")
+        self._told = True
+
+
+def shared_budgets(
+    config: Config, run: str, plan: Plan, ledger: Ledger, notice: Callable[[str], None]
+) -> SharedBudgets | None:
+    """What the run shares with others, its first stretch claimed; None where there is no such budget.
+
+    Raises :class:`ConfigError` where nothing is left of it.
+    """
+    path = Path(config.budgets) if config.budgets else Path(config.run_root) / FILE
+    if not config.budgets and not path.exists():
+        return None
+    payers = {
+        "owner": config.owner or user_name(),
+        "project": config.project,
+        "cost_center": config.cost_center,
+    }
+    pools = pools_in(path, payers)
+    if not pools:
+        return None
+    seconds = CLAIM_S + config.budget.first_save_s
+    gpu_hours = plan.layout.ranks * seconds / S_PER_HOUR
+    wish = Amounts(gpu_hours * plan.billed_by.usd_per_gpu_hour, gpu_hours)
+    who = " and ".join(sorted({str(pool) for pool in pools}))
+    shared = SharedBudgets(Claims(Path(config.run_root).resolve(), run, pools), ledger, wish, notice, who)
+    bill = ledger.bill()
+    most = shared.draw(Amounts(bill.cost_usd, bill.gpu_hours))
+    least = config.budget.first_save_s / seconds
+    too_little = most.usd - bill.cost_usd <= least * wish.usd if wish.usd else False
+    if too_little or most.gpu_hours - bill.gpu_hours <= least * wish.gpu_hours:
+        shared.give_back()
+        raise ConfigError(
+            f"budgets={path}: what {who} may spend this month is spent or claimed by other runs, but for less"
+            " than saving and stopping may take; raise it there, or wait for a run to end or the next month"
+        )
+    return shared
