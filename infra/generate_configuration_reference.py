@@ -161,10 +161,11 @@ def _comments(owner: Any) -> dict[tuple[str, str], str]:
 
 
 def nested(owner: Any) -> list[Any]:
-    """Dataclasses that are values in a section, in order."""
+    """Dataclasses that are values in a section, in order, each with those in it."""
     kinds = [without_none(hint)[0] for hint in typing.get_type_hints(owner).values()]
     inner = [typing.get_args(kind)[-1] if typing.get_origin(kind) in (dict, list) else kind for kind in kinds]
-    return [kind for kind in inner if dataclasses.is_dataclass(kind)]
+    own = [kind for kind in inner if dataclasses.is_dataclass(kind)]
+    return [each for kind in own for each in (kind, *nested(kind))]
 
 
 def generate() -> str:

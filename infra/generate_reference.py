@@ -29,6 +29,7 @@ from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.cluster_status import ClusterSeen
 from orchestrator.driver.run_list import ListedRun
+from orchestrator.driver.spending import SpentGroup
 from orchestrator.events import Event, Record
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.mlflow import names
@@ -70,6 +71,12 @@ VERBS: list[tuple[str, str, Any]] = [
     ),
     ("incidents RUN --json", "a list in the order of the journal, of", Incident),
     ("runs --json", "a list, those with the newest word first, of", ListedRun),
+    ("spend --json", "a list in the order of what it is grouped by, of", SpentGroup),
+    (
+        "spend --csv",
+        "a header and a line for each group, a column for each name of `by` and each bucket: the fields of",
+        SpentGroup,
+    ),
     ("report RUN --json", "one", RunReport),
     ("status --json", "one", ClusterSeen),
 ]

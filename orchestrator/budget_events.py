@@ -40,6 +40,18 @@ class BudgetWarned(Event):
 
 
 @dataclass(frozen=True)
+class SharedBudgetWarned(Event):
+    """So much of what several runs share is spent by all of them that somebody may want to raise it; told by
+    each run that draws from it, once. ``budget`` is who pays, as ``cost_center=42``, ``month`` of UTC."""
+
+    budget: str
+    month: str
+    key: str
+    cap: float
+    spent: float
+
+
+@dataclass(frozen=True)
 class BudgetReached(Event):
     """From here on the run saves and stops: what is left of the cap is no more than that may take.
     ``reserve_s`` is the time for it. ``hard``: it is killed where it takes longer."""

@@ -17,6 +17,7 @@ from orchestrator.budget_events import BudgetProjected as BudgetProjected
 from orchestrator.budget_events import BudgetReached as BudgetReached
 from orchestrator.budget_events import BudgetSettled as BudgetSettled
 from orchestrator.budget_events import BudgetWarned as BudgetWarned
+from orchestrator.budget_events import SharedBudgetWarned as SharedBudgetWarned
 from orchestrator.checkpoint_events import CheckpointLoaded as CheckpointLoaded
 from orchestrator.checkpoint_events import CheckpointSaved as CheckpointSaved
 from orchestrator.checkpoint_events import CheckpointWriteBlocked as CheckpointWriteBlocked
@@ -56,6 +57,20 @@ class RunStarted(Event):
     predicted_step_time_s: float | None = None
     predicted_memory_bytes: int | None = None
     predicted_cost_usd_per_step: float | None = None
+    currency: str = ""  # in which the cost is shown beside dollars, at the rate that was stated
+    usd_per_currency_unit: float | None = None
+    modelled_watts_per_gpu: float | None = None  # at work, with its share of node and building
+    grid_gco2_per_kwh: float | None = None  # as it was stated
+
+
+@dataclass(frozen=True)
+class PricesAnnounced(Event):
+    """From when on an accelerator-hour costs what: each of ``prices`` is Unix seconds and dollars, in their
+    order, in place of all that was announced before and has not come yet. What lies in the past holds from
+    now on. Told before it comes, so that the bill is exact whenever somebody looks."""
+
+    prices: list[list[float]]
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import time
 import psutil
 import pynvml
 
+from orchestrator.agent.energy import EnergyCounters
+
 _MB = 1e6
 
 
@@ -18,6 +20,7 @@ class Sampler:
         self._due_s = time.monotonic() + min(1.0, every_s)
         self._network = psutil.net_io_counters()
         self._gpus = gpu_uuids
+        self._energy = EnergyCounters(gpu_uuids)
         psutil.cpu_percent()
 
     def sample(self) -> dict[str, float] | None:
@@ -26,7 +29,7 @@ class Sampler:
         if now_s < self._due_s:
             return None
         self._due_s = now_s + self.every_s
-        return self._host() | self._accelerators()
+        return self._host() | self._accelerators() | self._energy.joules()
 
     def _host(self) -> dict[str, float]:
         memory, network = psutil.virtual_memory(), psutil.net_io_counters()

@@ -10,8 +10,8 @@ from typing import NoReturn
 from orchestrator.errors import ConfigError, near_miss
 
 VERBS = (
-    "run", "resume", "stop", "runs", "logs", "report", "open", "sync", "incidents", "plan", "compare",
-    "calibrate", "up", "status", "down", "doctor", "completion",
+    "run", "resume", "stop", "runs", "spend", "logs", "report", "open", "sync", "incidents", "plan",
+    "compare", "calibrate", "up", "status", "down", "doctor", "completion",
 )  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
@@ -25,7 +25,7 @@ HYDRA_FLAGS = (
 TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--sort", "--limit", "--rank", "--attempt", "--lines", "-n", "--state", "--job", "--cluster", "--owner",
-    "--project",
+    "--project", "--cost-center", "--month", "--by",
 )  # fmt: skip
 MAY_TAKE_A_VALUE = ("--info", "-i")
 
@@ -61,6 +61,10 @@ class Invocation:
     cluster: str | None = None
     owner: str | None = None
     project: str | None = None
+    # which spending is added up, and by what
+    cost_center: str | None = None
+    month: str | None = None
+    by: tuple[str, ...] = ()
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()
@@ -219,16 +223,17 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
     parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
-    if verb in ("plan", "compare", "status", "incidents", "runs", "report"):
+    if verb in ("plan", "compare", "status", "incidents", "runs", "spend", "report"):
         output = parser.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true")
-    if verb in ("run", "runs", *TAKE_A_RUN, *TAKE_RUNS):
+    if verb in ("run", "runs", "spend", *TAKE_A_RUN, *TAKE_RUNS):
         parser.add_argument("--trust", action="store_true")
     if verb == "down":
         parser.add_argument("--force", action="store_true")
     _flags_of_looking(verb, parser)
-    if verb == "compare":
+    if verb in ("compare", "spend"):
         output.add_argument("--csv", action="store_true")
+    if verb == "compare":
         parser.add_argument("--sort")
         parser.add_argument("--limit", type=_count, default=Invocation.limit)
     return parser
@@ -240,6 +245,10 @@ def _flags_of_looking(verb: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--limit", type=_count, default=Invocation.limit)
         parser.add_argument("--state", type=lambda text: tuple(text.split(",")), default=Invocation.state)
         for name in ("job", "cluster", "owner", "project"):
+            parser.add_argument(f"--{name}")
+    elif verb == "spend":
+        parser.add_argument("--by", type=lambda text: tuple(text.split(",")), default=Invocation.by)
+        for name in ("owner", "project", "cost-center", "cluster", "month"):
             parser.add_argument(f"--{name}")
     elif verb == "logs":
         parser.add_argument("--rank", type=_number, default=Invocation.rank)

@@ -15,6 +15,7 @@ from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import ConfigError
 from orchestrator.events import RunEnded
 from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.energy import Drawn
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.run_directory import find_run
 
@@ -25,6 +26,7 @@ class RunReport(TypedDict):
     run: str  # name of the run
     state: str  # what its time goes to, or how it ended; `lost` where its driver is gone
     bill: Bill  # what it has taken and given
+    energy: Drawn  # what it has drawn, measured and modelled
     incidents: list[Incident]  # what broke in it, in the order of the journal
     path: str  # its directory
 
@@ -46,6 +48,7 @@ def report(run: str, run_root: str, as_json: bool, console: Console, trust: bool
             "run": folded.run.run,
             "state": state,
             "bill": dataclasses.asdict(folded.ledger.bill()),
+            "energy": dataclasses.asdict(folded.ledger.drawn()),
             "incidents": [dataclasses.asdict(each) for each in folded.ledger.incidents()],
             "path": str(directory),
         }

@@ -3,7 +3,7 @@ that needs it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
@@ -27,6 +27,17 @@ def list_runs(composed: DictConfig, invocation: Invocation) -> int:
     given = invocation
     wanted = RunFilter(given.state, given.job, given.cluster, given.owner, given.project)
     runs(composed.run_root, wanted, given.json, given.limit, Screen(), given.trust)
+    return 0
+
+
+def show_spending(composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.spend import spend
+    from orchestrator.driver.spending import BY_DEFAULT, Wanted
+
+    given = invocation
+    wanted = Wanted(given.owner, given.project, given.cost_center, given.cluster, given.month)
+    output: Literal["json", "csv", "table"] = "json" if given.json else "csv" if given.csv else "table"
+    spend(composed.run_root, given.by or BY_DEFAULT, wanted, output, Screen(), given.trust)
     return 0
 
 

@@ -77,6 +77,24 @@ HELP = {
         ),
         ("", "--state=training --owner=ada"),
     ),
+    "spend": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Adds up what the runs below run_root have cost, by who pays and by month: dollars, accelerator-hours"
+        " and what of them trained nothing. The hours of a run count in the month in which they were held"
+        " (UTC).",
+        (
+            (
+                "--by NAME,…",
+                "owner, project, cost_center, cluster, month, bucket (what it was spent on), run",
+            ),
+            ("--owner, --project, --cost-center, --cluster NAME", "only what is of that name"),
+            ("--month 2026-11", "only what was held in that month"),
+            ("--csv", "print it as CSV"),
+            _JSON,
+            _TRUST,
+        ),
+        ("", "--by project,month", "--by month,bucket --project=lm --csv"),
+    ),
     "logs": VerbHelp(
         "RUN",
         f"Prints what a rank has written, of its newest attempt if nothing else is said. {_RUN}",

@@ -348,6 +348,7 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "resume": _resume,
     "stop": run_verbs.stop_run,
     "runs": run_verbs.list_runs,
+    "spend": run_verbs.show_spending,
     "logs": run_verbs.show_logs,
     "report": run_verbs.show_report,
     "open": run_verbs.open_run,

@@ -214,7 +214,7 @@ def _no_such_key(key: str, overrides: Sequence[str]) -> str:
     known = _known_keys(overrides)
     parent, _, leaf = key.rpartition(".")
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
-    hint = near_miss(leaf, siblings) or near_miss(key, known)
+    hint = "" if key in known else near_miss(leaf, siblings) or near_miss(key, known)  # an empty map is known
     if parent and hint:
         hint = hint.replace("'", f"'{parent}.", 1) if "." not in hint else hint
     if parent.startswith("deepspeed") or key.startswith("deepspeed"):

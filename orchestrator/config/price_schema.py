@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.config.choices import MISSING, PriceKind, PriceQuality
 from orchestrator.config.ranges import HoursAbove0, Pue, Share, Usd, UsdAbove0, WattsOr0, Years
+
+
+@dataclass
+class CurrencyConfig:
+    """Another currency than the dollar, at a stated rate: totals are dollars, and shown in it beside them."""
+
+    code: str | None = None  # EUR, GBP, …; null is none
+    usd_per_unit: UsdAbove0 | None = None  # the rate: what one of it is in dollars
+    as_of: str | None = None  # date of the rate
+    source: str | None = None  # where the rate comes from
+    # what an accelerator-hour costs in it, in place of the dollars of cluster.price.kind; null is those
+    price_per_gpu_hour: Usd | None = None
 
 
 @dataclass
@@ -32,5 +44,13 @@ class PriceConfig:
     power_w_per_gpu: WattsOr0 | None = None  # at work, with its share of the node; null is gpu.tdp_w
     pue: Pue | None = None  # power usage effectiveness of the data centre, 1 or more
     electricity_usd_per_kwh: Usd | None = None  # at the site
+    # the price of kind from a time of each day or from a date on, in dollars: {8h: 2.40, 18h: 1.20} or
+    # {2026-12-01: 2.10}; in this machine's time unless it ends in Z or +01:00. A bill has each second at the
+    # price of that second
+    schedule: dict[str, Usd] = field(default_factory=dict)
+    file: str | None = None  # the same in a file of YAML, which is read again while a run goes on
+    # when a plan takes its run to begin, for what a schedule makes of that, as 2026-12-01T18:00; null is now
+    begins: str | None = None
+    currency: CurrencyConfig = field(default_factory=CurrencyConfig)
     source: str = MISSING  # where the figures come from; printed with every price
     as_of: str = MISSING  # date of the figures

@@ -29,7 +29,7 @@ SIZES = ("cluster.nodes", "cluster.gpus_per_node", "job.ranks")
 MAY_CHANGE = (
     STEPS, *SIZES, "recovery", "tracking", "launch", "metrics", "snapshot.keep", "snapshot.keep_hours",
     "snapshot.dirs", "snapshot.trusted", "snapshot.allow_types", "env", "job.env", "ray_address", "owner",
-    "project", "cost_center", "budget", "budgets",
+    "project", "cost_center", "budget", "budgets", "cluster.price",
 )  # fmt: skip
 # What says which run is meant, and nothing of it.
 _WHICH_RUN = ("run_root", "run_name", "run_dir", "run_group_reads", "job.resume")

@@ -108,6 +108,9 @@ class ClusterConfig:
     # power usage effectiveness of the building, 1 or more; the default is Uptime's average of 2023
     pue: Pue = 1.58
     power_limit_w: Watts | None = None  # of the site, for all nodes with PUE; a plan above it is refused
+    # what the site's electricity emits, grams of CO2 a kilowatt-hour, with its source; null tells no CO2
+    grid_gco2_per_kwh: FactorOr0 | None = None
+    grid_source: str | None = None
     source: str = ""  # where node type and network are described
     price: PriceConfig = field(default_factory=PriceConfig)
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from orchestrator.config.budget_schema import BudgetConfig
 from orchestrator.config.schema import Config
 from orchestrator.driver.folded import Folded
+from orchestrator.driver.prices import Prices
 from orchestrator.driver.shared_budgets import SharedBudgets
 from orchestrator.errors import ConfigError
 from orchestrator.events import BudgetSettled
@@ -94,17 +95,21 @@ def budget_of(
     ledger: Ledger,
     journal: Journal,
     began_unix_s: float,
-    shared: SharedBudgets | None = None,
+    shared: SharedBudgets | None,
+    prices: Prices,
 ) -> Budget:
-    """For the supervisor: the caps, and the one bill that everybody sees."""
+    """For the supervisor: the caps, the one bill that everybody sees, and the prices that are to come."""
 
     def spent() -> Spent:
         charges = ledger.spent(journal.now_s)
         since_hours = (time.time() - began_unix_s) / S_PER_HOUR
-        price = ledger.facts.price_usd_per_gpu_hour if ledger.facts else plan.billed_by.usd_per_gpu_hour
-        return Spent(charges.cost_usd, charges.gpu_hours, since_hours, ledger.gpus_held, price)
+        return Spent(charges.cost_usd, charges.gpu_hours, since_hours, ledger.gpus_held, prices.most_usd())
 
-    return Budget(caps, spent, plan.prediction.steps, shared.limits if shared is not None else None)
+    to_come = prices.mean_usd if prices.change else None
+    steps = plan.prediction.steps
+    if shared is None:
+        return Budget(caps, spent, steps, mean_usd=to_come)
+    return Budget(caps, spent, steps, shared.limits, to_come, shared.warnings)
 
 
 def check_against_plan(config: Config, plan: Plan, caps: Caps, warn: Callable[[str], None]) -> None:

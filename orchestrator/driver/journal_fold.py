@@ -48,12 +48,14 @@ from orchestrator.ledger import (
     bill,
     charge,
     checkpoint_lines,
+    energy,
     incident,
     incidents,
     ledger,
     meter,
     money,
     predicted_actual,
+    rates,
     story,
 )
 from orchestrator.ledger.journal import Mark, Tail
@@ -69,9 +71,9 @@ AT_ONCE = 250
 _BLOCK_BYTES = 8 << 20
 _KEY, _KEY_BYTES = "fold.key", 32
 _MOST_BYTES = 256 << 20
-_CODE = (bill, budget_events, charge, checkpoint_events, checkpoint_lines, event, events, folded, history,
-         incident, incidents, ledger, loop, loss_watch, meter, money, predicted_actual, records,
-         script_events, spending, story, text, vocabulary)  # fmt: skip
+_CODE = (bill, budget_events, charge, checkpoint_events, checkpoint_lines, energy, event, events, folded,
+         history, incident, incidents, ledger, loop, loss_watch, meter, money, predicted_actual, rates,
+         records, script_events, spending, story, text, vocabulary)  # fmt: skip
 _CLASSES = {
     (module.__name__, name): kind
     for module in _CODE

@@ -36,6 +36,7 @@ from orchestrator.driver.preflight import (
     find_target,
     plan_of,
 )
+from orchestrator.driver.prices import Prices, with_prices
 from orchestrator.driver.resume import (
     Unfinished,
     how_to_go_on,
@@ -220,20 +221,26 @@ def _supervised(run: _Wired) -> int:
         )
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
-        spend = SpendNote(config, run.name, plan.unit, view.notice)
+        spend = SpendNote(config, run.name, plan.unit, ledger, view.notice)
         observers: tuple[Observer, ...] = (view, gauges, spend, notifier)
         address = None if session.local else session.address
-        started = _resumed(takes_up, plan) if takes_up else run_started(plan, run.name, address)
+        started = (
+            _resumed(takes_up, plan)
+            if takes_up
+            else run_started(plan, run.name, address, config.cluster.grid_gco2_per_kwh)
+        )
         can_skip = asks_for(SKIP_BATCHES, plan.args)
         options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled)
         since_s = began_unix_s or time.time()
         caps = caps_of(config, plan, since_s)
-        budget = budget_of(caps, plan, ledger, journal, since_s, shared)
+        prices = Prices(config, lambda: ledger.usd_per_gpu_hour(journal.now_s), view.notice)
+        stack.enter_context(prices.read_again())
+        budget = budget_of(caps, plan, ledger, journal, since_s, shared, prices)
         events = supervise(
             started, workers, config.recovery, SystemClock(), stop, options, resume_state, budget
         )
         with view.live():
-            for event in events:
+            for event in with_prices(events, prices):
                 last = _on_record(journal, event, view.notice, stop)
                 settled = event if isinstance(event, BudgetSettled) else settled
                 if isinstance(event, RunEnded):
@@ -276,8 +283,11 @@ def _has_stopped_for_budget(last: Record | None) -> bool:
     )
 
 
-def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
+def run_started(
+    plan: Plan, name: str, ray_address: str | None, grid_gco2_per_kwh: float | None = None
+) -> RunStarted:
     """The run's first event: all that the meter needs, and where it ran unless on a cluster of its own."""
+    currency, energy = plan.billed_by.currency, plan.prediction.energy
     return RunStarted(
         run=name,
         job=plan.job,
@@ -294,6 +304,10 @@ def run_started(plan: Plan, name: str, ray_address: str | None) -> RunStarted:
         predicted_step_time_s=plan.prediction.step_time_s,
         predicted_memory_bytes=plan.memory.total_bytes if plan.memory else None,
         predicted_cost_usd_per_step=_cost_usd_per_step(plan),
+        currency=currency.code if currency else "",
+        usd_per_currency_unit=currency.usd_per_unit if currency else None,
+        modelled_watts_per_gpu=energy.mean_power_w / plan.layout.ranks if energy else None,
+        grid_gco2_per_kwh=grid_gco2_per_kwh,
     )
 
 

@@ -122,9 +122,9 @@ def listed(run_root: str | Path, wanted: RunFilter, limit: int, trust: bool) -> 
     """As :func:`list_runs`."""
     wanted.check()
     run_root = os.path.abspath(run_root)
-    notes = _notes(Path(run_root) / FOLDER)
+    notes = spend_notes(Path(run_root) / FOLDER)
     found: list[ListedRun] = []
-    for _, name, path in _newest_first(Path(run_root), notes):
+    for _, name, path in newest_first(Path(run_root), notes):
         note = notes.get(name)
         run = None
         if path is not None and (trust or why_not_ours(path) is None):
@@ -138,10 +138,10 @@ def listed(run_root: str | Path, wanted: RunFilter, limit: int, trust: bool) -> 
     return found
 
 
-def _newest_first(root: Path, notes: dict[str, dict[str, Any]]) -> list[tuple[float, str, Path | None]]:
+def newest_first(root: Path, notes: dict[str, dict[str, Any]]) -> list[tuple[float, str, Path | None]]:
     """Time of the newest word, name and directory of each."""
     found: dict[str, tuple[float, Path | None]] = {
-        name: (_number(note, "updated_unix_s"), None) for name, note in notes.items()
+        name: (number_in(note, "updated_unix_s"), None) for name, note in notes.items()
     }
     for entry in _entries(root):
         journal = os.path.join(entry.path, "journal.jsonl")
@@ -164,7 +164,7 @@ def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def _notes(folder: Path) -> dict[str, dict[str, Any]]:
+def spend_notes(folder: Path) -> dict[str, dict[str, Any]]:
     """By run what it tells of its spending, where that is what it should be."""
     notes: dict[str, dict[str, Any]] = {}
     for entry in _entries(folder):
@@ -208,7 +208,7 @@ def _listed(
         goes_on=goes_on,
         job=facts.job if facts else None,
         cluster=facts.cluster if facts else None,
-        owner=note.get("owner") or _owner(path),
+        owner=note.get("owner") or owner_of(path),
         project=project if isinstance(project, str) else None,
         unit=facts.unit if facts else "GPU",
         gpus_held=bill.gpus_held if goes_on else 0,
@@ -225,8 +225,8 @@ def _listed(
 def _by_note(name: str, path: Path | None, note: dict[str, Any]) -> ListedRun:
     import time
 
-    updated = _number(note, "updated_unix_s")
-    every_s = max(1.0, _number(note, "every_s"))
+    updated = number_in(note, "updated_unix_s")
+    every_s = max(1.0, number_in(note, "every_s"))
     ended = note["state"] in [status.value for status in Status]
     lost = not ended and time.time() - updated > _NOTES_MISSED * every_s
     return ListedRun(
@@ -238,9 +238,9 @@ def _by_note(name: str, path: Path | None, note: dict[str, Any]) -> ListedRun:
         owner=papers.one_line(note["owner"]),
         project=note["project"] if isinstance(note.get("project"), str) else None,
         unit=note["unit"] if isinstance(note.get("unit"), str) else "GPU",
-        gpus_held=0 if lost or ended else int(_number(note, "gpus_held")),
-        gpu_hours=_number(note, "gpu_hours"),
-        cost_usd=_number(note, "cost_usd"),
+        gpus_held=0 if lost or ended else int(number_in(note, "gpus_held")),
+        gpu_hours=number_in(note, "gpu_hours"),
+        cost_usd=number_in(note, "cost_usd"),
         step=None,
         steps=None,
         started_unix_s=None,
@@ -249,12 +249,12 @@ def _by_note(name: str, path: Path | None, note: dict[str, Any]) -> ListedRun:
     )
 
 
-def _number(note: dict[str, Any], name: str) -> float:
+def number_in(note: dict[str, Any], name: str) -> float:
     value = note.get(name)
     return value if isinstance(value, int | float) and abs(value) < papers.LARGEST else 0.0
 
 
-def _owner(path: Path) -> str:
+def owner_of(path: Path) -> str:
     try:
         return user_name(path.stat().st_uid)
     except OSError:

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.budget_events import SharedBudgetWarned
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.pools import CLAIM_S, RENEW_S, Amounts, Claims, pools_in
 from orchestrator.plan.plan import Plan
-from orchestrator.supervise.spending import S_PER_HOUR, Cap, Spent
+from orchestrator.supervise.spending import S_PER_HOUR, WARN_SHARE, Cap, Spent
 from orchestrator.users import user_name
 
 FILE = "budgets.yaml"
@@ -56,6 +57,22 @@ class SharedBudgets:
         if short_usd or most.gpu_hours - total.gpu_hours < self._wish.gpu_hours * 0.999:
             self._say(f"the shared budget of {self._who} is nearly spent or claimed by other runs")
         return most
+
+    def warnings(self) -> list[SharedBudgetWarned]:
+        """The budgets of which most is spent, as of the newest claim, by whatever run."""
+        found = []
+        for one in self._claims.spending:
+            pool, spent = one.pool, one.spent
+            kinds = (
+                (Cap.SHARED_USD, pool.usd, spent.usd),
+                (Cap.SHARED_GPU_HOURS, pool.gpu_hours, spent.gpu_hours),
+            )
+            found += [
+                SharedBudgetWarned(str(pool), one.month, key, limit, taken)
+                for key, limit, taken in kinds
+                if limit is not None and taken >= WARN_SHARE * limit
+            ]
+        return found
 
     def give_back(self) -> None:
         """Nothing more is spent: others may have what was claimed."""

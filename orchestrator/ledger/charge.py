@@ -11,19 +11,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from orchestrator.ledger.bill import Bucket
+from orchestrator.ledger.rates import US_PER_S
 
-US_PER_S = 1_000_000
 _S_PER_HOUR = 3600
 
 
 class Charge(NamedTuple):
     """``us`` microseconds that went to a bucket while ``gpus`` were held at a price. A negative one takes
-    back what an earlier one had counted: a checkpoint's stall was found in the time of steps."""
+    back what an earlier one had counted: a checkpoint's stall was found in the time of steps. ``month`` is
+    the one in which they were held, of UTC."""
 
     bucket: Bucket
     us: int
     gpus: int
     usd_per_gpu_hour: float
+    month: str = ""
 
     @property
     def gpu_us(self) -> int:
@@ -33,7 +35,7 @@ class Charge(NamedTuple):
 
 @dataclass(slots=True)
 class Spent:
-    """A sum of charges. They are kept apart by price: a run that is taken up again may have another one."""
+    """A sum of charges. They are kept apart by price, which may change while a run goes on."""
 
     gpu_us: int = 0
     _by_price: dict[float, int] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -78,10 +79,10 @@ class Case:
     outcome: str | None = None
     asked_for: bool = False
 
-    def incident(self, number: int, still_open: Charge | None) -> Incident:
+    def incident(self, number: int, still_open: Sequence[Charge] = ()) -> Incident:
         """As it stands, answering for ``still_open`` too."""
         lost, decided = self.lost, self.decided
-        spent = self.spent.plus(still_open) if still_open is not None else self.spent
+        spent = self.spent.plus(*still_open)
         return Incident(
             number=number,
             fault=str(self.fault),
@@ -113,9 +114,8 @@ class Redone:
         self._stretches: list[tuple[Case | None, Charge]] = []
 
     def add(self, case: Case | None, charge: Charge) -> None:
-        """One more step."""
+        """More of a step."""
         if case is not None:
-            case.redone_steps += 1
             case.spent.add(charge)
         if self._stretches:
             whose, had = self._stretches[-1]

@@ -97,36 +97,39 @@ class Incidents:
                     self._redone.add(self._answering_for(event.step), charge)
                 else:
                     self._redone.give_back(charge)
+        redone = any(charge.bucket is Bucket.REDONE for charge in charges)
+        if redone and isinstance(event, StepDone) and (case := self._answering_for(event.step)) is not None:
+            case.redone_steps += 1
         self._last = record
 
-    def so_far(self, still_open: Charge) -> list[Incident]:
+    def so_far(self, still_open: Sequence[Charge]) -> list[Incident]:
         """All incidents; whoever answers for the time that is ``still_open`` has that too."""
         answers = self._answering_for_open(still_open)
         return [
-            case.incident(number, still_open if case is answers else None)
+            case.incident(number, still_open if case is answers else ())
             for number, case in enumerate(self._told, 1)
         ]
 
-    def totals(self, still_open: Charge) -> tuple[int, float]:
+    def totals(self, still_open: Sequence[Charge]) -> tuple[int, float]:
         """How many there are, and what they cost in dollars; cheaper than to list them."""
         answers = self._answering_for_open(still_open)
-        spent = (case.spent.plus(still_open) if case is answers else case.spent for case in self._told)
+        spent = (case.spent.plus(*still_open) if case is answers else case.spent for case in self._told)
         return len(self._told), sum(each.cost_usd for each in spent)
 
-    def asked_for_usd(self, still_open: Charge) -> float:
+    def asked_for_usd(self, still_open: Sequence[Charge]) -> float:
         """What was done again for somebody who stopped the run and took it up, in dollars: no incident's."""
         answers = self._answering_for_open(still_open)
         cases = [case for case in self._cases if case.asked_for]
         return sum(
-            (case.spent.plus(still_open) if case is answers else case.spent).cost_usd for case in cases
+            (case.spent.plus(*still_open) if case is answers else case.spent).cost_usd for case in cases
         )
 
     @property
     def _told(self) -> list[Case]:
         return [case for case in self._cases if not case.asked_for]
 
-    def _answering_for_open(self, still_open: Charge) -> Case | None:
-        match still_open.bucket:
+    def _answering_for_open(self, still_open: Sequence[Charge]) -> Case | None:
+        match still_open[0].bucket:
             case Bucket.RECOVERING:
                 return self._recovering
             case Bucket.REDONE:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from orchestrator.events import Record, RunStarted
 from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.charge import Spent
+from orchestrator.ledger.energy import Drawn, EnergyMeter
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.incidents import Incidents
 from orchestrator.ledger.meter import Meter
-from orchestrator.ledger.money import Attempts, Money, money_of
+from orchestrator.ledger.money import Attempts, Held, Money, by_month, money_of
 from orchestrator.ledger.predicted_actual import Comparison, PredictedVsActual
 
 
@@ -29,6 +30,7 @@ class Ledger:
     _incidents: Incidents = field(default_factory=Incidents)
     _attempts: Attempts = field(default_factory=Attempts)
     _accuracy: PredictedVsActual = field(default_factory=PredictedVsActual)
+    _energy: EnergyMeter = field(default_factory=EnergyMeter)
     _bill: Bill | None = None
 
     def fold(self, record: Record) -> None:
@@ -38,6 +40,7 @@ class Ledger:
         self._incidents.fold(record, before, charges)
         self._attempts.fold(record.event, charges)
         self._accuracy.fold(record)
+        self._energy.fold(record)
         self._bill = None
 
     def fold_all(self, records: Iterable[Record]) -> Ledger:
@@ -56,20 +59,32 @@ class Ledger:
 
     def incidents(self, now_elapsed_s: float | None = None) -> list[Incident]:
         """What broke, what was done about it and what that cost, in the order of the journal."""
-        return self._incidents.so_far(self._meter.open_charge(now_elapsed_s))
+        return self._incidents.so_far(self._meter.open_charges(now_elapsed_s))
 
     def incident_totals(self) -> tuple[int, float]:
         """How many there are, and what they cost in dollars; cheaper than to list them."""
-        return self._incidents.totals(self._meter.open_charge())
+        return self._incidents.totals(self._meter.open_charges())
 
     def asked_for_usd(self) -> float:
         """What was done again for somebody who stopped the run and took it up, in dollars: no incident's."""
-        return self._incidents.asked_for_usd(self._meter.open_charge())
+        return self._incidents.asked_for_usd(self._meter.open_charges())
 
     def money(self, now_elapsed_s: float | None = None) -> Money:
         """Where it went: the bill by bucket, by attempt and by incident."""
-        attempts = self._attempts.shares(self._meter.open_charge(now_elapsed_s))
+        attempts = self._attempts.shares(self._meter.open_charges(now_elapsed_s))
         return money_of(self.bill(now_elapsed_s), attempts, self.incidents(now_elapsed_s))
+
+    def by_month(self, now_elapsed_s: float | None = None) -> list[Held]:
+        """The bill by the month in which it was held, and by what it was spent on."""
+        return by_month(self._meter.by_month(self._meter.open_charges(now_elapsed_s)))
+
+    def drawn(self) -> Drawn:
+        """Its energy, measured and modelled."""
+        return self._energy.drawn(self.facts, self.bill().gpu_hours)
+
+    def usd_per_gpu_hour(self, now_elapsed_s: float) -> float:
+        """The price that holds then."""
+        return self._meter.usd_per_gpu_hour(now_elapsed_s)
 
     def predicted_actual(self) -> Comparison:
         """What the plan had said of the run beside what it took."""

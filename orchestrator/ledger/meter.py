@@ -41,7 +41,7 @@ A run with no second step falls back to all its training time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.events import (
@@ -53,6 +53,7 @@ from orchestrator.events import (
     LossRejected,
     NodeDraining,
     Outcome,
+    PricesAnnounced,
     ProbesFailed,
     RankLost,
     Record,
@@ -65,7 +66,8 @@ from orchestrator.events import (
     StopRequested,
 )
 from orchestrator.ledger.bill import Bill, Bucket, Steady, make_bill
-from orchestrator.ledger.charge import US_PER_S, Charge, Spent
+from orchestrator.ledger.charge import Charge, Spent
+from orchestrator.ledger.rates import US_PER_S, Part, Rates, Stretch
 from orchestrator.records import LONGEST_S
 from orchestrator.script_events import ScriptSaved, TokensSeen
 from orchestrator.vocabulary import STOPPED_ON_PURPOSE
@@ -73,6 +75,7 @@ from orchestrator.vocabulary import STOPPED_ON_PURPOSE
 __all__ = ["Bill", "Bucket", "Meter"]
 
 STEPPING = (Bucket.TRAINING, Bucket.REDONE)
+_NOTHING = Spent()
 _STEPS = (*STEPPING, Bucket.SKIPPED)  # from which a checkpoint's stall may have to be taken
 
 
@@ -92,11 +95,12 @@ class Meter:
     _planned: RunStarted | None = None  # before DeepSpeed's engine told with which batch it trains
     bucket: Bucket = Bucket.WAITING
     _now_us: int = 0
-    _open_us: int = 0
+    _open: Stretch = field(default_factory=Stretch)  # since the last turning point
+    _rates: Rates = field(default_factory=Rates)
     _us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
     _gpu_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(Bucket, 0))
     _spent: Spent = field(default_factory=Spent)
-    _spent_on: dict[Bucket, Spent] = field(default_factory=lambda: {each: Spent() for each in Bucket})
+    _spent_in: dict[tuple[str, Bucket], Spent] = field(default_factory=dict)  # by month
     _charges: list[Charge] = field(default_factory=list)  # of the last record
     _gpus: int = 0
     _attempts: int = 0
@@ -111,7 +115,7 @@ class Meter:
     _skipped_steps: int = 0
     _loss: float | None = None
     _steady: _SteadyUs = field(default_factory=_SteadyUs)
-    _claimable_us: dict[Bucket, int] = field(default_factory=lambda: dict.fromkeys(_STEPS, 0))
+    _claimable: dict[Bucket, Stretch] = field(default_factory=lambda: {each: Stretch() for each in _STEPS})
     _claimable_steady_us: int = 0
     _surplus_us: int = 0  # that steps of this attempt were counted longer than they took
 
@@ -119,7 +123,9 @@ class Meter:
         """Take one record into account; returns the charges that follow from it, which the bill has from now
         on."""
         now_us = max(self._now_us, round(record.elapsed_s * US_PER_S))
-        self._open_us += now_us - self._now_us
+        passed_us = now_us - self._now_us
+        self._open.add(self._rates.passing(passed_us))
+        self._rates.look(passed_us, record.time_unix_s)
         self._now_us = now_us
         self._charges = []
         self._turn(record.event)
@@ -133,11 +139,12 @@ class Meter:
 
     def bill(self, now_elapsed_s: float | None = None) -> Bill:
         """The bill at the last record or, for a run under way, at a later ``now_elapsed_s``."""
-        still_open = self.open_charge(now_elapsed_s)
-        spent = self._spent.plus(still_open) if still_open.us else self._spent
+        still_open = self.open_charges(now_elapsed_s)
         us, gpu_us = dict(self._us), dict(self._gpu_us)
-        us[still_open.bucket] += still_open.us
-        gpu_us[still_open.bucket] += still_open.gpu_us
+        for charge in still_open:
+            us[charge.bucket] += charge.us
+            gpu_us[charge.bucket] += charge.gpu_us
+        spent = self._spent.plus(*still_open)
         return make_bill(
             self.facts,
             elapsed_s=(self._now_us + self._ahead_us(now_elapsed_s)) / US_PER_S,
@@ -156,25 +163,45 @@ class Meter:
             bucket_usd=self._bucket_usd(still_open),
         )
 
-    def _bucket_usd(self, still_open: Charge) -> dict[Bucket, float]:
-        usd = {bucket: spent.cost_usd for bucket, spent in self._spent_on.items() if spent.gpu_us}
-        if still_open.us:
-            usd[still_open.bucket] = self._spent_on[still_open.bucket].plus(still_open).cost_usd
+    def _bucket_usd(self, still_open: Sequence[Charge]) -> dict[Bucket, float]:
+        usd: dict[Bucket, float] = {}
+        for (_, bucket), spent in self.by_month(still_open).items():
+            if spent.gpu_us:
+                usd[bucket] = usd.get(bucket, 0.0) + spent.cost_usd
         return usd
+
+    def by_month(self, still_open: Sequence[Charge]) -> dict[tuple[str, Bucket], Spent]:
+        """The charges so far, and those that are open still, by the month in which they were held and by what
+        they went to."""
+        spent = self._spent_in
+        if any(charge.us for charge in still_open):
+            spent = dict(spent)
+            for charge in still_open:
+                key = charge.month, charge.bucket
+                spent[key] = spent.get(key, _NOTHING).plus(charge)
+        return spent
 
     def spent(self, now_elapsed_s: float | None = None) -> Spent:
         """The charges so far alone, without a bill."""
-        return self._spent.plus(self.open_charge(now_elapsed_s))
+        return self._spent.plus(*self.open_charges(now_elapsed_s))
 
     @property
     def gpus_held(self) -> int:
         """Without a bill, which costs ten times as much as all else that is done for a step."""
         return self._gpus
 
-    def open_charge(self, now_elapsed_s: float | None = None) -> Charge:
+    def open_charges(self, now_elapsed_s: float | None = None) -> tuple[Charge, ...]:
         """What a bill counts of the time since the last turning point, before it is known what that was spent
-        on."""
-        return Charge(self.bucket, self._open_us + self._ahead_us(now_elapsed_s), self._gpus, self._price)
+        on: one charge at least, all of the same bucket."""
+        ahead = self._rates.passing(self._ahead_us(now_elapsed_s))
+        parts = self._open.with_more(ahead) if ahead else self._open
+        found = tuple(Charge(self.bucket, us, self._gpus, *rate) for us, rate in parts)
+        return found or (Charge(self.bucket, 0, self._gpus, *self._rates.now),)
+
+    def usd_per_gpu_hour(self, now_elapsed_s: float) -> float:
+        """The price that holds then."""
+        ahead = self._rates.passing(self._ahead_us(now_elapsed_s))
+        return (ahead[-1][1] if ahead else self._rates.now).usd_per_gpu_hour
 
     def _ahead_us(self, now_elapsed_s: float | None) -> int:
         if now_elapsed_s is None or self._ended:
@@ -186,8 +213,11 @@ class Meter:
             case RunStarted():
                 self._close()
                 self.facts = self._planned = event
+                self._rates.begin(event.price_usd_per_gpu_hour)
                 self._hold(0, Bucket.WAITING)
                 self._failed = self._ended = False
+            case PricesAnnounced():
+                self._rates.announced(event.prices)
             case EngineConfigured():
                 self._tokens_per_step_of(event)
             case TokensSeen() if self._planned is not None and self._planned.tokens_per_step is None:
@@ -235,15 +265,15 @@ class Meter:
                 self._ended, self._stopped = True, event.status in STOPPED_ON_PURPOSE
 
     def _step(self, event: StepDone) -> None:
-        interval_us, own_us = self._open_us, _us(event.step_time_s)
+        interval_us, own_us = self._open.us, _us(event.step_time_s)
         redone = event.step <= self._highest_step and self._new_steps + self._skipped_steps > 0
         kind = Bucket.REDONE if redone else Bucket.SKIPPED if event.skipped else Bucket.TRAINING
         first = self.bucket not in STEPPING
         counted_us = min(own_us, interval_us) if first else interval_us
-        self._add(self.bucket, interval_us - counted_us)
-        self._charge(kind, counted_us)
-        self._open_us = 0
-        self._claimable_us[kind] += counted_us
+        self._add(self.bucket, self._open.first(interval_us - counted_us))
+        counted = self._open.first(counted_us)
+        self._add(kind, counted or [(0, self._rates.now)])
+        self._claimable[kind].add(counted)
         self._surplus_us += counted_us - own_us
         # Steps that one poll saw together with the first have no time of their own in the journal.
         self._warming = first or (self._warming and 2 * interval_us < own_us)
@@ -263,15 +293,14 @@ class Meter:
             self.bucket = Bucket.REDONE if event.step < self._highest_step else Bucket.TRAINING
 
     def _checkpoint(self, stall_us: int) -> None:
-        taken_us = min(stall_us, self._open_us)
-        self._open_us -= taken_us
-        self._add(Bucket.CHECKPOINT, taken_us)
+        taken_us = min(stall_us, self._open.us)
+        self._add(Bucket.CHECKPOINT, self._open.take_last(taken_us))
         for kind in _STEPS:
-            more_us = min(stall_us - taken_us, self._claimable_us[kind])
-            self._add(kind, -more_us)
-            self._add(Bucket.CHECKPOINT, more_us)
+            more_us = min(stall_us - taken_us, self._claimable[kind].us)
+            more = self._claimable[kind].take_last(more_us)
+            self._add(kind, [(-us, rate) for us, rate in more])
+            self._add(Bucket.CHECKPOINT, more)
             taken_us += more_us
-            self._claimable_us[kind] -= more_us
             self._surplus_us -= more_us
             if kind is Bucket.TRAINING:
                 steady_us = min(more_us, self._claimable_steady_us)
@@ -281,8 +310,8 @@ class Meter:
         left_us = max(0, self._surplus_us)
         self._claimable_steady_us = min(self._claimable_steady_us, left_us)
         for kind in _STEPS:
-            self._claimable_us[kind] = min(self._claimable_us[kind], left_us)
-            left_us -= self._claimable_us[kind]
+            self._claimable[kind].keep_last(left_us)
+            left_us -= self._claimable[kind].us
 
     def _stop(self) -> None:
         # A step under way may still be done: its time stays open, and is stopping if it is not.
@@ -311,7 +340,7 @@ class Meter:
         self._begin(bucket)
 
     def _forget_claims(self) -> None:
-        self._claimable_us = dict.fromkeys(_STEPS, 0)
+        self._claimable = {each: Stretch() for each in _STEPS}
         self._claimable_steady_us = self._surplus_us = 0
 
     def _changed(self, event: RunResumed) -> None:
@@ -330,24 +359,20 @@ class Meter:
             self.facts = replace(self._planned, tokens_per_step=tokens)
 
     def _close(self, unfinished: Bucket = Bucket.RECOVERING) -> None:
-        self._add(unfinished if self.bucket in STEPPING else self.bucket, self._open_us)
-        self._open_us = 0
+        open_for = unfinished if self.bucket in STEPPING else self.bucket
+        self._add(open_for, self._open.first(self._open.us))
 
-    def _add(self, bucket: Bucket, us: int) -> None:
-        if us:
-            self._charge(bucket, us)
-
-    def _charge(self, bucket: Bucket, us: int) -> None:
-        charge = Charge(bucket, us, self._gpus, self._price)
-        self._us[bucket] += us
-        self._gpu_us[bucket] += us * self._gpus
-        self._spent.add(charge)
-        self._spent_on[bucket].add(charge)
-        self._charges.append(charge)
-
-    @property
-    def _price(self) -> float:
-        return self.facts.price_usd_per_gpu_hour if self.facts is not None else 0.0
+    def _add(self, bucket: Bucket, parts: Sequence[Part]) -> None:
+        for us, rate in parts:
+            charge = Charge(bucket, us, self._gpus, *rate)
+            self._us[bucket] += us
+            self._gpu_us[bucket] += us * self._gpus
+            self._spent.add(charge)
+            spent = self._spent_in.get((rate.month, bucket))
+            if spent is None:
+                spent = self._spent_in[rate.month, bucket] = Spent()
+            spent.add(charge)
+            self._charges.append(charge)
 
 
 def _us(seconds: float) -> int:

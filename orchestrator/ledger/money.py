@@ -6,7 +6,7 @@ accelerator-time and to less than a cent in dollars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.events import AttemptStarted, Event
@@ -69,6 +69,25 @@ class Money:
         ]
 
 
+@dataclass(frozen=True)
+class Held:
+    """What was held in one month for one kind of work."""
+
+    month: str  # of UTC, as 2026-11
+    bucket: str  # what it was spent on: `training`, `checkpoint`, `redone`, …
+    gpu_hours: float  # in the run's unit
+    cost_usd: float  # the same in dollars
+
+
+def by_month(spent: Mapping[tuple[str, Bucket], Spent]) -> list[Held]:
+    """What cost something, in the order of the months."""
+    return [
+        Held(month, bucket.value, one.gpu_hours, one.cost_usd)
+        for (month, bucket), one in sorted(spent.items())
+        if one.gpu_us
+    ]
+
+
 @dataclass
 class Attempts:
     """What each attempt has taken, up to the start of the next one; 0 is before the first."""
@@ -83,10 +102,10 @@ class Attempts:
         if isinstance(event, AttemptStarted):
             self._now = event.attempt
 
-    def shares(self, still_open: Charge) -> tuple[Share, ...]:
+    def shares(self, still_open: Sequence[Charge]) -> tuple[Share, ...]:
         """Those that cost something, in their order."""
         spent = dict(self._spent)
-        spent[self._now] = spent.get(self._now, Spent()).plus(still_open)
+        spent[self._now] = spent.get(self._now, Spent()).plus(*still_open)
         return tuple(
             Share(f"attempt {number}" if number else "before the first attempt", one.gpu_hours, one.cost_usd)
             for number, one in sorted(spent.items())

@@ -126,6 +126,15 @@ def _pool(path: Path, number: int, entry: Any) -> Pool:
     return Pool(payer, str(entry[payer]), str(period), entry.get("usd"), entry.get("gpu_hours"))
 
 
+@dataclass(frozen=True)
+class Spending:
+    """What all runs together have spent of one month of a pool."""
+
+    pool: Pool
+    month: str
+    spent: Amounts
+
+
 class Claims:
     """One run's hand in the pools of its payers."""
 
@@ -135,12 +144,13 @@ class Claims:
         self._folder = run_root / FOLDER / "claims"
         self._run, self._pools, self._wall = run, pools, wall
         self._months: dict[int, str] = {}
+        self.spending: list[Spending] = []  # as of the newest draw
 
     def draw(self, total: Amounts, wish: Amounts) -> Amounts:
         """Say what the run has taken in all, and claim what it may take next; up to which totals it may go,
         infinite where no pool says so. Raises :class:`RunDirectoryError` where that cannot be written."""
         most = Amounts(float("inf"), float("inf"))
-        now_s = self._wall()
+        now_s, self.spending = self._wall(), []
         for number, pool in enumerate(self._pools):
             month, before = pool.month(now_s), self._months.get(number)
             if before is not None and before != month:
@@ -176,6 +186,9 @@ class Claims:
                     pool.gpu_hours, wish.gpu_hours, [one.gpu_hours for one in taken]
                 )
                 own.until_unix_s = now_s + CLAIM_S
+                spent = [one.taken(None) for one in runs.values()]
+                together = Amounts(sum(one.usd for one in spent), sum(one.gpu_hours for one in spent))
+                self.spending.append(Spending(pool, month, together))
                 body = {run: asdict(drawn) for run, drawn in runs.items()}
                 atomic_write(path, json.dumps(body, indent=1) + "\n", 0o640, durable=False)
                 _to_group(path)

@@ -8,6 +8,7 @@ run root.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import stat
@@ -19,6 +20,8 @@ from orchestrator.config.schema import Config
 from orchestrator.events import Record, ResourcesGranted, ResourcesReleased, RunEnded, RunResumed, RunStarted
 from orchestrator.files import atomic_write
 from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.money import Held
 from orchestrator.users import user_name
 
 FORMAT = 1
@@ -36,6 +39,7 @@ class Spend(TypedDict):
     owner: str  # who pays: `owner`, else the user who started the run
     project: str | None  # and for what; null where `project` is not set
     cost_center: str | None  # whose budget it is; null where `cost_center` is not set
+    cluster: str  # where it runs
     unit: str  # what an hour is counted of: `GPU` or `CPU core`
     every_s: float  # how old the figures may be while the run goes on
     # `waiting`, `running`, or how it ended: `finished`, `failed`, `interrupted` or `budget_reached`
@@ -45,15 +49,18 @@ class Spend(TypedDict):
     cost_usd: float  # spent so far
     # the same by what it was spent on: `training`, `checkpoint`, `redone`, `recovering`, …
     bucket_usd: dict[str, float]
+    held: list[Held]  # the same by the month in which it was held, and by what it was spent on
     updated_unix_s: float  # when this was written
 
 
 class SpendNote:
     """One run's. ``notice`` is told once where it cannot be written: nobody's training waits for it."""
 
-    def __init__(self, config: Config, run: str, unit: str, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, run: str, unit: str, ledger: Ledger, notice: Callable[[str], None]
+    ) -> None:
         self.path = Path(config.run_root).resolve() / FOLDER / f"{run}.json"
-        self._config, self._run, self._unit = config, run, unit
+        self._config, self._run, self._unit, self._ledger = config, run, unit, ledger
         self._owner = config.owner or user_name()
         self._notice: Callable[[str], None] | None = notice
         self._state = "waiting"
@@ -79,6 +86,7 @@ class SpendNote:
             "owner": self._owner,
             "project": self._config.project,
             "cost_center": self._config.cost_center,
+            "cluster": self._config.cluster.name,
             "unit": self._unit,
             "every_s": EVERY_S,
             "state": self._state,
@@ -86,11 +94,14 @@ class SpendNote:
             "gpu_hours": bill.gpu_hours,
             "cost_usd": bill.cost_usd,
             "bucket_usd": {bucket.value: cost for bucket, cost in bill.bucket_usd.items()},
+            "held": self._ledger.by_month(record.elapsed_s),
             "updated_unix_s": record.time_unix_s,
         }
         try:
             folder = spend_folder(self.path.parent)
-            atomic_write(self.path, json.dumps(note, indent=1) + "\n", 0o640, durable=False)
+            atomic_write(
+                self.path, json.dumps(note, indent=1, default=dataclasses.asdict) + "\n", 0o640, durable=False
+            )
             with contextlib.suppress(OSError):  # not of that group: then it is for ours
                 os.chown(self.path, -1, folder.st_gid)
         except OSError as error:

@@ -30,6 +30,7 @@ from orchestrator.events import (
     Outcome,
     Phase,
     PhaseEntered,
+    PricesAnnounced,
     ProbesFailed,
     RankLost,
     RankOutput,
@@ -40,6 +41,7 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
+    SharedBudgetWarned,
     SnapshotCommitted,
     SnapshotDoubted,
     SnapshotPassedOver,
@@ -51,6 +53,7 @@ from orchestrator.events import (
     StopRequested,
     StragglerNamed,
 )
+from orchestrator.ledger import price_words
 from orchestrator.ledger.checkpoint_lines import CheckpointLines
 from orchestrator.ledger.fault_words import draining_in_words, lost_in_words
 from orchestrator.ledger.meter import Bill, Bucket
@@ -134,6 +137,8 @@ class Story:
                 return [
                     Line(Kind.NOTE, f"run {event.run}: {what}, {plural(event.gpus, event.unit)} at {price}")
                 ]
+            case PricesAnnounced():
+                return [Line(Kind.NOTE, price_words.announced(event, self.unit))]
             case RankOutput():
                 return [Line(Kind.OUTPUT, f"[rank {event.rank}] {clean(event.text)}")]
             case MetricLogged():
@@ -234,6 +239,8 @@ class Story:
                 return Line(Kind.WARNING, f"run {event.run} taken up again{changed}: {clean(event.because)}")
             case BudgetWarned():
                 return Line(Kind.WARNING, budget_words.warned(event, self.unit))
+            case SharedBudgetWarned():
+                return Line(Kind.WARNING, clean(budget_words.shared_warned(event, self.unit)))
             case BudgetReached():
                 self._budget_reached = True
                 return Line(Kind.WARNING, budget_words.reached(event, self.unit))

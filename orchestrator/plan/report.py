@@ -12,6 +12,7 @@ from orchestrator.config.choices import Framework
 from orchestrator.config.deepspeed_argument import as_typed
 from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.forecast.prediction import Cost
+from orchestrator.plan.forecast.price import Currency
 from orchestrator.plan.layout.framework_rules import sharding_in_words
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
 from orchestrator.text import (
@@ -306,6 +307,9 @@ def _forecast_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         yield _price(plan)
     for place, cost in enumerate(predicted.costs[:1] if brief else predicted.costs):
         yield "" if place else "cost", _cost(cost, unit)
+    currency = plan.price.currency if plan.price is not None else None
+    if predicted.costs and currency is not None:
+        yield f"in {currency.code}", _in_currency(predicted.costs[0], currency)
 
 
 def _storage_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
@@ -324,6 +328,14 @@ def _cost(cost: Cost, unit: str) -> str:
     spread = f"{usd(cost.low_usd)} to {usd(cost.high_usd)}"
     bought = "" if cost.capital_usd is None else f", of machines for {usd(cost.capital_usd)}"
     return f"{usd(cost.usd)} {_PAID[cost.kind]} ({spread}), {each}{bought}; {cost.source}"
+
+
+def _in_currency(cost: Cost, currency: Currency) -> str:
+    each, low, high = (
+        f"{usd / currency.usd_per_unit:,.0f}" for usd in (cost.usd, cost.low_usd, cost.high_usd)
+    )
+    rate = f"at {currency.usd_per_unit:g} USD each, {currency.source}; date: {currency.as_of}"
+    return f"{each} {currency.code} ({low} to {high}), {rate}"
 
 
 def _price(plan: Plan) -> tuple[str, str]:

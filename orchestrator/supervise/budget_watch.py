@@ -11,6 +11,7 @@ from orchestrator.budget_events import (
 )
 from orchestrator.events import Event, StepDone
 from orchestrator.supervise.spending import (
+    IN_USD,
     PATIENCE,
     STOP_S,
     WARN_SHARE,
@@ -22,6 +23,7 @@ from orchestrator.supervise.spending import (
     SaveTimes,
     Spent,
     Verdict,
+    shared_key,
     verdict,
 )
 
@@ -143,9 +145,19 @@ class BudgetWatch:
                 events.append(BudgetWarned(cap, limit, *known))
             elif due:
                 events.append(BudgetProjected(cap, limit, *known))
+        events += self._told_of_shared()
         if due:
             self._tell_at_s = now_s + _TELL_EVERY_S
         return events
+
+    def _told_of_shared(self) -> list[Event]:
+        """Each once, by every run that draws from it."""
+        assert self._budget is not None
+        found = self._budget.shared_warnings() if self._budget.shared_warnings is not None else []
+        new = {(shared_key(one), one.cap): one for one in found}
+        told = [one for known, one in new.items() if known not in self._times.warned]
+        self._times.warned |= new.keys()
+        return list(told)
 
     def _totals(self, cap: Cap, spent: Spent) -> tuple[float | None, float | None, float | None]:
         more = self._to_finish(cap)
@@ -156,4 +168,15 @@ class BudgetWatch:
 
     def _to_finish(self, cap: Cap) -> Range | None:
         assert self._budget is not None
-        return self._pace.to_finish(cap, self._step, self._budget.steps)
+        steps, mean_usd = self._budget.steps, self._budget.mean_usd
+        if mean_usd is None or cap not in IN_USD:
+            return self._pace.to_finish(cap, self._step, steps)
+        held = self._pace.to_finish(Cap.GPU_HOURS, self._step, steps)
+        lasts = self._pace.to_finish(Cap.DEADLINE, self._step, steps)
+        if held is None or lasts is None:
+            return None
+        return Range(
+            held.low * mean_usd(lasts.low),
+            held.expected * mean_usd(lasts.expected),
+            held.high * mean_usd(lasts.high),
+        )

@@ -8,6 +8,7 @@ from orchestrator.budget_events import (
     BudgetReached,
     BudgetSettled,
     BudgetWarned,
+    SharedBudgetWarned,
 )
 from orchestrator.supervise.spending import IN_USD, S_PER_HOUR, Cap
 from orchestrator.text import hours, hours_name, usd
@@ -50,6 +51,12 @@ def warned(event: BudgetWarned, unit: str) -> str:
         return named(event, unit)
     total = between(event.key, event.total, event.total_low, event.total_high, unit)
     return f"{named(event, unit)}; at its end the run will have taken {total}"
+
+
+def shared_warned(event: SharedBudgetWarned, unit: str) -> str:
+    """Of a budget that this run is not alone with."""
+    spent, cap = (amount(event.key, value, unit) for value in (event.spent, event.cap))
+    return f"{spent} of the {cap} of {event.budget} in {event.month} are spent, by all runs together"
 
 
 def reached(event: BudgetReached, unit: str) -> str:

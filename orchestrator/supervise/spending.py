@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from orchestrator.budget_events import BudgetWarned
+from orchestrator.budget_events import BudgetWarned, SharedBudgetWarned
 from orchestrator.checkpoint_events import CheckpointSaved, SnapshotCommitted
 from orchestrator.events import AttemptStarted, Event, StepDone
 from orchestrator.script_events import ScriptSaved
@@ -52,7 +52,7 @@ SHARED = (Cap.SHARED_USD, Cap.SHARED_GPU_HOURS)
 @dataclass(frozen=True)
 class Spent:
     """What a run has taken until now: dollars, hours of accelerators, and hours since it began; how many
-    accelerators it holds, and their price."""
+    accelerators it holds, and the price at which it would save and stop."""
 
     usd: float
     gpu_hours: float
@@ -98,6 +98,11 @@ class Verdict:
     cap: Cap | None = None
 
 
+def shared_key(event: SharedBudgetWarned) -> str:
+    """What tells one month of one shared budget from all others."""
+    return f"{event.key} of {event.budget} in {event.month}"
+
+
 @dataclass
 class SaveTimes:
     """What of a run's past says how long it takes to save and stop; folded from its events, also those of
@@ -121,6 +126,8 @@ class SaveTimes:
                 self._steps_s.clear()
             case BudgetWarned():
                 self.warned.add((event.key, event.cap))
+            case SharedBudgetWarned():
+                self.warned.add((shared_key(event), event.cap))
 
     def reserve_s(self, poll_s: float, first_save_s: float) -> float:
         """How long it may take from now on until nothing is held."""
@@ -202,12 +209,16 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 class Budget:
     """What the supervisor needs for a run's budget: its caps, what is spent at this moment, and how many
     steps it has, None where nobody knows. ``shared`` says up to which totals
-    the run may go of what several runs share; it may claim more while it is asked."""
+    the run may go of what several runs share; it may claim more while it is asked. ``mean_usd`` is what an
+    accelerator-hour will cost over so many hours from now on, where that is not what it has cost so far.
+    ``shared_warnings`` are the shared budgets of which most is spent, by whatever run."""
 
     own: Caps
     spent: Callable[[], Spent]
     steps: int | None = None
     shared: Callable[[Spent], dict[Cap, float]] | None = None
+    mean_usd: Callable[[float], float] | None = None
+    shared_warnings: Callable[[], list[SharedBudgetWarned]] | None = None
 
     def caps(self, spent: Spent) -> Caps:
         """All that hold now."""

@@ -28,6 +28,7 @@ from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.cluster_status import ClusterSeen, seen_by
 from orchestrator.driver.preflight import plan_of
 from orchestrator.driver.run_list import ListedRun
+from orchestrator.driver.spending import SpentGroup, Wanted, spent_groups
 from orchestrator.driver.tracking import write_run_metadata
 from orchestrator.events import (
     AttemptStarted,
@@ -36,6 +37,7 @@ from orchestrator.events import (
     EngineConfigured,
     Event,
     MemoryPeaked,
+    NodeSampled,
     Record,
     ResourcesGranted,
     RunEnded,
@@ -44,7 +46,7 @@ from orchestrator.events import (
     StepDone,
 )
 from orchestrator.ledger.incident import Incident
-from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.ledger.mlflow.runs import RunRow
@@ -63,7 +65,25 @@ from tests.unit.config.test_conf import composed
 
 ADDRESS = "10.0.0.1:6379"
 CPU = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
-STARTED = RunStarted("r", "gpt", "lab", "H100", 4, 2.5, "GPU", 5, 1000, 1e9, 1e12, ADDRESS, 1.0, 10, 0.1)
+STARTED = RunStarted(
+    "r",
+    "gpt",
+    "lab",
+    "H100",
+    4,
+    2.5,
+    "GPU",
+    5,
+    1000,
+    1e9,
+    1e12,
+    ADDRESS,
+    1.0,
+    10,
+    0.1,
+    modelled_watts_per_gpu=900.0,
+    grid_gco2_per_kwh=400.0,
+)
 TOLD: list[tuple[float, Event]] = [
     (0, STARTED),
     (0, ResourcesGranted(["n"], 4)),
@@ -77,6 +97,7 @@ TOLD: list[tuple[float, Event]] = [
     (10, AttemptStarted(2, "h", 2, 4)),
     (11, StepDone(2, 6, 1.0, 2.0)),
     (12, StepDone(2, 7, 1.0, 2.0, skipped=True)),
+    (13, NodeSampled("n", {"gpu_energy_joules": 9e6, "processor_energy_joules": 3e6})),
 ]
 ENDED: list[tuple[float, Event]] = [(13, RunEnded(Status.FINISHED, "all steps are done"))]
 
@@ -200,14 +221,14 @@ def test_a_look_at_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_what_a_run_spends(tmp_path: Path) -> None:
-    note, meter = (
-        SpendNote(composed("job=tiny_gpt", f"run_root={tmp_path}"), "r", "GPU", pytest.fail),
-        Meter(),
-    )
-    for record in records(TOLD):
-        meter.fold(record)
-        note.observe(record, meter.bill())
+    ledger, config = Ledger(), composed("job=tiny_gpt", f"run_root={tmp_path}")
+    note = SpendNote(config, "r", "GPU", ledger, pytest.fail)
+    for record in records([*TOLD, *ENDED]):
+        ledger.fold(record)
+        note.observe(record, ledger.bill())
     assert differences(json.loads(note.path.read_text()), Spend) == []
+    (group,) = spent_groups(tmp_path, ("project",), Wanted(), trust=False)
+    assert differences(json.loads(json.dumps(dataclasses.asdict(group))), SpentGroup) == []
 
 
 def test_the_papers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +255,7 @@ def test_the_papers_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_mlflow_is_told() -> None:
     projection, keys = Projection(2.0), set()
     for record in records([*TOLD, *ENDED]):
-        keys |= {point.key for point in projection.fold(record)}
+        keys |= {point.key for point in projection.fold(record) if not point.key.startswith("system/")}
     # A run has the hours of GPUs, or those of cores.
     of_cores = {names.hours_key("CPU core"), names.price_key("CPU core")}
     assert keys == {*names.STEP_METRICS, *names.RUN_METRICS, *names.END_METRICS} - of_cores

@@ -12,19 +12,23 @@ from orchestrator.events import (
     CheckpointSaved,
     Event,
     Outcome,
+    PricesAnnounced,
     Record,
     ResourcesGranted,
     RunStarted,
+    SharedBudgetWarned,
     SnapshotCommitted,
     StepDone,
 )
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.plan.forecast.price_schedule import Schedule
 from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
 from orchestrator.supervise.spending import S_PER_HOUR, Budget, Cap, Caps, Spent
 from tests.support.fakes import FakeClock
 
 POLL_S = 1.0
 GPUS, PRICE = 8, 2.5
+BEGAN_UNIX_S = 1e9
 STARTED = RunStarted("run", "job", "cluster", "GPU", GPUS, PRICE)
 Doing = Iterator[tuple[float, Event]]  # seconds that pass, and what is told then
 
@@ -132,14 +136,27 @@ class Capped:
     caps: Caps
     group: SlowSaves
     shared: Callable[[Spent], dict[Cap, float]] | None = None
+    shared_warnings: Callable[[], list[SharedBudgetWarned]] | None = None
     ledger: Ledger = field(default_factory=Ledger)
     told: list[Event] = field(default_factory=list)
     resume_state: ResumeState = field(default_factory=ResumeState)
+    schedule: Schedule | None = None  # of prices that change
 
     def spent(self) -> Spent:
         now_s = self.group.clock.now_s()
         charges = self.ledger.spent(now_s)
-        return Spent(charges.cost_usd, charges.gpu_hours, now_s / S_PER_HOUR, self.ledger.gpus_held, PRICE)
+        price = self.schedule.most_usd(BEGAN_UNIX_S + now_s, 1.0) if self.schedule else PRICE
+        return Spent(charges.cost_usd, charges.gpu_hours, now_s / S_PER_HOUR, self.ledger.gpus_held, price)
+
+    def _mean_usd(self, hours: float) -> float:
+        assert self.schedule is not None
+        return self.schedule.mean_usd(BEGAN_UNIX_S + self.group.clock.now_s(), hours)
+
+    def _with_prices(self, events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            yield event
+            if event is STARTED and self.schedule is not None:
+                yield PricesAnnounced([list(each) for each in self.schedule.changes(BEGAN_UNIX_S)])
 
     def go(self, stop: StopRequest | None = None, meanwhile: Callable[[Event], None] | None = None) -> Event:
         clock = self.group.clock
@@ -151,10 +168,17 @@ class Capped:
             stop or StopRequest(),
             SupervisorOptions(POLL_S),
             self.resume_state,
-            Budget(self.caps, self.spent, self.group.steps, self.shared),
+            Budget(
+                self.caps,
+                self.spent,
+                self.group.steps,
+                self.shared,
+                self._mean_usd if self.schedule else None,
+                self.shared_warnings,
+            ),
         )
-        for seq, event in enumerate(events):
-            record = Record(seq, round(clock.now_s(), 3), 1e9 + clock.now_s(), event)
+        for seq, event in enumerate(self._with_prices(events)):
+            record = Record(seq, round(clock.now_s(), 3), BEGAN_UNIX_S + clock.now_s(), event)
             if event.durable:
                 self.ledger.fold(record)
             self.told.append(event)

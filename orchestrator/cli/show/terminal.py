@@ -20,6 +20,7 @@ from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.predicted_actual import Comparison
+from orchestrator.ledger.price_words import beside_dollars
 from orchestrator.ledger.story import Kind, Line, Story
 from orchestrator.supervise.budget_words import projected
 from orchestrator.text import (
@@ -135,6 +136,8 @@ class Terminal:
             (f"{self._story.run or 'run'} {status}", style), self._safe(f": {reason}" if reason else "")
         )
         figures = self._figures(bill) | measured_rows(compared, self._story.unit)
+        figures |= beside_dollars(ledger.facts, bill.cost_usd)
+        figures |= {"energy": drawn} if (drawn := ledger.drawn().in_words()) else {}
         figures |= self._incident_figures(ledger.incidents())
         figures |= {"lost": money.lost_in_words()} if money.lost_usd else {}
         parts = [Text(), title, Text(), self._table(figures), Text(), self._buckets(bill)]

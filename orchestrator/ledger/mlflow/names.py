@@ -57,6 +57,10 @@ END_METRICS = {
     "actual_over_predicted_step_time": "actual over predicted",
     "predicted_cost_usd": "of the steps that were done, as planned",
     "actual_over_predicted_cost": "`cost_usd` over predicted",
+    "measured_gpu_energy_kwh": "of the nodes' GPUs, by NVML's counters",
+    "measured_processor_energy_kwh": "of the nodes' processor packages, by RAPL's counters",
+    "modelled_energy_kwh": "of the nodes with their building, by the plan's power and the hours held",
+    "co2_kg": "of the modelled energy, else of the measured one, by `cluster.grid_gco2_per_kwh`",
 }
 # Names that are not ours in full.
 OTHER_METRICS = {

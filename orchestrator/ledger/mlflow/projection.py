@@ -119,6 +119,7 @@ class Projection:
         self.tags |= {"status": status, "status_reason": reason}
         self._tag_incidents()
         metrics = self._bill_metrics() | self.ledger.predicted_actual().metrics()
+        metrics |= self.ledger.drawn().metrics()
         self._describe()
         metrics["final_loss"] = bill.final_loss
         points = self.script.rest() + self._step_points(self._steps.rest())

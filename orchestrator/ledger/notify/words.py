@@ -23,6 +23,7 @@ from orchestrator.events import (
     RunEnded,
     RunResumed,
     RunStarted,
+    SharedBudgetWarned,
     StallNamed,
     Status,
     StepDone,
@@ -151,6 +152,10 @@ def _budget_warned(event: BudgetWarned, ledger: Ledger) -> Said:
     return Said(Moment.BUDGET_WARNING, budget_words.warned(event, _unit(ledger)))
 
 
+def _shared_budget_warned(event: SharedBudgetWarned, ledger: Ledger) -> Said:
+    return Said(Moment.BUDGET_WARNING, budget_words.shared_warned(event, _unit(ledger)))
+
+
 def _budget_reached(event: BudgetReached, ledger: Ledger) -> Said:
     return Said(Moment.BUDGET_REACHED, budget_words.reached(event, _unit(ledger)))
 
@@ -170,6 +175,7 @@ TELLERS: dict[type[Event], Teller] = {
     StragglerNamed: _straggler,
     StallNamed: _stalled,
     BudgetWarned: _budget_warned,
+    SharedBudgetWarned: _shared_budget_warned,
     BudgetReached: _budget_reached,
     BudgetKilled: _budget_killed,
     RunEnded: _ended,

@@ -42,6 +42,7 @@ def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | 
 
     Raises ConfigError when the peak is above `cluster.power_limit_w`, or the limit cannot be checked.
     """
+    _check_grid(cluster)
     limit_w = _checked("power_limit_w", cluster.power_limit_w, 0.0)
     node_w, source = _node_power_w(cluster, gpu)
     if node_w is None:
@@ -70,6 +71,14 @@ def energy_of(cluster: ClusterConfig, gpu: GpuConfig, gpus: int, hours: float | 
         ),
         pue=cluster.pue,
     )
+
+
+def _check_grid(cluster: ClusterConfig) -> None:
+    if cluster.grid_gco2_per_kwh is not None and not cluster.grid_source:
+        raise ConfigError(
+            f"cluster.grid_gco2_per_kwh={cluster.grid_gco2_per_kwh:g} has no source: nothing is assumed of"
+            " a grid; set cluster.grid_source=…, who says so and of which year"
+        )
 
 
 def _node_power_w(cluster: ClusterConfig, gpu: GpuConfig) -> tuple[float | None, str]:

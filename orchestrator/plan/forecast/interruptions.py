@@ -8,6 +8,7 @@ last checkpoint is redone after an interruption, and a restart takes its time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -144,20 +145,22 @@ def poisson_range(mean: float) -> tuple[int, int]:
     return _poisson_quantile(LOW, mean), _poisson_quantile(HIGH, mean)
 
 
-def cost_range(run: Forecast, usd_per_gpu_hour: float, step_time_error: float) -> CostRange:
+def cost_range(run: Forecast, mean_usd: Callable[[float], float], step_time_error: float) -> CostRange:
     """Dollars of a run, from few interruptions and steps faster than predicted to many and slower.
 
     `step_time_error` is |predicted - actual| / actual, so that actual lies between predicted / (1 + error)
-    and predicted / (1 - error); from 0 to less than 1, else ConfigError.
+    and predicted / (1 - error); from 0 to less than 1, else ConfigError. `mean_usd` is what an
+    accelerator-hour costs over so many hours from the beginning on.
     """
     if not 0 <= step_time_error < 1:
         raise ConfigError(
             f"an error of the step time of {step_time_error:g} is out of range: it is from 0 to below 1"
         )
+    slow, fast = 1 + step_time_error, 1 - step_time_error
     return CostRange(
-        low_usd=run.gpu_hours_low / (1 + step_time_error) * usd_per_gpu_hour,
-        expected_usd=run.gpu_hours * usd_per_gpu_hour,
-        high_usd=run.gpu_hours_high / (1 - step_time_error) * usd_per_gpu_hour,
+        low_usd=run.gpu_hours_low / slow * mean_usd(run.wall_hours_low / slow),
+        expected_usd=run.gpu_hours * mean_usd(run.wall_hours),
+        high_usd=run.gpu_hours_high / fast * mean_usd(run.wall_hours_high / fast),
     )
 
 

@@ -45,7 +45,7 @@ class Cost:
     """US dollars of the run by one way of paying; `gpu_hours` differ where spot nodes are taken away."""
 
     kind: str  # how it is paid: `list`, `reserved`, `spot` or `owned`
-    usd_per_gpu_hour: float  # of one accelerator
+    usd_per_gpu_hour: float  # of one accelerator; where that changes, of the run's hours
     gpu_hours: float  # paid for: more where spot nodes are taken away
     usd: float  # expected
     low_usd: float  # with few interruptions and fast steps
@@ -249,14 +249,16 @@ def _cost(
 ) -> Cost:
     assert steps is not None
     run = _whole_run(config, layout, step, steps, offer.kind)
-    usd = cost_range(run, offer.usd_per_gpu_hour, config.planner.step_time_error if like is None else 0.0)
+    usd = cost_range(
+        run, offer.mean_usd_per_gpu_hour, config.planner.step_time_error if like is None else 0.0
+    )
     capital_usd = None
     if offer.kind is PriceKind.owned:
         owned = ownership(config.cluster.price, config.gpu)
         capital_usd = owned.capex_usd * layout.nodes * config.cluster.gpus_per_node
     return Cost(
         kind=offer.kind.value,
-        usd_per_gpu_hour=offer.usd_per_gpu_hour,
+        usd_per_gpu_hour=offer.mean_usd_per_gpu_hour(run.wall_hours),
         gpu_hours=run.gpu_hours,
         usd=usd.expected_usd,
         low_usd=usd.low_usd * (like.low if like else 1.0),

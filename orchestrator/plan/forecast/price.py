@@ -4,13 +4,26 @@ power."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 from orchestrator.config.schema import ClusterConfig, GpuConfig, PriceConfig, PriceKind, PriceQuality
 from orchestrator.errors import ConfigError
+from orchestrator.papers import short
 from orchestrator.plan.forecast.owning import Ownership
+from orchestrator.plan.forecast.price_schedule import Schedule, begins_unix_s, schedule_of
 
 MOST_USD_PER_GPU_HOUR = 1000.0
+
+
+@dataclass(frozen=True)
+class Currency:
+    """Another currency, by its stated rate."""
+
+    code: str  # EUR, GBP, …
+    usd_per_unit: float  # what one of it is in dollars
+    as_of: str  # date of the rate
+    source: str  # where the rate comes from
 
 
 @dataclass(frozen=True)
@@ -19,13 +32,22 @@ class Price:
 
     usd_per_gpu_hour: float  # of one accelerator
     source: str  # where the figure comes from
+    currency: Currency | None = None  # shown beside the dollars; null where none is stated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Offer(Price):
     """A price by the way of paying it. The hours of one run differ by it too: spot nodes are reclaimed."""
 
     kind: PriceKind
+    schedule: Schedule | None = None  # where it changes while a run goes on; the price is that of its begin
+    begins_unix_s: float = 0.0
+
+    def mean_usd_per_gpu_hour(self, hours: float) -> float:
+        """Of a run that takes so many hours from its begin on."""
+        if self.schedule is None:
+            return self.usd_per_gpu_hour
+        return self.schedule.mean_usd(self.begins_unix_s, hours)
 
 
 def price_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> Price:
@@ -37,7 +59,7 @@ def price_usd_per_gpu_hour(price: PriceConfig, gpu: GpuConfig) -> Price:
     Raises ConfigError naming key, value and remedy when a figure is missing, negative or absurd.
     """
     offer = offers(price, gpu)[0]
-    return Price(offer.usd_per_gpu_hour, offer.source)
+    return Price(offer.usd_per_gpu_hour, offer.source, offer.currency)
 
 
 def no_price(cluster: ClusterConfig, gpu: GpuConfig) -> bool:
@@ -62,7 +84,61 @@ def offers(price: PriceConfig, gpu: GpuConfig) -> tuple[Offer, ...]:
             f"{key} is not set: set it, e.g. {key}=<number>, as cluster.price.kind={price.kind.value} needs"
             f" it, or choose another cluster.price.kind ({known_here})"
         )
-    return tuple(_offer(kind, price, gpu) for kind in (price.kind, *known))
+    chosen = _chosen(price, gpu)
+    schedule = schedule_of(price, chosen.usd_per_gpu_hour)
+    if schedule is not None:
+        begins_s = begins_unix_s(price)
+        chosen = replace(
+            chosen,
+            usd_per_gpu_hour=schedule.usd_at(begins_s),
+            source=f"{price.file or 'cluster.price.schedule'} over {chosen.source}",
+            schedule=schedule,
+            begins_unix_s=begins_s,
+        )
+    return (chosen, *(_offer(kind, price, gpu) for kind in known))
+
+
+def price_schedule(price: PriceConfig, gpu: GpuConfig) -> Schedule | None:
+    """How the price of the chosen kind changes, as it stands now in a file; None where it does not."""
+    return schedule_of(price, _chosen(price, gpu).usd_per_gpu_hour)
+
+
+def _chosen(price: PriceConfig, gpu: GpuConfig) -> Offer:
+    """By the kind that a run is billed by; in another currency where it is stated in that."""
+    offer, currency = _offer(price.kind, price, gpu), currency_of(price)
+    if currency is None:
+        return offer
+    each = price.currency.price_per_gpu_hour
+    if each is None:
+        return replace(offer, currency=currency)
+    source = f"{each:g} {currency.code} at {currency.usd_per_unit:g} USD each, {currency.source}"
+    usd = each * currency.usd_per_unit
+    return replace(offer, usd_per_gpu_hour=usd, source=f"{source}; date: {currency.as_of}", currency=currency)
+
+
+def currency_of(price: PriceConfig) -> Currency | None:
+    """The other currency in which totals are shown. Raises :class:`ConfigError` for one without its rate."""
+    given, key = price.currency, "cluster.price.currency"
+    named = {"usd_per_unit": given.usd_per_unit, "as_of": given.as_of, "source": given.source}
+    if given.code is None:
+        own = {**named, "price_per_gpu_hour": given.price_per_gpu_hour}
+        stray = next((name for name, value in own.items() if value is not None), None)
+        if stray is not None:
+            raise ConfigError(
+                f"{key}.{stray} is set, and no currency named; set {key}.code, e.g. {key}.code=EUR"
+            )
+        return None
+    if not re.fullmatch("[A-Z]{3}", given.code) or given.code == "USD":
+        raise ConfigError(
+            f"{key}.code={short(given.code)}: is no other currency; write its three letters, e.g. EUR"
+        )
+    missing = next((name for name, value in named.items() if not value), None)
+    if missing is not None or not (given.usd_per_unit and given.as_of and given.source):
+        raise ConfigError(
+            f"{key}.{missing} is not set: nothing is assumed of a rate; set {key}.usd_per_unit=…,"
+            f" {key}.as_of=… and {key}.source=…"
+        )
+    return Currency(given.code, given.usd_per_unit, given.as_of, given.source)
 
 
 def is_offered(price: PriceConfig) -> bool:
@@ -92,7 +168,7 @@ def _offer(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> Offer:
             f"cluster.price ({kind.value}) comes to {usd:g} USD per {gpu.unit}-hour, above "
             f"{MOST_USD_PER_GPU_HOUR:g}: give prices per accelerator in USD, not per node or in cents"
         )
-    return Offer(usd, source, kind)
+    return Offer(usd_per_gpu_hour=usd, source=source, kind=kind)
 
 
 def _missing(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> list[str]:

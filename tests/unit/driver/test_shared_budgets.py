@@ -10,7 +10,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.preflight import plan_of
 from orchestrator.driver.shared_budgets import SharedBudgets, shared_budgets
 from orchestrator.errors import ConfigError
-from orchestrator.events import BudgetSettled, RunEnded, Status
+from orchestrator.events import BudgetSettled, RunEnded, SharedBudgetWarned, Status
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.pools import Amounts, Claims, Pool
 from orchestrator.supervise.spending import Cap, Caps
@@ -18,6 +18,7 @@ from tests.support.capped import Capped
 from tests.unit.config.test_conf import composed
 from tests.unit.supervise.test_budget import only, varying
 
+TEAM_NAME = "cost_center=42"
 TEAM = Pool("cost_center", "42", "month", usd=14.0)
 
 
@@ -28,7 +29,7 @@ def test_runs_of_one_team_stop_before_together_they_have_spent_its_month(tmp_pat
         clock = run.group.clock
         claims = Claims(tmp_path, f"run-{number}", [TEAM], lambda clock=clock: 1.796e9 + clock.now_s())
         shared = SharedBudgets(claims, run.ledger, Amounts(5.6, 2.2), said.append, str(TEAM), clock.now_s)
-        run.shared = shared.limits
+        run.shared, run.shared_warnings = shared.limits, shared.warnings
         if number < 2:
             run.group.steps = 300  # ten minutes and more
         ended = run.go()
@@ -40,6 +41,15 @@ def test_runs_of_one_team_stop_before_together_they_have_spent_its_month(tmp_pat
     settled = only(run.told, BudgetSettled)
     assert isinstance(settled, BudgetSettled)
     assert settled.key == Cap.SHARED_USD
+    (warned,) = [event for event in run.told if isinstance(event, SharedBudgetWarned)]
+    assert (warned.budget, warned.month, warned.key, warned.cap) == (
+        TEAM_NAME,
+        "2026-11",
+        Cap.SHARED_USD,
+        14.0,
+    )
+    assert warned.spent >= 0.8 * 14.0, "by all runs together: this one has spent less than a third of it"
+    assert run.ledger.bill().cost_usd < 7.0
     assert said == [
         "the shared budget of cost_center=42 is nearly spent or claimed by other runs; this run saves and stops"
         " before what it has claimed is spent"

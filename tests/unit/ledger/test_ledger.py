@@ -40,7 +40,7 @@ def charges_of(timeline: list[Record], now_s: float | None = None) -> list[Charg
     """All that a meter charges for a run, with what is still open."""
     meter = Meter()
     charges = [charge for record in timeline for charge in meter.fold(record)]
-    return [*charges, meter.open_charge(now_s)]
+    return [*charges, *meter.open_charges(now_s)]
 
 
 def spent(charges: list[Charge], *buckets: Bucket) -> Spent:
@@ -95,10 +95,10 @@ def test_what_is_told_of_a_run_under_way_is_what_its_journal_says_afterwards(tim
 
 def asked_for(folded: Ledger, now_s: float | None = None) -> list[Incident]:
     """What a stop by somebody answers for, in the form of an incident."""
-    incidents, still_open = folded._incidents, folded._meter.open_charge(now_s)
+    incidents, still_open = folded._incidents, folded._meter.open_charges(now_s)
     answers = incidents._answering_for_open(still_open)
     cases = [case for case in incidents._cases if case.asked_for]
-    return [case.incident(0, still_open if case is answers else None) for case in cases]
+    return [case.incident(0, still_open if case is answers else ()) for case in cases]
 
 
 @settings(max_examples=300, deadline=None)

@@ -24,7 +24,7 @@ from orchestrator.events import (
     Status,
     StopRequested,
 )
-from orchestrator.ledger.meter import Meter
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_directory import check_run_name
 from orchestrator.ledger.spend import EVERY_S, SpendNote
 from tests.unit.config.test_conf import composed
@@ -37,14 +37,15 @@ class Told:
 
     def __init__(self, config: Config) -> None:
         self.notices: list[str] = []
-        self.note = SpendNote(config, "r", "GPU", self.notices.append)
-        self._meter, self._seq = Meter(), 0
+        self._ledger = Ledger()
+        self.note = SpendNote(config, "r", "GPU", self._ledger, self.notices.append)
+        self._seq = 0
 
     def __call__(self, elapsed_s: float, event: Event) -> dict[str, Any]:
         record = Record(self._seq, elapsed_s, 1e9 + elapsed_s, event)
         self._seq += 1
-        self._meter.fold(record)
-        self.note.observe(record, self._meter.bill())
+        self._ledger.fold(record)
+        self.note.observe(record, self._ledger.bill())
         return self.read()
 
     def read(self) -> dict[str, Any]:

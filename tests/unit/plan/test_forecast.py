@@ -248,7 +248,7 @@ def test_cost_range_widens_with_the_error(
     hours: float, nodes: int, hazards: Hazards, saves: Checkpoints, error: float, usd: float
 ) -> None:
     run = at(hours, nodes, hazards, saves)
-    exact, wide = cost_range(run, usd, 0), cost_range(run, usd, error)
+    exact, wide = cost_range(run, lambda _: usd, 0), cost_range(run, lambda _: usd, error)
     assert exact.expected_usd == wide.expected_usd == pytest.approx(run.gpu_hours * usd)
     tolerance = 1e-9 * exact.expected_usd
     assert 0 <= wide.low_usd <= exact.low_usd <= exact.expected_usd + tolerance
@@ -282,4 +282,4 @@ def test_an_error_of_all_or_more_is_refused() -> None:
     run = forecast(1, 8, 1, NEVER, SAVES)
     for error in (1.0, -0.1, math.nan):
         with pytest.raises(ConfigError, match="error of the step time"):
-            cost_range(run, 1.0, error)
+            cost_range(run, lambda _: 1.0, error)
