@@ -23,6 +23,7 @@ SECTIONS = (
         "tick",
         "journal",
         "growth",
+        "compare_runs",
         "plan_time",
         "search_time",
         "planner_on_this_machine",

@@ -33,6 +33,7 @@ from orchestrator.driver.spending import SpentGroup
 from orchestrator.events import Event, Record
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.mlflow import names
+from orchestrator.ledger.mlflow.run_groups import Group
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.money import Money
@@ -64,9 +65,11 @@ VERBS: list[tuple[str, str, Any]] = [
     ("plan own=true --json", "one", OwnAnswerJson),
     ("plan serve=… --json", "one", ServingAnswerJson),
     ("compare --json", "a list, newest first or as `--sort` says, of", RunRow),
+    ("compare --by KEY --json", "a list in the order of the values, of", Group),
     (
         "compare --csv",
-        "a header, a line for each run, empty for null; each of its `settings` is a column: the fields of",
+        "a header, a line for each run, empty for null; each of its `settings` is a column, and each of its"
+        " `bucket_usd` as `cost_usd_NAME`: the fields of",
         RunRow,
     ),
     ("incidents RUN --json", "a list in the order of the journal, of", Incident),

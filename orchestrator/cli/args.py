@@ -25,7 +25,7 @@ HYDRA_FLAGS = (
 TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--sort", "--limit", "--rank", "--attempt", "--lines", "-n", "--state", "--job", "--cluster", "--owner",
-    "--project", "--cost-center", "--month", "--by",
+    "--project", "--cost-center", "--month", "--filter", "--to-loss", "--by", "--html", "--png",
 )  # fmt: skip
 MAY_TAKE_A_VALUE = ("--info", "-i")
 
@@ -43,7 +43,11 @@ class Invocation:
     json: bool = False
     csv: bool = False
     sort: str | None = None
-    limit: int = 100
+    limit: int | None = None
+    filter: str = ""
+    to_loss: float | None = None
+    html: str | None = None
+    png: str | None = None
     trust: bool = False
     force: bool = False
     help: bool = False  # of this verb alone
@@ -61,10 +65,10 @@ class Invocation:
     cluster: str | None = None
     owner: str | None = None
     project: str | None = None
-    # which spending is added up, and by what
+    # which spending is added up
     cost_center: str | None = None
     month: str | None = None
-    by: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()  # the keys that runs, or spending, are grouped by
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()
@@ -187,10 +191,24 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"'{text}' lacks a word; as in 'cluster,job.args.lr'")
+    return words
+
+
 def _number(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
     return int(text)
+
+
+def _real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 
 
 def _check_flags(verb: str, overrides: Sequence[str]) -> None:
@@ -233,21 +251,25 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
     _flags_of_looking(verb, parser)
     if verb in ("compare", "spend"):
         output.add_argument("--csv", action="store_true")
+        parser.add_argument("--by", type=_words, default=Invocation.by)
     if verb == "compare":
         parser.add_argument("--sort")
-        parser.add_argument("--limit", type=_count, default=Invocation.limit)
+        parser.add_argument("--limit", type=_count)
+        parser.add_argument("--filter", default=Invocation.filter)
+        parser.add_argument("--to-loss", type=_real)
+        parser.add_argument("--html")
+        parser.add_argument("--png")
     return parser
 
 
 def _flags_of_looking(verb: str, parser: argparse.ArgumentParser) -> None:
     """Of the verbs that look at runs that are there, or end one."""
     if verb == "runs":
-        parser.add_argument("--limit", type=_count, default=Invocation.limit)
-        parser.add_argument("--state", type=lambda text: tuple(text.split(",")), default=Invocation.state)
+        parser.add_argument("--limit", type=_count)
+        parser.add_argument("--state", type=_words, default=Invocation.state)
         for name in ("job", "cluster", "owner", "project"):
             parser.add_argument(f"--{name}")
     elif verb == "spend":
-        parser.add_argument("--by", type=lambda text: tuple(text.split(",")), default=Invocation.by)
         for name in ("owner", "project", "cost-center", "cluster", "month"):
             parser.add_argument(f"--{name}")
     elif verb == "logs":
@@ -258,6 +280,8 @@ def _flags_of_looking(verb: str, parser: argparse.ArgumentParser) -> None:
     elif verb == "stop":
         parser.add_argument("--now", action="store_true")
         parser.add_argument("--no-wait", action="store_true")
+    elif verb == "report":
+        parser.add_argument("--html")
     elif verb == "open":
         parser.add_argument("--browser", action="store_true")
 

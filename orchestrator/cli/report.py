@@ -9,7 +9,9 @@ from typing import Any, TypedDict
 from rich.console import Console
 
 from orchestrator.cli.incidents import incidents_table
+from orchestrator.cli.show.run_page import run_page
 from orchestrator.cli.show.terminal import Terminal
+from orchestrator.cli.show.written import place_of, write_at
 from orchestrator.driver.handle import Run
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import ConfigError
@@ -17,7 +19,10 @@ from orchestrator.events import RunEnded
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.energy import Drawn
 from orchestrator.ledger.incident import Incident
+from orchestrator.ledger.journal import replay
+from orchestrator.ledger.loss_trail import loss_trail
 from orchestrator.ledger.run_directory import find_run
+from orchestrator.text import bytes_in_words
 
 
 class RunReport(TypedDict):
@@ -31,11 +36,15 @@ class RunReport(TypedDict):
     path: str  # its directory
 
 
-def report(run: str, run_root: str, as_json: bool, console: Console, trust: bool = False) -> None:
-    """Print what a run has taken, given and lost, from its journal alone; of a live run up to now.
+def report(
+    run: str, run_root: str, as_json: bool, console: Console, trust: bool = False, html: str | None = None
+) -> None:
+    """Print what a run has taken, given and lost, from its journal alone; of a live run up to now. With
+    ``html`` a page of it is written there instead.
 
     Raises :class:`ConfigError` for a run that is not there, or that has not begun.
     """
+    place = place_of("--html", html) if html else None
     directory = find_run(run, run_root, trust)
     fold = JournalFold(directory)
     folded = fold.catch_up()
@@ -43,6 +52,11 @@ def report(run: str, run_root: str, as_json: bool, console: Console, trust: bool
     if folded.run is None:
         raise ConfigError(f"{directory.name} has not begun: its journal says nothing yet")
     state = Run(directory).state
+    if place is not None:
+        text = run_page(folded.ledger, state, *loss_trail(replay(directory / "journal.jsonl")))
+        write_at("--html", place, text)
+        console.print(f"{place}: {bytes_in_words(len(text.encode()))}", soft_wrap=True)
+        return
     if as_json:
         body: dict[str, Any] = {
             "run": folded.run.run,

@@ -26,7 +26,7 @@ def list_runs(composed: DictConfig, invocation: Invocation) -> int:
 
     given = invocation
     wanted = RunFilter(given.state, given.job, given.cluster, given.owner, given.project)
-    runs(composed.run_root, wanted, given.json, given.limit, Screen(), given.trust)
+    runs(composed.run_root, wanted, given.json, given.limit or 100, Screen(), given.trust)
     return 0
 
 
@@ -52,7 +52,8 @@ def show_logs(composed: DictConfig, invocation: Invocation) -> int:
 def show_report(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.report import report
 
-    report(invocation.run, composed.run_root, invocation.json, Screen(), invocation.trust)
+    given = invocation
+    report(given.run, composed.run_root, given.json, Screen(), given.trust, given.html)
     return 0
 
 

@@ -110,8 +110,8 @@ HELP = {
     "report": VerbHelp(
         "RUN",
         f"Prints what a run did, what it cost and what broke in it, from its journal alone. {_RUN}",
-        (_JSON, _TRUST),
-        ("night-1",),
+        (("--html FILE", "a page of it instead, in one file"), _JSON, _TRUST),
+        ("night-1", "night-1 --html night-1.html"),
     ),
     "open": VerbHelp(
         "RUN",
@@ -135,14 +135,25 @@ HELP = {
     "compare": VerbHelp(
         "[KEY=VALUE ...]",
         "Lists the newest runs of an experiment (tracking.experiment) by cost and speed. Keys in which they"
-        " differ are columns; the best of a column is starred among runs of the same job and model.",
+        " differ are columns; the best of a column is starred among runs of the same job and model. A loss"
+        " counts as reached at the first step at which the median of five losses is no higher.",
         (
+            ("--filter FILTER", "only runs that MLflow's own filter lets through"),
+            ("--to-loss LOSS", "dollars, hours and accelerator-hours until a run reached this loss"),
+            ("--by KEY,…", "groups with mean and standard deviation instead of runs, by any key"),
+            ("--html FILE", "a page of charts and a table that sorts and filters, in one file"),
+            ("--png FILE", "its charts as a picture, for slides"),
             _JSON,
             ("--csv", "print it as CSV"),
             ("--sort COLUMN[:asc|:desc]", "best or newest first, or as you say"),
-            ("--limit N", "so many runs; 100 where nothing is said"),
+            ("--limit N", "so many runs; 100 where nothing is said, of groups and files 10,000"),
         ),
-        ("--sort cost_usd", "--csv --limit 500"),
+        (
+            "--sort cost_usd",
+            "--filter \"tags.cluster = 'aws_p5' and metrics.cost_usd < 100\"",
+            "--to-loss 2.5 --by cluster,job.args.lr",
+            "--html runs.html",
+        ),
     ),
     "calibrate": VerbHelp(
         "[RUN ...]",

@@ -244,7 +244,12 @@ def _compare(composed: DictConfig, invocation: Invocation) -> int:
     output: Literal["json", "csv", "table"] = (
         "json" if invocation.json else "csv" if invocation.csv else "table"
     )
-    compare(tracking.uri, tracking.experiment, invocation.sort, output, invocation.limit, Screen())
+    given = invocation
+    compare(
+        tracking.uri, tracking.experiment, given.sort, output, given.limit, Screen(),
+        filter_string=given.filter, to_loss=given.to_loss, by=given.by,
+        html=given.html, png=given.png,
+    )  # fmt: skip
     return 0
 
 

@@ -49,6 +49,7 @@ from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.projection import Projection
+from orchestrator.ledger.mlflow.run_table import MAPS
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.notify.texts import generic
@@ -151,7 +152,7 @@ def test_the_answer_to_a_budget(printed: Any, words: list[str]) -> None:
 def test_runs_as_json_and_as_csv() -> None:
     row = RunRow("1", "r", None, "failed", *[None] * 14)
     assert differences(json.loads(to_json([row])), list[RunRow]) == []
-    header = [field.name for field in fields_of(RunRow) if field.name != "settings"]
+    header = [field.name for field in fields_of(RunRow) if field.name not in MAPS]
     assert next(csv.reader(io.StringIO(to_csv([row])))) == header
     swept = dataclasses.replace(row, settings={"job.args.lr": "1e-3"})
     assert next(csv.reader(io.StringIO(to_csv([swept])))) == [*header, "job.args.lr"]
@@ -258,7 +259,11 @@ def test_what_mlflow_is_told() -> None:
         keys |= {point.key for point in projection.fold(record) if not point.key.startswith("system/")}
     # A run has the hours of GPUs, or those of cores.
     of_cores = {names.hours_key("CPU core"), names.price_key("CPU core")}
-    assert keys == {*names.STEP_METRICS, *names.RUN_METRICS, *names.END_METRICS} - of_cores
+    told = {*names.STEP_METRICS, *names.RUN_METRICS, *names.END_METRICS} - of_cores
+    # A bucket that cost nothing has no word of its own.
+    costly = {f"cost_usd_{bucket}" for bucket, cost in projection.ledger.bill().bucket_usd.items() if cost}
+    assert {"cost_usd_training", "cost_usd_recovering"} <= costly <= set(names.BUCKET_USD_METRICS)
+    assert keys == told - set(names.BUCKET_USD_METRICS) | costly
     assert set(projection.tags) - set(names.START_TAGS) == set(names.RUN_TAGS) - of_cores
 
 

@@ -69,4 +69,5 @@ def _keys(rows: Sequence[RunRow]) -> set[str]:
 
 def _alike(values: Sequence[object]) -> tuple[int, ...]:
     """Which of the values are equal, whatever they are."""
-    return tuple(values.index(value) for value in values)
+    first: dict[object, int] = {}
+    return tuple(first.setdefault(value, place) for place, value in enumerate(values))

@@ -46,8 +46,14 @@ RUN_METRICS = {
     "incidents": "how many there were",
     "incident_cost_usd": "what their recoveries and redone steps cost",
 }  # fmt: skip
+# What each bucket has cost, which is `cost_usd` in all.
+BUCKET_USD_METRICS = {
+    f"cost_usd_{bucket.value}": f"of `cost_usd`, what went to {bucket.value}"
+    for bucket in Bucket
+    if bucket is not Bucket.WAITING  # which costs nothing
+}
 # One point, when the run has ended.
-END_METRICS = {
+END_METRICS = BUCKET_USD_METRICS | {
     "final_loss": "of the last step",
     "predicted_memory_bytes": "of the fullest rank, as planned",
     "actual_memory_bytes": "the peak of the fullest rank",

@@ -122,6 +122,7 @@ class Projection:
         metrics |= self.ledger.drawn().metrics()
         self._describe()
         metrics["final_loss"] = bill.final_loss
+        metrics |= {f"cost_usd_{bucket.value}": cost for bucket, cost in bill.bucket_usd.items() if cost}
         points = self.script.rest() + self._step_points(self._steps.rest())
         points += self._job_points(self._figures.rest())
         return points + self._points(metrics, bill.step)

@@ -32,7 +32,7 @@ COLUMNS = [
     Column("tokens", "tokens", lambda row: count(row.tokens), 10),
     Column("tokens_per_s", "tokens/s", lambda row: count(row.tokens_per_s), 3, max),
     Column("mfu", "MFU", lambda row: percent(row.mfu), 9, max),
-    Column("gpu_hours", "GPU-hours", lambda row: hours(row.gpu_hours), 11),
+    Column("gpu_hours", "GPU-hours", lambda row: hours(row.gpu_hours), 3),
     Column("cost_usd", "cost", lambda row: usd(row.cost_usd), 1, min),
     Column(
         "cost_usd_per_million_tokens",
@@ -43,7 +43,19 @@ COLUMNS = [
     ),
     Column("final_loss", "final loss", lambda row: number(row.final_loss), 5, min),
     Column("goodput", "goodput", lambda row: percent(row.goodput), 8, max),
+    Column(
+        "actual_over_predicted_cost",
+        "actual/plan",
+        lambda row: UNKNOWN if row.predicted_cost_usd is None else number(row.actual_over_predicted_cost, 3),
+        13,
+    ),
     Column("restarts", "restarts", lambda row: UNKNOWN if row.restarts is None else str(row.restarts), 12),
+]
+# Where it was asked for.
+TO_LOSS_COLUMNS = [
+    Column("usd_to_loss", "$ to loss", lambda row: _to_loss(row), 1, min),
+    Column("gpu_hours_to_loss", "GPU-h to loss", lambda row: hours(row.gpu_hours_to_loss), 4, min),
+    Column("hours_to_loss", "h to loss", lambda row: hours(row.hours_to_loss), 3, min),
 ]
 MOST_OF_A_SETTING = 24
 TEXT_COLUMNS = ("name", "cluster", "gpus", "status")
@@ -57,7 +69,15 @@ def columns_of(rows: Sequence[RunRow]) -> list[Column]:
         Column(f"settings.{key}", name if names.count(name) == 1 else key, _setting(key), 1)
         for key, name in zip(keys, names, strict=True)
     ]
-    return [COLUMNS[0], *own, *COLUMNS[1:]]
+    to_loss = TO_LOSS_COLUMNS if any(row.best_loss is not None for row in rows) else []
+    return [COLUMNS[0], *own, *to_loss, *COLUMNS[1:]]
+
+
+def _to_loss(row: RunRow) -> str:
+    """Of a run that never reached it the best that it came to."""
+    if row.usd_to_loss is None and row.best_loss is not None:
+        return f"best {number(row.best_loss)}"
+    return usd(row.usd_to_loss)
 
 
 def cost_nothing(row: RunRow) -> bool:
@@ -73,13 +93,17 @@ def _setting(key: str) -> Callable[[RunRow], str]:
 
 def best_values(rows: Sequence[RunRow]) -> dict[str, float]:
     """Per column the best value of the finished runs, which are comparable; none where fewer than two are."""
-    best: dict[str, float] = {}
-    for column in COLUMNS:
-        values = [getattr(row, column.key) for row in rows if row.status == Status.FINISHED]
-        values = [value for value in values if value is not None]
-        if column.best and len(values) > 1:
-            best[column.key] = column.best(values)
-    return best
+    found = {column.key: best_value(column, rows) for column in [*COLUMNS, *TO_LOSS_COLUMNS]}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def best_value(column: Column, rows: Sequence[RunRow]) -> float | None:
+    """The same of one column."""
+    if column.best is None:
+        return None
+    values = [getattr(row, column.key) for row in rows if row.status == Status.FINISHED]
+    values = [value for value in values if value is not None]
+    return column.best(values) if len(values) > 1 else None
 
 
 def cells_of(column: Column, rows: Sequence[RunRow]) -> list[str]:
@@ -87,7 +111,7 @@ def cells_of(column: Column, rows: Sequence[RunRow]) -> list[str]:
     its place."""
     if column.best is None:
         return [column.show(row) for row in rows]
-    best = {(group[0].job, group[0].model): best_values(group).get(column.key) for group in comparable(rows)}
+    best = {(group[0].job, group[0].model): best_value(column, group) for group in comparable(rows)}
     wanted = [best[row.job, row.model] if row.status == Status.FINISHED else None for row in rows]
     return [
         column.show(row) + ("*" if value is not None and getattr(row, column.key) == value else " ")

@@ -10,12 +10,14 @@ from orchestrator.errors import ConfigError, near_miss
 from orchestrator.events import Status
 from orchestrator.ledger.mlflow.differences import with_differences
 from orchestrator.ledger.mlflow.run_columns import COLUMNS, TEXT_COLUMNS, cells_of, columns_of, title_of
+from orchestrator.ledger.mlflow.run_groups import Group, grouped
 from orchestrator.ledger.mlflow.runs import RunRow, load_runs
+from orchestrator.ledger.mlflow.to_loss import with_to_loss
 from orchestrator.notebook import table
 
 NEWEST_FIRST = "started_at:desc"
-SETTINGS = "settings"  # a map, by which nothing is sorted
-FIELDS = [field.name for field in fields(RunRow) if field.name != SETTINGS]
+MAPS = ("settings", "bucket_usd")  # by which nothing is sorted
+FIELDS = [field.name for field in fields(RunRow) if field.name not in MAPS]
 DESCENDING_UNLESS_TOLD = {column.key for column in COLUMNS if column.best is max} | {"started_at"}
 _STATUSES = ("running", *Status, "unknown")
 
@@ -25,6 +27,17 @@ class RunTable(Sequence[RunRow]):
     """Runs, in the order that they were asked for."""
 
     rows: tuple[RunRow, ...]
+    # The same ones with all of their settings, where ``rows`` have those in which they differ.
+    told: tuple[RunRow, ...] = ()
+
+    def by(self, *keys: str) -> tuple[Group, ...]:
+        """The same runs in groups, with mean and spread of what each took and reached. A key is one of a
+        row's own (``cluster``, ``gpus``) or of the configuration (``job.args.lr``).
+
+        Raises:
+            ConfigError: No run and no configuration has such a key.
+        """
+        return tuple(grouped(self.told or self.rows, keys))
 
     @overload
     def __getitem__(self, place: int) -> RunRow: ...
@@ -33,7 +46,9 @@ class RunTable(Sequence[RunRow]):
     def __getitem__(self, place: slice) -> RunTable: ...
 
     def __getitem__(self, place: int | slice) -> RunRow | RunTable:
-        return RunTable(self.rows[place]) if isinstance(place, slice) else self.rows[place]
+        if isinstance(place, slice):
+            return RunTable(self.rows[place], self.told[place])
+        return self.rows[place]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,6 +73,8 @@ def runs(
     cluster: str | None = None,
     sort: str = NEWEST_FIRST,
     limit: int = 100,
+    filter_string: str = "",
+    to_loss: float | None = None,
 ) -> RunTable:
     """Look up runs in MLflow, as ``compare`` does.
 
@@ -70,9 +87,12 @@ def runs(
         cluster: Only those on the cluster of this name.
         sort: A field, best or newest first, or ``FIELD:asc`` or ``FIELD:desc``.
         limit: The most that are looked up, the newest ones.
+        filter_string: Only those that MLflow's own filter lets through, as ``metrics.cost_usd < 100``.
+        to_loss: Look up also what it took to come to this loss.
 
     Raises:
-        ConfigError: There is no such experiment, field or status, or no run in the experiment.
+        ConfigError: There is no such experiment, field or status, no run in the experiment, or the filter is
+            none.
         TrackingError: MLflow does not answer.
     """
     key, descending = parse_sort(sort)
@@ -94,8 +114,11 @@ def runs(
     def keep(row: RunRow) -> bool:
         return all(getattr(row, name) == value for name, value in wanted.items())
 
-    found = load_runs(uri, experiment, limit, keep if wanted else None)
-    return RunTable(tuple(sort_runs(with_differences(found), key, descending)))
+    found = load_runs(uri, experiment, limit, keep if wanted else None, filter_string)
+    if to_loss is not None:
+        found = with_to_loss(found, uri, to_loss)
+    found = sort_runs(found, key, descending)
+    return RunTable(tuple(with_differences(found)), tuple(found))
 
 
 def parse_sort(sort: str) -> tuple[str, bool]:

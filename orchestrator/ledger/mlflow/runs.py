@@ -6,17 +6,20 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.errors import ConfigError, OrchestratorError, TrackingError, near_miss
-from orchestrator.ledger.mlflow.names import SWEEP_TAG
+from orchestrator.ledger.bill import Bucket
+from orchestrator.ledger.mlflow.names import BUCKET_USD_METRICS
+from orchestrator.ledger.mlflow.reaching import Past
+from orchestrator.ledger.mlflow.searching import found_runs, histories
 from orchestrator.ledger.mlflow.uri import check_tracking, sqlite_path
 
 CHECK_TIMEOUT_S = 5.0
-PAGE_RUNS = 1000
 # SQL databases keep an infinity as the largest float.
 LARGEST = 1.7e308
 # What is counted fits into 64 bits.
@@ -50,36 +53,93 @@ class RunRow:
     final_loss: float | None  # of the last step; null also before the run has ended
     model: str | None = None  # name of the model; null where the job describes none
     settings: dict[str, str] = field(default_factory=dict)  # by key, where comparable runs of the list differ
+    owner: str | None = None  # who pays
+    project: str | None = None  # what it belongs to
+    hours: float | None = None  # from its beginning to its end, or so far, by its own clock
+    predicted_cost_usd: float | None = None  # of the steps that were done, as planned
+    actual_over_predicted_cost: float | None = None  # what it cost over that; above 1 it cost more
+    actual_over_predicted_step_time: float | None = None  # the same of the median step
+    bucket_usd: dict[str, float] = field(default_factory=dict)  # dollars by what they were spent on
+    # spent when it first reached the loss of `--to-loss`; null where it never did, or none was asked for
+    usd_to_loss: float | None = None
+    gpu_hours_to_loss: float | None = None  # held by then, in the run's unit; null likewise
+    hours_to_loss: float | None = None  # since it began, by the calendar; null likewise
+    steps_to_loss: int | None = None  # at which it did; null likewise
+    best_loss: float | None = None  # the lowest median of five that it came to; null where none was asked for
+
+
+# What is read of a run's metrics.
+_FIGURES = (
+    "tokens", "mean_tokens_per_s", "mean_mfu", "core_hours", "gpu_hours", "cost_usd",
+    "cost_usd_per_million_tokens", "goodput", "restarts", "final_loss", "predicted_cost_usd",
+    "actual_over_predicted_cost", "actual_over_predicted_step_time",
+    *BUCKET_USD_METRICS, *(f"seconds_{bucket.value}" for bucket in Bucket),
+)  # fmt: skip
 
 
 def load_runs(
-    uri: str, experiment: str, limit: int, keep: Callable[[RunRow], bool] | None = None
+    uri: str,
+    experiment: str,
+    limit: int | None,
+    keep: Callable[[RunRow], bool] | None = None,
+    filter_string: str = "",
 ) -> list[RunRow]:
-    """At most ``limit`` runs, newest first; with ``keep`` those of all runs that it says yes to.
+    """At most ``limit`` runs, newest first; with ``keep`` those of all runs that it says yes to, and with
+    ``filter_string`` those that MLflow's filter lets through.
 
     Raises :class:`TrackingError` when MLflow cannot be read, :class:`ConfigError` when there is no
-    such experiment or no run in it.
+    such experiment or no run in it, or the filter is none.
     """
+    client = _reachable(uri)
+    rows: list[RunRow] = []
+    with _readable():
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            known = sorted(each.name for each in client.search_experiments() if each.name != "Default")
+            raise ConfigError(_no_experiment(experiment, known))
+        most = None if keep else limit
+        for run in found_runs(client, uri, found.experiment_id, filter_string, _FIGURES, most):
+            row = _row(run)
+            if keep is None or keep(row):
+                rows.append(row)
+            if limit is not None and len(rows) >= limit:
+                break
+        if not rows and not client.search_runs([found.experiment_id], max_results=1):
+            raise ConfigError(f"no runs yet in experiment {experiment!r}; {HOW_TO}")
+    if not rows and filter_string:
+        raise ConfigError(f"--filter {filter_string!r}: no run of experiment {experiment!r} passes it")
+    return rows
+
+
+def load_histories(uri: str, keys: Sequence[str], run_ids: Sequence[str]) -> dict[str, dict[str, list[Past]]]:
+    """By metric and run what MLflow has of it over time; a run without it is left out.
+
+    Raises :class:`TrackingError` when MLflow cannot be read.
+    """
+    client = _reachable(uri)
+    with _readable():
+        return {key: histories(client, uri, key, run_ids) for key in keys}
+
+
+def _reachable(uri: str) -> Any:
+    """A client of an MLflow that answers. Raises :class:`TrackingError` or :class:`ConfigError`."""
     if reason := check_tracking(uri, CHECK_TIMEOUT_S):
         raise TrackingError(reason)
     path = sqlite_path(uri)
     if path is not None and not path.exists():
         raise ConfigError(f"no runs yet: {path} does not exist; {HOW_TO}")
-    client = _client(uri)
+    return _client(uri)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever a client, or a database, makes of an answer that is none: there is no list of that."""
     try:
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            known = sorted(each.name for each in client.search_experiments() if each.name != "Default")
-            raise ConfigError(_no_experiment(experiment, known))
-        runs, any_there = _newest(client, found.experiment_id, limit, keep)
+        yield
     except OrchestratorError:
         raise
-    # whatever its client makes of an answer that is none: there is no list of that
     except Exception as error:
         raise _unreadable(error) from error
-    if not any_there:
-        raise ConfigError(f"no runs yet in experiment {experiment!r}; {HOW_TO}")
-    return runs
 
 
 def _unreadable(error: Exception) -> TrackingError:
@@ -114,28 +174,6 @@ def _client(uri: str) -> Any:
         raise _unreadable(error) from error
 
 
-def _newest(
-    client: Any, experiment_id: str, limit: int, keep: Callable[[RunRow], bool] | None
-) -> tuple[list[RunRow], bool]:
-    """The runs, and whether the experiment has any at all."""
-    runs: list[RunRow] = []
-    token, any_there = None, False
-    while len(runs) < limit:
-        page = client.search_runs(
-            [experiment_id],
-            max_results=PAGE_RUNS if keep else min(PAGE_RUNS, limit - len(runs)),
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        any_there = any_there or bool(page)
-        own = (run for run in page if SWEEP_TAG not in run.data.tags)  # not what compares the runs of a sweep
-        runs += [row for row in map(_row, own) if keep is None or keep(row)]
-        token = page.token
-        if not token or not page:  # a server may go on giving tokens to nothing
-            break
-    return runs[:limit], any_there
-
-
 def _no_experiment(name: str, known: list[str]) -> str:
     there = f"there are {', '.join(known[:8])}" if known else "there is none yet"
     return f"no experiment {name!r}{near_miss(name, known)} ({there}); {HOW_TO}"
@@ -165,7 +203,27 @@ def _row(run: Any) -> RunRow:
         final_loss=_number(metrics, "final_loss"),
         model=run.data.params.get("model.name"),
         settings=dict(run.data.params),
+        owner=tags.get("owner"),
+        project=tags.get("project"),
+        hours=_hours(metrics),
+        predicted_cost_usd=_number(metrics, "predicted_cost_usd"),
+        actual_over_predicted_cost=_number(metrics, "actual_over_predicted_cost"),
+        actual_over_predicted_step_time=_number(metrics, "actual_over_predicted_step_time"),
+        bucket_usd=_bucket_usd(metrics),
     )
+
+
+def _hours(metrics: Mapping[str, float]) -> float | None:
+    """All that its clock has counted, whatever for."""
+    seconds = [_number(metrics, f"seconds_{bucket.value}") for bucket in Bucket]
+    known = [each for each in seconds if each is not None]
+    return sum(known) / 3600 if known else None
+
+
+def _bucket_usd(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those that cost something, as the bill has them; of a run whose bill was told without them, none."""
+    found = {bucket.value: _number(metrics, f"cost_usd_{bucket.value}") for bucket in Bucket}
+    return {name: value for name, value in found.items() if value}
 
 
 def _number(metrics: Mapping[str, float], name: str) -> float | None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from orchestrator.cli.compare import compare
 from orchestrator.cli.show.runs_export import to_csv, to_json
-from orchestrator.cli.show.runs_table import fitting, print_table
+from orchestrator.cli.show.runs_table import print_table
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.events import (
     AttemptEnded,
@@ -35,8 +35,8 @@ from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.mlflow.differences import differing, with_differences
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection
 from orchestrator.ledger.mlflow.run_columns import COLUMNS, best_values
-from orchestrator.ledger.mlflow.run_table import parse_sort, sort_runs
-from orchestrator.ledger.mlflow.runs import RunRow, load_runs
+from orchestrator.ledger.mlflow.run_table import parse_sort, runs, sort_runs
+from orchestrator.ledger.mlflow.runs import RunRow, load_histories, load_runs
 
 # MLflow's own models, on import: nothing to do with what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")
@@ -155,8 +155,95 @@ def test_the_table_marks_the_best_finished_run(uri: str) -> None:
     assert lines[5] == "* best of the finished runs"
 
 
+FILTERS = [
+    "metrics.cost_usd > 0.02",
+    "metrics.cost_usd > 0.02 and tags.cluster = 'lab'",
+    "tags.job = 'gpt' and tags.status != 'finished'",
+    "params.`job.args.lr` = '1'",
+    "attributes.status = 'FINISHED'",
+    "run_name LIKE 'f%'",
+    "attributes.start_time > 1700000150000",
+    "metrics.`seconds_training` >= 5",
+]
+
+
+@pytest.mark.parametrize("asked", FILTERS)
+def test_a_filter_means_what_it_means_to_mlflow(uri: str, asked: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("exp")
+    expected = [run.info.run_id for run in client.search_runs([experiment.experiment_id], asked)]
+    if not expected:
+        with pytest.raises(ConfigError, match="no run of experiment 'exp' passes it"):
+            load_runs(uri, "exp", 100, filter_string=asked)
+        return
+    found = load_runs(uri, "exp", 100, filter_string=asked)
+    assert [row.run_id for row in found] == expected
+
+
+def test_what_is_read_from_the_tables_is_what_mlflow_says(uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from orchestrator.ledger.mlflow.runs import _row
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("exp")
+    told = [_row(run) for run in client.search_runs([experiment.experiment_id])]
+    assert load_runs(uri, "exp", 100) == told
+    for key in ("loss", "cost_usd"):
+        ours = load_histories(uri, [key], [row.run_id for row in told])[key]
+        for row in told:
+            points = client.get_metric_history(row.run_id, key)
+            theirs = sorted((one.timestamp, one.step, one.value) for one in points if one.value == one.value)
+            assert ours.get(row.run_id, []) == theirs
+
+
+@pytest.mark.parametrize("wrong", ["metrics.cost_usd <", "cost", "metrics.a = 'b", "metrics.cost_usd < 'x'"])
+def test_a_filter_that_is_none_is_one_line_with_what_one_is(uri: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=r"--filter .*; as in \"metrics\.cost_usd < 100") as caught:
+        load_runs(uri, "exp", 100, filter_string=wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_loss_cost_is_read_between_the_bills(uri: str, bills: dict[str, Bill]) -> None:
+    rows = {row.name: row for row in runs("exp", uri=uri, to_loss=2.7)}
+    second = rows["second"]
+    assert second.usd_to_loss is not None
+    assert 0 < second.usd_to_loss < bills["second"].cost_usd
+    assert second.gpu_hours_to_loss == pytest.approx(second.usd_to_loss / 9.0)
+    assert (second.steps_to_loss, second.hours_to_loss) == (1, pytest.approx(11 / 3600))
+    assert (rows["first"].usd_to_loss, rows["first"].best_loss) == (None, 3.0)
+    assert rows["third"].best_loss is None, "its losses are no numbers"
+    with pytest.raises(ConfigError, match="is no number that a loss can have"):
+        runs("exp", uri=uri, to_loss=float("nan"))
+    text = io.StringIO()
+    compare(uri, "exp", None, "table", 100, Console(file=text, width=300), to_loss=2.7)
+    assert "best 3.000" in text.getvalue()
+    assert "2 of 4 runs came to it" in text.getvalue()
+
+
+def test_groups_are_shown_and_written(uri: str) -> None:
+    def text_by(output: str, *keys: str) -> str:
+        text = io.StringIO()
+        compare(uri, "exp", None, output, None, Console(file=text, width=200), by=keys)  # type: ignore[arg-type]
+        return text.getvalue()
+
+    groups = json.loads(text_by("json", "cluster"))
+    assert [(one["values"]["cluster"], one["runs"], one["finished"]) for one in groups] == [
+        ("cloud", 1, 0),
+        ("lab", 3, 2),
+    ]
+    (lab,) = [line for line in text_by("table", "cluster").splitlines() if line.startswith("lab")]
+    assert "2 (+1)" in lab
+    written = list(csv.DictReader(io.StringIO(text_by("csv", "cluster"))))
+    assert float(written[1]["cost_usd"]) == pytest.approx(groups[1]["figures"]["cost_usd"]["mean"])
+    with pytest.raises(ConfigError, match=r"--by clutser: no run has it .*did you mean 'cluster'"):
+        text_by("table", "clutser")
+
+
 def row(name: str = "r", **changes: object) -> RunRow:
-    values = {field.name: None for field in dataclasses.fields(RunRow)} | {"settings": {}}
+    values = {field.name: None for field in dataclasses.fields(RunRow)} | {"settings": {}, "bucket_usd": {}}
     return RunRow(**(values | {"run_id": name, "name": name, "status": "finished"} | changes))  # type: ignore[arg-type]
 
 
@@ -174,7 +261,7 @@ def test_the_keys_of_a_sweep_are_columns_and_what_follows_from_them_is_none() ->
     ]  # fmt: skip
     rows = [row(f"r{place}", job="gpt", model="tiny", settings=one) for place, one in enumerate(swept)]
     assert differing(rows) == ["job.args.lr", "job.steps"]
-    header, first, *_ = lines_of(with_differences(rows))
+    header, first, *_ = lines_of(with_differences(rows), width=200)
     assert header.split()[:3] == ["run", "lr", "steps"]
     assert first.split()[:3] == ["r0", "1e-3", "50"]
     assert to_csv(with_differences(rows)).splitlines()[0].endswith(",job.args.lr,job.steps")
@@ -227,16 +314,21 @@ WIDE = [
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160, 250])
-def test_narrow_terminals_drop_columns_instead_of_wrapping(width: int) -> None:
+def test_a_narrow_terminal_gets_a_second_line_and_keeps_what_runs_cost(width: int) -> None:
     console = Console(file=(file := io.StringIO()), width=width)
     print_table(WIDE, console)
-    header, first, second, *notes = file.getvalue().splitlines()
-    assert all(len(line.rstrip()) <= width for line in (header, first, second))
-    assert "$25.00" in first
-    assert "$20.00*" in second
-    shown = sum(column.title in header for column in COLUMNS)
-    assert (shown == len(COLUMNS)) == (width >= 160)
-    assert ("not shown for lack of width" in " ".join(notes)) == (width < 160)
+    lines, wide = file.getvalue().splitlines(), width >= 250
+    table = lines[:3] if wide else lines[:6]
+    assert all(len(line) <= width for line in table)
+    assert [line.startswith("  ") for line in table] == ([False] * 3 if wide else [False, True] * 3)
+    said, notes = "\n".join(table), " ".join(lines[len(table) :])
+    assert "$25.00" in said
+    assert "$20.00*" in said
+    for column in ("cost", "$/M tokens", *(["GPU-hours"] if width >= 60 else [])):
+        assert column in said, "no width drops it"
+    titles = sum(column.title in said for column in COLUMNS)
+    assert (titles == len(COLUMNS)) == ("not shown for lack of width" not in notes)
+    assert titles == len(COLUMNS) or width < 120
 
 
 def test_runs_of_one_day_are_told_apart_where_their_names_do_not_fit() -> None:
@@ -244,14 +336,6 @@ def test_runs_of_one_day_are_told_apart_where_their_names_do_not_fit() -> None:
     print_table([row(f"llama3_70b-20261122-18313{second}-0455e52c") for second in (4, 5)], console)
     assert "4-0455e52c" in file.getvalue()
     assert "5-0455e52c" in file.getvalue()
-
-
-def test_the_most_important_columns_stay_in_the_tables_order() -> None:
-    widths = {column.key: 10 for column in COLUMNS}
-    assert [column.key for column in fitting(widths, 60)] == [
-        "name", "status", "tokens_per_s", "cost_usd", "cost_usd_per_million_tokens"
-    ]  # fmt: skip
-    assert len(fitting(widths, 5)) == 1
 
 
 def test_best_needs_two_finished_runs_to_compare() -> None:

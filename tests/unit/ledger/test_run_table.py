@@ -17,7 +17,7 @@ from tests.support.folders import KEPT
 
 
 def row(name: str, **values: object) -> RunRow:
-    plain = dict.fromkeys(RunRow.__dataclass_fields__) | {"settings": {}}
+    plain = dict.fromkeys(RunRow.__dataclass_fields__) | {"settings": {}, "bucket_usd": {}}
     return RunRow(**{**plain, "run_id": name, "name": name, "status": "finished", **values})  # type: ignore[arg-type]
 
 
@@ -34,7 +34,7 @@ def test_a_table_is_a_sequence_of_rows() -> None:
 def test_runs_are_chosen_and_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str, int]] = []
 
-    def load(uri: str, experiment: str, limit: int, keep: object) -> list[RunRow]:
+    def load(uri: str, experiment: str, limit: int, keep: object, filter_string: str) -> list[RunRow]:
         asked.append((uri, experiment, limit))
         rows = [
             row("a", cost_usd=2.0, job="x"),
