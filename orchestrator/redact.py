@@ -97,6 +97,10 @@ _ASSIGNED = re.compile(
 )
 _NUMBER = re.compile(r"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
 _PASSWORD = re.compile(r"://[^\s:/@]{0,200}+:(?P<password>[^\s]{1,500})@")
+# What an address holds besides: a token in the place of a user, and what its query has under a secret's name.
+_LONE_TOKEN = re.compile(r"://(?P<token>[^\s:/@\"']{16,500}+)@")
+_OF_QUERY = re.compile(r"[?&](?P<name>[\w.-]{1,60}+)=(?P<value>[^&\s\"'#]{1,2000}+)")
+_SIGNATURES = ("sig", "signature")
 
 _known: set[str] = set()
 
@@ -175,7 +179,7 @@ def _redacted(value: Any, hide: bool) -> Any:
 
 
 def _secrets(value: Any, name: str, hide: bool = False) -> Iterator[str]:
-    """Texts that are secret by name, and passwords of URIs."""
+    """Texts that are secret by name, and what is secret in addresses."""
     hide = hide or (bool(name) and is_secret(name))
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -186,9 +190,21 @@ def _secrets(value: Any, name: str, hide: bool = False) -> Iterator[str]:
     elif isinstance(value, str):
         if hide and value != HIDDEN:
             yield value
-        for match in _PASSWORD.finditer(value):
-            yield match["password"]
-            yield unquote(match["password"])
+        for secret in _of_addresses(value):
+            yield secret
+            yield unquote(secret)
+
+
+def _of_addresses(text: str) -> Iterator[str]:
+    if "://" not in text:
+        return
+    for match in _PASSWORD.finditer(text):
+        yield match["password"]
+    for match in _LONE_TOKEN.finditer(text):
+        yield match["token"]
+    for match in _OF_QUERY.finditer(text):
+        if is_secret(match["name"]) or match["name"].lower().endswith(_SIGNATURES):
+            yield match["value"]
 
 
 @functools.cache

@@ -12,7 +12,6 @@ from rich.console import Console
 from orchestrator.cli.show.runs_export import groups_to_csv, to_csv, to_json
 from orchestrator.cli.show.runs_table import print_groups, print_table
 from orchestrator.cli.show.written import place_of, write_at
-from orchestrator.errors import ConfigError
 from orchestrator.ledger.mlflow.run_table import NEWEST_FIRST, RunTable, runs
 from orchestrator.text import bytes_in_words
 

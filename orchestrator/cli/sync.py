@@ -18,6 +18,16 @@ from orchestrator.driver.tracking import runs_page
 from orchestrator.errors import ConfigError, RunDirectoryError, TrackingError
 from orchestrator.events import RunEnded, RunStarted
 from orchestrator.ledger.journal import replay
+from orchestrator.ledger.mlflow.credentials import (
+    AWS_SIGV4,
+    CLIENT_CERTIFICATE,
+    FILE,
+    PASSWORD,
+    PLUGIN,
+    TOKEN,
+    USER,
+    has_file,
+)
 from orchestrator.ledger.mlflow.uri import check_tracking, refuse_unusable
 from orchestrator.ledger.run_directory import find_run, holder
 from orchestrator.redact import redact
@@ -29,11 +39,10 @@ FINISH_TIMEOUT_S = 600.0
 POLL_S = 0.1
 SIGTERM_GRACE_S = 5.0
 _ANEW = "copy it from a run of the same job, and give it this run's run_name"
+NOBODY = "nobody"
 # What MLflow's client shows to whatever server it is told of.
 CREDENTIALS = (
-    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "MLFLOW_TRACKING_AUTH",
-    "DATABRICKS_TOKEN", "DATABRICKS_HOST",
+    USER, PASSWORD, TOKEN, AWS_SIGV4, CLIENT_CERTIFICATE, PLUGIN, "DATABRICKS_TOKEN", "DATABRICKS_HOST",
 )  # fmt: skip
 
 
@@ -59,7 +68,11 @@ def sync(run: str, run_root: str, console: Console, trust: bool = False, own_uri
     except ConfigError as error:
         raise ConfigError(f"{directory / 'tracking.json'}: {error}") from None
     environment, withheld = _credentials_for(uri, own_uri)
-    if reason := check_tracking(uri, CONNECT_TIMEOUT_S):
+    try:
+        reason = check_tracking(uri, CONNECT_TIMEOUT_S, environment)
+    except ConfigError as error:
+        raise ConfigError(f"{error}. {_withheld(uri, withheld)}" if withheld else str(error)) from None
+    if reason:
         raise TrackingError(f"tracking.uri: {reason}; start it and sync again, the journal keeps everything")
     began, last = False, None
     for record in replay(directory / "journal.jsonl"):
@@ -106,6 +119,10 @@ def _credentials_for(uri: str, own_uri: str | None) -> tuple[dict[str, str], lis
     if _server(uri) in ours:
         return environment, []
     withheld = [name for name in CREDENTIALS if environment.pop(name, None)]
+    if has_file(environment):
+        # MLflow's client goes by its file where these are not set; what they say is nobody's.
+        environment |= {USER: NOBODY, PASSWORD: NOBODY}
+        withheld.append(f"~/{FILE}")
     return environment, withheld
 
 

@@ -1,12 +1,16 @@
 """Gauges for the Ray dashboard and Prometheus, through Ray's own metrics export.
 
-Setting a gauge is a local call: Ray's agent on the node is scraped, nobody waits for it.
+Setting a gauge is a local call: Ray's agent on the node is scraped, nobody waits for it. It forgets one that
+is not set again within two of its report intervals, 20 s unless told otherwise, which a long step and a run's
+restarts easily are. So a thread sets what is shown again, for as long as the run goes on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.events import Record
@@ -22,6 +26,7 @@ DESCRIPTIONS = {
     "orchestrator_cost_usd": "Dollars spent so far",
     "orchestrator_restarts": "Attempts after the first one",
 }
+AGAIN_S = 1.0  # the shortest report interval that anybody would set
 # What every gauge is tagged with. On a cluster of several machines everybody reads them, so that names are
 # left out.
 LABELS = {
@@ -42,6 +47,7 @@ class Gauges:
             for name, text in DESCRIPTIONS.items()
         }
         self._shown: dict[str, float] = {}
+        self._lock = threading.Lock()  # so that no older value is set after a newer one
 
     def observe(self, record: Record, bill: Bill) -> None:
         """Set what has changed; unknown values are left out, since a gauge cannot say "unknown". What is not
@@ -52,8 +58,28 @@ class Gauges:
         for name, value in _values(bill).items():
             if value is None or not math.isfinite(value) or self._shown.get(name) == value:
                 continue
-            self._shown[name] = value
-            self._gauges[name].set(value, tags=self._tags)
+            with self._lock:
+                self._shown[name] = value
+                self._gauges[name].set(value, tags=self._tags)
+
+    @contextmanager
+    def kept(self, again_s: float = AGAIN_S) -> Iterator[None]:
+        """Meanwhile what is shown stays shown, however long it is the same."""
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(again_s):
+                with self._lock:
+                    for name, value in self._shown.items():
+                        self._gauges[name].set(value, tags=self._tags)
+
+        thread = threading.Thread(target=keep, name="gauges", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def _ray_gauge() -> Callable[..., Any]:

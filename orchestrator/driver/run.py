@@ -221,6 +221,7 @@ def _supervised(run: _Wired) -> int:
         )
         stack.callback(workers.close)
         gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
+        stack.enter_context(gauges.kept())
         spend = SpendNote(config, run.name, plan.unit, ledger, view.notice)
         observers: tuple[Observer, ...] = (view, gauges, spend, notifier)
         address = None if session.local else session.address

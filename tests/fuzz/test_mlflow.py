@@ -22,7 +22,8 @@ from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.differences import with_differences
 from orchestrator.ledger.mlflow.run_table import FIELDS, sort_runs
 from orchestrator.ledger.mlflow.runs import RunRow, _row, load_runs
-from orchestrator.ledger.mlflow.uri import QUESTIONS, check_tracking
+from orchestrator.ledger.mlflow.server import QUESTIONS
+from orchestrator.ledger.mlflow.uri import check_tracking
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, files_of, fuzzed, is_one_line
 from tests.support.ports import free_port
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,8 +17,18 @@ from orchestrator.errors import TrackingError
 from orchestrator.events import Event, ResourcesGranted, RunEnded, Status
 from orchestrator.ledger.mlflow.runs import load_runs
 from orchestrator.ledger.mlflow.uri import check_tracking, sqlite_problem
-from tests.support.folders import SCRIPTS
-from tests.support.sink_harness import RUN, Sinks, Writer, ended, log_of, new_run_dir, the_run, track, until
+from tests.support.sink_harness import (
+    RUN,
+    Sinks,
+    Writer,
+    ended,
+    forked_sinks,
+    log_of,
+    new_run_dir,
+    the_run,
+    track,
+    until,
+)
 
 pytestmark = [
     pytest.mark.real,
@@ -29,7 +36,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
 ]
 
-SCRIPT = SCRIPTS / "forked_sinks.py"
 SHORTEST: list[tuple[float, Event]] = [
     (0, RUN),
     (1, ResourcesGranted(["n0"], 4)),
@@ -55,18 +61,6 @@ def short_run(folder: Path, uri: str) -> Path:
     return run_dir
 
 
-def forked(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def left_in(folder: Path) -> set[str]:
     """What making a database has left beside it."""
     return {path.name for path in folder.iterdir() if path.is_file()}
@@ -79,7 +73,7 @@ def test_twenty_sinks_on_one_new_file_all_record(tmp_path: Path, empty_database:
     first = short_run(tmp_path / "first", f"sqlite:///{tmp_path}/ready.db")
     uri = f"sqlite:///{tmp_path}/place/mlflow.db"
     run_dirs = [short_run(tmp_path / str(number), uri) for number in range(TOGETHER)]
-    done = forked("at-once", first, *run_dirs)
+    done = forked_sinks("at-once", first, *run_dirs)
     assert done.returncode == 0, done.stderr + log_of(run_dirs[0])
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("exp")
@@ -99,7 +93,7 @@ def test_a_sink_that_is_killed_while_it_makes_the_file_leaves_one_that_works_or_
     uri = f"sqlite:///{tmp_path}/place of runs%3F/mlflow 100%25.db"
     run_dir = short_run(tmp_path, uri)
     sizes_bytes = [int(share * empty_database.stat().st_size) for share in KILLED_AT]
-    done = forked("killed", database, run_dir, *map(str, sizes_bytes))
+    done = forked_sinks("killed", database, run_dir, *map(str, sizes_bytes))
     assert done.returncode == 0, done.stdout + done.stderr
     assert the_run(uri)[1].info.status == "FINISHED"
     assert left_in(database.parent) == {database.name, f".{database.name}.lock"}

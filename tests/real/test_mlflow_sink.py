@@ -180,6 +180,7 @@ def test_a_server_that_never_comes_costs_one_line_and_no_data(run_dir: Path, sin
     stubborn = sinks(run_dir.with_name("night-2"), timeout_s=300)
     stderr = ended(sinks(run_dir, timeout_s=2), exit_code=1)
     assert stderr.startswith("MLflow did not take everything within 2 s (")
+    assert "(http://127.0.0.1:9 does not answer: Connection refused)" in stderr
     stubborn.send_signal(signal.SIGTERM)
     assert "did not take everything" in ended(stubborn, exit_code=1), "SIGTERM ends even a patient wait"
     assert stderr.count("\n") == 1

@@ -112,6 +112,23 @@ def test_a_mail_over_an_encrypted_connection_after_a_login(
     assert "to go on with it: orchestrator resume night-1" in mail.get_content()
 
 
+def test_a_mail_over_a_connection_that_is_encrypted_from_its_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    with mail_receiver(smtps=authority.sign("mail", "127.0.0.1")) as receiver:
+        receiver.login = ("ada", "pass-word")
+        config = EmailConfig(
+            "127.0.0.1", receiver.port, MailSecurity.tls, user="ada", password="pass-word", to=["b@example.com"]
+        )  # fmt: skip
+        untrusted = not_told(Email(config, UNTIL_S))
+        assert untrusted.for_good
+        assert "certificate is not trusted" in str(untrusted)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+        Email(config, UNTIL_S).send(WORD)
+    assert (receiver.encrypted, [mail["To"] for mail in receiver.mails]) == ([True], ["b@example.com"])
+
+
 def test_a_mail_in_the_clear_and_an_address_that_nobody_has() -> None:
     with mail_receiver() as receiver:
         config = EmailConfig(

@@ -181,7 +181,10 @@ def test_the_link_that_a_run_ends_with_and_the_other_views_show_their_columns_an
     }
     for view in VIEWS:
         address = f"{mlflow_ui}/#{page.replace('=cost', f'={view.key}')}"
-        for mode, words in (("", columns[view.key]), ("&compareRunsMode=CHART", (f"{view.name}\n(",))):
+        for mode, words in (
+            ("", columns[view.key]),
+            ("&compareRunsMode=CHART", (f"{view.name} as runs go on", f"{view.name} of each run")),
+        ):
             browser.chrome.get("about:blank")
             browser.chrome.get(address + mode)
             browser.until_shown("pictured", view.name, *words, without="Error loading shared view")

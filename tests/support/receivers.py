@@ -96,7 +96,7 @@ class _Session:
 
     def __init__(self, receiver: MailReceiver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.receiver, self.reader, self.writer = receiver, reader, writer
-        self.encrypted = False
+        self.encrypted = writer.get_extra_info("ssl_object") is not None
         self.logged_in = receiver.login is None
         self.taken = 0
 
@@ -122,11 +122,9 @@ class _Session:
             self.say(*offers)
         elif word == "STARTTLS":
             assert self.receiver.certificate
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*self.receiver.certificate)
             self.say("220 go on")
             await self.writer.drain()
-            await self.writer.start_tls(context)
+            await self.writer.start_tls(_tls(self.receiver.certificate))
             self.encrypted = True
         elif word == "AUTH":
             given = base64.b64decode(line.split()[2]).decode().split("\0")[1:]
@@ -155,9 +153,15 @@ class _Session:
         self.say("250 taken")
 
 
+def _tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
 @contextmanager
-def mail_receiver() -> Iterator[MailReceiver]:
-    """A mail server on a port of its own."""
+def mail_receiver(smtps: tuple[Path, Path] | None = None) -> Iterator[MailReceiver]:
+    """A mail server on a port of its own; with the certificate of ``smtps`` encrypted from the first byte."""
     receiver, loop, ready = MailReceiver(), asyncio.new_event_loop(), threading.Event()
     over = asyncio.Event()
 
@@ -168,7 +172,7 @@ def mail_receiver() -> Iterator[MailReceiver]:
             writer.close()  # whoever sends has had enough
 
     async def serve() -> None:
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=_tls(smtps) if smtps else None)
         receiver.port = server.sockets[0].getsockname()[1]
         ready.set()
         async with server:

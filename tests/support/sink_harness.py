@@ -34,10 +34,11 @@ from orchestrator.ledger.bill import Bill, Bucket
 from orchestrator.ledger.journal import Journal, replay
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow.runs import load_runs
-from tests.support.folders import PROJECT
+from tests.support.folders import PROJECT, SCRIPTS
 
 # Importing MLflow alone takes half a minute on a busy machine.
 UNTIL_S = 120.0
+FORKED = SCRIPTS / "forked_sinks.py"
 RUN = RunStarted("night-1", "gpt", "lab", "H100", 4, 2.5, "GPU", 400, 1000, 1e9, 1e12)
 
 
@@ -149,6 +150,18 @@ class Sinks:
             if sink.poll() is None:
                 sink.kill()
             sink.communicate()
+
+
+def forked_sinks(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Many sinks for the price of one import of MLflow; its words are those of the script."""
+    return subprocess.run(
+        [sys.executable, FORKED, *words],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 def until(condition: Callable[[], bool], timeout_s: float = UNTIL_S) -> None:

@@ -116,7 +116,7 @@ class MlflowRun:
             client.update_run(run.info.run_id, status="RUNNING")
         self._params = dict(run.data.params)
         self._add_params(client, run.info.run_id, run_params(self._tracking))
-        where = {"uri": self._tracking.uri, "experiment": self._tracking.experiment}
+        where = {"uri": redact(self._tracking.uri), "experiment": self._tracking.experiment}
         write_json(
             self._run_dir / "mlflow_run.json",
             where | {"experiment_id": experiment_id, "run_id": run.info.run_id},

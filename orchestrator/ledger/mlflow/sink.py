@@ -59,6 +59,7 @@ from orchestrator.ledger.mlflow.database import DatabaseUnusable  # noqa: E402
 from orchestrator.ledger.mlflow.outage import Outage  # noqa: E402
 from orchestrator.ledger.mlflow.points import Point  # noqa: E402
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection  # noqa: E402
+from orchestrator.ledger.mlflow.refusals import ServerRefuses, in_words  # noqa: E402
 from orchestrator.ledger.mlflow.tracking_file import Tracking  # noqa: E402
 from orchestrator.ledger.mlflow.views import NOTE  # noqa: E402
 from orchestrator.redact import learn, redact_text  # noqa: E402
@@ -216,7 +217,8 @@ class Sink:
         if time.monotonic() < self._next_try_s:
             return False
         try:
-            done = action() is not False
+            with in_words(self._tracking.uri, self._tracking.experiment):
+                done = action() is not False
         except Exception as error:  # noqa: BLE001 - an end of this process would cost the run all that is still to come
             self._failed(error, max_backoff_s)
             return False
@@ -225,7 +227,7 @@ class Sink:
         return done
 
     def _failed(self, error: Exception, max_backoff_s: float) -> None:
-        self._unusable = isinstance(error, DatabaseUnusable)
+        self._unusable = isinstance(error, DatabaseUnusable | ServerRefuses)
         self.outage.failed(error, at_once=self._unusable)
         self._backoff_s = min(max_backoff_s, max(0.25, 2 * self._backoff_s))
         self._next_try_s = time.monotonic() + self._backoff_s

@@ -1,27 +1,22 @@
 """Is a tracking URI usable? Answered in ``timeout_s`` and without importing MLflow, which takes seconds.
 
-What no waiting mends (a scheme that MLflow does not take, a database's driver that is not installed) is bad
-input and raises :class:`ConfigError`; what may be mended meanwhile is a reason to try again.
+What no waiting mends (a scheme that MLflow does not take, a database's driver that is not installed, a wrong
+password) is bad input and raises :class:`ConfigError`; what may be mended meanwhile is a reason to try again.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import http.client
 import os
-import queue
 import socket
 import sqlite3
-import ssl
 import sys
-import threading
-import urllib.error
-import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.errors import ConfigError
+from orchestrator.ledger.mlflow.server import check_server, reason_of
 from orchestrator.papers import short, why_no_path
 
 REMEDY = "use sqlite:////absolute/path/mlflow.db or the http address of an MLflow server"
@@ -30,21 +25,20 @@ _DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]"}
 # Whoever holds a SQLite file for longer than this is at work on it, which is for the sink to wait for.
 _SQLITE_BUSY_S = 0.5
-# That a server is asked: whether it is well, and for an experiment.
-QUESTIONS = 2
 
 
-def check_tracking(uri: str, timeout_s: float) -> str | None:
+def check_tracking(uri: str, timeout_s: float, environment: Mapping[str, str] | None = None) -> str | None:
     """None when runs can be recorded at ``uri``, else one line with the reason and the remedy.
 
     An http address must be healthy and list an experiment (``/health`` answers even to whom the API
     refuses); a SQLite file must be writable and whole, or not be there yet; any other database must accept
-    a TCP connection. Raises :class:`ConfigError` for what :func:`refuse_unusable` refuses.
+    a TCP connection. Raises :class:`ConfigError` for what :func:`refuse_unusable` refuses, and where a server
+    does not take the credentials that ``environment`` has for it; None is this process's.
     """
     refuse_unusable(uri)
     scheme = _scheme(uri)
     if scheme in ("http", "https"):
-        return _check_server(uri, timeout_s)
+        return check_server(uri, timeout_s, environment)
     if scheme == "sqlite":
         return _check_sqlite(uri)
     if scheme in _DATABASES:
@@ -243,93 +237,10 @@ def check_database(uri: str, timeout_s: float) -> str | None:
     try:
         socket.create_connection((host, port), timeout_s).close()
     except OSError as error:
-        return f"tracking database at {host}:{port} does not answer: {_reason(error)}"
+        return f"tracking database at {host}:{port} does not answer: {reason_of(error)}"
     return None
 
 
 def is_database(uri: str) -> bool:
     """A database that is reached over the network."""
     return _scheme(uri) in _DATABASES
-
-
-def _check_server(uri: str, timeout_s: float) -> str | None:
-    """Each byte of an answer may take its time, so the time of all is what is waited for."""
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answers.put(_ask_server(uri, timeout_s)), daemon=True).start()
-    try:
-        return answers.get(timeout=QUESTIONS * timeout_s)
-    except queue.Empty:
-        return (
-            f"MLflow at {_without_credentials(uri)} does not end its answer within"
-            f" {QUESTIONS * timeout_s:g} s"
-        )
-
-
-def _ask_server(uri: str, timeout_s: float) -> str | None:
-    shown = _without_credentials(uri)
-    try:
-        health = _get(uri, "/health", timeout_s)
-        if health.strip() != "OK":
-            return f"{shown} answers, but not as an MLflow server does (GET /health gave {health[:40]!r})"
-        _get(uri, "/api/2.0/mlflow/experiments/search?max_results=1", timeout_s)
-    except urllib.error.HTTPError as error:
-        return _refused(shown, error)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"MLflow at {shown} does not answer within {timeout_s:g} s: {_reason(error)}"
-    return None
-
-
-def _get(uri: str, path: str, timeout_s: float) -> str:
-    request = urllib.request.Request(
-        _without_credentials(uri).rstrip("/") + path, headers=_authorization(uri)
-    )
-    with urllib.request.urlopen(request, timeout=timeout_s, context=_tls(uri)) as answer:
-        return str(answer.read(4096).decode(errors="replace"))
-
-
-def _refused(shown: str, error: urllib.error.HTTPError) -> str:
-    with error:
-        try:
-            body = error.read(200).decode(errors="replace")
-        except (OSError, ValueError, http.client.HTTPException):
-            body = ""  # half an answer; its code says enough
-    if error.code == 403 and "host header" in body.lower():
-        host = urlsplit(shown).netloc
-        return f"MLflow at {shown} refuses this host name; start it with --allowed-hosts {host}"
-    if error.code in (401, 403):
-        return (
-            f"MLflow at {shown} wants credentials (HTTP {error.code}); "
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    return f"MLflow at {shown} answers with HTTP {error.code} ({short(error.reason)})"
-
-
-def _authorization(uri: str) -> dict[str, str]:
-    parts = urlsplit(uri)
-    user = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME")
-    password = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD") or ""
-    if user:
-        return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        return {"Authorization": f"Bearer {token}"}
-    return {}
-
-
-def _tls(uri: str) -> ssl.SSLContext | None:
-    if not uri.startswith("https"):
-        return None
-    if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("1", "true"):
-        return ssl._create_unverified_context()
-    return ssl.create_default_context(cafile=os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
-
-
-def _without_credentials(uri: str) -> str:
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _reason(error: Exception) -> str:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return str(cause) or type(cause).__name__

@@ -25,11 +25,14 @@ VIEWS_TAG = "orchestrator.views"
 VIEWS_VERSION = "1"
 # The page draws so many runs at most, unless asked for more.
 _RUNS_IN_A_CHART = 100
+# The page of runs calls a chart what its metric is called, whatever we call it: its section has to say which
+# of two charts of one metric it is.
+_DURING, _EACH = "as runs go on", "of each run"
 # What MLflow calls its own sections; charts of all other metrics come below these.
 _MLFLOW_SECTIONS = ("Model metrics", "System metrics")
 _FIRST_COLUMNS = ("attributes.`Run Name`", "attributes.`Created`")
 # In pixels; a heading is shown whole where it has so many for each of its letters.
-_LETTER, _LEAST, _SENTENCE = 8, 90, 400
+_LETTER, _LEAST, _SENTENCE = 8, 110, 400
 _SENTENCES = ("tags.`status_reason`", "tags.`incidents`")
 _NAME = 280
 
@@ -171,7 +174,15 @@ def note() -> str:
 
 def _state(view: View) -> dict[str, Any]:
     columns = [_column(name) for name in view.columns]
-    own = {"uuid": f"{view.key}-charts", "name": view.name, "display": True, "isReordered": True}
+    own = [
+        {
+            "uuid": _section(view, each),
+            "name": f"{view.name} {_EACH if each else _DURING}",
+            "display": True,
+            "isReordered": True,
+        }
+        for each in (False, True)
+    ]
     theirs = [
         {
             "uuid": f"{view.key}-{name.split()[0].lower()}",
@@ -194,7 +205,7 @@ def _state(view: View) -> dict[str, Any]:
         "columnWidths": {_FIRST_COLUMNS[0]: _NAME} | {name: _width(name) for name in columns},
         "runsHiddenMode": "FIRST_20_RUNS",
         "compareRunCharts": _cards(view),
-        "compareRunSections": [own, *theirs],
+        "compareRunSections": [*own, *theirs],
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -217,12 +228,15 @@ def _width(column: str) -> int:
     return max(_LEAST, _LETTER * len(column.partition(".")[2]) + 2 * _LETTER)
 
 
+def _section(view: View, each: bool) -> str:
+    return f"{view.key}-{'each' if each else 'during'}"
+
+
 def _cards(view: View) -> Sequence[dict[str, Any]]:
-    section = f"{view.key}-charts"
     return [
         {
             "uuid": f"{view.key}-{number}",
-            "metricSectionId": section,
+            "metricSectionId": _section(view, chart.each_run or chart.x is None),
             "displayName": chart.title,
             "deleted": False,
             "isGenerated": False,

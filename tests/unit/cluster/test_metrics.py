@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from orchestrator.driver.run import _labels
 from orchestrator.events import AttemptStarted, RankOutput, Record, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_directory import number_of_run
+from tests.support.receivers import until
 
 
 class FakeGauge:
@@ -73,6 +75,20 @@ def test_what_is_not_on_record_sets_no_gauge(made: dict[str, FakeGauge]) -> None
     ledger.fold(record := Record(3, 61.0, 61.0, StepDone(1, 1, 1.0)))
     gauges.observe(record, ledger.bill())
     assert made["orchestrator_cost_usd"].values == [0.0, pytest.approx(4 * 61 * 0.001)]
+
+
+def test_what_stays_the_same_is_set_again_while_the_run_goes_on(made: dict[str, FakeGauge]) -> None:
+    """Ray forgets what is not: a run's restarts, and everything during a long step."""
+    gauges = Gauges("r", "lab", FakeGauge)
+    with gauges.kept(again_s=0.005):
+        observe(gauges, [3.0, 2.0])
+        restarts, losses = made["orchestrator_restarts"], made["orchestrator_loss"]
+        until(lambda: len(restarts.values) > 3 and losses.values[-3:] == [2.0] * 3)
+    assert set(restarts.values) == {0.0}
+    assert losses.values == sorted(losses.values, reverse=True), "no older value after a newer one"
+    seen = len(restarts.values)
+    time.sleep(0.05)
+    assert len(restarts.values) == seen, "nothing is set once the run is over"
 
 
 def test_unknown_values_are_not_set(made: dict[str, FakeGauge]) -> None:

@@ -115,6 +115,30 @@ def test_a_known_value_is_hidden_wherever_it_occurs(monkeypatch: pytest.MonkeyPa
     assert redact({"anything": [told]}) == {"anything": [hidden]}
 
 
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("postgresql://ada:Pa55-word@lab/db", "Pa55-word"),
+        ("https://a1b2c3d4e5f6g7h8@lab.example", "a1b2c3d4e5f6g7h8"),
+        ("https://lab.example/hook?room=7&token=T0ken-of-mine", "T0ken-of-mine"),
+        ("https://lab.blob.example/c?sv=2024&sig=aB%2FcD1e2f3", "aB/cD1e2f3"),
+        ("https://s3.example/x?X-Amz-Signature=0f1e2d3c4b&n=1", "0f1e2d3c4b"),
+    ],
+)
+def test_what_an_address_of_the_configuration_holds_is_known_without_it(address: str, secret: str) -> None:
+    """A script that prints its token prints no address around it."""
+    learn({"notify": {"webhook": {"url": address}}})
+    assert redact_text(f"logging in with {secret}.") == "logging in with ***."
+
+
+@pytest.mark.parametrize(
+    "address", ["https://lab.example/x?room=seventeen&page=1234567", "http://ada@lab.example:5000"]
+)
+def test_what_is_no_secret_of_an_address_is_not_hidden(address: str) -> None:
+    learn(address)
+    assert module.known() == []
+
+
 def test_values_that_a_configuration_takes_from_the_environment_are_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import grp
 import os
 import pwd
@@ -19,6 +20,7 @@ from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import atomic_write
 from orchestrator.ledger import run_directory
 from orchestrator.ledger.journal import Journal
+from orchestrator.ledger.mlflow.credentials import credentials_for
 from orchestrator.ledger.run_directory import RunDirectory, find_run
 from orchestrator.trust import check_ours, why_not_ours
 
@@ -245,3 +247,23 @@ def test_credentials_go_to_ones_own_server_only(
     assert withheld == ([] if shown else list(CREDENTIALS))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert syncing._credentials_for(uri, own)[1] == []
+
+
+def test_what_mlflows_own_file_has_is_shown_to_ones_own_server_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client would show it to every server."""
+    for name in (*CREDENTIALS, "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    (tmp_path / ".mlflow" / "credentials").write_text(
+        "[mlflow]\nmlflow_tracking_username = ada\nmlflow_tracking_password = mine\n"
+    )
+    environment, withheld = syncing._credentials_for("https://evil", "https://lab:5000")
+    assert withheld == ["~/.mlflow/credentials"]
+    shown = credentials_for("https://evil", environment).headers()["Authorization"]
+    assert shown == "Basic " + base64.b64encode(b"nobody:nobody").decode()
+    environment, withheld = syncing._credentials_for("https://lab:5000", "https://lab:5000")
+    assert withheld == []
+    assert credentials_for("https://lab:5000", environment).source == "~/.mlflow/credentials"

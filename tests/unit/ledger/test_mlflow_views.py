@@ -65,6 +65,20 @@ def test_loss_is_drawn_against_dollars() -> None:
     assert [first[key] for key in axes] == ["LINE", "loss", "metric", "cost_usd", False]
 
 
+def test_two_charts_of_one_metric_are_in_sections_that_say_which_is_which() -> None:
+    """MLflow's page calls a chart what its metric is called."""
+    for view in VIEWS:
+        state = state_of(saved(view, 1))
+        names = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
+        shown = [
+            (names[card["metricSectionId"]], card["type"], card.get("metricKey"))
+            for card in state["compareRunCharts"]
+        ]
+        assert len({(section, metric) for section, _, metric in shown}) == len(shown)
+        for section, kind, _ in shown:
+            assert section == f"{view.name} {'as runs go on' if kind == 'LINE' else 'of each run'}"
+
+
 def test_an_experiment_is_given_its_views_once_and_keeps_a_note_of_its_own() -> None:
     tags = experiment_tags({}, 1)
     assert set(tags) == {NOTE, VIEWS_TAG, *(SHARED_VIEW + view.key for view in VIEWS)}
