@@ -115,11 +115,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def answers(rows: Sequence[Row], constants: PlannerConfig) -> tuple[list[Answer], list[tuple[Row, str]]]:
     """What the model says of each row, and the rows refused with the reason."""
-    heads = planner_rows.usual_heads([dict(row) for row in rows])
     answered, refused = [], []
-    for row in rows:
+    for row in planner_rows.with_usual_heads(rows):
         try:
-            answered.append(answer({**row, "usual_heads": heads.get(row.get("table") or "", "")}, constants))
+            answered.append(answer(row, constants))
         except (Refused, ConfigError) as reason:
             refused.append((row, str(reason)))
         except NONSENSE as error:

@@ -24,6 +24,13 @@ from orchestrator.plan.perf.software import DEEPSPEED, FSDP, MEGATRON, Software
 STATIC_W, POWER_TO_CLOCK = 130, 0.4
 
 
+HANGING_GPUS = 320
+# NCCL without a plugin for Omni-Path, nodes with four adapters of 100 Gb/s each: an all-reduce of 4 GB took
+# 1.53 s over four nodes of 8 A100, a bus bandwidth of 5.1 GB/s, and 1.16 s over 16 of 4 V100, 6.8 GB/s
+# (bigscience-workshop/bigscience@358e3c8, experiments/bandwidth/all_reduce_bench-a100-n4.txt and README.md).
+OMNI_PATH_EFFICIENCY = 0.12
+
+
 class Refused(Exception):
     """Why a row cannot be planned."""
 
@@ -124,9 +131,22 @@ def machine_of(row: Mapping[str, str], gpu: GpuConfig) -> Machine:
     config = Config(gpu=gpu)
     config.cluster.gpus_per_node = per_node
     machine = Machine.of(config.cluster, gpu, config.fabric)
+    fabric = row.get("interconnect") or ""
+    omni_path = "omni-path" in fabric.lower()
     return replace(
-        machine, node_bytes_per_s=node_bits_per_s(row.get("interconnect") or "", gpu, per_node) / 8
+        machine,
+        node_bytes_per_s=node_bits_per_s(fabric, gpu, per_node) / 8,
+        fabric_efficiency=OMNI_PATH_EFFICIENCY if omni_path else machine.fabric_efficiency,
+        waits_for_kernels=waits_for_kernels(row),
     )
+
+
+def waits_for_kernels(row: Mapping[str, str]) -> bool:
+    """Whether the run had CUDA_LAUNCH_BLOCKING=1: as its notes say, or as BigScience had it, whose runs on
+    320 GPUs and more hung without (chronicles-prequel.md, "dealing with JZ hanging on the large model")."""
+    if "cuda_launch_blocking=1" in (row.get("notes") or "").lower():
+        return True
+    return "bigscience" in (row.get("source") or "").lower() and (whole(row, "gpus") or 0) >= HANGING_GPUS
 
 
 def node_bits_per_s(text: str, gpu: GpuConfig, per_node: int) -> float:

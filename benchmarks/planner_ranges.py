@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from benchmarks.planner_accuracy import Answer, Row, by_table, holds, kind, mean, memory_errors, timed
-from orchestrator.config.evidence import EvidenceConfig
+from orchestrator.config.evidence import BestMfuConfig, EvidenceConfig
 from orchestrator.config.schema import PlannerConfig
 from orchestrator.plan.perf.likeness import PERCENTILES, SHARE, Kind, Likeness, of_evidence, quantile
 from orchestrator.plan.perf.transformer import training_flops_per_token
@@ -62,6 +62,28 @@ def _together(table: str, here: Sequence[Answer]) -> EvidenceConfig:
     )
 
 
+def best_of(answers: Iterable[Answer]) -> list[BestMfuConfig]:
+    """The run with the highest utilisation of each accelerator, precision and width of models, widths that
+    round to the same power of two together."""
+    groups: dict[tuple[object, ...], list[Answer]] = collections.defaultdict(list)
+    for one in timed(answers):
+        found = kind(one)
+        width = round(math.log2(one.case.model.hidden))
+        groups[(found.architecture, found.precision, found.experts, width)].append(one)
+    best = [max(here, key=mfu) for _, here in sorted(groups.items(), key=lambda item: str(item[0]))]
+    return [
+        BestMfuConfig(
+            table=one.case.table,
+            architecture=kind(one).architecture,
+            precision=kind(one).precision,
+            experts=kind(one).experts,
+            hidden=one.case.model.hidden,
+            mfu=round(mfu(one), 3),
+        )
+        for one in best
+    ]
+
+
 def left_out(
     answers: Sequence[Answer], widening: float, mean_error: float, share: float = SHARE
 ) -> dict[str, list[bool]]:
@@ -103,4 +125,5 @@ def with_evidence(constants: PlannerConfig, rows: Sequence[Row]) -> PlannerConfi
         memory_error=round(mean(abs(error) for error in memory_errors(answers)) or 0.0, 3),
         range_widening=least_widening(answers, error),
         evidence=evidence_of(answers),
+        best_published=best_of(answers),
     )

@@ -6,12 +6,13 @@ fastest value that fits into memory. A row that lacks more is refused with the r
 
 from __future__ import annotations
 
+import collections
 import csv
 import functools
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -281,10 +282,9 @@ def cases(
 ) -> tuple[list[Case], list[tuple[dict[str, str], str]]]:
     """Rows as cases, and those refused with the reason."""
     answered, refused = [], []
-    heads = usual_heads(rows)
-    for row in rows:
+    for row in with_usual_heads(rows):
         try:
-            answered.append(case_of({**row, "usual_heads": heads.get(row.get("table") or "", "")}, constants))
+            answered.append(case_of(row, constants))
         except Refused as reason:
             refused.append((row, str(reason)))
         except ConfigError as error:
@@ -294,10 +294,21 @@ def cases(
     return answered, refused
 
 
-def usual_heads(rows: list[dict[str, str]]) -> dict[str, str]:
-    """The commonest number of heads of each table that leaves some blank."""
-    heads: dict[str, list[str]] = {}
-    for row in rows:
+def with_usual_heads(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The rows with what is taken for the number of heads where it is blank: the commonest of the same table
+    and hidden size, which a sweep of layouts keeps, else of the table."""
+    plain = [dict(row) for row in rows]
+    by_shape: dict[tuple[str, ...], list[str]] = collections.defaultdict(list)
+    for row in plain:
         if row.get("heads"):
-            heads.setdefault(row.get("table") or "", []).append(row["heads"])
-    return {table: statistics.mode(values) for table, values in heads.items()}
+            for key in _shapes(row):
+                by_shape[key].append(row["heads"])
+    for row in plain:
+        found = next((by_shape[key] for key in _shapes(row) if key in by_shape), None)
+        row["usual_heads"] = statistics.mode(found) if found else ""
+    return plain
+
+
+def _shapes(row: Mapping[str, str]) -> tuple[tuple[str, ...], ...]:
+    table = row.get("table") or ""
+    return (table, row.get("hidden") or ""), (table,)

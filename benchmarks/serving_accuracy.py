@@ -205,6 +205,15 @@ def _model(name: str, constants: PlannerConfig) -> ModelConfig:
 
 
 def _option(group: str, name: str, schema: type, constants: PlannerConfig) -> Any:
+    if (group, name) not in _OPTIONS:
+        _OPTIONS[group, name] = _read_option(group, name, schema, constants)
+    return _OPTIONS[group, name]
+
+
+_OPTIONS: dict[tuple[str, str], Any] = {}  # each file is read once, which takes longer than all arithmetic
+
+
+def _read_option(group: str, name: str, schema: type, constants: PlannerConfig) -> Any:
     root = OmegaConf.create({"planner": dataclasses.asdict(constants)})
     root[group] = OmegaConf.merge(
         OmegaConf.structured(schema), OmegaConf.load(conf_dir() / group / f"{name}.yaml")

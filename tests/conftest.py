@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from orchestrator.config import load
+from tests.support.compositions import Compositions
 from tests.support.mlflow_server import make_database
 
 # How fast an example runs says something about the machine; benchmarks measure speed.
@@ -27,6 +29,13 @@ def _no_cluster_of_the_developer() -> Iterator[None]:
         os.environ["XDG_STATE_HOME"] = folder
         yield
         os.environ.pop("XDG_STATE_HOME") if before is None else os.environ.update(XDG_STATE_HOME=before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _words_are_composed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "hydra_composes", Compositions())
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Composing each of two dozen would take longer than planning on it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from orchestrator.config import load
+from orchestrator.config import load, ranges
 from orchestrator.config.fabric_schema import ROUTE_VARIABLES
 from orchestrator.config.placeholders import INTERPOLATION, asks_for, texts_of
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
@@ -51,7 +52,7 @@ def read_all(
     for name, path in _chosen(cluster_files(), list(composed.clusters)).items():
         try:
             read[name] = reader.machines(path)
-        except (OmegaConfBaseException, OSError, UnicodeError, YAMLError, _NoCluster) as error:
+        except (ConfigError, OmegaConfBaseException, OSError, UnicodeError, YAMLError, _NoCluster) as error:
             unreadable[name] = f"{path.name} cannot be read: {str(error).splitlines()[0]}"
             continue
         if read[name].cluster.nodes == UNKNOWN_NODES and nodes_needed:
@@ -89,8 +90,9 @@ class _Reader:
         self._known: dict[tuple[str, str], tuple[dict[str, Any], Any]] = {}
 
     def machines(self, path: Path) -> Machines:
-        """Raises an error of OmegaConf for what is not as the schema has it, OSError and YAMLError for what
-        cannot be read, and :class:`_NoCluster` for what has another form."""
+        """Raises an error of OmegaConf for what is not as the schema has it, :class:`ConfigError` for numbers
+        out of their ranges, OSError and YAMLError for what cannot be read, and :class:`_NoCluster` for what
+        has another form."""
         body = _map_of(path)
         named: dict[str, str] = {}
         for entry in body.get("defaults") or []:
@@ -129,7 +131,10 @@ class _Reader:
             for key, value in own.items():
                 OmegaConf.update(root, key, value)
             found = OmegaConf.to_container(root[group], resolve=True)
-        return found, OmegaConf.to_object(OmegaConf.merge(self._empty[schema], found))
+        made: Any = OmegaConf.to_object(OmegaConf.merge(self._empty[schema], found))
+        is_open = isinstance(made, ClusterConfig) and made.nodes == UNKNOWN_NODES
+        ranges.check(dataclasses.replace(made, nodes=1) if is_open else made, f"{group}.")
+        return found, made
 
 
 def _folders() -> list[Path]:

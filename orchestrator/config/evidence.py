@@ -27,6 +27,18 @@ class EvidenceConfig:
     )
 
 
+@dataclass
+class BestMfuConfig:
+    """The most that published runs of models about as wide reached on such accelerators."""
+
+    table: str = "???"  # where that run stands
+    architecture: str = "???"  # of the accelerators
+    precision: str = "???"  # of the matrix products: 16-bit, fp8 or fp32
+    experts: bool = False  # whether a router chooses among several MLPs
+    hidden: Count = 1  # width of its model
+    mfu: FactorOr0 = 0.0  # share of the dense peak, attention counted in full
+
+
 @dataclass(kw_only=True)
 class PlannerEvidence:
     """What :class:`~orchestrator.config.schema.PlannerConfig` has beside constants."""
@@ -38,3 +50,5 @@ class PlannerEvidence:
     range_widening: FactorOr0 = 0.0
     # published runs by kind; empty takes step_time_error for every range
     evidence: list[EvidenceConfig] = field(default_factory=list)
+    # by accelerator, precision, experts and width of the model
+    best_published: list[BestMfuConfig] = field(default_factory=list)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.config.catalog import THIS_MACHINE, cluster_files, option_files, value_in
+from orchestrator.config.fabric_fit import fabric_misfit
 from orchestrator.config.schema import ClusterConfig, Config, Device, FabricConfig, PriceConfig
 from orchestrator.errors import ConfigError
 
@@ -20,9 +21,15 @@ _ADAPTER_LISTS = ("NCCL_IB_HCA", "NCCL_FASTRAK_IFNAME", "NCCL_GPUDIRECTTCPX_SOCK
 
 
 def check_hardware(config: Config) -> None:
-    """Refuses GPUs, and counts of them, that no node of the cluster has. Raises :class:`ConfigError`."""
-    if (why := misfit(config)) is not None:
+    """Refuses GPUs, counts of them and networks that no node of the cluster has. Raises
+    :class:`ConfigError`."""
+    if (why := why_nobody_sells(config)) is not None:
         raise ConfigError(why)
+
+
+def why_nobody_sells(config: Config) -> str | None:
+    """Why no node of the cluster has these GPUs and this network; None where one has."""
+    return misfit(config) or fabric_misfit(config)
 
 
 def check_this_machine(config: Config) -> None:
@@ -48,7 +55,8 @@ def no_gpu_here(gpu: str) -> str:
 
 
 def misfit(config: Config) -> str | None:
-    """Why no node of the cluster is like this, with what to type; None where one is, or nothing is known."""
+    """Why no node of the cluster has such GPUs, with what to type; None where one has, or nothing is
+    known."""
     cluster, gpu = config.cluster, config.gpu
     if not cluster.gpus:
         return None
@@ -82,7 +90,7 @@ def as_hypothetical(config: Config, words: Sequence[str]) -> Config:
     """With a node that nobody sells described as such, where ``cluster.hypothetical`` asks for it and no node
     of the cluster is like it. What the words set of the cluster is kept."""
     cluster, gpu = config.cluster, config.gpu
-    if not cluster.hypothetical or misfit(config) is None:
+    if not cluster.hypothetical or why_nobody_sells(config) is None:
         return config
     given = {word.lstrip("+~").partition("=")[0] for word in words}
     counts = [count for amounts in cluster.gpus.values() for count in amounts]

@@ -24,6 +24,9 @@ class ModelVariants:
     shared_experts: CountOr0 = 0  # experts of width ffn that every token passes, beside those of the router
     dense_layers: CountOr0 = 0  # how many layers at the beginning have one MLP in place of experts
     dense_ffn: Count | None = None  # inner width of their MLP; null is ffn
+    # on how many nodes a token's experts are at the most, whatever their number: its router chooses groups of
+    # experts first, and a token goes to each node once (4 in DeepSeek-V3); null is no limit
+    expert_nodes: Count | None = None
     mtp_layers: CountOr0 = 0  # that predict tokens further ahead, trained beside the model and not part of it
     # with sliding_window, one of so many layers attends to all positions before; null is none of them
     full_attention_every: Count | None = None
@@ -43,6 +46,9 @@ class LayoutVariants:
     selective: bool = False
     # tensor parallel ranks divide norms and residuals too; null is as the framework does
     sequence_parallel: bool | None = None
+    # what experts send each other goes beside the computing of another micro-batch: DualPipe, or Megatron's
+    # --overlap-moe-expert-parallel-comm
+    ep_overlap: bool = False
 
 
 @dataclass(kw_only=True)

@@ -18,8 +18,14 @@ from typing import Any, cast
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from orchestrator.config import deepspeed_argument, deepspeed_file, load, sense
-from orchestrator.config.hardware_fit import as_hypothetical, check_hardware, check_this_machine, misfit
+from orchestrator.config import deepspeed_argument, deepspeed_file, load, ranges, sense
+from orchestrator.config.catalog import THIS_MACHINE
+from orchestrator.config.hardware_fit import (
+    as_hypothetical,
+    check_hardware,
+    check_this_machine,
+    why_nobody_sells,
+)
 from orchestrator.config.schema import Config, FlagStyle
 from orchestrator.config.words import literal, literally
 from orchestrator.errors import ConfigError
@@ -52,6 +58,16 @@ def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool =
     sense.check(config, cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False)))
     vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
     return config
+
+
+def base_of(composed: DictConfig) -> Config:
+    """What clusters are compared from: the configuration as it stands, whose numbers are in their ranges.
+    This machine, which may have no GPU, is not one of those compared. Raises :class:`ConfigError`."""
+    base = load.load(with_some_nodes(composed))
+    if base.cluster.name == THIS_MACHINE:
+        base.cluster.gpus_per_node = max(1, base.cluster.gpus_per_node)
+    ranges.check(base)
+    return base
 
 
 def with_some_nodes(composed: DictConfig) -> DictConfig:
@@ -137,7 +153,7 @@ def of_real_hardware(config: Config) -> Config:
 
     Raises :class:`ConfigError` for GPUs that no node of the cluster has.
     """
-    if config.cluster.hypothetical and misfit(config) is not None:
+    if config.cluster.hypothetical and why_nobody_sells(config) is not None:
         return from_composed(*origin_of(config))
     check_this_machine(config)
     check_hardware(config)

@@ -276,7 +276,7 @@ class PlannerConfig(PlannerEvidence):
     # on Hopper, of fused attention that does without its instructions
     attention_before_hopper: Factor = MISSING
     score_efficiency: Factor = MISSING  # the same of the batched products of unfused attention
-    # how much slower, for each halving of what divides a head's width, below 8
+    # how much slower where a head's width is no multiple of 8, which tensor cores do not take
     misaligned_factor: Factor = MISSING
     hbm_efficiency: Share = MISSING  # share of the memory bandwidth that memory-bound kernels reach
     # reads and writes of the residual stream in one layer's forward pass, eager

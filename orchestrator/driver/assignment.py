@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.agent.assignment import (
     Assignment,
@@ -26,6 +27,9 @@ from orchestrator.rank.environment import held_back, reaching_ranks
 from orchestrator.rank.launch.zygote_key import is_read_at_import
 from orchestrator.vocabulary import ProgramKind
 
+if TYPE_CHECKING:
+    from orchestrator.driver.preflight import Planned
+
 # Of optimizer state by parameter: fp32 weights and two moments. Weights come on top, in their own precision.
 _OPTIMIZER_BYTES = 12
 _WEIGHT_BYTES = {"fp32": 4}
@@ -34,7 +38,7 @@ _GENERATIONS = 2
 
 def assignment_of(
     config: Config,
-    plan: Plan,
+    planned: Planned,
     name: str,
     run_dir: Path,
     run_dir_mark: str,
@@ -42,6 +46,7 @@ def assignment_of(
     began_unix_s: float | None = None,
 ) -> Assignment:
     """What the plan says to every node. ``began_unix_s`` is when the run began, if not now."""
+    plan = planned.plan
     shipped = working_dir(config)
     checkpoint_dir = config.job.checkpoint_dir or str(run_dir / "checkpoints")
     trusted = [str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted]
@@ -60,7 +65,7 @@ def assignment_of(
             deepspeed_assumed=list(plan.assumed),
             kind=plan.program,
             module=plan.module,
-            preload=script_preload(config, plan) if config.launch.zygote else [],
+            preload=script_preload(config, plan, planned.sources) if config.launch.zygote else [],
         ),
         ranks=Ranks(
             per_node=plan.layout.ranks_per_node,

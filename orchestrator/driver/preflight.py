@@ -18,6 +18,7 @@ from orchestrator.config.programs import find_command, find_module
 from orchestrator.config.schema import Config, Device, SnapshotConfig
 from orchestrator.driver.assignment import check_forward, working_dir
 from orchestrator.driver.deepspeed_part import literal_of, with_deepspeed_ready
+from orchestrator.driver.script_preload import check_preload
 from orchestrator.driver.script_sources import script_sources
 from orchestrator.driver.signing import check_signing
 from orchestrator.errors import ClusterUnreachable, ConfigError
@@ -104,6 +105,20 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     Without ``observed`` the plan has no facts: the same is refused, but nothing is hashed. Enough to read,
     not to launch. Raises :class:`ConfigError`.
     """
+    return planned(config, observed).plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and the script's sources that it was made from."""
+
+    plan: Plan
+    sources: Sequence[Source]
+
+
+def planned(config: Config, observed: bool = True) -> Planned:
+    """As :func:`plan_of`, for whoever starts it: what else is asked of the script's sources needs no second
+    look at them."""
     config = of_real_hardware(config)
     check_values(config)  # first: DeepSpeed's batch sizes come from the job's
     config, program = _with_program(config)
@@ -114,6 +129,8 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
     check_checkpoint_dir(config)
     working_dir(config)
     check_forward(config)
+    if config.launch.preload:
+        check_preload(config, own_interpreter=starts_here(config))
     check_signing(config)
     facts = {}
     if observed:
@@ -133,7 +150,18 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
         corpus_tokens=tokens,
     )
     check_world_size(config, plan)
-    return plan
+    return Planned(plan, program.sources)
+
+
+def starts_here(config: Config) -> bool:
+    """Whether it is plain, without a word to any Ray, that a run starts a cluster of its own on this
+    machine."""
+    asked = asked_address(config)
+    if config.cluster.name != LOCAL or config.cluster.nodes > 1 or asked not in (None, LOCAL):
+        return False
+    from orchestrator.cluster.warm import record
+
+    return asked == LOCAL or record.find() is None
 
 
 def check_world_size(config: Config, plan: Plan) -> None:

@@ -31,10 +31,11 @@ from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.notifying import Notifier
 from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import (
+    Planned,
     Target,
     check_script_builds,
     find_target,
-    plan_of,
+    planned,
 )
 from orchestrator.driver.prices import Prices, with_prices
 from orchestrator.driver.resume import (
@@ -86,7 +87,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     if takes_up is None and (found := to_take_up(config, trust)) is not None:
         config, takes_up = resumable(found.path, wishes_of(config))
     check_budget(config.budget)
-    plan = plan_of(config)
+    made = planned(config)
+    plan = made.plan
     _ = plan.billed_by
     if takes_up is None:
         check_against_plan(config, plan, caps_of(config, plan, time.time()), view.warn)
@@ -128,7 +130,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         stack.enter_context(asked_by_file(directory.path, stop, view.warn))
         sink = MlflowSink(config, directory, problem)
         stack.callback(sink.close)
-        return _supervised(_Wired(config, plan, name, directory, target, stop, sink, view, takes_up))
+        return _supervised(_Wired(config, made, name, directory, target, stop, sink, view, takes_up))
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class _Wired:
     """A run whose directory is held and that may start."""
 
     config: Config
-    plan: Plan
+    planned: Planned
     name: str
     directory: RunDirectory
     target: Target
@@ -144,6 +146,10 @@ class _Wired:
     sink: MlflowSink
     view: RunObserver
     takes_up: Unfinished | None
+
+    @property
+    def plan(self) -> Plan:
+        return self.planned.plan
 
 
 def _supervised(run: _Wired) -> int:
@@ -169,7 +175,9 @@ def _supervised(run: _Wired) -> int:
         stack.callback(remove_mark, directory.path, mark)
         idle_timeout_s = target.warm_cluster.idle_timeout_s if target.warm_cluster else None
         began_unix_s = _began_unix_s(takes_up) if takes_up else None
-        assignment = assignment_of(config, plan, run.name, directory.path, mark, idle_timeout_s, began_unix_s)
+        assignment = assignment_of(
+            config, run.planned, run.name, directory.path, mark, idle_timeout_s, began_unix_s
+        )
         early = None
         if target.address is None and config.launch.zygote:
             # Importing takes as long as Ray takes to start.

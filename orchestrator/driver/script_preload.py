@@ -9,10 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.machinery import PathFinder
-from pathlib import Path
 
 from orchestrator.config.schema import Config
-from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.source import Source
@@ -37,16 +35,16 @@ _CHANGING = frozenset({"update", "setdefault", "pop", "popitem", "clear", "__set
 _CHANGING_PATH = frozenset({"insert", "append", "extend", "remove", "pop", "clear"})
 
 
-def script_preload(config: Config, plan: Plan) -> list[str]:
+def script_preload(config: Config, plan: Plan, sources: Sequence[Source]) -> list[str]:
     """Names like ``transformers:Trainer,TrainingArguments``, in the order in which the script imports them.
 
-    None of what lies beside the script, which may change from run to run.
+    None of what lies beside the script, which may change from run to run. ``sources`` are those that the plan
+    was made from.
     """
     named = config.launch.preload
     if plan.program is ProgramKind.COMMAND:
         return list(named or ())
-    root = Path(plan.cwd) if plan.module is not None else None
-    found = preloadable(script_sources(Path(plan.script), root))
+    found = preloadable(sources)
     first = plan.cwd if plan.module is not None else os.path.dirname(os.path.realpath(plan.script))
     if named is None:  # which is there or not, the script sees for itself
         heavy = [one for one in found if library(one) in HEAVY and not _lies_in(library(one), first)]

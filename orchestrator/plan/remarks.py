@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config.schema import Config
 from orchestrator.plan.forecast.prediction import Prediction
+from orchestrator.plan.perf.machine import Machine
 from orchestrator.text import bytes_in_words, count, hours_in_words, percent
 
 # Up to four epochs are nearly as good as new data, and many more hardly teach anything (Muennighoff et al.
@@ -24,6 +25,8 @@ def remarks_of(config: Config, prediction: Prediction, corpus_tokens: int | None
     if config.cluster.assumed:
         yield f"hypothetical hardware: {config.cluster.assumed}"
     yield from _of_builds(config)
+    yield from _of_waiting(config, prediction)
+    yield from _of_ep_overlap(config)
     yield from _of_epochs(prediction, corpus_tokens)
     run = prediction.forecast
     if run is None:
@@ -62,6 +65,27 @@ def _of_builds(config: Config) -> Iterator[str]:
         yield (
             f"model={config.model.name} has {name}={json.dumps(wanted)}, and job '{config.job.name}' builds"
             f" {name}={json.dumps(built)} only: 'run' refuses it, and this plan is of a script that builds it"
+        )
+
+
+def _of_waiting(config: Config, prediction: Prediction) -> Iterator[str]:
+    """Of a variable that is set to find a fault, and slows every step after that."""
+    step = prediction.step
+    if step is None or not Machine.of_config(config).waits_for_kernels:
+        return
+    alone_s = step.host_s + step.exposed_s
+    yield (
+        "CUDA_LAUNCH_BLOCKING makes the host wait for every kernel, and nothing travels beside computing: the"
+        f" host and what ranks send take {percent(alone_s / step.total_s)} of a step; set it to 0 once the"
+        " fault is found"
+    )
+
+
+def _of_ep_overlap(config: Config) -> Iterator[str]:
+    if config.layout.ep_overlap and config.layout.recompute:
+        yield (
+            "layout.ep_overlap=true: Megatron-Core does not hide what experts send with full recomputation,"
+            " and this plan is of software that does; layout.selective=true goes with it"
         )
 
 

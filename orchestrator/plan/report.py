@@ -267,7 +267,8 @@ def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         best = f"{predicted.best_published_mfu:.0%}"
         yield (
             "",
-            f"that MFU is above the best published of such a {unit} in this precision, {best}: expect less",
+            f"that MFU is above the best published of models about as wide on such a {unit} in this"
+            f" precision, {best}: expect less",
         )
     if predicted.step_time_low_s is not None and predicted.step_time_high_s is not None:
         low, high = predicted.step_time_low_s, predicted.step_time_high_s

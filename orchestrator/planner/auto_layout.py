@@ -245,6 +245,7 @@ def _space(
         accumulation=accumulation if "gradient_accumulation" in kept else None,
         framework=job.framework,
         sequence_parallel=config.layout.sequence_parallel,
+        ep_overlap=config.layout.ep_overlap,
         layers=model.layers,
     )
 

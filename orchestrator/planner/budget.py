@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
 from orchestrator.config.deepspeed_keys import check_deepspeed
+from orchestrator.config.fabric_fit import fabric_misfit
 from orchestrator.config.hardware_fit import as_hypothetical, misfit
 from orchestrator.config.origin import with_some_nodes
 from orchestrator.config.schema import Config, ModelConfig, PriceKind
@@ -132,6 +133,8 @@ def answer(composed: DictConfig, words: Sequence[str], look: LookAtScript | None
             config = as_hypothetical(config, words)
             if misfit(config) is not None:
                 raise ClusterNotPlannable.of(name, "nodes cannot have such GPUs, or so many")
+            if fabric_misfit(config) is not None:
+                raise ClusterNotPlannable.of(name, f"nodes cannot have fabric={config.fabric.name}")
             precision = precision_of(config)
             _check_predictable(config, precision)
             serving = beside.on(config) if beside is not None and _is_owned(config) else beside

@@ -9,9 +9,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
-from orchestrator.config.origin import with_some_nodes
+from orchestrator.config.origin import base_of
 from orchestrator.config.schema import Config, PriceKind
 from orchestrator.errors import ConfigError
 from orchestrator.plan.forecast.owning import BreakEven, Ownership, break_even
@@ -76,7 +75,7 @@ def answer(composed: DictConfig, words: Sequence[str]) -> OwnAnswer:
 
     Raises :class:`ConfigError` for a cluster without the figures of owning.
     """
-    base = load.load(with_some_nodes(composed))
+    base = base_of(composed)
     given = any(word.lstrip("+").startswith("cluster=") for word in words)
     rents = rents_of(all_clusters(composed))
     if given or base.cluster.name != THIS_MACHINE:

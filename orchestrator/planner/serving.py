@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from orchestrator.config import load
 from orchestrator.config.catalog import THIS_MACHINE, read_all
-from orchestrator.config.origin import with_some_nodes
+from orchestrator.config.origin import base_of
 from orchestrator.config.schema import Config, ModelConfig, PriceKind, ServeConfig
 from orchestrator.errors import ClusterNotPlannable, ConfigError
 from orchestrator.plan.forecast.price import is_offered, offers, ownership
@@ -63,7 +62,7 @@ def answer(composed: DictConfig, words: Sequence[str]) -> ServingAnswer:
     it.
     """
     values = overrides(words)
-    base = load.load(with_some_nodes(composed))
+    base = base_of(composed)
     check_serving(base.serve)
     if base.model is None or (base.model.name == DEFAULT_MODEL and "model" not in values):
         raise ConfigError(

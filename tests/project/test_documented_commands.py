@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from orchestrator.cli.args import VERBS, parse
@@ -23,6 +22,7 @@ from orchestrator.config.command_line.forms import launch_of
 from orchestrator.config.command_line.launch import Launch
 from orchestrator.vocabulary import ProgramKind
 from tests.project.test_docs import DOCUMENTS, INLINE_CODE, ROOT
+from tests.support.compositions import config_of
 
 COMMAND = "python -m orchestrator"
 HELP = ROOT / "conf" / "config.yaml"
@@ -92,8 +92,7 @@ def composed(args: Sequence[str], config_dir: Path) -> None:
         elif not word.startswith("-"):
             given.append(word)
     for point in points(given):
-        with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
-            load.load(compose("config", overrides=point))
+        config_of(*point)
 
 
 def points(words: Sequence[str]) -> Iterator[list[str]]:

@@ -32,6 +32,7 @@ from orchestrator.plan.perf.memory import Memory
 from tests.support.folders import PROJECT
 
 SCRIPT = Path(planner_accuracy.__file__)
+CONSTANTS = load_constants()  # reading them takes longer than a hundred answers
 GOOD = {
     "table": "mine", "source": "a log", "model": "plain-1b", "layers": "24", "hidden": "2048", "heads": "16",
     "ffn": "8192", "vocab": "50304", "seq_len": "2048", "global_batch": "64", "micro_batch": "8",
@@ -69,7 +70,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def sample() -> list[Answer]:
     rows = read(ROWS)
-    return answers(rows[::9], load_constants())[0]
+    return answers(rows[::9], CONSTANTS)[0]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_the_command_prints_one_json_object(tmp_path, command):
 def test_a_file_with_nothing_to_say_has_null_errors(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     for path in (tmp_path / "empty.csv", write(tmp_path / "head.csv", [])):
-        assert body(read(path), *answers(read(path), load_constants()), load_constants()) == {
+        assert body(read(path), *answers(read(path), CONSTANTS), CONSTANTS) == {
             "rows": 0, "refused": 0, "mean_abs_error": None, "memory_mean_abs_error": None, "memory_low": None,
             "range_coverage": None, "by_table": {},
         }  # fmt: skip
@@ -119,7 +120,7 @@ def test_no_file_is_one_line_and_exit_code_2(tmp_path):
 @pytest.mark.parametrize("name", BAD)
 def test_a_row_that_cannot_be_planned_is_refused_with_the_reason(name):
     changed, reason = BAD[name]
-    answered, refused = answers([GOOD, {**GOOD, **changed}], load_constants())
+    answered, refused = answers([GOOD, {**GOOD, **changed}], CONSTANTS)
     assert len(answered) == len(refused) == 1
     assert reason in refused[0][1]
 
@@ -132,7 +133,7 @@ texts = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(COLUMNS), texts, max_size=4))
 def test_whatever_a_row_says_it_is_answered_or_refused(changed):
-    answered, refused = answers([{**GOOD, **changed}], load_constants())
+    answered, refused = answers([{**GOOD, **changed}], CONSTANTS)
     assert len(answered) + len(refused) == 1
     assert all(one.predicted_s > 0 for one in answered)
 
@@ -146,17 +147,17 @@ def test_memory_is_compared_with_what_the_figure_covers():
 
 def test_a_run_out_of_memory_counts_for_the_memory_alone():
     too_much = {**GOOD, "micro_batch": "64", "gpus": "1", "step_time_s": "", "mem_gb": "", "oom": "1"}
-    answered, refused = answers([GOOD, too_much], load_constants())
+    answered, refused = answers([GOOD, too_much], CONSTANTS)
     assert [one.out_of_memory for one in answered] == [False, True]
     assert [one.fits for one in answered] == [True, False]
-    found = body([GOOD, too_much], answered, refused, load_constants())
+    found = body([GOOD, too_much], answered, refused, CONSTANTS)
     assert found["refused"] == 0
     assert found["mean_abs_error"] == abs(answered[0].error)
 
 
 def test_the_carried_rows_stay_answered_and_predicted(sample):
     rows = read(ROWS)[::9]
-    found = body(rows, sample, [], load_constants())
+    found = body(rows, sample, [], CONSTANTS)
     assert len(sample) >= 0.9 * len(rows)
     assert len(found["by_table"]) == 8
     assert found["mean_abs_error"] < 0.12
@@ -209,11 +210,11 @@ def test_a_fold_does_not_see_its_table(monkeypatch):
         return base
 
     monkeypatch.setattr(planner_folds, "fit", fit)
-    found = planner_folds.fold("b", rows, load_constants())
+    found = planner_folds.fold("b", rows, CONSTANTS)
     assert seen == [{"a", "c"}, {"a", "c"}]
     assert [one.case.table for one in found.answers] == ["b"]
     with pytest.raises(ConfigError, match="1 table"):
-        planner_folds.leave_one_table_out(rows[:1], load_constants())
+        planner_folds.leave_one_table_out(rows[:1], CONSTANTS)
 
 
 def test_tables_and_pictures_are_made_of_what_was_found(sample, tmp_path):
@@ -265,7 +266,7 @@ ALONE = [
 @pytest.mark.parametrize(("model", "row"), ALONE)
 def test_software_that_nobody_else_has_and_that_divides_models_is_taken_for_megatrons(model, row):
     blank = dict.fromkeys(("micro_batch", "recompute", "zero_stage", "step_time_s", "mem_gb"), "")
-    (found,), _ = answers([{**GOOD, **blank, "model": model, **row}], load_constants())
+    (found,), _ = answers([{**GOOD, **blank, "model": model, **row}], CONSTANTS)
     assert found.case.layout.framework == "megatron"
     assert abs(found.error) < 0.2
     assert found.fits
@@ -276,8 +277,34 @@ def test_software_that_nobody_else_has_and_that_divides_models_is_taken_for_mega
     [("Megatron-LM, ZB-2p", "ZB-2p"), ("GPipe", "GPipe"), ("Megatron-DeepSpeed 1F1B", "1F1B"), ("", "1F1B")],
 )
 def test_the_schedule_of_a_row_is_what_it_names(words, schedule):
-    (found,), _ = answers([{**GOOD, "framework": words}], load_constants())
+    (found,), _ = answers([{**GOOD, "framework": words}], CONSTANTS)
     assert found.case.software.schedule.value == schedule
+
+
+def test_a_blank_number_of_heads_is_that_of_the_same_table_and_width():
+    """A sweep of layouts keeps the shape; 2304 is in no other row."""
+    wide = {**GOOD, "hidden": "1800", "heads": "12", "ffn": ""}
+    rows = [GOOD, GOOD, wide, {**wide, "heads": ""}, {**GOOD, "heads": "", "hidden": "2304", "ffn": ""}]
+    found = [one.case.model.heads for one in answers(rows, load_constants())[0]]
+    assert found == [16, 16, 12, 12, 16]
+
+
+def test_bigsciences_runs_waited_for_every_kernel_where_they_hung_otherwise():
+    theirs = {**GOOD, "source": "bigscience-workshop/bigscience@9e64ede", "framework": "Megatron-DeepSpeed"}
+    rows = [{**theirs, "gpus": gpus} for gpus in ("64", "320")]
+    rows += [{**GOOD, "notes": notes} for notes in ("CUDA_LAUNCH_BLOCKING=1", "")]
+    found = answers(rows, load_constants())[0]
+    assert [one.case.machine.waits_for_kernels for one in found] == [False, True, True, False]
+
+
+def test_a_row_of_omni_path_has_what_was_measured_on_it():
+    """5.1 GB/s of bus bandwidth for an all-reduce over four nodes, 6.8 over sixteen: of 50."""
+    fabrics = ("4x100Gb Omni-Path per node", "4x100Gb IB")
+    found = answers([{**GOOD, "interconnect": fabric} for fabric in fabrics], load_constants())[0]
+    slow, usual = [one.case.machine for one in found]
+    assert slow.node_bytes_per_s == usual.node_bytes_per_s == 50e9
+    assert 5.1e9 < slow.node_bytes_per_s * slow.fabric_efficiency < 6.8e9
+    assert usual.fabric_efficiency > 0.5
 
 
 def test_the_page_has_marks_to_write_between():

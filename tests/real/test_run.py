@@ -1,138 +1,33 @@
-"""The main job as a user runs it: real Ray, real ranks, real MLflow; faults and Ctrl-C included."""
+"""The main job as a user runs it: real Ray, real ranks, real MLflow; a killed rank included."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import psutil
 import pytest
 
 from orchestrator.events import (
     AttemptStarted,
     CheckpointLoaded,
-    CheckpointSaved,
     Decided,
-    Event,
     MetricLogged,
     RankLost,
     RunEnded,
-    Status,
-    StepDone,
 )
 from orchestrator.ledger.journal import replay
-from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.meter import Bucket, Meter
-from tests.real.conftest import CPU
 from tests.support.paced import paced
 from tests.support.processes import title
+from tests.support.typed_runs import OWN_SCRIPT, SHORT, Done, Launch, wait_for_step
 
 pytestmark = pytest.mark.real
-
-SHORT = [
-    *CPU, "model.seq_len=64", "job.steps=24", "job.args.checkpoint_every=8", "job.args.val_every=12",
-    "job.args.sample_tokens=20",
-]  # fmt: skip
-TIMEOUT_S = 150
-
-
-@dataclass
-class Done:
-    """A run that has ended."""
-
-    name: str
-    code: int
-    text: str
-    folder: Path
-    seen: dict[str, Any] = field(default_factory=dict)
-
-    def events(self) -> list[Event]:
-        return [record.event for record in replay(self.folder / "runs" / self.name / "journal.jsonl")]
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [event for event in self.events() if isinstance(event, kind)]
-
-    def losses(self) -> dict[int, float | None]:
-        """The last loss of each step: what the model that was trained has seen."""
-        return {event.step: event.loss for event in self.of(StepDone)}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "runs").mkdir()
-    shutil.copy(empty_database, folder / "runs" / "mlflow.db")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def environment(folder: Path) -> dict[str, str]:
-    """An empty home directory; nothing of the test's own."""
-    home = folder / "home"
-    home.mkdir()
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RAY_", "MLFLOW"))
-    }
-    return {**kept, "HOME": str(home), "COLUMNS": "110"}
-
-
-Launch = Callable[..., Done]
-
-
-@pytest.fixture(scope="module")
-def launch(folder: Path, environment: dict[str, str]) -> Iterator[Launch]:
-    """Runs the command line; ``meanwhile(process, journal)`` may do harm while it runs."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(
-        name: str,
-        *overrides: str,
-        meanwhile: Callable[[int, Path], None] | None = None,
-        env: dict[str, str] = environment,
-    ) -> Done:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", f"run_name={name}", *overrides],
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        if meanwhile:
-            meanwhile(process.pid, folder / "runs" / name / "journal.jsonl")
-        text, _ = process.communicate(timeout=TIMEOUT_S)
-        return Done(name, process.returncode, text, folder)
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-def wait_for_step(journal: Path, step: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        if journal.exists() and any(
-            isinstance(record.event, StepDone) and record.event.step >= step for record in replay(journal)
-        ):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} was not reached within {TIMEOUT_S} s")
 
 
 def rank_pid(run: str, rank: int) -> int:
@@ -280,147 +175,6 @@ def test_compare_shows_the_runs_by_cost(
     assert rows["killed"]["goodput"] < 1
     assert "whole" in compare()
     assert compare("--csv").splitlines()[0].startswith("run_id,name,")
-
-
-def test_ctrl_c_saves_stops_and_leaves_nothing(folder: Path, environment: dict[str, str]) -> None:
-    screen: list[str] = []
-    args = ["-m", "orchestrator", *SHORT, "job.steps=500", "run_name=interrupted"]
-    child = pexpect.spawn(
-        sys.executable,
-        args,
-        cwd=str(folder),
-        env=environment,
-        dimensions=(40, 140),
-        timeout=TIMEOUT_S,
-        encoding="utf-8",
-    )
-    try:
-        reader = threading.Thread(target=lambda: screen.append(child.read()))
-        reader.start()  # a terminal that nobody reads would fill up and block the run
-        wait_for_step(folder / "runs/interrupted/journal.jsonl", 10)
-        child.sendintr()
-        reader.join(TIMEOUT_S)
-        child.wait()
-    finally:
-        child.close(force=True)
-    (shown,) = screen
-    assert child.exitstatus == 130, shown
-    assert "core-hours" in shown
-    assert "Traceback" not in shown
-    done = Done("interrupted", 130, shown, folder)
-    ended = done.events()[-1]
-    assert isinstance(ended, RunEnded)
-    assert ended.status is Status.INTERRUPTED
-    last_step = max(done.losses())
-    assert done.of(CheckpointSaved)[-1].step == last_step, "the job saved where it stopped"
-    assert (folder / "runs/interrupted/checkpoints/latest").read_text() == f"step-{last_step:06d}"
-    assert "python -m orchestrator resume interrupted" in shown
-    goes_on_with_more_steps_and_no_incident(done, environment, last_step + 3)
-    deadline = time.monotonic() + 60
-    while leftovers(environment["HOME"]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert leftovers(environment["HOME"]) == [], "no process is left"
-
-
-def goes_on_with_more_steps_and_no_incident(done: Done, environment: dict[str, str], steps: int) -> None:
-    """The command that was shown, with another number of steps, which the script's own argument follows."""
-    resume = [sys.executable, "-m", "orchestrator", "resume", done.name]
-    called = {"cwd": done.folder, "env": environment, "capture_output": True, "text": True}
-    again = subprocess.run([*resume, f"job.steps={steps}"], **called, timeout=TIMEOUT_S)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert f"taken up again with job.steps={steps}" in again.stdout
-    assert max(done.losses()) == steps
-    ledger = Ledger().fold_all(replay(done.folder / f"runs/{done.name}/journal.jsonl"))
-    assert ledger.incidents() == []
-    assert ledger.bill().restarts == 0
-
-
-OURS = ("orchestrator rank", "orchestrator zygote", "ray::", "gcs_server", "raylet", "mlflow.sink")
-
-
-def leftovers(home: str) -> list[str]:
-    """Processes of orchestrator and Ray that belong to runs with this home directory."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if any(word in command for word in OURS):
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("HOME") == home:
-                    found.append(command[:80])
-    return found
-
-
-@pytest.fixture(scope="module")
-def deaf(folder: Path) -> Path:
-    """A script that ignores SIGTERM and says when it does."""
-    script = folder / "deaf.py"
-    script.write_text(
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        'print(\'{"step": 1, "ready": 1}\', flush=True)\ntime.sleep(600)\n'
-    )
-    return script
-
-
-def wait_until_ready(journal: Path) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        if journal.exists() and any(isinstance(r.event, MetricLogged) for r in replay(journal)):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the script did not start")
-
-
-def test_sigterm_is_a_stop_too_and_a_deaf_job_is_killed(launch: Launch, deaf: Path) -> None:
-    def terminate(pid: int, journal: Path) -> None:
-        wait_until_ready(journal)
-        os.killpg(pid, signal.SIGTERM)  # the whole process group, as `timeout` and containers do
-
-    done = launch("deaf", *OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=1", meanwhile=terminate)
-    assert done.code == 143, done.text
-    assert "stopped by SIGTERM" in done.text
-
-
-def test_a_second_ctrl_c_does_not_wait(launch: Launch, deaf: Path, kept: dict[str, str]) -> None:
-    asked_s: list[float] = []
-
-    def interrupt_twice(pid: int, journal: Path) -> None:
-        wait_until_ready(journal)
-        os.kill(pid, signal.SIGINT)
-        time.sleep(1)
-        os.kill(pid, signal.SIGINT)
-        asked_s.append(time.monotonic())
-
-    words = [*OWN_SCRIPT, f"job.script={deaf}", "recovery.stop_grace_s=120"]
-    done = launch("impatient", *words, meanwhile=interrupt_twice, env=kept)
-    assert done.code == 130, done.text
-    assert time.monotonic() - asked_s[0] < 60, "far less than the grace period"
-    assert done.events()[-1] == RunEnded(Status.INTERRUPTED, "stopped by Ctrl-C; no checkpoint")
-
-
-def test_a_killed_driver_takes_everything_along(
-    launch: Launch, deaf: Path, environment: dict[str, str]
-) -> None:
-    def kill(pid: int, journal: Path) -> None:
-        wait_until_ready(journal)
-        os.kill(pid, signal.SIGKILL)
-
-    done = launch("orphan", *CPU, "job=script", f"job.script={deaf}", meanwhile=kill)
-    assert done.code == -signal.SIGKILL
-    deadline = time.monotonic() + 30
-    while leftovers(environment["HOME"]) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert leftovers(environment["HOME"]) == []
-
-
-# A user's own script, of whose model nothing is known; without what takes seconds to start and is not
-# looked at here: preloaded imports, dashboard, MLflow.
-OWN_SCRIPT = [
-    *CPU,
-    "job=script",
-    "launch.zygote=false",
-    "launch.dashboard=false",
-    "tracking.uri=http://127.0.0.1:9",
-]
 
 
 def test_a_fault_of_the_job_itself_stops_with_its_diagnosis(

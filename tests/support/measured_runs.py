@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 from orchestrator.config import load
 from orchestrator.config.schema import Config
 from orchestrator.events import (
@@ -27,14 +25,12 @@ from orchestrator.events import (
 )
 from orchestrator.ledger.journal import Journal
 from orchestrator.plan.layout.layout import derive_layout
+from tests.support.compositions import config_of
 
 
 @functools.cache
 def _composed() -> Config:
-    load.register()
-    with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
-        overrides = ["gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1"]
-        return load.load(compose("config", overrides=overrides))
+    return config_of("gpu=cpu", "cluster.gpus_per_node=2", "cluster.cpu_threads_per_rank=1")
 
 
 def configuration(**changes: Any) -> Config:

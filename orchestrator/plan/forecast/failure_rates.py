@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.errors import ConfigError
-
 # From a fault to training again, without loading: MegaScale needs less than 600 s to detect and diagnose one,
 # and 30 s to initialise more than 10,000 GPUs (Jiang et al., NSDI 2024, arXiv 2402.15627, sections 3.5 and
 # 6.3).
@@ -33,11 +31,6 @@ class Hazards:
     restart_s: float = RESTART_S
     spot_node_hours_per_interruption: float | None = None
     reclaim_restart_s: float | None = None
-
-    def __post_init__(self) -> None:
-        positive("recovery.gpu_hours_per_failure", self.gpu_hours_per_failure)
-        if self.spot_node_hours_per_interruption is not None:
-            positive("cluster.price.spot_node_hours_per_interruption", self.spot_node_hours_per_interruption)
 
     def per_s(self, gpus: int, nodes: int) -> tuple[float, float]:
         """Failures and reclaims per second of so many accelerators on so many nodes."""
@@ -79,7 +72,6 @@ class Checkpoints:
         of all nodes takes where that is less; loaded as fast as written."""
         rate = nodes * DURABLE_BYTES_PER_S
         if storage_bytes_per_s is not None:
-            positive("cluster.storage_bytes_per_s", storage_bytes_per_s)
             rate = min(rate, storage_bytes_per_s)
         write_s = state_bytes / rate
         if not staged:
@@ -95,7 +87,6 @@ def checkpoint_interval_s(
     jobs limit it; never shorter than a checkpoint takes to be written, nor longer than the run, which ends
     with one."""
     if checkpoints.every_s is not None:
-        positive("the interval of checkpoints", checkpoints.every_s)
         wanted_s = checkpoints.every_s
     else:
         best_s = best_interval_s(checkpoints.stall_s, 1 / rate_per_s) if rate_per_s else math.inf
@@ -114,9 +105,3 @@ def best_interval_s(stall_s: float, mtbf_s: float) -> float:
         return mtbf_s
     ratio = stall_s / (2 * mtbf_s)
     return math.sqrt(2 * stall_s * mtbf_s) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - stall_s
-
-
-def positive(what: str, value: float) -> None:
-    """Raises ConfigError naming `what` unless the value is above 0; infinity is."""
-    if not value > 0:
-        raise ConfigError(f"{what}={value:g} is out of range: set it to a number above 0")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from orchestrator.errors import ConfigError
-from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards, checkpoint_interval_s, positive
+from orchestrator.plan.forecast.failure_rates import Checkpoints, Hazards, checkpoint_interval_s
 
 # Between so much of all outcomes lie `low` and `high`.
 LOW, HIGH = 0.1, 0.9
@@ -96,10 +96,8 @@ def forecast(
     which on average makes the newest durable one so much older than half an interval. `step_s` keeps
     checkpoints five steps apart.
 
-    Raises ConfigError naming the key when a rate is not above 0, or interruptions leave less than a
-    hundredth.
+    Raises ConfigError naming the key when interruptions leave less than a hundredth.
     """
-    positive("the hours of training", work_hours)
     rate_per_s = sum(hazards.per_s(gpus, nodes))
     work_s = work_hours * 3600.0
     interval_s = checkpoint_interval_s(checkpoints, rate_per_s, work_s, step_s)

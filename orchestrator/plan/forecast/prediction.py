@@ -162,7 +162,7 @@ def predict(
     kind = kind_of(model, config.gpu.architecture, layout.precision, layout)
     like = None if calibration else likeness(kind, config.planner)
     mfu = model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate)
-    best = None if calibration else best_mfu(config.planner.evidence, kind.architecture, kind.precision)
+    best = None if calibration else best_mfu(config.planner, kind, model.hidden)
     costs = tuple(
         _cost(config, layout, step, steps, offer, like)
         for offer in (

@@ -41,6 +41,7 @@ def check_framework(config: Config, stage: int, offloads: bool, precision: str) 
             ("cp", layout.cp if layout.cp > 1 else None),
             ("selective", layout.selective or None),
             ("sequence_parallel", layout.sequence_parallel or None),
+            ("ep_overlap", layout.ep_overlap or None),
         ):
             if value is not None:
                 raise ConfigError(
@@ -51,10 +52,27 @@ def check_framework(config: Config, stage: int, offloads: bool, precision: str) 
     reason = refusal(framework, layout.sp, stage, offloads)
     if reason is not None:
         raise ConfigError(reason)
+    if layout.ep_overlap:
+        _check_ep_overlap(config)
     if layout.sequence_parallel and layout.tp == 1:
         raise ConfigError(
             "layout.sequence_parallel=true: divides among tensor parallel ranks, and layout.tp=1; raise"
             " that, or leave it out"
+        )
+
+
+def _check_ep_overlap(config: Config) -> None:
+    """That there is anything to hide, and software that hides it."""
+    layout, framework = config.layout, config.job.framework
+    if framework is Framework.fsdp:
+        raise ConfigError(
+            "layout.ep_overlap=true: FSDP has nothing like it; leave it out, or plan with"
+            " job.framework=megatron, for a script that trains with it"
+        )
+    if layout.ep == 1 and not layout.auto:
+        raise ConfigError(
+            "layout.ep_overlap=true: hides what experts send each other, and layout.ep=1; raise that, or"
+            " leave it out"
         )
 
 

@@ -53,6 +53,7 @@ class Layout:
     framework: str = Framework.deepspeed.value  # `deepspeed`, `megatron` or `fsdp`
     # whether tensor parallel ranks divide norms and residuals too; null is as the framework does
     sequence_parallel: bool | None = None
+    ep_overlap: bool = False  # whether experts' messages go beside the computing of another micro-batch
 
     @property
     def sequence_ranks(self) -> int:
@@ -105,6 +106,7 @@ def derive_layout(config: Config) -> Layout:
         cp=config.layout.cp,
         framework=config.job.framework.value,
         sequence_parallel=config.layout.sequence_parallel,
+        ep_overlap=config.layout.ep_overlap,
     )
 
 

@@ -111,6 +111,18 @@ class Network:
             latency = max(latency, math.log2(2 * group.ranks) * self._machine.fabric_latency_s)
         return size_bytes * (inside / self._link + outside / fabric) + latency
 
+    def dispatch_s(self, token_bytes: float, copies: float, most_nodes: int | None, group: Group) -> float:
+        """Tokens to their experts, `copies` of each, or back. Where a router keeps them on few nodes, a token
+        goes to each of those once, and on from there by the links within, which carry all copies meanwhile
+        (DeepSeek-AI 2024, DeepSeek-V3, section 3.2.2)."""
+        if most_nodes is None or group.nodes == 1:
+            return self.all_to_all_s(token_bytes * copies, group)
+        reached = min(copies, most_nodes, group.nodes) * (group.nodes - 1) / group.nodes
+        inside = copies * (group.per_node - 1) / group.per_node
+        fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
+        latency = math.log2(2 * group.ranks) * self._machine.fabric_latency_s
+        return token_bytes * max(inside / self._link, reached / fabric) + latency
+
     def send_s(self, size_bytes: float, crosses_nodes: bool) -> float:
         """From one rank to another, every rank of a node sending at once."""
         if not crosses_nodes:

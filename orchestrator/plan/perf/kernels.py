@@ -29,7 +29,9 @@ from orchestrator.plan.perf.transformer import (
 
 # Rows and columns of a tile, and the share of the rate that smaller ones reach, as they reuse less.
 TILES = ((128, 256, 1.0), (128, 128, 0.95), (64, 64, 0.7))
-ALIGNED_ELEMENTS = 8  # tensor cores take 16 bytes at a time
+# Tensor cores take 16 bytes at a time; heads of another width are left to the pipelines for float32 (NVIDIA,
+# Matrix Multiplication Background User's Guide, section 4.1).
+ALIGNED_ELEMENTS = 8
 # fp16 scores, their softmax, dropout and its mask, unfused
 SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 13, 19
 FLASH_BACKWARD = 2.5  # five products instead of two (Dao 2023)
@@ -184,8 +186,7 @@ class Kernels:
                 rate *= self.constants.attention_before_hopper
             forward = flops * causal / rate
             return forward, FLASH_BACKWARD * forward
-        halvings = math.log2(ALIGNED_ELEMENTS / math.gcd(head_width(model), ALIGNED_ELEMENTS))
-        ragged = self.constants.misaligned_factor**halvings
+        ragged = self.constants.misaligned_factor if head_width(model) % ALIGNED_ELEMENTS else 1.0
         products = flops * ragged / (self._wide_flops * self.constants.score_efficiency)
         scores = square * (model.heads / tp / sp) / self._bytes_per_s
         return products + SCORE_BYTES_FORWARD * scores, 2 * products + SCORE_BYTES_BACKWARD * scores

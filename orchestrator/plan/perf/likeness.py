@@ -28,6 +28,8 @@ MOST_STEPS = 2.5
 MOST_WIDENING = 2.0  # a factor of e² on either side
 # Runs within so few steps are called like a plan.
 ALIKE = 0.8
+# Models are about as wide up to twice or half the width, as a power of two.
+ALIKE_WIDTHS = 1.0
 
 
 @dataclass(frozen=True)
@@ -180,11 +182,24 @@ def differences(kind: Kind, one: EvidenceConfig) -> list[str]:
     return words
 
 
-def best_mfu(evidence: Sequence[EvidenceConfig], architecture: str, precision: str) -> float | None:
-    """The most that any published run of these accelerators in this precision measured; None without one."""
+def best_mfu(planner: PlannerConfig, kind: Kind, hidden: int) -> float | None:
+    """The most that any published run of these accelerators in this precision measured, of models about as
+    wide and alike in experts where there are any; None without one."""
+    same = [
+        one
+        for one in planner.best_published
+        if one.architecture == kind.architecture and one.precision == kind.precision
+    ]
+    shape = [
+        one
+        for one in same
+        if one.experts == kind.experts and abs(math.log2(hidden / one.hidden)) <= ALIKE_WIDTHS
+    ]
+    if same:
+        return max(one.mfu for one in shape or same)
     found = [
         one.best_mfu
-        for one in evidence
-        if one.architecture == architecture and one.precision == width_of(precision)
+        for one in planner.evidence
+        if one.architecture == kind.architecture and one.precision == kind.precision
     ]
     return max(found, default=None)

@@ -35,6 +35,7 @@ class Machine:
     fabric_latency_s: float
     host_link_bytes_per_s: float
     fabric_trees: bool = True  # whether an all-reduce between nodes may go up and down trees
+    waits_for_kernels: bool = False  # the host starts no kernel before the last one has ended
 
     @classmethod
     def of(
@@ -60,6 +61,7 @@ class Machine:
             fabric_latency_s=route.latency_s,
             host_link_bytes_per_s=cluster.host_link_bytes_per_s,
             fabric_trees=route.trees,
+            waits_for_kernels=waits_for_kernels(user),
         )
 
     @classmethod
@@ -70,6 +72,12 @@ class Machine:
     def sustained_flops(self, precision: str) -> float:
         """FLOP/s of a large matrix product in training. Raises ConfigError where nothing is recorded."""
         return peak_flops(self.name, self.peak_flops, precision) * self.matmul_efficiency[precision]
+
+
+def waits_for_kernels(environment: Mapping[str, str]) -> bool:
+    """Whether CUDA makes the host wait for every kernel: any number but 0 (CUDA C++ Programming Guide,
+    "CUDA Environment Variables")."""
+    return environment.get("CUDA_LAUNCH_BLOCKING", "0").strip() not in ("", "0")
 
 
 def peak_flops(name: str, peaks: Mapping[str, float], precision: str) -> float:

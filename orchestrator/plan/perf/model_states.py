@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from orchestrator.config.choices import Framework
 from orchestrator.config.schema import ModelConfig, PlannerConfig
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.layout.zero import Zero
@@ -64,15 +65,22 @@ class ModelStates:
             if held and group.ranks > 1
         ]
         exposed = hidden = 0.0
+        beside = zero.overlaps and not self._after_the_pass(layout)
         for together in zip(*each, strict=True):  # beside the same compute
             seconds, (_, beside_s, times) = sum(transfer[0] for transfer in together), together[0]
-            covered = min(seconds, self.constants.dp_hidden_share * beside_s if zero.overlaps else 0.0)
+            covered = min(seconds, self.constants.dp_hidden_share * beside_s if beside else 0.0)
             slowed = self.constants.contention * covered
             exposed, hidden = (
                 exposed + times * (seconds - covered + slowed),
                 hidden + times * (covered - slowed),
             )
         return exposed, hidden
+
+    def _after_the_pass(self, layout: Layout) -> bool:
+        """Whether gradients wait for the last backward pass, whatever is asked for: where the host waits for
+        every kernel, and in DeepSpeed's pipelines (its runtime/pipe/engine.py reduces at the end)."""
+        pipeline = layout.framework == Framework.deepspeed.value and layout.pp > 1
+        return pipeline or self.machine.waits_for_kernels
 
     def _transfers(
         self, held: float, group: Group, layout: Layout, zero: Zero, forward_s: float, backward_s: float

@@ -8,7 +8,7 @@ from orchestrator.errors import ConfigError
 _POSITIVE = (
     "layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "seq_len", "experts", "experts_per_token",
     "head_dim", "sliding_window", "kv_lora_rank", "q_lora_rank", "rope_head_dim", "value_head_dim",
-    "dense_ffn", "full_attention_every",
+    "dense_ffn", "full_attention_every", "expert_nodes",
 )  # fmt: skip
 _NOT_NEGATIVE = ("shared_experts", "dense_layers", "mtp_layers")
 _LATENT_ONLY = ("q_lora_rank", "rope_head_dim", "value_head_dim")
@@ -66,7 +66,7 @@ def _check_variants(model: ModelConfig) -> None:
             f"model.dense_layers={model.dense_layers}: leaves none of the model.layers={model.layers} layers"
             f" to the experts; use model.dense_layers={max(0, model.layers - 1)} or less"
         )
-    for name in ("dense_layers", "shared_experts"):
+    for name in ("dense_layers", "shared_experts", "expert_nodes"):
         if getattr(model, name) and model.experts == 1:
             raise ConfigError(
                 f"model.{name}={getattr(model, name)}: means something beside experts only, and"

@@ -85,6 +85,7 @@ class _Micro:
     tp_hidden_s: float
     sp_s: float
     ep_s: float
+    ep_hidden_s: float
 
     @property
     def forward_s(self) -> float:
@@ -116,6 +117,8 @@ class StepModel:
         precision: str,
         software: Software = DEEPSPEED,
     ) -> None:
+        if machine.waits_for_kernels:  # communication included: nothing runs beside anything
+            software = dataclasses.replace(software, tp_overlap=False)
         self.model, self.machine, self.constants, self.software = model, machine, constants, software
         self._kernels = Kernels(model, machine, constants, precision, software)
         self._network = Network(machine, constants)
@@ -143,7 +146,7 @@ class StepModel:
             dp_s=dp_s,
             bubble_s=self._bubble_share(layout) * (others_s + (layout.pp - 1) * added_s),
             data_s=m * self._tokens(layout) * TOKEN_BYTES / self.machine.host_link_bytes_per_s,
-            hidden_s=m * micro.tp_hidden_s + dp_hidden_s + send_hidden_s,
+            hidden_s=m * (micro.tp_hidden_s + micro.ep_hidden_s) + dp_hidden_s + send_hidden_s,
         )
 
     def _bubble_share(self, layout: Layout) -> float:
@@ -191,6 +194,7 @@ class StepModel:
             layout.micro_batch,
             layout.recompute,
             layout.selective,
+            layout.ep_overlap and layout.accumulation > 1,
             layers,
             head,
         )
@@ -222,18 +226,16 @@ class StepModel:
         # at the head, the host waits
         busy = layers * (layer.forward_s + layer.backward_s) + recompute_s + tp_s
         width = self._kernels.element_bytes * self._tokens(layout)
-        expert = group_of(layout.ep, layout.tp, self.machine.gpus_per_node)
-        routed = self.model.experts_per_token * self.model.hidden / layout.tp
+        ep_s, ep_hidden_s = self._expert_parallel_s(layout, layers * (2 + repeats), width, busy)
         return _Micro(
             passes=passes,
             recompute_s=recompute_s,
-            host_s=(host**HOST_SHARPNESS + busy**HOST_SHARPNESS) ** (1 / HOST_SHARPNESS) - busy,
+            host_s=host if self.machine.waits_for_kernels else _host_alone_s(host, busy),
             tp_s=tp_s,
             tp_hidden_s=tp_hidden_s,
             sp_s=layers * (2 + repeats) * self._sequence_parallel_s(layout, width, layer),
-            ep_s=layers * (2 + repeats) * 2 * self._network.all_to_all_s(width * routed, expert)
-            if layout.ep > 1
-            else 0.0,
+            ep_s=ep_s,
+            ep_hidden_s=ep_hidden_s,
         )
 
     def _sequence_parallel_s(self, layout: Layout, token_bytes: float, layer: Passes) -> float:
@@ -260,6 +262,26 @@ class StepModel:
             return self.software.selective_share * layer.forward_s
         return layer.memory_forward_s if self.software.fused_attention else layer.attention_forward_s
 
+    def _expert_parallel_s(
+        self, layout: Layout, layer_passes: float, token_bytes: float, beside_s: float
+    ) -> tuple[float, float]:
+        """Exposed and hidden seconds: to the experts and back in every pass, in layers that have any. With
+        `ep_overlap` it goes beside the computing of another micro-batch (DeepSeek-V3's DualPipe; Megatron-
+        Core's combined 1F1B), which it slows."""
+        model = self.model
+        if layout.ep == 1:
+            return 0.0, 0.0
+        group = group_of(layout.ep, layout.tp, self.machine.gpus_per_node)
+        once_s = self._network.dispatch_s(
+            token_bytes * model.hidden / layout.tp, model.experts_per_token, model.expert_nodes, group
+        )
+        total = layer_passes * (1 - model.dense_layers / model.layers) * 2 * once_s
+        if not layout.ep_overlap or layout.accumulation == 1 or self.machine.waits_for_kernels:
+            return total, 0.0
+        covered = min(total, beside_s)
+        slowed = self.constants.contention * covered
+        return total - covered + slowed, covered - slowed
+
     def _of_positions(self, layout: Layout, degree: int) -> Group:
         return Group(degree, min(degree, max(1, self.machine.gpus_per_node // layout.tp)))
 
@@ -273,6 +295,12 @@ class StepModel:
         total = layer_passes * 2 * self._network.all_reduce_s(size, group)
         hidden = self.constants.tp_hidden_share * total if self.software.tp_overlap else 0.0
         return total - hidden, hidden
+
+
+def _host_alone_s(host_s: float, busy_s: float) -> float:
+    """Seconds in which the accelerator waits for a host that works ahead of it."""
+    both: float = (host_s**HOST_SHARPNESS + busy_s**HOST_SHARPNESS) ** (1 / HOST_SHARPNESS)
+    return both - busy_s
 
 
 _PASS_FIELDS = dataclasses.fields(Passes)

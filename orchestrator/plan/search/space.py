@@ -61,6 +61,7 @@ class Space:
     vp: tuple[int, ...] = (1,)
     selective: tuple[bool, ...] = (False,)  # besides `recompute`
     sequence_parallel: bool | None = None
+    ep_overlap: bool = False
     layers: int = 0  # of the model, which interleaved stages have to divide
 
     @property
@@ -235,6 +236,7 @@ def layout_of(
         cp=cp,
         framework=space.framework.value,
         sequence_parallel=space.sequence_parallel,
+        ep_overlap=space.ep_overlap and degrees.ep > 1,
     )
 
 

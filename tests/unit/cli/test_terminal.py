@@ -1,9 +1,10 @@
+"""What a run says in a terminal, line by line."""
+
 from __future__ import annotations
 
 import dataclasses
 import io
 
-import pytest
 from rich.console import Console
 
 from orchestrator.cli.show.terminal import Terminal
@@ -52,18 +53,6 @@ from orchestrator.script_events import (
     ScriptSaveCompleted,
     ScriptSaved,
     StepsWithoutEngine,
-)
-from orchestrator.text import (
-    bytes_in_words,
-    clean,
-    count,
-    duration,
-    exit_in_words,
-    hours_name,
-    number,
-    percent,
-    ranges,
-    usd,
 )
 from tests.support.golden_text import assert_golden
 
@@ -248,23 +237,6 @@ def test_progress_bars_are_a_line_now_and_then_and_their_end_is_kept() -> None:
     assert shown[:3] == ["20%", "40%", "100%"]
 
 
-def test_in_a_live_display_progress_bars_are_rows_that_are_replaced() -> None:
-    file = io.StringIO()
-    console = Console(file=file, width=60, height=25, force_terminal=True, legacy_windows=False, _environ={})
-    terminal, ledger = Terminal(console, None, clock=lambda: 0.0), Ledger()
-    shown = []
-    for seq, (at, event) in enumerate([*STORY[:3], *BARS]):
-        ledger.fold(record := Record(seq, at, at, event))
-        terminal.observe(record, ledger.bill())
-        rows = console.render_lines(terminal._display(), pad=False)
-        shown.append(["".join(part.text for part in row) for row in rows[:-2]])
-    assert shown[3] == ["[rank 0] epoch 1", "[rank 0]   0%"]
-    assert shown[-2] == ["[rank 0] epoch 1", "[rank 0]  50%"]
-    assert shown[-1] == [], "nothing stale is left"
-    assert "50%" not in file.getvalue(), "no state of it is a line"
-    assert "100%" in file.getvalue()
-
-
 def _told(records: list[Record]) -> Story:
     story = Story(None)
     for record in records:
@@ -333,53 +305,6 @@ def test_a_journal_without_warnings_is_still_read() -> None:
     assert record_from_json(line).event == ResourcesGranted(["n0"], 4, [])
 
 
-def test_a_terminal_gets_a_live_display_with_events_above_it() -> None:
-    file = io.StringIO()
-    console = Console(file=file, width=80, height=25, force_terminal=True, legacy_windows=False, _environ={})
-    terminal = play(console, STORY)
-    assert "\x1b[?25l" in file.getvalue(), "the live display hides the cursor"
-    assert "\x1b[?25h" in file.getvalue(), "and shows it again"
-    assert "checkpoint global_step21 saved" in file.getvalue()
-    assert "s/step" not in file.getvalue(), "the display shows steps, not lines"
-    with console.capture() as captured:
-        console.print(terminal._display())
-    shown = clean(captured.get())
-    assert "40/40" in shown
-    assert "1M tokens/s" in shown
-    assert "0.0711 GPU-hours" in shown
-
-
-@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
-def test_the_live_display_is_two_lines_at_any_width(width: int) -> None:
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, _environ={})
-    terminal = Terminal(console, None, clock=lambda: 0.0)
-    ledger = Ledger()
-    for seq, (at, event) in enumerate(STORY):
-        record = Record(seq, at, at, event)
-        ledger.fold(record)
-        terminal.observe(record, ledger.bill())
-        lines = console.render_lines(terminal._display(), pad=False)
-        assert len(lines) == 2, event
-
-
-def test_the_clock_runs_between_records_and_tick_brings_a_live_bill() -> None:
-    now = 100.0
-    console = Console(file=io.StringIO(), width=80, force_terminal=True, _environ={})
-    terminal = Terminal(console, None, clock=lambda: now)
-    ledger = Ledger()
-    for seq, event in enumerate([RUN, ResourcesGranted(["n0"], 4)]):
-        ledger.fold(record := Record(seq, 0.0, 0.0, event))
-        terminal.observe(record, ledger.bill())
-    now = 130.0
-    with console.capture() as captured:
-        console.print(terminal._display())
-    assert "0:00:30" in captured.get()
-    terminal.tick(ledger.bill(3600.0))
-    with console.capture() as captured:
-        console.print(terminal._display())
-    assert "$10.00" in clean(captured.get())
-
-
 def test_unknown_values_are_dashes() -> None:
     run = dataclasses.replace(
         RUN, tokens_per_step=None, model_flops_per_token=None, steps=None, unit="CPU core"
@@ -412,47 +337,3 @@ def test_a_run_without_an_end_is_said_to_have_none() -> None:
     console = Console(file=io.StringIO(), width=80, record=True)
     Terminal(console, 10).summary(None, Ledger(), {})
     assert "run not ended" in console.export_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a\x1b[1;31mb\x1b[0mc", "abc"),
-        ("\x1b]0;title\x07x", "x"),
-        (" 10%\r 50%\r100%\n", "100%"),
-        ("bell\x07 and\ttab", "bell and\ttab"),
-        ("two\r\nlines\r\n", "two\nlines"),
-    ],
-)
-def test_output_is_cleaned(text: str, expected: str) -> None:
-    assert clean(text) == expected
-
-
-def test_wording() -> None:
-    assert [count(v) for v in (None, 0, 12, 999.9, 12_345, 4.56e6, 7.89e9, 1.2e12)] == [
-        "–", "0", "12", "1k", "12.3k", "4.56M", "7.89B", "1.2T"
-    ]  # fmt: skip
-    assert [duration(v) for v in (None, 0, 133.9, 3600, 273_906)] == [
-        "–", "0:00:00", "0:02:13", "1:00:00", "3d 04:05:06"
-    ]  # fmt: skip
-    assert [usd(v) for v in (None, 0.0, 0.0123, 0.5, 1234.5)] == [
-        "–",
-        "$0.00",
-        "$0.0123",
-        "$0.500",
-        "$1,234.50",
-    ]
-    assert [number(v) for v in (float("nan"), 2.3, 0.00012345, 100.0)] == ["–", "2.300", "0.0001234", "100.0"]
-    assert (number(100.0, 3), percent(0.4123), percent(None)) == ("100", "41.2%", "–")
-    assert [hours_name(u) for u in ("GPU", "CPU core")] == ["GPU-hours", "core-hours"]
-    assert [exit_in_words(s) for s in (1, -9, -15, -99)] == [
-        "exited with status 1", "killed by SIGKILL", "killed by SIGTERM", "killed by signal 99"
-    ]  # fmt: skip
-    assert [bytes_in_words(b) for b in (0, 950, 12e6, 1.5e9, 2e12)] == [
-        "0 B",
-        "950 B",
-        "12 MB",
-        "1.5 GB",
-        "2 TB",
-    ]
-    assert [ranges(n) for n in ([], [4], [7, 5, 6, 9, 5])] == ["", "4", "5–7, 9"]

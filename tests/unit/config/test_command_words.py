@@ -23,8 +23,8 @@ ANY = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"),
 ODD = st.text(st.sampled_from("ab01.eE-+_ \\'\"{}[]()$:=,#~@/?*%\t\né"), max_size=12)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(argv=st.lists(ANY | ODD, max_size=8))
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(argv=st.lists(ANY | ODD, max_size=20))
 @example(argv=["50", "10", "--bf16", "--layers", "1", "2", "3", "-v", "--", "-x"])
 @example(argv=["trainer.max_epochs=3", "+a.b=[1,2]", "~c", "db@src=x", "++d={a:1}", "lr=1e-3,1e-4"])
 @example(

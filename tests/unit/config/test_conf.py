@@ -6,13 +6,11 @@ import typing
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from orchestrator.config import load as schema
 from orchestrator.config.hardware import LocalGpu
 from orchestrator.config.schema import (
-    Config,
     Device,
     FabricConfig,
     GpuConfig,
@@ -24,6 +22,7 @@ from orchestrator.config.schema import (
 from orchestrator.plan.forecast.energy import NODE_SHARE
 from orchestrator.plan.forecast.price import offers, price_usd_per_gpu_hour
 from orchestrator.plan.perf.transformer import parameters
+from tests.support.compositions import config_of
 
 CONF = schema.conf_dir()
 
@@ -42,10 +41,7 @@ def loaded(group: str, option: str, kind: type[Any]) -> Any:
     return OmegaConf.to_object(root[group])
 
 
-def composed(*overrides: str) -> Config:
-    schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return schema.load(compose("config", overrides=list(overrides)))
+composed = config_of
 
 
 @pytest.mark.parametrize("option", options("gpu"))

@@ -57,6 +57,41 @@ def test_what_no_node_has_is_refused_with_what_to_type(words: tuple[str, ...], r
         orc.compose(*EIGHT_B, *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("cluster=dgx_h100", "fabric=efa"),
+            "fabric=efa: nodes of cluster=dgx_h100 (NVIDIA DGX H100) have the adapters of fabric=infiniband_ndr,"
+            " and none for efa; leave it out, write fabric=ethernet for TCP sockets, choose a cluster"
+            " that has it (cluster=aws_p4d or cluster=aws_p4de or cluster=aws_p5 or cluster=aws_p5en)",
+        ),
+        (("cluster=aws_p5", "fabric=gcp_gib"), "and none for gib; leave it out"),
+        (
+            ("cluster=gcp_a3_mega", "fabric.transport=tcpx"),
+            "fabric.transport=tcpx: nodes of cluster=gcp_a3_mega",
+        ),
+    ],
+)
+def test_a_network_that_no_node_has_is_refused_with_what_to_type(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        orc.compose("job=llama3_8b", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("cluster=aws_p5", "fabric=ethernet"), ("cluster=dgx_h100", "fabric=roce"),
+     ("cluster=aws_p4d", "fabric=efa")],
+)  # fmt: skip
+def test_a_network_that_nodes_may_have_is_planned_on(words: tuple[str, ...]) -> None:
+    assert orc.compose("job=llama3_8b", *words).fabric.name == words[1].partition("=")[2]
+
+
+def test_a_hypothetical_node_has_the_network_that_it_is_given() -> None:
+    plan = planned(*EIGHT_B, "fabric=efa", MADE_UP)
+    assert (plan.cluster, plan.price, plan.fabric) == ("hypothetical", None, "efa")
+
+
 def test_what_a_program_sets_afterwards_is_looked_at_too() -> None:
     config = orc.compose(*EIGHT_B)
     config.cluster.gpus_per_node = 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -69,6 +70,44 @@ def test_a_refusal_names_the_key_the_value_and_what_to_type() -> None:
         with pytest.raises(ConfigError) as refused:
             ranges.check(section, prefix)
         assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("cluster.nics_per_node", (-1,)),
+        ("cluster.pue", (0.9, math.nan, math.inf)),
+        ("cluster.power_limit_w", (0.0, -1.0)),
+        ("cluster.node_power_w", (-1.0,)),
+        ("cluster.storage_bytes_per_s", (0.0,)),
+        ("cluster.price.usd_per_gpu_hour", (-1.0, math.nan)),
+        ("cluster.price.spot_usd_per_gpu_hour", (0.0, -1.0)),
+        ("cluster.price.spot_node_hours_per_interruption", (0.0, math.nan)),
+        ("cluster.price.capex_usd_per_gpu", (-1.0,)),
+        ("cluster.price.lifetime_years", (0.0, -3.0)),
+        ("cluster.price.pue", (0.9,)),
+        ("cluster.price.occupancy", (0.0, 1.1)),
+        ("fabric.nics", (0,)),
+        ("fabric.latency_s", (-1.0,)),
+        ("fabric.efficiency", (0.0, 1.5)),
+        ("recovery.gpu_hours_per_failure", (0.0, -1.0, math.nan)),
+    ],
+)
+def test_the_arithmetic_of_a_plan_is_spared_what_it_cannot_count_with(
+    key: str, values: tuple[float, ...]
+) -> None:
+    """Prices, power, networks and failures are computed from these without another look at them."""
+    *path, name = key.split(".")
+    for value in values:
+        config = Config()
+        owner: Any = config
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(owner, name, value)
+        with pytest.raises(
+            ConfigError, match=rf"^{re.escape(key)}=\S+: must be|^{re.escape(key)}=nan: is not"
+        ):
+            check_values(config)
 
 
 def test_maps_and_sections_are_looked_through_and_what_has_no_value_is_not() -> None:

@@ -12,13 +12,14 @@ from orchestrator.agent import assignment as parts
 from orchestrator.agent.assignment import Assignment
 from orchestrator.config import load
 from orchestrator.driver.assignment import assignment_of
+from orchestrator.driver.preflight import planned
 
 CLASSES = (Assignment, parts.Places, parts.Program, parts.Ranks, parts.Secrets, parts.Shell, parts.Signing)
 
 
 def told(folder: Path, *words: str) -> tuple[orc.Config, Assignment]:
     config = orc.compose("job=tiny_gpt", f"job.cwd={folder}", *words)
-    return config, assignment_of(config, orc.make_plan(config), "a-run", folder, "mark", None)
+    return config, assignment_of(config, planned(config), "a-run", folder, "mark", None)
 
 
 def test_what_is_asked_of_a_part_reaches_the_nodes_as_that_part(tmp_path: Path) -> None:
@@ -77,5 +78,5 @@ def test_a_script_is_called_as_it_was_named_where_its_ranks_find_it_so(tmp_path:
 
 def test_a_run_that_is_taken_up_began_when_it_began(tmp_path: Path) -> None:
     config = orc.compose("job=tiny_gpt")
-    made = assignment_of(config, orc.make_plan(config), "a-run", tmp_path, "mark", None, 12.5)
+    made = assignment_of(config, planned(config), "a-run", tmp_path, "mark", None, 12.5)
     assert made.began_unix_s == 12.5

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.composing import compose
 from orchestrator.config.schema import Config
+from orchestrator.driver.preflight import plan_of
 from orchestrator.driver.script_preload import check_preload, preloadable, script_preload
+from orchestrator.driver.script_sources import script_sources
 from orchestrator.errors import ConfigError
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.source import Source
@@ -150,21 +153,35 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return plan
 
 
+def of(config: Config, plan: Plan) -> list[str]:
+    return script_preload(config, plan, script_sources(Path(plan.script)))
+
+
 def test_heavy_libraries_are_taken_and_what_lies_beside_the_script_is_not(planned: Plan) -> None:
-    assert script_preload(Config(), planned) == ["transformers:Trainer?", "peft:LoraConfig?"]
+    assert of(Config(), planned) == ["transformers:Trainer?", "peft:LoraConfig?"]
 
 
 def test_those_that_are_named_are_taken_instead(planned: Plan) -> None:
     config = Config()
     config.launch.preload = ["json", "transformers", "decimal:Decimal"]
-    assert script_preload(config, planned) == ["json", "transformers:Trainer", "decimal:Decimal"]
+    assert of(config, planned) == ["json", "transformers:Trainer", "decimal:Decimal"]
     config.launch.preload = []
-    assert script_preload(config, planned) == []
+    assert of(config, planned) == []
 
 
 def test_a_program_that_is_no_python_takes_nothing(planned: Plan) -> None:
     object.__setattr__(planned, "program", ProgramKind.COMMAND)
-    assert script_preload(Config(), planned) == []
+    assert of(Config(), planned) == []
+
+
+def test_a_plan_refuses_it_as_the_run_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # where no cluster is on record
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = compose("job=tiny_gpt", "gpu=cpu", "launch.preload=[nowhere_at_all]")
+    with pytest.raises(ConfigError, match=r"launch\.preload=nowhere_at_all: there is no module"):
+        plan_of(config, observed=False)
+    config.ray_address = "head:6379"  # whose nodes may have what is not here
+    assert plan_of(config, observed=False)
 
 
 def test_a_name_that_cannot_be_imported_is_refused_where_that_is_known(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.config.composing import compose
 from orchestrator.driver import script_sources as walk
-from orchestrator.driver.preflight import plan_of
+from orchestrator.driver.assignment import assignment_of
+from orchestrator.driver.preflight import planned
 from orchestrator.driver.script_sources import fills_auto, script_sources
 from orchestrator.plan.resuming import resuming
 from orchestrator.plan.source import Source
@@ -102,5 +103,6 @@ def test_a_plan_reads_and_parses_each_source_once(tmp_path: Path, monkeypatch: p
     texts = ("import helper\n", "from transformers import Trainer\n")
     script = write(tmp_path, train=texts[0], helper=texts[1])
     words = ("gpu=cpu", "job=script", f"job.script={script}", "deepspeed=zero1")
-    plan_of(compose(*words, "deepspeed.gradient_clipping=auto"), observed=False)
+    config = compose(*words, "deepspeed.gradient_clipping=auto")
+    assignment_of(config, planned(config, observed=False), "a-run", tmp_path, "mark", None)
     assert sorted(text for text in parsed if text in texts) == sorted(texts)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config import load as schema
 from orchestrator.config.schema import FabricConfig, SettingConfig
 from orchestrator.plan.environment import Setting, interconnect_environment
+from tests.support.compositions import config_of
 from tests.support.golden_text import FOLDER, assert_golden
 
 CLUSTERS = sorted(path.stem for path in (schema.conf_dir() / "cluster").glob("*.yaml"))
@@ -24,9 +24,7 @@ FABRIC = FabricConfig(
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_environment_of_cluster(cluster: str) -> None:
     """Set UPDATE_GOLDEN=1 to write what the configuration says now."""
-    schema.register()
-    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
-        fabric = schema.load(compose("config", overrides=[f"cluster={cluster}"])).fabric
+    fabric = config_of(f"cluster={cluster}").fabric
     lines = [f"fabric {fabric.name}"]
     for name, setting in interconnect_environment(fabric, {}).items():
         lines.append(f"{name}={setting.value}  # {setting.source}")
@@ -81,10 +79,7 @@ def test_an_interface_that_the_user_names_is_used_on_several_nodes_too() -> None
 
 
 def test_ethernet_asks_for_the_interface_of_the_address() -> None:
-    schema.register()
-    with initialize_config_dir(str(schema.conf_dir()), version_base="1.3"):
-        overrides = ["fabric=ethernet", '+env.NCCL_SOCKET_IFNAME="=ens6"', "cluster.nodes=2"]
-        config = schema.load(compose("config", overrides=overrides))
+    config = config_of("fabric=ethernet", '+env.NCCL_SOCKET_IFNAME="=ens6"', "cluster.nodes=2")
     settings = interconnect_environment(config.fabric, config.env, nodes=2)
     assert settings["GLOO_SOCKET_IFNAME"].value == "{interface}"
     assert settings["NCCL_SOCKET_IFNAME"].value == "=ens6"

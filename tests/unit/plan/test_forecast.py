@@ -268,16 +268,6 @@ def test_a_run_that_would_not_come_forward_is_refused() -> None:
         forecast(100, 8192, 1024, Hazards(50_700, spot_node_hours_per_interruption=1), SAVES)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
-def test_rates_that_are_none_are_refused(value: float) -> None:
-    with pytest.raises(ConfigError, match=r"recovery\.gpu_hours_per_failure=.*above 0"):
-        Hazards(value)
-    with pytest.raises(ConfigError, match=r"spot_node_hours_per_interruption=.*above 0"):
-        Hazards(1e4, spot_node_hours_per_interruption=value)
-    with pytest.raises(ConfigError, match="above 0"):
-        forecast(value, 8, 1, NEVER, SAVES)
-
-
 def test_an_error_of_all_or_more_is_refused() -> None:
     run = forecast(1, 8, 1, NEVER, SAVES)
     for error in (1.0, -0.1, math.nan):

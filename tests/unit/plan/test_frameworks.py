@@ -20,7 +20,7 @@ from orchestrator.plan.perf.transformer import training_flops_per_token
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.search.divided import best_divided, context_degrees, search_with_hint
 from orchestrator.plan.search.remedies import what_fits
-from orchestrator.plan.search.space import Sharding, Space, Subject
+from orchestrator.plan.search.space import Degrees, Sharding, Space, Subject, layout_of
 from tests.support.planned_machines import constants, layout, machine
 from tests.unit.config.test_conf import composed
 from tests.unit.plan.test_memory import H100, LLAMA_8B, LLAMA_70B
@@ -52,6 +52,15 @@ REFUSED = [
     (
         ("job.framework=megatron", "deepspeed=zero1", "layout.sequence_parallel=true"),
         r"layout.sequence_parallel=true: .*layout.tp=1",
+    ),
+    (("layout.ep_overlap=true",), r"layout.ep_overlap=true: DeepSpeed.*job.framework=megatron"),
+    (
+        ("job.framework=fsdp", "deepspeed=zero3", "layout.ep_overlap=true"),
+        r"layout.ep_overlap=true: FSDP has nothing like it.*job.framework=megatron",
+    ),
+    (
+        ("job.framework=megatron", "deepspeed=zero1", "layout.ep_overlap=true"),
+        r"layout.ep_overlap=true: .*layout.ep=1",
     ),
     (
         ("job.framework=megatron", "deepspeed=zero1", "layout.pp=16", "layout.vp=7"),
@@ -118,6 +127,31 @@ def test_llama_3_405b_takes_about_what_it_took(
     mfu = model_flops_utilisation(config.model, on, "bf16", laid.ranks, rate)
     needed = training_flops_per_token(config.model, "causal") / training_flops_per_token(config.model)
     assert mfu * needed * 989 == pytest.approx(tflops, rel=0.2)
+
+
+def test_deepseek_v3_takes_about_what_it_took() -> None:
+    """DeepSeek-AI 2024 (arXiv 2412.19437): 180,000 hours of an H800 for a trillion tokens on 2,048 of them, in
+    16 stages, experts over 64 ranks, its DualPipe hiding what they send each other. Nothing is fitted to it."""
+    words = (
+        "model=deepseek_v3", "cluster=deepseek_h800", "cluster.nodes=256", "layout.pp=16", "layout.ep=64",
+        "job.global_batch=15360", "job.precision=fp8", "layout.selective=true",
+    )  # fmt: skip
+    seconds = {}
+    for overlap in (False, True):
+        config = megatron(*words, f"layout.ep_overlap={str(overlap).lower()}")
+        found = nominal(config, derive_layout(config))
+        assert found is not None
+        assert found.step is not None
+        seconds[overlap] = found.step.total_s
+    rate = 15360 * 4096 / seconds[True] / 2048
+    assert rate == pytest.approx(1e12 / (180_000 * 3600), rel=0.3)
+    assert seconds[False] > 1.2 * seconds[True]
+
+
+def test_auto_hides_what_experts_send_where_there_are_any_apart() -> None:
+    space = replace(data_parallel_space(1, 64), framework=Framework.megatron, ep_overlap=True)
+    found = [layout_of(space, Degrees(1, 1, 1, ep), Zero(1), 1, False) for ep in (1, 8)]
+    assert [one.ep_overlap for one in found] == [False, True]
 
 
 def test_fp8_products_are_faster_and_the_rest_is_not() -> None:

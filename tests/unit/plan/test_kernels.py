@@ -145,8 +145,9 @@ def test_hoppers_own_instructions_speed_up_attention_on_hopper_alone() -> None:
         assert after.matmul_forward_s == before.matmul_forward_s
 
 
-def test_products_of_ragged_heads_are_slower_for_each_halving_of_what_divides_them() -> None:
-    """Tensor cores take 16 bytes at a time: a head of 12 is off by one halving, one of 10 by two."""
+def test_products_of_heads_that_tensor_cores_do_not_take_are_slower() -> None:
+    """They take 16 bytes at a time. BigScience's runs, whose heads of 108 and 150 are off by one halving and by
+    two, were as slow as each other for it."""
     seconds = {
         width: kernels(replace(LLAMA_8B, head_dim=width), "dgx_a100", UNFUSED)
         .layer(1, 1, 1)
@@ -159,7 +160,7 @@ def test_products_of_ragged_heads_are_slower_for_each_halving_of_what_divides_th
     assert moved_s > 0
     factor = constants().misaligned_factor
     assert seconds[12] == pytest.approx(12 * product_s * factor + moved_s)
-    assert seconds[10] == pytest.approx(10 * product_s * factor**2 + moved_s)
+    assert seconds[10] == pytest.approx(10 * product_s * factor + moved_s)
 
 
 @given(trained_models(), clusters, st.sampled_from([2, 4, 8]))

@@ -3,6 +3,7 @@ claimed where less is known."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config.evidence import EvidenceConfig
+from orchestrator.config.evidence import BestMfuConfig, EvidenceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.perf.likeness import (
     Kind,
@@ -125,11 +126,32 @@ def test_quantiles_of_weighed_values() -> None:
     assert quantile([1.0, 2.0, 3.0], [1, 1, 1], 0.99) == 3
 
 
-def test_the_best_published_rate_is_that_of_the_same_accelerators_and_precision() -> None:
+def test_the_best_published_rate_is_that_of_models_about_as_wide_on_such_accelerators() -> None:
+    best = BestMfuConfig("one", "hopper", "16-bit", False, 4096, 0.5)
+    planner = replace(
+        constants(),
+        best_published=[
+            best,
+            replace(best, hidden=16384, mfu=0.6),
+            replace(best, experts=True, mfu=0.4),
+            replace(best, precision="fp8", mfu=0.9),
+            replace(best, architecture="ampere", mfu=0.7),
+        ],
+    )
+    assert [best_mfu(planner, HERE, hidden) for hidden in (2048, 8192, 8193, 16384)] == [0.5, 0.6, 0.6, 0.6]
+    assert best_mfu(planner, replace(HERE, experts=True), 4096) == 0.4
+    # of no model as wide, or as small: of any of those accelerators
+    assert best_mfu(planner, HERE, 512) == 0.6
+    assert best_mfu(planner, replace(HERE, experts=True), 16384) == 0.6
+    assert best_mfu(planner, replace(HERE, architecture="blackwell"), 4096) is None
+
+
+def test_a_record_without_widths_answers_by_accelerator_and_precision() -> None:
     evidence = [LIKE, UNLIKE, replace(LIKE, precision="fp8", best_mfu=0.9)]
-    assert best_mfu(evidence, "hopper", "bf16") == 0.5
-    assert best_mfu(evidence, "ampere", "fp16") == 0.6
-    assert best_mfu(evidence, "blackwell", "bf16") is None
+    planner = replace(constants(), evidence=evidence, best_published=[])
+    assert best_mfu(planner, HERE, 4096) == 0.5
+    assert best_mfu(planner, replace(HERE, architecture="ampere"), 4096) == 0.6
+    assert best_mfu(planner, replace(HERE, architecture="blackwell"), 4096) is None
 
 
 def test_what_is_on_record_is_of_all_tables_and_in_order() -> None:
@@ -139,6 +161,11 @@ def test_what_is_on_record_is_of_all_tables_and_in_order() -> None:
     for one in evidence:
         assert one.ratios == sorted(one.ratios)
         assert 0 < one.best_mfu < 0.7
+    best = constants().best_published
+    assert len(
+        {(one.architecture, one.precision, one.experts, round(math.log2(one.hidden))) for one in best}
+    ) == len(best)
+    assert max(one.mfu for one in best) == max(one.best_mfu for one in evidence)
     trained = Kind("hopper", "16-bit", "megatron", "pipeline", False, 256)
     assert likeness(trained, constants()).alike
     assert not likeness(replace(trained, architecture="blackwell"), constants()).alike

@@ -168,3 +168,23 @@ def test_more_calls_wait_more_often_and_move_the_same() -> None:
     times, group = network("dgx_h100"), Group(64, 8)
     once, often = times.gather_s(1e9, group), times.gather_s(1e9, group, calls=5)
     assert often - once == pytest.approx(4 * times.gather_s(0, group))
+
+
+def test_a_token_goes_to_each_node_once_where_its_router_keeps_it_on_few() -> None:
+    """DeepSeek-V3 on eight nodes: eight copies on four nodes at most, so that half of them need no adapter."""
+    on, group = network("deepseek_h800"), Group(64, 8)
+    all_of_them = on.dispatch_s(GIB, 8, None, group)
+    assert all_of_them == on.all_to_all_s(8 * GIB, group)
+    few = on.dispatch_s(GIB, 8, 4, group)
+    assert few == pytest.approx(all_of_them / 2, rel=0.1)
+    assert on.dispatch_s(GIB, 8, 2, group) < few
+    # never more nodes than there are, or copies
+    assert on.dispatch_s(GIB, 2, 4, group) == pytest.approx(on.dispatch_s(GIB, 2, 2, group))
+    near = Group(8, 8)
+    assert on.dispatch_s(GIB, 8, 4, near) == on.all_to_all_s(8 * GIB, near)
+
+
+def test_a_token_on_one_node_waits_for_the_links_that_carry_all_its_copies() -> None:
+    on = network("deepseek_h800")
+    link = machine("deepseek_h800").link_bytes_per_s * constants().link_efficiency
+    assert on.dispatch_s(GIB, 64, 1, Group(64, 8)) == pytest.approx(GIB * 64 * 7 / 8 / link, rel=0.01)

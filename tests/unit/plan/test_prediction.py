@@ -134,12 +134,12 @@ def test_a_rate_that_nobody_has_published_is_said_to_be_one() -> None:
     usual = plan_of(config(*GPUS)).prediction
     assert usual.best_published_mfu is None
     made = config(*GPUS)
-    slow = [replace(one, best_mfu=0.1) for one in made.planner.evidence]
-    found = plan_of(replace(made, planner=replace(made.planner, evidence=slow)))
+    slow = [replace(one, mfu=0.1) for one in made.planner.best_published]
+    found = plan_of(replace(made, planner=replace(made.planner, best_published=slow)))
     assert found.prediction.best_published_mfu == 0.1
     assert (
-        "that MFU is above the best published of such a GPU in this precision, 10%: expect less"
-        in " ".join(str(found).split())
+        "that MFU is above the best published of models about as wide on such a GPU in this precision, 10%:"
+        " expect less" in " ".join(str(found).split())
     )
 
 

@@ -88,3 +88,37 @@ def test_a_model_that_the_job_does_not_build_is_planned_and_remarked_on() -> Non
         "model=mixtral_8x7b has experts=8, and job 'pretrain' builds experts=1 only: 'run' refuses" in remark
     )
     assert "builds" not in said(planned(*words, "model=llama3_8b"))
+
+
+def test_a_host_that_waits_for_every_kernel_is_remarked_on_with_what_it_costs() -> None:
+    usual, waiting = planned(*SEVENTY), planned(*SEVENTY, "+env.CUDA_LAUNCH_BLOCKING=1")
+    assert usual.prediction.step_time_s is not None
+    assert waiting.prediction.step_time_s is not None
+    assert waiting.prediction.step_time_s > 1.05 * usual.prediction.step_time_s
+    assert re.search(
+        r"CUDA_LAUNCH_BLOCKING makes .* the host and what ranks send take [\d.]+% of a step; set it to 0",
+        said(waiting),
+    )
+    assert "CUDA_LAUNCH_BLOCKING" not in said(planned(*SEVENTY, "+env.CUDA_LAUNCH_BLOCKING=0"))
+    of_the_job = planned(*SEVENTY, "+job.env.CUDA_LAUNCH_BLOCKING=1")
+    assert of_the_job.prediction.step_time_s == waiting.prediction.step_time_s
+
+
+def test_hiding_what_experts_send_beside_a_second_forward_pass_is_remarked_on() -> None:
+    words = (
+        "job=llama3_70b",
+        "model=mixtral_8x7b",
+        "model.layers=8",
+        "job.supports=null",
+        "cluster=dgx_h100",
+        "cluster.nodes=4",
+    )
+    words += (
+        "job.framework=megatron",
+        "deepspeed=zero1",
+        "layout.ep=8",
+        "layout.tp=2",
+        "layout.ep_overlap=true",
+    )
+    assert "Megatron-Core does not hide" in said(planned(*words, "layout.recompute=true"))
+    assert "Megatron-Core" not in said(planned(*words, "layout.recompute=false", "layout.selective=true"))

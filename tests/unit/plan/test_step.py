@@ -238,6 +238,49 @@ def test_expert_parallel_ranks_exchange_tokens_and_no_gradients_of_experts() -> 
     assert shared.optimizer_s == pytest.approx(alone.optimizer_s)  # a shard of the same size
 
 
+def test_what_experts_send_hides_beside_another_micro_batch_and_slows_it() -> None:
+    alone = replace(layout(dp=8, stage=1, accumulation=4), ep=8)
+    shown = step(MIXTRAL, alone)
+    hidden = step(MIXTRAL, replace(alone, ep_overlap=True))
+    assert hidden.ep_s == pytest.approx(constants().contention * shown.ep_s)
+    assert hidden.hidden_s - shown.hidden_s == pytest.approx(shown.ep_s - hidden.ep_s)
+    assert replace(hidden, ep_s=shown.ep_s, hidden_s=shown.hidden_s) == shown
+    # with one micro-batch there is no other, and more than there is to compute stays to be seen
+    once = replace(alone, accumulation=1)
+    assert step(MIXTRAL, replace(once, ep_overlap=True)) == step(MIXTRAL, once)
+    slow = replace(machine(), link_bytes_per_s=machine().link_bytes_per_s / 100)
+    assert step(MIXTRAL, replace(alone, ep_overlap=True), on=slow).ep_s > 10 * shown.ep_s
+
+
+def test_only_layers_with_experts_send_tokens_to_them() -> None:
+    laid = replace(layout(dp=8, stage=1), ep=8)
+    few = replace(MIXTRAL, dense_layers=MIXTRAL.layers // 2)
+    assert step(few, laid).ep_s == pytest.approx(step(MIXTRAL, laid).ep_s / 2)
+
+
+def test_a_host_that_waits_for_every_kernel_hides_nothing() -> None:
+    """CUDA_LAUNCH_BLOCKING=1: what starting the kernels takes is on top, communication beside none."""
+    waiting = replace(machine(), waits_for_kernels=True)
+    laid = layout(dp=8, tp=8, stage=1, accumulation=4)
+    before, after = step(LLAMA_70B, laid), step(LLAMA_70B, laid, on=waiting)
+    calls = 4 * LLAMA_70B.layers * 2 * (1 + constants().host_share_of_tp * 3)
+    host_s = calls * constants().host_s_per_layer + constants().host_s_per_step
+    assert before.host_s < 0.3 * host_s
+    assert after.host_s == pytest.approx(host_s)
+    assert before.hidden_s > 0
+    assert after.hidden_s == 0
+    assert after.dp_s > before.dp_s
+    assert step(LLAMA_70B, laid, on=waiting, software=replace(DEEPSPEED, tp_overlap=True)).tp_s == after.tp_s
+
+
+def test_gradients_of_deepspeeds_pipelines_wait_for_the_last_backward_pass() -> None:
+    zero = Zero(1, overlap_comm=True)
+    laid = layout(dp=8, pp=4, stage=1, accumulation=8)
+    assert step(LLAMA_8B, laid, zero) == step(LLAMA_8B, laid, replace(zero, overlap_comm=False))
+    other = replace(laid, framework="megatron")
+    assert step(LLAMA_8B, other, zero).dp_s < step(LLAMA_8B, laid, zero).dp_s
+
+
 def test_replicas_of_an_expert_are_as_far_apart_as_there_are_expert_parallel_ranks() -> None:
     """With eight on each node, the two replicas of an expert are on two nodes: a slow fabric slows both
     parts."""

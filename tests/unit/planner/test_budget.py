@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from orchestrator.cli import cli
 from orchestrator.cli.show.budget import show_answer
-from orchestrator.config import composing, load
+from orchestrator.config import catalog, composing, load
 from orchestrator.config.catalog import read_all
 from orchestrator.config.fabric_schema import ROUTE_VARIABLES
 from orchestrator.config.schema import Config
@@ -167,6 +168,21 @@ def test_clusters_read_here_are_those_that_hydra_composes() -> None:
         of_route = {k: v for k, v in config.fabric.environment.items() if k in ROUTE_VARIABLES}
         assert dataclasses.replace(config.fabric, environment=of_route, leave_unset={}) == read[name].fabric
         assert Machine.of(read[name].cluster, read[name].gpu, read[name].fabric) == Machine.of_config(config)
+
+
+def test_a_cluster_of_ones_own_whose_numbers_cannot_be_is_left_out_with_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = (load.conf_dir() / "cluster" / "dgx_h100.yaml").read_text()
+    for name, number in {"cold": "pue: 0.5", "dark": "nics_per_node: -8", "usual": "pue: 1.5"}.items():
+        key = number.partition(":")[0]
+        body = re.sub(rf"(?m)^  {key}: .*$", "", file).replace("cluster:\n", f"cluster:\n  {number}\n", 1)
+        (tmp_path / f"{name}.yaml").write_text(body)
+    monkeypatch.setattr(catalog, "cluster_files", lambda: {p.stem: p for p in tmp_path.iterdir()})
+    read, unreadable = read_all(composed(), {}, nodes_needed=False)
+    assert list(read) == ["usual"]
+    assert "cold.yaml cannot be read: cluster.pue=0.5: must be 1 or more" in unreadable["cold"]
+    assert "cluster.nics_per_node=-8: must be 0 or more" in unreadable["dark"]
 
 
 # ---- the command line ---------------------------------------------------------------------------

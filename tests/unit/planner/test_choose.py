@@ -9,17 +9,15 @@ from typing import Any
 
 import deepspeed.runtime.config as deepspeed_config
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from orchestrator.cli.cli import main
-from orchestrator.config import load
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError
 from orchestrator.plan.layout.layout import derive_layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.plan import make_plan, resolved_deepspeed
 from orchestrator.planner.auto_layout import Choice, choose
+from tests.support.compositions import composition, config_of
 
 LLAMA_8B = ("job=llama3_8b", "cluster=azure_nd_h100_v5")
 LLAMA_70B = ("job=llama3_70b", "cluster=azure_nd_h100_v5", "cluster.nodes=16")
@@ -38,20 +36,10 @@ JOBS = {
 }
 
 
-def composition(*words: str) -> DictConfig:
-    load.register()
-    with initialize_config_dir(str(load.conf_dir()), version_base="1.3"):
-        return compose("config", overrides=list(words))
-
-
 @functools.cache
 def chosen(*words: str) -> Choice:
     words = (*words, "layout=auto")
     return choose(composition(*words), words)
-
-
-def config_of(*words: str) -> Config:
-    return load.load(composition(*words))
 
 
 def test_layout_is_a_group_whose_keys_stay_keys() -> None:

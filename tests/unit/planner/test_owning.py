@@ -109,8 +109,11 @@ def test_own_without_a_cluster_has_all_that_can_be_bought(capsys: pytest.Capture
     ("words", "said"),
     [
         (["cluster=aws_p5"], "cluster=aws_p5 has no figures of owning; set cluster.price.capex_usd_per_gpu"),
-        (["cluster=dgx_h100", "cluster.price.occupancy=2"], "cluster.price.occupancy=2 is out of range"),
-        (["cluster=dgx_h100", "cluster.price.staff_usd_per_gpu_year=-1"], "staff_usd_per_gpu_year=-1"),
+        (["cluster=dgx_h100", "cluster.price.occupancy=2"], "cluster.price.occupancy=2: must be at most 1"),
+        (
+            ["cluster=dgx_h100", "cluster.price.staff_usd_per_gpu_year=-1"],
+            "staff_usd_per_gpu_year=-1: must be 0 or more",
+        ),
         (["cluster=dgx_h100", "cluster.price.quality=rumour"], "quality"),
     ],
 )

@@ -6,11 +6,7 @@ import gc
 import pickle
 import threading
 import time
-import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,50 +15,10 @@ import torch
 import torch.distributed.checkpoint
 from torch.distributed.checkpoint.state_dict import get_state_dict
 
-from orchestrator.rank.messages import FileSaved, PhaseEnded, ProbeFailed, StepTaken, TokensCounted
+from orchestrator.rank.messages import FileSaved, PhaseEnded, ProbeFailed, StepTaken
 from orchestrator.rank.probes.import_hook import when_imported
 from orchestrator.rank.probes.torch_loop import STANDS_STILL_STEPS, TorchLoop, leave_uncompiled
-from orchestrator.rank.probes.trainers import Trainers
 from tests.unit.rank.test_probes import FakeLink
-
-REPLACED = [
-    (torch.autograd, "backward"),
-    (torch.nn.Module, "eval"),
-    (torch.nn.Module, "zero_grad"),
-    (torch.optim.Optimizer, "zero_grad"),
-    (torch.nn.utils, "clip_grad_norm_"),
-    (torch.amp.GradScaler, "scale"),
-    (torch.amp.GradScaler, "step"),
-    (torch, "save"),
-    (torch.serialization, "save"),
-    (torch.nn.utils.clip_grad, "clip_grad_norm_"),
-    (torch.nn.parallel.DistributedDataParallel, "__init__"),
-    (torch.nn.parallel.DistributedDataParallel, "train"),
-    (torch.utils.data.dataloader._BaseDataLoaderIter, "__next__"),
-    (torch.distributed.checkpoint, "save"),
-    (torch.distributed.checkpoint.state_dict_saver, "save"),
-    (torch.distributed.checkpoint, "async_save"),
-    (torch.distributed.checkpoint.state_dict_saver, "async_save"),
-    (safetensors.torch, "save_file"),
-]
-
-
-@pytest.fixture
-def link() -> FakeLink:
-    return FakeLink()
-
-
-@pytest.fixture
-def loop(link: FakeLink, monkeypatch: pytest.MonkeyPatch) -> Iterator[TorchLoop]:
-    """Attached to the torch of this process, and taken off again."""
-    for owner, name in REPLACED:
-        monkeypatch.setattr(owner, name, getattr(owner, name))
-    made = TorchLoop(link)  # type: ignore[arg-type]
-    made.attach(torch)
-    assert link.said == []
-    yield made
-    for handle in made.handles:
-        handle.remove()
 
 
 def parameter(value: float = 1.0) -> Any:
@@ -316,85 +272,6 @@ def test_a_probe_that_fails_says_so_once_and_lets_the_training_go_on(link: FakeL
 def test_what_is_put_in_its_place_can_be_sent_to_another_process(loop: TorchLoop) -> None:
     for function in (torch.save, torch.nn.utils.clip_grad_norm_, torch.autograd.backward):
         assert pickle.loads(pickle.dumps(function)) is function
-
-
-def test_a_trainer_s_batches_tell_how_many_tokens_a_step_has(
-    link: FakeLink, loop: TorchLoop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-
-    class Trainer:
-        def __init__(self) -> None:
-            self.state = TrainerState(40)
-
-        def training_step(self, _model: Any, inputs: Any) -> int:
-            return len(inputs)
-
-    class Strategy:
-        def training_step(self, batch: Any, _index: int) -> int:
-            return len(batch)
-
-    trainers = Trainers(loop)
-    trainers.attach_transformers(SimpleNamespace(Trainer=Trainer))
-    trainer = Trainer()
-    for length in (10, 10, 30):
-        for _ in range(2):
-            assert trainer.training_step(None, {"input_ids": torch.zeros(4, length)}) == 1
-        trainer.state.global_step += 1
-    assert link.of(TokensCounted) == [TokensCounted(41, 160)], "which is told again after many steps"
-    for length in [30] * 50:
-        trainer.training_step(None, inputs={"input_ids": torch.zeros(4, length), "labels": None})
-        trainer.state.global_step += 1
-    assert link.of(TokensCounted)[1:] == [TokensCounted(90, round((2 * 160 + 480 + 47 * 240) / 50))]
-    assert trainer.training_step(None, {"pixel_values": torch.zeros(4, 3)}) == 1, "which are no tokens"
-
-    lightning, epoch = Trainers(loop), TrainerState(0)
-    lightning.attach_lightning_batches(SimpleNamespace(Strategy=Strategy))
-    lightning._epoch = weakref.ref(epoch)
-    for _ in range(2):
-        Strategy().training_step({"input_ids": torch.zeros(2, 8)}, 0)
-        epoch.global_step += 1
-    assert link.of(TokensCounted)[-1] == TokensCounted(1, 32)
-    assert not loop.guarded.broken
-
-
-@dataclass
-class TrainerState:
-    global_step: int
-
-
-def test_a_trainer_says_which_step_it_is_and_that_it_divides(link: FakeLink, loop: TorchLoop) -> None:
-    class Trainer:
-        def __init__(self, weight: Any) -> None:
-            self.state, self.args = TrainerState(40), SimpleNamespace(output_dir="out")
-            self.weight = weight
-
-        def training_step(self, _model: Any, value: float) -> None:
-            (self.weight * value / torch.tensor(2.0)).sum().backward()  # by a count of tokens, say
-
-        def evaluation_loop(self) -> str:
-            return link.phase
-
-        def _save_checkpoint(self, _model: Any, _trial: Any) -> None:
-            torch.save({}, "/dev/null")  # of several files
-
-    Trainers(loop).attach_transformers(SimpleNamespace(Trainer=Trainer))
-    trainer = Trainer(parameter())
-    optimizer = sgd(trainer.weight, lr=1e-12)
-    for _ in range(2):
-        for value in (1.0, 3.0):
-            trainer.training_step(None, value)
-        optimizer.step()
-        trainer.state.global_step += 1
-    assert [(one.step, one.loss) for one in link.of(StepTaken)] == [(41, 2.0), (42, 2.0)]
-    assert trainer.evaluation_loop() == "validation"
-    trainer._save_checkpoint(None, None)
-    (saved,) = link.of(FileSaved)
-    assert (Path(saved.path).parts[-2:], saved.step) == (("out", "checkpoint-42"), 42)
-    del trainer
-    gc.collect()
-    optimizer.step()
-    assert link.of(StepTaken)[-1].step == 43, "no trainer is kept alive for its count"
 
 
 def test_the_probes_cost_less_than_half_a_percent_of_a_step_of_50_ms(link: FakeLink, loop: TorchLoop) -> None:
