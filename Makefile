@@ -58,6 +58,7 @@ keys: $(VENV)/.installed  ## generate the list of DeepSpeed's keys again (after 
 docs: $(VENV)/.installed  ## generate docs/configuration.md and docs/reference.md again (after a change of the schema, of conf/, or of what is written as JSON)
 	$(BIN)/python -m infra.generate_configuration_reference
 	$(BIN)/python -m infra.generate_reference
+	$(BIN)/python -m infra.generate_examples
 
 golden: $(VENV)/.installed-dev  ## write the golden files again; read the diff before you commit it
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -m "not real" -q

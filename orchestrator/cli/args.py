@@ -11,12 +11,12 @@ from orchestrator.errors import ConfigError, near_miss
 
 VERBS = (
     "run", "resume", "stop", "runs", "spend", "logs", "report", "open", "sync", "incidents", "plan",
-    "compare", "calibrate", "up", "status", "down", "doctor", "completion",
+    "compare", "calibrate", "up", "status", "down", "export", "doctor", "completion",
 )  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
-TAKE_A_COMMAND = ("run", "plan")
+TAKE_A_COMMAND = ("run", "plan", "export")
 HYDRA_FLAGS = (
     "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
     "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn",
@@ -25,7 +25,7 @@ HYDRA_FLAGS = (
 TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--sort", "--limit", "--rank", "--attempt", "--lines", "-n", "--state", "--job", "--cluster", "--owner",
-    "--project", "--cost-center", "--month", "--filter", "--to-loss", "--by", "--html", "--png",
+    "--project", "--cost-center", "--month", "--filter", "--to-loss", "--by", "--html", "--png", "--out",
 )  # fmt: skip
 MAY_TAKE_A_VALUE = ("--info", "-i")
 
@@ -59,6 +59,7 @@ class Invocation:
     now: bool = False
     no_wait: bool = False
     browser: bool = False
+    out: str | None = None  # folder of an export
     # which runs are listed
     state: tuple[str, ...] = ()
     job: str | None = None
@@ -104,7 +105,7 @@ def parse(args: Sequence[str]) -> Invocation:
     if command is None or own.version or _is_for_reading(words):
         return Invocation(verb, tuple(words), run, tuple(runs), **vars(own))
     if verb not in TAKE_A_COMMAND:
-        raise ConfigError(f"--: '{verb}' takes no command after it; 'run' and 'plan' do")
+        raise ConfigError(f"--: '{verb}' takes no command after it; 'run', 'plan' and 'export' do")
     from orchestrator.config.command_line.words import translated
 
     found = translated(command, words)
@@ -246,8 +247,10 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
         output.add_argument("--json", action="store_true")
     if verb in ("run", "runs", "spend", *TAKE_A_RUN, *TAKE_RUNS):
         parser.add_argument("--trust", action="store_true")
-    if verb == "down":
+    if verb in ("down", "export"):
         parser.add_argument("--force", action="store_true")
+    if verb == "export":
+        parser.add_argument("--out", metavar="DIR")
     _flags_of_looking(verb, parser)
     if verb in ("compare", "spend"):
         output.add_argument("--csv", action="store_true")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator import output
 from orchestrator.cli.args import Invocation, flags_last, parse
+from orchestrator.cli.export_verb import ExportSweep, is_exported_sweep
 from orchestrator.cli.show.screen import Screen
 from orchestrator.cli.verbs import VERBS, PlannedSweep, RunSweep, is_point, is_run_of_sweep
 from orchestrator.config import surroundings
@@ -97,12 +98,13 @@ def _by_hydra(invocation: Invocation) -> int:
     load.register()
     codes: list[int] = []
     called: list[DictConfig] = []
-    sweep, ran = PlannedSweep(scratch=_scratch(invocation)), RunSweep()
+    sweep, ran, exported = PlannedSweep(scratch=_scratch(invocation)), RunSweep(), ExportSweep()
 
     def task(composed: DictConfig) -> None:
         called.append(composed)
         work = sweep.add if is_point(composed, invocation) else VERBS[invocation.verb]
         work = ran.add if is_run_of_sweep(invocation) else work
+        work = exported.add if is_exported_sweep(invocation) else work
         codes.append(_guard(lambda: work(composed, invocation)))
         if codes[-1] > SIGNALLED:
             raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
@@ -130,13 +132,15 @@ def _by_hydra(invocation: Invocation) -> int:
         codes.append(_guard(lambda: sweep.show(called[0], invocation)))
     if len(ran.folders) > 1:
         codes.append(_guard(ran.show))
+    if exported.points and not any(codes):
+        codes.append(_guard(lambda: exported.show(invocation)))
     return max(codes, default=0)
 
 
 def _scratch(invocation: Invocation) -> str:
     """A folder for what Hydra writes at a sweep, empty folders and a copy of itself, where the points are
     only plans; "" for anything else."""
-    if invocation.verb != "plan" or not invocation.multirun:
+    if invocation.verb not in ("plan", "export") or not invocation.multirun:
         return ""
     import tempfile
 

@@ -175,6 +175,23 @@ HELP = {
     "down": VerbHelp(
         "", "Ends what 'up' started.", (("--force", "even while runs are on it"),), ("", "--force")
     ),
+    "export": VerbHelp(
+        "format=FORMAT [KEY=VALUE ...] [-- COMMAND]",
+        "Writes what a cluster's own system takes to run the same job, from the configuration that plans it:"
+        " manifests of KubeRay (format=kuberay), a batch script of Slurm that saves before its time limit and"
+        " goes on (slurm), the file of Ray's launcher for Azure, AWS and GCP (ray-up), or a compose file of"
+        " one machine with MLflow, Prometheus and Grafana (compose). Without --out it is one text on standard"
+        " output.",
+        (
+            ("--out DIR", "write files into a folder, and say what is typed next"),
+            ("--force", "also over files that say something else"),
+            ("--multirun, -m", "a job array of Slurm, a task for each of several values"),
+        ),
+        (
+            "format=kuberay cluster=azure_nd_h100_v5 job=llama3_8b --out cluster",
+            "format=slurm cluster=dgx_h100 job=llama3_8b slurm.partition=gpu",
+        ),
+    ),
     "doctor": VerbHelp(
         "[KEY=VALUE ...]",
         "Prints what a report of a fault needs to say of this machine (versions, GPUs, memory, folders), and"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli import run_verbs
+from orchestrator.cli import export_verb, run_verbs
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -51,6 +51,8 @@ def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal
             "own=true and serve=… are answered by 'plan'; a run trains, and neither serves nor buys"
         )
     config = _config(composed, invocation.words)
+    if config.format is not None:
+        raise ConfigError(f"format={config.format}: is for 'export'; a run is started here, and takes none")
     if config.layout.auto:
         from orchestrator.cli.show.layouts import show_choice
         from orchestrator.driver.planning import search_layout
@@ -365,5 +367,6 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "up": _up,
     "status": _status,
     "down": _down,
+    "export": export_verb.export_one,
     "doctor": _doctor,
 }

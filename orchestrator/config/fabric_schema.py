@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.config.choices import MISSING, Transport
+from orchestrator.config.export_schema import PodsConfig
 from orchestrator.config.ranges import Degree, Rate, Seconds, Share
 
 # The variables of an environment from which it follows how fast the network between nodes is.
@@ -43,3 +44,4 @@ class FabricConfig:
     efficiency_source: str = ""  # where it was measured; empty is the schema's guess
     latency_s: Seconds = 6.0e-6  # of one step of a collective between nodes
     latency_source: str = ""  # where it is from; empty is the schema's guess
+    pods: PodsConfig = field(default_factory=PodsConfig)

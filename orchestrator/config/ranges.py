@@ -65,6 +65,7 @@ Degree = Annotated[int, Range(0, 1e6, 1, above=True)]  # of nodes, ranks, and wh
 DegreeOr0 = Annotated[int, Range(0, 1e6, 0)]
 Bytes = Annotated[int, Range(1_000_000, 1e18, 80_000_000_000)]
 BytesOr0 = Annotated[int, Range(0, 1e18, 0)]
+Port = Annotated[int, Range(0, 65535, 8080, above=True)]
 Seed = Annotated[int, Range(-(2**63), 2**64 - 1, 0)]  # what torch takes
 
 # A second is never waited for longer than the system's clocks can count: this is 31 years.

@@ -20,6 +20,14 @@ from orchestrator.config.choices import PriceQuality as PriceQuality
 from orchestrator.config.choices import Resume as Resume
 from orchestrator.config.choices import TrackedRanks as TrackedRanks
 from orchestrator.config.evidence import PlannerEvidence
+from orchestrator.config.export_schema import (
+    ComposeConfig,
+    ContainerConfig,
+    KubeRayConfig,
+    MachinesConfig,
+    RayUpConfig,
+    SlurmConfig,
+)
 from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
 from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
 from orchestrator.config.model_keys import JobVariants, LayoutVariants, ModelVariants
@@ -112,6 +120,7 @@ class ClusterConfig:
     grid_gco2_per_kwh: FactorOr0 | None = None
     grid_source: str | None = None
     source: str = ""  # where node type and network are described
+    machines: MachinesConfig = field(default_factory=MachinesConfig)
     price: PriceConfig = field(default_factory=PriceConfig)
 
 
@@ -343,6 +352,13 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    # what 'export' writes: kuberay, slurm, ray-up or compose
+    format: str | None = None
+    container: ContainerConfig = field(default_factory=ContainerConfig)
+    kuberay: KubeRayConfig = field(default_factory=KubeRayConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ray_up: RayUpConfig = field(default_factory=RayUpConfig)
+    compose: ComposeConfig = field(default_factory=ComposeConfig)
     # environment of the ranks; wins over job.env and the fabric's
     env: dict[str, str] = field(default_factory=dict)
     # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one

@@ -14,7 +14,11 @@ from infra import generate_reference
 from tests.support.folders import PROJECT
 
 ROOT = PROJECT
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "clusters").glob("*.md")),
+]
 GENERATOR = ROOT / "infra" / "generate_configuration_reference.py"
 
 FENCED = re.compile(r"^(`{3,}|~{3,}).*?^\1", re.DOTALL | re.MULTILINE)

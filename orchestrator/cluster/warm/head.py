@@ -142,7 +142,7 @@ def _await_start(head: subprocess.Popen[bytes], log_path: Path, port: int) -> No
 def stop_head(cluster: WarmCluster) -> None:
     """End our head and everything that it started here, and remove its session's folder."""
     head, ours = cluster.head(), cluster.is_running()
-    if head is not None:
+    if head is not None and hears(head.pid, signal.SIGTERM):
         head.send_signal(signal.SIGTERM)
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
         while cluster.head() is not None and time.monotonic() < deadline_s:  # a zombie is gone, too
@@ -156,6 +156,17 @@ def stop_head(cluster: WarmCluster) -> None:
         else:  # of an earlier version's
             shutil.rmtree(cluster.session_dir, ignore_errors=True)
             _forget_current(Path(cluster.session_dir).parent, cluster.address)
+
+
+def hears(pid: int, number: int) -> bool:
+    """Whether a signal reaches a process, as the kernel tells it: what a batch script starts may have it
+    blocked, so that whoever cancels the job does not take Ray away while the ranks save."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        blocked = next(line for line in lines if line.startswith("SigBlk:"))
+    except (OSError, StopIteration):
+        return True
+    return not int(blocked.split()[1], 16) >> (number - 1) & 1
 
 
 def stop_session(session: int) -> None:
