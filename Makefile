@@ -80,8 +80,8 @@ $(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[services]'
 	@touch $@
 
-test-services: $(VENV)/.installed-services  ## with Debian's PostgreSQL, Prometheus, Chromium and Slurm, those that are there
-	$(BIN)/python -m pytest tests/services $(ARGS)
+test-services: $(VENV)/.installed-services  ## with Debian's PostgreSQL, Prometheus, Chromium and Slurm, those that are there; check of slow links and nodes, twenty times
+	ORCHESTRATOR_CHECK_TIMES=20 $(BIN)/python -m pytest tests/services tests/hosts/test_check_on_hosts.py $(ARGS)
 
 $(VENV)/.installed-scripts: pyproject.toml $(VENV)/.installed-dev
 	@echo "installing the libraries that other people's scripts use into $(VENV) (once)"

@@ -27,6 +27,7 @@ from orchestrator.cli.show.sweep_table import SweptPlan
 from orchestrator.cluster import gauges
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
+from orchestrator.driver.check import CheckSeen
 from orchestrator.driver.cluster_status import ClusterSeen
 from orchestrator.driver.run_list import ListedRun
 from orchestrator.driver.spending import SpentGroup
@@ -37,6 +38,7 @@ from orchestrator.ledger.mlflow.run_groups import Group
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.money import Money
+from orchestrator.ledger.node_notes import NodeHistory, NodeNote
 from orchestrator.ledger.notify.texts import VARIABLES
 from orchestrator.ledger.notify.words import Word
 from orchestrator.ledger.record_lines import STEP_LINE
@@ -82,9 +84,16 @@ VERBS: list[tuple[str, str, Any]] = [
     ),
     ("report RUN --json", "one", RunReport),
     ("status --json", "one", ClusterSeen),
+    ("check --json", "one", CheckSeen),
+    ("nodes --json", "a list, those with the newest word first, of", NodeHistory),
 ]
 FILES: list[tuple[str, str, Any]] = [
     ("RUN_ROOT/spend/RUN.json", "who spends how much, for the group of the run root: one", Spend),
+    (
+        "RUN_ROOT/nodes.jsonl",
+        "a line each time something was found of a node, with `kind` beside: one",
+        NodeNote,
+    ),
     ("RUN/plan.json", "what launch ran, secrets hidden: one", Plan),
     ("RUN/tracking.json", "what MLflow's process starts from, for the owner alone (0600): one", Tracking),
     ("RUN/incidents.json", "written and uploaded when the run has ended: a list of", Incident),

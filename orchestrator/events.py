@@ -34,6 +34,7 @@ from orchestrator.vocabulary import Outcome as Outcome
 from orchestrator.vocabulary import Phase as Phase
 from orchestrator.vocabulary import RestoreSource as RestoreSource
 from orchestrator.vocabulary import Status as Status
+from orchestrator.vocabulary import Verdict as Verdict
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,9 @@ class RankLost(Event):
     """A rank ended that should not have. The first of its attempt is the cause; ``alike`` counts
     the ranks that died of the identical error. ``fault`` is one of :class:`Fault`; ``detected_s`` is
     how long after the fault struck it was noticed, where that is known. ``node_unusable``: the rank outlived
-    SIGKILL, so its node cannot end its processes."""
+    SIGKILL, so its node cannot end its processes. ``evidence`` is what the node has counted in the attempt,
+    of its NICs and of the rank's GPU, by what it is of; ``verdict`` is what follows, None where the node was
+    not heard."""
 
     attempt: int
     rank: int
@@ -301,6 +304,8 @@ class RankLost(Event):
     fault: Fault = Fault.EXIT
     detected_s: float | None = None
     node_unusable: bool = False
+    evidence: dict[str, float] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,15 @@ class Fault(StrEnum):
     DRIVER = "driver"  # the run's own process was lost
 
 
+class Verdict(StrEnum):
+    """Why a rank was lost, by what its node's counters, its error and its exit status say together."""
+
+    HARDWARE = "hardware"  # a GPU, its memory or a link
+    CODE = "code"  # the script, or what it calls
+    MEMORY = "memory"  # the host ran out of it
+    UNKNOWN = "unknown"  # nothing proves one or the other
+
+
 class Moment(StrEnum):
     """Of what people are told who do not look at a run."""
 

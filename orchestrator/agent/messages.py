@@ -120,6 +120,7 @@ class RankExited:
     log_path: str = ""
     node_unusable: bool = False
     silent_s: float | None = None
+    evidence: dict[str, float] = field(default_factory=dict)  # new counts of faults, by what they are of
 
 
 @dataclass(frozen=True, slots=True)

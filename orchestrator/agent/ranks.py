@@ -14,13 +14,13 @@ from pathlib import Path
 
 from orchestrator import papers
 from orchestrator.agent.assignment import Assignment
+from orchestrator.agent.check.evidence import Evidence
 from orchestrator.agent.gather import Gather, part_of
 from orchestrator.agent.hang_stacks import Frame, keep, main_thread
 from orchestrator.agent.log_bound import LogBounds
 from orchestrator.agent.log_reader import LogReader, line_part, tail
 from orchestrator.agent.log_transfer import LogSender
 from orchestrator.agent.look import Looks
-from orchestrator.agent.memory_kills import MemoryKills
 from orchestrator.agent.messages import (
     EngineTold,
     LinePrinted,
@@ -121,7 +121,7 @@ class NodeRanks:
         self._watchdog = Watchdog(
             limits.hang_factor, limits.hang_floor_s, limits.hang_timeout_cold_s, assignment.last_step
         )
-        self._memory_kills = MemoryKills()
+        self._evidence = Evidence()
         self._kill_due_s: float | None = None
         self._killed_s: float | None = None
         self._last_overdue: tuple[list[int], bool] | None = None
@@ -147,7 +147,7 @@ class NodeRanks:
         self._kill_due_s = self._killed_s = None
         self._last_overdue, self._looks, self._kept_stacks = None, Looks(), {}
         self._watchdog.new_attempt()
-        self._memory_kills = MemoryKills()
+        self._evidence = Evidence()
         self._launcher = launcher
         self._ranks = []
         for spec in specs:
@@ -376,7 +376,8 @@ class NodeRanks:
             step=rank.step,
             time=time.time(),
             error=(one_line(error) if error is not None else "") or rank.process.exit_reason,
-            fault=Fault.MEMORY if killed and self._memory_kills.new() else fault_of(error),
+            fault=Fault.MEMORY if killed and self._evidence.memory_ran_out() else fault_of(error),
+            evidence=self._evidence.of(spec.local_rank) if status else {},
             log_tail=tail(Path(spec.log_path), _TAIL_LINES) if status else [],
             log_path=spec.log_path,
         )

@@ -11,7 +11,7 @@ from orchestrator.errors import ConfigError, near_miss
 
 VERBS = (
     "run", "resume", "stop", "runs", "spend", "logs", "report", "open", "sync", "incidents", "plan",
-    "compare", "calibrate", "up", "status", "down", "export", "doctor", "completion",
+    "compare", "calibrate", "up", "status", "down", "export", "check", "nodes", "doctor", "completion",
 )  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
@@ -26,6 +26,7 @@ TAKE_A_VALUE = (
     "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
     "--sort", "--limit", "--rank", "--attempt", "--lines", "-n", "--state", "--job", "--cluster", "--owner",
     "--project", "--cost-center", "--month", "--filter", "--to-loss", "--by", "--html", "--png", "--out",
+    "--forgive",
 )  # fmt: skip
 MAY_TAKE_A_VALUE = ("--info", "-i")
 
@@ -60,6 +61,9 @@ class Invocation:
     no_wait: bool = False
     browser: bool = False
     out: str | None = None  # folder of an export
+    quick: bool = False
+    full: bool = False  # what check does where nothing is said
+    forgive: str | None = None
     # which runs are listed
     state: tuple[str, ...] = ()
     job: str | None = None
@@ -242,7 +246,7 @@ def _own_flags(verb: str) -> argparse.ArgumentParser:
     """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
     parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--version", action="store_true")
-    if verb in ("plan", "compare", "status", "incidents", "runs", "spend", "report"):
+    if verb in ("plan", "compare", "status", "incidents", "runs", "spend", "report", "check", "nodes"):
         output = parser.add_mutually_exclusive_group()
         output.add_argument("--json", action="store_true")
     if verb in ("run", "runs", "spend", *TAKE_A_RUN, *TAKE_RUNS):
@@ -287,6 +291,12 @@ def _flags_of_looking(verb: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--html")
     elif verb == "open":
         parser.add_argument("--browser", action="store_true")
+    elif verb == "check":
+        thorough = parser.add_mutually_exclusive_group()
+        thorough.add_argument("--quick", action="store_true")
+        thorough.add_argument("--full", action="store_true")
+    elif verb == "nodes":
+        parser.add_argument("--forgive")
 
 
 def flags_last(words: Sequence[str]) -> list[str]:

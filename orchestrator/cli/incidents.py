@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.check.verdict import evidence_in_words
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.money import Money
 from orchestrator.ledger.run_directory import find_run
 from orchestrator.text import UNKNOWN, duration, hours, hours_name, number, percent, plural, usd
+from orchestrator.vocabulary import Verdict
 
 
 def incidents(run: str, run_root: str, as_json: bool, console: Console, trust: bool = False) -> None:
@@ -87,6 +89,9 @@ def incidents_table(found: list[Incident]) -> Table:
 
 def _story(each: Incident) -> Text:
     story = Text(each.what)
+    if each.verdict and each.verdict != Verdict.UNKNOWN:
+        because = f": {evidence_in_words(each.evidence)}" if each.evidence else ""
+        story.append(f"\nverdict: {each.verdict}{because}", style="yellow")
     if each.done:
         story.append(f"\n{each.done}", style="dim")
     elif each.reason:

@@ -200,6 +200,26 @@ HELP = {
         (),
         ("", "cluster=dgx_h100 ray_address=HOST:6379"),
     ),
+    "check": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Measures every node of the cluster and the ways between them, in under a minute, and names what is"
+        " bad: node, GPU, link, the figure, what is expected, and what it would cost to train on regardless."
+        " Nodes on which runs are it leaves alone. It ends with 1 where something is wrong.",
+        (
+            ("--quick", "measure for less time, and look for slow links only among the first pairs"),
+            ("--full", "measure longer, and look for slow links between all nodes; what is done unasked"),
+            _JSON,
+        ),
+        ("", "--quick", "cluster=azure_nd_h100_v5 job=llama3_8b ray_address=HOST:6379"),
+    ),
+    "nodes": VerbHelp(
+        "[KEY=VALUE ...]",
+        "Lists what checks and runs of run_root have found of nodes, and why one is avoided: a run with"
+        " preflight=quick or full leaves such a node out until a check of it finds nothing, or somebody"
+        " forgives it.",
+        (("--forgive NODE", "use it again"), _JSON),
+        ("", "--forgive host-07"),
+    ),
     "completion": VerbHelp(
         "bash|zsh|fish",
         "Prints what your shell evaluates, so that Tab completes verbs, runs, keys and their values.",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli import export_verb, run_verbs
+from orchestrator.cli import check, export_verb, nodes, run_verbs
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -369,4 +369,6 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "down": _down,
     "export": export_verb.export_one,
     "doctor": _doctor,
+    "check": check.check_nodes,
+    "nodes": nodes.list_nodes,
 }

@@ -31,6 +31,7 @@ from orchestrator.agent.messages import (
     RankTracked,
     RankWithoutEngine,
 )
+from orchestrator.check.verdict import verdict
 from orchestrator.cluster.engine_values import Value, configured
 from orchestrator.cluster.stragglers import StragglerWatch
 from orchestrator.events import (
@@ -337,6 +338,8 @@ class Attempt:
             alike=alike,
             fault=cause.fault,
             node_unusable=cause.node_unusable,
+            evidence=dict(cause.evidence),
+            verdict=verdict(cause.fault, cause.status, cause.error, cause.evidence) if cause.time else None,
             detected_s=round((cause.silent_s or 0.0) + max(0.0, now_s - (self._first_bad_s or now_s)), 3),
         )
 

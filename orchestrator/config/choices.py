@@ -24,6 +24,14 @@ class Resume(Enum):
     auto = "auto"
 
 
+class Preflight(Enum):
+    """Whether the nodes of a cluster are checked before a run takes them, and how thoroughly."""
+
+    off = "off"
+    quick = "quick"
+    full = "full"
+
+
 class PriceKind(Enum):
     """How the accelerators are paid for; ``list`` is on demand."""
 

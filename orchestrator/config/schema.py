@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.config.budget_schema import BudgetConfig as BudgetConfig
+from orchestrator.config.check_schema import CheckConfig as CheckConfig
 from orchestrator.config.choices import MISSING as MISSING
 from orchestrator.config.choices import Device as Device
 from orchestrator.config.choices import FlagStyle as FlagStyle
+from orchestrator.config.choices import Preflight as Preflight
 from orchestrator.config.choices import PriceKind as PriceKind
 from orchestrator.config.choices import PriceQuality as PriceQuality
 from orchestrator.config.choices import Resume as Resume
@@ -346,6 +348,7 @@ class Config:
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    check: CheckConfig = field(default_factory=CheckConfig)
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -371,6 +374,9 @@ class Config:
     deadline_days: Days | None = None  # 'plan' then answers what can be trained in that time
     clusters: list[str] = field(default_factory=list)  # that such plans compare, as cluster=A,B; [] is all
     own: bool = False  # 'plan' then answers whether owned hardware pays off against renting it, and when
+    # check the cluster's nodes before a run takes them, and leave out those that are bad or were found so
+    # before: quick or full, as the verb check does. It takes ten seconds of a launch and more, so it is off
+    preflight: Preflight = Preflight.off
     run_name: str | None = None  # null is time, eight random characters and the job
     # a new run directory is 0750 instead of 0700: its group may read what is in it
     run_group_reads: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from orchestrator.agent.localize import leave_mark, remove_mark
 from orchestrator.cluster import ray_env
 from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
 from orchestrator.config.resume_changes import wishes_of
-from orchestrator.config.schema import Config
+from orchestrator.config.schema import Config, Preflight
 from orchestrator.config.signals import stop_numbers
 from orchestrator.driver.assignment import assignment_of, working_dir
 from orchestrator.driver.budget import (
@@ -28,6 +28,7 @@ from orchestrator.driver.budget import (
     write_money,
 )
 from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.node_notes import RunNotes
 from orchestrator.driver.notifying import Notifier
 from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import (
@@ -37,6 +38,7 @@ from orchestrator.driver.preflight import (
     find_target,
     planned,
 )
+from orchestrator.driver.preflight_check import nodes_to_leave_out
 from orchestrator.driver.prices import Prices, with_prices
 from orchestrator.driver.resume import (
     Unfinished,
@@ -216,6 +218,9 @@ def _supervised(run: _Wired) -> int:
             where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
             view.dashboard(session.dashboard_url, session.token_path)
             directory.write_json(DASHBOARD, {"url": session.dashboard_url}, mode=0o600)
+        leave_out: Mapping[str, str] = {}
+        if config.preflight is not Preflight.off:
+            leave_out = nodes_to_leave_out(config, plan.layout.nodes, session.address, view)
         own_node_s = min(config.recovery.wait_for_node_s, _OWN_NODE_S)
         workers = RayWorkerGroup(
             assignment,
@@ -231,7 +236,8 @@ def _supervised(run: _Wired) -> int:
         gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
         stack.enter_context(gauges.kept())
         spend = SpendNote(config, run.name, plan.unit, ledger, view.notice)
-        observers: tuple[Observer, ...] = (view, gauges, spend, notifier)
+        notes = RunNotes(config.run_root, view.notice)
+        observers: tuple[Observer, ...] = (view, gauges, spend, notifier, notes)
         address = None if session.local else session.address
         started = (
             _resumed(takes_up, plan)
@@ -239,7 +245,7 @@ def _supervised(run: _Wired) -> int:
             else run_started(plan, run.name, address, config.cluster.grid_gco2_per_kwh)
         )
         can_skip = asks_for(SKIP_BATCHES, plan.args)
-        options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled)
+        options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled, leave_out)
         since_s = began_unix_s or time.time()
         caps = caps_of(config, plan, since_s)
         prices = Prices(config, lambda: ledger.usd_per_gpu_hour(journal.now_s), view.notice)

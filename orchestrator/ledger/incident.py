@@ -54,6 +54,10 @@ class Incident:
     action: str | None
     reason: str | None  # why; null where nothing had to be decided
     done: str | None  # what came of it; null before anything has
+    # `hardware`, `code`, `memory` or `unknown`, by what its node, its error and its exit status say; null
+    # where no rank is to blame or its node was not heard
+    verdict: str | None = None
+    evidence: dict[str, float] = field(default_factory=dict)  # what its node has counted, by what it is of
 
 
 @dataclass(eq=False)
@@ -101,6 +105,8 @@ class Case:
             cost_usd=spent.cost_usd,
             action=decided.action if decided else None,
             reason=decided.reason if decided else None,
+            verdict=str(lost.verdict) if lost and lost.verdict else None,
+            evidence=dict(lost.evidence) if lost else {},
             done="; ".join([*self.remarks, *([self.outcome] if self.outcome else [])]) or None,
         )
 

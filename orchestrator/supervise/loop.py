@@ -10,7 +10,7 @@ asked for, so the journal is ahead of every action that follows from it::
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -99,11 +99,13 @@ class ResumeState:
 @dataclass(frozen=True)
 class SupervisorOptions:
     """How the run is watched. ``can_skip``: the script leaves out the batches that it is told to;
-    ``can_go_back``: we choose the checkpoint that it loads."""
+    ``can_go_back``: we choose the checkpoint that it loads; ``leave_out``: nodes that are not to be taken,
+    each with why."""
 
     poll_s: float = 0.1
     can_skip: bool = False
     can_go_back: bool = True
+    leave_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def supervise(
@@ -127,6 +129,7 @@ def supervise(
     run.remember()
     yield from run.record(started)
     try:
+        yield from run.leave_out(options.leave_out)
         yield from run.record(workers.acquire(lambda: stop.level > 0 or watch.is_due()))
         status, reason = yield from run.attempts()
     except Cancelled:
@@ -167,6 +170,12 @@ class _Run:
     @property
     def losses(self) -> LossWatch:
         return self.resume_state.losses
+
+    def leave_out(self, nodes: Mapping[str, str]) -> Iterator[Event]:
+        """Before any is taken."""
+        for node, why in nodes.items():
+            self.workers.quarantine(node)
+            yield from self.record(NodeQuarantined(node, why))
 
     def record(self, event: Event) -> Iterator[Event]:
         """Every event is history before anything is decided from it."""

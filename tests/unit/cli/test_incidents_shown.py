@@ -14,8 +14,10 @@ from orchestrator.events import (
     Decided,
     Fault,
     Outcome,
+    RankLost,
     RunEnded,
     Status,
+    Verdict,
 )
 from orchestrator.records import record_to_json
 from tests.support.played_runs import BEGIN, PRICE, Timeline, lost, records, started, steps
@@ -66,7 +68,7 @@ def test_a_table_by_name_or_by_path_and_json_for_programs(tmp_path: Path) -> Non
     assert row["cost_usd"] == pytest.approx(4 * 6 / 3600 * PRICE)
     assert {"number", "fault", "what", "node", "gpu", "rank", "step", "attempt", "at_elapsed_s", "time_unix_s",
             "detected_after_s", "recovered_after_s", "redone_steps", "gpu_hours", "cost_usd", "action",
-            "reason", "done"} == row.keys()  # fmt: skip
+            "reason", "done", "verdict", "evidence"} == row.keys()  # fmt: skip
 
 
 def test_a_run_without_incidents_says_so(tmp_path: Path) -> None:
@@ -85,3 +87,18 @@ def test_a_run_that_is_not_there_is_refused_with_the_near_miss(tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"empty: not a run directory"):
         shown(str(tmp_path / "empty"), tmp_path)
+
+
+def test_hardware_or_code_is_said_where_it_is_proven(tmp_path: Path) -> None:
+    gpu = lost(
+        1,
+        9,
+        reason="exited with status 1",
+        verdict=Verdict.HARDWARE,
+        evidence={"XID": 79.0, "link downs": 2.0},
+    )
+    story = [(at, gpu if isinstance(event, RankLost) else event) for at, event in STORY]
+    run_directory(tmp_path / "runs", "night-1", story)
+    assert "verdict: hardware: XID 79, link downs 2" in shown("night-1", tmp_path / "runs", width=160)
+    (row,) = json.loads(shown("night-1", tmp_path / "runs", as_json=True))
+    assert (row["verdict"], row["evidence"]) == ("hardware", {"XID": 79.0, "link downs": 2.0})

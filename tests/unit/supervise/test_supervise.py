@@ -375,3 +375,11 @@ def test_the_group_is_told_what_to_put_aside_also_by_the_driver_that_comes_after
     )
     assert ended(told).status is Status.FINISHED
     assert group.put_aside == ["/kept/10.pt"]
+
+
+def test_nodes_that_are_left_out_are_on_record_before_any_is_taken() -> None:
+    group, options = FakeGroup(steps=1, save_every=0), SupervisorOptions(leave_out={"bad": "half as fast"})
+    told = list(supervise(STARTED, group, RecoveryConfig(), FakeClock(), StopRequest(), options))
+    assert names(told)[:3] == ["RunStarted", "NodeQuarantined", "ResourcesGranted"]
+    assert NodeQuarantined("bad", "half as fast") in told
+    assert group.calls[:2] == ["quarantine bad", "acquire"]

@@ -1,0 +1,114 @@
+"""What is known of nodes across runs: ``RUN_ROOT/nodes.jsonl``, a line each time something is found, or
+forgiven.
+
+A node with a note that is ``bad`` and not forgiven since is avoided by runs with ``preflight``. Lines are
+only ever appended, by several runs at once, so a crash leaves a torn last line at the most, which is passed
+over.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from orchestrator import papers
+from orchestrator.files import open_no_link
+from orchestrator.message_lines import Lines
+
+FILE = "nodes.jsonl"
+_MOST_BYTES = 64 << 20
+
+
+class NoteKind(StrEnum):
+    """What a note does to a node."""
+
+    BAD = "bad"  # it is avoided from here on
+    ODD = "odd"  # it is only remembered
+    LOST = "lost"  # a run lost it, for whatever reason: remembered
+    WELL = "well"  # a check of it has found nothing: what a check had found is over
+    FORGIVEN = "forgiven"  # by somebody: all before it is over
+
+
+@dataclass(frozen=True, slots=True)
+class NodeNote:
+    """One thing that was found of a node."""
+
+    node: str  # its name
+    time_unix_s: float  # when it was found
+    effect: str  # `bad`, `odd`, `lost`, `well` or `forgiven`
+    by: str  # `check`, the name of a run, or of the user who forgave
+    what: str  # which figure, or what kind of fault; empty for `well` and `forgiven`
+    detail: str  # in words
+
+
+_LINES: Lines[NodeNote] = Lines({"node": NodeNote})
+
+
+@dataclass(frozen=True)
+class NodeHistory:
+    """All that is known of one node."""
+
+    node: str  # its name
+    avoided: bool  # whether runs with `preflight` leave it out
+    why: list[str]  # of that, in words; empty where it is not avoided
+    notes: list[NodeNote]  # oldest first
+
+
+def add(run_root: str | Path, notes: Iterable[NodeNote]) -> None:
+    """Append notes. Raises ``OSError`` where that cannot be done."""
+    lines = b"".join(_LINES.encode(note) for note in notes)
+    if not lines:
+        return
+    Path(run_root).mkdir(parents=True, exist_ok=True)
+    with open_no_link(Path(run_root) / FILE, "a") as file:
+        os.write(file.fileno(), lines)  # at once, so that lines of several runs do not mix
+
+
+def histories(run_root: str | Path) -> dict[str, NodeHistory]:
+    """By node, those with the newest word first; of lines that cannot be read nothing is said."""
+    by_node: dict[str, list[NodeNote]] = {}
+    for note in _read(Path(run_root) / FILE):
+        by_node.setdefault(note.node, []).append(note)
+    found = [_history(node, notes) for node, notes in by_node.items()]
+    return {one.node: one for one in sorted(found, key=lambda one: -one.notes[-1].time_unix_s)}
+
+
+def avoided(run_root: str | Path) -> Mapping[str, str]:
+    """The nodes that runs leave out, each with why."""
+    return {name: "; ".join(one.why) for name, one in histories(run_root).items() if one.avoided}
+
+
+def forgiven(node: str, by: str) -> NodeNote:
+    """The note that ends all before it."""
+    return NodeNote(node, time.time(), NoteKind.FORGIVEN, by, "", "")
+
+
+def _history(node: str, notes: list[NodeNote]) -> NodeHistory:
+    bad: list[NodeNote] = []
+    for note in notes:
+        if note.effect == NoteKind.FORGIVEN:
+            bad = []
+        elif note.effect == NoteKind.WELL:
+            bad = [one for one in bad if one.by != note.by]
+        elif note.effect == NoteKind.BAD:
+            bad.append(note)
+    why = list(dict.fromkeys(f"{one.what}: {one.detail}" if one.detail else one.what for one in bad))
+    return NodeHistory(node, bool(bad), why, notes)
+
+
+def _read(path: Path) -> list[NodeNote]:
+    try:
+        lines = papers.read_bytes(path, _MOST_BYTES).split(b"\n")
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in filter(None, lines):
+        try:
+            found.append(_LINES.decode(line))
+        except papers.PaperError:
+            continue
+    return found

@@ -1,0 +1,47 @@
+"""What is remembered of nodes across runs, and when one is avoided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.ledger.node_notes import FILE, NodeNote, NoteKind, add, avoided, forgiven, histories
+
+
+def note(node: str, kind: NoteKind, at_s: float = 1.0, by: str = "check", what: str = "XID") -> NodeNote:
+    return NodeNote(node, at_s, kind, by, what, "79")
+
+
+def test_nothing_is_known_where_nothing_was_found(tmp_path: Path) -> None:
+    assert histories(tmp_path) == {}
+    add(tmp_path, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_node_is_avoided_until_it_is_forgiven_or_found_well(tmp_path: Path) -> None:
+    add(tmp_path / "runs", [note("a", NoteKind.BAD), note("b", NoteKind.ODD), note("c", NoteKind.LOST, 2.0)])
+    assert avoided(tmp_path / "runs") == {"a": "XID: 79"}
+    assert list(histories(tmp_path / "runs")) == ["c", "a", "b"]
+    add(tmp_path / "runs", [forgiven("a", "ada")])
+    assert avoided(tmp_path / "runs") == {}
+    add(tmp_path / "runs", [note("a", NoteKind.BAD)])
+    assert list(avoided(tmp_path / "runs")) == ["a"]
+    add(tmp_path / "runs", [note("a", NoteKind.WELL, what="")])
+    assert avoided(tmp_path / "runs") == {}
+    assert [one.effect for one in histories(tmp_path / "runs")["a"].notes] == [
+        "bad",
+        "forgiven",
+        "bad",
+        "well",
+    ]
+
+
+def test_what_a_run_found_no_check_forgives(tmp_path: Path) -> None:
+    add(tmp_path, [note("a", NoteKind.BAD, by="night-1"), note("a", NoteKind.WELL)])
+    assert list(avoided(tmp_path)) == ["a"]
+
+
+def test_torn_and_strange_lines_are_passed_over(tmp_path: Path) -> None:
+    add(tmp_path, [note("a", NoteKind.BAD)])
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'{"kind": "later", "node": "b"}\n\xff\xfe\n{"kind": "node", "no')
+    assert list(avoided(tmp_path)) == ["a"]
