@@ -32,6 +32,7 @@ from orchestrator.driver.cluster_status import ClusterSeen
 from orchestrator.driver.run_list import ListedRun
 from orchestrator.driver.spending import SpentGroup
 from orchestrator.events import Event, Record
+from orchestrator.fleet.contest import Contest
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.run_groups import Group
@@ -86,6 +87,7 @@ VERBS: list[tuple[str, str, Any]] = [
     ("status --json", "one", ClusterSeen),
     ("check --json", "one", CheckSeen),
     ("nodes --json", "a list, those with the newest word first, of", NodeHistory),
+    ("simulate --trace FILE --json", "one", Contest),
 ]
 FILES: list[tuple[str, str, Any]] = [
     ("RUN_ROOT/spend/RUN.json", "who spends how much, for the group of the run root: one", Spend),

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
+from orchestrator.cli.flags import HYDRA_FLAGS, MAY_TAKE_A_VALUE, TAKE_A_VALUE, VERBS, own_flags, parser_of
 from orchestrator.errors import ConfigError, near_miss
 
-VERBS = (
-    "run", "resume", "stop", "runs", "spend", "logs", "report", "open", "sync", "incidents", "plan",
-    "compare", "calibrate", "up", "status", "down", "export", "check", "nodes", "doctor", "completion",
-)  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
 TAKE_A_COMMAND = ("run", "plan", "export")
-HYDRA_FLAGS = (
-    "--help", "-h", "--hydra-help", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r",
-    "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn",
-    "--config-dir", "-cd", "--info", "-i",
-)  # fmt: skip
-TAKE_A_VALUE = (
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
-    "--sort", "--limit", "--rank", "--attempt", "--lines", "-n", "--state", "--job", "--cluster", "--owner",
-    "--project", "--cost-center", "--month", "--filter", "--to-loss", "--by", "--html", "--png", "--out",
-    "--forgive",
-)  # fmt: skip
-MAY_TAKE_A_VALUE = ("--info", "-i")
+_VERBS_NAMED = 4  # of those that have a flag which was typed at another
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,15 @@ class Invocation:
     cost_center: str | None = None
     month: str | None = None
     by: tuple[str, ...] = ()  # the keys that runs, or spending, are grouped by
+    # what is simulated
+    trace: str = ""
+    profile: str | None = None
+    policies: tuple[str, ...] = ()  # none: all
+    gpus: int = 64
+    restart_s: float = 3.0
+    early: float = 0.0
+    jitter_s: float = 0.0
+    seeds: int = 3
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()
@@ -100,22 +93,23 @@ def parse(args: Sequence[str]) -> Invocation:
     if verb == "completion":
         return Invocation(verb, (), shell=_take_shell(rest))
     run, runs = _take_run(verb, rest), _take_runs(verb, rest)
-    own, words = _own_flags(verb).parse_known_args(rest)
+    found, words = parser_of(verb).parse_known_args(rest)
+    own = vars(found)
     _check_flags(verb, words)
-    if not own.version:  # which is printed without Hydra
+    if "version" not in own:  # which is printed without Hydra
         from orchestrator.config.words import for_hydra
 
         words = for_hydra(words)
-    if command is None or own.version or _is_for_reading(words):
-        return Invocation(verb, tuple(words), run, tuple(runs), **vars(own))
+    if command is None or "version" in own or _is_for_reading(words):
+        return Invocation(verb, tuple(words), run, tuple(runs), **own)
     if verb not in TAKE_A_COMMAND:
         raise ConfigError(f"--: '{verb}' takes no command after it; 'run', 'plan' and 'export' do")
     from orchestrator.config.command_line.words import translated
 
-    found = translated(command, words)
+    trained = translated(command, words)
     return Invocation(
-        verb, (*found.words, *words), run, tuple(runs), **vars(own),
-        command_words=found.words, command_remark=found.remark,
+        verb, (*trained.words, *words), run, tuple(runs), **own,
+        command_words=trained.words, command_remark=trained.remark,
     )  # fmt: skip
 
 
@@ -128,13 +122,6 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str] | None]:
 def _is_for_reading(words: Sequence[str]) -> bool:
     """Whether words are asked to be explained or completed, and nothing is composed of them."""
     return bool({"--help", "-h", "--hydra-help", "--shell-completion", "-sc"} & set(words))
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as everything else here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}; see --help")
 
 
 def _take_verb(args: list[str]) -> tuple[str, bool]:
@@ -190,32 +177,6 @@ def _bare(args: Sequence[str]) -> list[int]:
     ]
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 1 or more")
-    return int(text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(word.strip() for word in text.split(","))
-    if not all(words):
-        raise argparse.ArgumentTypeError(f"'{text}' lacks a word; as in 'cluster,job.args.lr'")
-    return words
-
-
-def _number(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
-    return int(text)
-
-
-def _real(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-
-
 def _check_flags(verb: str, overrides: Sequence[str]) -> None:
     """Hydra would print its whole usage for a flag that it does not know, or that lacks its value."""
     for place, word in enumerate(overrides):
@@ -226,77 +187,16 @@ def _check_flags(verb: str, overrides: Sequence[str]) -> None:
             raise ConfigError(f"{word}: needs a value after it; see --help")
 
 
-def own_flags(verb: str) -> list[str]:
-    """The flags of a verb that are not Hydra's, as they are typed."""
-    return [option for action in _own_flags(verb)._actions for option in action.option_strings]
-
-
 def _no_such_flag(verb: str, flag: str) -> str:
     """What to type instead: a flag that this verb has, or the verbs that have this one."""
     others = [other for other in VERBS if flag in own_flags(other)]
     if others:
-        named = " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+        shown = others if len(others) <= _VERBS_NAMED else [*others[: _VERBS_NAMED - 1], "others"]
+        named = " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
         own = ", ".join(one for one in own_flags(verb) if one != "--version")
         has = f", which has {own}" if own else ""
         return f"{flag}: a flag of {named}, not of '{verb}'{has}; leave it out"
     return f"{flag}: no such flag of '{verb}'{near_miss(flag, [*HYDRA_FLAGS, *own_flags(verb)])}; see --help"
-
-
-def _own_flags(verb: str) -> argparse.ArgumentParser:
-    """The few flags that are not Hydra's; ``--help`` is Hydra's, with our text."""
-    parser = _Parser(prog=f"orchestrator {verb}", add_help=False, allow_abbrev=False)
-    parser.add_argument("--version", action="store_true")
-    if verb in ("plan", "compare", "status", "incidents", "runs", "spend", "report", "check", "nodes"):
-        output = parser.add_mutually_exclusive_group()
-        output.add_argument("--json", action="store_true")
-    if verb in ("run", "runs", "spend", *TAKE_A_RUN, *TAKE_RUNS):
-        parser.add_argument("--trust", action="store_true")
-    if verb in ("down", "export"):
-        parser.add_argument("--force", action="store_true")
-    if verb == "export":
-        parser.add_argument("--out", metavar="DIR")
-    _flags_of_looking(verb, parser)
-    if verb in ("compare", "spend"):
-        output.add_argument("--csv", action="store_true")
-        parser.add_argument("--by", type=_words, default=Invocation.by)
-    if verb == "compare":
-        parser.add_argument("--sort")
-        parser.add_argument("--limit", type=_count)
-        parser.add_argument("--filter", default=Invocation.filter)
-        parser.add_argument("--to-loss", type=_real)
-        parser.add_argument("--html")
-        parser.add_argument("--png")
-    return parser
-
-
-def _flags_of_looking(verb: str, parser: argparse.ArgumentParser) -> None:
-    """Of the verbs that look at runs that are there, or end one."""
-    if verb == "runs":
-        parser.add_argument("--limit", type=_count)
-        parser.add_argument("--state", type=_words, default=Invocation.state)
-        for name in ("job", "cluster", "owner", "project"):
-            parser.add_argument(f"--{name}")
-    elif verb == "spend":
-        for name in ("owner", "project", "cost-center", "cluster", "month"):
-            parser.add_argument(f"--{name}")
-    elif verb == "logs":
-        parser.add_argument("--rank", type=_number, default=Invocation.rank)
-        parser.add_argument("--attempt", type=_count)
-        parser.add_argument("--lines", "-n", type=_count, default=Invocation.lines)
-        parser.add_argument("--follow", "-f", action="store_true")
-    elif verb == "stop":
-        parser.add_argument("--now", action="store_true")
-        parser.add_argument("--no-wait", action="store_true")
-    elif verb == "report":
-        parser.add_argument("--html")
-    elif verb == "open":
-        parser.add_argument("--browser", action="store_true")
-    elif verb == "check":
-        thorough = parser.add_mutually_exclusive_group()
-        thorough.add_argument("--quick", action="store_true")
-        thorough.add_argument("--full", action="store_true")
-    elif verb == "nodes":
-        parser.add_argument("--forgive")
 
 
 def flags_last(words: Sequence[str]) -> list[str]:

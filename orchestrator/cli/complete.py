@@ -16,15 +16,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.cli.args import (
-    HYDRA_FLAGS,
-    SHELLS,
-    TAKE_A_RUN,
-    TAKE_A_VALUE,
-    TAKE_RUNS,
-    VERBS,
-    own_flags,
-)
+from orchestrator.cli.args import SHELLS, TAKE_A_RUN, TAKE_RUNS
+from orchestrator.cli.flags import HYDRA_FLAGS, TAKE_A_VALUE, VERBS, own_flags
 from orchestrator.config import kinds
 from orchestrator.installation import PACKAGE
 

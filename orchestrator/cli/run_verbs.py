@@ -1,5 +1,5 @@
-"""What the verbs do that look at runs which are there, or end one. Everything heavy is imported by the verb
-that needs it."""
+"""What the verbs do that look at runs which are there, end one, or play a trace of jobs. Everything heavy is
+imported by the verb that needs it."""
 
 from __future__ import annotations
 
@@ -61,4 +61,14 @@ def open_run(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.open import open_pages
 
     open_pages(invocation.run, composed.run_root, invocation.browser, Screen(), invocation.trust)
+    return 0
+
+
+def simulate_trace(_composed: DictConfig, invocation: Invocation) -> int:
+    from orchestrator.cli.simulate import simulate
+    from orchestrator.fleet.contest import Setting
+
+    given, seeds = invocation, tuple(range(invocation.seeds))
+    setting = Setting(given.gpus, given.restart_s, early=given.early, jitter_s=given.jitter_s, seeds=seeds)
+    simulate(given.trace, setting, given.policies, given.profile, given.json, Screen())
     return 0

@@ -220,6 +220,25 @@ HELP = {
         (("--forgive NODE", "use it again"), _JSON),
         ("", "--forgive host-07"),
     ),
+    "simulate": VerbHelp(
+        "--trace FILE",
+        "Runs a trace of jobs through policies side by side and starts nothing: how long jobs take from"
+        " submission to end, how long they wait, what being stopped costs, and what no policy can beat. The"
+        " trace is CSV with the columns submit_time_s, duration_s and gpus, or what Philly, Muri, Acme, sacct"
+        " -P or kubectl get workloads -o json have. 'ours' is told durations with an error, 'ours_blind'"
+        " none; easy, srtf and srsf know the true ones.",
+        (
+            ("--gpus N", "of the cluster; 64 where nothing is said"),
+            ("--policies NAME,…", "of fifo, easy, srtf, srsf, tiresias_l, ours, ours_blind"),
+            ("--profile muri", "by the rules of Muri's simulator, to compare with its paper"),
+            ("--restart-s S", "what a start takes after a stop; 3"),
+            ("--early SHARE", "of jobs that end before their time; 0"),
+            ("--jitter-s S", "by which submissions come sooner or later, at random; 0"),
+            ("--seeds N", "so many draws of what is random; 3"),
+            _JSON,
+        ),
+        ("--trace jobs.csv --gpus 512", "--trace jobs.csv --policies fifo,ours --early 0.3 --json"),
+    ),
     "completion": VerbHelp(
         "bash|zsh|fish",
         "Prints what your shell evaluates, so that Tab completes verbs, runs, keys and their values.",

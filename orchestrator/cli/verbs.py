@@ -371,4 +371,5 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "doctor": _doctor,
     "check": check.check_nodes,
     "nodes": nodes.list_nodes,
+    "simulate": run_verbs.simulate_trace,
 }

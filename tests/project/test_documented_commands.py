@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from orchestrator.cli.args import VERBS, parse
+from orchestrator.cli.args import parse
 from orchestrator.cli.cli import main
+from orchestrator.cli.flags import VERBS
 from orchestrator.config import load
 from orchestrator.config.command_line.forms import launch_of
 from orchestrator.config.command_line.launch import Launch

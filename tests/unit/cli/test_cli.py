@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from orchestrator.agent.corpus import TextFile
 from orchestrator.cli import cli
-from orchestrator.cli.args import VERBS, parse
+from orchestrator.cli.args import parse
+from orchestrator.cli.flags import VERBS
 from orchestrator.config import composing
 from orchestrator.driver import preflight
 from orchestrator.events import Record, RunEnded, Status
@@ -83,7 +84,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("which run again", ["sync", "run_root=here"], "sync: which run?"),
     ("no such run", ["incidents", "--json", "nigth-1"], "no run 'nigth-1' in runs (there is none yet)"),
     ("no such run there", ["sync", "night-1", "run_root=here"], "no run 'night-1' in here (there is none yet)"),
-    ("a flag of another verb", ["sync", "night-1", "--json"], "--json: a flag of incidents, plan, compare, status and check, not of 'sync', which has --trust; leave it out"),
+    ("a flag of another verb", ["sync", "night-1", "--json"], "--json: a flag of runs, spend, report and others, not of 'sync', which has --trust; leave it out"),
     (
         "batch sizes",
         ["job.global_batch=13"],

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import cli, complete
-from orchestrator.cli.args import SHELLS, VERBS
+from orchestrator.cli.args import SHELLS
 from orchestrator.cli.complete import answers
 from orchestrator.cli.completion import script
+from orchestrator.cli.flags import VERBS
 from orchestrator.cli.verb_help import HELP
 from orchestrator.config.kinds import all_keys
 

@@ -42,7 +42,7 @@ def test_runs_are_listed_filtered_and_added_up(call: Call, root: Path) -> None:
     assert call("runs", "--job", "nobody")[1].startswith("no run of this kind in runs; set run_root")
     assert "see --limit 2" in call("runs", "--limit", "1")[1]
     assert "no run is that; did you mean 'lost'?" in one_line(call("runs", "--state", "lots"))
-    assert "--rank: no such flag of 'runs'" in one_line(call("runs", "--rank", "1"))
+    assert "--rank: a flag of logs, not of 'runs', which has" in one_line(call("runs", "--rank", "1"))
 
 
 def test_a_report_is_the_summary_and_what_broke(call: Call, root: Path) -> None:

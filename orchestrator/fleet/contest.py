@@ -1,0 +1,182 @@
+"""Policies side by side on one trace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchestrator.errors import ConfigError, near_miss
+from orchestrator.fleet.bound import bound_jct_s
+from orchestrator.fleet.measures import Measures, measures, percentile
+from orchestrator.fleet.muri import GPUS, MuriOutcome, shortest_first, tiresias_l
+from orchestrator.fleet.queueings import Easy, Fifo, Ours, Shortest, TiresiasL
+from orchestrator.fleet.settings import Policy
+from orchestrator.fleet.simulate import Queueing, Run, simulate
+from orchestrator.fleet.trace import Arrivals, Floats, TraceJob
+
+POLICIES = ("fifo", "easy", "srtf", "srsf", "tiresias_l", "ours", "ours_blind")
+MURI_POLICIES = ("srtf", "srsf", "tiresias_l")
+PROFILES = ("muri",)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a trace is run. ``early`` is the share of jobs that end before their time, at any moment of it."""
+
+    gpus: int = 64
+    restart_s: float = 3.0
+    sigma: float = 0.5  # of what is predicted at submission
+    told_sigma: float = 0.05  # of what the steps say
+    seeds: tuple[int, ...] = (0, 1, 2)
+    early: float = 0.0
+    jitter_s: float = 0.0  # each submission comes so much sooner or later, at random
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one policy did: the mean of its seeds, and the least and the greatest average. JCT is job
+    completion time, from submission to end."""
+
+    avg_jct_s: float  # from submission to end, on average
+    p50_jct_s: float  # the median
+    p90_jct_s: float  # nine of ten jobs take no longer
+    p99_jct_s: float  # and 99 of a hundred
+    avg_wait_s: float  # not running, also after a stop
+    makespan_s: float  # from the first submission to the last end
+    preemptions: float  # how often a job was stopped for another
+    gpu_time_lost: float  # to starts after a stop, as a share of the work
+    cpu_s: float  # that the simulation took
+    least_avg_jct_s: float  # of the seeds
+    most_avg_jct_s: float  # likewise
+    seeds: int  # how many there were; 1 where nothing is drawn
+
+
+def refuse_too_large(jobs: Sequence[TraceJob], gpus: int) -> None:
+    """A job that no policy could ever start."""
+    largest = max(jobs, key=lambda job: job.gpus)
+    if largest.gpus > gpus:
+        raise ConfigError(
+            f"--gpus={gpus}: job {largest.key} of the trace takes {largest.gpus} GPUs; give as many or more"
+        )
+
+
+def standings(
+    jobs: Sequence[TraceJob], setting: Setting, names: Sequence[str] = POLICIES
+) -> dict[str, Standing]:
+    if setting.early > 1.0:
+        raise ConfigError(f"--early={setting.early:g}: it is a share, of 0 to 1")
+    for name in names:
+        if name not in POLICIES:
+            raise ConfigError(
+                f"--policies={name}: there are {', '.join(POLICIES)}{near_miss(name, POLICIES)}"
+            )
+    refuse_too_large(jobs, setting.gpus)
+    return {name: _standing(jobs, setting, name) for name in names}
+
+
+def muri_standings(jobs: Sequence[TraceJob]) -> dict[str, Standing]:
+    """The rows of Muri's paper, by its simulator's rules, on its 64 GPUs."""
+    refuse_too_large(jobs, GPUS)
+    plays: dict[str, Callable[[], MuriOutcome]] = {
+        "srtf": lambda: shortest_first(jobs, by_service=False),
+        "srsf": lambda: shortest_first(jobs, by_service=True),
+        "tiresias_l": lambda: tiresias_l(jobs),
+    }
+    found = {}
+    for name, play in plays.items():
+        before = time.process_time()
+        outcome = play()
+        jct_s = outcome.jct_s
+        avg = float(jct_s.mean())
+        found[name] = Standing(
+            avg, percentile(jct_s, 0.5), percentile(jct_s, 0.9), percentile(jct_s, 0.99),
+            float((jct_s - outcome.ran_s).mean()), outcome.makespan_s, outcome.preemptions, outcome.lost,
+            time.process_time() - before, avg, avg, 1,
+        )  # fmt: skip
+    return found
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Policies side by side on one trace."""
+
+    trace: str  # its file
+    jobs: int  # of the trace
+    gpus: int  # of the cluster
+    bound_jct_s: float  # an average that no policy can be below
+    policies: dict[str, Standing]  # by their names
+
+
+def contest(
+    jobs: Sequence[TraceJob], trace: str, setting: Setting, names: Sequence[str], profile: str | None = None
+) -> Contest:
+    """All of a trace; the profile has policies and GPUs of its own."""
+    if profile is not None and profile not in PROFILES:
+        raise ConfigError(f"--profile={profile}: there is {', '.join(PROFILES)} only")
+    gpus = GPUS if profile else setting.gpus
+    found = muri_standings(jobs) if profile else standings(jobs, setting, names)
+    return Contest(trace, len(jobs), gpus, bound_jct_s(Arrivals.of(jobs), gpus), found)
+
+
+def _standing(jobs: Sequence[TraceJob], setting: Setting, name: str) -> Standing:
+    """Only a policy that is told predictions has several seeds, unless the trace itself is drawn."""
+    drawn = name == "ours" or setting.early > 0 or setting.jitter_s > 0
+    before = time.process_time()
+    rows = [
+        measures(play(jobs, setting, name, seed)) for seed in (setting.seeds if drawn else setting.seeds[:1])
+    ]
+    cpu_s = (time.process_time() - before) / len(rows)
+    averages = [row.avg_jct_s for row in rows]
+
+    def mean(of: Callable[[Measures], float]) -> float:
+        return float(np.mean([of(row) for row in rows]))
+
+    return Standing(
+        mean(lambda row: row.avg_jct_s), mean(lambda row: row.p50_jct_s), mean(lambda row: row.p90_jct_s),
+        mean(lambda row: row.p99_jct_s), mean(lambda row: row.avg_wait_s), mean(lambda row: row.makespan_s),
+        mean(lambda row: row.preemptions), mean(lambda row: row.gpu_time_lost), cpu_s,
+        min(averages), max(averages), len(rows),
+    )  # fmt: skip
+
+
+def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Run:
+    """One run of one policy. The same seed draws the same trace and the same predictions for each."""
+    arrivals = Arrivals.of(jobs)
+    rng = np.random.default_rng(seed)
+    count = len(jobs)
+    told = rng.standard_normal((2, count))
+    if setting.jitter_s:
+        submit_s = np.maximum(arrivals.submit_s + rng.uniform(-1, 1, count) * setting.jitter_s, 0.0)
+        order = np.argsort(submit_s, kind="stable")
+        arrivals = Arrivals(submit_s[order], arrivals.duration_s[order], arrivals.gpus[order])
+    work_s = arrivals.duration_s
+    if setting.early:
+        ends_early = rng.random(count) < setting.early
+        work_s = np.where(ends_early, np.maximum(work_s * rng.random(count), 1.0), work_s)
+    queueing = _queueing(name, setting, arrivals.duration_s, told)
+    return simulate(arrivals, setting.gpus, queueing, restart_s=setting.restart_s, work_s=work_s)
+
+
+def _queueing(name: str, setting: Setting, duration_s: Floats, told: Floats) -> Queueing:
+    same = np.ones(len(duration_s))
+    made: dict[str, Callable[[], Queueing]] = {
+        "fifo": Fifo,
+        "easy": Easy,
+        "srtf": lambda: Shortest(by_service=False),
+        "srsf": lambda: Shortest(by_service=True),
+        "tiresias_l": TiresiasL,
+        "ours_blind": lambda: Ours(setting.policy, same),
+        "ours": lambda: Ours(
+            setting.policy,
+            same,
+            duration_s * np.exp(setting.sigma * told[0]),
+            duration_s * np.exp(setting.told_sigma * told[1]),
+            setting.sigma,
+            setting.told_sigma,
+        ),
+    }
+    return made[name]()

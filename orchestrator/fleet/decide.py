@@ -1,0 +1,278 @@
+"""The one function that decides: the world in, decisions out, each with its reason.
+
+It works in rounds: who should run is shared out by quota and worth, who has to leave for that is found and
+paid for, and whoever starts is placed. What a round decides is entered in the books, and the next begins from
+there, until one decides nothing: so asking again before anything has happened changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from orchestrator.fleet.books import Books, books_of
+from orchestrator.fleet.choose import Payment, Table, paid, who_stays
+from orchestrator.fleet.decisions import (
+    Decision,
+    Move,
+    Start,
+    StartCause,
+    Stop,
+    StopCause,
+)
+from orchestrator.fleet.jobs import JobState, Placement
+from orchestrator.fleet.place import Movable, Nodes, Room, free_nodes, make_room
+from orchestrator.fleet.settings import Policy
+from orchestrator.fleet.sharing import Sharing, share_out
+from orchestrator.fleet.waiting import Why, holds
+from orchestrator.fleet.world import World
+
+_MOST_ROUNDS = 100  # each but the last starts a job; what is left is decided when somebody asks again
+
+
+def decide(world: World, policy: Policy) -> tuple[Decision, ...]:
+    """What follows from the world: stops and moves, then starts, then who waits and why."""
+    desk = _Desk.of(world, policy)
+    desk.stop_on_lost_nodes()
+    for _ in range(_MOST_ROUNDS):
+        if not desk.round():
+            break
+    return (*desk.stops, *desk.moves, *desk.starts, *holds(desk.books, desk.why, desk.waiting()))
+
+
+@dataclass
+class _Desk:
+    """The books, and what has been decided from them so far."""
+
+    books: Books
+    policy: Policy
+    nodes: list[Nodes]
+    placements: dict[int, Placement]
+    leaves: dict[tuple[int, int], set[str]]  # pool, node: who still has to leave it
+    gone: set[int] = field(default_factory=set)  # rows that stop
+    stops: list[Stop] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    why: Why = field(default_factory=Why)
+
+    @staticmethod
+    def of(world: World, policy: Policy) -> _Desk:
+        books = books_of(world, policy)
+        placements = {
+            row: placement
+            for row, job in enumerate(books.jobs)
+            if books.running[row] and (placement := job.placement) is not None
+        }
+        nodes = [
+            free_nodes(
+                pool.name, pool.nodes, pool.gpus_per_node, books.not_up[at],
+                [placement for placement in placements.values() if placement.pool == pool.name],
+            )
+            for at, pool in enumerate(world.pools)
+        ]  # fmt: skip
+        desk = _Desk(books, policy, nodes, placements, {})
+        at_pool = {pool.name: at for at, pool in enumerate(world.pools)}
+        for job in world.jobs:
+            still = job.placement if job.state is JobState.STOPPING else job.leaving
+            if still is not None and still.pool in at_pool:
+                desk._lingers(job.key, at_pool[still.pool], still)
+        return desk
+
+    def _lingers(self, key: str, pool: int, placement: Placement) -> None:
+        for node in placement.nodes:
+            self.leaves.setdefault((pool, node), set()).add(key)
+            if node < len(self.nodes[pool].leaving):
+                self.nodes[pool].leaving[node] = True
+
+    def waiting(self) -> list[int]:
+        return [
+            row for row in range(len(self.books.jobs)) if not self.books.running[row] and row not in self.gone
+        ]
+
+    def stop_on_lost_nodes(self) -> None:
+        """Nodes that a pool has no more, and pools whose time is over, leave nobody a choice."""
+        for row, placement in list(self.placements.items()):
+            pool = self.books.options[row][0][0]
+            where = self.books.world.pools[pool]
+            lost = any(node >= where.nodes for node in placement.nodes)
+            if lost or not where.is_open(self.books.world.now):
+                self.why.lost.add(row)
+                self._stop(row, StopCause.NODE, 0.0, ())
+
+    def round(self) -> bool:
+        """Whether it decided anything."""
+        books = self.books
+        excluded, stay = set(self.gone), np.zeros(len(books.jobs), bool)
+        self.why.begin()
+        for tries in itertools.count(1):
+            sharing = share_out(books, excluded, stay)
+            self.why.limited = sharing.limited
+            bills = [self._bill(pool, sharing) for pool in range(len(self.nodes))]
+            unpaid = [row for bill in bills for row in bill.payment.unpaid]
+            if unpaid:
+                for bill in bills:
+                    self.why.add_dear(books, bill.payment)
+                stay = who_stays(stay, books.running, unpaid, tries)
+                continue
+            unplaced = {row for bill in bills for row in self._try(bill)}
+            if not unplaced:
+                break
+            self.why.fragmented |= unplaced
+            excluded |= unplaced
+        entered = [self._enter(bill) for bill in bills]
+        return any(entered)
+
+    def _bill(self, pool: int, sharing: Sharing) -> _Bill:
+        books = self.books
+        here = (books.pool == pool) & books.running
+        wanted = sharing.pool == pool
+        order = books.order
+        starts = order[(wanted & ~books.running)[order]]
+        free = int(books.capacity[pool]) - int(books.gpus[here].sum())
+        if not len(starts):
+            return _Bill(pool, [], sharing)
+        unwanted = order[(here & ~wanted)[order]][::-1]
+        table = Table(
+            books.worth, books.first, books.submitted_at, sharing.gpus, books.running, here & wanted,
+            books.left_h, books.price_usd, books.known,
+        )  # fmt: skip
+        payment = paid(table, starts, unwanted, free, sharing.owed)
+        return _Bill(pool, starts.tolist(), sharing, payment)
+
+    def _try(self, bill: _Bill) -> list[int]:
+        """Find a place for each start of a pool, the largest gangs first. Returns who has none."""
+        bill.rooms.clear()
+        if not bill.starts:
+            return []
+        nodes, unplaced = self.nodes[bill.pool].copy(), []
+        for row in bill.payment.stops:
+            nodes.leave(self.placements[row])
+        gpus = bill.sharing.gpus
+        movable: dict[int, Movable] | None = None
+        for row in sorted(bill.starts, key=lambda row: -int(gpus[row])):
+            placement = nodes.fit(int(gpus[row]))
+            room = Room(placement, (), 0.0) if placement is not None else None
+            if room is None:
+                movable = self._movable(bill, nodes) if movable is None else movable
+                room = make_room(
+                    nodes, int(gpus[row]), movable, self.policy.most_moves, self._most_usd(row, movable)
+                )
+            if room is None:
+                unplaced.append(row)
+                continue
+            for moved, to in room.moves:
+                nodes.leave(self.placements[moved])
+                movable = {other: one for other, one in (movable or {}).items() if other != moved}
+                nodes.take(to)
+            nodes.take(room.placement)
+            bill.rooms[row] = room
+        return unplaced
+
+    def _movable(self, bill: _Bill, nodes: Nodes) -> dict[int, Movable]:
+        books = self.books
+        return {
+            row: Movable(placement.nodes[0], placement.gpus[0], float(books.price_usd[row]))
+            for row, placement in self.placements.items()
+            if placement.pool == nodes.pool
+            and len(placement.nodes) == 1
+            and books.pinned_until[row] <= books.world.now
+            and row not in bill.payment.stops
+        }
+
+    def _most_usd(self, row: int, movable: dict[int, Movable]) -> float:
+        """Without a move the job would wait for one of those who could move to end."""
+        ends_h = min((float(self.books.left_h[other]) for other in movable), default=0.0)
+        return float(self.books.delay[row]) * ends_h
+
+    def _enter(self, bill: _Bill) -> bool:
+        """Write down what a pool's bill decides."""
+        for row in bill.payment.stops:
+            takers = tuple(self.books.jobs[start].key for start, _ in bill.payment.takers[row])
+            self._stop(row, bill.cause(self.books, row), bill.payment.gain_usd[row], takers)
+        for row in bill.starts:
+            room = bill.rooms[row]
+            for moved, to in room.moves:
+                self._move(row, moved, to)
+            self._start(row, bill)
+        return bool(bill.starts)
+
+    def _stop(self, row: int, cause: StopCause, gain_usd: float, takers: tuple[str, ...]) -> None:
+        books, job = self.books, self.books.jobs[row]
+        pool = books.options[row][0][0]
+        self.stops.append(Stop(job.key, job.epoch, cause, float(books.price_usd[row]), gain_usd, takers))
+        placement = self.placements.pop(row)
+        inside = [at for at, node in enumerate(placement.nodes) if node < len(self.nodes[pool].free)]
+        kept = Placement(
+            placement.pool,
+            tuple(placement.nodes[at] for at in inside),
+            tuple(placement.gpus[at] for at in inside),
+        )
+        if kept.nodes:
+            self._leave(row, pool, kept)
+        self.gone.add(row)
+        books.running[row] = False
+        books.pinned_until[row] = -math.inf
+
+    def _leave(self, row: int, pool: int, placement: Placement) -> None:
+        self._lingers(self.books.jobs[row].key, pool, placement)
+        self.nodes[pool].leave(placement)
+
+    def _move(self, start: int, row: int, to: Placement) -> None:
+        books, job = self.books, self.books.jobs[row]
+        pool = books.options[row][0][0]
+        self._leave(row, pool, self.placements[row])
+        gain_usd = float(books.delay[start] * books.left_h[row])
+        after = (*self._after(pool, to, but=job.key), job.key)
+        self.moves.append(
+            Move(
+                job.key,
+                job.epoch + 1,
+                to,
+                float(books.price_usd[row]),
+                gain_usd,
+                books.jobs[start].key,
+                after,
+            )
+        )
+        self._sit(row, pool, to)
+
+    def _start(self, row: int, bill: _Bill) -> None:
+        books, job, to = self.books, self.books.jobs[row], bill.rooms[row].placement
+        cause = StartCause.QUOTA if bill.sharing.owed[row] else StartCause.WORTH
+        after = self._after(bill.pool, to)
+        self.starts.append(Start(job.key, job.epoch + 1, to, cause, float(books.worth[row]), after))
+        books.options[row] = ((bill.pool, int(bill.sharing.gpus[row])),)
+        books.gpus[row], books.pool[row] = bill.sharing.gpus[row], bill.pool
+        self._sit(row, bill.pool, to)
+
+    def _sit(self, row: int, pool: int, to: Placement) -> None:
+        self.books.running[row] = True
+        self.books.pinned_until[row] = math.inf
+        self.placements[row] = to
+        self.nodes[pool].take(to)
+
+    def _after(self, pool: int, to: Placement, but: str = "") -> tuple[str, ...]:
+        found = {key for node in to.nodes for key in self.leaves.get((pool, node), ())}
+        return tuple(sorted(found - {but}))
+
+
+@dataclass
+class _Bill:
+    """What one pool's starts take from whom, and where they go."""
+
+    pool: int
+    starts: list[int]
+    sharing: Sharing
+    payment: Payment = field(default_factory=lambda: Payment([], {}, {}, []))
+    rooms: dict[int, Room] = field(default_factory=dict)
+
+    def cause(self, books: Books, victim: int) -> StopCause:
+        owed = [row for row, _ in self.payment.takers[victim] if self.sharing.owed[row]]
+        if not owed:
+            return StopCause.WORTH
+        reserved = {one.job for one in books.world.reservations if one.job}
+        is_reserved = any(books.jobs[row].key in reserved for row in owed)
+        return StopCause.RESERVED if is_reserved else StopCause.QUOTA

@@ -1,0 +1,30 @@
+"""Who asks for GPUs: a team's quota, what it may borrow, and what it has used lately."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+USAGE_HALF_LIFE_S = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class Team:
+    """``quota`` is what the team gets before anybody borrows; what it does not use is lent."""
+
+    name: str
+    quota: tuple[tuple[str, int], ...] = ()  # pool, GPUs
+    weight: float = 1.0
+    borrow_limit: int | None = None  # GPUs beyond its quotas; None: as many as there are
+    usd_per_month: float | None = None
+    spent_usd: float = 0.0  # in this month
+    parent: str = ""
+    used_gpu_s: float = 0.0  # decayed, as of used_at
+    used_at: float = 0.0
+
+    def quota_in(self, pool: str) -> int:
+        return sum(gpus for name, gpus in self.quota if name == pool)
+
+    def usage(self, at: float) -> float:
+        """GPU-seconds, of which half is forgotten in a week."""
+        return self.used_gpu_s * math.pow(0.5, max(at - self.used_at, 0.0) / USAGE_HALF_LIFE_S)

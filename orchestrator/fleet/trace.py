@@ -1,0 +1,48 @@
+"""A trace: the jobs that somebody's cluster was once asked to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TraceJob:
+    """One line. ``submit_s`` counts from the trace's own zero."""
+
+    key: str
+    submit_s: float
+    duration_s: float  # on all of its GPUs, undisturbed
+    gpus: int
+    team: str = ""
+    model: str = ""
+    state: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """The same in columns, by the time of their submission."""
+
+    submit_s: Floats
+    duration_s: Floats
+    gpus: Ints
+
+    @staticmethod
+    def of(jobs: Sequence[TraceJob]) -> Arrivals:
+        return Arrivals(
+            np.array([job.submit_s for job in jobs], float),
+            np.array([job.duration_s for job in jobs], float),
+            np.array([job.gpus for job in jobs], int),
+        )
+
+
+def in_order(jobs: Sequence[TraceJob]) -> list[TraceJob]:
+    """By submission; those of one moment stay as they are."""
+    return sorted(jobs, key=lambda job: job.submit_s)

@@ -1,0 +1,58 @@
+"""`simulate` on a trace of a few jobs: the table, the JSON, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.cli import main
+
+TRACE = "submit_time_s,duration_s,gpus\n0,5000,8\n10,60,8\n20,60,4\n"
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> str:
+    path = tmp_path / "jobs.csv"
+    path.write_text(TRACE)
+    return str(path)
+
+
+def test_a_table_and_json_of_the_same(trace, capsys):
+    assert main(["simulate", "--trace", trace, "--gpus", "8"]) == 0
+    table = capsys.readouterr().out
+    assert "ours_blind" in table
+    assert "3 jobs on 8 GPUs" in table
+    assert main(["simulate", "--trace", trace, "--gpus", "8", "--policies", "fifo,srsf", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert (body["jobs"], body["gpus"], list(body["policies"])) == (3, 8, ["fifo", "srsf"])
+    assert body["policies"]["fifo"]["avg_jct_s"] == pytest.approx((5000 + 5050 + 5100) / 3)
+    assert body["policies"]["srsf"]["avg_jct_s"] < 2000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trace", "/no/such"], "--trace=/no/such: No such file"),
+        (["--policies", "srff"], "--policies=srff: there are fifo"),
+        (["--gpus", "4"], "--gpus=4: job 2 of the trace takes 8 GPUs"),
+        (["--early", "2"], "--early=2: it is a share"),
+        (["--early", "-1"], "'-1' is not a number of 0 or more"),
+        (["--profile", "x"], "--profile=x: there is muri only"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(trace, capsys, words, said):
+    flags = dict(zip(words[::2], words[1::2], strict=True))
+    flags.setdefault("--trace", trace)
+    assert main(["simulate", *(word for pair in flags.items() for word in pair)]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_a_bad_line_is_named(tmp_path, capsys):
+    path = tmp_path / "bad.csv"
+    path.write_text(TRACE + "30,-1,4\n")
+    assert main(["simulate", "--trace", str(path)]) == 2
+    assert "bad.csv, line 5: duration_s=-1 has to be above 0" in capsys.readouterr().err
