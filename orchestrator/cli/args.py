@@ -67,6 +67,8 @@ class Invocation:
     early: float = 0.0
     jitter_s: float = 0.0
     seeds: int = 3
+    by_team: bool = False
+    jobs_csv: str | None = None  # file of a line for each policy and job
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()

@@ -106,10 +106,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     "check": (_JSON, _flag("--quick", instead_of="depth"), _flag("--full", instead_of="depth")),
     "nodes": (_JSON, *_texts("--forgive")),
     "simulate": (
-        _JSON, _flag("--trace", value=str, needed=True), *_texts("--profile"),
+        _JSON, _flag("--trace", value=str, needed=True), *_texts("--profile", "--jobs-csv", "--png"),
         _flag("--policies", value=_words), _flag("--gpus", value=_count), _flag("--seeds", value=_count),
         _flag("--restart-s", value=_amount), _flag("--early", value=_amount),
-        _flag("--jitter-s", value=_amount),
+        _flag("--jitter-s", value=_amount), _flag("--by-team"),
     ),
     "doctor": (),
     "completion": (),

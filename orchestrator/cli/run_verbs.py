@@ -69,6 +69,12 @@ def simulate_trace(_composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.fleet.contest import Setting
 
     given, seeds = invocation, tuple(range(invocation.seeds))
-    setting = Setting(given.gpus, given.restart_s, early=given.early, jitter_s=given.jitter_s, seeds=seeds)
-    simulate(given.trace, setting, given.policies, given.profile, given.json, Screen())
+    setting = Setting(
+        given.gpus, given.restart_s, early=given.early, jitter_s=given.jitter_s, seeds=seeds,
+        by_team=given.by_team,
+    )  # fmt: skip
+    simulate(
+        given.trace, setting, given.policies, given.profile, given.json, Screen(),
+        jobs_csv=given.jobs_csv, png=given.png,
+    )  # fmt: skip
     return 0

@@ -32,12 +32,28 @@ class Table:
 @dataclass
 class Payment:
     """Rows that stop, and of each who takes how many of its GPUs. ``unpaid`` of them should not: what takes
-    their place gains no more than their stop costs."""
+    their place gains no more than their stop costs. The parts are columns: from which of the stops, by its
+    place among them, to which row, and how many GPUs."""
 
     stops: list[int]
-    takers: dict[int, list[tuple[int, int]]]
-    gain_usd: dict[int, float]
+    gains_usd: Floats
     unpaid: list[int]
+    from_stop: Ints
+    to_row: Ints
+    parts: Ints
+
+    @staticmethod
+    def nothing() -> Payment:
+        none = np.empty(0, int)
+        return Payment([], np.empty(0), [], none, none, none)
+
+    def takers(self, row: int) -> list[int]:
+        """Who gets GPUs of a row that stops, the worthiest first."""
+        found: list[int] = self.to_row[self.from_stop == self.stops.index(row)].tolist()
+        return found
+
+    def gain_usd(self, row: int) -> float:
+        return float(self.gains_usd[self.stops.index(row)])
 
 
 @dataclass
@@ -108,56 +124,43 @@ def paid(table: Table, starts: Ints, unwanted: Ints, free: int, owed: Bools) -> 
     wants = table.gpus[starts]
     need = int(wants.sum()) - free
     if need <= 0:
-        return Payment([], {}, {}, [])
+        return Payment.nothing()
     freed = np.cumsum(table.gpus[unwanted])
-    stops = unwanted[: int(np.searchsorted(freed, need)) + 1].tolist()
+    stops = unwanted[: int(np.searchsorted(freed, need)) + 1]
+    if not len(stops):
+        return Payment.nothing()
     spare = int(table.gpus[stops].sum()) - need
-    for row in reversed(list(stops)):  # the worthiest of them stays where the others are enough
-        if int(table.gpus[row]) <= spare:
-            spare -= int(table.gpus[row])
-            stops.remove(row)
-    takers: dict[int, list[tuple[int, int]]] = {row: [] for row in stops}
-    served = int(np.searchsorted(np.cumsum(wants), free, side="right"))  # these need nobody's
-    free -= int(wants[:served].sum())
-    at, left = 0, int(table.gpus[stops[0]])
-    for row, count in zip(starts[served:].tolist(), wants[served:].tolist(), strict=True):
-        want = max(count - free, 0)
-        free = max(free - count, 0)
-        while want:
-            part = min(want, left)
-            takers[stops[at]].append((row, part))
-            want -= part
-            left -= part
-            if not left:
-                at += 1
-                left = int(table.gpus[stops[at]]) if at < len(stops) else 0
-                if not left:
-                    break
-    gain_usd = {row: _gain_usd(table, row, takers[row]) for row in stops}
-    unpaid = [
-        row
-        for row in stops
-        if gain_usd[row] <= table.price_usd[row] and not _must_leave(table, row, takers[row], owed)
-    ]
-    return Payment(stops, takers, gain_usd, unpaid)
+    if spare >= int(table.gpus[stops].min()):  # the worthiest of them stays where the others are enough
+        stays = np.zeros(len(stops), bool)
+        for place, gpus in reversed(list(enumerate(table.gpus[stops].tolist()))):
+            if gpus <= spare:
+                spare -= gpus
+                stays[place] = True
+        stops = stops[~stays]
+    from_stop, to_row, parts = _parts(table.gpus[stops], starts, wants, free)
+    gains_usd = _gains_usd(table, stops, from_stop, to_row, parts)
+    # Also for whom nobody can say what it gains: its claim alone has decided.
+    must = owed[to_row] | (table.first[to_row] > table.first[stops[from_stop]]) | ~table.known[to_row]
+    must_leave = np.bincount(from_stop[must], minlength=len(stops)) > 0
+    unpaid = stops[(gains_usd <= table.price_usd[stops]) & ~must_leave]
+    return Payment(stops.tolist(), gains_usd, unpaid.tolist(), from_stop, to_row, parts)
 
 
-def _gain_usd(table: Table, victim: int, takers: list[tuple[int, int]]) -> float:
+def _parts(leaves: Ints, starts: Ints, wants: Ints, free: int) -> tuple[Ints, Ints, Ints]:
+    """GPUs laid end to end, the free ones and those of who leaves, and over them the starts, in their order.
+    Where fewer than none are free the first of them pays for that."""
+    given, taken = np.cumsum(leaves) + max(free, 0), np.cumsum(wants) + max(-free, 0)
+    edges = np.unique(np.concatenate([given, taken]))
+    edges = edges[(edges > max(free, 0)) & (edges <= min(given[-1], taken[-1]))]
+    parts = np.diff(np.concatenate([[max(free, 0)], edges]))
+    return np.searchsorted(given, edges), starts[np.searchsorted(taken, edges)], parts
+
+
+def _gains_usd(table: Table, stops: Ints, from_stop: Ints, to_row: Ints, parts: Ints) -> Floats:
     """Dollars of delay that are avoided when these go first, less those of who is delayed by that: two jobs
     that change places. GPUs of the victim that nobody takes are a loss."""
-    left_h, worth = table.left_h, table.worth
-    taken = sum(part for _, part in takers)
-    if not taken:
-        return 0.0
-    idle = float(table.gpus[victim]) / taken
-    return sum(
-        part * float(left_h[row] * left_h[victim] * (worth[row] - worth[victim] * idle))
-        for row, part in takers
-    )
-
-
-def _must_leave(table: Table, victim: int, takers: list[tuple[int, int]], owed: Bools) -> bool:
-    """Also for whom nobody can say what it gains: its claim alone has decided."""
-    return any(
-        owed[row] or table.first[row] > table.first[victim] or not table.known[row] for row, _ in takers
-    )
+    left_h, worth, victims = table.left_h, table.worth, stops[from_stop]
+    taken = np.bincount(from_stop, weights=parts, minlength=len(stops))
+    idle = (table.gpus[stops] / np.maximum(taken, 1.0))[from_stop]
+    gains: Floats = parts * left_h[to_row] * left_h[victims] * (worth[to_row] - worth[victims] * idle)
+    return np.bincount(from_stop, weights=gains, minlength=len(stops)).astype(float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Setting:
     told_sigma: float = 0.05  # of what the steps say
     seeds: tuple[int, ...] = (0, 1, 2)
     early: float = 0.0
+    by_team: bool = False  # whether each team is also played on GPUs of its own
     jitter_s: float = 0.0  # each submission comes so much sooner or later, at random
     policy: Policy = field(default_factory=Policy)
 
@@ -53,6 +54,15 @@ class Standing:
     least_avg_jct_s: float  # of the seeds
     most_avg_jct_s: float  # likewise
     seeds: int  # how many there were; 1 where nothing is drawn
+    # GPU time in use, as a share of all until the last end; null of a profile's policies
+    allocation: float | None = None
+    # GPU-hours free while somebody waited, by why: "gang" where each needed more than were free, "fits" where
+    # the policy kept them; null of a profile's policies
+    idle_gpu_h: dict[str, float] | None = None
+    # of the time that jobs waited, at their cost of delay; null of a profile's policies
+    delay_usd: float | None = None
+    # by team: its average over that on its own share of the GPUs (Themis, NSDI 2020); null unless asked for
+    fairness: dict[str, float] | None = None
 
 
 def refuse_too_large(jobs: Sequence[TraceJob], gpus: int) -> None:
@@ -65,8 +75,12 @@ def refuse_too_large(jobs: Sequence[TraceJob], gpus: int) -> None:
 
 
 def standings(
-    jobs: Sequence[TraceJob], setting: Setting, names: Sequence[str] = POLICIES
+    jobs: Sequence[TraceJob],
+    setting: Setting,
+    names: Sequence[str] = POLICIES,
+    runs: dict[str, Run] | None = None,
 ) -> dict[str, Standing]:
+    """``runs`` is given each policy's run of the first seed."""
     if setting.early > 1.0:
         raise ConfigError(f"--early={setting.early:g}: it is a share, of 0 to 1")
     for name in names:
@@ -75,7 +89,7 @@ def standings(
                 f"--policies={name}: there are {', '.join(POLICIES)}{near_miss(name, POLICIES)}"
             )
     refuse_too_large(jobs, setting.gpus)
-    return {name: _standing(jobs, setting, name) for name in names}
+    return {name: _standing(jobs, setting, name, runs) for name in names}
 
 
 def muri_standings(jobs: Sequence[TraceJob]) -> dict[str, Standing]:
@@ -112,25 +126,31 @@ class Contest:
 
 
 def contest(
-    jobs: Sequence[TraceJob], trace: str, setting: Setting, names: Sequence[str], profile: str | None = None
+    jobs: Sequence[TraceJob],
+    trace: str,
+    setting: Setting,
+    names: Sequence[str],
+    profile: str | None = None,
+    runs: dict[str, Run] | None = None,
 ) -> Contest:
-    """All of a trace; the profile has policies and GPUs of its own."""
+    """All of a trace; the profile has policies and GPUs of its own, and no runs to look at."""
     if profile is not None and profile not in PROFILES:
         raise ConfigError(f"--profile={profile}: there is {', '.join(PROFILES)} only")
     gpus = GPUS if profile else setting.gpus
-    found = muri_standings(jobs) if profile else standings(jobs, setting, names)
+    found = muri_standings(jobs) if profile else standings(jobs, setting, names, runs)
     return Contest(trace, len(jobs), gpus, bound_jct_s(Arrivals.of(jobs), gpus), found)
 
 
-def _standing(jobs: Sequence[TraceJob], setting: Setting, name: str) -> Standing:
+def _standing(jobs: Sequence[TraceJob], setting: Setting, name: str, runs: dict[str, Run] | None) -> Standing:
     """Only a policy that is told predictions has several seeds, unless the trace itself is drawn."""
     drawn = name == "ours" or setting.early > 0 or setting.jitter_s > 0
     before = time.process_time()
-    rows = [
-        measures(play(jobs, setting, name, seed)) for seed in (setting.seeds if drawn else setting.seeds[:1])
-    ]
+    played = [play(jobs, setting, name, seed) for seed in (setting.seeds if drawn else setting.seeds[:1])]
+    rows = [measures(run) for run in played]
     cpu_s = (time.process_time() - before) / len(rows)
     averages = [row.avg_jct_s for row in rows]
+    if runs is not None:
+        runs[name] = played[0]
 
     def mean(of: Callable[[Measures], float]) -> float:
         return float(np.mean([of(row) for row in rows]))
@@ -139,8 +159,27 @@ def _standing(jobs: Sequence[TraceJob], setting: Setting, name: str) -> Standing
         mean(lambda row: row.avg_jct_s), mean(lambda row: row.p50_jct_s), mean(lambda row: row.p90_jct_s),
         mean(lambda row: row.p99_jct_s), mean(lambda row: row.avg_wait_s), mean(lambda row: row.makespan_s),
         mean(lambda row: row.preemptions), mean(lambda row: row.gpu_time_lost), cpu_s,
-        min(averages), max(averages), len(rows),
+        min(averages), max(averages), len(rows), mean(lambda row: row.allocation),
+        {why: mean(lambda row, why=why: row.idle_gpu_h[why]) for why in rows[0].idle_gpu_h},  # type: ignore[misc]
+        mean(lambda row: row.delay_usd),
+        _fairness(jobs, setting, name, played[0]) if setting.by_team else None,
     )  # fmt: skip
+
+
+def _fairness(jobs: Sequence[TraceJob], setting: Setting, name: str, run: Run) -> dict[str, float]:
+    """Each team beside itself alone, by the same policy, on as many GPUs as each of them would have, or as
+    its largest gang takes."""
+    teams = sorted({job.team for job in jobs})
+    found = {}
+    jct_s = run.ended_at - run.arrivals.submit_s
+    of_team = np.array([teams.index(jobs[at].team) for at in run.arrivals.job.tolist()], int)
+    for at, team in enumerate(teams):
+        own = [job for job in jobs if job.team == team]
+        gpus = max(setting.gpus // len(teams), max(job.gpus for job in own))
+        alone = play(own, replace(setting, gpus=gpus), name, setting.seeds[0])
+        alone_s = float((alone.ended_at - alone.arrivals.submit_s).mean())
+        found[team] = float(jct_s[of_team == at].mean()) / alone_s
+    return found
 
 
 def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Run:
@@ -151,28 +190,27 @@ def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Ru
     told = rng.standard_normal((2, count))
     if setting.jitter_s:
         submit_s = np.maximum(arrivals.submit_s + rng.uniform(-1, 1, count) * setting.jitter_s, 0.0)
-        order = np.argsort(submit_s, kind="stable")
-        arrivals = Arrivals(submit_s[order], arrivals.duration_s[order], arrivals.gpus[order])
+        arrivals = arrivals.in_order_of(submit_s)
     work_s = arrivals.duration_s
     if setting.early:
         ends_early = rng.random(count) < setting.early
         work_s = np.where(ends_early, np.maximum(work_s * rng.random(count), 1.0), work_s)
-    queueing = _queueing(name, setting, arrivals.duration_s, told)
+    queueing = _queueing(name, setting, arrivals, told)
     return simulate(arrivals, setting.gpus, queueing, restart_s=setting.restart_s, work_s=work_s)
 
 
-def _queueing(name: str, setting: Setting, duration_s: Floats, told: Floats) -> Queueing:
-    same = np.ones(len(duration_s))
+def _queueing(name: str, setting: Setting, arrivals: Arrivals, told: Floats) -> Queueing:
+    duration_s, usd_per_hour = arrivals.duration_s, arrivals.usd_per_hour
     made: dict[str, Callable[[], Queueing]] = {
         "fifo": Fifo,
         "easy": Easy,
         "srtf": lambda: Shortest(by_service=False),
         "srsf": lambda: Shortest(by_service=True),
         "tiresias_l": TiresiasL,
-        "ours_blind": lambda: Ours(setting.policy, same),
+        "ours_blind": lambda: Ours(setting.policy, usd_per_hour),
         "ours": lambda: Ours(
             setting.policy,
-            same,
+            usd_per_hour,
             duration_s * np.exp(setting.sigma * told[0]),
             duration_s * np.exp(setting.told_sigma * told[1]),
             setting.sigma,

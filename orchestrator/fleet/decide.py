@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from orchestrator.fleet.bill import Bill, bill_of
 from orchestrator.fleet.books import Books, books_of
-from orchestrator.fleet.choose import Payment, Table, paid, who_stays
+from orchestrator.fleet.choose import who_stays
 from orchestrator.fleet.decisions import (
     Decision,
     Move,
@@ -25,8 +26,10 @@ from orchestrator.fleet.decisions import (
 )
 from orchestrator.fleet.jobs import JobState, Placement
 from orchestrator.fleet.place import Movable, Nodes, Room, free_nodes, make_room
+from orchestrator.fleet.pools import nodes_to_leave
 from orchestrator.fleet.settings import Policy
-from orchestrator.fleet.sharing import Sharing, share_out
+from orchestrator.fleet.sharing import share_out
+from orchestrator.fleet.trace import Ints
 from orchestrator.fleet.waiting import Why, holds
 from orchestrator.fleet.world import World
 
@@ -73,6 +76,9 @@ class _Desk:
             )
             for at, pool in enumerate(world.pools)
         ]  # fmt: skip
+        for at, pool in enumerate(world.pools):  # who starts there would have to stop: they are taken last
+            leave = nodes_to_leave(pool, world.changes)
+            nodes[at].leaving[pool.nodes - leave :] = True
         desk = _Desk(books, policy, nodes, placements, {})
         at_pool = {pool.name: at for at, pool in enumerate(world.pools)}
         for job in world.jobs:
@@ -87,17 +93,17 @@ class _Desk:
             if node < len(self.nodes[pool].leaving):
                 self.nodes[pool].leaving[node] = True
 
-    def waiting(self) -> list[int]:
-        return [
-            row for row in range(len(self.books.jobs)) if not self.books.running[row] and row not in self.gone
-        ]
+    def waiting(self) -> Ints:
+        waits = ~self.books.running
+        waits[list(self.gone)] = False
+        return np.flatnonzero(waits)
 
     def stop_on_lost_nodes(self) -> None:
         """Nodes that a pool has no more, and pools whose time is over, leave nobody a choice."""
         for row, placement in list(self.placements.items()):
             pool = self.books.options[row][0][0]
             where = self.books.world.pools[pool]
-            lost = any(node >= where.nodes for node in placement.nodes)
+            lost = max(placement.nodes, default=0) >= where.nodes
             if lost or not where.is_open(self.books.world.now):
                 self.why.lost.add(row)
                 self._stop(row, StopCause.NODE, 0.0, ())
@@ -109,8 +115,8 @@ class _Desk:
         self.why.begin()
         for tries in itertools.count(1):
             sharing = share_out(books, excluded, stay)
-            self.why.limited = sharing.limited
-            bills = [self._bill(pool, sharing) for pool in range(len(self.nodes))]
+            self.why.limited, self.why.kept = sharing.limited, sharing.kept
+            bills = [bill_of(books, pool, sharing) for pool in range(len(self.nodes))]
             unpaid = [row for bill in bills for row in bill.payment.unpaid]
             if unpaid:
                 for bill in bills:
@@ -125,24 +131,7 @@ class _Desk:
         entered = [self._enter(bill) for bill in bills]
         return any(entered)
 
-    def _bill(self, pool: int, sharing: Sharing) -> _Bill:
-        books = self.books
-        here = (books.pool == pool) & books.running
-        wanted = sharing.pool == pool
-        order = books.order
-        starts = order[(wanted & ~books.running)[order]]
-        free = int(books.capacity[pool]) - int(books.gpus[here].sum())
-        if not len(starts):
-            return _Bill(pool, [], sharing)
-        unwanted = order[(here & ~wanted)[order]][::-1]
-        table = Table(
-            books.worth, books.first, books.submitted_at, sharing.gpus, books.running, here & wanted,
-            books.left_h, books.price_usd, books.known,
-        )  # fmt: skip
-        payment = paid(table, starts, unwanted, free, sharing.owed)
-        return _Bill(pool, starts.tolist(), sharing, payment)
-
-    def _try(self, bill: _Bill) -> list[int]:
+    def _try(self, bill: Bill) -> list[int]:
         """Find a place for each start of a pool, the largest gangs first. Returns who has none."""
         bill.rooms.clear()
         if not bill.starts:
@@ -171,7 +160,7 @@ class _Desk:
             bill.rooms[row] = room
         return unplaced
 
-    def _movable(self, bill: _Bill, nodes: Nodes) -> dict[int, Movable]:
+    def _movable(self, bill: Bill, nodes: Nodes) -> dict[int, Movable]:
         books = self.books
         return {
             row: Movable(placement.nodes[0], placement.gpus[0], float(books.price_usd[row]))
@@ -187,11 +176,11 @@ class _Desk:
         ends_h = min((float(self.books.left_h[other]) for other in movable), default=0.0)
         return float(self.books.delay[row]) * ends_h
 
-    def _enter(self, bill: _Bill) -> bool:
+    def _enter(self, bill: Bill) -> bool:
         """Write down what a pool's bill decides."""
         for row in bill.payment.stops:
-            takers = tuple(self.books.jobs[start].key for start, _ in bill.payment.takers[row])
-            self._stop(row, bill.cause(self.books, row), bill.payment.gain_usd[row], takers)
+            takers = tuple(self.books.jobs[start].key for start in bill.payment.takers(row))
+            self._stop(row, bill.cause(self.books, row), bill.payment.gain_usd(row), takers)
         for row in bill.starts:
             room = bill.rooms[row]
             for moved, to in room.moves:
@@ -239,7 +228,7 @@ class _Desk:
         )
         self._sit(row, pool, to)
 
-    def _start(self, row: int, bill: _Bill) -> None:
+    def _start(self, row: int, bill: Bill) -> None:
         books, job, to = self.books, self.books.jobs[row], bill.rooms[row].placement
         cause = StartCause.QUOTA if bill.sharing.owed[row] else StartCause.WORTH
         after = self._after(bill.pool, to)
@@ -257,22 +246,3 @@ class _Desk:
     def _after(self, pool: int, to: Placement, but: str = "") -> tuple[str, ...]:
         found = {key for node in to.nodes for key in self.leaves.get((pool, node), ())}
         return tuple(sorted(found - {but}))
-
-
-@dataclass
-class _Bill:
-    """What one pool's starts take from whom, and where they go."""
-
-    pool: int
-    starts: list[int]
-    sharing: Sharing
-    payment: Payment = field(default_factory=lambda: Payment([], {}, {}, []))
-    rooms: dict[int, Room] = field(default_factory=dict)
-
-    def cause(self, books: Books, victim: int) -> StopCause:
-        owed = [row for row, _ in self.payment.takers[victim] if self.sharing.owed[row]]
-        if not owed:
-            return StopCause.WORTH
-        reserved = {one.job for one in books.world.reservations if one.job}
-        is_reserved = any(books.jobs[row].key in reserved for row in owed)
-        return StopCause.RESERVED if is_reserved else StopCause.QUOTA

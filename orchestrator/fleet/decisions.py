@@ -30,7 +30,7 @@ class HoldCause(StrEnum):
     PINNED = "pinned"  # those who have the GPUs must not be stopped now
     FRAGMENTED = "fragmented"  # enough GPUs are free, but not on so many nodes as its gang needs
     QUOTA = "quota"  # its team has borrowed as much as it may
-    RESERVED = "reserved"
+    RESERVED = "reserved"  # it cannot be stopped and would still run when GPUs are kept for another, or leave
     BUDGET = "budget"  # its team's, of this month
     DEPENDS = "depends"
     TOO_LARGE = "too_large"  # for every pool that it may run in
@@ -76,7 +76,7 @@ class Move:
     after: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hold:
     """The job waits. ``behind`` are those who have what it needs, the worthiest first and not all of them;
     ``gpus_missing`` is how many more of those it could have."""

@@ -68,13 +68,13 @@ class Gittins:
 
 
 _GRID = 48
-_PRIOR_S = np.geomspace(60.0, 30 * 86400.0, 16)  # as many as would be of a cluster nobody has seen yet
+PRIOR_S = np.geomspace(60.0, 30 * 86400.0, 16)  # as many as would be of a cluster nobody has seen yet
 _ENOUGH = 10  # that have ended of one size of gang, to go by those alone
 
 
 def gittins_of(ended_s: Floats) -> Gittins:
     """From what has ended, and a prior in which all magnitudes from a minute to a month are as likely."""
-    samples = np.sort(np.concatenate([ended_s, _PRIOR_S]))
+    samples = np.sort(np.concatenate([ended_s, PRIOR_S]))
     if len(samples) > 512:  # quantiles are as good, and the table below grows with the square
         samples = np.quantile(samples, (np.arange(512) + 0.5) / 512)
     edges = np.concatenate([[0.0], np.geomspace(max(samples[0], 30.0), samples[-1], _GRID)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -160,8 +161,8 @@ def free_nodes(pool: str, nodes: int, gpus_per_node: int, not_up: Bools, placed:
     """The nodes of a pool, less what is placed there."""
     free = np.full(nodes, gpus_per_node)
     if placed:
-        at = np.concatenate([np.array(placement.nodes, int) for placement in placed])
-        counts = np.concatenate([np.array(placement.gpus, int) for placement in placed])
+        at = np.fromiter(chain.from_iterable([placement.nodes for placement in placed]), int)
+        counts = np.fromiter(chain.from_iterable([placement.gpus for placement in placed]), int)
         inside = at < nodes
         free -= np.bincount(at[inside], weights=counts[inside], minlength=nodes).astype(int)
     free[not_up] = -1

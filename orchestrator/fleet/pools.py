@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+
+from orchestrator.fleet.trace import Bools, Ints
 
 
 class NodeState(StrEnum):
@@ -60,3 +65,68 @@ class Reservation:
 
     def is_on(self, at: float) -> bool:
         return self.from_at <= at < self.until_at
+
+
+def where_nothing_starts(pool: Pool) -> Bools:
+    """By node: whether it drains or is down."""
+    out = np.zeros(pool.nodes, bool)
+    out[[node for node, state in pool.not_up if state is not NodeState.UP and node < pool.nodes]] = True
+    return out
+
+
+def capacity_at(pools: Sequence[Pool], changes: Sequence[CapacityChange], at: float) -> Ints:
+    """GPUs of each pool on which something may start then: of its nodes of today and those that will have
+    come, without those that will have left."""
+    found = []
+    for pool in pools:
+        nodes = pool.nodes + sum(one.nodes for one in changes if one.pool == pool.name and one.at <= at)
+        out = sum(
+            1 for node, state in pool.not_up if state is not NodeState.UP and node < min(nodes, pool.nodes)
+        )
+        found.append(max(nodes - out, 0) * pool.gpus_per_node if pool.is_open(at) else 0)
+    return np.array(found, int)
+
+
+def most_gpus(pools: Sequence[Pool], changes: Sequence[CapacityChange]) -> dict[str, int]:
+    """GPUs that each pool has, or will have once."""
+    found = {}
+    for pool in pools:
+        nodes = most = pool.nodes
+        for one in sorted((one for one in changes if one.pool == pool.name), key=lambda one: one.at):
+            nodes += one.nodes
+            most = max(most, nodes)
+        found[pool.name] = most * pool.gpus_per_node
+    return found
+
+
+def reserved_at(
+    pools: Sequence[Pool], reservations: Sequence[Reservation], at: float, but_job: str, but_team: str
+) -> Ints:
+    """GPUs of each pool that are kept then, but for this job and this team."""
+    found = np.zeros(len(pools), int)
+    for place, pool in enumerate(pools):
+        nodes = sum(
+            one.nodes
+            for one in reservations
+            if one.pool == pool.name and one.is_on(at) and (one.job or one.team) not in (but_job, but_team)
+        )
+        found[place] = nodes * pool.gpus_per_node
+    return found
+
+
+def nodes_to_leave(pool: Pool, changes: Sequence[CapacityChange]) -> int:
+    """How many of its nodes of today a pool is to lose, those of the highest numbers."""
+    nodes = least = pool.nodes
+    for one in sorted((one for one in changes if one.pool == pool.name), key=lambda one: one.at):
+        nodes += one.nodes
+        least = min(least, nodes)
+    return pool.nodes - max(least, 0)
+
+
+def fits_from(gpus: int, pool: Pool, changes: Sequence[CapacityChange], now: float) -> float | None:
+    """When a pool will first be open with so many GPUs, as far as it is known."""
+    times = [now, *(one.at for one in changes if one.pool == pool.name and one.at > now)]
+    if pool.from_at is not None and pool.from_at > now:
+        times.append(pool.from_at)
+    fits = (at for at in sorted(times) if int(capacity_at([pool], changes, at)[0]) >= gpus)
+    return next(fits, None)

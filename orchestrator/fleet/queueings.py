@@ -180,10 +180,13 @@ class Ours:
         stops = [int(rows[row]) for row in choice.stops]
         starts = [int(rows[row]) for row in choice.starts]
         waits = ~table.running
-        waits[choice.starts] = False
+        waits[choice.starts], waits[choice.stops] = False, True
         ask_at = math.inf
         if waits.any():
-            hidden = table.pinned & (table.worth < table.worth[waits].max())
+            new = np.zeros(len(rows), bool)
+            new[choice.starts] = True
+            pinned_until = np.where(new, run.now + self._min_run_s(run, len(rows)), pinned_until)
+            hidden = (table.pinned | new) & (table.worth < table.worth[waits].max())
             ask_at = float(np.min(pinned_until[hidden], initial=math.inf))
         if self.predicted_s is None and len(rows) > 1:
             ask_at = min(ask_at, self._next_fall(run, rows))
@@ -215,7 +218,7 @@ class Ours:
         known_h = np.full(len(rows), self.predicted_s is not None)
         start_h = np.where(run.starts[rows] > 0, run.restart_s / HOUR_S, 0.0)
         value = worth(delay, gpus, left_h, start_h, running, known_h, self.policy)
-        pinned_until = run.since[rows] + min_run_s(price_s, self.policy)
+        pinned_until = run.since[rows] + self._min_run_s(run, len(rows))
         table = Table(
             value,
             np.zeros(len(rows), int),
@@ -228,6 +231,9 @@ class Ours:
             known_h,
         )
         return table, pinned_until
+
+    def _min_run_s(self, run: Run, count: int) -> Floats:
+        return min_run_s(np.full(count, run.restart_s), self.policy)
 
     def _claims_now(self, run: Run) -> Claims:
         if self._claims is None or len(self._ended) > 1.1 * self._known + 4:

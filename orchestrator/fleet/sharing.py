@@ -11,18 +11,22 @@ import numpy as np
 
 from orchestrator.fleet.books import Books
 from orchestrator.fleet.choose import fill
+from orchestrator.fleet.pools import capacity_at, reserved_at
 from orchestrator.fleet.trace import Bools, Ints
+from orchestrator.fleet.worth import HOUR_S
 
 
 @dataclass
 class Sharing:
     """``pool`` is -1 for who gets none. ``owed`` have what a quota or a reservation gives them; ``limited``
-    would borrow more than their team may."""
+    would borrow more than their team may; ``kept`` cannot be stopped and would still run when GPUs are kept
+    for somebody, or leave: until when those before them could start."""
 
     pool: Ints
     gpus: Ints
     owed: Bools
     limited: set[int] = field(default_factory=set)
+    kept: dict[int, float] = field(default_factory=dict)
 
 
 Guarantees = dict[tuple[int, int], int]  # team, pool: GPUs
@@ -51,23 +55,56 @@ def share_out(books: Books, excluded: Set[int], stay: Bools | None = None) -> Sh
     rest = order[~pinned[order]]
     if excluded:
         rest = rest[~np.isin(rest, list(excluded))]
-    if _is_plain(books, left, rest):
-        _fill_by_worth(books, sharing, left, rest)
+    plain = _is_plain(books, rest)
+    if plain and _promises_can_be_kept(left):
+        owed = rest[_within_promises(books, left, rest)]
+        sharing.owed[owed] = True
+        sharing.pool[owed] = books.pool[owed]
+        np.subtract.at(left.free, books.pool[owed], books.gpus[owed])
+        _fill_by_worth(books, sharing, left, rest[~sharing.owed[rest]] if len(owed) else rest)
         return sharing
     rows = rest.tolist()
     for row in rows if left.promised or left.of_job else ():
         for pool, gpus in books.options[row]:
-            if gpus <= left.free[pool] and _take_promised(books, left, row, pool, gpus):
+            if gpus > left.free[pool] or _would_be_in_the_way(books, sharing, row, pool, gpus):
+                continue
+            if _take_promised(books, left, row, pool, gpus):
                 sharing.owed[row] = True
                 _give(books, sharing, left, row, pool, gpus)
                 break
-    _lend(books, sharing, left, [row for row in rows if sharing.pool[row] < 0])
+    if plain:
+        _fill_by_worth(books, sharing, left, rest[sharing.pool[rest] < 0])
+    else:
+        _lend(books, sharing, left, [row for row in rows if sharing.pool[row] < 0])
     return sharing
+
+
+def _promises_can_be_kept(left: _Left) -> bool:
+    """All of them together, whoever comes for them: so each can be looked at for itself."""
+    if left.of_job:
+        return False
+    promised = np.zeros(len(left.free), int)
+    for (_, pool), gpus in left.promised.items():
+        promised[pool] += gpus
+    return bool((promised <= left.free).all()) or not left.promised
+
+
+def _within_promises(books: Books, left: _Left, rows: Ints) -> Bools:
+    """Which of these, in their order, are within what their teams were promised, which is less by them then.
+    Each is looked at in the first of its pools only."""
+    found = np.zeros(len(rows), bool)
+    team, pool, gpus = books.team[rows], books.pool[rows], books.gpus[rows]
+    for (of_team, at), promised in left.promised.items():
+        here = np.flatnonzero((team == of_team) & (pool == at))
+        here = here[fill(gpus[here], promised)]
+        found[here] = True
+        left.promised[of_team, at] -= int(gpus[here].sum())
+    return found
 
 
 def _keep(books: Books, sharing: Sharing, left: _Left, rows: Ints) -> None:
     """What must not be stopped has what it has."""
-    if left.promised or left.of_job or any(team.borrow_limit is not None for team in books.world.teams):
+    if left.of_job:
         for row in rows.tolist():
             pool, gpus = books.options[row][0]
             sharing.owed[row] = _take_promised(books, left, row, pool, gpus)
@@ -75,6 +112,13 @@ def _keep(books: Books, sharing: Sharing, left: _Left, rows: Ints) -> None:
         return
     sharing.pool[rows] = books.pool[rows]
     np.subtract.at(left.free, books.pool[rows], books.gpus[rows])
+    if not books.world.teams:
+        return
+    owed = _within_promises(books, left, rows)
+    sharing.owed[rows] = owed
+    borrows = rows[~owed]
+    for team in np.unique(books.team[borrows]).tolist():
+        left.borrowed[team] += int(books.gpus[borrows[books.team[borrows] == team]].sum())
 
 
 def _promises(books: Books) -> tuple[Guarantees, dict[tuple[str, int], int]]:
@@ -119,13 +163,11 @@ def _give(books: Books, sharing: Sharing, left: _Left, row: int, pool: int, gpus
         left.borrowed[int(books.team[row])] += gpus
 
 
-def _is_plain(books: Books, left: _Left, rows: Ints) -> bool:
-    """Whether worth alone decides: nothing is promised or limited, and each has one pool to run in."""
+def _is_plain(books: Books, rows: Ints) -> bool:
+    """Whether nobody may borrow only so much, each can be stopped, and each has one pool to run in."""
     limited = any(team.borrow_limit is not None for team in books.world.teams)
     return (
-        not left.promised
-        and not left.of_job
-        and not limited
+        not limited
         and bool(books.preemptible[rows].all())
         and (len(books.world.pools) == 1 or all(len(books.options[row]) == 1 for row in rows.tolist()))
     )
@@ -160,10 +202,11 @@ def _lend(books: Books, sharing: Sharing, left: _Left, rows: list[int]) -> None:
                 if blocked[pool] < 0:
                     blocked[pool] = row
                 continue
-            if not books.preemptible[row] and not _may_stay(
-                books, sharing, left, row, pool, gpus, blocked[pool]
-            ):
-                continue
+            if not books.preemptible[row]:
+                if not _may_stay(books, sharing, left, row, pool, gpus, blocked[pool]):
+                    continue
+                if _would_be_in_the_way(books, sharing, row, pool, gpus):
+                    continue
             _give(books, sharing, left, row, pool, gpus)
             break
 
@@ -186,3 +229,32 @@ def _may_stay(
         return True
     shadow_h, spare = float(books.left_h[there][place]), int(sums[place]) - wanted
     return float(books.left_h[row]) <= shadow_h or gpus <= spare or math.isinf(shadow_h)
+
+
+def _would_be_in_the_way(books: Books, sharing: Sharing, row: int, pool: int, gpus: int) -> bool:
+    if books.preemptible[row]:
+        return False
+    needed_at = _needed_at(books, sharing, row, pool, gpus)
+    if needed_at is not None:
+        sharing.kept[row] = needed_at
+    return needed_at is not None
+
+
+def _needed_at(books: Books, sharing: Sharing, row: int, pool: int, gpus: int) -> float | None:
+    """When its GPUs will be needed before it has ended: for a reservation that is to begin, or since nodes
+    leave. None where they will not be, or where enough others have ended by then or can be stopped."""
+    world = books.world
+    name = world.pools[pool].name
+    times = {one.at for one in world.changes if one.pool == name and one.nodes < 0 and one.at > world.now}
+    times |= {one.from_at for one in world.reservations if one.pool == name and one.from_at > world.now}
+    for at in sorted(times):
+        hours = (at - world.now) / HOUR_S
+        if books.left_h[row] <= hours:
+            return None
+        stay = (sharing.pool == pool) & ~books.preemptible & (books.left_h > hours)
+        room = int(capacity_at(world.pools, world.changes, at)[pool])
+        job = books.jobs[row]
+        room -= int(reserved_at(world.pools, world.reservations, at, job.key, job.spec.team)[pool])
+        if gpus + int(sharing.gpus[stay].sum()) > room:
+            return at
+    return None

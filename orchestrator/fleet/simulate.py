@@ -10,13 +10,31 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from orchestrator.fleet.trace import Arrivals, Bools, Floats, Ints
 
 _SAME_S = 1e-6
+
+
+class Idle(StrEnum):
+    """Why GPUs are free."""
+
+    NOBODY = "nobody"  # nobody waits
+    FITS = "fits"  # somebody waits who would have fitted: the policy keeps them
+    GANG = "gang"  # each of those who wait needs more of them
+
+
+class Moment(NamedTuple):
+    """How things stand once an event has been decided about, until the next."""
+
+    at: float
+    gpus_in_use: int
+    jobs_waiting: int
+    gpus_waited_for: int
 
 
 @dataclass
@@ -40,6 +58,9 @@ class Run:
     free: int = 0
     preemptions: int = 0
     lost_gpu_s: float = 0.0
+    idle_gpu_s: dict[Idle, float] = field(default_factory=lambda: dict.fromkeys(Idle, 0.0))
+    moments: list[Moment] = field(default_factory=list)  # after each event
+    _waiting: dict[int, int] = field(default_factory=dict)  # jobs, by the size of their gang
     _ends: list[tuple[float, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,7 +82,7 @@ class Run:
 
     def start(self, row: int) -> None:
         again_s = self.restart_s if self.starts[row] else 0.0
-        self.lost_gpu_s += again_s * self.arrivals.gpus[row]
+        self._waiting[int(self.arrivals.gpus[row])] -= 1
         self.starts[row] += 1
         self.running[row] = True
         self.since[row] = self.now
@@ -74,13 +95,44 @@ class Run:
 
     def stop(self, row: int) -> None:
         self._leave(row)
+        self._waits(row)
         self.preemptions += 1
+
+    def _waits(self, row: int) -> None:
+        gpus = int(self.arrivals.gpus[row])
+        self._waiting[gpus] = self._waiting.get(gpus, 0) + 1
 
     def _leave(self, row: int) -> None:
         self.done_s[row] += max(self.now - self.counts_from[row], 0.0)
+        self.lost_gpu_s += (min(self.now, self.counts_from[row]) - self.since[row]) * self.arrivals.gpus[row]
         self.ran_s[row] += self.now - self.since[row]
         self.running[row] = False
         self.free += int(self.arrivals.gpus[row])
+
+    def arrive(self, rows: range) -> None:
+        self.active = np.concatenate([self.active, np.arange(rows.start, rows.stop)])
+        for row in rows:
+            self._waits(row)
+
+    def go_on(self, at: float) -> None:
+        """Time passes, and GPUs that are free idle."""
+        if self.free:
+            self.idle_gpu_s[self._why_idle()] += (at - self.now) * self.free
+        self.now = at
+
+    def _why_idle(self) -> Idle:
+        sizes = [gpus for gpus, count in self._waiting.items() if count]
+        if not sizes:
+            return Idle.NOBODY
+        return Idle.FITS if min(sizes) <= self.free else Idle.GANG
+
+    def note(self) -> None:
+        waiting = sum(self._waiting.values())
+        gpus = sum(gpus * count for gpus, count in self._waiting.items())
+        moment = Moment(self.now, self.gpus - self.free, waiting, gpus)
+        if self.moments and self.moments[-1].at == self.now:
+            self.moments.pop()
+        self.moments.append(moment)
 
     def next_end(self) -> float:
         while self._ends:
@@ -122,21 +174,23 @@ def simulate(
     count, next_row, ask_at = len(submit_s), 0, math.inf
     while next_row < count or len(run.active):
         arrives_at = submit_s[next_row] if next_row < count else math.inf
-        run.now = float(min(run.next_end(), arrives_at, ask_at))
-        if math.isinf(run.now):
+        at = float(min(run.next_end(), arrives_at, ask_at))
+        if math.isinf(at):
             raise ValueError("a policy has left jobs in the queue that nothing will start")
+        run.go_on(at)
         ended = run.end_those_due()
         first = next_row
         while next_row < count and submit_s[next_row] <= run.now + _SAME_S:
             next_row += 1
         arrived = range(first, next_row)
         if next_row > first:
-            run.active = np.concatenate([run.active, np.arange(first, next_row)])
+            run.arrive(arrived)
         stops, starts, ask_at = queueing.decide(run, arrived, ended)
         for row in stops:
             run.stop(row)
         for row in starts:
             run.start(row)
+        run.note()
         if run.free < 0:
             raise ValueError("a policy has given out more GPUs than there are")
     return run

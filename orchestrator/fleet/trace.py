@@ -24,6 +24,7 @@ class TraceJob:
     team: str = ""
     model: str = ""
     state: str = "unknown"
+    usd_per_hour: float = 1.0  # what an hour of delay costs
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Arrivals:
     submit_s: Floats
     duration_s: Floats
     gpus: Ints
+    usd_per_hour: Floats
+    job: Ints  # its place among the jobs that these are of
 
     @staticmethod
     def of(jobs: Sequence[TraceJob]) -> Arrivals:
@@ -40,6 +43,19 @@ class Arrivals:
             np.array([job.submit_s for job in jobs], float),
             np.array([job.duration_s for job in jobs], float),
             np.array([job.gpus for job in jobs], int),
+            np.array([job.usd_per_hour for job in jobs], float),
+            np.arange(len(jobs)),
+        )
+
+    def in_order_of(self, submit_s: Floats) -> Arrivals:
+        """The same jobs, submitted at other times."""
+        order = np.argsort(submit_s, kind="stable")
+        return Arrivals(
+            submit_s[order],
+            self.duration_s[order],
+            self.gpus[order],
+            self.usd_per_hour[order],
+            self.job[order],
         )
 
 

@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.errors import ConfigError
@@ -40,7 +41,7 @@ def read_trace(text: str, name: str) -> list[TraceJob]:
 
 
 def _later(job: TraceJob, by_s: float) -> TraceJob:
-    return TraceJob(job.key, job.submit_s + by_s, job.duration_s, job.gpus, job.team, job.model, job.state)
+    return replace(job, submit_s=job.submit_s + by_s)
 
 
 def _of_table(text: str, name: str) -> list[TraceJob]:
@@ -107,9 +108,11 @@ def _ours(row: Row, number: str) -> TraceJob | None:
     team = row.get("team") or row.get("user_vc") or ""
     model = row.get("model") or row.get("user_vc") or ""
     submit_s, duration_s = _number(row, "submit_time_s"), _number(row, "duration_s", above=True)
+    state = row.get("final_state") or "unknown"
     return TraceJob(
-        row.get("key") or number, submit_s, duration_s, gpus, team, model, row.get("final_state") or "unknown"
-    )
+        row.get("key") or number, submit_s, duration_s, gpus, team, model, state,
+        _number(row, "usd_per_hour", above=True) if row.get("usd_per_hour") else 1.0,
+    )  # fmt: skip
 
 
 def _muri(row: Row, number: str) -> TraceJob | None:

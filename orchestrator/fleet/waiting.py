@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import numpy as np
 from orchestrator.fleet.books import Books
 from orchestrator.fleet.choose import Payment
 from orchestrator.fleet.decisions import Hold, HoldCause
+from orchestrator.fleet.trace import Floats, Ints
 
 _NAMED = 3  # of those who are ahead
 
@@ -22,17 +22,22 @@ class Why:
     dear: dict[int, tuple[float, float, tuple[int, ...]]] = field(default_factory=dict)
     fragmented: set[int] = field(default_factory=set)
     limited: set[int] = field(default_factory=set)
+    kept: dict[int, float] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
 
     def add_dear(self, books: Books, payment: Payment) -> None:
         """Who would have had the GPUs of somebody whose stop does not pay."""
-        for victim in payment.unpaid:
-            money = payment.gain_usd[victim], float(books.price_usd[victim]), (victim,)
-            for row, _ in payment.takers[victim]:
-                self.dear.setdefault(row, money)
+        unpaid = np.isin(payment.stops, payment.unpaid)[payment.from_stop]
+        for place, row in zip(
+            payment.from_stop[unpaid].tolist(), payment.to_row[unpaid].tolist(), strict=True
+        ):
+            if row not in self.dear:
+                victim = payment.stops[place]
+                gain_usd = float(payment.gains_usd[place])
+                self.dear[row] = gain_usd, float(books.price_usd[victim]), (victim,)
 
     def begin(self) -> None:
-        self.dear, self.fragmented, self.limited = {}, set(), set()
+        self.dear, self.fragmented, self.limited, self.kept = {}, set(), set(), {}
 
 
 @dataclass
@@ -40,48 +45,68 @@ class _PoolNow:
     """A pool as those see it who wait for it: who has it, the least worthy first."""
 
     free: int
-    rows: list[int]
-    worths: list[float]
-    pinned_gpus_below: list[int]
-    until_at: float
+    keys: list[str]
+    worths: Floats
+    pinned_gpus_below: Ints
+    until_at: float | None
 
 
-def holds(books: Books, why: Why, waiting: list[int]) -> list[Hold]:
-    pools = [_pool_now(books, pool) for pool in range(len(books.world.pools))]
-    return [*books.held, *(_hold(books, why, pools, row) for row in waiting)]
+def holds(books: Books, why: Why, waiting: Ints) -> list[Hold]:
+    """Most wait behind others; those are looked at together."""
+    found: dict[int, Hold] = {}
+    known = why.dear.keys() | why.limited | why.fragmented | why.kept.keys()
+    for pool in range(len(books.world.pools)):
+        now, here = _pool_now(books, pool), waiting[books.pool[waiting] == pool]
+        for row in known.intersection(here.tolist()) if known else ():
+            found[row] = _for_its_own_reason(books, why, now, row)
+        _behind_others(books, now, here[~np.isin(here, list(found))] if found else here, found)
+    return [*books.held, *(found[row] for row in waiting.tolist())]
+
+
+def _for_its_own_reason(books: Books, why: Why, now: _PoolNow, row: int) -> Hold:
+    key, worth, missing = (
+        books.jobs[row].key,
+        float(books.worth[row]),
+        max(int(books.gpus[row]) - now.free, 0),
+    )
+    if row in why.dear:
+        gain_usd, price_usd, victims = why.dear[row]
+        behind = tuple(books.jobs[victim].key for victim in victims[:_NAMED])
+        return Hold(key, HoldCause.PRICE, worth, behind, missing, price_usd, gain_usd)
+    if row in why.kept:
+        return Hold(key, HoldCause.RESERVED, worth, (), missing, until_at=why.kept[row])
+    return Hold(key, HoldCause.FRAGMENTED if row in why.fragmented else HoldCause.QUOTA, worth, (), missing)
 
 
 def _pool_now(books: Books, pool: int) -> _PoolNow:
     here = np.flatnonzero(books.running & (books.pool == pool))
     here = here[np.argsort(books.worth[here], kind="stable")]
     pinned = books.pinned_until[here] > books.world.now
-    until = books.pinned_until[here][pinned]
+    until = float(books.pinned_until[here][pinned].min(initial=math.inf))
     return _PoolNow(
         int(books.capacity[pool]) - int(books.gpus[here].sum()),
-        here.tolist(),
-        books.worth[here].tolist(),
-        [0, *np.cumsum(np.where(pinned, books.gpus[here], 0)).tolist()],
-        float(until.min()) if len(until) else math.inf,
+        [books.jobs[row].key for row in here.tolist()],
+        books.worth[here],
+        np.concatenate([[0], np.cumsum(np.where(pinned, books.gpus[here], 0))]),
+        until if math.isfinite(until) else None,
     )
 
 
-def _hold(books: Books, why: Why, pools: list[_PoolNow], row: int) -> Hold:
-    job, worth = books.jobs[row], float(books.worth[row])
-    pool, gpus = books.options[row][0]
-    now = pools[pool]
-    missing = max(gpus - now.free, 0)
-    if row in why.dear:
-        gain_usd, price_usd, victims = why.dear[row]
-        behind = tuple(books.jobs[victim].key for victim in victims[:_NAMED])
-        return Hold(job.key, HoldCause.PRICE, worth, behind, missing, price_usd, gain_usd)
-    if row in why.fragmented:
-        return Hold(job.key, HoldCause.FRAGMENTED, worth, (), missing)
-    if row in why.limited:
-        return Hold(job.key, HoldCause.QUOTA, worth, (), missing)
-    below = bisect.bisect_left(now.worths, worth)
-    if now.pinned_gpus_below[below] >= missing > 0:
-        behind = tuple(books.jobs[each].key for each in now.rows[:_NAMED])
-        until = now.until_at if math.isfinite(now.until_at) else None
-        return Hold(job.key, HoldCause.PINNED, worth, behind, missing, until_at=until)
-    behind = tuple(books.jobs[each].key for each in now.rows[below : below + _NAMED])
-    return Hold(job.key, HoldCause.AHEAD, worth, behind, missing)
+def _behind_others(books: Books, now: _PoolNow, rows: Ints, found: dict[int, Hold]) -> None:
+    """Behind who is next worthier; or, if that would not help, behind those who must not be stopped."""
+    worths = books.worth[rows]
+    below = np.searchsorted(now.worths, worths)
+    missing = np.maximum(books.gpus[rows] - now.free, 0)
+    pinned = (now.pinned_gpus_below[below] >= missing) & (missing > 0)
+    first = tuple(now.keys[:_NAMED])
+    ahead: dict[int, tuple[str, ...]] = {}
+    columns = (rows.tolist(), worths.tolist(), below.tolist(), missing.tolist(), pinned.tolist())
+    for row, worth, place, gpus, is_pinned in zip(*columns, strict=True):
+        key = books.jobs[row].spec.key
+        if is_pinned:
+            found[row] = Hold(key, HoldCause.PINNED, worth, first, gpus, until_at=now.until_at)
+            continue
+        behind = ahead.get(place)
+        if behind is None:
+            behind = ahead[place] = tuple(now.keys[place : place + _NAMED])
+        found[row] = Hold(key, HoldCause.AHEAD, worth, behind, gpus)

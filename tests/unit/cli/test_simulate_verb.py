@@ -39,6 +39,12 @@ def test_a_table_and_json_of_the_same(trace, capsys):
         (["--gpus", "4"], "--gpus=4: job 2 of the trace takes 8 GPUs"),
         (["--early", "2"], "--early=2: it is a share"),
         (["--early", "-1"], "'-1' is not a number of 0 or more"),
+        (
+            ["--jobs-csv", "/no/such/place.csv"],
+            "--jobs-csv=/no/such/place.csv: there is no folder /no/such; make it",
+        ),
+        (["--png", "/dev/null/x.png"], "--png=/dev/null/x.png: there is no folder /dev/null;"),
+        (["--png", "x.png", "--profile", "muri"], "--png: there is nothing to show of --profile=muri"),
         (["--profile", "x"], "--profile=x: there is muri only"),
     ],
 )
@@ -56,3 +62,20 @@ def test_a_bad_line_is_named(tmp_path, capsys):
     path.write_text(TRACE + "30,-1,4\n")
     assert main(["simulate", "--trace", str(path)]) == 2
     assert "bad.csv, line 5: duration_s=-1 has to be above 0" in capsys.readouterr().err
+
+
+def test_a_line_for_each_policy_and_job_and_a_picture(trace, tmp_path, capsys):
+    words = ["--trace", trace, "--gpus", "8", "--policies", "fifo,ours", "--by-team"]
+    assert (
+        main(["simulate", *words, "--jobs-csv", str(tmp_path / "o.csv"), "--png", str(tmp_path / "o.png")])
+        == 0
+    )
+    lines = (tmp_path / "o.csv").read_text().splitlines()
+    assert lines[0].startswith("policy,key,team,gpus,")
+    assert len(lines) == 1 + 2 * 3
+    assert lines[1:3] == [
+        "fifo,2,,8,1.0,0.000,0.000,5000.000,5000.000,0.000,0",
+        "fifo,3,,8,1.0,10.000,5000.000,5060.000,60.000,4990.000,0",
+    ]
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    assert "no team" in capsys.readouterr().out

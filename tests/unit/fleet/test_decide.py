@@ -11,7 +11,7 @@ from orchestrator.fleet.books import books_of
 from orchestrator.fleet.decide import decide
 from orchestrator.fleet.decisions import Decision, Hold, HoldCause, Move, Start, StartCause, Stop, StopCause
 from orchestrator.fleet.jobs import JobState, PoolPlan
-from orchestrator.fleet.pools import NodeState, Pool, Reservation
+from orchestrator.fleet.pools import CapacityChange, NodeState, Pool, Reservation
 from orchestrator.fleet.record import Ended, Record
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.teams import Team
@@ -267,3 +267,34 @@ def test_gpus_of_who_is_stopping_are_given_but_not_before_it_has_left():
     found = _decide(world(stopping, queued("j", 8)))
     assert found["j"].after == ("s",)
     assert set(found) == {"j"}
+
+
+def test_who_cannot_be_stopped_does_not_start_into_a_reservation_or_on_nodes_that_leave():
+    long, short = queued("long", 16, 5.0, preemptible=False), queued("short", 16, 1.0, preemptible=False)
+    kept = (Reservation("h100", 3, NOW + 7200, NOW + 1e5, job="demo"),)
+    leave = (CapacityChange("h100", -3, NOW + 7200),)
+    for more in ({"reservations": kept}, {"changes": leave}):
+        found = _decide(world(long, **more))["long"]
+        assert (found.cause, found.until_at) == (HoldCause.RESERVED, NOW + 7200)
+        assert isinstance(_decide(world(short, **more))["short"], Start)
+        assert isinstance(_decide(world(queued("long", 16, 5.0), **more))["long"], Start)
+        assert isinstance(_decide(world(queued("long", 8, 5.0, preemptible=False), **more))["long"], Start)
+    own = queued("demo", 24, 5.0, preemptible=False)
+    assert isinstance(_decide(world(own, reservations=kept))["demo"], Start)
+    quota = (Team("nlp", quota=(("h100", 16),)),)
+    assert _decide(world(long, reservations=kept, teams=quota))["long"].cause is HoldCause.RESERVED
+    of_team = (Reservation("h100", 3, NOW + 7200, NOW + 1e5, team="nlp"),)
+    assert isinstance(_decide(world(long, reservations=of_team))["long"], Start)
+
+
+def test_nodes_that_leave_are_taken_last_and_a_pool_that_grows_has_a_time_from_which_a_gang_fits():
+    leave = (CapacityChange("h100", -2, NOW + 7200),)
+    jobs = running("a", (0, 8), saved=False), queued("j", 4), queued("k", 8)
+    found = _decide(world(*jobs, pool=replace(POOL, nodes=4), changes=leave))
+    assert found["k"].placement.nodes == (1,)
+    assert found["j"].placement.nodes == (2,)
+    grows = (CapacityChange("h100", 2, NOW + 60), CapacityChange("h100", 2, NOW + 120))
+    huge = _decide(world(queued("huge", 64), changes=grows))["huge"]
+    assert (huge.cause, huge.until_at) == (HoldCause.TOO_LARGE, NOW + 120)
+    later = _decide(world(queued("j", 8), pool=replace(POOL, from_at=NOW + 60)))["j"]
+    assert (later.cause, later.until_at) == (HoldCause.TOO_LARGE, NOW + 60)

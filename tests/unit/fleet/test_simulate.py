@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.bound import bound_jct_s
 from orchestrator.fleet.contest import POLICIES, Setting, play, standings
+from orchestrator.fleet.measures import measures
 from orchestrator.fleet.queueings import Easy, Fifo, Shortest
 from orchestrator.fleet.simulate import simulate
 from orchestrator.fleet.trace import Arrivals, TraceJob
@@ -44,6 +45,9 @@ def test_every_job_does_all_of_its_work_and_none_beats_the_bound(jobs, name, res
     assert (jct_s >= run.work_s - 1e-3).all()
     assert jct_s.mean() >= bound_of(jobs, 32) * (1 - 1e-9) - 1e-3
     assert run.free == 32
+    ends_s = float(run.ended_at.max())
+    used_s = float((run.work_s * run.arrivals.gpus).sum()) + run.lost_gpu_s
+    assert used_s + sum(run.idle_gpu_s.values()) == pytest.approx(32 * ends_s, rel=1e-6, abs=1e-2)
     assert run.preemptions == int((run.starts - 1).sum())
 
 
@@ -68,6 +72,27 @@ def test_fifo_lets_nobody_pass_and_easy_lets_pass_who_takes_nothing_from_the_fir
     ]
     assert _jct(jobs, Fifo()) == [100, 149, 238, 347]
     assert _jct(jobs, Easy()) == [100, 149, 90, 347]
+
+
+def test_gpus_that_are_free_while_somebody_waits_are_told_by_why():
+    jobs = [
+        TraceJob("runs", 0, 100.0, 4),
+        TraceJob("first", 0, 50.0, 8),
+        TraceJob("short", 40, 20.0, 4, usd_per_hour=3600.0),
+    ]
+    fifo = measures(simulate(Arrivals.of(jobs), 8, Fifo()))
+    assert fifo.idle_gpu_h == {"gang": pytest.approx(4 * 40 / 3600), "fits": pytest.approx(4 * 60 / 3600)}
+    assert fifo.allocation == pytest.approx((4 * 100 + 8 * 50 + 4 * 20) / (8 * 170))
+    assert fifo.delay_usd == pytest.approx(110.0 + 100 / 3600)
+    easy = measures(simulate(Arrivals.of(jobs), 8, Easy()))
+    assert easy.idle_gpu_h == {"gang": pytest.approx(4 * 80 / 3600), "fits": 0.0}
+
+
+def test_a_team_beside_itself_alone():
+    many = [TraceJob(f"a{row}", 0, 100.0, 4, team="a") for row in range(8)]
+    jobs = [*many, TraceJob("b", 0, 100.0, 4, team="b")]
+    [found] = standings(jobs, Setting(gpus=8, by_team=True), ["fifo"]).values()
+    assert found.fairness == {"a": pytest.approx((100 + 200 + 300 + 400) / 4 / 450), "b": pytest.approx(5.0)}
 
 
 def test_a_stopped_job_goes_on_from_where_it_was_and_pays_for_its_start():
