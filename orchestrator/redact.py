@@ -249,6 +249,9 @@ def _hide_assigned(match: re.Match[str]) -> str:
     # "token=128" of a training log; one that is a password is known by its value
     if _NUMBER.fullmatch(value):
         return match[0]
+    # what a shell puts in, as in "PASSWORD=$(openssl rand -hex 32)": without it the command would not run
+    if value == "$" and match.string[match.end() :].startswith(("(", "{")):
+        return match[0]
     quoted = value[0] if value[0] in "\"'" else ""
     return f"{match['before']}{quoted}{HIDDEN}{quoted}"
 

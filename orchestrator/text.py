@@ -117,7 +117,7 @@ def hours_name(unit: str) -> str:
 def plural(amount: float, noun: str) -> str:
     """1 GPU, 4 GPUs, 2.5 days, 250,000 steps."""
     said = f"{amount:,}" if isinstance(amount, int) else figure(amount)
-    return f"{said} {noun}" if said == "1" else f"{said} {noun}s"
+    return f"{said} {noun}" if said in ("1", "-1") else f"{said} {noun}s"
 
 
 def ending(text: str, width: int) -> str:

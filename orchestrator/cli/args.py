@@ -12,6 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
 TAKE_A_COMMAND = ("run", "plan", "export")
+CFG = ("job", "hydra", "all")  # of Hydra: what of a configuration is printed
 _VERBS_NAMED = 4  # of those that have a flag which was typed at another
 
 
@@ -185,8 +186,11 @@ def _check_flags(verb: str, overrides: Sequence[str]) -> None:
         flag = word.split("=", 1)[0]
         if flag.startswith("-") and flag not in HYDRA_FLAGS:
             raise ConfigError(_no_such_flag(verb, flag))
-        if word in TAKE_A_VALUE and all(value.startswith("-") for value in overrides[place + 1 : place + 2]):
+        value = "".join(overrides[place + 1 : place + 2])
+        if word in TAKE_A_VALUE and (not value or value.startswith("-")):
             raise ConfigError(f"{word}: needs a value after it; see --help")
+        if word in ("--cfg", "-c") and value not in CFG:
+            raise ConfigError(f"{word} {value}: choose among {', '.join(CFG)}{near_miss(value, CFG)}")
 
 
 def _no_such_flag(verb: str, flag: str) -> str:

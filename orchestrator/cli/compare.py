@@ -13,7 +13,7 @@ from orchestrator.cli.show.runs_export import groups_to_csv, to_csv, to_json
 from orchestrator.cli.show.runs_table import print_groups, print_table
 from orchestrator.cli.show.written import place_of, write_at
 from orchestrator.ledger.mlflow.run_table import NEWEST_FIRST, RunTable, runs
-from orchestrator.text import bytes_in_words
+from orchestrator.text import bytes_in_words, plural
 
 # Where nothing is said: of a table a screen or two, of means and pictures all that there are.
 LIMIT, LIMIT_OF_MANY = 100, 10_000
@@ -72,7 +72,7 @@ def _print(rows: RunTable, by: Sequence[str], to_loss: float | None, console: Co
         reached = sum(row.usd_to_loss is not None for row in rows)
         console.print(
             f"to a loss of {to_loss:g}: the first step at which the median of five losses is no higher;"
-            f" {reached} of {len(rows)} runs came to it",
+            f" {reached} of {plural(len(rows), 'run')} came to it",
             style="dim",
             highlight=False,
             soft_wrap=True,
@@ -94,14 +94,16 @@ def _write(
 
     groups = rows.by(*by) if by else ()
     curves = load_curves(with_curves(rows), uri)
-    asked = [f"{len(rows):,} runs", filter_string, f"by {', '.join(by)}" if by else ""]
+    asked = [plural(len(rows), "run"), filter_string, f"by {', '.join(by)}" if by else ""]
     subtitle = "; ".join([*filter(None, asked), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")])
     if (path := places.get("--html")) is not None:
         text = runs_page(rows, groups, curves, f"Runs of {experiment}", subtitle, to_loss)
         write_at("--html", path, text)
-        console.print(f"{path}: {len(rows):,} runs, {bytes_in_words(len(text.encode()))}", soft_wrap=True)
+        console.print(
+            f"{path}: {plural(len(rows), 'run')}, {bytes_in_words(len(text.encode()))}", soft_wrap=True
+        )
     if (path := places.get("--png")) is not None:
         from orchestrator.cli.show.runs_picture import runs_picture
 
         write_at("--png", path, runs_picture(rows, groups, curves, f"Runs of {experiment}; {subtitle}"))
-        console.print(f"{path}: {len(rows):,} runs", soft_wrap=True)
+        console.print(f"{path}: {plural(len(rows), 'run')}", soft_wrap=True)

@@ -16,13 +16,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from orchestrator.cli.args import SHELLS, TAKE_A_RUN, TAKE_RUNS
+from orchestrator.cli.args import CFG, SHELLS, TAKE_A_RUN, TAKE_RUNS
 from orchestrator.cli.flags import HYDRA_FLAGS, TAKE_A_VALUE, VERBS, own_flags
 from orchestrator.config import kinds
 from orchestrator.installation import PACKAGE
 
 _MOST_RUNS = 50
-_CHOICES = {"--cfg": ("job", "hydra", "all"), "-c": ("job", "hydra", "all")}
+_CHOICES = {"--cfg": CFG, "-c": CFG}
 
 
 def answers(words: Sequence[str], half: str) -> list[str]:

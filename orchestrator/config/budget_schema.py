@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.config.ranges import HoursAbove0, Seconds, UsdAbove0
+from orchestrator.config.ranges import GpuHours, Seconds, UsdAbove0
 
 
 @dataclass
@@ -13,7 +13,7 @@ class BudgetConfig:
     cap is passed it saves and stops, and can be gone on with once the cap is raised."""
 
     usd: UsdAbove0 | None = None  # in dollars, as the bill counts them until all is given back
-    gpu_hours: HoursAbove0 | None = None  # of accelerators held, in the unit of the bill
+    gpu_hours: GpuHours | None = None  # of accelerators held, in the unit of the bill
     # when all is to be given back: a date, as 2026-12-31 or 2026-12-31T18:00 (in this machine's time unless
     # it ends in Z or +01:00), or a number of hours since the run began
     deadline: str | None = None

@@ -26,6 +26,7 @@ from orchestrator.config.hardware_fit import (
     check_this_machine,
     why_nobody_sells,
 )
+from orchestrator.config.own_price import with_own_price
 from orchestrator.config.schema import Config, FlagStyle
 from orchestrator.config.words import literal, literally
 from orchestrator.errors import ConfigError
@@ -54,7 +55,7 @@ def from_composed(composed: DictConfig, words: tuple[str, ...], searched: bool =
     composed = with_own_file(composed, words)
     config = as_hypothetical(load.load(with_some_nodes(composed)), words)
     check_hardware(config)
-    config = with_typed_booleans(config, words)
+    config = with_own_price(with_typed_booleans(config, words), words)
     sense.check(config, cast(dict[str, Any], OmegaConf.to_container(composed, resolve=False)))
     vars(config)[_ATTRIBUTE] = Origin(composed, words, load.to_container(config), searched)
     return config

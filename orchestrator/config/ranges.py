@@ -73,6 +73,7 @@ Seconds = Annotated[float, Range(0, 1e9, 30)]
 SecondsAbove0 = Annotated[float, Range(0, 1e9, 30, above=True)]
 Hours = Annotated[float, Range(0, 1e7, 24)]
 HoursAbove0 = Annotated[float, Range(0, 1e12, 200, above=True, or_infinite=True)]
+GpuHours = Annotated[float, Range(0, 1e12, 20_000, above=True)]
 Days = Annotated[float, Range(0, 1e5, 30, above=True)]
 Years = Annotated[float, Range(0, 1000, 5, above=True)]
 

@@ -15,19 +15,16 @@ from orchestrator.driver.folded import Folded
 from orchestrator.driver.prices import Prices
 from orchestrator.driver.shared_budgets import SharedBudgets
 from orchestrator.errors import ConfigError
-from orchestrator.events import BudgetSettled
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_directory import RunDirectory
 from orchestrator.plan.forecast.failure_rates import Checkpoints
 from orchestrator.plan.forecast.prediction import CHECKPOINT_BYTES_PER_PARAMETER
 from orchestrator.plan.plan import Plan
-from orchestrator.supervise.budget_words import amount, between
-from orchestrator.supervise.spending import S_PER_HOUR, SHARED, Budget, Cap, Caps, SaveTimes, Spent
+from orchestrator.supervise.budget_words import amount, as_key, between, rounded_up
+from orchestrator.supervise.spending import S_PER_HOUR, Budget, Cap, Caps, SaveTimes, Spent
 
 MONEY = "money.json"
-# What is proposed instead is a little more than what is expected at most.
-_ROOM = 1.05
 
 
 def check_budget(budget: BudgetConfig, now_unix_s: float | None = None) -> None:
@@ -161,11 +158,11 @@ def _check_reserve(
     reserve = held.per_s(cap) * reserve_s
     if limit - spent > reserve:
         return
-    least = _rounded_up(spent + 2 * reserve)
+    least = rounded_up(spent + 2 * reserve)
     known = " (budget.first_save_s, or the plan's figure)" if times.stall_s is None else ""
     raise ConfigError(
         f"{key} is no more than the {amount(cap, reserve, plan.unit)} that saving and stopping may take, at"
-        f" {reserve_s:.0f} s{known}; write {_as_key(cap, least)} or more"
+        f" {reserve_s:.0f} s{known}; write {as_key(cap, least)} or more"
     )
 
 
@@ -203,7 +200,7 @@ def _too_little(
     steps = plan.prediction.steps or 0
     fitting = math.floor(steps * limit / high)
     fewer = f", job.steps={fitting} fits" if fitting else ""
-    does = _as_key(cap, _rounded_up(high))
+    does = as_key(cap, rounded_up(high))
     if limit < low and not config.budget.may_fall_short:
         raise ConfigError(
             f"{key}: too little, by its plan the run takes {total}; {does} does{fewer}, and with"
@@ -219,25 +216,3 @@ def write_money(ledger: Ledger, directory: RunDirectory, notice: Callable[[str],
         directory.write_json(MONEY, dataclasses.asdict(ledger.money()))
     except OSError as error:
         notice(f"{directory.path / MONEY} is not written: {error.strerror}")
-
-
-def words_to_go_on(settled: BudgetSettled) -> str:
-    """The words that a run which has stopped for its budget needs to be finished; none where others have
-    spent what it shares."""
-    if settled.key in SHARED:
-        return ""
-    more = settled.to_finish_high
-    enough = 2 * settled.cap if more is None else settled.cap + max(more, 0.0) * _ROOM
-    return _as_key(Cap(settled.key), _rounded_up(max(enough, settled.spent * _ROOM)))
-
-
-def _as_key(cap: Cap, value: float) -> str:
-    return f"{cap}={value:.12g}"
-
-
-def _rounded_up(value: float) -> float:
-    """To two digits, so that it is a number to type."""
-    if value <= 0:
-        return 0.0
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return round(math.ceil(value / unit - 1e-9) * unit, 12)

@@ -24,7 +24,6 @@ from orchestrator.driver.budget import (
     check_against_plan,
     check_budget,
     check_resumed,
-    words_to_go_on,
     write_money,
 )
 from orchestrator.driver.journal_fold import JournalFold
@@ -71,6 +70,7 @@ from orchestrator.ledger.spend import SpendNote
 from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import redact, redact_fields
+from orchestrator.supervise.budget_words import going_on
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
 from orchestrator.trust import check_nobody_elses
@@ -121,11 +121,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
             view.notice(remark)
         if missing := missing_names(config, takes_up):
             view.warn(missing)
-        if takes_up is None:
-            write_run_metadata(config, plan, name, directory)
-            remember(config, directory)
-        elif takes_up.changed:
-            remember(config, directory, takes_up)
+        write_papers(config, plan, name, directory, takes_up)
         outlive_full_disks()
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
@@ -133,6 +129,24 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         sink = MlflowSink(config, directory, problem)
         stack.callback(sink.close)
         return _supervised(_Wired(config, made, name, directory, target, stop, sink, view, takes_up))
+
+
+def write_papers(
+    config: Config, plan: Plan, name: str, directory: RunDirectory, takes_up: Unfinished | None = None
+) -> None:
+    """What the next driver and people read of a run, before anything of it is started. Raises
+    :class:`RunDirectoryError` where there is no room for that."""
+    try:
+        if takes_up is None:
+            write_run_metadata(config, plan, name, directory)
+            remember(config, directory)
+        elif takes_up.changed:
+            remember(config, directory, takes_up)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"run directory {directory.path}: cannot be written ({error.strerror}); make room there, or set"
+            " run_root or run_dir to a folder that has some"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -271,8 +285,7 @@ def _supervised(run: _Wired) -> int:
     write_money(ledger, directory, view.notice)
     view.summary(last, ledger, where | tracking_places(config, run.sink.recorded))
     if (hint := how_to_go_on(last, directory.path, typed_in)) is not None:
-        raised = settled is not None and _has_stopped_for_budget(last)
-        view.notice(f"{hint} {words_to_go_on(settled)}".rstrip() if settled and raised else hint)
+        view.notice(going_on(hint, settled if _has_stopped_for_budget(last) else None))
     run.sink.finish(stop, view)
     notifier.finish(stop, view)
     return _exit_code(last, stop)

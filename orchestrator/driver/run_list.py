@@ -215,7 +215,7 @@ def _listed(
         gpu_hours=bill.gpu_hours,
         cost_usd=bill.cost_usd,
         step=bill.step,
-        steps=facts.steps if facts else None,
+        steps=folded.story.total_steps,  # it may have been taken up with another number of them
         started_unix_s=folded.started.time_unix_s if folded.started else None,
         last_unix_s=folded.last.time_unix_s if folded.last else path.stat().st_mtime,
         path=str(path),

@@ -13,6 +13,7 @@ from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.pools import CLAIM_S, RENEW_S, Amounts, Claims, pools_in
 from orchestrator.plan.plan import Plan
+from orchestrator.supervise.budget_words import amount
 from orchestrator.supervise.spending import S_PER_HOUR, WARN_SHARE, Cap, Spent
 from orchestrator.users import user_name
 
@@ -30,9 +31,10 @@ class SharedBudgets:
         notice: Callable[[str], None],
         who: str,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "GPU",
     ) -> None:
         self._claims, self._ledger, self._wish, self._who = claims, ledger, wish, who
-        self._notice, self._clock = notice, clock
+        self._notice, self._unit, self._clock = notice, unit, clock
         self._told = False
         self._draw_at_s = -math.inf
         self._limits: dict[Cap, float] = {}
@@ -43,7 +45,8 @@ class SharedBudgets:
         if self._clock() >= self._draw_at_s:
             self._draw_at_s = self._clock() + RENEW_S
             try:
-                self.draw(Amounts(spent.usd, spent.gpu_hours))
+                total = Amounts(spent.usd, spent.gpu_hours)
+                self.say_if_short(total, self.draw(total))
             except RunDirectoryError as error:
                 self._say(f"the shared budget of {self._who} cannot be read or written: {error}")
         return self._limits
@@ -53,10 +56,18 @@ class SharedBudgets:
         most = self._claims.draw(total, self._wish)
         found = {Cap.SHARED_USD: most.usd, Cap.SHARED_GPU_HOURS: most.gpu_hours}
         self._limits = {cap: limit for cap, limit in found.items() if math.isfinite(limit)}
-        short_usd = most.usd - total.usd < self._wish.usd * 0.999
-        if short_usd or most.gpu_hours - total.gpu_hours < self._wish.gpu_hours * 0.999:
-            self._say(f"the shared budget of {self._who} is nearly spent or claimed by other runs")
         return most
+
+    def say_if_short(self, total: Amounts, most: Amounts) -> None:
+        """Tell of a claim that is less than what was asked for."""
+        left = Amounts(most.usd - total.usd, most.gpu_hours - total.gpu_hours)
+        wish = self._wish
+        if left.usd < wish.usd * 0.999 or left.gpu_hours < wish.gpu_hours * 0.999:
+            found, asked = _amounts(left, wish, self._unit)
+            self._say(
+                f"of the shared budget of {self._who} {found} is neither spent nor claimed by other runs,"
+                f" less than the {asked} that the next quarter of an hour and a save may take"
+            )
 
     def warnings(self) -> list[SharedBudgetWarned]:
         """The budgets of which most is spent, as of the newest claim, by whatever run."""
@@ -107,15 +118,32 @@ def shared_budgets(
     gpu_hours = plan.layout.ranks * seconds / S_PER_HOUR
     wish = Amounts(gpu_hours * plan.billed_by.usd_per_gpu_hour, gpu_hours)
     who = " and ".join(sorted({str(pool) for pool in pools}))
-    shared = SharedBudgets(Claims(Path(config.run_root).resolve(), run, pools), ledger, wish, notice, who)
+    claims = Claims(Path(config.run_root).resolve(), run, pools)
+    shared = SharedBudgets(claims, ledger, wish, notice, who, unit=plan.unit)
     bill = ledger.bill()
-    most = shared.draw(Amounts(bill.cost_usd, bill.gpu_hours))
+    total = Amounts(bill.cost_usd, bill.gpu_hours)
+    most = shared.draw(total)
     least = config.budget.first_save_s / seconds
     too_little = most.usd - bill.cost_usd <= least * wish.usd if wish.usd else False
     if too_little or most.gpu_hours - bill.gpu_hours <= least * wish.gpu_hours:
         shared.give_back()
+        left = Amounts(most.usd - total.usd, most.gpu_hours - total.gpu_hours)
+        saving = Amounts(least * wish.usd, least * wish.gpu_hours)
+        found, needed = _amounts(left, saving, plan.unit)
         raise ConfigError(
-            f"budgets={path}: what {who} may spend this month is spent or claimed by other runs, but for less"
-            " than saving and stopping may take; raise it there, or wait for a run to end or the next month"
+            f"budgets={path}: of what {who} may spend this month {found} is neither spent nor claimed by"
+            f" other runs, and saving and stopping alone may take {needed} ({config.budget.first_save_s:g} s,"
+            " budget.first_save_s); raise it there, or wait for a run to end or the next month"
         )
+    shared.say_if_short(total, most)
     return shared
+
+
+def _amounts(left: Amounts, needed: Amounts, unit: str) -> tuple[str, str]:
+    """What is left beside what is needed, in dollars or in hours: of whichever is the scarcer."""
+    by_hours = left.gpu_hours * needed.usd < left.usd * needed.gpu_hours if needed.usd else True
+    if by_hours or not math.isfinite(left.usd):
+        return amount(Cap.SHARED_GPU_HOURS, left.gpu_hours, unit), amount(
+            Cap.SHARED_GPU_HOURS, needed.gpu_hours, unit
+        )
+    return amount(Cap.SHARED_USD, left.usd), amount(Cap.SHARED_USD, needed.usd)

@@ -171,15 +171,19 @@ def runs_page(uri: str, run_dir: Path) -> str | None:
     if not isinstance(experiment_id, str) or not experiment_id.isalnum():
         return None
     parts = urlsplit(uri)
-    server = MLFLOW_UI
-    if parts.scheme in ("http", "https"):
-        server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+    if parts.scheme not in ("http", "https"):
+        return f"{MLFLOW_UI}{page_of(experiment_id)} (once 'mlflow ui' is started)"
+    server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
     return server + page_of(experiment_id)
 
 
 def command(name: str) -> str:
     """How to call a program of this environment from here."""
-    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).with_name(name)
+    below = os.path.relpath(path)
+    return str(path) if below.startswith(os.pardir) else below
 
 
 class MlflowSink:

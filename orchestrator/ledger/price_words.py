@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from orchestrator.events import PricesAnnounced, RunStarted
+from orchestrator.ledger.rates import is_price
 from orchestrator.text import clean, hours_name, number, usd
 
 _SHOWN = 2  # of the changes that are to come
@@ -21,9 +22,10 @@ def beside_dollars(facts: RunStarted | None, cost_usd: float) -> dict[str, str]:
 
 def announced(event: PricesAnnounced, unit: str) -> str:
     """What holds from now on, and what follows: the clock is that of who reads it."""
-    if not event.prices:
+    prices = [each for each in event.prices if is_price(each)]
+    if not prices:
         return "the price does not change any more"
-    now, *ahead = event.prices
+    now, *ahead = prices
     said = f"from now on {usd(now[1])} per {hours_name(unit)[:-1]}"
     said += "".join(f", {usd(each[1])} from {_when(each[0])} on" for each in ahead[:_SHOWN])
     return said + (", and so on" if len(ahead) > _SHOWN else "")

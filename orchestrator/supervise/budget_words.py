@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from orchestrator.budget_events import (
     BudgetKilled,
     BudgetProjected,
@@ -10,9 +12,11 @@ from orchestrator.budget_events import (
     BudgetWarned,
     SharedBudgetWarned,
 )
-from orchestrator.supervise.spending import IN_USD, S_PER_HOUR, Cap
+from orchestrator.supervise.spending import IN_USD, S_PER_HOUR, SHARED, Cap
 from orchestrator.text import hours, hours_name, usd
 
+# What is proposed is a little more than what is expected at most.
+_ROOM = 1.05
 _SPENT = BudgetKilled | BudgetProjected | BudgetReached | BudgetSettled | BudgetWarned
 
 
@@ -85,3 +89,34 @@ def settled(event: BudgetSettled, unit: str = "") -> str:
 def seconds(value: float) -> str:
     """Of a reserve."""
     return f"{value:.0f} s" if value < S_PER_HOUR else f"{value / S_PER_HOUR:.1f} h"
+
+
+def words_to_go_on(settled: BudgetSettled) -> str:
+    """The words that a run which has stopped for its budget needs to be finished; none where others have
+    spent what it shares."""
+    if settled.key in SHARED:
+        return ""
+    more = settled.to_finish_high
+    enough = 2 * settled.cap if more is None else settled.cap + max(more, 0.0) * _ROOM
+    return as_key(Cap(settled.key), rounded_up(max(enough, settled.spent * _ROOM)))
+
+
+def going_on(command: str, settled: BudgetSettled | None) -> str:
+    """The command that takes a run up ("" stays ""), with the cap that lets it finish where it has stopped
+    for a smaller one: without that the command would be refused. ``settled`` is None where it did not stop
+    for a cap."""
+    words = words_to_go_on(settled) if settled else ""
+    return f"{command} {words}" if command and words else command
+
+
+def as_key(cap: Cap, value: float) -> str:
+    """As it is typed."""
+    return f"{cap}={value:.12g}"
+
+
+def rounded_up(value: float) -> float:
+    """To two digits, so that it is a number to type."""
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / unit - 1e-9) * unit, 12)

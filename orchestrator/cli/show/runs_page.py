@@ -110,7 +110,10 @@ def _totals(rows: Sequence[RunRow], to_loss: float | None) -> list[tuple[str, st
     told = sum(sum(part.values()) for part in parts)
     trained = sum(part.get(Bucket.TRAINING.value, 0.0) for part in parts)
     finished = sum(row.status == Status.FINISHED for row in rows)
-    figures = [(f"runs, {finished:,} finished", f"{len(rows):,}"), ("spent", usd(cost))]
+    figures = [
+        (f"{'run' if len(rows) == 1 else 'runs'}, {finished:,} finished", f"{len(rows):,}"),
+        ("spent", usd(cost)),
+    ]
     for unit in sorted({hours_name(row.unit or "GPU") for row in rows}):
         held = sum(row.gpu_hours or 0.0 for row in rows if hours_name(row.unit or "GPU") == unit)
         figures.append((unit, hours(held) if held < 10_000 else f"{held:,.0f}"))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.events import (
     AttemptStarted,
+    BudgetSettled,
     EngineConfigured,
     MetricLogged,
     NodeSampled,
@@ -33,6 +34,7 @@ from orchestrator.ledger.mlflow.names import ENGINE_TAGS, hours_key, price_key
 from orchestrator.ledger.mlflow.points import Point, clean_key, job_name
 from orchestrator.ledger.mlflow.script_projection import ScriptProjection, Series
 from orchestrator.ledger.mlflow.thinning import Done, Thinning
+from orchestrator.supervise.budget_words import going_on
 from orchestrator.text import hours, hours_name, usd
 
 MLFLOW_STATUS = {
@@ -64,6 +66,7 @@ class Projection:
         self.last_ms = 0
         self._last_seq = -1
         self._flush_s, self._go_on = flush_s, go_on
+        self._settled: BudgetSettled | None = None  # of a run that has stopped for it
         self._next_bill_s = flush_s
         self._next_note_s = 0.0
         self._samples: Counter[str] = Counter()
@@ -85,7 +88,10 @@ class Projection:
         match record.event:
             case RunStarted() as started:
                 self.tags = _facts(started)
+            case BudgetSettled() as settled:
+                self._settled = settled
             case RunResumed(because=because):
+                self._settled = None
                 self.tags |= {"status": "running", "status_reason": f"taken up again: {because}"}
             case ResourcesGranted(nodes=nodes):
                 self.tags["nodes"] = str(len(nodes))
@@ -133,7 +139,8 @@ class Projection:
 
     def _describe(self) -> None:
         status, reason = self.tags.get("status", ""), self.tags.get("status_reason", "")
-        self.note = description(self.ledger, status, reason, self._go_on)
+        settled = self._settled if status == Status.BUDGET_REACHED else None
+        self.note = description(self.ledger, status, reason, going_on(self._go_on, settled))
 
     def _tag_incidents(self) -> None:
         incidents = self.incidents()

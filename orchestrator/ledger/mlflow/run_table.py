@@ -31,8 +31,10 @@ class RunTable(Sequence[RunRow]):
     told: tuple[RunRow, ...] = ()
 
     def by(self, *keys: str) -> tuple[Group, ...]:
-        """The same runs in groups, with mean and spread of what each took and reached. A key is one of a
-        row's own (``cluster``, ``gpus``) or of the configuration (``job.args.lr``).
+        """The same runs in groups, with mean and spread of what each took and reached.
+
+        Args:
+            keys: Of a row's own (``cluster``, ``gpus``), or of the configuration (``job.args.lr``).
 
         Raises:
             ConfigError: No run and no configuration has such a key.

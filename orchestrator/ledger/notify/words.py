@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.events import (
     BudgetKilled,
     BudgetReached,
+    BudgetSettled,
     BudgetWarned,
     CheckpointWriteBlocked,
     CheckpointWriteResumed,
@@ -192,11 +193,14 @@ class Words:
         self._ledger = Ledger()
         self._attempt = 0
         self._failed_at_s: float | None = None
+        self._settled: BudgetSettled | None = None  # of a run that has stopped for it
 
     def fold(self, record: Record) -> Word | None:
         """Take a record into account; what is to be told of it, often nothing."""
         self._ledger.fold(record)
         event = record.event
+        if isinstance(event, BudgetSettled | RunResumed):
+            self._settled = event if isinstance(event, BudgetSettled) else None
         if isinstance(event, StepDone):
             self._attempt = max(self._attempt, event.attempt)
             said = None if self._failed_at_s is None else self._recovered(record, event)
@@ -208,8 +212,10 @@ class Words:
             said = teller(event, self._ledger) if teller else None
         if said is None or said.moment not in self._moments:
             return None
-        state = said.title if isinstance(event, RunEnded) else self._ledger.bucket.value
-        return self._word(said, record, state)
+        if not isinstance(event, RunEnded):
+            return self._word(said, record, self._ledger.bucket.value)
+        settled = self._settled if event.status is Status.BUDGET_REACHED else None
+        return self._word(said, record, said.title, settled)
 
     def lost(self, last: Record) -> Word | None:
         """The run's driver is gone, and ``last`` was its last word."""
@@ -227,7 +233,9 @@ class Words:
         self._failed_at_s = None
         return Said(Moment.RECOVERED, f"trains again at step {step.step}, {took} after the fault was decided")
 
-    def _word(self, said: Said, record: Record, state: str | Bucket) -> Word:
+    def _word(
+        self, said: Said, record: Record, state: str | Bucket, settled: BudgetSettled | None = None
+    ) -> Word:
         facts, bill, sender = self._ledger.facts, self._ledger.bill(), self._sender
         word = Word(
             format=FORMAT,
@@ -251,6 +259,6 @@ class Words:
             user=sender.user,
             host=sender.host,
             run_dir=sender.run_dir,
-            go_on=sender.go_on if said.goes_on else None,
+            go_on=budget_words.going_on(sender.go_on or "", settled) or None if said.goes_on else None,
         )
         return redact_fields(word)

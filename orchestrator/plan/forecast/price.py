@@ -84,9 +84,8 @@ def offers(price: PriceConfig, gpu: GpuConfig) -> tuple[Offer, ...]:
             f" it, or choose another cluster.price.kind ({known_here})"
         )
     chosen = _chosen(price, gpu)
-    schedule = schedule_of(price, chosen.usd_per_gpu_hour)
+    schedule, begins_s = schedule_of(price, chosen.usd_per_gpu_hour), begins_unix_s(price)
     if schedule is not None:
-        begins_s = begins_unix_s(price)
         chosen = replace(
             chosen,
             usd_per_gpu_hour=schedule.usd_at(begins_s),

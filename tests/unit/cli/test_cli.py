@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 from orchestrator.agent.corpus import TextFile
 from orchestrator.cli import cli
 from orchestrator.cli.args import parse
-from orchestrator.cli.flags import VERBS
+from orchestrator.cli.flags import FLAGS, VERBS
 from orchestrator.config import composing
 from orchestrator.driver import preflight
 from orchestrator.events import Record, RunEnded, Status
@@ -255,6 +256,15 @@ def test_help_explains_verbs_groups_and_examples(call: Call) -> None:
         "--multirun",
     ):
         assert word in out
+
+
+def test_help_lists_every_verb_and_flag_that_it_names_is_one(call: Call) -> None:
+    _code, out, _err = call("--help")
+    listed = out.partition("\nVerbs\n")[2].partition("\n\n")[0]
+    named = set(re.findall(r"^  ([a-z]+)", listed, re.MULTILINE))
+    assert set(VERBS) <= named
+    taken = {flag for flags in FLAGS.values() for one in flags for flag in one.names}
+    assert set(re.findall(r"--[a-z-]+", listed)) <= taken | {"--help"}
 
 
 def test_version(call: Call) -> None:

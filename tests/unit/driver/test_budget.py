@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.checkpoint_events import CheckpointSaved
+from orchestrator.config import ranges
 from orchestrator.config.budget_schema import BudgetConfig
 from orchestrator.config.schema import Config
 from orchestrator.driver.budget import (
@@ -17,7 +18,6 @@ from orchestrator.driver.budget import (
     check_budget,
     check_resumed,
     deadline_unix_s,
-    words_to_go_on,
 )
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.preflight import plan_of
@@ -34,18 +34,24 @@ from orchestrator.events import (
     Status,
 )
 from orchestrator.plan.plan import Plan
+from orchestrator.supervise.budget_words import words_to_go_on
 from orchestrator.supervise.spending import Cap
 from tests.unit.config.test_conf import composed
 
 NOW_S = 1_796_000_000.0  # 2026-11-29
 
 
+def checked(budget: BudgetConfig) -> None:
+    ranges.check(budget, "budget.")
+    check_budget(budget, NOW_S)
+
+
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
         (BudgetConfig(usd=0), "budget.usd=0: must be greater than 0"),
-        (BudgetConfig(usd=float("nan")), "budget.usd=nan: must be greater than 0"),
-        (BudgetConfig(gpu_hours=float("inf")), "budget.gpu_hours=inf: must be greater than 0 and at most"),
+        (BudgetConfig(usd=float("nan")), "budget.usd=nan: is not a number"),
+        (BudgetConfig(gpu_hours=float("inf")), "budget.gpu_hours=inf: must be finite, at most 1e+12"),
         (BudgetConfig(first_save_s=-1), "budget.first_save_s=-1: must be 0 or more"),
         (BudgetConfig(deadline="soon"), "budget.deadline=soon: is neither a date nor hours"),
         (BudgetConfig(deadline="-3"), "budget.deadline=-3: is neither a date nor hours above 0"),
@@ -56,7 +62,7 @@ NOW_S = 1_796_000_000.0  # 2026-11-29
 )
 def test_what_no_cap_can_be_is_refused_by_its_key(budget: BudgetConfig, said: str) -> None:
     with pytest.raises(ConfigError, match="write") as refused:
-        check_budget(budget, NOW_S)
+        checked(budget)
     assert str(refused.value).startswith(said)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ import pytest
 from orchestrator.driver import run_list
 from orchestrator.driver.run_list import list_runs
 from orchestrator.errors import ConfigError
-from orchestrator.events import ResourcesReleased, RunEnded, Status
+from orchestrator.events import ResourcesReleased, RunEnded, RunResumed, Status
 from orchestrator.ledger.run_directory import RunDirectory
-from tests.support.played_runs import BEGIN, PRICE, Timeline, steps
+from tests.support.played_runs import BEGIN, PRICE, RUN, Timeline, steps
 from tests.unit.cli.test_incidents_shown import run_directory
 
 DONE: Timeline = [
@@ -78,6 +79,15 @@ def test_states_are_those_of_journals_and_drivers_the_newest_first(root: Path) -
     assert done.path == str(root / "done")
     assert [run.name for run in list_runs(root, limit=2)] == ["live", "gone"]
     assert list_runs(root / "absent") == []
+
+
+def test_a_run_that_was_taken_up_with_other_steps_has_those(root: Path) -> None:
+    fewer = RunResumed("fewer", "it was stopped", ["job.steps=9"], steps=9, gpus=4)
+    begun: Timeline = [(0, replace(RUN, steps=20)), *OPEN[1:]]
+    run_directory(root, "fewer", [*begun, (4, fewer), (5, RunEnded(Status.FINISHED, ""))])
+    run_directory(root, "as-it-was", [*begun, (4, RunResumed("as-it-was", "it was stopped"))])
+    steps_of = {run.name: run.steps for run in list_runs(root)}
+    assert (steps_of["fewer"], steps_of["as-it-was"]) == (9, 20)
 
 
 def test_what_is_wanted_is_looked_for_before_the_limit(root: Path) -> None:

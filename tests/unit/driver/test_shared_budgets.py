@@ -51,8 +51,9 @@ def test_runs_of_one_team_stop_before_together_they_have_spent_its_month(tmp_pat
     assert warned.spent >= 0.8 * 14.0, "by all runs together: this one has spent less than a third of it"
     assert run.ledger.bill().cost_usd < 7.0
     assert said == [
-        "the shared budget of cost_center=42 is nearly spent or claimed by other runs; this run saves and stops"
-        " before what it has claimed is spent"
+        "of the shared budget of cost_center=42 $5.44 is neither spent nor claimed by other runs, less than the"
+        " $5.60 that the next quarter of an hour and a save may take; this run saves and stops before what it"
+        " has claimed is spent"
     ]
 
 
@@ -77,7 +78,9 @@ def test_a_run_that_finds_nothing_left_is_refused_before_it_begins(tmp_path: Pat
     (tmp_path / "budgets.yaml").write_text("- {cost_center: '42', usd: 0.03}\n")
     first = shared_budgets(config, "one", plan, Ledger(), print)
     assert first is not None
-    with pytest.raises(ConfigError, match="cost_center=42 may spend this month is spent or claimed"):
+    with pytest.raises(
+        ConfigError, match=r"\$0.00280 is neither spent nor claimed by other runs, and saving"
+    ):
         shared_budgets(config, "two", plan, Ledger(), print)
     first.give_back()
     assert shared_budgets(config, "two", plan, Ledger(), print) is not None

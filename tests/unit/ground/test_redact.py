@@ -90,6 +90,8 @@ PLAIN = [
     "step 20: bytes per token: 0.5, key: 3, loss=4.2 tokens_per_s=1.2e3",
     "git@github.com:a/b.git, s3://bucket/a@b",
     '[{"key": "recovery.max_restarts", "value": 3}]',
+    '{ echo "RAY_AUTH_TOKEN=$(openssl rand -hex 32)"; echo "POSTGRES_PASSWORD=$(openssl rand -hex 32)"; }',
+    "HF_TOKEN=${HF_TOKEN} python train.py",
 ]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
+    BudgetSettled,
     Event,
     Outcome,
     RankLost,
@@ -75,6 +76,13 @@ def test_one_that_was_stopped_says_how_to_go_on_and_one_under_way_does_not() -> 
     assert f"To go on with it: `{GO_ON}`" in note_of(told)
     assert note_of(told[:-1]).startswith("**running**")
     assert "To go on" not in note_of(told[:-1])
+
+
+def test_one_that_stopped_for_its_cap_says_the_cap_that_finishes_it() -> None:
+    told = records(0, Status.BUDGET_REACHED, "")
+    settled = BudgetSettled("budget.usd", 5.0, 4.9, 3.0, 2.0, 4.0)
+    told.insert(-1, Record(len(told) - 1, told[-1].elapsed_s, told[-1].time_unix_s, settled))
+    assert f"To go on with it: `{GO_ON} budget.usd=9.2`" in note_of(told)
 
 
 def test_it_is_written_anew_seldom_however_long_the_run_is() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.events import (
     AttemptEnded,
+    BudgetSettled,
     CheckpointWriteBlocked,
     CheckpointWriteResumed,
     Decided,
@@ -60,6 +61,14 @@ def test_a_run_with_a_fault_is_four_words_with_step_dollars_and_reason() -> None
     assert recovered.attempt == 2
     assert (ended.moment, ended.state, ended.go_on) == (Moment.END, "finished", None)
     assert ended.restarts == 1
+
+
+def test_a_run_that_stopped_for_its_cap_is_told_with_the_cap_that_finishes_it() -> None:
+    settled = BudgetSettled("budget.usd", 5.0, 4.9, 3.0, 2.0, 4.0)
+    stopped: Timeline = [*FAULT, (30, settled), (30, RunEnded(Status.BUDGET_REACHED, ""))]
+    assert told(stopped)[-1].go_on == f"{SENDER.go_on} budget.usd=9.2"
+    resumed: Timeline = [*stopped, (40, RunResumed("night-1", "")), (41, RunEnded(Status.INTERRUPTED, ""))]
+    assert told(resumed)[-1].go_on == SENDER.go_on
 
 
 def test_how_to_go_on_is_told_of_a_run_that_may_be_taken_up() -> None:

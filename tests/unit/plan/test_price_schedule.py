@@ -201,3 +201,12 @@ def test_a_run_that_goes_as_planned_costs_as_planned(prices: dict[str, float] | 
     low, high = plan.prediction.costs[0].low_usd, plan.prediction.costs[0].high_usd
     assert low <= planned * (1 + 1e-9)
     assert planned <= high * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("schedule", [{}, {"8h": 2.0}])
+def test_a_begin_that_is_no_date_is_refused_where_the_price_does_not_change_too(
+    schedule: dict[str, float],
+) -> None:
+    price = PriceConfig(usd_per_gpu_hour=3.0, schedule=schedule, begins="soon")
+    with pytest.raises(ConfigError, match=r"cluster.price.begins=soon: is no date; write"):
+        offers(price, llama().gpu)
