@@ -1,4 +1,4 @@
-"""Fit the planner's constants to published training runs and write them to ``conf/planner/default.yaml``.
+"""Fit the planner's constants to published training runs and write them to ``conf/planner``.
 
     python -m benchmarks.planner_fit [--rows FILE.csv] [--write]
 
@@ -25,11 +25,18 @@ from scipy.optimize import least_squares
 
 from benchmarks import planner_rows
 from benchmarks.planner_rows import Case
+from orchestrator.config import published_runs
 from orchestrator.config.load import conf_dir
 from orchestrator.config.schema import PlannerConfig
 
 ROWS = Path(__file__).parent / "planner" / "fit.csv"
 FILE = conf_dir() / "planner" / "default.yaml"
+PUBLISHED = FILE.with_name("published.yml")
+HEAD_OF_PUBLISHED = """\
+# What the planner keeps of published runs, as 'python -m benchmarks.planner_fit --write' found it: by kind,
+# how far they were off (evidence), and the best of them. Its name ends otherwise than those of Hydra's files,
+# since it is no option: Hydra would take as long for these lists as for all else.
+"""
 # What is fitted: starting value and how far (in e-folds) it may reasonably lie from it. Of fused attention
 # these are published: 50 to 73% of an A100's peak (Dao 2023, FlashAttention-2), of which a large product
 # sustains 84%; without Hopper's instructions 1.5 to 2 times as slow as with them (Shah et al. 2024,
@@ -83,6 +90,7 @@ SHARES = (
 def load_constants() -> PlannerConfig:
     merged = OmegaConf.merge(OmegaConf.structured(PlannerConfig), OmegaConf.load(FILE))
     constants: PlannerConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    published_runs.fill(constants, FILE.parent)
     return constants
 
 
@@ -164,7 +172,8 @@ def write(constants: PlannerConfig, rows: int, tables: int) -> None:
     # figures of one kind of runs in a line each
     lists = "".join(f"{name}:\n{_lines(rounded.pop(name))}" for name in ("best_published", "evidence"))
     head = "# The planner's constants, as 'python -m benchmarks.planner_fit --write' found them.\n"
-    FILE.write_text(head + OmegaConf.to_yaml(OmegaConf.create(rounded)) + lists)
+    FILE.write_text(head + OmegaConf.to_yaml(OmegaConf.create(rounded)))
+    PUBLISHED.write_text(HEAD_OF_PUBLISHED + lists)
 
 
 def _lines(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -174,7 +183,7 @@ def _lines(entries: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=Path, default=ROWS)
-    parser.add_argument("--write", action="store_true", help=f"write {FILE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write {FILE.name} and {PUBLISHED.name}")
     own = parser.parse_args()
     base = load_constants()
     cases, _ = planner_rows.cases(planner_rows.read(own.rows), base)

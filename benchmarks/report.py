@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
@@ -86,11 +87,19 @@ def write_section(name: str, text: str, report: Path = REPORT) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Paragraphs of prose in lines that are not too long; tables, lists and code as they are."""
+    """Paragraphs of prose and entries of lists in lines that are not too long; tables and code as they
+    are."""
     parts, in_code = [], False
     for part in text.split("\n\n"):
-        prose = not in_code and not part.startswith(("|", "-", "#", "`" * 3, "<", " ", "!"))
+        prose = not in_code and not part.startswith(("|", "#", "`" * 3, "<", " "))
         in_code ^= part.count("`" * 3) % 2 == 1
-        lines = textwrap.wrap(part, WIDTH, break_long_words=False, break_on_hyphens=False)
-        parts.append("\n".join(lines) if prose else part)
+        entries = re.split(r"\n(?=- )", part) if part.startswith("- ") else [part]
+        parts.append("\n".join(map(_filled, entries)) if prose else part)
     return "\n\n".join(parts)
+
+
+def _filled(entry: str) -> str:
+    inside = "  " if entry.startswith("- ") else ""
+    return textwrap.fill(
+        entry, WIDTH, subsequent_indent=inside, break_long_words=False, break_on_hyphens=False
+    )

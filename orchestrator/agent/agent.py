@@ -43,6 +43,8 @@ from orchestrator.agent.resumed import Origin
 from orchestrator.agent.save_watch import SaveWatch
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.system_metrics import Sampler
+from orchestrator.checkpoint.commits import Held, Restore
+from orchestrator.checkpoint.laid_out import InMemory
 from orchestrator.config.hardware import local_gpus
 from orchestrator.config.signals import stop_numbers
 from orchestrator.rank.environment import held_back_remark
@@ -158,7 +160,7 @@ class NodeAgent(CheckpointFiles):
         self._port = HeldPort()
         return self._port.number
 
-    def holdings(self) -> list[dict[str, Any]]:
+    def holdings(self) -> list[Held]:
         """What this node's ranks have in memory."""
         return self._snapshots.holdings() if self._snapshots else []
 
@@ -167,17 +169,17 @@ class NodeAgent(CheckpointFiles):
         if self._snapshots is not None:
             self._snapshots.forget(from_step)
 
-    def lay_out(self, restore: dict[str, Any] | None) -> list[str]:
+    def lay_out(self, restore: Restore | None) -> list[str]:
         """Put in place what the ranks of the next attempt will read; which files have to come from other
         nodes."""
         if self._snapshots is None:
             return []
         return self._snapshots.lay_out(restore, self._ready_launcher())
 
-    def take(self, name: str, data: bytes, entry: dict[str, Any] | None, first: bool) -> None:
+    def take(self, name: str, data: bytes, memory: InMemory | None, first: bool) -> None:
         """A stretch of such a file."""
         assert self._snapshots is not None
-        self._snapshots.take(name, data, entry, first)
+        self._snapshots.take(name, data, memory, first)
 
     def start(
         self, origin: Origin, master_addr: str, master_port: int, skip_batches: Sequence[int] = ()

@@ -8,9 +8,10 @@ only when the driver says so.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from orchestrator.agent.messages import FromWriter, RankUnstaged
 from orchestrator.agent.staging_dir import choose_place
 from orchestrator.agent.writer import NodeWriter, elsewhere
 from orchestrator.checkpoint.arena import Slot, open_slot_file
-from orchestrator.checkpoint.commits import Key, RankPart
+from orchestrator.checkpoint.commits import Held, Key, RankPart, Restore
+from orchestrator.checkpoint.laid_out import InMemory, LaidOut
 from orchestrator.checkpoint.staging import is_awaited, writer_is_done
 from orchestrator.checkpoint.store import attempt_dir
 from orchestrator.checkpoint.writer_messages import Request
@@ -47,7 +49,7 @@ class NodeSnapshots:
         self._fetched: list[int] = []
         self._unstaged: set[int] = set()  # ranks of which it has been said
         self._pending: list[FromWriter] = []
-        self._restore: dict[str, Any] | None = None
+        self._laid_out: LaidOut | None = None
         log_path = Path(assignment.places.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
 
@@ -58,7 +60,7 @@ class NodeSnapshots:
         return {
             "attempt": attempt,
             "slots": slots,
-            "restore": self._restore,
+            "restore": self._laid_out and self._laid_out.to_payload(),
             "trusted": list(self._assignment.snapshot.trusted),
             "key": self._assignment.secrets.signing.key,
             "key_required": self._assignment.secrets.signing.required,
@@ -85,19 +87,16 @@ class NodeSnapshots:
         pending, self._pending = self._pending, []
         return pending + self._writer.poll(launcher)
 
-    def holdings(self) -> list[dict[str, Any]]:
-        """The generations in memory: header and entries of each, with rank, slot and path."""
+    def holdings(self) -> list[Held]:
+        """The generations in memory that are whole."""
         held = []
         for rank, path, slot in self._opened():
             header = slot.header()
             if header is not None and header["state"] == "staged":
                 keys = ("attempt", "tag", "step", "dir", "save_latest")
-                entries = {name: _extent_of(slot, name) for name in slot.entries()}
-                about = {key: header[key] for key in keys} | {
-                    "rank": rank,
-                    "written": _is_written(slot, header),
-                }
-                held.append({**about, "path": path, "entries": entries})
+                part = RankPart(rank=rank, **{key: header[key] for key in keys})
+                is_written = writer_is_done(slot, header) and "given_up" not in (slot.written() or ())
+                held.append(Held(part, path, is_written, _files_of(slot, path)))
         return held
 
     def forget(self, from_step: int) -> None:
@@ -107,31 +106,28 @@ class NodeSnapshots:
             if header is not None and int(header["step"]) >= from_step:
                 slot.forget()
 
-    def lay_out(self, restore: Mapping[str, Any] | None, launcher: Launcher) -> list[str]:
+    def lay_out(self, restore: Restore | None, launcher: Launcher) -> list[str]:
         """Make the folder that ranks are led to, with a name for every file of the checkpoint.
 
-        ``restore`` has ``save_dir``, ``tag``, ``step``, ``unvouched``, and ``files``: by name the ``rank``
-        that wrote it, and ``memory`` (path, offset, bytes and entry in a slot) where it is restored from
-        there. Returns the files that ranks here need and that are not on this node.
+        Returns the files that ranks here need and that are not on this node.
         """
         shutil.rmtree(self._view, ignore_errors=True)
         while self._fetched:
             os.close(self._fetched.pop())
-        self._restore = None
+        self._laid_out = None
         if restore is None:
             self._drop_what_nobody_writes()
             return []
-        folder = self._view / restore["tag"]
-        durable = Path(restore["save_dir"], restore["tag"])
-        places: dict[str, Any] = {}
+        folder = self._view / restore.tag
+        durable = Path(restore.save_dir, restore.tag)
+        places: dict[str, InMemory | None] = {}
         lacking = []
-        for name, part in restore["files"].items():
+        for name, file in restore.files.items():
             seat = folder / name
             seat.parent.mkdir(parents=True, exist_ok=True)
-            memory = part.get("memory")
-            ours = self._is_ours(part["rank"])
-            places[name] = memory if ours else None
-            if memory is None and (durable / name).is_file():
+            ours = self._is_ours(file.rank)
+            places[name] = file.memory if ours else None
+            if file.memory is None and (durable / name).is_file():
                 seat.symlink_to(durable / name)
                 continue
             seat.touch()  # DeepSpeed looks whether it is there before it asks for it
@@ -139,23 +135,20 @@ class NodeSnapshots:
                 lacking.append(name)
         self._write_what_is_held(restore, launcher)
         self._drop_what_nobody_writes()
-        keys = ("save_dir", "tag", "step", "unvouched")
-        self._restore = {**{key: restore[key] for key in keys}, "view": str(self._view), "files": places}
+        self._laid_out = LaidOut(
+            restore.save_dir, restore.tag, restore.step, str(self._view), restore.unvouched, places
+        )
         return lacking
 
-    def _write_what_is_held(self, restore: Mapping[str, Any], launcher: Launcher) -> None:
+    def _write_what_is_held(self, restore: Restore, launcher: Launcher) -> None:
         """A rank that died right after staging could not say so any more: its part is written all the
         same."""
         for held in self.holdings():
-            same = all(held[key] == restore.get(of) for key, of in (("dir", "save_dir"), ("tag", "tag")))
-            if not same or held["written"] or held["attempt"] != restore["attempt"]:
-                continue
-            keys = ("attempt", "step", "dir", "tag", "rank", "save_latest")
-            part = RankPart(**{key: held[key] for key in keys})
-            if self._writer.writes(part.rank, part.key):
+            part = held.part
+            if part.key != restore.key or held.written or self._writer.writes(part.rank, part.key):
                 continue
             to = str(attempt_dir(Path(part.dir), part.attempt, part.step, part.tag))
-            self._writer.write(part, [_request(part, to, slot=held["path"])], launcher)
+            self._writer.write(part, [_request(part, to, slot=held.slot)], launcher)
 
     def _drop_what_nobody_writes(self) -> None:
         """A rank died right after staging, and the others did not get that far: the next one in its place
@@ -167,19 +160,19 @@ class NodeSnapshots:
             if not self._writer.writes(rank, Key(header["attempt"], header["dir"], header["tag"])):
                 slot.forget()
 
-    def take(self, name: str, data: bytes, entry: Mapping[str, Any] | None, first: bool) -> None:
-        """A stretch of a file of another node: into memory where ``entry`` describes it, else into the
+    def take(self, name: str, data: bytes, memory: InMemory | None, first: bool) -> None:
+        """A stretch of a file of another node: into memory where it lies in ``memory`` there, else into the
         view."""
-        assert self._restore is not None
-        if entry is None:
-            with (self._view / self._restore["tag"] / name).open("wb" if first else "ab") as file:
+        assert self._laid_out is not None
+        if memory is None:
+            with (self._view / self._laid_out.tag / name).open("wb" if first else "ab") as file:
                 file.write(data)
             return
         if first:
             assert self._folder is not None
             self._fetched.append(open_slot_file(self._folder))
             path = elsewhere(self._fetched[-1])
-            self._restore["files"][name] = {"path": path, "offset": 0, "entry": dict(entry)}
+            self._laid_out.files[name] = dataclasses.replace(memory, path=path, offset=0)
         # all of it, or an error: there may be no room
         with open(self._fetched[-1], "wb", closefd=False) as file:
             file.write(data)
@@ -217,10 +210,6 @@ def is_for_every_rank(name: str) -> bool:
     return _SHARED_BETWEEN_RANKS not in name
 
 
-def _is_written(slot: Slot, header: Mapping[str, Any]) -> bool:
-    return writer_is_done(slot, header) and "given_up" not in (slot.written() or ())
-
-
-def _extent_of(slot: Slot, name: str) -> dict[str, Any]:
-    offset, length = slot.extent(name)
-    return {"offset": offset, "bytes": length, "entry": slot.entries()[name]}
+def _files_of(slot: Slot, path: str) -> dict[str, InMemory]:
+    """By name, where each file of the slot's generation lies."""
+    return {name: InMemory(path, *slot.extent(name), entry) for name, entry in slot.entries().items()}

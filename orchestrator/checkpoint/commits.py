@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from orchestrator.checkpoint.laid_out import InMemory
 from orchestrator.checkpoint.manifest import FilePart, Manifest
 from orchestrator.checkpoint.world_size import misfit
 from orchestrator.events import CheckpointSaved, RestoreSource
@@ -81,29 +81,43 @@ class Commit:
     write_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A rank's part of a checkpoint, whole in the slot of this path; ``written`` says that it is on the disk
+    too."""
+
+    part: RankPart
+    slot: str
+    written: bool
+    files: dict[str, InMemory]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredFile:
+    """A file to go on from: the rank that wrote it, and where it lies in that rank's memory, None where it
+    lies on a disk."""
+
+    rank: int
+    bytes: int
+    memory: InMemory | None = None
+
+
 @dataclass(frozen=True)
 class Restore:
-    """What an attempt goes on from. ``files``: by name the rank that wrote it and, from memory, where it
-    lies."""
+    """What an attempt goes on from, and its files by name."""
 
     source: RestoreSource
     attempt: int
     step: int
     tag: str
     save_dir: str
-    files: dict[str, dict[str, Any]]
+    files: dict[str, RestoredFile]
     unvouched: str | None = None  # why a disk's may be somebody else's
 
-    def to_payload(self) -> dict[str, Any]:
-        """For :meth:`~orchestrator.agent.snapshots.NodeSnapshots.lay_out`."""
-        return {
-            "save_dir": self.save_dir,
-            "tag": self.tag,
-            "step": self.step,
-            "attempt": self.attempt,
-            "files": self.files,
-            "unvouched": self.unvouched,
-        }
+    @property
+    def key(self) -> Key:
+        """Names the checkpoint."""
+        return Key(self.attempt, self.save_dir, self.tag)
 
 
 class Snapshots:
@@ -139,9 +153,8 @@ class Snapshots:
 
     def adopt(self, restore: Restore, now_s: float) -> None:
         """Gone on from, in memory: it is whole, whether or not all ranks could still say so."""
-        key = Key(restore.attempt, restore.save_dir, restore.tag)
-        if restore.source == RestoreSource.MEMORY and key not in self._committed:
-            pending = self._pending_of(key, restore.step)
+        if restore.source == RestoreSource.MEMORY and restore.key not in self._committed:
+            pending = self._pending_of(restore.key, restore.step)
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
             pending.given_up = False  # the nodes try again
 
@@ -187,22 +200,22 @@ class Snapshots:
         """What a node had in memory is gone: nothing on its way will arrive."""
         self._pending.clear()
 
-    def from_memory(self, holdings: Sequence[Mapping[str, Any]], before: int | None) -> Restore | None:
+    def from_memory(self, holdings: Sequence[Held], before: int | None) -> Restore | None:
         """The newest generation that every rank has in memory; ``before`` leaves out its own step and
         later."""
-        ranks: dict[tuple[int, int, str, str], dict[int, Mapping[str, Any]]] = {}
+        ranks: dict[tuple[int, int, str, str], dict[int, Held]] = {}
         for held in holdings:
-            name = (held["step"], held["attempt"], held["dir"], held["tag"])
-            if (before is None or held["step"] < before) and self._in_history(held["attempt"], held["step"]):
-                ranks.setdefault(name, {})[held["rank"]] = held
+            part = held.part
+            if (before is None or part.step < before) and self._in_history(part.attempt, part.step):
+                ranks.setdefault((part.step, part.attempt, part.dir, part.tag), {})[part.rank] = held
         whole = [name for name, of_rank in ranks.items() if len(of_rank) == self.world_size]
         if not whole:
             return None
         step, attempt, save_dir, tag = newest = max(whole)
         files = {
-            name: {"rank": rank, "bytes": extent["bytes"], "memory": {"path": held["path"], **extent}}
+            name: RestoredFile(rank, memory.bytes, memory)
             for rank, held in ranks[newest].items()
-            for name, extent in held["entries"].items()
+            for name, memory in held.files.items()
         }
         return Restore(RestoreSource.MEMORY, attempt, step, tag, save_dir, files)
 
@@ -216,7 +229,7 @@ class Snapshots:
         if not fit:
             return None
         save_dir, one = max(fit, key=lambda pair: (pair[1].step, pair[1].attempt))
-        files = {name: {"rank": part.rank, "bytes": part.bytes} for name, part in one.files.items()}
+        files = {name: RestoredFile(part.rank, part.bytes) for name, part in one.files.items()}
         return Restore(RestoreSource.DISK, one.attempt, one.step, one.tag, save_dir, files)
 
     def misfit(self, manifest: Manifest) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoint.arena import load_extent
+from orchestrator.checkpoint.laid_out import LaidOut
 from orchestrator.checkpoint.manifest import sha256_of
 from orchestrator.checkpoint.plain_load import UnknownTypesError, plain_load
 from orchestrator.checkpoint.staging import NO_ROOM, Phases, Staging, below
@@ -28,9 +29,7 @@ class RankSnapshots:
     """What one rank knows of them. `payload` comes with the rank's specification:
 
     - `attempt`, and `slots`: paths of two slots, none where the training waits for the disk
-    - `restore`: None, or `save_dir`, `tag`, `step`, `view` (a folder that has a name for every file),
-      `files`: by name None where it lies in the view, else `path`, `offset` and `entry` of it in memory,
-      and `unvouched`: why what lies in the view may be somebody else's, None where it is ours
+    - `restore`: None, or a `LaidOut`
     - `trusted`: folders from which anything is loaded
     - `key`: by which our manifests are signed, in hex digits; `key_required`: others are not loaded at all
     - `allow_types`: names of types that may be loaded from what is not vouched for
@@ -40,7 +39,8 @@ class RankSnapshots:
         self.enabled = payload is not None
         payload = payload or {}
         self.staging = Staging(phases, int(payload.get("attempt", 0)), payload.get("slots", ()))
-        self._restore: dict[str, Any] | None = payload.get("restore")
+        restore = payload.get("restore")
+        self._restore = None if restore is None else LaidOut.from_payload(restore)
         self._trusted = [os.path.realpath(folder) for folder in payload.get("trusted", ())]
         self._manifests = KnownManifests(bytes.fromhex(payload.get("key", "")))
         self._key_required = bool(payload.get("key_required"))
@@ -67,8 +67,8 @@ class RankSnapshots:
         """Raises RestoreError where the script takes a step without having loaded what it was to load."""
         if self._restore is not None and self.adopted(engine):
             raise RestoreError(
-                f"this attempt was to go on from step {self._restore['step']}, but the script took a step"
-                f" without having called load_checkpoint('{self._restore['save_dir']}'): it would have begun"
+                f"this attempt was to go on from step {self._restore.step}, but the script took a step"
+                f" without having called load_checkpoint('{self._restore.save_dir}'): it would have begun"
                 " at step 0. Load what is there when the script starts, or set snapshot.enabled=false to"
                 " begin anew at every fault"
             )
@@ -76,9 +76,9 @@ class RankSnapshots:
     def lead(self, load_dir: str, tag: str | None) -> tuple[str, str | None, int | None]:
         """Where a load is led: folder, tag, and the step that it must arrive at, if that is known."""
         restore = self._restore
-        if restore is None or os.path.realpath(load_dir) != os.path.realpath(restore["save_dir"]):
+        if restore is None or os.path.realpath(load_dir) != os.path.realpath(restore.save_dir):
             return load_dir, tag, None
-        return restore["view"], restore["tag"], int(restore["step"])
+        return restore.view, restore.tag, restore.step
 
     def depart(self, engine: Any, load_dir: str, tag: str | None, wanted: int | None) -> None:
         """All ranks compare what they are about to load. Raises RestoreError on every rank where that
@@ -108,14 +108,14 @@ class RankSnapshots:
         """One file of the checkpoint that is being loaded. Raises RestoreError for one that no manifest
         names."""
         restore = self._restore
-        name = None if restore is None else below(path, Path(restore["view"], restore["tag"]))
+        name = None if restore is None else below(path, Path(restore.view, restore.tag))
         if restore is not None and name is not None:
-            if name not in restore["files"]:
-                raise RestoreError(f"{path}: the manifest of {restore['tag']} does not name it")
-            place = restore["files"][name]
+            if name not in restore.files:
+                raise RestoreError(f"{path}: the manifest of {restore.tag} does not name it")
+            place = restore.files[name]
             if place is not None:
-                return load_extent(place["path"], place["offset"], place["entry"])
-            unvouched = restore["unvouched"]
+                return load_extent(place.path, place.offset, place.entry)
+            unvouched = restore.unvouched
         else:
             unvouched = self._why_not_vouched(path)
         if unvouched is None:

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.messages import FromWriter, RankUnstaged, WriterFreed, WriterHeld
-from orchestrator.checkpoint.commits import Commit, PartDurable, PartGivenUp, Restore, Snapshots
+from orchestrator.checkpoint.commits import Commit, Held, PartDurable, PartGivenUp, Restore, Snapshots
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.checkpoint.own_folder import is_own_folder
 from orchestrator.checkpoint.world_size import loads_any_number
@@ -169,7 +169,7 @@ class Checkpoints:
         self._pending += self._disk.doubted()
         self._disk.find_places()
         while True:
-            holdings = [held for node in self._nodes for held in self._ask(node, "holdings")]
+            holdings: list[Held] = [held for node in self._nodes for held in self._ask(node, "holdings")]
             committed = self._disk.committed()
             self._pending += self._disk.passed_over() + self._disk.misfits(committed)
             held_there, committed = self._in_main_folder(holdings, committed)
@@ -195,21 +195,20 @@ class Checkpoints:
             self._pending.append(self._disk.quarantine(disk, wrong))
 
     def _in_main_folder(
-        self, holdings: list[dict[str, Any]], committed: list[tuple[str, Manifest]]
-    ) -> tuple[list[dict[str, Any]], list[tuple[str, Manifest]]]:
+        self, holdings: list[Held], committed: list[tuple[str, Manifest]]
+    ) -> tuple[list[Held], list[tuple[str, Manifest]]]:
         """Without what a script keeps elsewhere, its best weights for instance: it loads from the folder that
         it was given. All of it where that folder is not used."""
         main = self.snapshots.save_dirs[0]
         here = (
-            [held for held in holdings if held["dir"] == main],
+            [held for held in holdings if held.part.dir == main],
             [one for one in committed if one[0] == main],
         )
         return here if any(here) else (holdings, committed)
 
     def lay_out(self, restore: Restore | None) -> None:
         """Have every node put in place what its ranks will read, and carry over what it lacks."""
-        payload = restore.to_payload() if restore else None
-        lacking = [(node, self._ask(node, "lay_out", payload)) for node in self._nodes]
+        lacking = [(node, self._ask(node, "lay_out", restore)) for node in self._nodes]
         for node, names in lacking:
             for name in names:
                 assert restore is not None
@@ -320,18 +319,17 @@ class Checkpoints:
     def _holder(self, restore: Restore, name: str) -> int:
         """The node that a file can be had from: its writer's, unless it lies on another one's disk."""
         disks = self._disk.disks.get((restore.save_dir, restore.attempt, restore.tag), {})
-        writer: int = restore.files[name]["rank"] // self._assignment.ranks.per_node
+        writer = restore.files[name].rank // self._assignment.ranks.per_node
         return disks.get(name, writer) if restore.source == RestoreSource.DISK else writer
 
     def _carry(self, restore: Restore, name: str, to: Node) -> None:
         """A file that a node's ranks read, from the node that has it; not by way of us."""
         part = restore.files[name]
         source = self._nodes[self._holder(restore, name)]
-        memory = part.get("memory") if restore.source == RestoreSource.MEMORY else None
-        path = memory["path"] if memory else f"{restore.save_dir}/{restore.tag}/{name}"
-        start, size = (memory["offset"], memory["bytes"]) if memory else (0, part["bytes"])
+        path = part.memory.path if part.memory else f"{restore.save_dir}/{restore.tag}/{name}"
+        start, size = (part.memory.offset if part.memory else 0), part.bytes
         last = None
         for offset in range(0, max(size, 1), _CHUNK_BYTES):
             stretch = source.agent.give.remote(path, start + offset, min(_CHUNK_BYTES, size - offset))
-            last = to.agent.take.remote(name, stretch, memory["entry"] if memory else None, offset == 0)
+            last = to.agent.take.remote(name, stretch, part.memory, offset == 0)
         self._ask(to, last)

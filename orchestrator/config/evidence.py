@@ -48,7 +48,9 @@ class PlannerEvidence:
     # by which a range reaches further on either side than runs like the plan do, as a natural logarithm, and
     # as much again for each step by which no run is like it
     range_widening: FactorOr0 = 0.0
-    # published runs by kind; empty takes step_time_error for every range
-    evidence: list[EvidenceConfig] = field(default_factory=list)
-    # by accelerator, precision, experts and width of the model
-    best_published: list[BestMfuConfig] = field(default_factory=list)
+    # file with the two lists below, in conf/planner unless it is an absolute path
+    published: str = ""
+    # published runs by kind; empty takes step_time_error for every range; null takes those of the file
+    evidence: list[EvidenceConfig] | None = None
+    # by accelerator, precision, experts and width of the model; null takes those of the file
+    best_published: list[BestMfuConfig] | None = None

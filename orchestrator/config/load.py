@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from orchestrator import papers
-from orchestrator.config import deepspeed_file, hardware, ranges
+from orchestrator.config import deepspeed_file, hardware, published_runs, ranges
 from orchestrator.config.notifying import learn_secrets
 from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
@@ -32,7 +32,7 @@ from orchestrator.redact import learn
 CPU_RANKS = 2
 _PATHS = (
     "run_root", "run_dir", "calibration", "deepspeed_file", "job.script", "job.cwd", "job.checkpoint_dir",
-    "job.corpus", "snapshot.dirs", "snapshot.trusted", "launch.working_dir",
+    "job.corpus", "planner.published", "snapshot.dirs", "snapshot.trusted", "launch.working_dir",
 )  # fmt: skip
 # Keys of runs that are on a disk already, and what they are called now.
 _RENAMED_KEYS = {
@@ -144,6 +144,7 @@ def load(composed: DictConfig) -> Config:
     for path, value in leaves(dataclasses.asdict(config)):
         if (why := _why_no_value(path, value)) is not None:
             raise ConfigError(f"{path}={papers.short(value)}: {why}")
+    published_runs.fill(config.planner, conf_dir() / "planner")
     return config
 
 
@@ -249,6 +250,7 @@ def load_planner(composed: DictConfig) -> PlannerConfig:
     """The planner's constants alone."""
     planner = cast(PlannerConfig, OmegaConf.to_object(composed.planner))
     ranges.check(planner, "planner.")
+    published_runs.fill(planner, conf_dir() / "planner")
     return planner
 
 

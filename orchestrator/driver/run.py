@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.agent.assignment import zygote_environment
-from orchestrator.agent.launchers import early_zygote, zygote_preload
-from orchestrator.agent.localize import leave_mark, remove_mark
 from orchestrator.cluster import ray_env
 from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
 from orchestrator.config.resume_changes import wishes_of
 from orchestrator.config.schema import Config, Preflight
 from orchestrator.config.signals import stop_numbers
-from orchestrator.driver.assignment import assignment_of, working_dir
 from orchestrator.driver.budget import (
     budget_of,
     caps_of,
@@ -26,12 +22,10 @@ from orchestrator.driver.budget import (
     check_resumed,
     write_money,
 )
-from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.node_notes import RunNotes
 from orchestrator.driver.notifying import Notifier
 from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import (
-    Planned,
     Target,
     check_script_builds,
     find_target,
@@ -49,35 +43,43 @@ from orchestrator.driver.resume import (
     to_take_up,
 )
 from orchestrator.driver.script_preload import check_preload
-from orchestrator.driver.shared_budgets import shared_budgets
 from orchestrator.driver.stop_file import asked_by_file
-from orchestrator.driver.stopping import asked_by_signals, exit_code, take
+from orchestrator.driver.stopping import asked_by_signals, exit_code
 from orchestrator.driver.tracking import (
-    DASHBOARD,
     MlflowSink,
     shell_address_remark,
     tracking_places,
     tracking_problem,
     write_run_metadata,
 )
+from orchestrator.driver.wiring import (
+    Books,
+    Wired,
+    assigned,
+    began_unix_s,
+    connected,
+    gauges_of,
+    open_books,
+    tell_dashboard,
+    workers_of,
+    zygote_ahead,
+)
 from orchestrator.errors import EXIT_BUDGET_REACHED, RunDirectoryError, TrainingFailed
 from orchestrator.events import BudgetSettled, Event, Record, RunEnded, RunResumed, RunStarted, Status
 from orchestrator.ledger.charge import cost_usd
 from orchestrator.ledger.journal import Journal, disk_is_full
-from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.run_directory import RunDirectory, check_run_name, new_run_name, number_of_run
+from orchestrator.ledger.run_directory import RunDirectory, check_run_name, new_run_name
 from orchestrator.ledger.spend import SpendNote
 from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
 from orchestrator.redact import redact, redact_fields
 from orchestrator.supervise.budget_words import going_on
 from orchestrator.supervise.clock import SystemClock
-from orchestrator.supervise.loop import ResumeState, StopRequest, SupervisorOptions, supervise
+from orchestrator.supervise.loop import StopRequest, SupervisorOptions, supervise
+from orchestrator.supervise.worker_group import WorkerGroup
 from orchestrator.trust import check_nobody_elses
 
 _SPACE_S = 1.0
-# The one node of a cluster that we started does not come back.
-_OWN_NODE_S = 5.0
 
 
 def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, trust: bool = False) -> int:
@@ -108,19 +110,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         directory.hold(resume=takes_up is not None)
         stack.callback(directory.release)
         if takes_up is not None:
-            check_resumed(config, plan, caps_of(config, plan, _began_unix_s(takes_up)), takes_up.fold.folded)
-        view.planned(plan)
-        if target.remark:
-            view.warn(target.remark)
-        if problem:
-            view.warn(
-                f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again"
-                " meanwhile"
-            )
-        if remark := shell_address_remark(config, plan, os.environ):
-            view.notice(remark)
-        if missing := missing_names(config, takes_up):
-            view.warn(missing)
+            check_resumed(config, plan, caps_of(config, plan, began_unix_s(takes_up)), takes_up.fold.folded)
+        _tell_beforehand(config, plan, target, problem, takes_up, view)
         write_papers(config, plan, name, directory, takes_up)
         outlive_full_disks()
         stop = StopRequest()
@@ -128,7 +119,8 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         stack.enter_context(asked_by_file(directory.path, stop, view.warn))
         sink = MlflowSink(config, directory, problem)
         stack.callback(sink.close)
-        return _supervised(_Wired(config, made, name, directory, target, stop, sink, view, takes_up))
+        typed_in = takes_up.typed_in if takes_up else Path.cwd()
+        return _supervised(Wired(config, made, name, directory, target, stop, sink, view, takes_up, typed_in))
 
 
 def write_papers(
@@ -149,146 +141,134 @@ def write_papers(
         ) from None
 
 
-@dataclass(frozen=True)
-class _Wired:
-    """A run whose directory is held and that may start."""
+def _tell_beforehand(
+    config: Config,
+    plan: Plan,
+    target: Target,
+    problem: str | None,
+    takes_up: Unfinished | None,
+    view: RunObserver,
+) -> None:
+    """The plan, and what a person should know of it that is no reason not to start."""
+    view.planned(plan)
+    if target.remark:
+        view.warn(target.remark)
+    if problem:
+        view.warn(
+            f"MLflow: {problem}; going on without it, the journal keeps everything. It is asked again"
+            " meanwhile"
+        )
+    if remark := shell_address_remark(config, plan, os.environ):
+        view.notice(remark)
+    if missing := missing_names(config, takes_up):
+        view.warn(missing)
 
-    config: Config
-    planned: Planned
-    name: str
-    directory: RunDirectory
-    target: Target
-    stop: StopRequest
-    sink: MlflowSink
-    view: RunObserver
-    takes_up: Unfinished | None
 
-    @property
-    def plan(self) -> Plan:
-        return self.planned.plan
-
-
-def _supervised(run: _Wired) -> int:
-    config, plan, target, view, takes_up = run.config, run.plan, run.target, run.view, run.takes_up
-    directory, stop = run.directory, run.stop
-    ray_env.prepare() if target.address is None else ray_env.prepare_to_attach(target.address)
-    last: Record | None = None
-    settled: BudgetSettled | None = None
-    ledger = Ledger()
-    where = {"run directory": str(directory.path)}
+def _supervised(run: Wired) -> int:
+    ray_env.prepare() if run.target.address is None else ray_env.prepare_to_attach(run.target.address)
     with ExitStack() as stack:
         # Before Ray, so that the seconds Ray takes to start are on record (and cost nothing).
-        fold, resume_state = takes_up.fold if takes_up else JournalFold(directory.path), ResumeState()
-        if takes_up is not None:
-            folded = takes_up.folded()
-            resume_state, ledger = folded.resume_state, folded.ledger
-            view.remember(folded)
-        shared = shared_budgets(config, run.name, plan, ledger, view.notice)
-        if shared is not None:
-            stack.callback(shared.give_back)
-        journal = stack.enter_context(Journal(directory.path / "journal.jsonl", after=fold.mark))
-        mark = leave_mark(directory.path)
-        stack.callback(remove_mark, directory.path, mark)
-        idle_timeout_s = target.warm_cluster.idle_timeout_s if target.warm_cluster else None
-        began_unix_s = _began_unix_s(takes_up) if takes_up else None
-        assignment = assignment_of(
-            config, run.planned, run.name, directory.path, mark, idle_timeout_s, began_unix_s
-        )
-        early = None
-        if target.address is None and config.launch.zygote:
-            # Importing takes as long as Ray takes to start.
-            log_path = directory.path / "logs" / "zygote.node-0.log"
-            environment = zygote_environment(assignment, outlives=False)
-            early = stack.enter_context(early_zygote(environment, log_path, zygote_preload(assignment)))
-        run.sink.begin(view.notice)
-        earlier_seq = fold.mark.last.seq if fold.mark else -1
-        typed_in = takes_up.typed_in if takes_up else Path.cwd()
-        notifier = Notifier(
-            config,
-            directory.path,
-            resume_command(directory.path, typed_in),
-            earlier_seq,
-        )
-        notifier.begin(view.notice)
-        from orchestrator.cluster.gauges import Gauges
-        from orchestrator.cluster.group import RayWorkerGroup
-        from orchestrator.cluster.session import connect
-
-        with view.busy("starting Ray" if target.address is None else "connecting to Ray"):
-            shipped, run_root = working_dir(config), Path(config.run_root).resolve()
-            session = stack.enter_context(
-                connect(
-                    target.address,
-                    _local_cpus(plan),
-                    config.launch.dashboard,
-                    shipped,
-                    run_root,
-                    stop.signals,
-                )
-            )
-        take(stop, stop.signals)
-        if session.dashboard_url:
-            ends = " (ended with the run)" if session.local else ""
-            where["Ray dashboard"] = f"{session.dashboard_url}{ends}"
-            view.dashboard(session.dashboard_url, session.token_path)
-            directory.write_json(DASHBOARD, {"url": session.dashboard_url}, mode=0o600)
+        books = open_books(run, stack)
+        assignment = assigned(run, stack)
+        early = zygote_ahead(run, assignment, stack)
+        run.sink.begin(run.view.notice)
+        notifier = _notifier(run, books)
+        session = connected(run, stack)
+        where = {"run directory": str(run.directory.path), **tell_dashboard(run, session)}
         leave_out: Mapping[str, str] = {}
-        if config.preflight is not Preflight.off:
-            leave_out = nodes_to_leave_out(config, plan.layout.nodes, session.address, view)
-        own_node_s = min(config.recovery.wait_for_node_s, _OWN_NODE_S)
-        workers = RayWorkerGroup(
-            assignment,
-            plan.layout.nodes,
-            wait_for_resources_s=config.launch.wait_for_resources_s,
-            start_timeout_s=config.launch.start_timeout_s,
-            notice=view.notice,
-            lent=early,
-            wait_for_node_s=own_node_s if session.local else config.recovery.wait_for_node_s,
-            taken_up=f" after attempt {resume_state.attempts}" if takes_up else "",
+        if run.config.preflight is not Preflight.off:
+            leave_out = nodes_to_leave_out(run.config, run.plan.layout.nodes, session.address, run.view)
+        workers = workers_of(run, assignment, books.resume_state, session, early, stack)
+        observers: tuple[Observer, ...] = (
+            run.view,
+            gauges_of(run, session, stack),
+            SpendNote(run.config, run.name, run.plan.unit, books.ledger, run.view.notice),
+            notifier,
+            RunNotes(run.config.run_root, run.view.notice),
         )
-        stack.callback(workers.close)
-        gauges = Gauges(*_labels(config, plan, run.name, directory.path, session.address))
-        stack.enter_context(gauges.kept())
-        spend = SpendNote(config, run.name, plan.unit, ledger, view.notice)
-        notes = RunNotes(config.run_root, view.notice)
-        observers: tuple[Observer, ...] = (view, gauges, spend, notifier, notes)
-        address = None if session.local else session.address
-        started = (
-            _resumed(takes_up, plan)
-            if takes_up
-            else run_started(plan, run.name, address, config.cluster.grid_gco2_per_kwh)
-        )
-        can_skip = asks_for(SKIP_BATCHES, plan.args)
-        options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled, leave_out)
-        since_s = began_unix_s or time.time()
-        caps = caps_of(config, plan, since_s)
-        prices = Prices(config, lambda: ledger.usd_per_gpu_hour(journal.now_s), view.notice)
-        stack.enter_context(prices.read_again())
-        budget = budget_of(caps, plan, ledger, journal, since_s, shared, prices)
-        events = supervise(
-            started, workers, config.recovery, SystemClock(), stop, options, resume_state, budget
-        )
-        with view.live():
-            for event in with_prices(events, prices):
-                last = _on_record(journal, event, view.notice, stop)
-                settled = event if isinstance(event, BudgetSettled) else settled
-                if isinstance(event, RunEnded):
-                    run.sink.run_ended()
-                fold.appended(last)
-                # so that what is told while it goes on is what the journal says afterwards
-                if last.event.durable:
-                    ledger.fold(last)
-                bill = ledger.bill(last.elapsed_s)
-                for observer in observers:
-                    observer.observe(last, bill)
-    fold.finish()
-    write_money(ledger, directory, view.notice)
-    view.summary(last, ledger, where | tracking_places(config, run.sink.recorded))
-    if (hint := how_to_go_on(last, directory.path, typed_in)) is not None:
+        on_record = _OnRecord(run, books, observers)
+        ray_address = None if session.local else session.address
+        events = _events(run, books, workers, leave_out, ray_address, stack)
+        with run.view.live():
+            for event in events:
+                on_record.put(event)
+    return _ended(run, books, on_record, notifier, where)
+
+
+def _notifier(run: Wired, books: Books) -> Notifier:
+    """Tells people from here on, and nothing of what an earlier driver has told."""
+    earlier_seq = books.fold.mark.last.seq if books.fold.mark else -1
+    go_on = resume_command(run.directory.path, run.typed_in)
+    notifier = Notifier(run.config, run.directory.path, go_on, earlier_seq)
+    notifier.begin(run.view.notice)
+    return notifier
+
+
+def _events(
+    run: Wired,
+    books: Books,
+    workers: WorkerGroup,
+    leave_out: Mapping[str, str],
+    ray_address: str | None,
+    stack: ExitStack,
+) -> Iterator[Event]:
+    """What happens to the run from its first event to its last, the prices that change meanwhile among
+    it."""
+    config, plan, journal, ledger = run.config, run.plan, books.journal, books.ledger
+    started = (
+        _resumed(run.takes_up, plan)
+        if run.takes_up
+        else run_started(plan, run.name, ray_address, config.cluster.grid_gco2_per_kwh)
+    )
+    can_skip = asks_for(SKIP_BATCHES, plan.args)
+    options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled, leave_out)
+    since_s = run.began_unix_s or time.time()
+    caps = caps_of(config, plan, since_s)
+    prices = Prices(config, lambda: ledger.usd_per_gpu_hour(journal.now_s), run.view.notice)
+    stack.enter_context(prices.read_again())
+    budget = budget_of(caps, plan, ledger, journal, since_s, books.shared, prices)
+    events = supervise(
+        started, workers, config.recovery, SystemClock(), run.stop, options, books.resume_state, budget
+    )
+    return with_prices(events, prices)
+
+
+class _OnRecord:
+    """Puts what happens on record, and then tells it: the journal comes before anything that follows from
+    it."""
+
+    def __init__(self, run: Wired, books: Books, observers: Sequence[Observer]) -> None:
+        self._run, self._books, self._observers = run, books, observers
+        self.last: Record | None = None
+        self.settled: BudgetSettled | None = None
+
+    def put(self, event: Event) -> None:
+        run, ledger = self._run, self._books.ledger
+        self.last = record = _on_record(self._books.journal, event, run.view.notice, run.stop)
+        if isinstance(event, BudgetSettled):
+            self.settled = event
+        if isinstance(event, RunEnded):
+            run.sink.run_ended()
+        self._books.fold.appended(record)
+        # so that what is told while it goes on is what the journal says afterwards
+        if record.event.durable:
+            ledger.fold(record)
+        bill = ledger.bill(record.elapsed_s)
+        for observer in self._observers:
+            observer.observe(record, bill)
+
+
+def _ended(run: Wired, books: Books, on_record: _OnRecord, notifier: Notifier, where: dict[str, str]) -> int:
+    """All that is told once nothing runs any more; returns the exit code."""
+    directory, view, last, settled = run.directory, run.view, on_record.last, on_record.settled
+    books.fold.finish()
+    write_money(books.ledger, directory, view.notice)
+    view.summary(last, books.ledger, where | tracking_places(run.config, run.sink.recorded))
+    if (hint := how_to_go_on(last, directory.path, run.typed_in)) is not None:
         view.notice(going_on(hint, settled if _has_stopped_for_budget(last) else None))
-    run.sink.finish(stop, view)
-    notifier.finish(stop, view)
-    return _exit_code(last, stop)
+    run.sink.finish(run.stop, view)
+    notifier.finish(run.stop, view)
+    return _exit_code(last, run.stop)
 
 
 def _resumed(takes_up: Unfinished, plan: Plan) -> RunResumed:
@@ -297,12 +277,6 @@ def _resumed(takes_up: Unfinished, plan: Plan) -> RunResumed:
         return takes_up.resumed
     changed = [redact(word) for word in takes_up.changed]
     return replace(takes_up.resumed, changed=changed, steps=plan.prediction.steps, gpus=plan.layout.ranks)
-
-
-def _began_unix_s(takes_up: Unfinished) -> float:
-    """When the run's first driver began it."""
-    first = takes_up.fold.folded.started
-    return first.time_unix_s if first else time.time()
 
 
 def _has_stopped_for_budget(last: Record | None) -> bool:
@@ -339,14 +313,6 @@ def run_started(
     )
 
 
-def _labels(config: Config, plan: Plan, name: str, path: Path, address: str) -> tuple[str, str]:
-    """Of the gauges: Ray's metrics are for everybody who reaches the node, so only loopback has names
-    unasked."""
-    if config.metrics.names or address.startswith("127."):
-        return name, plan.cluster
-    return number_of_run(path), ""
-
-
 def _cost_usd_per_step(plan: Plan) -> float | None:
     """Of a run of known length its share of the whole, faults and checkpoints included; else of a step
     alone."""
@@ -371,11 +337,6 @@ def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], st
                 notice(f"{error}; waiting for space, nothing is lost meanwhile")
             announced = True
             time.sleep(_SPACE_S)
-
-
-def _local_cpus(plan: Plan) -> int:
-    """Logical CPUs of a cluster that we start: at least one per rank, so that placement never fails."""
-    return max(os.cpu_count() or 1, plan.layout.ranks)
 
 
 def _exit_code(last: Record | None, stop: StopRequest) -> int:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import steady, tick, trail
+from benchmarks import side_by_side, steady, tick, trail
 from benchmarks.figures import median_interval, percentile, spread, table
 from benchmarks.goodput import Outcome
+from benchmarks.ground import Ground
 from benchmarks.phases import PHASES, RANK_PHASES, Launch, phase_rows, slowest, total_s, typical
 from benchmarks.picture import GROUPS, grouped
 from benchmarks.report import REPORT, SECTIONS, write_section
@@ -239,6 +240,36 @@ def test_a_section_is_replaced_in_its_place(tmp_path: Path):
     report.write_text(text.replace("<!-- journal: end -->", ""))
     with pytest.raises(RuntimeError, match="only one of"):
         write_section("journal", "fifth", report)
+
+
+def test_prose_entries_of_lists_and_captions_are_wrapped_but_neither_tables_nor_code(tmp_path: Path):
+    report, words = tmp_path / "benchmarks.md", "so many words " * 12
+    kept = [f"| {words}|", f"```\n{words}\n```", "- first\n- second"]
+    write_section(
+        "journal", "\n\n".join([*kept, words, f"- {words}\n- {words}", f"![{words}](a.svg)"]), report
+    )
+    text = report.read_text()
+    assert all(one in text for one in kept)
+    lines = [line for line in text.splitlines() if len(line) > 110]
+    assert lines == [f"| {words}|", words]
+    assert [text.count(f"\n{start}") for start in ("- so many words", "  ", "![so many words")] == [2, 2, 1]
+
+
+def test_versions_are_measured_in_turns_and_compared_round_by_round(tmp_path: Path):
+    asked: list[str] = []
+
+    def measure(here: Ground) -> float:
+        place = here.env["PYTHONPATH"]
+        asked.append(place)
+        return len(asked) * (2.0 if place == str(tmp_path) else 1.0)
+
+    question = side_by_side.Question("what", 1e3, measure)
+    found = side_by_side.in_turns(Ground(tmp_path, {}), question, tmp_path, 3)
+    ours = str(side_by_side.HERE)
+    assert asked == [str(tmp_path), ours, ours, str(tmp_path), str(tmp_path), ours]
+    assert found == [(2.0, 2.0), (8.0, 3.0), (10.0, 6.0)]
+    name, before, after, ratio = side_by_side.row(question, found)
+    assert (name, before.split()[0], after.split()[0], ratio) == ("what", "8e+03", "3e+03", "0.60")
 
 
 def test_every_section_has_a_benchmark():

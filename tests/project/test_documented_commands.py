@@ -30,6 +30,7 @@ HELP = ROOT / "conf" / "config.yaml"
 EXAMPLES = ROOT / "docs" / "examples" / "conf"
 # What ends a command of a shell.
 AFTER = {"|", ";", "&&", "||", "&", ">", "`", ")"}
+SUBSTITUTED = re.compile(r".*\$\((.*)\).*")  # a command whose output is another's word
 TOP = {
     *(path.stem for path in load.conf_dir().iterdir()),
     *(name for name in load.Config.__dataclass_fields__),
@@ -48,6 +49,7 @@ def commands(document: Path) -> list[list[str]]:
     else:
         lines = [line for line in text.splitlines() if re.match(rf"(    |\w*\$ +|\w+=\S+ ){COMMAND}", line)]
         inline = [code.strip("`").replace("… plan", f"{COMMAND} plan") for code in INLINE_CODE.findall(text)]
+        inline = [SUBSTITUTED.sub(r"\1", code) for code in inline]
         lines += [code for code in inline if COMMAND in code and not code.rstrip("…").endswith(f"{COMMAND} ")]
     return [words_of(line.partition(COMMAND)[2]) for line in lines]
 

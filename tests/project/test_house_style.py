@@ -7,7 +7,15 @@ import pytest
 from tests.support.folders import PROJECT
 
 MOST_LINES = 400
+MOST_COLUMNS = 110  # of a document's lines, as of the code's
 FOLDERS = ("orchestrator", "tests", "benchmarks", "infra", "jobs", ".ci")
+NOT_WRAPPED_YET = {"CHANGELOG.md", "docs/decisions.md"}
+DOCUMENTS = [
+    name
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md")
+    for path in sorted(PROJECT.glob(pattern))
+    if (name := str(path.relative_to(PROJECT))) not in NOT_WRAPPED_YET
+]
 SOURCES = [path for folder in FOLDERS for path in sorted((PROJECT / folder).rglob("*.py"))]
 
 
@@ -20,3 +28,16 @@ def test_a_file_has_one_subject_and_up_to_400_lines(folder: str) -> None:
     }
     assert counted, "there are files"
     assert {path: lines for path, lines in counted.items() if lines > MOST_LINES} == {}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_lines_of_a_document_are_no_longer_than_those_of_the_code(document: str) -> None:
+    """All but tables, whose rows Markdown wants in one line each."""
+    lines = (PROJECT / document).read_text(encoding="utf-8").splitlines()
+    assert lines, "there are lines"
+    long = {
+        place: line
+        for place, line in enumerate(lines, start=1)
+        if len(line) > MOST_COLUMNS and not line.lstrip().startswith("|")
+    }
+    assert long == {}

@@ -23,6 +23,7 @@ from tests.support.snapshot_world import (
     OPTIMIZER,
     WEIGHTS,
     NoLauncher,
+    memory_of,
     nodes_in,
     restore_of,
     small_assignment,
@@ -97,7 +98,7 @@ def test_a_writer_that_is_killed_is_started_again_and_does_what_it_was_asked(
     assert node._writer.process is not None
     assert node._writer.process.pid != first.pid
     assert awaited(node) == [False] * 4
-    assert all(one["written"] for one in node.holdings())
+    assert all(one.written for one in node.holdings())
 
 
 def test_without_a_zygote_nothing_is_lost_and_nothing_leaks(
@@ -143,7 +144,7 @@ def test_what_cannot_be_written_is_told_and_kept_in_memory_and_ranks_do_not_wait
         assert part.part.tag == "step-2"
         assert f"{tmp_path}/.attempts/" in part.reason
     assert awaited(node) == [False] * 4, "a rank would wait for ever"
-    assert [(one["step"], one["written"]) for one in node.holdings()] == [(2, False)] * 2
+    assert [(one.part.step, one.written) for one in node.holdings()] == [(2, False)] * 2
     (tmp_path / ".attempts").unlink()
     node.lay_out(restore_of([node], 2), zygote)  # gone on from: it is tried again
     assert_durable(poll_until(node, zygote, 2), tmp_path, 2)
@@ -156,18 +157,13 @@ def test_close_leaves_no_process_no_descriptor_and_no_folder(zygote: ZygoteLaunc
         node.saved(rank, staged, zygote)
     restore = restore_of([node], 2)
     node.lay_out(restore, zygote)
-    extent = restore["files"][WEIGHTS]["memory"]
-    node.take(
-        WEIGHTS,
-        CheckpointFiles().give(extent["path"], extent["offset"], extent["bytes"]),
-        extent["entry"],
-        True,
-    )
+    memory = memory_of(restore, WEIGHTS)
+    node.take(WEIGHTS, CheckpointFiles().give(memory.path, memory.offset, memory.bytes), memory, True)
     writer = node._writer.process
     assert writer is not None
     node.close()
     assert wait_until(lambda: is_gone(writer.pid))
     assert len(os.listdir("/proc/self/fd")) == before
-    assert not Path(restore["files"][WEIGHTS]["memory"]["path"]).exists()
+    assert not Path(memory.path).exists()
     assert list((tmp_path / "run" / "restore").iterdir()) == []
     node.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Agent:
         self.calls.append(method)
         given = [arg.get() if isinstance(arg, Answer) else arg for arg in args]
         if method == "lay_out":
-            told = given[0] and {**given[0], "save_dir": self._here(given[0]["save_dir"])}
+            told = given[0] and replace(given[0], save_dir=self._here(given[0].save_dir))
             return Answer(self._node.lay_out(told, NoLauncher()))
         if method in ("holdings", "forget", "take"):
             return Answer(getattr(self._node, method)(*given))

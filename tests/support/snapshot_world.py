@@ -17,9 +17,11 @@ from orchestrator.agent.messages import FromWriter
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.checkpoint import store
 from orchestrator.checkpoint.arena import Slot
-from orchestrator.checkpoint.commits import Commit, PartDurable, Restore, Snapshots
+from orchestrator.checkpoint.commits import Commit, PartDurable, Restore, RestoredFile, Snapshots
+from orchestrator.checkpoint.laid_out import InMemory
 from orchestrator.checkpoint.vouching import why_not_vouched
 from orchestrator.errors import RankStartError
+from orchestrator.events import RestoreSource
 from orchestrator.rank.launch.launcher import Launcher, RankProcess
 from orchestrator.rank.messages import Message, ScriptFailed, Staged, Unknown
 from orchestrator.rank.spec import RankSpec
@@ -75,7 +77,7 @@ class World:
 
     def lead(self, restore: Restore | None, attempt: int) -> None:
         """As the driver before an attempt."""
-        assert self.node.lay_out(restore.to_payload() if restore else None, self.launcher) == []
+        assert self.node.lay_out(restore, self.launcher) == []
         self.driver.started(attempt, restore)
 
     def from_memory(self, before: int | None = None) -> Restore:
@@ -209,26 +211,28 @@ def stage(
     return messages
 
 
-def restore_of(nodes: list[NodeSnapshots], step: int) -> dict[str, Any]:
+def restore_of(nodes: list[NodeSnapshots], step: int) -> Restore:
     """As the driver puts it together from all nodes' holdings."""
-    held = [one for node in nodes for one in node.holdings() if one["step"] == step]
+    held = [one for node in nodes for one in node.holdings() if one.part.step == step]
     files = {
-        name: {"rank": one["rank"], "bytes": extent["bytes"], "memory": {"path": one["path"], **extent}}
+        name: RestoredFile(one.part.rank, memory.bytes, memory)
         for one in held
-        for name, extent in one["entries"].items()
+        for name, memory in one.files.items()
     }
-    return {
-        "save_dir": held[0]["dir"], "tag": held[0]["tag"], "step": step, "attempt": 1, "files": files,
-        "unvouched": None
-    }  # fmt: skip
+    part = held[0].part
+    return Restore(RestoreSource.MEMORY, 1, step, part.tag, part.dir, files)
 
 
-def disk_restore(folder: Path, step: int, ranks: int) -> dict[str, Any]:
-    files = {name: {"rank": rank, "bytes": 1} for rank in range(ranks) for name in files_of(rank)}
-    return {
-        "save_dir": str(folder), "tag": f"step-{step}", "step": step, "attempt": 1, "files": files,
-        "unvouched": None
-    }  # fmt: skip
+def disk_restore(folder: Path, step: int, ranks: int) -> Restore:
+    files = {name: RestoredFile(rank, 1) for rank in range(ranks) for name in files_of(rank)}
+    return Restore(RestoreSource.DISK, 1, step, f"step-{step}", str(folder), files)
+
+
+def memory_of(restore: Restore, name: str) -> InMemory:
+    """Where a file lies that is restored from memory."""
+    memory = restore.files[name].memory
+    assert memory is not None
+    return memory
 
 
 @contextlib.contextmanager

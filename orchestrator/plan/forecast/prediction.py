@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.config.schema import Config, PriceKind
@@ -147,10 +147,17 @@ def route_between_nodes(config: Config, layout: Layout) -> Route | None:
 
 
 def predict(
-    config: Config, layout: Layout, step: StepTime | None, calibration: Calibration | None
+    config: Config,
+    layout: Layout,
+    step: StepTime | None,
+    calibration: Calibration | None,
+    likeness_of: Callable[[Kind], Likeness] | None = None,
 ) -> Prediction:
     """The run's prediction from the time of one step. Raises ConfigError for absurd rates and a site's power
-    limit."""
+    limit.
+
+    ``likeness_of`` is for who predicts many runs of few kinds, and remembers the likeness of each kind.
+    """
     model, steps, tokens_per_step = config.model, config.job.steps, _tokens_per_step(config, layout)
     tokens = steps * tokens_per_step if steps and tokens_per_step else None
     if step is None or model is None or tokens_per_step is None:
@@ -160,7 +167,9 @@ def predict(
     machine, rate = Machine.of_config(config), tokens_per_step / step.total_s
     whole = _whole_run(config, layout, step, steps) if steps else None
     kind = kind_of(model, config.gpu.architecture, layout.precision, layout)
-    like = None if calibration else likeness(kind, config.planner)
+    like = None
+    if calibration is None:
+        like = likeness(kind, config.planner) if likeness_of is None else likeness_of(kind)
     mfu = model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate)
     best = None if calibration else best_mfu(config.planner, kind, model.hidden)
     costs = tuple(

@@ -73,7 +73,7 @@ def width_of(precision: str) -> str:
 def likeness(kind: Kind, planner: PlannerConfig) -> Likeness:
     """Of a plan to the published runs on record. Raises ConfigError for a record that says nothing."""
     _check(planner)
-    return of_evidence(kind, planner.evidence, planner.range_widening, planner.step_time_error)
+    return of_evidence(kind, planner.evidence or (), planner.range_widening, planner.step_time_error)
 
 
 def _check(planner: PlannerConfig) -> None:
@@ -82,7 +82,7 @@ def _check(planner: PlannerConfig) -> None:
         raise ConfigError(
             f"planner.range_widening={widening}: must be from 0 to {MOST_WIDENING:g}; leave it out"
         )
-    for one in planner.evidence:
+    for one in planner.evidence or ():
         measured = bool(one.ratios) and all(0 < ratio < math.inf for ratio in one.ratios)
         if not (measured and one.parallelism in _DIVIDED and one.ranks >= 1 and one.rows >= 1):
             raise ConfigError(
@@ -187,7 +187,7 @@ def best_mfu(planner: PlannerConfig, kind: Kind, hidden: int) -> float | None:
     wide and alike in experts where there are any; None without one."""
     same = [
         one
-        for one in planner.best_published
+        for one in planner.best_published or ()
         if one.architecture == kind.architecture and one.precision == kind.precision
     ]
     shape = [
@@ -199,7 +199,7 @@ def best_mfu(planner: PlannerConfig, kind: Kind, hidden: int) -> float | None:
         return max(one.mfu for one in shape or same)
     found = [
         one.best_mfu
-        for one in planner.evidence
+        for one in planner.evidence or ()
         if one.architecture == kind.architecture and one.precision == kind.precision
     ]
     return max(found, default=None)

@@ -7,6 +7,7 @@ The loss of a scaling law is minimised over a ladder of shapes. How many tokens 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,6 +17,7 @@ from orchestrator.plan.forecast.prediction import Prediction, predict
 from orchestrator.plan.forecast.price import offers
 from orchestrator.plan.layout.deepspeed_rules import pipeline_degrees, tensor_degrees
 from orchestrator.plan.perf.calibration import Calibration, Group
+from orchestrator.plan.perf.likeness import likeness
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.search import explore
@@ -62,6 +64,8 @@ class ClusterOptimizer:
                 f"costs nothing, so that budget_usd={typed(limits.usd)} is no limit; set deadline_days=… too",
             )
         self._machine = Machine.of_config(config)
+        # Sums over all published runs, which a search asks for with each of its thousands of predictions.
+        self._likeness_of = functools.cache(lambda kind: likeness(kind, config.planner))
 
     def best(self, shapes: Sequence[ModelConfig], node_counts: Sequence[int]) -> list[RunCandidate]:
         """The best size for each number of nodes that is worth a look, best loss first; empty where nothing
@@ -180,7 +184,7 @@ class ClusterOptimizer:
         while steps >= 1:
             job = dataclasses.replace(config.job, steps=steps)
             try:
-                run = predict(dataclasses.replace(config, job=job), layout, step, None)
+                run = predict(dataclasses.replace(config, job=job), layout, step, None, self._likeness_of)
             except ConfigError:  # the site's power, or interruptions that leave nothing
                 return None
             assert run.hours is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.agent.snapshots import NodeSnapshots, is_for_every_rank
 from orchestrator.agent.staging_dir import DURABLE, choose_place
 from orchestrator.checkpoint.arena import Slot, load_extent
+from orchestrator.checkpoint.laid_out import LaidOut
 from tests.support.snapshot_world import (
     KEY,
     OPTIMIZER,
@@ -20,6 +22,7 @@ from tests.support.snapshot_world import (
     NoLauncher,
     disk_restore,
     files_of,
+    memory_of,
     nodes_in,
     restore_of,
     stage,
@@ -81,17 +84,18 @@ def test_holdings_are_whole_generations_and_forgotten_ones_are_not(make: Make, t
     stage(node, tmp_path, 2)
     stage(node, tmp_path, 4)
     held = node.holdings()
-    assert [(one["rank"], one["step"], one["written"]) for one in held] == [
+    assert [(one.part.rank, one.part.step, one.written) for one in held] == [
         (2, 2, False), (2, 4, False), (3, 2, False), (3, 4, False)
     ]  # fmt: skip
-    extent = held[1]["entries"][OPTIMIZER.format(2)]
-    assert load_extent(held[1]["path"], extent["offset"], extent["entry"])["step"] == 4
-    slot = Slot.open(held[0]["path"])
+    memory = held[1].files[OPTIMIZER.format(2)]
+    assert load_extent(memory.path, memory.offset, memory.entry)["step"] == 4
+    assert memory.path == held[1].slot
+    slot = Slot.open(held[0].slot)
     slot.begin(2, "step-6", 6, str(tmp_path), True)
     slot.close()
-    assert [(one["rank"], one["step"]) for one in node.holdings()] == [(2, 4), (3, 2), (3, 4)]
+    assert [(one.part.rank, one.part.step) for one in node.holdings()] == [(2, 4), (3, 2), (3, 4)]
     node.forget(from_step=4)
-    assert [(one["rank"], one["step"]) for one in node.holdings()] == [(3, 2)]
+    assert [(one.part.rank, one.part.step) for one in node.holdings()] == [(3, 2)]
 
 
 # --- what ranks are led to
@@ -105,15 +109,20 @@ def test_what_lies_in_memory_here_has_a_place_there_and_a_name_in_the_view(
         stage(node, tmp_path, 2)
     restore = restore_of([here, there], 2)
     assert here.lay_out(restore, NoLauncher()) == []
-    told = here.payload_for(2, 0)["restore"]
-    assert (told["tag"], told["step"], told["save_dir"]) == ("step-2", 2, str(tmp_path))
+    payload = here.payload_for(2, 0)["restore"]
+    told = LaidOut.from_payload(json.loads(json.dumps(payload)))  # it travels as JSON
+    assert told.to_payload() == payload
+    assert (told.tag, told.step, told.save_dir) == ("step-2", 2, str(tmp_path))
     names = [OPTIMIZER.format(rank) for rank in range(4)]
-    assert sorted(path.name for path in Path(told["view"], "step-2").iterdir()) == sorted([WEIGHTS, *names])
-    assert {name for name, place in told["files"].items() if place} == {WEIGHTS, *names[:2]}
+    assert sorted(path.name for path in Path(told.view, "step-2").iterdir()) == sorted([WEIGHTS, *names])
+    assert told.files == {
+        name: memory_of(restore, name) if name in {WEIGHTS, *names[:2]} else None
+        for name in [WEIGHTS, *names]
+    }
     assert there.lay_out(restore, NoLauncher()) == [WEIGHTS]
     assert here.lay_out(None, NoLauncher()) == []
     assert here.payload_for(3, 0)["restore"] is None
-    assert not Path(told["view"]).exists()
+    assert not Path(told.view).exists()
 
 
 def test_what_lies_on_the_disk_is_linked_and_what_lies_on_another_node_s_is_asked_for(
@@ -141,12 +150,14 @@ def test_files_travel_between_nodes_from_memory_and_from_the_disk(make: Make, tm
     before = len(os.listdir("/proc/self/fd"))
     restore = restore_of([here, there], 2)
     assert there.lay_out(restore, NoLauncher()) == [WEIGHTS]
-    memory = restore["files"][WEIGHTS]["memory"]
-    for start in range(0, memory["bytes"], 1000):
-        data = files.give(memory["path"], memory["offset"] + start, min(1000, memory["bytes"] - start))
-        there.take(WEIGHTS, data, memory["entry"], first=start == 0)
-    place = there.payload_for(2, 0)["restore"]["files"][WEIGHTS]
-    loaded = load_extent(place["path"], place["offset"], place["entry"])
+    memory = memory_of(restore, WEIGHTS)
+    for start in range(0, memory.bytes, 1000):
+        data = files.give(memory.path, memory.offset + start, min(1000, memory.bytes - start))
+        there.take(WEIGHTS, data, memory, first=start == 0)
+    place = LaidOut.from_payload(there.payload_for(2, 0)["restore"]).files[WEIGHTS]
+    assert place is not None
+    assert place.path != memory.path
+    loaded = load_extent(place.path, place.offset, place.entry)
     assert (loaded["name"], loaded["step"], bool((loaded["w"] == 2.0).all())) == (WEIGHTS, 2, True)
 
     source = tmp_path / "own" / "step-2" / WEIGHTS

@@ -145,7 +145,7 @@ def test_what_follows_a_rejected_step_is_not_gone_on_from_and_not_committed(make
     assert [(one.step, one.reason) for one in driver.checkpoints.take_events()] == [  # type: ignore[attr-defined]
         (4, "the run has gone back before step 4")
     ]
-    assert [held["step"] for node in driver.nodes for held in node.holdings()] == [2, 2]
+    assert [held.part.step for node in driver.nodes for held in node.holdings()] == [2, 2]
     assert driver.write(8) == []  # it was on its way, and arrives before the next attempt begins
     assert driver.checkpoints.poll(20.0) == []
     assert driver.choose(before=4).step == 2, "a node was lost, and the attempt begins once more"
@@ -281,9 +281,9 @@ def test_what_other_nodes_ranks_read_is_carried_to_them(
         original = (driver.folders[0] / "step-2" / name).read_bytes()
         assert Path(told["view"], "step-2", name).read_bytes() == original
     else:
-        memory, place = restore.files[name]["memory"], told["files"][name]
-        with open(memory["path"], "rb") as slot, open(place["path"], "rb") as fetched:
-            assert os.pread(slot.fileno(), memory["bytes"], memory["offset"]) == fetched.read()
+        memory, place = restore.files[name].memory, told["files"][name]
+        with open(memory.path, "rb") as slot, open(place["path"], "rb") as fetched:
+            assert os.pread(slot.fileno(), memory.bytes, memory.offset) == fetched.read()
     assert driver.agents[0].calls.count("give") > 3
     assert "take" not in driver.agents[0].calls
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.checkpoint.commits import Commit, PartDurable, RankPart, Restore, Snapshots
+from orchestrator.checkpoint.commits import (
+    Commit,
+    Held,
+    PartDurable,
+    RankPart,
+    Restore,
+    RestoredFile,
+    Snapshots,
+)
+from orchestrator.checkpoint.entries import Entry
+from orchestrator.checkpoint.laid_out import InMemory
 from orchestrator.checkpoint.manifest import FilePart, Manifest
 from orchestrator.events import CheckpointSaved, RestoreSource
 
@@ -41,22 +50,14 @@ def durable(snapshots: Snapshots, attempt: int, step: int) -> Commit | None:
     return commits[-1]
 
 
-def held(rank: int, attempt: int, step: int, written: bool = True) -> dict[str, Any]:
-    about = {
-        "attempt": attempt,
-        "step": step,
-        "dir": "/c",
-        "tag": f"step-{step}",
-        "rank": rank,
-        "save_latest": True,
-    }
-    extent = {"offset": 4096, "bytes": 9, "entry": {"path": f"shard-{rank}.pt"}}
-    return {
-        **about,
-        "written": written,
-        "path": f"/proc/1/fd/{rank}",
-        "entries": {f"shard-{rank}.pt": extent},
-    }
+def held(rank: int, attempt: int, step: int, written: bool = True) -> Held:
+    name, slot = f"shard-{rank}.pt", f"/proc/1/fd/{rank}"
+    entry: Entry = {
+        "path": name, "skeleton_offset": 4096, "skeleton_bytes": 9, "data_offset": 4096, "data_bytes": 0,
+        "zipfile": True,
+    }  # fmt: skip
+    one = RankPart(attempt, step, "/c", f"step-{step}", rank, save_latest=True)
+    return Held(one, slot, written, {name: InMemory(slot, 4096, 9, entry)})
 
 
 def manifest(step: int, attempt: int = 1) -> tuple[str, Manifest]:
@@ -141,10 +142,8 @@ def test_memory_gives_the_newest_generation_that_every_rank_holds() -> None:
     restore = snapshots.from_memory(holdings, None)
     assert restore is not None
     assert (restore.source, restore.step, restore.tag) == (RestoreSource.MEMORY, 20, "step-20")
-    assert restore.files["shard-1.pt"]["memory"] == {
-        "path": "/proc/1/fd/1", "offset": 4096, "bytes": 9, "entry": {"path": "shard-1.pt"}
-    }  # fmt: skip
-    assert restore.files["shard-1.pt"]["rank"] == 1
+    one = holdings[1].files["shard-1.pt"]
+    assert restore.files["shard-1.pt"] == RestoredFile(1, 9, one)
     assert snapshots.from_memory(holdings, before=20) is None
     assert snapshots.from_memory([], None) is None
 
@@ -168,7 +167,7 @@ def test_disk_gives_the_newest_and_leaves_out_what_was_rejected() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=8), st.data())
 def test_only_what_the_last_attempt_builds_on_is_ever_committed(
-    moves: list[tuple[int, int]], data: Any
+    moves: list[tuple[int, int]], data: st.DataObject
 ) -> None:
     """Attempt after attempt goes on from a step and reaches a later one; late parts of any attempt arrive."""
     snapshots = Snapshots("run", RANKS, ["/c"])

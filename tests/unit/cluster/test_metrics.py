@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cluster.gauges import DESCRIPTIONS, Gauges
 from orchestrator.config.schema import Config, MetricsConfig
-from orchestrator.driver.run import _labels
+from orchestrator.driver import wiring
 from orchestrator.events import AttemptStarted, RankOutput, Record, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run_directory import number_of_run
@@ -115,7 +115,7 @@ def test_a_run_of_several_machines_has_a_number_there_unless_names_are_asked_for
     address: str, names: bool, labels: tuple[str, str] | None, tmp_path: Path
 ) -> None:
     config = Config(metrics=MetricsConfig(names))
-    told = _labels(config, SimpleNamespace(cluster="lab"), "secret-merger-7", tmp_path, address)  # type: ignore[arg-type]
+    told = wiring.labels(config, SimpleNamespace(cluster="lab"), "secret-merger-7", tmp_path, address)  # type: ignore[arg-type]
     number = number_of_run(tmp_path)
     assert told == (labels or (number, ""))
     assert number == number_of_run(tmp_path), "the same for every driver of the run"

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from orchestrator.config import load as schema
+from orchestrator.config import published_runs
 from orchestrator.config.hardware import LocalGpu
 from orchestrator.config.schema import (
     Device,
@@ -38,7 +39,10 @@ def loaded(group: str, option: str, kind: type[Any]) -> Any:
     schema.register()
     root = OmegaConf.create({"planner": OmegaConf.load(CONF / "planner" / "default.yaml")})
     root[group] = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.load(CONF / group / f"{option}.yaml"))
-    return OmegaConf.to_object(root[group])
+    made = OmegaConf.to_object(root[group])
+    if isinstance(made, PlannerConfig):
+        published_runs.fill(made, CONF / group)
+    return made
 
 
 composed = config_of
