@@ -106,7 +106,7 @@ test-package: $(VENV)/.installed-dev  ## install the wheel into an environment o
 picture: $(VENV)/.installed-dev  ## record a run on this machine into docs/images/run.svg (about 2 minutes)
 	$(BIN)/python infra/record_run.py $(ARGS)
 
-BENCHMARKS := launch scaling restart script_launch goodput snapshot_stall zygote steady probe_overhead tick journal growth compare_runs plan_time search_time planner_on_this_machine
+BENCHMARKS := launch scaling restart script_launch goodput snapshot_stall zygote steady probe_overhead tick journal growth ledger_cost compare_runs plan_time search_time planner_on_this_machine
 
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator import papers
 from orchestrator.errors import OrchestratorError
 from orchestrator.fleet.contest import POLICIES, PROFILES, Setting, Standing, contest
+from orchestrator.fleet.hindsight import hindsight
 from orchestrator.fleet.trace_formats import read_trace
 from orchestrator.text import figure
 
@@ -35,6 +36,9 @@ def main() -> int:
     parser.add_argument("--jitter-s", type=float, default=0.0, help="of submissions, either way")
     parser.add_argument("--scale", type=int, default=1, help="times the GPUs of every gang")
     parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument(
+        "--forecasts", type=int, default=0, metavar="N", help="also of N jobs, held against what happened"
+    )
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     try:
@@ -49,8 +53,15 @@ def _measure(asked: argparse.Namespace) -> int:
     jobs = [dataclasses.replace(job, gpus=job.gpus * asked.scale) for job in jobs]
     setting = Setting(asked.gpus, asked.restart_s, early=asked.early, jitter_s=asked.jitter_s)
     found = contest(jobs, str(asked.trace), setting, asked.policies.split(","), asked.profile)
+    seen = None
+    if asked.forecasts:
+        seen = hindsight(
+            jobs, asked.gpus, setting.policy, asked=asked.forecasts, restart_s=asked.restart_s,
+            sigma=setting.sigma,
+        )  # fmt: skip
     if asked.json:
-        print(json.dumps(dataclasses.asdict(found), indent=2))
+        body = dataclasses.asdict(found) | ({"forecasts": dataclasses.asdict(seen)} if seen else {})
+        print(json.dumps(body, indent=2))
         return 0
     print(
         f"{asked.trace.name}: {found.jobs:,} jobs, {found.gpus:,} GPUs; no policy can do better than"
@@ -62,6 +73,11 @@ def _measure(asked: argparse.Namespace) -> int:
         "CPU, s",
     ]  # fmt: skip
     print("\n".join(_aligned([head, *rows])))
+    if seen:
+        print(
+            f"\nof {seen.asked} forecasts at submission {seen.within_twice:.0%} were within twice, and"
+            f" {seen.in_range:.0%} of the ends in their ranges for eight of ten; {seen.cpu_s:.2f} s each"
+        )
     return 0
 
 

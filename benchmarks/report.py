@@ -24,6 +24,7 @@ SECTIONS = (
         "tick",
         "journal",
         "growth",
+        "ledger_cost",
         "compare_runs",
         "plan_time",
         "search_time",

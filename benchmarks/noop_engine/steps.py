@@ -21,7 +21,7 @@ loss = torch.tensor(1.0)
 for _ in range(ROUNDS):
     thread_s, process_s = time.thread_time(), time.process_time()
     for _ in range(STEPS):
-        engine.backward(loss)
+        engine.backward(engine.forward(loss))
         engine.step()
         time.sleep(PAUSE_S)
     told = {"thread_s": time.thread_time() - thread_s, "process_s": time.process_time() - process_s}

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from orchestrator import output
 from orchestrator.cli.args import Invocation, flags_last, parse
 from orchestrator.cli.export_verb import ExportSweep, is_exported_sweep
+from orchestrator.cli.run_sweep import RunSweep, is_run_of_sweep, refuse_blind
 from orchestrator.cli.show.screen import Screen
-from orchestrator.cli.verbs import VERBS, PlannedSweep, RunSweep, is_point, is_run_of_sweep
+from orchestrator.cli.verbs import VERBS, PlannedSweep, is_point
 from orchestrator.config import surroundings
 from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
 
@@ -100,7 +101,8 @@ def _by_hydra(invocation: Invocation) -> int:
     called: list[DictConfig] = []
     sweep, ran, exported = PlannedSweep(scratch=_scratch(invocation)), RunSweep(), ExportSweep()
 
-    def task(composed: DictConfig) -> None:
+    def task(composed: DictConfig) -> float | None:
+        """Returns what a sweeper is to make small, if anything is."""
         called.append(composed)
         work = sweep.add if is_point(composed, invocation) else VERBS[invocation.verb]
         work = ran.add if is_run_of_sweep(invocation) else work
@@ -108,6 +110,7 @@ def _by_hydra(invocation: Invocation) -> int:
         codes.append(_guard(lambda: work(composed, invocation)))
         if codes[-1] > SIGNALLED:
             raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
+        return ran.came_to if ran.points else None
 
     # The user's own override comes later and wins.
     scratch = [f"hydra.sweep.dir='{sweep.scratch}'"] if sweep.scratch else []
@@ -116,7 +119,7 @@ def _by_hydra(invocation: Invocation) -> int:
     try:
         with refusals(invocation.words):
             load.offer_files(invocation.words)
-            refuse_code(invocation.words)
+            refuse_blind(refuse_code(invocation.words), invocation)
             entry()
     except OrchestratorError as error:
         return _fail(error)

@@ -32,7 +32,11 @@ HELP = {
         " what happens where no verb is given. Ctrl-C stops it, with time to save, and prints the command"
         " that goes on. After -- stands a command of yours, as you would type it without this.",
         (("--multirun, -m", "a run for each of several values: job.args.lr=1e-3,2e-3"), _TRUST),
-        ("job=tiny_gpt job.steps=50", "-- torchrun --nproc_per_node=2 train.py 50 10"),
+        (
+            "job=tiny_gpt job.steps=50",
+            "-- torchrun --nproc_per_node=2 train.py 50 10",
+            "-m sweep.minimize=usd_to_loss sweep.loss=2.5 job.args.lr=1e-3,3e-3",
+        ),
     ),
     "plan": VerbHelp(
         "[KEY=VALUE ...] [-- COMMAND]",

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,10 +35,14 @@ def _config(composed: DictConfig, words: Sequence[str]) -> Config:
 def _run(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.run_view import RunOnTerminal
 
-    return _run_shown(composed, invocation, RunOnTerminal(Screen()))
+    return run_shown(composed, invocation, RunOnTerminal(Screen()))
 
 
-def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal) -> int:
+def run_shown(
+    composed: DictConfig, invocation: Invocation, view: RunOnTerminal, varied: Sequence[str] | None = None
+) -> int:
+    """Run what was composed; ``varied`` are the keys of the sweep that it is one of, None of a run alone."""
+    from orchestrator.config.sweeping import refuse_without_sweep, with_varied
     from orchestrator.driver.run import run
 
     if _asks_what_to_train(composed):
@@ -53,6 +57,8 @@ def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal
     config = _config(composed, invocation.words)
     if config.format is not None:
         raise ConfigError(f"format={config.format}: is for 'export'; a run is started here, and takes none")
+    if varied is None:
+        refuse_without_sweep(config.sweep)
     if config.layout.auto:
         from orchestrator.cli.show.layouts import show_choice
         from orchestrator.driver.planning import search_layout
@@ -60,7 +66,7 @@ def _run_shown(composed: DictConfig, invocation: Invocation, view: RunOnTerminal
         found = search_layout(config, observed=False)
         config = found.config
         show_choice(found.search, found.overrides, found.kept, Screen())
-    return run(config, view, trust=invocation.trust)
+    return run(config if varied is None else with_varied(config, varied), view, trust=invocation.trust)
 
 
 def _plan(composed: DictConfig, invocation: Invocation) -> int:
@@ -112,7 +118,7 @@ def _plan_budget(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.budget_json import answer_json
     from orchestrator.driver.planning import plan_budget
 
-    words = HydraConfig.get().overrides.task if _is_swept() else invocation.words
+    words = HydraConfig.get().overrides.task if is_swept() else invocation.words
     found = plan_budget(_config(composed, words))
     if invocation.json:
         print(json.dumps(answer_json(found), indent=2, default=str))
@@ -143,7 +149,7 @@ def _plan_serving(composed: DictConfig, invocation: Invocation) -> int:
     from orchestrator.cli.show.serving import serving_json, show_serving
     from orchestrator.driver.planning import plan_serving
 
-    words = HydraConfig.get().overrides.task if _is_swept() else invocation.words
+    words = HydraConfig.get().overrides.task if is_swept() else invocation.words
     found = plan_serving(_config(composed, words))
     if invocation.json:
         print(json.dumps(serving_json(found), indent=2))
@@ -155,49 +161,15 @@ def _plan_serving(composed: DictConfig, invocation: Invocation) -> int:
 def is_point(composed: DictConfig, invocation: Invocation) -> bool:
     """Whether this is one of several plans that are to be compared."""
     other = _asks_what_to_train(composed) or composed.own or _asks_to_serve(composed)
-    return invocation.verb == "plan" and _is_swept() and not other
+    return invocation.verb == "plan" and is_swept() and not other
 
 
-def is_run_of_sweep(invocation: Invocation) -> bool:
-    """Whether this is one of several runs, one after the other."""
-    return invocation.verb == "run" and _is_swept()
-
-
-def _is_swept() -> bool:
+def is_swept() -> bool:
+    """Whether Hydra calls us for one of several combinations."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
-
-
-@dataclass
-class RunSweep:
-    """The runs of a sweep, one after the other, and the table of them all."""
-
-    folders: list[Path] = field(default_factory=list)
-
-    def add(self, composed: DictConfig, invocation: Invocation) -> int:
-        """Run one point, with the words of that one."""
-        from hydra.core.hydra_config import HydraConfig
-
-        from orchestrator.cli.show.run_view import RunOnTerminal
-
-        view = RunOnTerminal(Screen())
-        try:
-            words = tuple(HydraConfig.get().overrides.task)
-            return _run_shown(composed, replace(invocation, words=words), view)
-        finally:
-            self.folders += [view.folder] if view.folder is not None else []
-
-    def show(self) -> int:
-        """Print them side by side, from their journals: MLflow need not have all of it yet."""
-        from orchestrator.cli.show.runs_table import print_table
-        from orchestrator.driver.rows import rows_of
-
-        console = Screen()
-        console.print()
-        print_table(rows_of(self.folders), console)
-        return 0
 
 
 @dataclass

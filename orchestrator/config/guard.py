@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,28 @@ from orchestrator.config import load
 from orchestrator.config.hydra_errors import in_one_line, why_not_composed
 from orchestrator.errors import ConfigError, OrchestratorError
 
-# Hydra's own, and its plugins for launchers and sweepers, which Hydra imports in any case.
-_TARGETS = ("hydra._internal.", "hydra_plugins.")
+# Hydra's own, its plugins for launchers and sweepers, which Hydra imports in any case, and the samplers of
+# Optuna's. To the letter: behind a module's name stands whatever it has imported, `….os.system` say.
+_TARGETS = re.compile(
+    r"hydra\._internal\.core_plugins\.basic_(launcher\.BasicLauncher|sweeper\.BasicSweeper)"
+    r"|hydra_plugins\.\w+\.\w+\.[A-Z]\w*(Launcher|Sweeper)|optuna\.samplers\.[A-Z]\w*Sampler"
+)
+# Of Optuna's sweeper and its samplers: what they call, by its dotted name.
+_CALLED = ("custom_search_space", "constraints_func")
 _LOGGING = ("logging.", "rich.logging.", "colorlog.")
 # The largest of ours has some hundred values.
 _MOST_VALUES, _MOST_BYTES = 100_000, 1 << 20
 _STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 
-def refuse_code(words: Sequence[str]) -> None:
+def refuse_code(words: Sequence[str]) -> DictConfig | None:
     """Raises :class:`ConfigError` where Hydra would run code that a configuration names, and what Hydra
-    raises where the words cannot be composed. ``words`` are those of the command line that are Hydra's."""
+    raises where the words cannot be composed. ``words`` are those of the command line that are Hydra's.
+
+    Returns what they compose to without those that a sweep varies; None where they are half typed.
+    """
     if {"--shell-completion", "-sc"} & set(words):  # words that are half typed, and nothing is made of them
-        return
+        return None
     flags, overrides = _flags(words)
     parsed = OverridesParser.create().parse_overrides(overrides)
     plain = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
@@ -68,6 +78,7 @@ def refuse_code(words: Sequence[str]) -> None:
             raise ConfigError(
                 f"{'.'.join(keys)}={value}: a config is data here and this would {why}; remove the key"
             )
+    return composed
 
 
 def _why_not_composed(error: Exception, folders: Sequence[str | None]) -> str:
@@ -148,7 +159,9 @@ def _hydra_part(composed: DictConfig) -> dict[str, Any]:
 def _why_refused(path: tuple[str, ...], value: Any) -> str | None:
     name, text = path[-1], str(value)
     if name == "_target_":
-        return None if text.startswith(_TARGETS) else "run code"
+        return None if _TARGETS.fullmatch(text) else "run code"
+    if name in _CALLED and value is not None:
+        return "run code"
     if "env_set" in path and value is not None:
         return "change this process's environment (env.NAME=… sets a variable of the ranks)"
     if path[1:2] not in (("job_logging",), ("hydra_logging",)):

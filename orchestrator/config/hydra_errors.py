@@ -194,6 +194,8 @@ def _no_such_option(error: MissingConfigException) -> str:
     options = sorted(error.options or [])
     if not options:
         return f"{option}: no such config group or file in conf/"
+    if (group, option) == ("hydra/sweeper", "optuna"):
+        return f"{group}={option}: is not installed; pip install 'orchestrator[sweep]'"
     return f"{group}={option}: no such option{near_miss(option, options)} ({group}: {', '.join(options)})"
 
 

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 from orchestrator.config import load
-from orchestrator.config.words import swept_keys
 
 # A file of conf/ says all of these by its name, or there is one for all runs.
 _FACTS = ("cluster", "gpu", "fabric", "model", "planner")
@@ -47,9 +46,9 @@ def telling(flat: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if tells(key, value)}
 
 
-def varied(flat: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def varied(flat: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     """What this run of a sweep has of the keys that are varied; of a group that is chosen its name."""
-    named = {key: flat.get(key, flat.get(f"{key}.name")) for key in swept_keys(words)}
+    named = {key: flat.get(key, flat.get(f"{key}.name")) for key in keys}
     return {key: value for key, value in named.items() if value is not None}
 
 

@@ -60,6 +60,7 @@ from orchestrator.config.ranges import (
     Watts,
 )  # fmt: skip  # isort: skip
 from orchestrator.config.serving import ServeConfig as ServeConfig
+from orchestrator.config.sweep_schema import SweepConfig as SweepConfig
 from orchestrator.config.tracking_schema import MetricsConfig as MetricsConfig
 from orchestrator.config.tracking_schema import TrackingConfig as TrackingConfig
 
@@ -355,6 +356,7 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     # what 'export' writes: kuberay, slurm, ray-up or compose
     format: str | None = None
     container: ContainerConfig = field(default_factory=ContainerConfig)

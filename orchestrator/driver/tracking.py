@@ -23,7 +23,7 @@ from orchestrator.config import load
 from orchestrator.config.origin import origin_of
 from orchestrator.config.run_params import telling, varied
 from orchestrator.config.schema import Config
-from orchestrator.config.words import asks_for_sweep
+from orchestrator.config.sweeping import varied_keys
 from orchestrator.driver.observer import Progress
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.names import START_ARTIFACTS
@@ -78,7 +78,7 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         "mlflow.source.git.commit": commit,
     }
     versions = {f"version.{name}": value for name, value in facts.versions(plan.facts).items()}
-    flat, words = load.flatten(hidden), origin_of(config)[1]
+    flat, words, swept = load.flatten(hidden), origin_of(config)[1], varied_keys(config)
     params = {
         **telling(flat, words),
         **_trained_with(plan),
@@ -93,8 +93,8 @@ def write_run_metadata(config: Config, plan: Plan, name: str, directory: RunDire
         flush_s=config.tracking.flush_s,
         params={**params, **versions},
         tags={key: redact(value) for key, value in tags.items() if value},
-        sweep=_number_of_sweep() if asks_for_sweep(words) else "",
-        sweep_values=varied(flat, words),
+        sweep="" if swept is None else _number_of_sweep(),
+        sweep_values=varied(flat, swept or ()),
         go_on=shlex.join([sys.executable, "-m", "orchestrator", "resume", str(directory.path)]),
         artifacts=list(START_ARTIFACTS),
     )

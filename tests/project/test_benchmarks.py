@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import side_by_side, steady, tick, trail
+from benchmarks import ledger_cost, side_by_side, steady, tick, trail
 from benchmarks.figures import median_interval, percentile, spread, table
 from benchmarks.goodput import Outcome
 from benchmarks.ground import Ground
@@ -275,3 +275,17 @@ def test_versions_are_measured_in_turns_and_compared_round_by_round(tmp_path: Pa
 def test_every_section_has_a_benchmark():
     assert all((Path(steady.__file__).parent / f"{name}.py").exists() for name in SECTIONS)
     assert f"BENCHMARKS := {' '.join(SECTIONS)}\n" in (REPORT.parents[1] / "Makefile").read_text()
+
+
+def test_the_cost_of_the_ledger_is_held_against_what_all_cores_have_in_a_step():
+    def section(thread_s):
+        parts = {"thread": thread_s, "others": 20e-6, "driver": 150e-6, "MLflow": 50e-6}
+        told = {ledger_cost.SINK: 5e-5, ledger_cost.ONE_BY_ONE: 5e-3, ledger_cost.TOGETHER: 2e-3}
+        one = ledger_cost.Round(dict.fromkeys(ledger_cost.STEPS, 2e-5), told, parts)
+        return ledger_cost.section([one, one, one], 0.0)
+
+    assert "**0.170%** of their cores' time, and the step waits for 0.050%" in section(50e-6)
+    assert "(goal: under 0.5%; met)" in section(50e-6)
+    assert "(goal: under 0.5%; missed)" in section(501e-6)
+    assert "**0.010** of what `mlflow.log_metric` takes" in section(50e-6)
+    assert "medians of 3 rounds" in section(50e-6)

@@ -9,12 +9,10 @@ from tests.support.folders import PROJECT
 MOST_LINES = 400
 MOST_COLUMNS = 110  # of a document's lines, as of the code's
 FOLDERS = ("orchestrator", "tests", "benchmarks", "infra", "jobs", ".ci")
-NOT_WRAPPED_YET = {"CHANGELOG.md", "docs/decisions.md"}
 DOCUMENTS = [
-    name
+    str(path.relative_to(PROJECT))
     for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md")
     for path in sorted(PROJECT.glob(pattern))
-    if (name := str(path.relative_to(PROJECT))) not in NOT_WRAPPED_YET
 ]
 SOURCES = [path for folder in FOLDERS for path in sorted((PROJECT / folder).rglob("*.py"))]
 

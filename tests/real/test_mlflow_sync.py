@@ -62,7 +62,7 @@ def test_sync_brings_a_dead_drivers_run_up_to_its_journal_as_often_as_wanted(
     assert told.splitlines() == [
         "30 new records of 30 written, MLflow has all 30 records of night-1",
         f"MLflow: {uri}",
-        f"what it cost, beside the other runs: {MLFLOW_UI}{page_of('1')}",
+        f"what it cost, beside the other runs: {MLFLOW_UI}{page_of('1')} (once 'mlflow ui' is started)",
         "the run has no end on record: its driver is gone, its status is unknown",
     ]
     _, run = the_run(uri)

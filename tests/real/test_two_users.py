@@ -33,7 +33,7 @@ TORCHS = f"/tmp/torchinductor_uid_{OWNER}"  # where torch would keep, and load, 
 # What holds real values, and what the process writes that has them: for whoever starts the run alone.
 PRIVATE = {
     "resume.json", "tracking.json", "number", "deepspeed.node-0.json", "mlflow_run.json", "mlflow_sink.json",
-    "incidents.json", "snapshot.key",
+    "incidents.json", "snapshot.key", "dashboard.json", "stop",
 }  # fmt: skip
 SCRIPT = """
 import os, sys, time

@@ -22,6 +22,7 @@ from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.search import explore
 from orchestrator.plan.search.space import Candidate, Space, Subject, best_of
+from orchestrator.plan.sizing.limits import LEAST_HOURS as LEAST_HOURS
 from orchestrator.plan.sizing.limits import Freedom, Limits, RunCandidate, ServedModel
 from orchestrator.plan.sizing.scaling_law import CHINCHILLA, ScalingLaw, batch_sequences
 from orchestrator.text import typed
@@ -34,7 +35,6 @@ Serving = Callable[[ModelConfig], ServedModel | None]
 DEGREES: Degrees = {"tp": (1, 2, 4, 8), "pp": (1, 2, 4, 8)}
 SKETCHED: Degrees = {"tp": (1, 8), "pp": (1, 4)}
 PATIENCE = {True: 2, False: 1}  # with more nodes than needed, and with too few to spend everything in time
-LEAST_HOURS = 1.0  # a run that is shorter answers no question
 STRIDE = 4  # of the first look at the ladder
 USUAL_SHARE = 0.6  # of a large product's rate, to begin with the right size
 
@@ -57,7 +57,8 @@ class ClusterOptimizer:
     ) -> None:
         self.config, self.precision, self.limits, self.freedom = config, precision, limits, freedom
         self.calibrations, self.law, self._serving = calibrations, law, serving
-        self.usd_per_gpu_hour = offers(config.cluster.price, config.gpu)[0].usd_per_gpu_hour
+        self._offer = offers(config.cluster.price, config.gpu)[0]
+        self.usd_per_gpu_hour = self._offer.usd_per_gpu_hour  # when it begins
         if limits.days is None and not self.usd_per_gpu_hour:
             raise ClusterNotPlannable.of(
                 config.cluster.name,
@@ -143,7 +144,7 @@ class ClusterOptimizer:
     def _best_size(
         self, shapes: Sequence[ModelConfig], nodes: int, start: int | None
     ) -> tuple[RunCandidate | None, int | None]:
-        if self.limits.hours(self._gpus(nodes), self.usd_per_gpu_hour) < LEAST_HOURS:
+        if self.limits.hours(self._gpus(nodes), self._offer) < LEAST_HOURS:
             return None, start
         stride = STRIDE if start is None else 1  # other numbers of nodes have about the same best size
         if start is None:
@@ -179,7 +180,7 @@ class ClusterOptimizer:
     def _longest(self, config: Config, candidate: Candidate, limits: Limits) -> Prediction | None:
         """The prediction with as many steps as the limits allow."""
         layout, step = candidate.layout, candidate.step
-        hours = limits.hours(layout.ranks, self.usd_per_gpu_hour)
+        hours = limits.hours(layout.ranks, self._offer)
         steps = int(hours * 3600 / step.total_s)
         while steps >= 1:
             job = dataclasses.replace(config.job, steps=steps)
@@ -230,7 +231,7 @@ class ClusterOptimizer:
 
     def _gpu_hours(self, nodes: int) -> float:
         gpus = self._gpus(nodes)
-        hours = self.limits.hours(gpus, self.usd_per_gpu_hour)
+        hours = self.limits.hours(gpus, self._offer)
         return gpus * hours if hours >= LEAST_HOURS else 0.0
 
 

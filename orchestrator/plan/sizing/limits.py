@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from orchestrator.config.schema import Config, ModelConfig
 from orchestrator.plan.forecast.prediction import Prediction
+from orchestrator.plan.forecast.price import Offer
 from orchestrator.plan.search.space import Candidate, Sharding
 from orchestrator.plan.serving.request import ServingResult
 from orchestrator.plan.sizing.scaling_law import ScalingLaw
+
+LEAST_HOURS = 1.0  # a run that is shorter answers no question
+_MOST_HOURS = 24 * 366 * 10.0  # that are looked through where nothing but money limits a run
+_SURE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -20,12 +26,32 @@ class Limits:
     usd: float | None
     days: float | None
 
-    def hours(self, gpus: int, usd_per_gpu_hour: float) -> float:
-        """Wall hours that both limits leave to so many accelerators."""
-        by_money = (
-            math.inf if self.usd is None or not usd_per_gpu_hour else self.usd / usd_per_gpu_hour / gpus
-        )
-        return min(by_money, math.inf if self.days is None else self.days * 24)
+    def hours(self, gpus: int, offer: Offer) -> float:
+        """Wall hours that both limits leave to so many accelerators, at most a thousandth too many where the
+        price changes meanwhile."""
+        by_time = math.inf if self.days is None else self.days * 24
+        return by_time if self.usd is None else min(by_time, _hours_for(self.usd / gpus, offer, by_time))
+
+
+@cache  # it is asked of every layout, and looks through as many days
+def _hours_for(usd: float, offer: Offer, most: float) -> float:
+    """How long one accelerator can be paid for, looked for up to ``most`` hours."""
+    if offer.schedule is None:
+        return usd / offer.usd_per_gpu_hour if offer.usd_per_gpu_hour else math.inf
+
+    def spent_usd(hours: float) -> float:
+        return offer.mean_usd_per_gpu_hour(hours) * hours
+
+    most = min(most, _MOST_HOURS)
+    if spent_usd(most) <= usd:
+        return most
+    enough, too_long = 0.0, min(most, LEAST_HOURS)
+    while spent_usd(too_long) <= usd:
+        enough, too_long = too_long, min(most, 2 * too_long)
+    while too_long - enough > _SURE * too_long:
+        between = (enough + too_long) / 2
+        enough, too_long = (between, too_long) if spent_usd(between) <= usd else (enough, between)
+    return too_long
 
 
 @dataclass(frozen=True)

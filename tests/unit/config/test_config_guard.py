@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.cli import main
+from orchestrator.config import guard
 
 RUNS = {
     "a callback": ("hydra", "callbacks: {mine: {_target_: touch.Touch}}", "hydra.callbacks.mine._target_=touch.Touch"),
     "a launcher": ("hydra", "launcher: {_target_: touch.Touch}", "hydra.launcher._target_=touch.Touch"),
+    "what a module has imported": (
+        "hydra", "launcher: {_target_: hydra._internal.utils.os.system}",
+        "hydra.launcher._target_=hydra._internal.utils.os.system",
+    ),
+    "what a plugin has imported": (
+        "hydra", "sweeper: {_target_: hydra_plugins.x.y.subprocess.Popen}",
+        "hydra.sweeper._target_=hydra_plugins.x.y.subprocess.Popen",
+    ),
     "a factory": ("hydra", "job_logging: {handlers: {x: {(): touch.Touch}}}", "hydra.job_logging.handlers.x.()"),
     "a handler": ("hydra", "hydra_logging: {handlers: {x: {class: touch.Touch}}}", "handlers.x.class=touch.Touch"),
     "a stream": ("hydra", "job_logging: {handlers: {console: {stream: 'ext://touch.made'}}}", "stream=ext://touch.made"),
@@ -108,3 +117,22 @@ def test_a_file_that_stands_for_more_than_memory_holds_is_refused(
     assert error.count("\n") == 1
     assert "bomb.yaml" in error or "theirs: a file there nests deeper" in error
     assert time.process_time() - began_s < 20
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "taken"),
+    [
+        ("_target_", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", True),
+        ("_target_", "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper", True),
+        ("_target_", "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", True),
+        ("_target_", "optuna.samplers.TPESampler", True),
+        ("_target_", "optuna.samplers.warnings.sys.exit", False),
+        ("_target_", "hydra_plugins.hydra_joblib_launcher.joblib_launcher.os.system", False),
+        ("custom_search_space", None, True),
+        ("custom_search_space", "touch.Touch", False),
+        ("constraints_func", "touch.Touch", False),
+        ("n_trials", 20, True),
+    ],
+)
+def test_plugins_of_hydra_are_named_to_the_letter(key: str, value: object, taken: bool) -> None:
+    assert (guard._why_refused(("hydra", "sweeper", key), value) is None) == taken

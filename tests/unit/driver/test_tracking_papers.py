@@ -76,7 +76,7 @@ def test_parameters_are_what_can_differ_and_whatever_was_typed() -> None:
 
 def test_what_a_run_of_a_sweep_has_of_what_is_varied() -> None:
     flat = {"job.args.lr": "1e-3", "cluster.name": "lab", "job.steps": 4}
-    swept = ["job=tiny_gpt", "job.args.lr=1e-3,3e-3", "cluster=lab,cloud", "job.steps=4", "job.args.gone=1,2"]
-    assert varied(flat, ["--multirun", *swept]) == {"job.args.lr": "1e-3", "cluster": "lab"}
-    assert varied(flat, ["hydra.mode=MULTIRUN", *swept]) == {"job.args.lr": "1e-3", "cluster": "lab"}
-    assert varied(flat, swept) == {}, "a list, without the flag"
+    assert varied(flat, ["job.args.lr", "cluster", "job.args.gone"]) == {
+        "job.args.lr": "1e-3",
+        "cluster": "lab",
+    }

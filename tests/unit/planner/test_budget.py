@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from orchestrator.cli.show.budget import show_answer
 from orchestrator.config import catalog, composing, load
 from orchestrator.config.catalog import read_all
 from orchestrator.config.fabric_schema import ROUTE_VARIABLES
-from orchestrator.config.schema import Config
+from orchestrator.config.schema import Config, PriceKind
+from orchestrator.plan.forecast.price import Offer
+from orchestrator.plan.forecast.price_schedule import Schedule
 from orchestrator.plan.layout.layout import derive_layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.machine import Machine
@@ -88,6 +91,28 @@ def test_more_money_trains_a_better_model_with_more_work(usd: float, more: float
     less, rich = best(Limits(usd, 90.0)), best(Limits(usd * more, 90.0))
     assert rich.loss <= less.loss + 1e-4
     assert rich.parameters * rich.tokens >= less.parameters * less.tokens * 0.95
+
+
+@pytest.mark.parametrize("later", [0.5, 2.0, 0.0])
+def test_a_price_that_changes_is_paid_as_it_changes(later: float) -> None:
+    """Ten days at one price, all others at another: the budget is neither passed nor left lying."""
+    begin = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+    schedule = Schedule(2.0, ((begin + 10 * 86400, later),))
+    offer = Offer(2.0, "s", kind=PriceKind.list, schedule=schedule, begins_unix_s=begin)
+    assert Limits(470.0 * 8, None).hours(8, offer) == pytest.approx(235, rel=2e-3)
+    hours = Limits(680.0 * 8, 90.0).hours(8, offer)
+    assert hours == pytest.approx(240 + 200 / later if later else 90 * 24, rel=2e-3)
+    assert Limits(680.0 * 8, 12.0).hours(8, offer) == pytest.approx(288), "the deadline comes first"
+    assert Limits(None, 12.0).hours(8, offer) == 288
+    assert Limits(24.0, None).hours(8, offer) == pytest.approx(1.5, rel=2e-3)
+
+
+def test_a_budget_goes_further_where_the_price_falls() -> None:
+    words = ("cluster=nebius_h100", "cluster.price.begins=2027-01-01T00:00Z")
+    falling = (*words, "+cluster.price.schedule={2027-01-02: 1.0}")
+    plain, cheaper = best(Limits(3e5, 90.0), *words), best(Limits(3e5, 90.0), *falling)
+    assert cheaper.prediction.cost_usd == pytest.approx(3e5, rel=0.01), "none of it is left lying"
+    assert cheaper.loss < plain.loss
 
 
 @settings(max_examples=10, deadline=None)
