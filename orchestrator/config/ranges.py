@@ -84,6 +84,7 @@ Watts = Annotated[float, Range(0, 1e12, 700, above=True)]
 WattsOr0 = Annotated[float, Range(0, 1e12, 700)]
 Usd = Annotated[float, Range(0, 1e15, 1)]
 UsdAbove0 = Annotated[float, Range(0, 1e15, 100_000, above=True)]
+Loss = Annotated[float, Range(-1e9, 1e9, 2.5)]
 Pue = Annotated[float, Range(1, 100, 1.2)]
 
 Share = Annotated[float, Range(0, 1, 0.8, above=True)]

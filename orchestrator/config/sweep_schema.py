@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from orchestrator.config.ranges import Loss
+
 
 class Objective(Enum):
     """What a sweep makes as small as it can, by the names that these figures have in ``compare``."""
@@ -31,4 +33,4 @@ class SweepConfig:
     # that never did. best_loss: the lowest median of five losses. cost_usd and gpu_hours: of a run that
     # finished, infinite for any other
     minimize: Objective | None = None
-    loss: float | None = None  # that is to be reached, as --to-loss of compare
+    loss: Loss | None = None  # that is to be reached, as --to-loss of compare

@@ -14,6 +14,7 @@ from orchestrator.export.order import Order
 from orchestrator.export.rendered import Rendered
 from orchestrator.export.room import shm_bytes
 from orchestrator.export.texts import comment, in_yaml
+from orchestrator.text import usd
 
 FILE = "compose.yaml"
 SECRETS = ("RAY_AUTH_TOKEN", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD")
@@ -188,4 +189,4 @@ def _as_it_is(word: str) -> str:
 
 def _price(order: Order) -> str:
     plan = order.plan
-    return f"{plan.layout.ranks} {plan.unit}s, which cost ${order.usd_per_hour:,.2f} an hour."
+    return f"{plan.layout.ranks} {plan.unit}s, which cost {usd(order.usd_per_hour)} an hour."

@@ -17,6 +17,7 @@ from orchestrator.export.kuberay_pods import COMPONENT, INSTANCE, RUNS, Pods
 from orchestrator.export.order import Order
 from orchestrator.export.rendered import Rendered
 from orchestrator.export.texts import comment, in_yaml
+from orchestrator.text import usd
 
 # KubeRay adds words to a RayJob's name, and Kubernetes takes 63 characters of a label.
 _MOST_NAME = 40
@@ -211,7 +212,7 @@ def _about_job(order: Order) -> str:
     plan = order.plan
     return (
         f"One run: {plan.layout.ranks} {plan.unit}s on {plan.layout.nodes} nodes {plan.node_type}, which cost"
-        f" ${order.usd_per_hour:,.2f} an hour. A run that has not finished is taken up again when this is"
+        f" {usd(order.usd_per_hour)} an hour. A run that has not finished is taken up again when this is"
         " deleted and applied anew."
     )
 

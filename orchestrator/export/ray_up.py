@@ -12,6 +12,7 @@ from orchestrator.export.order import Order
 from orchestrator.export.rendered import Rendered
 from orchestrator.export.room import OBJECT_STORE_BYTES, shm_bytes
 from orchestrator.export.texts import comment, in_yaml
+from orchestrator.text import usd
 
 HEAD, WORKER = "head", "worker"
 _HOME = "/home/orchestrator"  # of the image's user
@@ -224,7 +225,7 @@ def _price(order: Order) -> str:
     plan = order.plan
     return (
         f"{plan.layout.ranks} {plan.unit}s on {plan.layout.nodes} machines {plan.node_type}, which cost"
-        f" ${order.usd_per_hour:,.2f} an hour, without the head."
+        f" {usd(order.usd_per_hour)} an hour, without the head."
     )
 
 

@@ -26,6 +26,7 @@ from orchestrator.export.rendered import Rendered
 from orchestrator.export.room import SLURM_S, memory_bytes, save_s, shm_bytes
 from orchestrator.export.slurm_script import BODY, MANY_NODES, ONE_NODE
 from orchestrator.export.texts import comment
+from orchestrator.text import usd
 
 # From the end of the run to that of its Ray, which the script ends.
 _END_RAY_S = 30.0
@@ -99,7 +100,7 @@ def _about(order: Order, lead_s: int) -> str:
     plan = order.plan
     return "\n" + comment(
         f"{plan.layout.ranks} {plan.unit}s on {plan.layout.nodes} nodes {plan.node_type}, which cost"
-        f" ${order.usd_per_hour:,.2f} an hour.",
+        f" {usd(order.usd_per_hour)} an hour.",
         f"The run is asked to save {lead_s} s before the time limit: what it may take to stop, what its"
         " checkpoint takes to be on the disk, and the minute by which Slurm may be early. Then the job is"
         " requeued and goes on. The folder of runs has to be one that all nodes share.",

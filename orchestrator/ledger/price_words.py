@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from orchestrator.events import PricesAnnounced, RunStarted
-from orchestrator.ledger.rates import is_price
 from orchestrator.text import clean, hours_name, number, usd
 
 _SHOWN = 2  # of the changes that are to come
@@ -22,7 +21,7 @@ def beside_dollars(facts: RunStarted | None, cost_usd: float) -> dict[str, str]:
 
 def announced(event: PricesAnnounced, unit: str) -> str:
     """What holds from now on, and what follows: the clock is that of who reads it."""
-    prices = [each for each in event.prices if is_price(each)]
+    prices = [each for each in event.prices if len(each) == 2]  # a journal is other people's paper
     if not prices:
         return "the price does not change any more"
     now, *ahead = prices

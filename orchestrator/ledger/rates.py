@@ -138,12 +138,12 @@ class Rates:
         """From when on which price holds, in their order, in place of what was announced before. What is over
         holds from now on."""
         self._changes = sorted(
-            (min(round(each[0] * US_PER_S), _LATEST_US), each[1]) for each in prices if is_price(each)
+            (min(round(each[0] * US_PER_S), _LATEST_US), each[1]) for each in prices if _is_price(each)
         )
         self.look(0, self._wall_us / US_PER_S)
 
 
-def is_price(each: Sequence[float]) -> bool:
+def _is_price(each: Sequence[float]) -> bool:
     """Whether a moment and its price can be counted with, whoever wrote them."""
     return len(each) == 2 and 0 <= each[0] <= LATEST_UNIX_S and 0 <= each[1] <= 1e15
 
