@@ -8,7 +8,7 @@ ARGS ?=
 # The versions that were tested together; `make constraints` takes newer ones.
 INSTALL := $(BIN)/python -m pip install --quiet --constraint infra/constraints.txt --editable
 
-.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults nonsense soak test-services test-scripts constraints build test-package picture bench gpu-check gpu-wheels clean help
+.PHONY: run test lint unit test-real keys docs golden test-hosts test-faults nonsense soak soak-queue test-services test-scripts constraints build test-package picture bench gpu-check gpu-wheels clean help
 
 help:  ## show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -74,6 +74,9 @@ nonsense: $(VENV)/.installed-dev  ## a minute of nonsense for every key of the c
 
 soak: $(VENV)/.installed-dev  ## two minutes of fuzzing (--fuzz-minutes), half an hour of runs that are struck at random (make soak ARGS="--minutes 5 --seed 1")
 	$(BIN)/python -m tests.faults.soak $(ARGS)
+
+soak-queue: $(VENV)/.installed-dev  ## twenty jobs in the queue whose daemon, drivers and Ray's head are killed 200 times (ARGS="--jobs 5 --kills 30 --seed 1")
+	$(BIN)/python -m tests.faults.soak_queue $(ARGS)
 
 $(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev
 	@echo "installing what the tests of services need into $(VENV) (once)"

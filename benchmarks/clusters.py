@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 from benchmarks.ground import BIN, Ground, wait_for
 from benchmarks.launchers import ORCHESTRATOR_COMMAND, Task, orchestrator_cluster
+from orchestrator.driver.driver_host import DriverHost
 from tests.support.ports import free_port
 
 START_TIMEOUT_S = 60.0
@@ -46,3 +49,18 @@ def kept_cluster(ground: Ground, task: Task) -> Iterator[Task]:
         yield task
     finally:
         ground.run([*ORCHESTRATOR_COMMAND, "down"])
+
+
+@contextmanager
+def kept_cluster_and_host(ground: Ground, task: Task) -> Iterator[Task]:
+    """The same, and a process beside it that forks drivers, with its imports done."""
+    with kept_cluster(ground, task):
+        record = next((ground.folder / "home").rglob("orchestrator/cluster.json"))
+        with mock.patch.dict(os.environ, ground.env, clear=True):
+            host = DriverHost(json.loads(record.read_text())["address"])
+        try:
+            with (ground.folder / "host.log").open("ab") as log:
+                host.start("platform", [], ground.folder, log.fileno()).wait(START_TIMEOUT_S)
+            yield replace(task, host=host)
+        finally:
+            host.close()

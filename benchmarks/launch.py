@@ -1,7 +1,8 @@
 """From the command to the first step done: python -m benchmarks.launch [--rounds N] [--ranks N]
 
 The same small DeepSpeed job, job/first_step.py, is started by torchrun, by the deepspeed launcher, by Ray
-Train and by the orchestrator, in turn; the last two with no Ray there, and again on a cluster that is kept.
+Train and by the orchestrator, in turn; the last two with no Ray there, and again on a cluster that is kept,
+the orchestrator there also from a process that forks drivers.
 What runs before the script is known from what each tool leaves behind, the rest from the script's own
 notes. The result replaces this benchmark's section of docs/benchmarks.md, and docs/images/launch.svg.
 """
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks import launchers
-from benchmarks.clusters import kept_cluster, ray_cluster
+from benchmarks.clusters import kept_cluster, kept_cluster_and_host, ray_cluster
 from benchmarks.figures import interleaved_rounds, spread, table
 from benchmarks.ground import Ground, ground
 from benchmarks.launchers import Launcher, Task
@@ -26,7 +27,7 @@ from benchmarks.picture import draw
 from benchmarks.report import REPORT, conditions, gpus, write_section
 
 ROOT = REPORT.parents[1]
-WARM_GOAL, COLD_GOAL = 0.35, 0.5
+WARM_GOAL, FORKED_GOAL, COLD_GOAL = 0.35, 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ RAY_COLD = Case("Ray Train, cold", launchers.RAY_TRAIN)
 RAY_WARM = Case("Ray Train, warm", launchers.RAY_TRAIN, ray_cluster)
 COLD = Case("orchestrator, cold", launchers.ORCHESTRATOR)
 WARM = Case("orchestrator, warm", launchers.ORCHESTRATOR, kept_cluster)
-CASES = (TORCHRUN, DEEPSPEED, RAY_COLD, COLD, RAY_WARM, WARM)
+FORKED = Case("orchestrator, forked", launchers.FORKED, kept_cluster_and_host)
+CASES = (TORCHRUN, DEEPSPEED, RAY_COLD, COLD, RAY_WARM, WARM, FORKED)
 
 
 def interleaved(
@@ -120,6 +122,7 @@ def section(launches: Mapping[str, Sequence[Launch]], task: Task, rounds: int, l
         "## From the command to the first step",
         "",
         verdict(launches, WARM, TORCHRUN, WARM_GOAL),
+        verdict(launches, FORKED, TORCHRUN, FORKED_GOAL),
         verdict(launches, COLD, RAY_COLD, COLD_GOAL),
         f"- {WARM.name} / {RAY_WARM.name}: {ratio(launches, WARM, RAY_WARM):.2f}",
         "",
@@ -129,7 +132,8 @@ def section(launches: Mapping[str, Sequence[Launch]], task: Task, rounds: int, l
             f" {'GPUs' if task.cuda else 'processor cores, one thread each'}; {interleaved_rounds(rounds)},"
             " DeepSpeed's shared-memory collective off for all. Cold: no Ray is there. Warm: on a cluster"
             " that was started before, by `ray start` for Ray Train and by `orchestrator up` for the"
-            " orchestrator. Ratios are medians over the rounds."
+            " orchestrator. Forked: on such a cluster, and the driver from a process that has imported what"
+            " it needs, as a queue starts it. Ratios are medians over the rounds."
         ),
         "",
         *table(["started by", "median, s", "rounds, s", "× torchrun"], totals),
@@ -188,8 +192,8 @@ def main() -> int:
     write_section("launch", text)
     draw(launches)
     print(f"\n{text}\n\nwritten to {REPORT.relative_to(ROOT)}")
-    met = ratio(launches, WARM, TORCHRUN) <= WARM_GOAL and ratio(launches, COLD, RAY_COLD) <= COLD_GOAL
-    return 0 if met else 1
+    goals = ((WARM, TORCHRUN, WARM_GOAL), (FORKED, TORCHRUN, FORKED_GOAL), (COLD, RAY_COLD, COLD_GOAL))
+    return 0 if all(ratio(launches, ours, theirs) <= goal for ours, theirs, goal in goals) else 1
 
 
 if __name__ == "__main__":

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ground import BIN, Ground
+from benchmarks.ground import BIN, TIMEOUT_S, Ground
 from benchmarks.phases import Launch, slowest
+from orchestrator.driver.driver_host import DriverHost
 from orchestrator.events import AttemptStarted, Record, RunStarted
 from orchestrator.ledger.journal import replay
 from tests.support.ports import free_port
@@ -36,6 +38,7 @@ class Task:
     steps: int = 1
     restarts: int = 0
     address: str | None = None  # of a running Ray cluster
+    host: DriverHost | None = None  # that forks the orchestrator's drivers
     script: str = SCRIPT
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,6 +83,25 @@ class Launcher:
         """Start the job and wait for its end. Raises RuntimeError when it fails, or did something else."""
         place = Place.fresh(ground)
         begin_unix_s = ground.run(self.command(task, place))
+        ranks = place.ranks()
+        check_alike(ranks, task, ground)
+        moments = slowest(rank["stamps"] for rank in ranks)
+        return Launch.between(begin_unix_s, self.before_ranks(place, moments), moments)
+
+
+@dataclass(frozen=True)
+class ForkingLauncher(Launcher):
+    """Has a host fork what would be typed, as a queue does: the command's own imports are done."""
+
+    def launch(self, ground: Ground, task: Task) -> Launch:
+        place = Place.fresh(ground)
+        words = self.command(task, place)[len(ORCHESTRATOR_COMMAND) :]
+        assert task.host is not None
+        with (ground.folder / "command.log").open("ab") as log:
+            begin_unix_s = time.time()
+            driver = task.host.start(ORCHESTRATOR_COMMAND[-1], words, ground.folder, log.fileno())
+        if not driver.is_forked or not driver.wait(TIMEOUT_S):
+            raise RuntimeError(f"it was not forked, or did not end in {TIMEOUT_S:g} s: {ground.said()}")
         ranks = place.ranks()
         check_alike(ranks, task, ground)
         moments = slowest(rank["stamps"] for rank in ranks)
@@ -176,3 +198,4 @@ TORCHRUN = Launcher(torchrun, seen_from_outside)
 DEEPSPEED = Launcher(deepspeed, seen_from_outside)
 RAY_TRAIN = Launcher(ray_train, seen_by_driver)
 ORCHESTRATOR = Launcher(orchestrator, seen_in_journal)
+FORKED = ForkingLauncher(orchestrator, seen_in_journal)

@@ -27,6 +27,8 @@ from orchestrator.cli.show.sweep_table import SweptPlan
 from orchestrator.cluster import gauges
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
+from orchestrator.dispatch.queue_view import Outlook, QueuedJob
+from orchestrator.dispatch.quotas import QuotaRow
 from orchestrator.driver.check import CheckSeen
 from orchestrator.driver.cluster_status import ClusterSeen
 from orchestrator.driver.run_list import ListedRun
@@ -45,6 +47,7 @@ from orchestrator.ledger.notify.words import Word
 from orchestrator.ledger.record_lines import STEP_LINE
 from orchestrator.ledger.spend import Spend
 from orchestrator.plan.plan import Plan
+from orchestrator.planner.scenario import ScenarioAnswer
 from orchestrator.records import EVENT_TYPES
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
@@ -88,6 +91,10 @@ VERBS: list[tuple[str, str, Any]] = [
     ("check --json", "one", CheckSeen),
     ("nodes --json", "a list, those with the newest word first, of", NodeHistory),
     ("simulate --trace FILE --json", "one", Contest),
+    ("simulate scenario=NAME --json", "one", ScenarioAnswer),
+    ("queue --json", "a list, who runs first and then who waits by worth, of", QueuedJob),
+    ("submit --json", "one", Outlook),
+    ("quota --json", "a list, of", QuotaRow),
 ]
 FILES: list[tuple[str, str, Any]] = [
     ("RUN_ROOT/spend/RUN.json", "who spends how much, for the group of the run root: one", Spend),

@@ -19,7 +19,7 @@ from orchestrator.config.hardware import local_gpus
 from orchestrator.errors import ConfigError
 from orchestrator.installation import PACKAGE
 
-_OWN, _SCRIPT = "orchestrator sha256", "script sha256"
+OWN, _SCRIPT = "orchestrator sha256", "script sha256"
 COMPARED_PACKAGES = ("torch", "deepspeed", "ray", "numpy", "orchestrator")
 _PACKAGES = {f"package {name}": name for name in COMPARED_PACKAGES}
 
@@ -35,7 +35,7 @@ def observe(
     """
     facts = {"python": f"{platform.python_implementation()} {platform.python_version()}"}
     facts |= {fact: package_version(name) for fact, name in _PACKAGES.items()}
-    facts[_OWN] = own_sha256()
+    facts[OWN] = own_sha256()
     facts[_SCRIPT] = script_sha256(script, alone)
     if sources:
         facts["corpus fingerprint"] = corpus_survey.survey(sources, cwd, least_bytes).fingerprint
@@ -45,7 +45,7 @@ def observe(
 def versions(facts: Mapping[str, str]) -> dict[str, str]:
     """What of the facts people compare runs by, packages by their bare names: hashes of sources say nothing
     to them."""
-    return {_PACKAGES.get(name, name): value for name, value in facts.items() if name not in (_OWN, _SCRIPT)}
+    return {_PACKAGES.get(name, name): value for name, value in facts.items() if name not in (OWN, _SCRIPT)}
 
 
 def package_version(name: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.cli import queue_words
 from orchestrator.cli.flags import HYDRA_FLAGS, MAY_TAKE_A_VALUE, TAKE_A_VALUE, VERBS, own_flags, parser_of
 from orchestrator.errors import ConfigError, near_miss
 
 SHELLS = ("bash", "zsh", "fish")
 TAKE_A_RUN = ("resume", "stop", "logs", "report", "open", "sync", "incidents")
 TAKE_RUNS = ("calibrate",)
-TAKE_A_COMMAND = ("run", "plan", "export")
+TAKE_A_COMMAND = ("run", "plan", "export", "submit")
 CFG = ("job", "hydra", "all")  # of Hydra: what of a configuration is printed
 _VERBS_NAMED = 4  # of those that have a flag which was typed at another
 
@@ -70,6 +71,13 @@ class Invocation:
     seeds: int = 3
     by_team: bool = False
     jobs_csv: str | None = None  # file of a line for each policy and job
+    # what the queue is told: `team=nlp` and the like, and the words of a job as they were typed
+    queue_words: tuple[tuple[str, str], ...] = ()
+    typed: tuple[str, ...] = ()  # of `submit`
+    dry_run: bool = False
+    why: str = ""
+    off: bool = False
+    stop: bool = False
     # what a command after ``--`` became, as Hydra reads it, and what a person is told of it; these words are
     # the first of ``words``
     command_words: tuple[str, ...] = ()
@@ -95,23 +103,25 @@ def parse(args: Sequence[str]) -> Invocation:
         return Invocation(verb, (), help=True)
     if verb == "completion":
         return Invocation(verb, (), shell=_take_shell(rest))
+    told = queue_words.take_words(verb, rest)
     run, runs = _take_run(verb, rest), _take_runs(verb, rest)
     found, words = parser_of(verb).parse_known_args(rest)
     own = vars(found)
     _check_flags(verb, words)
+    as_typed = (*words, *(() if command is None else ("--", *command))) if verb == "submit" else ()
     if "version" not in own:  # which is printed without Hydra
         from orchestrator.config.words import for_hydra
 
         words = for_hydra(words)
     if command is None or "version" in own or _is_for_reading(words):
-        return Invocation(verb, tuple(words), run, tuple(runs), **own)
+        return Invocation(verb, tuple(words), run, tuple(runs), queue_words=told, typed=as_typed, **own)
     if verb not in TAKE_A_COMMAND:
-        raise ConfigError(f"--: '{verb}' takes no command after it; 'run', 'plan' and 'export' do")
+        raise ConfigError(f"--: '{verb}' takes no command after it; 'run', 'plan', 'export' and 'submit' do")
     from orchestrator.config.command_line.words import translated
 
     trained = translated(command, words)
     return Invocation(
-        verb, (*trained.words, *words), run, tuple(runs), **own,
+        verb, (*trained.words, *words), run, tuple(runs), queue_words=told, typed=as_typed, **own,
         command_words=trained.words, command_remark=trained.remark,
     )  # fmt: skip
 
@@ -155,6 +165,8 @@ def _take_run(verb: str, args: list[str]) -> str:
 
     It is taken out of ``args``. Raises :class:`ConfigError` where it is missing.
     """
+    if verb in queue_words.TAKE_A_JOB:
+        return queue_words.take_job(verb, args, _bare(args))
     if verb not in TAKE_A_RUN or {"--help", "-h", "--version"} & set(args):
         return ""
     for place in _bare(args):

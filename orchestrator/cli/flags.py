@@ -55,7 +55,6 @@ class Flag:
     names: tuple[str, ...]
     value: Callable[[str], Any] | None = None  # what is made of the word after it; None: there is none
     instead_of: str = ""  # of flags of one verb with the same word here, one may be typed
-    needed: bool = False
 
 
 def _flag(*names: str, value: Callable[[str], Any] | None = None, **more: Any) -> Flag:
@@ -71,6 +70,7 @@ _TRUST = _flag("--trust")
 _FORCE = _flag("--force")
 _JSON = _flag("--json", instead_of="output")
 _CSV = _flag("--csv", instead_of="output")
+_OFF = _flag("--off")
 _BY = _flag("--by", value=_words)
 _LIMIT = _flag("--limit", value=_count)
 
@@ -106,12 +106,21 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     "check": (_JSON, _flag("--quick", instead_of="depth"), _flag("--full", instead_of="depth")),
     "nodes": (_JSON, *_texts("--forgive")),
     "simulate": (
-        _JSON, _flag("--trace", value=str, needed=True), *_texts("--profile", "--jobs-csv", "--png"),
+        _JSON, _CSV, *_texts("--trace", "--profile", "--jobs-csv", "--png"),
         _flag("--policies", value=_words), _flag("--gpus", value=_count), _flag("--seeds", value=_count),
         _flag("--restart-s", value=_amount), _flag("--early", value=_amount),
         _flag("--jitter-s", value=_amount), _flag("--by-team"),
     ),
     "doctor": (),
+    "submit": (_JSON, _flag("--dry-run")),
+    "queue": (_JSON, *_texts("--why")),
+    "cancel": (),
+    "hold": (_OFF,),
+    "move": (),
+    "quota": (_JSON,),
+    "reserve": (_OFF,),
+    "drain": (_OFF,),
+    "dispatch": (_flag("--stop"),),
     "completion": (),
 }  # fmt: skip
 VERBS = tuple(FLAGS)
@@ -157,5 +166,5 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
         if flag.value is None:
             place.add_argument(*flag.names, action="store_true")
         else:
-            place.add_argument(*flag.names, type=flag.value, required=flag.needed)
+            place.add_argument(*flag.names, type=flag.value)
     return parser

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
+from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -64,10 +65,23 @@ def open_run(composed: DictConfig, invocation: Invocation) -> int:
     return 0
 
 
-def simulate_trace(_composed: DictConfig, invocation: Invocation) -> int:
+def simulate_trace(composed: DictConfig, invocation: Invocation) -> int:
+    if composed.get("scenario") is not None:
+        from orchestrator.cli.scenario import simulate_scenario
+
+        _refuse_flags_of_a_trace(invocation)
+        output: Literal["json", "csv", "table"] = (
+            "json" if invocation.json else "csv" if invocation.csv else "table"
+        )
+        simulate_scenario(composed, invocation.words, output, Screen())
+        return 0
     from orchestrator.cli.simulate import simulate
     from orchestrator.fleet.contest import Setting
 
+    if not invocation.trace:
+        raise ConfigError("simulate: what? give --trace FILE, or a scenario, e.g. scenario=h100_2023")
+    if invocation.csv:
+        raise ConfigError("--csv: it is of a scenario; a trace has --json and --jobs-csv FILE")
     given, seeds = invocation, tuple(range(invocation.seeds))
     setting = Setting(
         given.gpus, given.restart_s, early=given.early, jitter_s=given.jitter_s, seeds=seeds,
@@ -78,3 +92,17 @@ def simulate_trace(_composed: DictConfig, invocation: Invocation) -> int:
         jobs_csv=given.jobs_csv, png=given.png,
     )  # fmt: skip
     return 0
+
+
+def _refuse_flags_of_a_trace(invocation: Invocation) -> None:
+    of_a_trace = (
+        "trace", "profile", "policies", "gpus", "restart_s", "early", "jitter_s", "seeds", "by_team",
+        "jobs_csv", "png",
+    )  # fmt: skip
+    for name in of_a_trace:
+        if getattr(invocation, name) != getattr(Invocation, name):
+            instead = f"; set scenario.{name}=… instead" if name in ("restart_s", "seeds") else ""
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: it is of a trace, and a scenario was named; leave it out"
+                f"{instead}"
+            )

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+
+from orchestrator.cli.queue_help import QUEUE_HELP
+from orchestrator.cli.verb_page import VerbHelp
 
 SHARED = (
     "Keys are set with KEY=VALUE and options chosen with GROUP=OPTION; --cfg job prints all keys, and"
     " docs/configuration.md says what each means."
 )
-
-
-@dataclass(frozen=True)
-class VerbHelp:
-    """``takes`` follows the verb, ``does`` says what it does, ``flags`` are its own, ``examples`` what to
-    type."""
-
-    takes: str
-    does: str
-    flags: tuple[tuple[str, str], ...] = ()
-    examples: tuple[str, ...] = ()
 
 
 _JSON = ("--json", "print it as JSON, see docs/reference.md")
@@ -224,13 +215,16 @@ HELP = {
         (("--forgive NODE", "use it again"), _JSON),
         ("", "--forgive host-07"),
     ),
+    **QUEUE_HELP,
     "simulate": VerbHelp(
-        "--trace FILE",
+        "--trace FILE | scenario=NAME",
         "Runs a trace of jobs through policies side by side and starts nothing: how long jobs take from"
         " submission to end, how long they wait, what being stopped costs, and what no policy can beat. The"
         " trace is CSV with the columns submit_time_s, duration_s and gpus, or what Philly, Muri, Acme, sacct"
         " -P or kubectl get workloads -o json have. 'ours' is told durations with an error, 'ours_blind'"
-        " none; easy, srtf and srsf know the true ones.",
+        " none; easy, srtf and srsf know the true ones. A scenario of conf/scenario has companies, sites,"
+        " power and deliveries over weeks: who waits how long, and where more GPUs or power are worth their"
+        " price.",
         (
             ("--gpus N", "of the cluster; 64 where nothing is said"),
             ("--policies NAME,…", "of fifo, easy, srtf, srsf, tiresias_l, ours, ours_blind"),
@@ -242,9 +236,14 @@ HELP = {
             ("--by-team", "each team also alone, on its share of the GPUs: who gains by sharing"),
             ("--jobs-csv FILE", "a line for each policy and job"),
             ("--png FILE", "a picture: GPUs in use, who waits, dollars of delay"),
+            ("--csv", "of a scenario: a line for each site and week"),
             _JSON,
         ),
-        ("--trace jobs.csv --gpus 512", "--trace jobs.csv --policies fifo,ours --early 0.3 --json"),
+        (
+            "--trace jobs.csv --gpus 512",
+            "--trace jobs.csv --policies fifo,ours --early 0.3 --json",
+            "scenario=h100_2023 scenario.weeks=4",
+        ),
     ),
     "completion": VerbHelp(
         "bash|zsh|fish",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli import check, export_verb, nodes, run_verbs
+from orchestrator.cli import check, export_verb, nodes, queue_verbs, run_verbs
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -283,6 +283,7 @@ def _up(composed: DictConfig, invocation: Invocation) -> int:
     show_status(seen, view.console)
     if cluster.ours:
         show_how_to_join(cluster, view.console)
+    queue_verbs.start_with_up(composed, view)
     return 0
 
 
@@ -343,5 +344,14 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "doctor": _doctor,
     "check": check.check_nodes,
     "nodes": nodes.list_nodes,
+    "submit": queue_verbs.submit,
+    "queue": queue_verbs.queue,
+    "cancel": queue_verbs.cancel,
+    "hold": queue_verbs.hold,
+    "move": queue_verbs.move,
+    "quota": queue_verbs.quota,
+    "reserve": queue_verbs.reserve,
+    "drain": queue_verbs.drain,
+    "dispatch": queue_verbs.dispatch,
     "simulate": run_verbs.simulate_trace,
 }

@@ -23,7 +23,7 @@ from orchestrator.agent.localize import kill_process, unshared
 from orchestrator.cluster import placement
 from orchestrator.cluster.draining import ASK_S, DrainWatch
 from orchestrator.cluster.ray_errors import by_text, reason
-from orchestrator.cluster.warm import pool
+from orchestrator.cluster.warm import pool, spare
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
 from orchestrator.events import CheckpointWriteBlocked, CheckpointWriteResumed, Event, ResourcesGranted
 
@@ -79,10 +79,12 @@ class Nodes:
         self._name = f"{assignment.run}{taken_up}"
         self._start_timeout_s = start_timeout_s
         self._needs = placement.bundle(assignment.ranks.per_node, assignment.ranks.device == "cuda")
-        self._asked = placement.PlacementRequest(count, self._needs, wait_for_resources_s)
-        self._again = placement.PlacementRequest(count, self._needs, wait_for_node_s)
+        only = tuple(assignment.launch.node_ids)
+        self._asked = placement.PlacementRequest(count, self._needs, wait_for_resources_s, only)
+        self._again = placement.PlacementRequest(count, self._needs, wait_for_node_s, only)
         self._cancelled: Callable[[], bool] = lambda: False
         self._notice = notice
+        self._takes_spares = lent is None  # on a cluster of the run's own nobody keeps any
         self._warm = lent or partial(pool.lease_here, idle_timeout_s=assignment.warm_idle_timeout_s)
         self._placement: PlacementGroup | None = None
         self._quarantined: set[str] = set()
@@ -93,7 +95,7 @@ class Nodes:
         self._cancelled = cancelled
         self._drains.start()
         self._placement = self._reserve(self._asked)
-        self.all[:] = [self._new(index, f"node {index}") for index in range(self._count)]
+        self._start_all()
         for again in itertools.count(1):
             try:
                 self._describe(self.all)
@@ -234,7 +236,37 @@ class Nodes:
         if self._placement is not None:
             remove_placement_group(self._placement)
         self._placement = self._reserve(self._again)
-        self.all[:] = [self._new(index, f"node {index}", suffix) for index in range(self._count)]
+        self._start_all(suffix)
+
+    def _start_all(self, suffix: str = "") -> None:
+        """An agent on each bundle: one that is there already, or a new one."""
+        there = self._adopted()
+        self.all[:] = [
+            Node(index, there[index], f"node {index}")
+            if index in there
+            else self._new(index, f"node {index}", suffix)
+            for index in range(self._count)
+        ]
+
+    def _adopted(self) -> dict[int, Any]:
+        """The spare agents of our nodes that are ours now, by index.
+
+        Ray tells an agent that it starts which GPUs are in its bundle and gives it the folder that it ships;
+        a spare one knows neither, and serves where all GPUs of the node are in the bundle or none.
+        """
+        assert self._placement is not None
+        context = ray.get_runtime_context()
+        if not self._takes_spares or context.runtime_env:
+            return {}
+        has_gpus = {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in ray.nodes()}
+        gpus = self._needs.get("GPU", 0.0)
+        where = placement_group_table(self._placement)["bundles_to_node_id"]
+        wanted = {
+            index: node_id
+            for index, node_id in where.items()
+            if (not gpus or has_gpus.get(node_id) == gpus) and not self._drains.draining(node_id)
+        }
+        return spare.adopted(wanted, self._assignment, self._warm, self._placement)
 
     def _new(self, index: int, name: str, suffix: str = "") -> Node:
         """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""

@@ -13,6 +13,7 @@ from orchestrator.agent.zygote_pool import ZygoteReport
 from orchestrator.cluster import placement
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.cluster.warm import pool
+from orchestrator.cluster.warm.spare import SPARE
 
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -84,7 +85,7 @@ def live_runs() -> list[LiveRun]:
     ]
     asked = []
     for name in names:
-        if name.startswith(first):
+        if name.startswith((first, SPARE)):
             try:
                 asked.append(ray.get_actor(name, namespace=NAMESPACE).report.remote())
             except ValueError:  # it ended at this moment
@@ -94,7 +95,9 @@ def live_runs() -> list[LiveRun]:
         ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_TIMEOUT_S)
     for answer in asked:
         try:
-            runs.append(LiveRun(**ray.get(answer, timeout=0)))
+            told = ray.get(answer, timeout=0)
         except RayError:  # no agent any more, or too busy to say
             continue
+        if told:  # an agent that is kept for the next run has nothing to tell
+            runs.append(LiveRun(**told))
     return sorted(runs, key=lambda run: run.since_unix_s)

@@ -20,6 +20,8 @@ _ASK_S = 0.5
 # A wait that is over sooner is not worth a line.
 _SILENT_S = 1.5
 _MOST_NAMED = 8
+# Ray gives each node this label.
+_NODE_ID = "ray.io/node-id"
 
 Cancel = Callable[[], bool]
 Notice = Callable[[str], None]
@@ -27,16 +29,30 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PlacementRequest:
-    """``nodes`` bundles of ``needs`` on as many different nodes, within ``wait_s``."""
+    """``nodes`` bundles of ``needs`` on as many different nodes, within ``wait_s``. ``only`` are the ids of
+    the nodes that may give them; empty is any."""
 
     nodes: int
     needs: dict[str, float]
     wait_s: float
+    only: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        among = " among those of launch.node_ids" if self.only else ""
         return (
-            f"{self.nodes} node{'s' if self.nodes != 1 else ''} with {_amounts(self.needs, self.needs)} each"
+            f"{self.nodes} node{'s' if self.nodes != 1 else ''} with"
+            f" {_amounts(self.needs, self.needs)} each{among}"
         )
+
+    def may_give(self, node_id: str) -> bool:
+        """Whether the node with this id is among those that are asked."""
+        return not self.only or node_id in self.only
+
+    def selector(self, avoid: Sequence[str]) -> dict[str, str]:
+        """The labels by which Ray is told which nodes may give a bundle; empty for any."""
+        if self.only:
+            return {_NODE_ID: f"in({','.join(each for each in self.only if each not in avoid)})"}
+        return {_NODE_ID: f"!in({','.join(avoid)})"} if avoid else {}
 
 
 @dataclass
@@ -65,13 +81,14 @@ def reserve(
     :class:`Cancelled`. Nothing stays held after an error.
     """
     strategy = "STRICT_SPREAD" if asked.nodes > 1 else "PACK"
+    check_named_nodes(asked, [str(node["NodeID"]) for node in ray.nodes() if node["Alive"]], avoid)
     try:
-        elsewhere = {"ray.io/node-id": f"!in({','.join(avoid)})"} if avoid else {}
+        where = asked.selector(avoid)
         group = placement_group(
             [asked.needs] * asked.nodes,
             strategy=strategy,
             name=name,
-            bundle_label_selector=[elsewhere] * asked.nodes if avoid else None,
+            bundle_label_selector=[where] * asked.nodes if where else None,
         )
     except RaySystemError as error:
         if not is_name_taken(error):
@@ -84,6 +101,21 @@ def reserve(
         remove_placement_group(group)
         raise
     return group
+
+
+def check_named_nodes(asked: PlacementRequest, alive: Sequence[str], avoid: Sequence[str]) -> None:
+    """Raises :class:`NotEnoughResources` where the nodes that were named cannot be enough: nothing would come
+    of waiting for an id, which a node that comes back has not any more."""
+    if not asked.only:
+        return
+    left = [each for each in asked.only if each in alive and each not in avoid]
+    if len(left) < asked.nodes:
+        gone = ", ".join([each for each in asked.only if each not in left][:_MOST_NAMED])
+        raise NotEnoughResources(
+            f"launch.node_ids: {asked.nodes} node{'s' if asked.nodes != 1 else ''} are needed, and of those"
+            f" named {len(left)} can be had{f' ({gone} cannot)' if gone else ''};"
+            " 'orchestrator status --json' has the ids of those that are alive, or leave the key out"
+        )
 
 
 def regain(
@@ -108,7 +140,9 @@ def regain(
 def missing(asked: PlacementRequest, seen: ClusterState) -> str:
     """Which of the nodes cannot give a bundle, and what each lacks."""
     able = sum(
-        not _lacks(node["Resources"], asked.needs) and node["NodeID"] not in seen.draining
+        not _lacks(node["Resources"], asked.needs)
+        and node["NodeID"] not in seen.draining
+        and asked.may_give(node["NodeID"])
         for node in seen.nodes
     )
     found = _found(asked.needs, seen)

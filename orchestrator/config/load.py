@@ -25,6 +25,7 @@ from orchestrator.config.notifying import learn_secrets
 from orchestrator.config.placeholders import texts_of
 from orchestrator.config.schema import Config, Device, PlannerConfig, TrackingConfig
 from orchestrator.config.words import AS_IT_IS, literal, literally
+from orchestrator.config.yaml_text import yaml_text
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.installation import PACKAGE
 from orchestrator.redact import learn
@@ -304,7 +305,7 @@ def _with_todays_keys(section: str, values: Any) -> Any:
 
 def to_yaml(container: dict[str, Any]) -> str:
     """Plain dicts and lists as YAML text that Hydra reads as the same."""
-    return OmegaConf.to_yaml(OmegaConf.create(literally(container)))
+    return yaml_text(literally(container))
 
 
 def flatten(container: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ from orchestrator.config.ranges import (
     UsdAbove0,
     Watts,
 )  # fmt: skip  # isort: skip
+from orchestrator.config.scenario_schema import ScenarioConfig as ScenarioConfig
 from orchestrator.config.serving import ServeConfig as ServeConfig
 from orchestrator.config.sweep_schema import SweepConfig as SweepConfig
 from orchestrator.config.tracking_schema import MetricsConfig as MetricsConfig
@@ -330,6 +331,9 @@ class LaunchConfig:
     log_max_bytes: BytesOr0 | None = 1073741824
     # folder that Ray ships to the nodes, with script, cwd and corpus below it; null: they have them
     working_dir: str | None = None
+    # ids that Ray has given to nodes (`status --json` has them): the run is on these and no others, and waits
+    # for them; at least cluster.nodes of them. Empty is any
+    node_ids: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -364,6 +368,7 @@ class Config:
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     ray_up: RayUpConfig = field(default_factory=RayUpConfig)
     compose: ComposeConfig = field(default_factory=ComposeConfig)
+    scenario: ScenarioConfig | None = None
     # environment of the ranks; wins over job.env and the fabric's
     env: dict[str, str] = field(default_factory=dict)
     # host:port or auto of a running cluster; null is RAY_ADDRESS, else the cluster that `up` keeps, else one

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.events import Record, RunEnded, RunResumed, RunStarted
+from orchestrator.events import Record, RunEnded, RunResumed, RunStarted, StopRequested
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.story import Story
 from orchestrator.supervise.loop import ResumeState
@@ -14,7 +14,8 @@ from orchestrator.supervise.loop import ResumeState
 @dataclass
 class Folded:
     """Folds records, in the journal's order. ``started`` is the record of the run's first event, ``last`` the
-    newest record, ``driver`` how the newest driver began or ended where that is not with the run itself."""
+    newest record, ``driver`` how the newest driver began or ended where that is not with the run itself,
+    ``stopped_by`` who asked that one to stop, "" where nobody did."""
 
     ledger: Ledger = field(default_factory=Ledger)
     story: Story = field(default_factory=lambda: Story(None))
@@ -22,6 +23,7 @@ class Folded:
     started: Record | None = None
     last: Record | None = None
     driver: RunEnded | RunResumed | None = None
+    stopped_by: str = ""
 
     def fold(self, record: Record) -> None:
         """Take one record into account."""
@@ -33,6 +35,10 @@ class Folded:
             self.started = self.started or record
         elif isinstance(record.event, RunEnded | RunResumed):
             self.driver = record.event
+            if isinstance(record.event, RunResumed):
+                self.stopped_by = ""
+        elif isinstance(record.event, StopRequested):
+            self.stopped_by = record.event.by
 
     @property
     def run(self) -> RunStarted | None:

@@ -21,6 +21,8 @@ from orchestrator.trust import check_ours
 RESUME = "resume.json"
 # The state of a run whose driver is gone without a last word.
 LOST = "lost"
+# Folders of a run root that are no run's.
+_OF_ALL_RUNS = {"spend": "what all runs spend", "fleet": "the queue of jobs"}
 # A number of a process, or of a run.
 _MOST_LOCK_BYTES = 64
 
@@ -32,8 +34,8 @@ def check_run_name(name: str) -> None:
             f"run_name={name}: a name is letters, digits, '.', '_' and '-', at most 128; "
             "to choose the folder itself set run_dir"
         )
-    if name == "spend":
-        raise ConfigError("run_name=spend: run_root/spend holds what all runs spend; choose another name")
+    if name in _OF_ALL_RUNS:
+        raise ConfigError(f"run_name={name}: run_root/{name} holds {_OF_ALL_RUNS[name]}; choose another name")
 
 
 def new_run_name(job: str) -> str:

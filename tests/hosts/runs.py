@@ -16,7 +16,7 @@ from orchestrator.ledger.journal import replay
 from tests.hosts.hosts import SHARED, WORK, Host, wait_until
 from tests.support.folders import SCRIPTS
 from tests.support.paced import PACE_S, paced
-from tests.support.processes import running
+from tests.support.processes import running, title
 
 # Of the main job and of every other one: two ranks on processor cores per host, and no MLflow.
 COMMON = [
@@ -123,7 +123,7 @@ def processes_of(host: Host, words: str) -> list[psutil.Process]:
     found = []
     for process in host.processes():
         with suppress(psutil.NoSuchProcess):
-            if words in " ".join(process.cmdline()):
+            if words in title(process):
                 found.append(process)
     return found
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
+
+AHEAD = "an agent ahead of the next run"
 
 _known: dict[tuple[int, int], psutil.Process] = {}
 
@@ -44,11 +47,23 @@ def _descendants(
 
 
 def title(process: psutil.Process) -> str:
-    """Its command line; empty when it has ended."""
+    """Its command line; empty when it has ended. An agent that no run has is told from one that a run has
+    adopted, though Ray calls both the same."""
     try:
-        return " ".join(process.cmdline()).strip()
+        called = " ".join(process.cmdline()).strip()
     except psutil.Error:
         return ""
+    return AHEAD if called.startswith("ray::NodeAgentAhead") and not _ignores_sigterm(process) else called
+
+
+def _ignores_sigterm(process: psutil.Process) -> bool:
+    """As agents do, who leave it to their driver."""
+    try:
+        status = Path("/proc", str(process.pid), "status").read_text()
+    except OSError:
+        return True
+    ignored = next(line for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(ignored.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def running(process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""One detached, zero-resource actor per node that keeps zygotes warm between runs.
+"""One detached, zero-resource actor per node that keeps zygotes warm between runs, and an agent.
 
 Detached, because it outlives the run that started it; without resources, because it must not take
 any from a run; with an idle timeout, because Ray's autoscaler counts a node with an actor as busy.
@@ -19,6 +19,7 @@ from orchestrator.agent.raylet import end_with_raylet
 from orchestrator.agent.zygote_pool import NodeZygotes, ZygoteLease, ZygoteReport
 from orchestrator.cluster.ray_errors import reason
 from orchestrator.cluster.session import NAMESPACE
+from orchestrator.cluster.warm.spare import SpareAgents
 from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD
 from orchestrator.rank.launch.zygote_key import ZygoteKey
 
@@ -34,13 +35,23 @@ class ZygotePool(NodeZygotes):
         end_with_raylet()
         me = ray.get_runtime_context().current_actor
         super().__init__(idle_timeout_s, retire=lambda: ray.kill(me))
+        self._spares = SpareAgents(me)
 
     def prepare(self, environment: Mapping[str, str], timeout_s: float) -> list[str]:
-        """Have a zygote for jobs with this environment on top of the node's own, and wait for it; problems in
-        words."""
+        """Have a zygote for jobs with this environment on top of the node's own, and an agent ahead of the
+        next run, and wait for both; problems in words."""
         complete = own_environment() | dict(environment)
         self.offer(ZygoteKey.of(complete, DEFAULT_PRELOAD), complete, use=False)
-        return self.wait_ready(timeout_s)
+        return self._spares.wait_ready(timeout_s) + self.wait_ready(timeout_s)
+
+    def agent_taken(self) -> None:
+        """A run has the agent that was kept: there will be another."""
+        self._spares.taken()
+
+    def close(self) -> None:
+        """End what is kept, the ranks that were forked from it too; leave no file."""
+        self._spares.close()
+        super().close()
 
 
 def pool_name(node_id: str) -> str:

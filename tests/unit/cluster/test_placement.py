@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.cluster.placement import ClusterState, PlacementRequest, bundle, missing, waiting
+import pytest
+
+from orchestrator.cluster.placement import (
+    ClusterState,
+    PlacementRequest,
+    bundle,
+    check_named_nodes,
+    missing,
+    waiting,
+)
+from orchestrator.errors import NotEnoughResources
 
 
 def node(name: str, **resources: float) -> dict[str, Any]:
@@ -58,3 +68,24 @@ def test_a_large_cluster_is_not_listed_whole() -> None:
     text = waiting(PlacementRequest(1, {"CPU": 8.0}, 5.0), seen)
     assert text.startswith("waiting up to 5 s for 1 node with 8 CPU each: n0 has 4 CPU; ")
     assert text.endswith("n7 has 4 CPU; and 92 more")
+
+
+ON_TWO = PlacementRequest(2, bundle(8, gpus=True), 60.0, ("id-a", "id-b", "id-c"))
+
+
+def test_nodes_that_are_named_are_the_only_ones_asked() -> None:
+    assert ASKED.selector([]) == {}
+    assert ASKED.selector(["id-a"]) == {"ray.io/node-id": "!in(id-a)"}
+    assert ON_TWO.selector([]) == {"ray.io/node-id": "in(id-a,id-b,id-c)"}
+    assert ON_TWO.selector(["id-b"]) == {"ray.io/node-id": "in(id-a,id-c)"}
+    seen = ClusterState([node(name, CPU=96.0, GPU=8.0) for name in ("a", "x", "y")])
+    assert missing(ON_TWO, seen).startswith(
+        "the plan needs 2 nodes with 8 CPU, 8 GPU each among those of launch.node_ids, the cluster has 1 such"
+    )
+
+
+def test_named_nodes_that_are_gone_are_not_waited_for() -> None:
+    check_named_nodes(ASKED, [], [])
+    check_named_nodes(ON_TWO, ["id-a", "id-b", "id-x"], [])
+    with pytest.raises(NotEnoughResources, match=r"of those named 1 can be had \(id-b, id-c cannot\)"):
+        check_named_nodes(ON_TWO, ["id-a", "id-b"], avoid=["id-b"])

@@ -1,0 +1,191 @@
+"""What can happen to the queue: each fact is written down before anything follows from it.
+
+Who says it, and when, is kept beside it. Times are seconds since the epoch. A fact of a start, a stop or an
+end names the epoch of its job: one that comes too late says nothing of the start after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.fleet.decisions import StartCause, StopCause
+from orchestrator.fleet.jobs import JobSpec, JobState, Placement
+from orchestrator.fleet.pools import Reservation
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a run's own journal says of it, in all its attempts."""
+
+    step: int = 0
+    saved_step: int = 0
+    saved: bool = False
+    steps: int | None = None
+    step_s: float | None = None
+    gpu_s: float = 0.0
+    usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Base of all."""
+
+
+@dataclass(frozen=True)
+class Submitted(Fact):
+    """``cwd`` is where the words of the job were typed: paths among them are meant from there."""
+
+    spec: JobSpec
+    run_name: str
+    cwd: str
+
+
+@dataclass(frozen=True)
+class Changed(Fact):
+    """Somebody moved a job: another class, deadline, or pools."""
+
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class HeldBack(Fact):
+    """It does not start until it is let go; where it runs, it saves and leaves."""
+
+    job: str
+    why: str
+
+
+@dataclass(frozen=True)
+class LetGo(Fact):
+    job: str
+
+
+@dataclass(frozen=True)
+class CancelAsked(Fact):
+    job: str
+
+
+@dataclass(frozen=True)
+class LeaderTook(Fact):
+    """A daemon leads from here on, and none of an older epoch may write."""
+
+    epoch: int
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class StartMeant(Fact):
+    """The job has its nodes in the books; its driver is started once those it waits for have left them."""
+
+    job: str
+    epoch: int
+    placement: Placement
+    cause: StartCause
+    worth: float
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StopMeant(Fact):
+    """The job is asked to save and leave, for others who pay for it."""
+
+    job: str
+    epoch: int
+    cause: StopCause
+    price_usd: float
+    gain_usd: float
+    for_jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MoveMeant(Fact):
+    """The job saves, leaves, and starts again elsewhere; ``epoch`` is that of the new start."""
+
+    job: str
+    epoch: int
+    placement: Placement
+    price_usd: float
+    gain_usd: float
+    for_job: str
+    waits_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Began(Fact):
+    """Its driver of that epoch is there."""
+
+    job: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Lost(Fact):
+    """Its driver is gone without a word: it is started again where it was, with a new ``epoch``."""
+
+    job: str
+    epoch: int
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class Left(Fact):
+    """Its driver of that epoch is gone, and the job is not at its end. ``again_at``: not to be started before
+    that."""
+
+    job: str
+    epoch: int
+    tally: Tally
+    because: str = ""
+    again_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Ended(Fact):
+    job: str
+    epoch: int
+    state: JobState
+    tally: Tally
+    because: str = ""
+
+
+@dataclass(frozen=True)
+class Tallied(Fact):
+    """What a run that goes on has come to, now and then: what its team has used is counted from it."""
+
+    job: str
+    tally: Tally
+
+
+@dataclass(frozen=True)
+class NodeBound(Fact):
+    """A node of Ray has this number in a pool from here on."""
+
+    pool: str
+    number: int
+    node_id: str
+    host: str
+
+
+@dataclass(frozen=True)
+class NodeDrained(Fact):
+    """Nothing starts on that host any more; ``off``: it does again."""
+
+    host: str
+    off: bool = False
+
+
+@dataclass(frozen=True)
+class Reserved(Fact):
+    name: str
+    reservation: Reservation
+
+
+@dataclass(frozen=True)
+class Unreserved(Fact):
+    name: str
+
+
+KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__subclasses__()}
+# What is said of no job.
+AROUND = (LeaderTook, NodeBound, NodeDrained, Reserved, Unreserved)

@@ -1,0 +1,266 @@
+"""``RUN_ROOT/fleet.yaml``: the pools, teams and classes that people write, checked whole, in one line each.
+
+::
+
+    pools:
+      h100: {nodes: 4, gpus_per_node: 8, usd_per_gpu_hour: 2.5, words: [cluster=dgx_h100]}
+    teams:
+      nlp: {quota: {h100: 16}, weight: 2, borrow_limit: 16, usd_per_month: 90000}
+    classes:
+      product: {usd_per_hour: 100}
+      batch: {usd_per_hour: 1, default: true}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from orchestrator import papers
+from orchestrator.dispatch.times import time_of
+from orchestrator.errors import ConfigError, near_miss
+from orchestrator.fleet.pools import Pool
+from orchestrator.fleet.settings import Policy
+from orchestrator.fleet.teams import Team
+
+NAME = "fleet.yaml"
+FOLDER = "fleet"
+EXAMPLE = "pools: {gpus: {nodes: 1, gpus_per_node: 8}}"
+_MOST_NODES = 1_000_000
+_SECTIONS = ("state_dir", "ray_address", "pools", "teams", "classes", "policy")
+_POOL = (
+    "nodes", "gpus_per_node", "usd_per_gpu_hour", "resource", "words", "labels", "site", "from", "until",
+)  # fmt: skip
+_TEAM = ("quota", "weight", "borrow_limit", "usd_per_month", "parent")
+_CLASS = ("usd_per_hour", "before_all_others", "default")
+RESOURCES = ("GPU", "CPU")
+
+
+@dataclass(frozen=True)
+class PoolEntry:
+    """``words`` stand before those of each job that runs there; a node of Ray is of the pool where it has the
+    ``labels`` and enough of the ``resource``."""
+
+    pool: Pool
+    words: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    resource: str = "GPU"
+
+
+@dataclass(frozen=True)
+class JobClass:
+    """What an hour of delay costs of a job of this class; the higher ``rank`` goes before all others."""
+
+    name: str
+    usd_per_hour: float = 1.0
+    rank: int = 0
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class FleetFile:
+    """All that it says. ``state_dir`` is where the queue's database is, ``ray_address`` the cluster; None:
+    the one that `up` keeps."""
+
+    path: Path
+    state_dir: Path
+    pools: tuple[PoolEntry, ...]
+    teams: tuple[Team, ...] = ()
+    classes: tuple[JobClass, ...] = ()
+    policy: Policy = dataclasses.field(default_factory=Policy)
+    ray_address: str | None = None
+
+    def team(self, name: str | None) -> str:
+        """The team that is meant; the one that there is where none is named."""
+        if name is None and len(self.teams) == 1:
+            return self.teams[0].name
+        names = [team.name for team in self.teams]
+        if name is None and not names:
+            return ""
+        return self._named("team", name, names)
+
+    def job_class(self, name: str | None) -> JobClass:
+        """The class that is meant: where none is named the one that is the default."""
+        if name is None:
+            return next((each for each in self.classes if each.default), JobClass(""))
+        named = self._named("class", name, [each.name for each in self.classes])
+        return next(each for each in self.classes if each.name == named)
+
+    def pool(self, name: str) -> PoolEntry:
+        named = self._named("pool", name, [each.pool.name for each in self.pools])
+        return next(each for each in self.pools if each.pool.name == named)
+
+    def _named(self, key: str, name: str | None, names: list[str]) -> str:
+        if name is not None and name in names:
+            return name
+        there = f"there are {', '.join(names)}" if names else f"there is none in {self.path}"
+        if name is None:
+            raise ConfigError(f"{key}: which one? {there}; say e.g. {key}={names[0]}")
+        raise ConfigError(
+            f"{key}={papers.short(name)}: there is no such {key}{near_miss(name, names)}; {there}"
+        )
+
+
+def read_fleet_file(run_root: Path | str) -> FleetFile:
+    """Raises :class:`ConfigError` for a file that is not there, or says what cannot be."""
+    path = Path(run_root).resolve() / NAME
+    try:
+        body = papers.yaml_of(papers.read_text(path, 4 << 20))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: is not there, and says which pools and teams share the GPUs; write at least"
+            f" '{EXAMPLE}' into it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    return _Reader(path).read(body)
+
+
+class _Reader:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, body: Any) -> FleetFile:
+        body = self._map("", body, _SECTIONS)
+        state_dir, address = body.get("state_dir"), body.get("ray_address")
+        if state_dir is not None and not isinstance(state_dir, str):
+            self._refuse("state_dir", state_dir, "is no path; leave it out, or give a folder")
+        if address is not None and (not isinstance(address, str) or ":" not in address):
+            self._refuse(
+                "ray_address", address, "is no host:port; leave it out for the cluster that 'up' keeps"
+            )
+        pools = tuple(self._pool(name, each) for name, each in self._named("pools", body))
+        if not pools:
+            raise ConfigError(f"{self._path}: pools: there is none; write at least '{EXAMPLE}'")
+        teams = tuple(self._team(name, each, pools) for name, each in self._named("teams", body))
+        self._check_quotas(pools, teams)
+        classes = tuple(self._class(name, each) for name, each in self._named("classes", body))
+        defaults = [each.name for each in classes if each.default]
+        if len(defaults) > 1:
+            raise ConfigError(
+                f"{self._path}: classes: {' and '.join(defaults)} are both the default; leave it out of one"
+            )
+        where = self._path.parent / (state_dir or FOLDER)
+        policy = self._policy(body.get("policy") or {})
+        return FleetFile(self._path, where, pools, teams, classes, policy, address)
+
+    def _pool(self, name: str, body: Any) -> PoolEntry:
+        at = f"pools.{name}"
+        body = self._map(at, body, _POOL)
+        words, labels = body.get("words", []), body.get("labels", {})
+        if not isinstance(words, list) or not all(isinstance(word, str) and "=" in word for word in words):
+            self._refuse(f"{at}.words", words, "has to be a list of KEY=VALUE")
+        if not isinstance(labels, dict):
+            self._refuse(f"{at}.labels", labels, "has to be a map, as {rack: r1}")
+        resource = body.get("resource", RESOURCES[0])
+        if resource not in RESOURCES:
+            self._refuse(f"{at}.resource", resource, f"has to be one of {', '.join(RESOURCES)}")
+        pool = Pool(
+            name,
+            nodes=self._whole(f"{at}.nodes", body.get("nodes"), 1, _MOST_NODES),
+            gpus_per_node=self._whole(f"{at}.gpus_per_node", body.get("gpus_per_node"), 1, 1024),
+            usd_per_gpu_hour=self._amount(f"{at}.usd_per_gpu_hour", body.get("usd_per_gpu_hour", 2.0)),
+            site=str(body.get("site", "")),
+            from_at=self._time(f"{at}.from", body.get("from")),
+            until_at=self._time(f"{at}.until", body.get("until")),
+        )
+        return PoolEntry(
+            pool, tuple(words), tuple((str(key), str(value)) for key, value in labels.items()), resource
+        )
+
+    def _team(self, name: str, body: Any, pools: tuple[PoolEntry, ...]) -> Team:
+        at = f"teams.{name}"
+        body = self._map(at, body or {}, _TEAM)
+        quota = self._map(f"{at}.quota", body.get("quota") or {}, [each.pool.name for each in pools])
+        limit, month = body.get("borrow_limit"), body.get("usd_per_month")
+        return Team(
+            name,
+            tuple(
+                (pool, self._whole(f"{at}.quota.{pool}", gpus, 0, _MOST_NODES))
+                for pool, gpus in quota.items()
+            ),
+            weight=self._amount(f"{at}.weight", body.get("weight", 1.0), above_0=True),
+            borrow_limit=None if limit is None else self._whole(f"{at}.borrow_limit", limit, 0, _MOST_NODES),
+            usd_per_month=None if month is None else self._amount(f"{at}.usd_per_month", month),
+            parent=str(body.get("parent", "")),
+        )
+
+    def _class(self, name: str, body: Any) -> JobClass:
+        at = f"classes.{name}"
+        body = self._map(at, body or {}, _CLASS)
+        for key in ("before_all_others", "default"):
+            if not isinstance(body.get(key, False), bool):
+                self._refuse(f"{at}.{key}", body[key], "has to be true or false")
+        usd_per_hour = self._amount(f"{at}.usd_per_hour", body.get("usd_per_hour", 1.0), above_0=True)
+        return JobClass(
+            name, usd_per_hour, int(body.get("before_all_others", False)), body.get("default", False)
+        )
+
+    def _policy(self, body: Any) -> Policy:
+        fields = {field.name: field for field in dataclasses.fields(Policy)}
+        body = self._map("policy", body, fields)
+        given: dict[str, Any] = {}
+        for name, value in body.items():
+            whole = isinstance(getattr(Policy(), name), int)
+            at = f"policy.{name}"
+            given[name] = self._whole(at, value, 0, 1000) if whole else self._amount(at, value)
+        for name in ("hysteresis", "unknown_hysteresis"):
+            if not 0 < given.get(name, 1.0) <= 1:
+                self._refuse(f"policy.{name}", body[name], "has to be above 0 and at most 1")
+        return Policy(**given)
+
+    def _check_quotas(self, pools: tuple[PoolEntry, ...], teams: tuple[Team, ...]) -> None:
+        for each in pools:
+            pool = each.pool
+            quotas = {team.name: team.quota_in(pool.name) for team in teams if team.quota_in(pool.name)}
+            if sum(quotas.values()) > pool.gpus:
+                said = " + ".join(f"{name} {gpus}" for name, gpus in quotas.items())
+                raise ConfigError(
+                    f"{self._path}: quotas of {pool.name} add up to {sum(quotas.values())} ({said}), and it"
+                    f" has {pool.gpus} ({pool.nodes} nodes of {pool.gpus_per_node}); lower one by"
+                    f" {sum(quotas.values()) - pool.gpus}, or raise pools.{pool.name}.nodes"
+                )
+
+    def _named(self, section: str, body: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+        found = body.get(section) or {}
+        if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+            self._refuse(section, found, "has to be a map of names, as {a: {…}}")
+        for name in found:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                self._refuse(section, name, "is no name; letters, digits, '_' and '-' make one")
+        return list(found.items())
+
+    def _map(self, at: str, body: Any, known: Iterable[str]) -> dict[str, Any]:
+        known = list(known)
+        if not isinstance(body, dict):
+            self._refuse(at or "all of it", body, f"has to be a map with {', '.join(known)}")
+        for key in body:
+            if key not in known:
+                where = f"{at}.{key}" if at else key
+                raise ConfigError(
+                    f"{self._path}: {where}: there is no such key{near_miss(str(key), known)}; there are"
+                    f" {', '.join(known)}"
+                )
+        return dict(body)
+
+    def _whole(self, at: str, value: Any, least: int, most: int) -> int:
+        if type(value) is not int or not least <= value <= most:
+            self._refuse(at, value, f"has to be a whole number from {least} to {most}")
+        return int(value)
+
+    def _amount(self, at: str, value: Any, above_0: bool = False) -> float:
+        number = type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1e12
+        if not number or (above_0 and value == 0):
+            self._refuse(at, value, f"has to be a number {'above' if above_0 else 'from'} 0")
+        return float(value)
+
+    def _time(self, at: str, value: Any) -> float | None:
+        return None if value is None else time_of(f"{self._path}: {at}", str(value), time.time())
+
+    def _refuse(self, at: str, value: Any, why: str) -> NoReturn:
+        raise ConfigError(f"{self._path}: {at}: {papers.short(value)} {why}")

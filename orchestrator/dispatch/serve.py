@@ -1,0 +1,148 @@
+"""The daemon's process: one leads on a run root; it outlives Ray, and holds no connection to it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from orchestrator import papers
+from orchestrator.dispatch.daemon import Daemon
+from orchestrator.dispatch.drivers import ProcessDrivers
+from orchestrator.dispatch.fleet_file import NAME, FleetFile, read_fleet_file
+from orchestrator.dispatch.locks import is_held, taken
+from orchestrator.dispatch.nodes_reader import NodesReader
+from orchestrator.dispatch.seen_file import EVERY_S, write_seen
+from orchestrator.dispatch.store import Deposed, Store
+from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.files import make_folder, open_no_link
+
+LOCK, LOG = "daemon.lock", "daemon.log"
+LOOK_S = 0.25
+_AGAIN_S = 5.0
+_MOST_LOCK_BYTES = 64
+_BEGIN_S = 20.0
+
+Say = Callable[[str], None]
+
+
+def serve(run_root: Path, say: Say, over: threading.Event) -> None:
+    """Lead until ``over``. Runs go on without it, and the next daemon finds them.
+
+    Raises :class:`ConfigError` where another daemon leads, and
+    :class:`~orchestrator.dispatch.store.Deposed` where one has taken over.
+    """
+    fleet = read_fleet_file(run_root)
+    with ExitStack() as stack:
+        stack.enter_context(_alone(fleet.state_dir))
+        store = stack.enter_context(Store(fleet.state_dir))
+        reader = NodesReader(fleet.ray_address)
+        stack.callback(reader.close)
+        drivers = ProcessDrivers(run_root, fleet.state_dir, say)
+        daemon = Daemon(store, drivers, reader.nodes, FleetFileReader(run_root, fleet).read, time.time, say)
+        daemon.lead(platform.node(), os.getpid())
+        jobs = len(store.read().live())
+        say(f"leads the queue of {run_root} with epoch {daemon.epoch}: {jobs} jobs that have not ended")
+        told_at = 0.0
+        while not over.is_set():
+            try:
+                daemon.step()
+                if time.monotonic() - told_at > EVERY_S:
+                    told_at = time.monotonic()
+                    write_seen(fleet.state_dir, reader.nodes(), time.time())
+            except Deposed:
+                raise
+            except RunDirectoryError as error:  # a disk that is full, say: it may have room again
+                say(f"{error}; it is tried again")
+                over.wait(_AGAIN_S)
+            over.wait(LOOK_S)
+
+
+class FleetFileReader:
+    """Reads the fleet file anew where it has been touched."""
+
+    def __init__(self, run_root: Path, fleet: FleetFile) -> None:
+        self._run_root, self._fleet = run_root, fleet
+        self._stamp = self._stamp_now()
+
+    def read(self) -> FleetFile:
+        """What it says now; the folder of the queue stays where it was."""
+        stamp = self._stamp_now()
+        if stamp != self._stamp or stamp is None:
+            fleet = read_fleet_file(self._run_root)
+            if fleet.state_dir != self._fleet.state_dir or fleet.ray_address != self._fleet.ray_address:
+                raise ConfigError(
+                    f"{fleet.path}: state_dir and ray_address are read when the daemon starts; start it again"
+                    " to change them"
+                )
+            self._fleet, self._stamp = fleet, stamp
+        return self._fleet
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        try:
+            seen = (self._run_root / NAME).stat()
+            return seen.st_mtime_ns, seen.st_size, seen.st_ino
+        except OSError:
+            return None
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    make_folder(state_dir)
+    with open_no_link(state_dir / LOCK, "a+") as lock:
+        if not taken(lock):
+            lock.seek(0)
+            holder = lock.read(_MOST_LOCK_BYTES).strip() or "unknown"
+            raise ConfigError(
+                f"{state_dir}: a daemon leads this queue already (process {holder}); there is one for a run"
+                f" root: leave it, or end it with 'kill {holder}'"
+            )
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def daemon_pid(state_dir: Path) -> int | None:
+    """The process of the daemon that leads; None where there is none."""
+    try:
+        lock = papers.open_plain(state_dir / LOCK)
+    except (OSError, papers.PaperError):
+        return None
+    with lock:
+        if not is_held(lock):
+            return None
+        text = lock.read(_MOST_LOCK_BYTES).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else None
+
+
+def start_daemon(run_root: Path) -> int | None:
+    """Start one in the background unless one leads; returns its process once it does, None where it does not.
+
+    Raises :class:`ConfigError` for a fleet file that cannot be taken.
+    """
+    fleet = read_fleet_file(run_root)
+    make_folder(fleet.state_dir)
+    if (leads := daemon_pid(fleet.state_dir)) is not None:
+        return leads
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    log = os.open(fleet.state_dir / LOG, flags, 0o600)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "dispatch", f"run_root={run_root}"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(log)
+    deadline_s = time.monotonic() + _BEGIN_S
+    while time.monotonic() < deadline_s and child.poll() is None:
+        if (leads := daemon_pid(fleet.state_dir)) is not None:
+            return leads
+        time.sleep(0.05)
+    return None

@@ -1,0 +1,58 @@
+"""The words of our own command line with which a job is started where the books say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from orchestrator.dispatch.entries import Entry, NodeSlot
+from orchestrator.dispatch.fleet_file import FleetFile
+from orchestrator.errors import ClusterError, ConfigError
+
+
+def shape_words(gpus: int, gpus_per_node: int) -> tuple[str, ...]:
+    """How a gang lies on nodes: on one, or on whole ones.
+
+    Raises :class:`ConfigError` for one that would need a node in part beside whole ones.
+    """
+    if gpus <= gpus_per_node:
+        return ("cluster.nodes=1", f"cluster.gpus_per_node={gpus}")
+    if gpus % gpus_per_node:
+        lower = gpus - gpus % gpus_per_node
+        raise ConfigError(
+            f"cluster.nodes × cluster.gpus_per_node is {gpus}: more than a node of the pool has"
+            f" ({gpus_per_node}), and no whole number of nodes; choose {lower} or {lower + gpus_per_node}"
+        )
+    return (f"cluster.nodes={gpus // gpus_per_node}", f"cluster.gpus_per_node={gpus_per_node}")
+
+
+def start_words(
+    entry: Entry, fleet: FleetFile, slots: Mapping[tuple[str, int], NodeSlot], run_root: Path
+) -> tuple[str, ...]:
+    """Those of the pool, of the job, and of this start.
+
+    Raises :class:`ClusterError` where its nodes are not known any more.
+    """
+    placement = entry.job.placement
+    assert placement is not None, "what starts has a placement"
+    there = fleet.pool(placement.pool)
+    bound = [slots.get((placement.pool, number)) for number in placement.nodes]
+    ids = [slot.node_id for slot in bound if slot is not None]
+    if len(ids) < len(bound):
+        raise ClusterError(f"{entry.key}: a node of {placement.pool} that it was to run on is not known")
+    address = (f"ray_address={fleet.ray_address}",) if fleet.ray_address else ()
+    own = (
+        *shape_words(sum(placement.gpus), there.pool.gpus_per_node),
+        *address,
+        f"run_root={run_root}",
+        f"run_name={entry.job.run_name}",
+        "job.resume=auto",
+        f"launch.node_ids=[{','.join(ids)}]",
+    )
+    return joined(there.words, entry.job.spec.overrides, own)
+
+
+def joined(before: tuple[str, ...], job: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a job with others around them; the command of the job, if it has one, stays the last."""
+    place = job.index("--") if "--" in job else len(job)
+    return (*before, *job[:place], *after, *job[place:])

@@ -1,0 +1,273 @@
+"""How a job gets into the queue: planned for each pool that it may run in, and refused before that where it
+cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.config.schema import Config
+from orchestrator.dispatch.books import Books, month_of
+from orchestrator.dispatch.entries import Entry
+from orchestrator.dispatch.facts import Fact, Submitted
+from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
+from orchestrator.dispatch.queue_view import Outlook
+from orchestrator.dispatch.start_words import joined, shape_words
+from orchestrator.dispatch.store import Store
+from orchestrator.dispatch.times import time_of, told
+from orchestrator.driver.planning import make_plan
+from orchestrator.errors import ConfigError, near_miss
+from orchestrator.fleet.jobs import JobSpec, JobState, PoolPlan
+from orchestrator.ledger.run_directory import check_run_name, new_run_name
+from orchestrator.papers import short
+from orchestrator.plan.plan import Plan
+from orchestrator.text import seconds_in_words
+from orchestrator.users import user_name
+
+# Of a published run's step time; a plan's hours depend on more than that.
+_LEAST_ERROR, _UNKNOWN_ERROR = 0.1, 0.5
+
+Compose = Callable[[Sequence[str]], Config]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody types beside the words of the job itself; None is not said."""
+
+    team: str | None = None
+    job_class: str | None = None
+    deadline: str | None = None
+    key: str | None = None
+    pools: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    usd_per_hour: str | None = None
+    penalty_usd: str | None = None
+    preemptible: str | None = None
+
+
+def spec_of(
+    words: tuple[str, ...], asked: Asked, fleet: FleetFile, books: Books, compose: Compose, now: float
+) -> JobSpec:
+    """The job that is asked for. Raises :class:`ConfigError` for what cannot be."""
+    team, job_class = fleet.team(asked.team), fleet.job_class(asked.job_class)
+    deadline_at = None if asked.deadline is None else time_of("deadline", asked.deadline, now)
+    if deadline_at is not None and deadline_at <= now:
+        raise ConfigError(
+            f"deadline={short(asked.deadline)}: is past (it is {told(now, now)} now); give a later one, or"
+            " leave it out"
+        )
+    _check_after(asked, books)
+    _check_budget(team, fleet, books, now)
+    named = tuple(fleet.pool(name) for name in asked.pools) or fleet.pools
+    plans, config = _plans(words, named, bool(asked.pools), compose)
+    usd = _amount("usd_per_hour", asked.usd_per_hour)
+    key = asked.key or new_run_name(config.job.name)
+    check_key(key)
+    return JobSpec(
+        key,
+        team,
+        tuple(plan for plan, _ in plans),
+        owner=config.owner or user_name(),
+        script=Path(plans[0][1].script).name,
+        overrides=words,
+        job_class=job_class.name,
+        usd_per_hour=job_class.usd_per_hour if usd is None else usd,
+        rank=job_class.rank,
+        deadline_at=deadline_at,
+        penalty_usd=_amount("penalty_usd", asked.penalty_usd) or 0.0,
+        budget_usd=config.budget.usd,
+        preemptible=_truth("preemptible", asked.preemptible, default=True),
+        depends_on=asked.after,
+    )
+
+
+def check_key(key: str) -> None:
+    """A key is the name of the job's run too."""
+    try:
+        check_run_name(key)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("run_name=", "key=", 1)) from None
+
+
+def submit(store: Store, spec: JobSpec, run_root: Path, cwd: str, by: str, now: float) -> tuple[Entry, bool]:
+    """Write it down; returns the job as it is in the books, and whether it is new. The same key with the same
+    words is the same job, whoever sends it again after he was cut off.
+
+    Raises :class:`ConfigError` for a key that is another job's.
+    """
+    there = store.entry(spec.key)
+    if there is None and (run_root / spec.key / "journal.jsonl").exists():
+        raise ConfigError(
+            f"key={spec.key}: {run_root / spec.key} holds a run already that is not of the queue; choose"
+            " another key"
+        )
+
+    def choose(books: Books) -> list[Fact]:
+        nonlocal there
+        there = books.jobs.get(spec.key) or store.entry(spec.key)
+        if there is None:
+            return [Submitted(spec, spec.key, cwd)]
+        if _same(there.job.spec, spec):
+            return []
+        raise ConfigError(
+            f"key={spec.key}: is another job's already ({' '.join(there.job.spec.overrides)}, submitted"
+            f" {told(there.job.submitted_at, now)}, {there.job.state.value}); choose another key"
+        )
+
+    store.write(by, now, choose)
+    entry = store.entry(spec.key)
+    assert entry is not None
+    return entry, there is None
+
+
+def _same(one: JobSpec, other: JobSpec) -> bool:
+    """The same job, whatever has come of its plan and of what was moved since."""
+    return (one.overrides, one.team, one.owner, one.depends_on) == (
+        other.overrides,
+        other.team,
+        other.owner,
+        other.depends_on,
+    )
+
+
+def _plans(
+    words: tuple[str, ...], pools: Sequence[PoolEntry], named: bool, compose: Compose
+) -> tuple[list[tuple[PoolPlan, Plan]], Config]:
+    """A plan for each pool that can have the job. One that was not named may refuse it."""
+    found: list[tuple[PoolPlan, Plan]] = []
+    refused: list[ConfigError] = []
+    config = None
+    for each in pools:
+        try:
+            plan, composed = _plan(words, each, compose)
+        except ConfigError as error:
+            if named or len(pools) == 1:
+                raise
+            refused.append(error)
+            continue
+        found.append(plan)
+        config = config or composed
+    if config is None:
+        raise refused[0]
+    return found, config
+
+
+def _plan(words: tuple[str, ...], each: PoolEntry, compose: Compose) -> tuple[tuple[PoolPlan, Plan], Config]:
+    pool = each.pool
+    config = compose(joined(each.words, words, ()))
+    gpus = config.cluster.nodes * config.cluster.gpus_per_node
+    if gpus > pool.gpus:
+        raise ConfigError(
+            f"cluster.nodes × cluster.gpus_per_node is {gpus}, and pool {pool.name} has {pool.gpus}"
+            f" ({pool.nodes} nodes of {pool.gpus_per_node}): it would wait for ever; the largest that fits is"
+            f" cluster.nodes={pool.nodes} cluster.gpus_per_node={pool.gpus_per_node}"
+        )
+    shaped = shape_words(gpus, pool.gpus_per_node)
+    config = compose(joined(each.words, words, shaped))
+    plan = make_plan(config, observed=False)
+    predicted = plan.prediction
+    error = predicted.step_time_error
+    made = PoolPlan(
+        pool.name,
+        plan.layout.ranks,
+        predicted.hours,
+        max(error, _LEAST_ERROR) if error is not None else _UNKNOWN_ERROR,
+        predicted.step_time_s,
+        predicted.hours * plan.layout.ranks * pool.usd_per_gpu_hour if predicted.hours is not None else None,
+    )
+    return (made, plan), config
+
+
+def _check_after(asked: Asked, books: Books) -> None:
+    """What a job waits for has to be in the queue, or to have finished: so no circle can come to be."""
+    known = {*books.jobs, *books.finished}
+    for key in asked.after:
+        if key == asked.key:
+            raise ConfigError(f"after={key}: a job cannot wait for itself; leave it out")
+        if key not in known:
+            raise ConfigError(
+                f"after={short(key)}: there is no such job in the queue, nor one that has finished"
+                f"{near_miss(key, known)}; submit that one first"
+            )
+
+
+def _check_budget(team: str, fleet: FleetFile, books: Books, now: float) -> None:
+    limit = next((each.usd_per_month for each in fleet.teams if each.name == team), None)
+    month = books.months.get((team, month_of(now)))
+    if limit is not None and month is not None and month.usd >= limit:
+        raise ConfigError(
+            f"team={team}: has spent its budget of {month.month} (${month.usd:,.2f} of ${limit:,.2f}); raise"
+            f" teams.{team}.usd_per_month in {fleet.path}, or wait for the next month"
+        )
+
+
+def _amount(key: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < math.inf:
+        raise ConfigError(f"{key}={short(text)}: has to be a number of dollars above 0")
+    return value
+
+
+def _truth(key: str, text: str | None, default: bool) -> bool:
+    if text not in (None, "true", "false"):
+        raise ConfigError(f"{key}={short(text)}: has to be true or false")
+    return default if text is None else text == "true"
+
+
+def moved_spec(entry: Entry, asked: Asked, fleet: FleetFile, compose: Compose, now: float) -> JobSpec:
+    """The job with another class, deadline, cost of delay or pools. Raises :class:`ConfigError`."""
+    spec = entry.job.spec
+    if entry.job.state in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED, JobState.OVER_BUDGET):
+        raise ConfigError(f"{entry.key}: has ended ({entry.job.state.value}); submit it anew")
+    if asked.job_class is not None:
+        job_class = fleet.job_class(asked.job_class)
+        spec = replace(
+            spec, job_class=job_class.name, usd_per_hour=job_class.usd_per_hour, rank=job_class.rank
+        )
+    if (usd := _amount("usd_per_hour", asked.usd_per_hour)) is not None:
+        spec = replace(spec, usd_per_hour=usd)
+    if asked.deadline is not None:
+        at = time_of("deadline", asked.deadline, now)
+        if at <= now:
+            raise ConfigError(f"deadline={short(asked.deadline)}: is past; give a later one")
+        spec = replace(spec, deadline_at=at)
+    if asked.pools:
+        pools = tuple(fleet.pool(name) for name in asked.pools)
+        here = entry.job.placement
+        if here is not None and here.pool not in asked.pools:
+            raise ConfigError(
+                f"pool={','.join(asked.pools)}: {entry.key} is on {here.pool} now; hold it first"
+                f" ('hold {entry.key}'), move it, and let it go with 'hold {entry.key} --off'"
+            )
+        plans, _ = _plans(spec.overrides, pools, True, compose)
+        spec = replace(spec, plans=tuple(plan for plan, _ in plans))
+    return spec
+
+
+def check_deadline(spec: JobSpec, outlook: Outlook, typed: str, now: float) -> None:
+    """Raises :class:`ConfigError` for one that not even one future in ten meets, where the plan has a
+    time."""
+    if spec.deadline_at is None or all(plan.hours is None for plan in spec.plans):
+        return
+    ends = outlook.ends
+    if ends is not None and ends.low_unix_s <= spec.deadline_at:
+        return
+    late = (
+        "nothing that is to come lets it start"
+        if ends is None
+        else (
+            f"as things are it ends {told(ends.low_unix_s, now)} at the earliest,"
+            f" {seconds_in_words(ends.low_unix_s - spec.deadline_at)} late"
+        )
+    )
+    raise ConfigError(
+        f"deadline={short(typed)}: cannot be met: {late}; give a later one, more GPUs, or a class that is"
+        " worth more"
+    )

@@ -1,0 +1,204 @@
+"""The daemon with scripted drivers and a fake clock: whatever is killed, no job is lost, and none runs
+twice."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.dispatch.daemon import Daemon
+from orchestrator.dispatch.facts import CancelAsked, HeldBack, LetGo
+from orchestrator.dispatch.reconcile import MOST_LOSSES
+from orchestrator.dispatch.store import Deposed
+from orchestrator.errors import ConfigError
+from orchestrator.fleet.jobs import ENDED, JobState
+from tests.support.dispatch_world import Crash, FakeCluster
+
+_MOST_TICKS = 3000
+
+
+def played(cluster: FakeCluster, daemon: Daemon, ticks: int) -> Daemon:
+    """So many looks, with a new daemon wherever one is killed."""
+    for _ in range(ticks):
+        try:
+            daemon.step()
+        except Crash:
+            daemon.store.close()
+            daemon = reborn(cluster)
+        cluster.tick()
+    return daemon
+
+
+def reborn(cluster: FakeCluster) -> Daemon:
+    while True:
+        try:
+            return cluster.daemon()
+        except Crash:
+            continue
+
+
+def until_over(cluster: FakeCluster, daemon: Daemon) -> None:
+    for _ in range(_MOST_TICKS):
+        if all(cluster.state(key) in ENDED for key in cluster.runs):
+            return
+        daemon = played(cluster, daemon, 1)
+    raise AssertionError({key: cluster.state(key) for key in cluster.runs})
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_is_killed_no_job_is_lost_and_none_runs_twice(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    dice = random.Random(seed)
+    cluster = FakeCluster(tmp_path_factory.mktemp("fleet"), nodes=2, seed=seed, odds=0.03)
+    daemon = reborn(cluster)
+    saved: dict[str, int] = {}
+    for number in range(6):
+        gpus = dice.choice((1, 4, 8, 16))
+        usd = dice.choice((1.0, 10.0, 1000.0))
+        cluster.submit(f"job-{number}", gpus, dice.randrange(3, 30), usd_per_hour=usd)
+        for _ in range(dice.randrange(10)):
+            daemon = played(cluster, daemon, 1)
+            if dice.random() < 0.1:
+                cluster.kill(f"job-{dice.randrange(number + 1)}")
+            for key, run in cluster.runs.items():
+                assert run.step >= saved.get(key, 0), "worse than its last saved step"
+                saved[key] = run.saved
+    until_over(cluster, daemon)
+    assert {cluster.state(key) for key in cluster.runs} == {JobState.FINISHED}
+    assert all(run.step == run.steps for run in cluster.runs.values())
+    rows = cluster.looks.rows()
+    cluster.looks.rebuild()
+    assert cluster.looks.rows() == rows
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> FakeCluster:
+    return FakeCluster(tmp_path, nodes=2)
+
+
+def test_who_is_worth_more_gets_the_gpus_of_who_is_worth_less_and_both_finish(cluster: FakeCluster) -> None:
+    daemon = cluster.daemon()
+    cluster.submit("long", 16, 200, usd_per_hour=1.0)
+    daemon = played(cluster, daemon, 20)
+    cluster.submit("short", 8, 5, usd_per_hour=1000.0)
+    daemon = played(cluster, daemon, 6)
+    assert cluster.runs["short"].alive == 1
+    books = cluster.looks.read()
+    assert books.jobs["long"].for_jobs == ("short",)
+    assert books.jobs["short"].paid_usd > 0
+    step = cluster.runs["long"].saved
+    assert step > 10
+    until_over(cluster, daemon)
+    assert cluster.runs["long"].starts == 2
+    entry = cluster.looks.entry("long")
+    assert entry is not None
+    assert (entry.job.preemptions, entry.job.state) == (1, JobState.FINISHED)
+
+
+def test_a_job_is_submitted_while_no_daemon_runs(cluster: FakeCluster) -> None:
+    cluster.submit("a", 8, 3)
+    until_over(cluster, cluster.daemon())
+
+
+def test_a_second_daemon_deposes_the_first(cluster: FakeCluster) -> None:
+    cluster.submit("a", 8, 3)
+    first, second = cluster.daemon(), cluster.daemon()
+    with pytest.raises(Deposed):
+        played(cluster, first, 5)
+    until_over(cluster, second)
+
+
+def test_who_is_held_leaves_and_goes_on_when_it_is_let_go(cluster: FakeCluster) -> None:
+    daemon = played(cluster, _submitted(cluster, "a"), 8)
+    cluster.say(HeldBack("a", "later"))
+    daemon = played(cluster, daemon, 8)
+    assert (cluster.state("a"), cluster.runs["a"].alive) == (JobState.HELD, None)
+    cluster.say(LetGo("a"))
+    until_over(cluster, daemon)
+    assert cluster.state("a") is JobState.FINISHED
+
+
+def test_who_is_cancelled_saves_and_ends(cluster: FakeCluster) -> None:
+    daemon = played(cluster, _submitted(cluster, "a"), 8)
+    cluster.say(CancelAsked("a"))
+    until_over(cluster, daemon)
+    assert cluster.state("a") is JobState.CANCELLED
+    assert cluster.runs["a"].saved == cluster.runs["a"].step > 0
+
+
+def test_who_is_cancelled_on_the_way_never_runs(cluster: FakeCluster) -> None:
+    daemon = _submitted(cluster, "a")
+    daemon.step()
+    cluster.runs["a"].on_the_way = [(1, 2)]
+    cluster.say(CancelAsked("a"))
+    until_over(cluster, daemon)
+    played(cluster, daemon, 5)
+    assert cluster.runs["a"].starts == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [(6, JobState.FAILED), (8, JobState.OVER_BUDGET), (3, JobState.FINISHED)],
+)
+def test_a_driver_that_ends_by_itself_is_believed(cluster: FakeCluster, code: int, state: JobState) -> None:
+    cluster.submit("a", 8, 10)
+    cluster.runs["a"].code = code
+    until_over(cluster, cluster.daemon())
+    assert cluster.state("a") is state
+
+
+def test_a_driver_that_is_lost_again_and_again_is_held_for_somebody_to_look(cluster: FakeCluster) -> None:
+    daemon = _submitted(cluster, "a")
+    for _ in range(40 * MOST_LOSSES):
+        daemon = played(cluster, daemon, 1)
+        if cluster.runs["a"].alive is not None:
+            daemon.step()
+            cluster.runs["a"].saved = 0
+            cluster.kill("a")
+    entry = cluster.looks.entry("a")
+    assert entry is not None
+    assert entry.job.state is JobState.HELD
+    assert entry.because == f"its driver was lost {MOST_LOSSES + 1} times in a row without a new step"
+
+
+def test_nodes_that_are_gone_free_what_ran_there_and_come_back_by_their_host(cluster: FakeCluster) -> None:
+    daemon = played(cluster, _submitted(cluster, "a", gpus=16), 8)
+    before, cluster.nodes = cluster.nodes, None
+    daemon = played(cluster, daemon, 10)
+    assert cluster.state("a") is JobState.QUEUED
+    assert before is not None
+    cluster.nodes = tuple(replace(node, node_id=f"{node.node_id}-again") for node in reversed(before))
+    until_over(cluster, daemon)
+    slots = cluster.looks.read().nodes
+    assert {at[1]: (slot.host, slot.node_id) for at, slot in slots.items()} == {
+        0: ("node0", "id-0-again"),
+        1: ("node1", "id-1-again"),
+    }
+
+
+def test_a_fleet_file_that_is_wrong_is_told_once_and_the_one_before_stays(cluster: FakeCluster) -> None:
+    daemon = played(cluster, _submitted(cluster, "a"), 3)
+
+    def refuse() -> None:
+        raise ConfigError("fleet.yaml: pools: no")
+
+    good, daemon.read_fleet = daemon.read_fleet, refuse  # type: ignore[assignment]
+    played(cluster, daemon, 5)
+    daemon.read_fleet = good
+    until_over(cluster, daemon)
+    assert cluster.said == [
+        "fleet.yaml: pools: no; going on with what it said before",
+        f"{cluster.fleet.path}: can be read again",
+    ]
+
+
+def _submitted(cluster: FakeCluster, key: str, gpus: int = 8) -> Daemon:
+    cluster.submit(key, gpus, 40)
+    return cluster.daemon()

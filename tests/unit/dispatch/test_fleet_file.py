@@ -1,0 +1,135 @@
+"""What people write of pools, teams and classes: each thing that cannot be is refused in one line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from orchestrator.dispatch.fleet_file import read_fleet_file
+from orchestrator.dispatch.times import time_of, told
+from orchestrator.errors import ConfigError
+
+GOOD = """
+pools:
+  h100: {nodes: 4, gpus_per_node: 8, usd_per_gpu_hour: 2.5, words: [cluster=dgx_h100], labels: {rack: 7}}
+  cpus: {nodes: 2, gpus_per_node: 2, resource: CPU}
+teams:
+  nlp: {quota: {h100: 16}, weight: 2, borrow_limit: 16, usd_per_month: 90000}
+  cv: {quota: {h100: 16}}
+classes:
+  product: {usd_per_hour: 100}
+  batch: {default: true}
+  urgent: {before_all_others: true}
+policy: {min_run_s: 60, most_moves: 2}
+"""
+
+
+def read(folder: Path, text: str) -> object:
+    (folder / "fleet.yaml").write_text(text)
+    return read_fleet_file(folder)
+
+
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text(GOOD)
+    fleet = read_fleet_file(tmp_path)
+    h100, cpus = fleet.pools
+    assert (h100.pool.gpus, h100.pool.usd_per_gpu_hour, h100.words) == (32, 2.5, ("cluster=dgx_h100",))
+    assert (h100.labels, cpus.resource) == ((("rack", "7"),), "CPU")
+    assert [(team.name, team.quota_in("h100"), team.borrow_limit) for team in fleet.teams] == [
+        ("nlp", 16, 16),
+        ("cv", 16, None),
+    ]
+    assert (fleet.job_class("product").usd_per_hour, fleet.job_class(None).name) == (100.0, "batch")
+    assert fleet.job_class("urgent").rank == 1
+    assert (fleet.policy.min_run_s, fleet.policy.most_moves, fleet.policy.aging) == (60.0, 2, 0.1)
+    assert fleet.state_dir == tmp_path / "fleet"
+
+
+ONE = "pools: {h100: {nodes: 4, gpus_per_node: 8}}\n"
+REFUSED = [
+    ("", "all of it: None has to be a map with state_dir, ray_address, pools, teams"),
+    ("pools: {}", "pools: there is none; write at least"),
+    ("pool: {}", "pool: there is no such key; did you mean 'pools'?"),
+    ("pools: {a: {nodes: 0, gpus_per_node: 8}}", "pools.a.nodes: 0 has to be a whole number from 1 to"),
+    ("pools: {a: {nodes: 1}}", "pools.a.gpus_per_node: None has to be a whole number"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, usd_per_gpu_hour: -1}}", "-1 has to be a number from 0"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, usd_per_gpu_hour: .nan}}", "nan has to be a number from 0"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, words: [x]}}", "has to be a list of KEY=VALUE"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, resource: TPU}}", "'TPU' has to be one of GPU, CPU"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, until: soon}}", "until='soon': is no time"),
+    (ONE + "teams: {a: {quota: {h10: 8}}}", "teams.a.quota.h10: there is no such key; did you mean 'h100'?"),
+    (
+        ONE + "teams: {a: {quota: {h100: 20}}, b: {quota: {h100: 20}}}",
+        "quotas of h100 add up to 40 (a 20 + b 20), and it has 32 (4 nodes of 8); lower one by 8, or raise",
+    ),
+    (ONE + "teams: {a: {weight: 0}}", "teams.a.weight: 0 has to be a number above 0"),
+    (ONE + "teams: [a]", "teams: a list of 1 has to be a map of names"),
+    (ONE + "classes: {a: {default: true}, b: {default: true}}", "a and b are both the default"),
+    (ONE + "classes: {a: {before_all_others: 3}}", "has to be true or false"),
+    (ONE + "policy: {hysteresis: 2}", "policy.hysteresis: 2 has to be above 0 and at most 1"),
+    (ONE + "policy: {ageing: 2}", "policy.ageing: there is no such key; did you mean 'aging'?"),
+    ("pools: [", "it is not YAML that can be read"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        read(tmp_path, text)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "fleet.yaml" in str(refused.value)
+
+
+def test_names_that_are_not_there_are_refused_with_the_near_miss(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text(GOOD)
+    fleet = read_fleet_file(tmp_path)
+    with pytest.raises(ConfigError, match="team='nlpp': there is no such team; did you mean 'nlp'"):
+        fleet.team("nlpp")
+    with pytest.raises(ConfigError, match=r"team: which one\? there are nlp, cv; say e.g. team=nlp"):
+        fleet.team(None)
+    with pytest.raises(ConfigError, match="class='produkt': there is no such class; did you mean 'product'"):
+        fleet.job_class("produkt")
+    with pytest.raises(ConfigError, match="pool='h200': there is no such pool; did you mean 'h100'"):
+        fleet.pool("h200")
+
+
+def test_a_file_that_is_not_there_says_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is not there, .*; write at least 'pools: "):
+        read_fleet_file(tmp_path)
+
+
+NOW = datetime(2026, 11, 27, 12, 0).timestamp()  # a Friday
+
+
+@pytest.mark.parametrize(
+    ("text", "when"),
+    [
+        ("3h", datetime(2026, 11, 27, 15, 0)),
+        ("in 90 min", datetime(2026, 11, 27, 13, 30)),
+        ("18:00", datetime(2026, 11, 27, 18, 0)),
+        ("9:30", datetime(2026, 11, 28, 9, 30)),
+        ("fri 18:00", datetime(2026, 11, 27, 18, 0)),
+        ("fri 9:00", datetime(2026, 12, 4, 9, 0)),
+        ("Monday 8:00", datetime(2026, 11, 30, 8, 0)),
+        ("tomorrow", datetime(2026, 11, 28, 23, 59)),
+        ("2026-12-01 18:00", datetime(2026, 12, 1, 18, 0)),
+        ("2026-12-01", datetime(2026, 12, 1)),
+    ],
+)
+def test_times_are_typed_as_people_say_them(text: str, when: datetime) -> None:
+    assert time_of("deadline", text, NOW) == when.timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "fry 18:00", "18", "2026-13-01", "-3h"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"deadline=.*: is no time; write 3h"):
+        time_of("deadline", text, NOW)
+
+
+def test_a_time_is_told_as_short_as_it_can_be() -> None:
+    assert told(NOW + 3600.0, NOW) == "13:00"
+    assert told(NOW + 86400.0, NOW) == "sat 12:00"
+    assert told(NOW + 30 * 86400.0, NOW) == "2026-12-27 12:00"
