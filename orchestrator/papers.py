@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import types
 import typing
@@ -171,11 +172,11 @@ def read_object(path: Path | str, most_bytes: int = MOST_BYTES) -> dict[str, Any
 
 
 def yaml_of(text: str, most_values: int = MOST_VALUES) -> Any:
-    """A value of YAML's plain types. Raises PaperError, also for what stands for more than
-    ``most_values``."""
+    """A value of YAML's plain types; 1e9 is a number, as Hydra has it. Raises PaperError, also for what
+    stands for more than ``most_values``."""
     import yaml
 
-    loader = yaml.CSafeLoader(text)
+    loader = _yaml_loader()(text)
     try:
         node = loader.get_single_node()
         if values_in(node) > most_values:
@@ -191,6 +192,19 @@ def yaml_of(text: str, most_values: int = MOST_VALUES) -> Any:
         raise PaperError(f"it is not YAML that can be read ({one_line(str(error))})") from None
     finally:
         loader.dispose()
+
+
+@functools.cache
+def _yaml_loader() -> type[yaml.CSafeLoader]:
+    """YAML 1.1 has no number without a point before its exponent, and takes that for text."""
+    import yaml
+
+    class Loader(yaml.CSafeLoader):  # type: ignore[misc]
+        pass
+
+    number = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return Loader
 
 
 def values_in(node: yaml.Node | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from hypothesis import settings
 from orchestrator.config import load
 from tests.support.compositions import Compositions
 from tests.support.mlflow_server import make_database
+
+# A shell without job control starts what goes on in its background with Ctrl-C ignored, and drivers that
+# inherit that rightly keep it so; those of the tests are to hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How fast an example runs says something about the machine; benchmarks measure speed.
 settings.register_profile("untimed", deadline=None)

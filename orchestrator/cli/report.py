@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, TypedDict
 
 from rich.console import Console
@@ -14,15 +15,18 @@ from orchestrator.cli.show.terminal import Terminal
 from orchestrator.cli.show.written import place_of, write_at
 from orchestrator.driver.handle import Run
 from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.resume import resume_command
 from orchestrator.errors import ConfigError
-from orchestrator.events import RunEnded
+from orchestrator.events import RunEnded, Status
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.energy import Drawn
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.loss_trail import loss_trail
-from orchestrator.ledger.run_directory import find_run
+from orchestrator.ledger.run_directory import LOST, find_run
 from orchestrator.text import bytes_in_words
+
+_CAN_GO_ON = frozenset({LOST, *Status} - {Status.FINISHED})
 
 
 class RunReport(TypedDict):
@@ -80,3 +84,7 @@ def report(
     if found:
         console.print()
         console.print(incidents_table(found))
+    if state in _CAN_GO_ON:
+        console.print()
+        told = f"to go on with it: {resume_command(directory, Path.cwd())}"
+        console.print(told, soft_wrap=True, highlight=False, markup=False)

@@ -23,7 +23,7 @@ from orchestrator.fleet.jobs import JobSpec, JobState, PoolPlan
 from orchestrator.ledger.run_directory import check_run_name, new_run_name
 from orchestrator.papers import short
 from orchestrator.plan.plan import Plan
-from orchestrator.text import seconds_in_words
+from orchestrator.text import seconds_in_words, usd
 from orchestrator.users import user_name
 
 # Of a published run's step time; a plan's hours depend on more than that.
@@ -198,7 +198,7 @@ def _check_budget(team: str, fleet: FleetFile, books: Books, now: float) -> None
     month = books.months.get((team, month_of(now)))
     if limit is not None and month is not None and month.usd >= limit:
         raise ConfigError(
-            f"team={team}: has spent its budget of {month.month} (${month.usd:,.2f} of ${limit:,.2f}); raise"
+            f"team={team}: has spent its budget of {month.month} ({usd(month.usd)} of {usd(limit)}); raise"
             f" teams.{team}.usd_per_month in {fleet.path}, or wait for the next month"
         )
 

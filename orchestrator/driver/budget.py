@@ -13,7 +13,7 @@ from orchestrator.config.budget_schema import BudgetConfig
 from orchestrator.config.schema import Config
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.prices import Prices
-from orchestrator.driver.shared_budgets import SharedBudgets
+from orchestrator.driver.shared_budgets import SharedBudgets, shared_remarks
 from orchestrator.errors import ConfigError
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.ledger import Ledger
@@ -133,8 +133,9 @@ def budget_remarks(config: Config, plan: Plan) -> list[str]:
     what a run would be refused for."""
     check_budget(config.budget)
     remarks: list[str] = []
-    check_against_plan(config, plan, caps_of(config, plan, time.time()), remarks.append)
-    return remarks
+    now_s = time.time()
+    check_against_plan(config, plan, caps_of(config, plan, now_s), remarks.append)
+    return remarks + shared_remarks(config, plan, now_s)
 
 
 def check_resumed(config: Config, plan: Plan, caps: Caps, folded: Folded) -> None:

@@ -13,6 +13,7 @@ from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import JournalError
 from orchestrator.events import Record, RunEnded, RunStarted, Status
+from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.charge import cost_usd
 from orchestrator.ledger.run_directory import LOST, holder
 from orchestrator.records import record_from_json
@@ -145,9 +146,11 @@ def _run_seen(run_dir: Path, folded: Folded) -> RunSeen:
 
 
 def live(run: LiveRun, now_s: float) -> RunSeen:
-    """Nodes are paid for from the moment they are held."""
+    """Nodes are paid for from the moment they are held. What its journal says counts where that is to be
+    had: it knows of earlier drivers, and of prices that have changed since; else the price of its plan
+    does."""
     held_s = max(0.0, now_s - run.since_unix_s)
-    return {
+    seen: RunSeen = {
         "name": run.name,
         "nodes": run.nodes,
         "ranks": run.ranks,
@@ -159,3 +162,22 @@ def live(run: LiveRun, now_s: float) -> RunSeen:
         "held_s": held_s,
         "cost_usd": cost_usd(held_s * run.ranks, run.usd_per_gpu_hour),
     }
+    if (bill := _bill_of(Path(run.run_dir), now_s)) is not None:
+        seen["cost_usd"] = bill.cost_usd
+        seen["held_s"] = sum(bill.gpu_seconds.values()) / max(1, run.ranks)
+    return seen
+
+
+def _bill_of(run_dir: Path, now_s: float) -> Bill | None:
+    """Up to this moment; None where the journal is not here, or somebody else's."""
+    path = run_dir / "journal.jsonl"
+    try:
+        if whose(run_dir) or whose(path) or not path.is_file():
+            return None
+        folded = JournalFold(run_dir).catch_up()
+    except (JournalError, OSError):
+        return None
+    if folded.run is None or folded.last is None:
+        return None
+    since_s = max(0.0, now_s - folded.last.time_unix_s)
+    return folded.ledger.bill(folded.last.elapsed_s + since_s)

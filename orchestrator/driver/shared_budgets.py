@@ -11,10 +11,11 @@ from orchestrator.budget_events import SharedBudgetWarned
 from orchestrator.config.schema import Config
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.ledger.pools import CLAIM_S, RENEW_S, Amounts, Claims, pools_in
+from orchestrator.ledger.pools import CLAIM_S, RENEW_S, Amounts, Claims, Pool, pools_in, taken_of
 from orchestrator.plan.plan import Plan
 from orchestrator.supervise.budget_words import amount
 from orchestrator.supervise.spending import S_PER_HOUR, WARN_SHARE, Cap, Spent
+from orchestrator.text import usd
 from orchestrator.users import user_name
 
 FILE = "budgets.yaml"
@@ -103,40 +104,85 @@ def shared_budgets(
 
     Raises :class:`ConfigError` where nothing is left of it.
     """
-    path = Path(config.budgets) if config.budgets else Path(config.run_root) / FILE
-    if not config.budgets and not path.exists():
-        return None
-    payers = {
-        "owner": config.owner or user_name(),
-        "project": config.project,
-        "cost_center": config.cost_center,
-    }
-    pools = pools_in(path, payers)
+    _path, pools = _pools_of(config)
     if not pools:
         return None
-    seconds = CLAIM_S + config.budget.first_save_s
-    gpu_hours = plan.layout.ranks * seconds / S_PER_HOUR
-    wish = Amounts(gpu_hours * plan.billed_by.usd_per_gpu_hour, gpu_hours)
+    wish = _held_for(CLAIM_S + config.budget.first_save_s, plan)
     who = " and ".join(sorted({str(pool) for pool in pools}))
     claims = Claims(Path(config.run_root).resolve(), run, pools)
     shared = SharedBudgets(claims, ledger, wish, notice, who, unit=plan.unit)
     bill = ledger.bill()
     total = Amounts(bill.cost_usd, bill.gpu_hours)
     most = shared.draw(total)
-    least = config.budget.first_save_s / seconds
-    too_little = most.usd - bill.cost_usd <= least * wish.usd if wish.usd else False
-    if too_little or most.gpu_hours - bill.gpu_hours <= least * wish.gpu_hours:
+    left = Amounts(most.usd - total.usd, most.gpu_hours - total.gpu_hours)
+    if (refusal := _refusal(config, plan, left)) is not None:
         shared.give_back()
-        left = Amounts(most.usd - total.usd, most.gpu_hours - total.gpu_hours)
-        saving = Amounts(least * wish.usd, least * wish.gpu_hours)
-        found, needed = _amounts(left, saving, plan.unit)
-        raise ConfigError(
-            f"budgets={path}: of what {who} may spend this month {found} is neither spent nor claimed by"
-            f" other runs, and saving and stopping alone may take {needed} ({config.budget.first_save_s:g} s,"
-            " budget.first_save_s); raise it there, or wait for a run to end or the next month"
-        )
+        raise refusal
     shared.say_if_short(total, most)
     return shared
+
+
+def shared_remarks(config: Config, plan: Plan, now_unix_s: float) -> list[str]:
+    """What there is to say of shared budgets beside a plan that is only looked at, of which nothing is
+    claimed. Raises :class:`ConfigError` for what a run would be refused for."""
+    _path, pools = _pools_of(config)
+    costs = plan.prediction.costs
+    remarks = []
+    for pool in pools:
+        try:
+            found = taken_of(Path(config.run_root).resolve(), pool, now_unix_s)
+        except RunDirectoryError as error:
+            remarks.append(f"the shared budget of {pool} cannot be read: {error}")
+            continue
+        if found is None:
+            continue
+        left = Amounts(
+            math.inf if pool.usd is None else pool.usd - found.spent.usd,
+            math.inf if pool.gpu_hours is None else pool.gpu_hours - found.spent.gpu_hours,
+        )
+        if (refusal := _refusal(config, plan, left)) is not None:
+            raise refusal
+        if math.isfinite(left.usd) and costs and costs[0].usd > left.usd:
+            remarks.append(
+                f"of the shared budget of {pool} for {found.month} {usd(left.usd)} of {usd(pool.usd)} is"
+                f" neither spent nor claimed, and the run is planned to cost {usd(costs[0].usd)}: it saves"
+                " and stops before more is spent"
+            )
+    return remarks
+
+
+def _pools_of(config: Config) -> tuple[Path, list[Pool]]:
+    path = Path(config.budgets) if config.budgets else Path(config.run_root) / FILE
+    if not config.budgets and not path.exists():
+        return path, []
+    payers = {
+        "owner": config.owner or user_name(),
+        "project": config.project,
+        "cost_center": config.cost_center,
+    }
+    return path, pools_in(path, payers)
+
+
+def _held_for(seconds: float, plan: Plan) -> Amounts:
+    """What the run takes if it holds what it is planned on for so long."""
+    gpu_hours = plan.layout.ranks * seconds / S_PER_HOUR
+    return Amounts(gpu_hours * plan.billed_by.usd_per_gpu_hour, gpu_hours)
+
+
+def _refusal(config: Config, plan: Plan, left: Amounts) -> ConfigError | None:
+    """Why a run that finds so much left may not begin; None where it may."""
+    saving = _held_for(config.budget.first_save_s, plan)
+    costs_too_much = saving.usd > 0 and left.usd <= saving.usd
+    if not costs_too_much and left.gpu_hours > saving.gpu_hours:
+        return None
+    path, pools = _pools_of(config)
+    who = " and ".join(sorted({str(pool) for pool in pools}))
+    found, needed = _amounts(left, saving, plan.unit)
+    return ConfigError(
+        f"budgets={path}: of what {who} may spend this month {found} is neither spent nor claimed by"
+        f" other runs, and saving and stopping alone may take {needed} ({config.budget.first_save_s:g} s,"
+        " budget.first_save_s); raise it there, or wait for a run to end or the next month"
+    )
 
 
 def _amounts(left: Amounts, needed: Amounts, unit: str) -> tuple[str, str]:

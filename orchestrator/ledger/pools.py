@@ -173,7 +173,7 @@ class Claims:
                 self._set(self._pools[number], month, total, Amounts(), self._wall())
 
     def _set(self, pool: Pool, month: str, total: Amounts, wish: Amounts, now_s: float) -> Amounts:
-        path = self._folder / f"{pool.payer}={quote(pool.name, safe='')}.{month}.json"
+        path = _claims_file(self._folder, pool, month)
         try:
             with self._locked(path):
                 runs = _read(path)
@@ -216,6 +216,25 @@ class Claims:
             yield
         finally:
             os.close(lock)
+
+
+def taken_of(run_root: Path, pool: Pool, now_unix_s: float) -> Spending | None:
+    """What runs have spent or claimed of a pool, without taking part in it; None where it is of another
+    month. Raises :class:`RunDirectoryError` where that cannot be read."""
+    month = pool.month(now_unix_s)
+    if month is None:
+        return None
+    path = _claims_file(run_root / FOLDER / "claims", pool, month)
+    try:
+        taken = [one.taken(now_unix_s) for one in _read(path).values()]
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: {error.strerror or error}") from None
+    together = Amounts(sum(one.usd for one in taken), sum(one.gpu_hours for one in taken))
+    return Spending(pool, month, together)
+
+
+def _claims_file(folder: Path, pool: Pool, month: str) -> Path:
+    return folder / f"{pool.payer}={quote(pool.name, safe='')}.{month}.json"
 
 
 def _to_group(path: Path) -> None:

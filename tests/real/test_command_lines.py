@@ -83,18 +83,21 @@ def test_after_ctrl_c_what_the_end_says_is_typed_and_the_same_command_goes_on(
 ) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     words = [UNTRACKED, *CPU, "job.ranks=1", "--", "python", "waits.py", "a b", "True", "${x}"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "run_name=a-wait", *words],
         cwd=tmp_path, env=kept, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
-    )  # fmt: skip
-    log = tmp_path / "runs" / "a-wait" / "logs" / "attempt-1.rank-0.log"
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (log.exists() and "SAW" in log.read_text()) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=TIMEOUT_S)[0]
+    ) as process:  # fmt: skip
+        try:
+            log = tmp_path / "runs" / "a-wait" / "logs" / "attempt-1.rank-0.log"
+            deadline = time.monotonic() + TIMEOUT_S
+            while not (log.exists() and "SAW" in log.read_text()) and time.monotonic() < deadline:
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=TIMEOUT_S)[0]
+        finally:
+            process.kill()
     assert process.returncode == 130, said
     (told,) = [line.partition(": ")[2] for line in said.splitlines() if "to go on with it: " in line]
     (tmp_path / "go").touch()

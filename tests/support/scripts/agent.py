@@ -22,7 +22,8 @@ for index in range(2):
     ranks.append(launcher.start(RankSpec(index, index, 2, f"rank {index}", script, [], folder, env, log)))
 pids = [launcher.pid] if isinstance(launcher, ZygoteLauncher) else []
 for rank in ranks:
-    while "waiting" not in (text := Path(rank.spec.log_path).read_text()):
+    written = Path(rank.spec.log_path)
+    while not written.exists() or "waiting" not in (text := written.read_text()):
         time.sleep(0.01)
     pids += [int(word) for word in text.split("\n")[0].split()[1:]]
 os.kill(ranks[1].pid, signal.SIGSTOP)

@@ -51,6 +51,11 @@ def test_a_report_is_the_summary_and_what_broke(call: Call, root: Path) -> None:
     assert out.strip().startswith("night-1 finished")
     assert "goodput" in out
     assert "GPU 2: made no progress any more at step" in " ".join(out.split())
+    assert "to go on with it" not in out, "it has finished"
+    for name in ("gone", "failed"):
+        told = call("report", name)[1].splitlines()[-1]
+        assert told.startswith("to go on with it: ")
+        assert told.endswith(f"orchestrator resume {name}")
     body = json.loads(call("report", "gone", "--json")[1])
     assert (body["run"], body["state"], body["bill"]["step"], body["incidents"]) == ("night-1", "lost", 3, [])
     (root / "new").mkdir()

@@ -54,7 +54,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*GPUS, "gpu.architecture=hoper"), "gpu.architecture=hoper: planner.matmul_efficiency has no such key; did you mean 'hopper'?"),
     (("+job.args.x=${nope}",), "no key is called 'nope'"),
     # flags
-    (("--csv",), "--csv: a flag of spend and compare, not of 'plan', which has --json; leave it out"),
+    (("--csv",), "--csv: a flag of spend, compare and simulate, not of 'plan', which has --json; leave it out"),
 ]  # fmt: skip
 
 

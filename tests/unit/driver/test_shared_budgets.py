@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.schema import Config
+from orchestrator.driver.budget import budget_remarks
 from orchestrator.driver.preflight import plan_of
 from orchestrator.driver.shared_budgets import SharedBudgets, shared_budgets
 from orchestrator.errors import ConfigError
@@ -82,5 +83,24 @@ def test_a_run_that_finds_nothing_left_is_refused_before_it_begins(tmp_path: Pat
         ConfigError, match=r"\$0.00280 is neither spent nor claimed by other runs, and saving"
     ):
         shared_budgets(config, "two", plan, Ledger(), print)
+    with pytest.raises(
+        ConfigError, match=r"\$0.00280 is neither spent nor claimed by other runs, and saving"
+    ):
+        budget_remarks(config, plan)
     first.give_back()
+    before = sorted((tmp_path / "spend" / "claims").iterdir())
+    assert budget_remarks(config, plan) == []
+    assert sorted((tmp_path / "spend" / "claims").iterdir()) == before, "a plan claims nothing"
     assert shared_budgets(config, "two", plan, Ledger(), print) is not None
+
+
+def test_a_plan_says_that_a_shared_budget_will_not_do(tmp_path: Path) -> None:
+    (tmp_path / "budgets.yaml").write_text("- {cost_center: '42', usd: 500}\n")
+    words = ("job=llama3_8b", "cluster=dgx_h100", f"run_root={tmp_path}", "cost_center='42'")
+    config = composed(*words)
+    (remark,) = budget_remarks(config, plan_of(config, observed=False))
+    assert "of the shared budget of cost_center=42 for 20" in remark
+    assert "$500.00 of $500.00 is neither spent nor claimed, and the run is planned to cost $" in remark
+    assert not (tmp_path / "spend").exists()
+    (tmp_path / "budgets.yaml").write_text("- {cost_center: '42', usd: 1e9}\n")
+    assert budget_remarks(config, plan_of(config, observed=False)) == []

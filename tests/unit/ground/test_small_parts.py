@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import papers
 from orchestrator.agent import facts
 from orchestrator.agent.corpus import survey
 from orchestrator.errors import ConfigError, RunDirectoryError
@@ -140,3 +141,11 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="disk full"):
         directory.write("plan.txt", "two")
     assert (tmp_path / "plan.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e9", 1e9), ("2.5E3", 2500.0), ("-1_0e-2", -0.1), ("1e", "1e"), ("'1e9'", "1e9"), ("12e4x", "12e4x")],
+)
+def test_a_number_of_yaml_may_have_an_exponent_without_a_point(text: str, value: object) -> None:
+    assert papers.yaml_of(f"usd: {text}") == {"usd": value}
