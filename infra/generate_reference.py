@@ -12,6 +12,7 @@ import dataclasses
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from orchestrator.cli.show.budget_json import BudgetResultJson
 from orchestrator.cli.show.owning import OwnAnswerJson
 from orchestrator.cli.show.serving import ServingAnswerJson
 from orchestrator.cli.show.sweep_table import SweptPlan
-from orchestrator.cluster import gauges
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
 from orchestrator.dispatch.queue_view import Outlook, QueuedJob
@@ -41,6 +41,8 @@ from orchestrator.ledger.mlflow.run_groups import Group
 from orchestrator.ledger.mlflow.runs import RunRow
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.money import Money
+from orchestrator.ledger.monitoring import gauges
+from orchestrator.ledger.monitoring.gauges import Gauge
 from orchestrator.ledger.node_notes import NodeHistory, NodeNote
 from orchestrator.ledger.notify.texts import VARIABLES
 from orchestrator.ledger.notify.words import Word
@@ -224,13 +226,26 @@ def named(meanings: dict[str, str], what: str) -> list[str]:
     return table([what, "unit", "meaning"], rows)
 
 
+def gauge_table(gauges: Sequence[Gauge], labels: Sequence[str]) -> list[str]:
+    rows = []
+    for gauge in gauges:
+        labelled = ", ".join(f"`{label}`" for label in (*labels, *gauge.more))
+        rows.append(
+            [f"`{gauge.name}`", unit_of(gauge.name.removeprefix("orchestrator_")), labelled, gauge.says]
+        )
+    return table(["gauge", "unit", "labels", "meaning"], rows)
+
+
 def gauges_section() -> list[str]:
     told = (
-        "They leave through Ray's metrics export, which puts `ray_` before the name. A figure that is not"
-        " known is not set."
+        "They leave through Ray's metrics export, which puts `ray_` before the name;"
+        " [Monitoring](monitoring.md) says who reads them. A figure that is not known is not set."
     )
-    lines = ["## Gauges", "", *wrapped(told), "", *named(gauges.DESCRIPTIONS, "gauge")]
-    return [*lines, *named(gauges.LABELS, "label")]
+    lines = ["## Gauges", "", *wrapped(told), "", "### Of a run", ""]
+    lines += gauge_table(gauges.RUN_GAUGES, list(gauges.LABELS))
+    lines += ["### Of the queue", "", *wrapped("Set by the daemon that leads it, where a Ray answers."), ""]
+    lines += gauge_table(gauges.QUEUE_GAUGES, [])
+    return [*lines, "### Labels", "", *named(gauges.ALL_LABELS, "label")]
 
 
 def mlflow_section() -> list[str]:

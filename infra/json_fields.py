@@ -28,7 +28,7 @@ NAMED = {"Node": Node, "ZygoteReport": ZygoteReport}
 UNITS = {
     r"_nats_per_token$": "nats per token",
     r"usd_per_million_tokens$": "US dollars per million tokens",
-    r"usd_per_gpu_hour$": "US dollars per hour",
+    r"usd_per_(gpu_)?hour$": "US dollars per hour",
     r"usd_per_step$": "US dollars per step",
     r"flops_per_token$": "FLOP per token",
     r"flops_per_gpu$": "FLOP/s",
@@ -41,7 +41,7 @@ UNITS = {
     r"_s$|^seconds": "seconds",
     r"(^|_)usd(_|$)": "US dollars",
     r"_bytes$": "bytes",
-    r"^(mean_)?[mh]fu$|goodput$|_error$": "share",
+    r"^(mean_)?[mh]fu$|goodput$|_error$|_share$": "share",
     r"gpu_hours": "GPU-hours",
     r"(^|_)hours(_|$)": "hours",
     r"(^|_)days$": "days",

@@ -77,11 +77,13 @@ class PricesAnnounced(Event):
 @dataclass(frozen=True)
 class ResourcesGranted(Event):
     """From here on ``gpus`` are held and paid for. ``warnings``: what about the nodes may cost the run its
-    work."""
+    work. ``domains``: in how many racks, blocks and so on the nodes are, by level, far to near; empty where
+    nobody has said where nodes are."""
 
     nodes: list[str]
     gpus: int
     warnings: list[str] = field(default_factory=list)
+    domains: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ class RunResumed(Event):
 class AttemptStarted(Event):
     """A generation of ranks was started; ``attempt`` counts from 1 and fences older ones.
 
-    ``restore_step`` is the step that all ranks were told to load, from ``restore_from`` (memory or
-    disk); None where there is nothing to load yet. ``restore_alone``: that checkpoint has a folder of its
-    own, in which the script has put more than DeepSpeed did. ``restore_path`` is the folder or file by which
-    the script knows what it is to load, "" where it is told of none; ``restore_has_earlier``: it has saved
-    that by itself, without DeepSpeed, and another whole one before it.
+    ``restore_step`` is the step that all ranks were told to load, from ``restore_from`` (memory, memory
+    parked on the node, or disk); None where there is nothing to load yet. ``restore_alone``: that checkpoint
+    has a folder of its own, in which the script has put more than DeepSpeed did. ``restore_path`` is the
+    folder or file by which the script knows what it is to load, "" where it is told of none;
+    ``restore_has_earlier``: it has saved that by itself, without DeepSpeed, and another whole one before it.
     """
 
     attempt: int

@@ -62,6 +62,7 @@ class RestoreSource(StrEnum):
     """Where the checkpoint lies from which an attempt goes on."""
 
     MEMORY = "memory"
+    PARKED = "parked"  # memory that the node's keeper has kept since an agent of the run ended there
     DISK = "disk"
 
 

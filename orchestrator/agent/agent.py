@@ -42,7 +42,9 @@ from orchestrator.agent.raylet import end_with_raylet
 from orchestrator.agent.resumed import Origin
 from orchestrator.agent.save_watch import SaveWatch
 from orchestrator.agent.snapshots import NodeSnapshots
+from orchestrator.agent.staging_dir import why_too_much
 from orchestrator.agent.system_metrics import Sampler
+from orchestrator.agent.zygote_pool import ZygoteLease
 from orchestrator.checkpoint.commits import Held, Restore
 from orchestrator.checkpoint.laid_out import InMemory
 from orchestrator.config.hardware import local_gpus
@@ -50,6 +52,7 @@ from orchestrator.config.signals import stop_numbers
 from orchestrator.rank.environment import held_back_remark
 from orchestrator.rank.launch.launcher import ExecLauncher, ForkingLauncher, Launcher, SharedZygote
 from orchestrator.rank.launch.preload import Preloaded
+from orchestrator.rank.launch.zygote_key import ZygoteKey
 
 AGENT = "orchestrator agent"
 
@@ -83,6 +86,7 @@ class NodeAgent(CheckpointFiles):
         self.assignment = assignment
         self.node_index = node_index
         self._warm = warm
+        self._parking = ""  # where the node's keeper parks slots
         self._place = Place("", "127.0.0.1") if place is None else place()
         self._zygote_remark: str | None = None
         self._since_unix_s = time.time()
@@ -115,14 +119,25 @@ class NodeAgent(CheckpointFiles):
             sender.follow(self._zygote_log().name)
         self._ready_launcher()
         if self.assignment.snapshot.enabled:
-            self._snapshots = self._ranks.snapshots = NodeSnapshots(self.assignment, self.node_index)
+            self._hold_slots()
+            description["parked"] = self._snapshots.parked_ranks if self._snapshots else []
         return {**description, "problems": self.compare(self.assignment.expected), "remarks": self._remarks()}
+
+    def be(self, node_index: int) -> None:
+        """Have other ranks than those that the node was to have, before any attempt: it has theirs in
+        memory."""
+        self.node_index = node_index
+        if self._snapshots is not None:
+            self._snapshots.close()
+            self._hold_slots()
 
     def compare(self, expected: Mapping[str, str]) -> list[str]:
         """What about this node differs from facts that are newer than the plan's."""
         self.assignment = replace(self.assignment, expected=dict(expected))
+        snapshot = self.assignment.snapshot
         try:
-            return differences(self.assignment)
+            too_much = why_too_much(snapshot.park_bytes, snapshot.dirs) if snapshot.enabled else None
+            return differences(self.assignment) + ([too_much] if too_much else [])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said by name on the driver
             return [str(error)]
 
@@ -175,6 +190,18 @@ class NodeAgent(CheckpointFiles):
         if self._snapshots is None:
             return []
         return self._snapshots.lay_out(restore, self._ready_launcher())
+
+    def write_out(self, restore: Restore) -> None:
+        """Have what is in memory of a checkpoint written that has no name yet."""
+        if self._snapshots is not None:
+            launcher = self._ready_launcher()
+            self._snapshots.write_out(restore, launcher)
+            self._ranks.use(launcher)
+
+    def finish(self) -> None:
+        """The run has finished: nothing of it is parked when this agent ends."""
+        if self._snapshots is not None:
+            self._snapshots.finish()
 
     def take(self, name: str, data: bytes, memory: InMemory | None, first: bool) -> None:
         """A stretch of such a file."""
@@ -238,6 +265,10 @@ class NodeAgent(CheckpointFiles):
             self._port.close()
             self._port = None
 
+    def _hold_slots(self) -> None:
+        snapshots = NodeSnapshots(self.assignment, self.node_index, self._parking)
+        self._snapshots = self._ranks.snapshots = snapshots
+
     def _end_watch(self) -> None:
         if self._saves is not None:
             self._saves.close()
@@ -264,6 +295,13 @@ class NodeAgent(CheckpointFiles):
         environment = zygote_environment(self.assignment, outlives=False)
         return standing_in(launcher, environment, str(self._zygote_log()), zygote_preload(self.assignment))
 
+    def _leased(self, wanted: ZygoteKey, environment: dict[str, str]) -> ZygoteLease | None:
+        """What the node's keeper has for us; who lends zygotes parks slots, too."""
+        assert self._warm is not None
+        lease = self._warm(wanted, environment)
+        self._parking = lease.parking if lease is not None else ""
+        return lease
+
     def _ready_launcher(self) -> Launcher:
         """The launcher of this node; a zygote that died is replaced."""
         if isinstance(self._launcher, ForkingLauncher) and not self._launcher.alive():
@@ -273,7 +311,7 @@ class NodeAgent(CheckpointFiles):
             if self.assignment.launch.zygote:
                 self._launcher, self._zygote_remark = forking_launcher(
                     zygote_environment(self.assignment, outlives=False),
-                    self._warm,
+                    self._leased if self._warm else None,
                     str(self._zygote_log()),
                     zygote_preload(self.assignment),
                     zygote_environment(self.assignment),

@@ -126,6 +126,7 @@ class Assignment:
     """
 
     run: str
+    number: str  # of the run, drawn once: no other has it, in the same directory or elsewhere
     began_unix_s: float  # whoever drives it meanwhile
     places: Places
     program: Program

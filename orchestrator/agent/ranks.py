@@ -156,6 +156,10 @@ class NodeRanks:
                 self.sender.follow(Path(spec.log_path).name)
             self._ranks.append(_Watched(launcher.start(spec), LogReader(Path(spec.log_path))))
 
+    def use(self, launcher: Launcher) -> None:
+        """Hear the node's writer, which was started with this launcher, before there are ranks."""
+        self._launcher = self._launcher or launcher
+
     def poll(self) -> list[Part]:
         """Everything that happened since the last call."""
         now_s = time.monotonic()

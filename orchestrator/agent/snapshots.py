@@ -1,8 +1,9 @@
 """A node's part in snapshots: the memory of its ranks, the process that writes it out, the files it lays out.
 
-The agent holds the slots open, so that generations outlive the ranks and end with the agent. It starts the
-writer like a rank, from the same zygote, and tells it what to write; it touches names and manifests
-only when the driver says so.
+The agent holds the slots open, so that generations outlive the ranks. They end with the agent, unless the
+node's keeper holds them open as well: then the next agent of the run on this node has them back (parking.py).
+It starts the writer like a rank, from the same zygote, and tells it what to write; it touches names and
+manifests only when the driver says so.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any
 
 from orchestrator.agent.assignment import Assignment, base_environment
 from orchestrator.agent.messages import FromWriter, RankUnstaged
+from orchestrator.agent.parking import ParkedSlots
 from orchestrator.agent.staging_dir import choose_place
 from orchestrator.agent.writer import NodeWriter, elsewhere
 from orchestrator.checkpoint.arena import Slot, open_slot_file
-from orchestrator.checkpoint.commits import Held, Key, RankPart, Restore
+from orchestrator.checkpoint.commits import Held, Key, PartDurable, RankPart, Restore
 from orchestrator.checkpoint.laid_out import InMemory, LaidOut
 from orchestrator.checkpoint.staging import is_awaited, writer_is_done
 from orchestrator.checkpoint.store import attempt_dir
@@ -33,25 +35,34 @@ _SHARED_BETWEEN_RANKS = "zero_pp_rank_"
 
 
 class NodeSnapshots:
-    """One per agent; never blocks."""
+    """One per agent; never blocks, but for its keeper at the beginning. ``keeper`` is the address at which
+    slots are parked, "" where nobody does that."""
 
-    def __init__(self, assignment: Assignment, node_index: int) -> None:
+    def __init__(self, assignment: Assignment, node_index: int, keeper: str = "") -> None:
         self._assignment = assignment
         self._first_rank = node_index * assignment.ranks.per_node
         self._view = Path(assignment.places.run_dir) / "restore" / f"node-{node_index}"
-        place = choose_place(assignment.snapshot.dirs, assignment.snapshot_bytes)
+        self._parked = ParkedSlots.of(assignment, self._first_rank, keeper)
+        has_bytes = self._parked.taken_bytes if self._parked else 0
+        place = choose_place(assignment.snapshot.dirs, assignment.snapshot_bytes, has_bytes)
         self.remark = place.remark
         self._folder = place.folder
-        ranks = range(assignment.ranks.per_node)
-        self._slots = [
-            [open_slot_file(place.folder) for _ in range(SLOTS)] if place.folder else [] for _ in ranks
-        ]
+        self._slots = [self._slots_of(self._first_rank + local) for local in range(assignment.ranks.per_node)]
+        # What slots held when they came back, until an attempt has begun.
+        self._came = self._headers() if self._parked and self._parked.taken else {}
+        # What the writer of this agent has brought to the disk, newest last: nobody else can say so again.
+        self._durable: dict[tuple[int, Key, int], PartDurable] = {}
         self._fetched: list[int] = []
         self._unstaged: set[int] = set()  # ranks of which it has been said
         self._pending: list[FromWriter] = []
         self._laid_out: LaidOut | None = None
         log_path = Path(assignment.places.run_dir) / "logs" / f"writer.node-{node_index}.log"
         self._writer = NodeWriter(assignment.run, base_environment(assignment), log_path)
+
+    @property
+    def parked_ranks(self) -> list[int]:
+        """Ranks of the run of which this node has slots of an earlier agent, whether or not they run here."""
+        return sorted([*self._parked.taken, *self._parked.others]) if self._parked else []
 
     def payload_for(self, attempt: int, local_rank: int) -> dict[str, Any]:
         """What a rank of the attempt must know: see
@@ -69,6 +80,8 @@ class NodeSnapshots:
 
     def saved(self, rank: int, staged: Staged, launcher: Launcher) -> None:
         """A rank has saved: have it written out."""
+        if staged.given_up and self._parked:
+            self._parked.want_room()
         if staged.given_up and rank not in self._unstaged:
             self._unstaged.add(rank)
             self._pending.append(RankUnstaged(rank, staged.given_up))
@@ -85,18 +98,25 @@ class NodeSnapshots:
     def poll(self, launcher: Launcher) -> list[FromWriter]:
         """What the writer said since the last call; one that died is started again and asked again."""
         pending, self._pending = self._pending, []
-        return pending + self._writer.poll(launcher)
+        said = self._writer.poll(launcher)
+        for one in said:
+            if isinstance(one, PartDurable):
+                self._durable[_generation(one.part)] = one
+        for old in list(self._durable)[: -SLOTS * len(self._slots)]:
+            del self._durable[old]
+        return pending + said
 
     def holdings(self) -> list[Held]:
         """The generations in memory that are whole."""
         held = []
-        for rank, path, slot in self._opened():
-            header = slot.header()
+        for rank, fd, slot in self._opened():
+            header, path = slot.header(), elsewhere(fd)
             if header is not None and header["state"] == "staged":
                 keys = ("attempt", "tag", "step", "dir", "save_latest")
                 part = RankPart(rank=rank, **{key: header[key] for key in keys})
                 is_written = writer_is_done(slot, header) and "given_up" not in (slot.written() or ())
-                held.append(Held(part, path, is_written, _files_of(slot, path)))
+                parked = self._came.get(fd) == header
+                held.append(Held(part, path, is_written, _files_of(slot, path), parked))
         return held
 
     def forget(self, from_step: int) -> None:
@@ -111,6 +131,9 @@ class NodeSnapshots:
 
         Returns the files that ranks here need and that are not on this node.
         """
+        self._came.clear()
+        if self._parked:
+            self._parked.settle()
         shutil.rmtree(self._view, ignore_errors=True)
         while self._fetched:
             os.close(self._fetched.pop())
@@ -133,22 +156,30 @@ class NodeSnapshots:
             seat.touch()  # DeepSpeed looks whether it is there before it asks for it
             if (ours or is_for_every_rank(name)) and places[name] is None:
                 lacking.append(name)
-        self._write_what_is_held(restore, launcher)
+        self.write_out(restore, launcher)
         self._drop_what_nobody_writes()
         self._laid_out = LaidOut(
             restore.save_dir, restore.tag, restore.step, str(self._view), restore.unvouched, places
         )
         return lacking
 
-    def _write_what_is_held(self, restore: Restore, launcher: Launcher) -> None:
-        """A rank that died right after staging could not say so any more: its part is written all the
-        same."""
+    def write_out(self, restore: Restore, launcher: Launcher) -> None:
+        """Have what is gone on from written, or say again that it is: a rank that died right after staging
+        could not ask for it, and whoever heard that it was written, an agent or a driver, may have gone."""
+        if restore.committed:
+            return
         for held in self.holdings():
             part = held.part
-            if part.key != restore.key or held.written or self._writer.writes(part.rank, part.key):
+            if (part.key, part.step) != (restore.key, restore.step):
                 continue
-            to = str(attempt_dir(Path(part.dir), part.attempt, part.step, part.tag))
-            self._writer.write(part, [_request(part, to, slot=held.slot)], launcher)
+            if self._writer.writes(part.rank, part.key):
+                continue
+            to = attempt_dir(Path(part.dir), part.attempt, part.step, part.tag)
+            said = self._durable.get(_generation(part))
+            if said is not None and all((to / name).is_file() for name in said.files):
+                self._pending.append(said)
+            else:
+                self._writer.write(part, [_request(part, str(to), slot=held.slot)], launcher)
 
     def _drop_what_nobody_writes(self) -> None:
         """A rank died right after staging, and the others did not get that far: the next one in its place
@@ -177,9 +208,16 @@ class NodeSnapshots:
         with open(self._fetched[-1], "wb", closefd=False) as file:
             file.write(data)
 
+    def finish(self) -> None:
+        """The run has finished: what is in memory is of no use to anybody."""
+        if self._parked:
+            self._parked.finish()
+
     def close(self) -> None:
-        """End the writer and let go of all memory."""
+        """End the writer and let go of all memory; what the keeper has of it is parked."""
         self._writer.close()
+        if self._parked:
+            self._parked.close()
         for fd in [*self._fetched, *(fd for _, fd in self._all_slots())]:
             os.close(fd)
         self._slots, self._fetched = [[] for _ in self._slots], []
@@ -189,12 +227,30 @@ class NodeSnapshots:
         """Rank and descriptor of each."""
         return [(self._first_rank + local, fd) for local, slots in enumerate(self._slots) for fd in slots]
 
-    def _opened(self) -> Iterator[tuple[int, str, Slot]]:
-        """Rank, path and slot of each, closed afterwards."""
+    def _slots_of(self, rank: int) -> list[int]:
+        """Those that came back, or new ones, which the keeper is told of."""
+        back = self._parked.taken.get(rank, []) if self._parked else []
+        if self._folder is None:
+            for fd in back:
+                os.close(fd)
+            return []
+        if back:
+            return back
+        new = [open_slot_file(self._folder) for _ in range(SLOTS)]
+        if self._parked:
+            self._parked.park(rank, new)
+        return new
+
+    def _headers(self) -> dict[int, dict[str, Any]]:
+        """What each slot holds, by its descriptor; nothing of those that hold nothing."""
+        found = {fd: slot.header() for _, fd, slot in self._opened()}
+        return {fd: header for fd, header in found.items() if header is not None}
+
+    def _opened(self) -> Iterator[tuple[int, int, Slot]]:
+        """Rank, descriptor and slot of each, closed afterwards."""
         for rank, fd in self._all_slots():
-            path = elsewhere(fd)
-            with contextlib.closing(Slot.open(path)) as slot:
-                yield rank, path, slot
+            with contextlib.closing(Slot.open(elsewhere(fd))) as slot:
+                yield rank, fd, slot
 
     def _is_ours(self, rank: int) -> bool:
         return self._first_rank <= rank < self._first_rank + self._assignment.ranks.per_node
@@ -203,6 +259,11 @@ class NodeSnapshots:
 def _request(part: RankPart, to: str, slot: str | None, files: Sequence[str] = ()) -> Request:
     """Asks for all that a slot holds, or for files that are there already; the writer's owner numbers it."""
     return Request(0, part.attempt, part.tag, part.dir, part.rank, to, slot, list(files))
+
+
+def _generation(part: RankPart) -> tuple[int, Key, int]:
+    """Names what a rank has staged in one save: a script may use a tag again."""
+    return part.rank, part.key, part.step
 
 
 def is_for_every_rank(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The warm zygotes of one node, kept for whichever run comes next.
+"""The warm zygotes of one node, kept for whichever run comes next, and the slots that runs have parked there.
 
 Written without Ray, as the agent is; ``cluster/warm/pool.py`` makes it an actor.
 """
@@ -16,6 +16,8 @@ from typing import TypedDict
 import psutil
 
 from orchestrator.agent import zygote_folder
+from orchestrator.agent.parking_lot import ParkedReport
+from orchestrator.agent.parking_server import Parking
 from orchestrator.errors import RankStartError
 from orchestrator.rank.launch.launcher import DEFAULT_PRELOAD, ZygoteLauncher, listening_zygote
 from orchestrator.rank.launch.preload import of_script
@@ -28,12 +30,14 @@ _LONGEST_TICK_S = 5.0
 
 @dataclass(frozen=True)
 class ZygoteLease:
-    """A zygote that fits a job. ``difference`` is why one that was warm already did not, in words."""
+    """A zygote that fits a job. ``difference`` is why one that was warm already did not, in words;
+    ``parking`` is the address at which its owner parks slots, "" where it does not."""
 
     address: str
     key: ZygoteKey
     ready: bool
     difference: tuple[str, ...] = ()
+    parking: str = ""
 
 
 class ZygoteReport(TypedDict):
@@ -80,6 +84,7 @@ class NodeZygotes:
         self._count = 0
         self._asked_s = time.monotonic()
         self._folder = zygote_folder.make()
+        self._parking = Parking(self._folder)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="idle zygotes", daemon=True).start()
@@ -106,7 +111,11 @@ class NodeZygotes:
             fitting.used_s = time.monotonic()
             fitting.runs += use
             return ZygoteLease(
-                fitting.address, fitting.launcher.key, fitting.launcher.ready, tuple(difference)
+                fitting.address,
+                fitting.launcher.key,
+                fitting.launcher.ready,
+                tuple(difference),
+                self._parking.address,
             )
 
     def wait_ready(self, timeout_s: float) -> list[str]:
@@ -129,9 +138,14 @@ class NodeZygotes:
             self._drop_dead()
             return [self._describe(held) for held in self._held]
 
+    def parked(self) -> list[ParkedReport]:
+        """What runs have parked here."""
+        return self._parking.report()
+
     def close(self) -> None:
-        """End every zygote and the ranks forked from them; leave no file."""
+        """End every zygote and the ranks forked from them; let go of parked slots; leave no file."""
         self._closed.set()
+        self._parking.close()
         with self._lock:
             for held in self._held:
                 held.launcher.close()
@@ -213,7 +227,8 @@ class NodeZygotes:
                 return
 
     def tick(self, now_s: float) -> bool:
-        """End what has been idle too long; False when nothing is left and nobody asked for a while."""
+        """End what has been idle too long; False when nothing is left, parked slots included, and nobody
+        asked for a while."""
         with self._lock:
             self._drop_dead()
             for held in list(self._held):
@@ -222,4 +237,5 @@ class NodeZygotes:
                     held.used_s = now_s
                 elif now_s - held.used_s >= self.idle_timeout_s:
                     self._end(held)
-            return bool(self._held) or now_s - self._asked_s < self.idle_timeout_s
+            recently = now_s - self._asked_s < self.idle_timeout_s
+            return bool(self._held) or recently or self._parking.holds_for_later()

@@ -85,11 +85,6 @@ def tournament(count: int) -> list[Round]:
     return rounds
 
 
-def most_rounds(count: int) -> float:
-    """No search for one slow node or link takes more."""
-    return 2 * math.log2(count) + 1 if count > 1 else 0
-
-
 def _unpaired_links(count: int, seen: _Seen, pairings: Sequence[Round]) -> Generator[Round, Rates, None]:
     """Find a slow link among those that no pair has tried; with several of them, by trying all."""
     found: list[tuple[Round, list[bool]]] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.checkpoint.laid_out import InMemory
@@ -84,12 +84,13 @@ class Commit:
 @dataclass(frozen=True, slots=True)
 class Held:
     """A rank's part of a checkpoint, whole in the slot of this path; ``written`` says that it is on the disk
-    too."""
+    too, ``parked`` that the node's keeper has kept it since an earlier agent ended."""
 
     part: RankPart
     slot: str
     written: bool
     files: dict[str, InMemory]
+    parked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ class RestoredFile:
 
 @dataclass(frozen=True)
 class Restore:
-    """What an attempt goes on from, and its files by name."""
+    """What an attempt goes on from, and its files by name. ``committed``: it has its name on the disk, or is
+    about to get it, so that nobody has to write it."""
 
     source: RestoreSource
     attempt: int
@@ -113,6 +115,12 @@ class Restore:
     save_dir: str
     files: dict[str, RestoredFile]
     unvouched: str | None = None  # why a disk's may be somebody else's
+    committed: bool = False
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it lies in the memory of the nodes."""
+        return self.source is not RestoreSource.DISK
 
     @property
     def key(self) -> Key:
@@ -120,18 +128,35 @@ class Restore:
         return Key(self.attempt, self.save_dir, self.tag)
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What the journal knows of the attempts of earlier drivers, by their numbers: the step from which each
+    went on, and the last that it was heard of."""
+
+    went_on_from: Mapping[int, int] = field(default_factory=dict)
+    heard: Mapping[int, int] = field(default_factory=dict)
+
+
 class Snapshots:
     """One per run. ``save_dirs`` are the folders in which committed checkpoints are looked for;
     ``any_number`` says that DeepSpeed is asked to load what another number of ranks has written."""
 
-    def __init__(self, run: str, world_size: int, save_dirs: Iterable[str], any_number: bool = False) -> None:
+    def __init__(
+        self,
+        run: str,
+        world_size: int,
+        save_dirs: Iterable[str],
+        any_number: bool = False,
+        earlier: Earlier | None = None,
+    ) -> None:
         self.run = run
         self.world_size = world_size
         self.any_number = any_number
         self.save_dirs = [os.path.abspath(folder) for folder in save_dirs]
         self._pending: dict[Key, _Pending] = {}
-        self._committed: set[Key] = set()
-        self._went_on_from: dict[int, int] = {}
+        self._committed: set[tuple[Key, int]] = set()  # with the step: a script may use a tag again
+        self._went_on_from = dict(earlier.went_on_from) if earlier else {}
+        self._heard = dict(earlier.heard) if earlier else {}
         self._last_attempt = 0
 
     def started(self, attempt: int, restore: Restore | None) -> None:
@@ -146,14 +171,19 @@ class Snapshots:
             and (key.attempt == attempt or one.staged_s is not None)
         }
 
+    def heard(self, attempt: int, step: int) -> None:
+        """All ranks of the attempt have done this step, and what they said of it is known."""
+        self._heard[attempt] = max(step, self._heard.get(attempt, 0))
+
     def staged(self, saved: CheckpointSaved, now_s: float) -> None:
         """All ranks have saved. Where it is staged, its parts are on their way to the disk."""
+        self.heard(saved.attempt, saved.step)
         if saved.staged:
             self._pending_of(Key(saved.attempt, saved.path, saved.tag), saved.step).staged_s = now_s
 
     def adopt(self, restore: Restore, now_s: float) -> None:
         """Gone on from, in memory: it is whole, whether or not all ranks could still say so."""
-        if restore.source == RestoreSource.MEMORY and restore.key not in self._committed:
+        if restore.in_memory and (restore.key, restore.step) not in self._committed:
             pending = self._pending_of(restore.key, restore.step)
             pending.staged_s = now_s if pending.staged_s is None else pending.staged_s
             pending.given_up = False  # the nodes try again
@@ -161,14 +191,14 @@ class Snapshots:
     def durable(self, news: PartDurable, now_s: float) -> Commit | None:
         """A rank's files are on the disk; the commit, if they were the last."""
         part, key = news.part, news.part.key
-        if not self._in_history(part.attempt, part.step):
+        if not self._in_history(part.attempt, part.step) or (key, part.step) in self._committed:
             return None
         pending = self._pending_of(key, part.step)
         pending.parts[part.rank] = news.files
         if len(pending.parts) < self.world_size:
             return None
         del self._pending[key]
-        self._committed.add(key)
+        self._committed.add((key, pending.step))
         if key.save_dir not in self.save_dirs:
             self.save_dirs.append(key.save_dir)
         write_s = 0.0 if pending.staged_s is None else now_s - pending.staged_s
@@ -197,15 +227,33 @@ class Snapshots:
         return [key for key, one in self._pending.items() if one.staged_s is not None and not one.given_up]
 
     def lost_node(self) -> None:
-        """What a node had in memory is gone: nothing on its way will arrive."""
+        """A node's agent is gone: nothing on its way will arrive by itself, though what it had in memory may
+        be parked."""
         self._pending.clear()
+
+    def found_committed(self, committed: Iterable[tuple[str, Manifest]]) -> None:
+        """These have their names on the disk, whoever gave them those."""
+        for save_dir, one in committed:
+            if one.run == self.run:
+                self._committed.add((Key(one.attempt, save_dir, one.tag), one.step))
+
+    def unnamed(self, commit: Commit) -> None:
+        """This one will not get its name, as far as is known."""
+        one = commit.manifest
+        self._committed.discard((Key(one.attempt, commit.save_dir, one.tag), one.step))
 
     def from_memory(self, holdings: Sequence[Held], before: int | None) -> Restore | None:
         """The newest generation that every rank has in memory; ``before`` leaves out its own step and
-        later."""
+        later.
+
+        Ranks go on for a while when nobody hears them any more, and save. What is parked of such a step is
+        left out: its loss may have been one to be rejected, and the journal would never know the steps to it.
+        """
         ranks: dict[tuple[int, int, str, str], dict[int, Held]] = {}
         for held in holdings:
             part = held.part
+            if held.parked and part.step > self._heard.get(part.attempt, 0):
+                continue
             if (before is None or part.step < before) and self._in_history(part.attempt, part.step):
                 ranks.setdefault((part.step, part.attempt, part.dir, part.tag), {})[part.rank] = held
         whole = [name for name, of_rank in ranks.items() if len(of_rank) == self.world_size]
@@ -217,7 +265,10 @@ class Snapshots:
             for rank, held in ranks[newest].items()
             for name, memory in held.files.items()
         }
-        return Restore(RestoreSource.MEMORY, attempt, step, tag, save_dir, files)
+        parked = any(held.parked for held in ranks[newest].values())
+        source = RestoreSource.PARKED if parked else RestoreSource.MEMORY
+        is_committed = (Key(attempt, save_dir, tag), step) in self._committed
+        return Restore(source, attempt, step, tag, save_dir, files, committed=is_committed)
 
     def from_disk(self, committed: Sequence[tuple[str, Manifest]], before: int | None) -> Restore | None:
         """The newest of the committed checkpoints that this number of ranks can load."""

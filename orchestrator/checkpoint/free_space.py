@@ -3,14 +3,19 @@ us."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_OF_US = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
+# Ray ends workers of a node that uses 95% of its memory (RAY_memory_usage_threshold).
+_SHORT_SHARE = 0.08
 
 
 def room_bytes(directory: Path) -> int:
@@ -36,6 +41,32 @@ def room(fd: int) -> tuple[int, int]:
     if not limits or _is_in_memory(fd):
         limits += [(bytes_left, errno.ENOMEM) for bytes_left in _memory_left()]
     return min(limits)
+
+
+def capacity_bytes(directory: Path) -> int:
+    """What may be taken there at most, bytes, were nothing else there: of a file system in memory no more
+    than the memory that the node, or a limit, gives us. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        space = os.fstatvfs(fd)
+        in_memory = _is_in_memory(fd)
+    finally:
+        os.close(fd)
+    sizes = [space.f_blocks * space.f_frsize] if space.f_blocks else []
+    return min([*sizes, _memory_bytes()]) if in_memory or not sizes else min(sizes)
+
+
+def memory_is_short() -> bool:
+    """Whether so little of the node's memory is left to us that somebody may soon be killed for it."""
+    return min(_memory_left()) < _SHORT_SHARE * _memory_bytes()
+
+
+def _memory_bytes() -> int:
+    """All memory that we could have."""
+    total = next(line for line in _MEMINFO.read_text().splitlines() if line.startswith("MemTotal:"))
+    has = int(total.split()[1]) * 1024
+    limit = cgroup_limit(_CGROUPS, _CGROUP_OF_US.read_text()) if _CGROUP_OF_US.exists() else None
+    return has if limit is None else min(has, limit)
 
 
 def _is_in_memory(fd: int) -> bool:
@@ -65,24 +96,54 @@ def cgroup_left(root: Path, membership: str) -> int | None:
     has a say. The cache of files counts as used there, but the kernel gives it up first: it is room.
     """
     left: list[int] = []
+    for group, names in _groups_of(root, membership):
+        try:
+            allowed = (group / names.limit).read_text().strip()
+            used = int((group / names.usage).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        except OSError:
+            continue
+        if allowed != "max":
+            left.append(max(0, int(allowed) - used + sum(int(stat.get(name, 0)) for name in names.cache)))
+    return min(left, default=None)
+
+
+def cgroup_limit(root: Path, membership: str) -> int | None:
+    """The least limit of the control groups of a process, bytes; None without one."""
+    limits: list[int] = []
+    for group, names in _groups_of(root, membership):
+        with contextlib.suppress(OSError):
+            allowed = (group / names.limit).read_text().strip()
+            limits += [int(allowed)] if allowed != "max" else []
+    return min(limits, default=None)
+
+
+class _Names(NamedTuple):
+    """The files of a control group's memory controller, and what of its use is the cache of files."""
+
+    limit: str
+    usage: str
+    cache: tuple[str, str]
+
+
+_SECOND = _Names("memory.max", "memory.current", ("inactive_file", "active_file"))
+_FIRST = _Names(
+    "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
+)
+
+
+def _groups_of(root: Path, membership: str) -> Iterator[tuple[Path, _Names]]:
+    """The folders of the groups that have a say, from the process's own up, and what their files are
+    called."""
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            top, limit, usage, cache = root, "memory.max", "memory.current", ("inactive_file", "active_file")
+            top, names = root, _SECOND
         elif "memory" in controllers.split(","):
-            top, limit, usage = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache = ("total_inactive_file", "total_active_file")
+            top, names = root / "memory", _FIRST
         else:
             continue
         # In a container the path is sometimes the host's, which is not there; the top is then our own.
         below = Path(path.lstrip("/"))
         for group in (top / below, *(top / parent for parent in below.parents)):
-            try:
-                allowed = (group / limit).read_text().strip()
-                used = int((group / usage).read_text())
-                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            except OSError:
-                continue
-            if allowed != "max":
-                left.append(max(0, int(allowed) - used + sum(int(stat.get(name, 0)) for name in cache)))
-    return min(left, default=None)
+            yield group, names

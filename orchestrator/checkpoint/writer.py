@@ -80,11 +80,11 @@ class Writer:
         self,
         answer: Callable[[messages.Answer], None],
         wait: Callable[[float], bool],
-        create: Callable[[Path], BinaryIO] = lambda path: path.open("wb"),
+        create: Callable[[Path], BinaryIO] | None = None,
     ) -> None:
         self._answer = answer
         self._wait = wait
-        self._create = create
+        self._create = create or _new_file
 
     def handle(self, request: messages.Request) -> None:
         """Fulfil it, and answer."""
@@ -165,6 +165,13 @@ class Writer:
             _check_generation(slot, request)
         _sync_folders(path.parent, Path(request.to))
         return hashed.part(request.rank)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """Never the file of that name that is there: the writer of an agent that has been killed may still be
+    about to end, and write to it."""
+    path.unlink(missing_ok=True)
+    return path.open("wb")
 
 
 def _check_generation(slot: Slot, request: messages.Request) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.cli import queue_words
+from orchestrator.cli import queue_words, remote_words
 from orchestrator.cli.flags import HYDRA_FLAGS, MAY_TAKE_A_VALUE, TAKE_A_VALUE, VERBS, own_flags, parser_of
+from orchestrator.cli.remote_words import REMOTE, RemoteCall
 from orchestrator.errors import ConfigError, near_miss
 
 SHELLS = ("bash", "zsh", "fish")
@@ -82,6 +83,7 @@ class Invocation:
     # the first of ``words``
     command_words: tuple[str, ...] = ()
     command_remark: str = ""
+    remote: RemoteCall | None = None  # a verb that is run on a cluster that is away
 
     @property
     def multirun(self) -> bool:
@@ -97,8 +99,12 @@ class Invocation:
 
 def parse(args: Sequence[str]) -> Invocation:
     """Take a command line apart. Raises :class:`ConfigError` for what is not one, before Hydra is asked."""
+    if args and args[0] == REMOTE:
+        return _remote(args[1:])
     rest, command = _split(args)
     verb, typed = _take_verb(rest)
+    if verb == REMOTE:
+        raise ConfigError(f"{REMOTE}: comes first, and what is for the verb there after the address")
     if typed and {"--help", "-h"} & set(rest):
         return Invocation(verb, (), help=True)
     if verb == "completion":
@@ -116,7 +122,7 @@ def parse(args: Sequence[str]) -> Invocation:
     if command is None or "version" in own or _is_for_reading(words):
         return Invocation(verb, tuple(words), run, tuple(runs), queue_words=told, typed=as_typed, **own)
     if verb not in TAKE_A_COMMAND:
-        raise ConfigError(f"--: '{verb}' takes no command after it; 'run', 'plan', 'export' and 'submit' do")
+        raise ConfigError(_no_command(verb))
     from orchestrator.config.command_line.words import translated
 
     trained = translated(command, words)
@@ -124,6 +130,41 @@ def parse(args: Sequence[str]) -> Invocation:
         verb, (*trained.words, *words), run, tuple(runs), queue_words=told, typed=as_typed, **own,
         command_words=trained.words, command_remark=trained.remark,
     )  # fmt: skip
+
+
+def _remote(args: Sequence[str]) -> Invocation:
+    """A verb for another cluster. Its words are looked at here as far as they need no files, so that a typing
+    error is known before anything is sent."""
+    if {"--help", "-h"} & set(args[:1]):
+        return Invocation(REMOTE, (), help=True)
+    own, address, words = remote_words.split(args, parser_of(REMOTE))
+    given = vars(own)
+    if "version" in given:
+        return Invocation(REMOTE, (), version=True)
+    folder = None if given.pop("no_upload", False) else given.pop("working_dir", ".")
+    given.pop("working_dir", None)
+    if given.get("job"):
+        if words:
+            raise ConfigError(f"--job: looks at a job that is there; leave {' '.join(words)} out")
+        return Invocation(REMOTE, (), remote=RemoteCall(address, folder=folder, **given))
+    if given.get("stop"):
+        raise ConfigError("--stop: of which job? --job NAME names one; a run is stopped by 'stop RUN'")
+    if not words:
+        raise ConfigError(
+            f"{REMOTE}: which verb? python -m orchestrator {REMOTE} {address} run job=tiny_gpt, or 'runs',"
+            " 'logs RUN' and so on"
+        )
+    there = parse(_split(words)[0])
+    if there.help:
+        return there
+    if "--" in words and there.verb not in TAKE_A_COMMAND:
+        raise ConfigError(_no_command(there.verb))
+    call = RemoteCall(address, there.verb, tuple(words), folder=folder, **given)
+    return Invocation(REMOTE, (), remote=remote_words.checked(call))
+
+
+def _no_command(verb: str) -> str:
+    return f"--: '{verb}' takes no command after it; 'run', 'plan', 'export' and 'submit' do"
 
 
 def _split(args: Sequence[str]) -> tuple[list[str], list[str] | None]:

@@ -8,11 +8,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orchestrator import output
 from orchestrator.cli.args import Invocation, flags_last, parse
 from orchestrator.cli.export_verb import ExportSweep, is_exported_sweep
+from orchestrator.cli.remote_words import RemoteCall
 from orchestrator.cli.run_sweep import RunSweep, is_run_of_sweep, refuse_blind
 from orchestrator.cli.show.screen import Screen
 from orchestrator.cli.verbs import VERBS, PlannedSweep, is_point
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if (text := _text(invocation)) is not None:
                 print(text)
                 return 0
+            if invocation.remote is not None:
+                return _guard(partial(_call_remote, invocation.remote))
             composed = _composed(invocation)
             if invocation.command_remark:
                 Screen(stderr=True, soft_wrap=True, highlight=False).print(
@@ -63,6 +67,12 @@ def _text(invocation: Invocation) -> str | None:
 
         return script(invocation.shell)
     return None
+
+
+def _call_remote(call: RemoteCall) -> int:
+    from orchestrator.cli.remote import remote
+
+    return remote(call)
 
 
 def _composed(invocation: Invocation) -> DictConfig | None:

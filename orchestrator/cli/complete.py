@@ -18,6 +18,7 @@ from pathlib import Path
 
 from orchestrator.cli.args import CFG, SHELLS, TAKE_A_RUN, TAKE_RUNS
 from orchestrator.cli.flags import HYDRA_FLAGS, TAKE_A_VALUE, VERBS, own_flags
+from orchestrator.cli.remote_words import REMOTE
 from orchestrator.config import kinds
 from orchestrator.installation import PACKAGE
 
@@ -30,6 +31,8 @@ def answers(words: Sequence[str], half: str) -> list[str]:
     name."""
     if "--" in words:
         return []  # a command of somebody else's
+    if words[:1] == [REMOTE]:
+        return _answers_there(words[1:], half)
     before = words[-1] if words else ""
     if before in TAKE_A_VALUE:
         return _beginning(half, _CHOICES.get(before, ()))
@@ -47,6 +50,22 @@ def answers(words: Sequence[str], half: str) -> list[str]:
     else:
         found = [*(() if prefix else _bare_words(verb, words)), *_keys(bare, _folders(words))]
     return [prefix + one for one in _beginning(bare, found)]
+
+
+def _answers_there(words: Sequence[str], half: str) -> list[str]:
+    """Of a verb that runs on another cluster, whose runs are not known here."""
+    place = next((place for place, word in enumerate(words) if word in VERBS), None)
+    if place is not None:
+        verb = words[place]
+        is_for_a_run = verb in TAKE_RUNS or (verb in TAKE_A_RUN and not _run_is_there(verb, words))
+        if is_for_a_run and not half.startswith("-") and "=" not in half:
+            return []
+        return answers(words[place:], half)
+    if words and words[-1] in TAKE_A_VALUE:
+        return []
+    if half.startswith("-"):
+        return _beginning(half, sorted(own_flags(REMOTE)))
+    return _beginning(half, VERBS) if any("://" in word for word in words) else []
 
 
 def _beginning(half: str, known: Iterable[str]) -> list[str]:

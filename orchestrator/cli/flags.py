@@ -121,6 +121,10 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     "reserve": (_OFF,),
     "drain": (_OFF,),
     "dispatch": (_flag("--stop"),),
+    "remote": (
+        _flag("--no-upload"), _flag("--no-wait"), _flag("--stop"),
+        *_texts("--working-dir", "--python", "--ca", "--job"),
+    ),
     "completion": (),
 }  # fmt: skip
 VERBS = tuple(FLAGS)

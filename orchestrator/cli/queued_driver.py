@@ -1,8 +1,9 @@
 """``python -m orchestrator.cli.queued_driver RUN_ROOT STATE_DIR KEY EPOCH``: the driver of a job of the
 queue.
 
-It takes the job's lock, asks the books whether this start is still meant, and does then what its words say on
-our own command line. At its end it writes how it ended; one that is killed does not, which is known by that.
+It takes the job's lock, asks the books whether this start is still meant, and does then what its words say
+on our own command line; the process that tells MLflow is one for all runs of the queue. At its end it writes
+how it ended; one that is killed does not, which is known by that.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def main(run_root: Path, state_dir: Path, key: str, epoch: int) -> int:
         words = start_words(entry, fleet, slots, run_root)
         sys.argv = [str(Path(orchestrator.__file__).with_name("__main__.py")), *words]
         from orchestrator.cli.cli import main as run
+        from orchestrator.driver.sharing_sink import share_in
 
+        share_in(state_dir)
         code = run()
     except OrchestratorError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from orchestrator.cli.queue_help import QUEUE_HELP
+from orchestrator.cli.remote_help import REMOTE_HELP
 from orchestrator.cli.verb_page import VerbHelp
 
 SHARED = (
@@ -175,7 +176,8 @@ HELP = {
         "Writes what a cluster's own system takes to run the same job, from the configuration that plans it:"
         " manifests of KubeRay (format=kuberay), a batch script of Slurm that saves before its time limit and"
         " goes on (slurm), the file of Ray's launcher for Azure, AWS and GCP (ray-up), or a compose file of"
-        " one machine with MLflow, Prometheus and Grafana (compose). Without --out it is one text on standard"
+        " one machine with MLflow, Prometheus and Grafana (compose). With format=monitoring it is what a"
+        " Prometheus and a Grafana take to watch runs and the queue. Without --out it is one text on standard"
         " output.",
         (
             ("--out DIR", "write files into a folder, and say what is typed next"),
@@ -185,6 +187,7 @@ HELP = {
         (
             "format=kuberay cluster=azure_nd_h100_v5 job=llama3_8b --out cluster",
             "format=slurm cluster=dgx_h100 job=llama3_8b slurm.partition=gpu",
+            "format=monitoring --out monitoring",
         ),
     ),
     "doctor": VerbHelp(
@@ -216,6 +219,7 @@ HELP = {
         ("", "--forgive host-07"),
     ),
     **QUEUE_HELP,
+    "remote": REMOTE_HELP,
     "simulate": VerbHelp(
         "--trace FILE | scenario=NAME",
         "Runs a trace of jobs through policies side by side and starts nothing: how long jobs take from"

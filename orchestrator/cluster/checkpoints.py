@@ -17,7 +17,15 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from orchestrator.agent.assignment import Assignment
 from orchestrator.agent.messages import FromWriter, RankUnstaged, WriterFreed, WriterHeld
-from orchestrator.checkpoint.commits import Commit, Held, PartDurable, PartGivenUp, Restore, Snapshots
+from orchestrator.checkpoint.commits import (
+    Commit,
+    Earlier,
+    Held,
+    PartDurable,
+    PartGivenUp,
+    Restore,
+    Snapshots,
+)
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.checkpoint.own_folder import is_own_folder
 from orchestrator.checkpoint.world_size import loads_any_number
@@ -51,9 +59,9 @@ class _Publishing:
 
 
 class Checkpoints:
-    """One per run; ``nodes`` are the group's."""
+    """One per run; ``nodes`` are the group's, ``earlier`` is of the drivers before."""
 
-    def __init__(self, assignment: Assignment, nodes: Nodes) -> None:
+    def __init__(self, assignment: Assignment, nodes: Nodes, earlier: Earlier | None = None) -> None:
         self._assignment = assignment
         self._held = nodes
         self._ask = nodes.ask
@@ -63,6 +71,7 @@ class Checkpoints:
             assignment.ranks.world_size,
             [assignment.places.checkpoint_dir],
             loads_any_number(assignment.program.deepspeed),
+            earlier,
         )
         self._publishing: list[_Publishing] = []
         self._disk = Committed(nodes, self.snapshots)
@@ -77,7 +86,9 @@ class Checkpoints:
         return events
 
     def forget(self) -> None:
-        """A node and what it had in memory are gone: nothing on its way will arrive."""
+        """A node's agent is gone: nothing on its way will arrive."""
+        for one in self._publishing:  # where it has got its name all the same, that is found on the disk
+            self.snapshots.unnamed(one.commit)
         self._publishing.clear()
         self.snapshots.lost_node()
 
@@ -131,7 +142,8 @@ class Checkpoints:
             first.held_since_s = now_s
             return [CheckpointWriteBlocked(self._nodes[0].name, reason(error))]
         except RayActorError:
-            del self._publishing[0]  # the agent is lost, and with it its memory: the attempt fails anyway
+            self.snapshots.unnamed(first.commit)
+            del self._publishing[0]  # the agent is lost: the attempt fails anyway
             return []
         del self._publishing[0]
         held = (
@@ -154,6 +166,7 @@ class Checkpoints:
         if now_s - first.held_since_s < _MISSING_S:
             return []
         self._publishing.remove(first)
+        self.snapshots.unnamed(first.commit)
         tag = first.commit.manifest.tag
         return [CheckpointWriteBlocked(self._nodes[0].name, f"checkpoint {tag} is given up: {reason(error)}")]
 
@@ -172,15 +185,16 @@ class Checkpoints:
             holdings: list[Held] = [held for node in self._nodes for held in self._ask(node, "holdings")]
             committed = self._disk.committed()
             self._pending += self._disk.passed_over() + self._disk.misfits(committed)
+            self.snapshots.found_committed(committed)
             held_there, committed = self._in_main_folder(holdings, committed)
             memory = self.snapshots.from_memory(held_there, before)
             disk = self.snapshots.from_disk(committed, before)
             if memory is not None and (disk is None or memory.step >= disk.step):
                 self.snapshots.adopt(memory, time.monotonic())
                 if not committed:
-                    self._wait_for_a_name(wait_s, listen)
+                    self._have_named(memory, wait_s, listen)
                 elif memory.save_dir != self.snapshots.save_dirs[0]:  # the script looks for its files there
-                    self._wait_for_a_name(wait_s, listen, memory.tag)
+                    self._have_named(memory, wait_s, listen, memory.tag)
                 if (torn := self._torn_around(memory)) is None:
                     return memory
                 self._pending += self._reject(memory.step, torn)
@@ -222,8 +236,10 @@ class Checkpoints:
             for folder in self.snapshots.save_dirs:
                 self._ask(node, "tidy", folder, attempt, on_its_way)
 
-    def tidy_up(self) -> None:
-        """At the end: leave nothing unfinished; not waited for."""
+    def tidy_up(self, finished: bool) -> None:
+        """At the end: leave nothing unfinished, nor parked of a run that has ``finished``; not waited for."""
+        for node in self._nodes if finished else ():
+            node.agent.finish.remote()
         for node in self._disk.owners():
             for folder in self.snapshots.save_dirs:
                 node.agent.tidy.remote(folder, ALL_ATTEMPTS, [])
@@ -304,10 +320,14 @@ class Checkpoints:
         main = Path(self.snapshots.save_dirs[0])
         return is_own_folder(Path(restore.save_dir), main, restore.tag, restore.step, tags)
 
-    def _wait_for_a_name(
-        self, wait_s: float, listen: Callable[[], list[Event]], tag: str | None = None
+    def _have_named(
+        self, memory: Restore, wait_s: float, listen: Callable[[], list[Event]], tag: str | None = None
     ) -> None:
-        """Until a checkpoint has been committed: this one, or any."""
+        """Have what is in memory written, and wait until a checkpoint has been committed: this one, or
+        any."""
+        if not memory.committed:
+            for node in self._nodes:
+                self._ask(node, "write_out", memory)
         deadline_s = time.monotonic() + wait_s
         while self.busy() and time.monotonic() < deadline_s:
             heard = listen()

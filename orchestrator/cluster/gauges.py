@@ -9,58 +9,42 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.events import Record
 from orchestrator.ledger.bill import Bill
+from orchestrator.ledger.monitoring.figures import Figures
+from orchestrator.ledger.monitoring.gauges import GAUGES, QUEUE_GAUGES, RUN_GAUGES, Gauge, Series
 
-DESCRIPTIONS = {
-    "orchestrator_step": "Highest global step that all ranks have finished",
-    "orchestrator_loss": "Training loss of the last step, mean over ranks",
-    "orchestrator_tokens_per_s": "Tokens trained per second in the steady state",
-    "orchestrator_mfu": "Model FLOP/s over the GPUs' dense peak",
-    "orchestrator_goodput": "Share of the allocated GPU time spent on training",
-    "orchestrator_gpu_hours": "GPU-hours held so far",
-    "orchestrator_cost_usd": "Dollars spent so far",
-    "orchestrator_restarts": "Attempts after the first one",
-}
 AGAIN_S = 1.0  # the shortest report interval that anybody would set
-# What every gauge is tagged with. On a cluster of several machines everybody reads them, so that names are
-# left out.
-LABELS = {
-    "run": (
-        "Name of the run; its number where `metrics.names` is not true and the cluster is of several machines"
-    ),
-    "cluster": "Name of the cluster, empty where the run is told by its number",
-}
 
 
 class Gauges:
-    """One gauge per figure, tagged with run and cluster; ``gauge`` makes one, Ray's unless given."""
+    """The gauges of a run, labelled with run and cluster; ``gauge`` makes one, Ray's unless given."""
 
-    def __init__(self, run: str, cluster: str, gauge: Callable[..., Any] | None = None) -> None:
-        self._tags = {"run": run, "cluster": cluster}
-        self._gauges = {
-            name: (gauge or _ray_gauge())(name, description=text, tag_keys=tuple(LABELS))
-            for name, text in DESCRIPTIONS.items()
-        }
-        self._shown: dict[str, float] = {}
+    def __init__(
+        self, run: str, cluster: str, figures: Figures, gauge: Callable[..., Any] | None = None
+    ) -> None:
+        self._set = _Setter(RUN_GAUGES, {"run": run, "cluster": cluster}, gauge)
+        self._figures = figures
+        self._shown: dict[Series, float] = {}
         self._lock = threading.Lock()  # so that no older value is set after a newer one
 
     def observe(self, record: Record, bill: Bill) -> None:
         """Set what has changed; unknown values are left out, since a gauge cannot say "unknown". What is not
-        on record sets nothing: every value that others read is that of the bill at some record of the
-        journal."""
+        on record sets nothing: every value that others read follows from the journal up to some record."""
         if not record.event.durable:
             return
-        for name, value in _values(bill).items():
-            if value is None or not math.isfinite(value) or self._shown.get(name) == value:
+        self._figures.observe(record)
+        values = self._figures.values(record, bill)
+        for series, value in values.items():
+            if value is None or not math.isfinite(value) or self._shown.get(series) == value:
                 continue
             with self._lock:
-                self._shown[name] = value
-                self._gauges[name].set(value, tags=self._tags)
+                self._shown[series] = value
+                self._set(series, value)
 
     @contextmanager
     def kept(self, again_s: float = AGAIN_S) -> Iterator[None]:
@@ -70,8 +54,8 @@ class Gauges:
         def keep() -> None:
             while not over.wait(again_s):
                 with self._lock:
-                    for name, value in self._shown.items():
-                        self._gauges[name].set(value, tags=self._tags)
+                    for series, value in self._shown.items():
+                        self._set(series, value)
 
         thread = threading.Thread(target=keep, name="gauges", daemon=True)
         thread.start()
@@ -82,20 +66,44 @@ class Gauges:
             thread.join()
 
 
+class QueueGauges:
+    """The gauges of the queue. Who sets them does so again and again: what is not told any more is forgotten
+    by Ray."""
+
+    def __init__(self, gauge: Callable[..., Any] | None = None) -> None:
+        self._set = _Setter(QUEUE_GAUGES, {}, gauge)
+
+    def show(self, values: Mapping[Series, float]) -> None:
+        """Set them as they are; one that this version does not know is left out."""
+        for series, value in values.items():
+            if _is_of(series, QUEUE_GAUGES) and math.isfinite(value):
+                self._set(series, value)
+
+
+class _Setter:
+    """Ray's gauges of one kind, and how one line of them is set."""
+
+    def __init__(
+        self, gauges: tuple[Gauge, ...], labels: Mapping[str, str], gauge: Callable[..., Any] | None
+    ) -> None:
+        make = gauge or _ray_gauge()
+        self._labels = labels
+        self._gauges = {
+            each.name: make(each.name, description=each.says, tag_keys=(*labels, *each.more))
+            for each in gauges
+        }
+
+    def __call__(self, series: Series, value: float) -> None:
+        more = dict(zip(GAUGES[series.name].more, series.more, strict=True))
+        self._gauges[series.name].set(value, tags={**self._labels, **more})
+
+
+def _is_of(series: Series, gauges: tuple[Gauge, ...]) -> bool:
+    known = GAUGES.get(series.name)
+    return known in gauges and len(known.more) == len(series.more) if known is not None else False
+
+
 def _ray_gauge() -> Callable[..., Any]:
     from ray.util.metrics import Gauge
 
     return Gauge  # type: ignore[no-any-return]
-
-
-def _values(bill: Bill) -> dict[str, float | None]:
-    return {
-        "orchestrator_step": bill.step,
-        "orchestrator_loss": bill.final_loss,
-        "orchestrator_tokens_per_s": bill.tokens_per_s,
-        "orchestrator_mfu": bill.mfu,
-        "orchestrator_goodput": bill.goodput,
-        "orchestrator_gpu_hours": bill.gpu_hours,
-        "orchestrator_cost_usd": bill.cost_usd,
-        "orchestrator_restarts": bill.restarts,
-    }

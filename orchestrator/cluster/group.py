@@ -30,12 +30,13 @@ from orchestrator.agent.messages import (
     decode,
 )
 from orchestrator.agent.resumed import Origin
-from orchestrator.checkpoint.commits import Restore
+from orchestrator.checkpoint.commits import Earlier, Restore
 from orchestrator.cluster.attempt import Attempt
 from orchestrator.cluster.checkpoints import ALL_ATTEMPTS, Checkpoints
+from orchestrator.cluster.domains import PlacementRules
 from orchestrator.cluster.engine_values import planned_values
 from orchestrator.cluster.hangs import HangWatch
-from orchestrator.cluster.nodes import Node, Nodes
+from orchestrator.cluster.nodes import NO_RULES, Node, Nodes
 from orchestrator.cluster.ray_errors import death, error_of, reason
 from orchestrator.cluster.remarks import Remarks
 from orchestrator.cluster.script_saves import ScriptSaves
@@ -91,15 +92,17 @@ class RayWorkerGroup:
         lent: WarmZygotes | None = None,
         wait_for_node_s: float | None = None,
         taken_up: str = "",
+        rules: PlacementRules = NO_RULES,
+        earlier: Earlier | None = None,
     ) -> None:
         self.assignment = assignment
         self._node_count = nodes
         self._start_timeout_s = start_timeout_s
         again_s = wait_for_resources_s if wait_for_node_s is None else wait_for_node_s
         self._nodes = Nodes(
-            assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up
+            assignment, nodes, wait_for_resources_s, again_s, start_timeout_s, notice, lent, taken_up, rules
         )
-        self._checkpoints = Checkpoints(assignment, self._nodes)
+        self._checkpoints = Checkpoints(assignment, self._nodes, earlier)
         self._script_saves = ScriptSaves(assignment, self._nodes)
         self._deepspeed = False  # a rank has made an engine
         self._remarks = Remarks(notice)
@@ -221,6 +224,8 @@ class RayWorkerGroup:
         """Choose what to go on from and have it laid out."""
         if not self.assignment.snapshot.enabled:
             return None
+        if self._now is not None:
+            self._checkpoints.snapshots.heard(self._now.attempt.number, self._now.attempt.step)
         restore = self._checkpoints.choose(before, _FIRST_NAME_S, self._listen_between)
         if attempt > 1:
             self._checkpoints.clear_way(restore)
@@ -268,7 +273,7 @@ class RayWorkerGroup:
             events += [now.unsaved, AttemptEnded(attempt.number, Outcome.FAILED, attempt.step)]
             now.ended = now.unsaved = None
         if now.ended is not None and not self._checkpoints.busy():
-            self._checkpoints.tidy_up()
+            self._checkpoints.tidy_up(now.ended.outcome is Outcome.FINISHED)
             events.append(now.ended)
             now.ended = None
         return events

@@ -11,8 +11,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util import placement_group_table
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from orchestrator.agent import facts
@@ -21,7 +19,10 @@ from orchestrator.agent.assignment import NO_SECRETS, Assignment
 from orchestrator.agent.launchers import WarmZygotes
 from orchestrator.agent.localize import kill_process, unshared
 from orchestrator.cluster import placement
+from orchestrator.cluster.domains import PlacementRules
 from orchestrator.cluster.draining import ASK_S, DrainWatch
+from orchestrator.cluster.held import Gone, Held
+from orchestrator.cluster.parked_order import order_of
 from orchestrator.cluster.ray_errors import by_text, reason
 from orchestrator.cluster.warm import pool, spare
 from orchestrator.errors import Cancelled, ClusterError, NodeLost, NodeMismatch
@@ -33,6 +34,7 @@ _SPACE_S = 1.0
 _NEWS_S = 120.0
 _NEWS_POLL_S = 0.5
 _LOOKS = 3
+NO_RULES = PlacementRules()
 _EDITED = "job.script or a file beside it was edited after the plan was made: the ranks run it as it is now"
 
 
@@ -40,14 +42,16 @@ _EDITED = "job.script or a file beside it was edited after the plan was made: th
 class Node:
     """An agent and the call to it that is under way, since ``asked_s`` (monotonic)."""
 
-    index: int
+    index: int  # of its ranks in the run
     agent: Any
     name: str
+    bundle: int = -1  # of the placement group
     address: str = ""
     pid: int = 0
     started_unix_s: float = 0.0
     ray_id: str = ""
     remarks: list[str] = field(default_factory=list)
+    parked: list[int] = field(default_factory=list)  # ranks of the run that it has in memory
     polling: Any = None
     asked_s: float = 0.0
     lost: str | None = None
@@ -69,6 +73,7 @@ class Nodes:
         notice: Callable[[str], None],
         lent: WarmZygotes | None,
         taken_up: str = "",
+        rules: PlacementRules = NO_RULES,
     ) -> None:
         self.all: list[Node] = []
         self.shared_checkpoints = True
@@ -86,26 +91,30 @@ class Nodes:
         self._notice = notice
         self._takes_spares = lent is None  # on a cluster of the run's own nobody keeps any
         self._warm = lent or partial(pool.lease_here, idle_timeout_s=assignment.warm_idle_timeout_s)
-        self._placement: PlacementGroup | None = None
+        self._held = Held(f"orchestrator {self._name}", rules, notice, self._avoided)
         self._quarantined: set[str] = set()
         self._drains = DrainWatch()
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
         """Hold all nodes, start an agent on each and compare it with the plan."""
-        self._cancelled = cancelled
+        self._cancelled = self._held.cancelled = cancelled
         self._drains.start()
-        self._placement = self._reserve(self._asked)
+        self._held.hold(self._asked)
         self._start_all()
         for again in itertools.count(1):
             try:
                 self._describe(self.all)
+                self._give_back_ranks()
                 break
             except NodeLost:
                 if not any(node.draining for node in self.all):
                     raise
                 self._hold_others(f" again {again}")
         return ResourcesGranted(
-            [node.name for node in self.all], self._assignment.ranks.world_size, self._warnings()
+            [node.name for node in self.all],
+            self._assignment.ranks.world_size,
+            self._warnings(),
+            self._held.crossed([node.ray_id for node in self.all]),
         )
 
     def replace_lost(self, attempt: int) -> bool:
@@ -118,15 +127,18 @@ class Nodes:
         if any(node.draining or node.name in self._quarantined for node in lost):
             self._move(suffix)
             return True
-        assert self._placement is not None
         for node in lost:
-            if node.silent:
+            if node.silent or self._held.named:
                 self._await_news_of(node)
-        names = [node.name for node in lost]
-        placement.regain(self._placement, names, self._again, self._cancelled, self._notice)
+        gone = {node.index: Gone(node.bundle, node.ray_id, node.name) for node in lost}
+        self._held.regain(list(gone.values()), self._again, suffix)
         for node in lost:
-            self.all[node.index] = self._new(node.index, f"successor of {node.name}", suffix)
+            self.all[node.index] = self._new(node.bundle, f"successor of {node.name}", suffix, node.index)
         self._describe([self.all[node.index] for node in lost])
+        for index, before in gone.items():
+            after = self.all[index]
+            if moved := self._held.move_in_words(before, Gone(after.bundle, after.ray_id, after.name)):
+                self._notice(moved)
         self._look_for_checkpoints()
         return True
 
@@ -201,14 +213,10 @@ class Nodes:
             for node in self.all:
                 ray.kill(node.agent)
             self.all.clear()
-        if self._placement is not None:
-            remove_placement_group(self._placement)
-            self._placement = None
+        self._held.release()
 
-    def _reserve(self, asked: placement.PlacementRequest) -> PlacementGroup:
-        name = f"orchestrator {self._name}"
-        avoid = [node["NodeID"] for node in ray.nodes() if node["NodeManagerHostname"] in self._quarantined]
-        return placement.reserve(name, asked, self._cancelled, self._notice, avoid)
+    def _avoided(self) -> list[str]:
+        return [node["NodeID"] for node in ray.nodes() if node["NodeManagerHostname"] in self._quarantined]
 
     def _await_news_of(self, node: Node) -> None:
         """Until it answers, so that only its agent was ill, or Ray has noticed that it is gone, and has
@@ -227,22 +235,21 @@ class Nodes:
         """Go on without a node: on others, which have to be like those that were planned for."""
         self._hold_others(suffix)
         self._describe(self.all)
+        self._give_back_ranks()
         self._look_for_checkpoints()
 
     def _hold_others(self, suffix: str) -> None:
         """Let go of all nodes and hold others: a placement group cannot leave one of its nodes."""
         for node in self.all:
             ray.kill(node.agent)
-        if self._placement is not None:
-            remove_placement_group(self._placement)
-        self._placement = self._reserve(self._again)
+        self._held.hold(self._again)
         self._start_all(suffix)
 
     def _start_all(self, suffix: str = "") -> None:
         """An agent on each bundle: one that is there already, or a new one."""
         there = self._adopted()
         self.all[:] = [
-            Node(index, there[index], f"node {index}")
+            Node(index, there[index], f"node {index}", index)
             if index in there
             else self._new(index, f"node {index}", suffix)
             for index in range(self._count)
@@ -254,35 +261,34 @@ class Nodes:
         Ray tells an agent that it starts which GPUs are in its bundle and gives it the folder that it ships;
         a spare one knows neither, and serves where all GPUs of the node are in the bundle or none.
         """
-        assert self._placement is not None
         context = ray.get_runtime_context()
         if not self._takes_spares or context.runtime_env:
             return {}
         has_gpus = {node["NodeID"]: node["Resources"].get("GPU", 0.0) for node in ray.nodes()}
         gpus = self._needs.get("GPU", 0.0)
-        where = placement_group_table(self._placement)["bundles_to_node_id"]
         wanted = {
             index: node_id
-            for index, node_id in where.items()
+            for index, node_id in self._held.node_ids().items()
             if (not gpus or has_gpus.get(node_id) == gpus) and not self._drains.draining(node_id)
         }
-        return spare.adopted(wanted, self._assignment, self._warm, self._placement)
+        return spare.adopted(wanted, self._assignment, self._warm, self._held.bundle(0).group)
 
-    def _new(self, index: int, name: str, suffix: str = "") -> Node:
-        """An agent on a bundle. A dead one's name stays taken for a while, so a successor has a suffix."""
-        assert self._placement is not None
+    def _new(self, bundle: int, name: str, suffix: str = "", index: int | None = None) -> Node:
+        """An agent on a bundle, whose number is the node's where it has no other ``index``. A dead one's name
+        stays taken for a while, so a successor has a suffix."""
+        held = self._held.bundle(bundle)
+        index = bundle if index is None else index
         actor = ray.remote(NodeAgent).options(
-            name=f"{AGENT} {index + 1}/{self._count} {self._name}{suffix}",
+            name=f"{AGENT} {bundle + 1}/{self._count} {self._name}{suffix}",
             num_cpus=self._needs["CPU"],
             num_gpus=self._needs.get("GPU", 0),
             max_restarts=0,
             scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._placement, placement_group_bundle_index=index
+                held.group, placement_group_bundle_index=held.index
             ),
         )
-        return Node(
-            index, actor.remote(self._assignment, index, self._warm, place=_place, own_process=True), name
-        )
+        agent = actor.remote(self._assignment, index, self._warm, place=_place, own_process=True)
+        return Node(index, agent, name, bundle)
 
     def _describe(self, nodes: Sequence[Node]) -> None:
         """Learn names and addresses; refuse nodes that differ from the plan, all by name in one message."""
@@ -294,7 +300,7 @@ class Nodes:
             node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
             node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]
             problems[node.name] = facts["problems"]
-            node.remarks = facts.get("remarks", [])
+            node.remarks, node.parked = facts.get("remarks", []), facts.get("parked", [])
         if any(problems.values()):
             problems = self._look_again(nodes)
         found = [f"node {name}: {problem}" for name, each in problems.items() for problem in each]
@@ -303,17 +309,27 @@ class Nodes:
                 "nodes differ from the plan: " + "; ".join(found) + "; make them alike, then run again"
             )
 
+    def _give_back_ranks(self) -> None:
+        """Let each node run the ranks again that it has in memory."""
+        order = order_of([node.parked for node in self.all], self._assignment.ranks.per_node)
+        moved = [(node, index) for node, index in zip(self.all, order, strict=True) if node.index != index]
+        answers = [(node, node.agent.be.remote(index)) for node, index in moved]
+        for node, answer in answers:
+            self.ask(node, answer)
+        for node, index in moved:
+            node.index = index
+        self.all.sort(key=lambda node: node.index)
+
     def _await_agents(self, answers: Sequence[tuple[Node, Any]]) -> None:
         """Until all have answered, if only that they cannot. Raises :class:`ClusterError` when one does not,
         and :class:`NodeLost` where a node that is being drained takes no agent; it is marked then."""
-        assert self._placement is not None
         deadline_s = time.monotonic() + self._start_timeout_s
         waiting = [answer for _, answer in answers]
         while waiting:
             _, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=ASK_S)
-            where = placement_group_table(self._placement)["bundles_to_node_id"] if waiting else {}
+            where = self._held.node_ids() if waiting else {}
             for node, answer in answers:
-                node.draining = answer in waiting and self._drains.draining(where.get(node.index, ""))
+                node.draining = answer in waiting and self._drains.draining(where.get(node.bundle, ""))
             if drained := [node.name for node, _ in answers if node.draining]:
                 raise NodeLost.of(", ".join(drained), "it is being drained and takes no agent")
             if waiting and time.monotonic() > deadline_s:

@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 from ray.util import list_named_actors
 
 from orchestrator.agent.agent import AGENT
+from orchestrator.agent.parking_lot import ParkedReport
 from orchestrator.agent.zygote_pool import ZygoteReport
 from orchestrator.cluster import placement
 from orchestrator.cluster.session import NAMESPACE
@@ -30,6 +31,7 @@ class Node:
     held_cpus: float = 0.0  # by all that has asked Ray for them
     held_gpus: float = 0.0  # by all that has asked Ray for them
     zygotes: list[ZygoteReport] | None = None  # that are kept warm there; null where no keeper runs
+    parked: list[ParkedReport] = field(default_factory=list)  # by its keeper: checkpoints in memory
 
 
 @dataclass
@@ -57,7 +59,8 @@ class Overview:
 def inspect_cluster() -> Overview:
     """Ask Ray, the keepers and the agents; ``ray`` is initialised already."""
     seen = placement.inspect_cluster()
-    reports = pool.reports([node["NodeID"] for node in seen.nodes])
+    ids = [node["NodeID"] for node in seen.nodes]
+    reports, parked = pool.reports(ids), pool.parked(ids)
     nodes = {
         node["NodeID"]: Node(
             node_id=node["NodeID"],
@@ -66,6 +69,7 @@ def inspect_cluster() -> Overview:
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
             zygotes=reports.get(node["NodeID"]),
+            parked=parked.get(node["NodeID"], []),
         )
         for node in seen.nodes
     }

@@ -72,9 +72,15 @@ def bundle(ranks_per_node: int, gpus: bool) -> dict[str, float]:
 
 
 def reserve(
-    name: str, asked: PlacementRequest, cancelled: Cancel, notice: Notice, avoid: Sequence[str] = ()
+    name: str,
+    asked: PlacementRequest,
+    cancelled: Cancel,
+    notice: Notice,
+    avoid: Sequence[str] = (),
+    on: Sequence[str] = (),
 ) -> PlacementGroup:
-    """Hold all that is asked for, on nodes whose ids are not among those to ``avoid``.
+    """Hold all that is asked for, on nodes whose ids are not among those to ``avoid``, or ``on`` these, a
+    bundle on each in their order.
 
     While it waits, ``notice`` is told for what, and again when the cluster has changed. Raises
     :class:`NotEnoughResources` in the end (nodes may still join), naming what is missing, and
@@ -84,11 +90,12 @@ def reserve(
     check_named_nodes(asked, [str(node["NodeID"]) for node in ray.nodes() if node["Alive"]], avoid)
     try:
         where = asked.selector(avoid)
+        selectors = [{_NODE_ID: node_id} for node_id in on] or [where] * asked.nodes
         group = placement_group(
             [asked.needs] * asked.nodes,
             strategy=strategy,
             name=name,
-            bundle_label_selector=[where] * asked.nodes if where else None,
+            bundle_label_selector=selectors if on or where else None,
         )
     except RaySystemError as error:
         if not is_name_taken(error):

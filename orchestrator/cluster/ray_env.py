@@ -28,6 +28,15 @@ _CONNECT_S = "5"
 # By which a user says which token is meant; Ray looks at the first, then at the second, then into the home.
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
+# Below the folder of a Ray: where a job that was handed to it finds its copy of a folder. It is deleted some
+# time after the job.
+_OF_A_JOB = "/runtime_resources/working_dir_files/"
+
+
+def goes_with_the_job(path: Path) -> bool:
+    """Whether it is in the copy of a folder that Ray has made for one job."""
+    return _OF_A_JOB in f"{path}/"
+
 
 def prepare_to_attach(address: str) -> None:
     """Call before Ray is imported, when the cluster at ``host:port`` is to be joined.

@@ -14,6 +14,8 @@ from ray.exceptions import RayActorError, RayError, RaySystemError
 _NODE_DIED, _HOW_IT_DIED = "its node has died", "the actor's node was "
 _NAME_TAKEN = "already exists"
 _SUBMITTED_WITH_A_FOLDER = "merge the Job's runtime env"
+# Of its client for jobs, which raises a bare RuntimeError.
+_NO_SUCH_JOB, _NOT_YET = "status code 404", "No available agent to submit job"
 # The first is of its native code, on standard error; the second of what is raised.
 _TOKEN_REFUSED, _TOKEN_MISSING = b"InvalidAuthToken", "no authentication token"
 
@@ -49,6 +51,16 @@ def is_name_taken(error: RaySystemError) -> bool:
 def is_submitted_with_a_folder(error: BaseException) -> bool:
     """Whether this process is a job of Ray's own, which brought a working directory to every node."""
     return _SUBMITTED_WITH_A_FOLDER in str(error)
+
+
+def is_no_such_job(error: BaseException) -> bool:
+    """Whether Ray's client for jobs was asked for one that the cluster does not know."""
+    return _NO_SUCH_JOB in str(error)
+
+
+def takes_no_job_yet(error: BaseException) -> bool:
+    """Whether the part of a node that starts jobs is not up yet, as in a cluster's first half a minute."""
+    return _NOT_YET in str(error)
 
 
 def asks_for_a_token(error: BaseException, on_standard_error: bytes) -> bool:

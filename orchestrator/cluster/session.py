@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,7 @@ from typing import IO, Any
 import psutil
 import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
+from ray.job_config import JobConfig
 
 from orchestrator.cluster.ray_env import HEAD_SETTINGS, TOKEN_VARIABLES, has_token, token_from
 from orchestrator.cluster.ray_errors import asks_for_a_token, is_submitted_with_a_folder, last_line, reason
@@ -54,13 +55,15 @@ def connect(
     working_dir: Path | None = None,
     run_root: Path | None = None,
     unheard: Iterable[int] = (),
+    about: Mapping[str, str] | None = None,
 ) -> Iterator[Session]:
     """Join the cluster at ``address`` (``host:port`` or ``auto``), or start one with ``cpus`` logical CPUs.
 
     A cluster started here has token authentication on, is on loopback as a whole, and lives in a folder of
     its own, which needs no home and is gone when this ends. Its processes do not hear the signals
     ``unheard``, which ask the run to stop: it lives until the ranks have saved. Ray ships ``working_dir``,
-    without the runs below it, to every node that an actor of ours starts on. What ``client.py`` prepares must
+    without the runs below it, to every node that an actor of ours starts on. Its dashboard and `ray list
+    jobs` show what this connection is ``about``. What ``client.py`` prepares must
     have been prepared before Ray was imported. Raises :class:`ClusterUnreachable`, and :class:`ConfigError`
     for a folder that cannot be shipped.
     """
@@ -84,12 +87,12 @@ def connect(
             sessions: list[psutil.Process] = []
             stack.callback(_end, sessions)
             context = _start(
-                sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, **local)
+                sessions, frozenset(unheard), lambda: _init(None, working_dir, run_root, about, **local)
             )
         else:
             _refuse_cut_off(address)
             stack.callback(ray.shutdown)
-            context = _init(address, working_dir, run_root)
+            context = _init(address, working_dir, run_root, about)
         url, info = context.dashboard_url, context.address_info
         yield Session(
             info["address"],
@@ -118,8 +121,15 @@ def _start(sessions: list[psutil.Process], unheard: frozenset[int], init: Callab
         return init()
 
 
-def _init(address: str | None, working_dir: Path | None, run_root: Path | None, **settings: Any) -> Any:
+def _init(
+    address: str | None,
+    working_dir: Path | None,
+    run_root: Path | None,
+    about: Mapping[str, str] | None,
+    **settings: Any,
+) -> Any:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
+    settings["job_config"] = JobConfig(metadata=dict(about or {}))
     if working_dir is not None:
         settings["runtime_env"] = {
             "working_dir": str(working_dir),

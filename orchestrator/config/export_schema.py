@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from orchestrator.config.ranges import CountOr0, Degree, DegreeOr0, Hours, HoursAbove0, Port
+from orchestrator.config.ranges import (
+    CountOr0,
+    Degree,
+    DegreeOr0,
+    Hours,
+    HoursAbove0,
+    Port,
+    SecondsAbove0,
+    Share,
+    UsdAbove0,
+)
 
 
 class PodNetwork(Enum):
@@ -121,7 +131,10 @@ class SlurmConfig:
     account: str | None = None  # the same of --account
     qos: str | None = None  # the same of --qos
     constraint: str | None = None  # of nodes, by Slurm's features
-    time_hours: HoursAbove0 = 24.0  # at most, until the job is requeued and goes on
+    # until the job is requeued and goes on; null is what nine of ten such runs take by the plan, so that
+    # short ones fit into gaps, and at most most_time_hours
+    time_hours: HoursAbove0 | None = None
+    most_time_hours: HoursAbove0 = 24.0  # of a job whose time_hours is null: what the partition allows
     max_requeues: CountOr0 = 100  # of one job, by itself; a lost node counts too
     exclusive: bool = True  # whole nodes
     switches: Degree | None = None  # at most so many leaf switches; null lets Slurm choose
@@ -160,3 +173,17 @@ class ComposeConfig:
     mlflow_port: Port = 5000  # of MLflow's pages
     prometheus_port: Port = 9090  # of Prometheus'
     grafana_port: Port = 3000  # of Grafana's
+
+
+@dataclass
+class MonitoringConfig:
+    """``export format=monitoring``, and what ``compose`` brings of it: Prometheus' rules, and Grafana's
+    dashboard. Each number is where an alert begins."""
+
+    no_step_s: SecondsAbove0 = 900.0  # a run that holds accelerators, without a step
+    goodput: Share = 0.8  # training share of what a run held in the last hour, when it is below this
+    cost_usd_per_hour: UsdAbove0 = 1000.0  # of all runs together, when it is above this
+    budget: Share = 0.8  # share of a cap of a run's budget, or of a team's month, that is spent
+    wait_hours: HoursAbove0 = 24.0  # that a job of the queue has waited
+    dashboard: str = "127.0.0.1:8265"  # HOST:PORT of Ray's dashboard, which tells Prometheus where to look
+    release: str = "prometheus"  # of Helm, by whose name Prometheus' operator knows what is its own

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.config.choices import MISSING, Transport
 from orchestrator.config.export_schema import PodsConfig
-from orchestrator.config.ranges import Degree, Rate, Seconds, Share
+from orchestrator.config.ranges import Degree, FactorFrom1, Rate, Seconds, Share
 
 # The variables of an environment from which it follows how fast the network between nodes is.
 ROUTE_VARIABLES = (
@@ -44,4 +44,8 @@ class FabricConfig:
     efficiency_source: str = ""  # where it was measured; empty is the schema's guess
     latency_s: Seconds = 6.0e-6  # of one step of a collective between nodes
     latency_source: str = ""  # where it is from; empty is the schema's guess
+    # by which what the nodes of a domain can send exceeds what leads out of it, by level of the network: 7
+    # where nodes of 7 GB/s share an uplink of 1. A level that is not named has no such bound
+    oversubscription: dict[str, FactorFrom1] = field(default_factory=dict)
+    oversubscription_source: str = ""  # where it is published
     pods: PodsConfig = field(default_factory=PodsConfig)

@@ -34,6 +34,7 @@ CPU_RANKS = 2
 _PATHS = (
     "run_root", "run_dir", "calibration", "deepspeed_file", "job.script", "job.cwd", "job.checkpoint_dir",
     "job.corpus", "planner.published", "snapshot.dirs", "snapshot.trusted", "launch.working_dir",
+    "cluster.topology.file",
 )  # fmt: skip
 # Keys of runs that are on a disk already, and what they are called now.
 _RENAMED_KEYS = {

@@ -27,9 +27,11 @@ STEPS, GLOBAL_BATCH = "job.steps", "job.global_batch"
 SIZES = ("cluster.nodes", "cluster.gpus_per_node", "job.ranks")
 # Keys and sections with which a run goes on as the same run.
 MAY_CHANGE = (
-    STEPS, *SIZES, "recovery", "tracking", "launch", "metrics", "snapshot.keep", "snapshot.keep_hours",
-    "snapshot.dirs", "snapshot.trusted", "snapshot.allow_types", "env", "job.env", "ray_address", "owner",
-    "project", "cost_center", "budget", "budgets", "cluster.price",
+    STEPS, *SIZES, "recovery", "tracking", "launch", "placement", "cluster.topology", "metrics",
+    "snapshot.keep", "snapshot.keep_hours", "snapshot.dirs", "snapshot.park_s", "snapshot.park_bytes",
+    "snapshot.trusted", "snapshot.allow_types",
+    "env", "job.env", "ray_address", "owner", "project", "cost_center", "budget", "budgets",
+    "cluster.price", "kueue",
 )  # fmt: skip
 # What says which run is meant, and nothing of it.
 _WHICH_RUN = ("run_root", "run_name", "run_dir", "run_group_reads", "job.resume")

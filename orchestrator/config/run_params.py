@@ -21,7 +21,9 @@ _NAMED = {
     "cluster.price.kind", "cluster.price.usd_per_gpu_hour",
 }  # fmt: skip
 # Names and places of this one run, which are tags.
-_PLACES = {"run_name", "run_dir", "run_root", "tracking", "calibration", "owner", "project", "cost_center"}
+_PLACES = {
+    "run_name", "run_dir", "run_root", "tracking", "calibration", "owner", "project", "cost_center", "kueue",
+}  # fmt: skip
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 _NO_DEFAULT = object()
 _TYPED = re.compile(r"[+~]*([^=]+)=")

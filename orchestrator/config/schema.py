@@ -27,13 +27,16 @@ from orchestrator.config.export_schema import (
     ContainerConfig,
     KubeRayConfig,
     MachinesConfig,
+    MonitoringConfig,
     RayUpConfig,
     SlurmConfig,
 )
 from orchestrator.config.fabric_schema import FabricConfig as FabricConfig
 from orchestrator.config.fabric_schema import SettingConfig as SettingConfig
+from orchestrator.config.kueue_schema import KueueConfig as KueueConfig
 from orchestrator.config.model_keys import JobVariants, LayoutVariants, ModelVariants
 from orchestrator.config.notifying import NotifyConfig as NotifyConfig
+from orchestrator.config.placement_schema import PlacementConfig, TopologyConfig
 from orchestrator.config.price_schema import PriceConfig as PriceConfig
 from orchestrator.config.ranges import (
     Bytes,
@@ -46,7 +49,6 @@ from orchestrator.config.ranges import (
     Factor,
     FactorAbove1,
     FactorOr0,
-    Hours,
     HoursAbove0,
     Pue,
     Rate,
@@ -61,6 +63,7 @@ from orchestrator.config.ranges import (
 )  # fmt: skip  # isort: skip
 from orchestrator.config.scenario_schema import ScenarioConfig as ScenarioConfig
 from orchestrator.config.serving import ServeConfig as ServeConfig
+from orchestrator.config.snapshot_schema import SnapshotConfig as SnapshotConfig
 from orchestrator.config.sweep_schema import SweepConfig as SweepConfig
 from orchestrator.config.tracking_schema import MetricsConfig as MetricsConfig
 from orchestrator.config.tracking_schema import TrackingConfig as TrackingConfig
@@ -124,6 +127,7 @@ class ClusterConfig:
     grid_gco2_per_kwh: FactorOr0 | None = None
     grid_source: str | None = None
     source: str = ""  # where node type and network are described
+    topology: TopologyConfig = field(default_factory=TopologyConfig)
     machines: MachinesConfig = field(default_factory=MachinesConfig)
     price: PriceConfig = field(default_factory=PriceConfig)
 
@@ -255,25 +259,6 @@ class RecoveryConfig:
 
 
 @dataclass
-class SnapshotConfig:
-    """How checkpoints are staged in memory, written out behind the training and kept."""
-
-    enabled: bool = True  # false leaves save_checkpoint and load_checkpoint to DeepSpeed alone
-    # where to stage, the first with room for two generations: folders in memory or on a local disk, or
-    # durable: not staged, the training waits for the disk
-    dirs: list[str] = field(default_factory=lambda: ["/dev/shm", "durable"])
-    keep: CountOr0 = 2  # committed checkpoints to keep; 0 keeps all
-    keep_hours: Hours | None = None  # and those that are younger than this
-    # folders whose checkpoints are loaded though no manifest names them: loading runs what a pickle says
-    trusted: list[str] = field(default_factory=list)
-    # types, by module and name, that may be loaded from a checkpoint which is not this run's own work
-    allow_types: list[str] = field(default_factory=list)
-    # a file with a secret by which manifests are signed: a checkpoint that is not signed with it is not
-    # loaded. null draws a key for each run
-    key_file: str | None = None
-
-
-@dataclass
 class PlannerConfig(PlannerEvidence):
     """Constants of the step-time and memory model, each with a meaning, fitted to published training runs by
     ``benchmarks/planner_fit.py``. See ``docs/planner_model.md``."""
@@ -357,17 +342,20 @@ class Config:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     notify: NotifyConfig = field(default_factory=NotifyConfig)
+    kueue: KueueConfig = field(default_factory=KueueConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    # what 'export' writes: kuberay, slurm, ray-up or compose
+    # what 'export' writes: kuberay, slurm, ray-up, compose or monitoring
     format: str | None = None
     container: ContainerConfig = field(default_factory=ContainerConfig)
     kuberay: KubeRayConfig = field(default_factory=KubeRayConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     ray_up: RayUpConfig = field(default_factory=RayUpConfig)
     compose: ComposeConfig = field(default_factory=ComposeConfig)
+    monitoring: MonitoringConfig = field(default_factory=MonitoringConfig)
     scenario: ScenarioConfig | None = None
     # environment of the ranks; wins over job.env and the fabric's
     env: dict[str, str] = field(default_factory=dict)

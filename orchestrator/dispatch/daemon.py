@@ -86,6 +86,11 @@ class Daemon:
         for key in self._decide(fleet, nodes):
             self._settle(key, alive)
 
+    @property
+    def fleet(self) -> FleetFile | None:
+        """As it was last taken."""
+        return self._fleet
+
     def _current_fleet(self) -> FleetFile | None:
         """As it is written now; a file that cannot be taken is told once, and the one before it stays."""
         try:

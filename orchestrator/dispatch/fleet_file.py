@@ -32,7 +32,7 @@ NAME = "fleet.yaml"
 FOLDER = "fleet"
 EXAMPLE = "pools: {gpus: {nodes: 1, gpus_per_node: 8}}"
 _MOST_NODES = 1_000_000
-_SECTIONS = ("state_dir", "ray_address", "pools", "teams", "classes", "policy")
+_SECTIONS = ("state_dir", "ray_address", "pools", "teams", "classes", "policy", "metrics_names")
 _POOL = (
     "nodes", "gpus_per_node", "usd_per_gpu_hour", "resource", "words", "labels", "site", "from", "until",
 )  # fmt: skip
@@ -74,6 +74,7 @@ class FleetFile:
     classes: tuple[JobClass, ...] = ()
     policy: Policy = dataclasses.field(default_factory=Policy)
     ray_address: str | None = None
+    metrics_names: bool = False  # of teams and pools in the gauges, for whoever reaches a node
 
     def team(self, name: str | None) -> str:
         """The team that is meant; the one that there is where none is named."""
@@ -134,6 +135,9 @@ class _Reader:
             self._refuse(
                 "ray_address", address, "is no host:port; leave it out for the cluster that 'up' keeps"
             )
+        names = body.get("metrics_names", False)
+        if not isinstance(names, bool):
+            self._refuse("metrics_names", names, "has to be true or false")
         pools = tuple(self._pool(name, each) for name, each in self._named("pools", body))
         if not pools:
             raise ConfigError(f"{self._path}: pools: there is none; write at least '{EXAMPLE}'")
@@ -147,7 +151,7 @@ class _Reader:
             )
         where = self._path.parent / (state_dir or FOLDER)
         policy = self._policy(body.get("policy") or {})
-        return FleetFile(self._path, where, pools, teams, classes, policy, address)
+        return FleetFile(self._path, where, pools, teams, classes, policy, address, names)
 
     def _pool(self, name: str, body: Any) -> PoolEntry:
         at = f"pools.{name}"

@@ -1,4 +1,5 @@
-"""``python -m orchestrator.dispatch.nodes_reader ADDRESS``: the nodes of a Ray, a line of JSON each second.
+"""``python -m orchestrator.dispatch.nodes_reader ADDRESS STATE_DIR``: the nodes of a Ray, a line of JSON each
+second; and what the daemon writes of the queue into that folder, as gauges of that Ray.
 
 It is a process of its own: one that is connected to Ray ends with it, after a minute of waiting for it.
 Whoever reads it, `NodesReader`, may end it at any time and start another.
@@ -15,11 +16,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import IO
 
 from orchestrator import papers
 from orchestrator.cluster.warm import record
 from orchestrator.dispatch.codec import made, plain
+from orchestrator.dispatch.queue_gauges import read_gauges
 from orchestrator.dispatch.seen import SeenNode
 from orchestrator.errors import OrchestratorError
 from orchestrator.output import without_controls
@@ -33,10 +36,11 @@ _END_S = 5.0
 
 
 class NodesReader:
-    """Asks for the nodes of the cluster at an address; None: the one that `up` keeps, whichever that is."""
+    """Asks for the nodes of the cluster at an address; None: the one that `up` keeps, whichever that is.
+    There ``state_dir``'s queue is told as gauges."""
 
-    def __init__(self, address: str | None = None) -> None:
-        self._address = address
+    def __init__(self, address: str | None, state_dir: Path) -> None:
+        self._address, self._state_dir = address, state_dir
         self._child: subprocess.Popen[bytes] | None = None
         self._of = ""
         self._seen: tuple[SeenNode, ...] | None = None
@@ -57,12 +61,19 @@ class NodesReader:
             self._start(address, now)
         return self._seen if now - self._seen_at < _STALE_S else None
 
+    @property
+    def asks(self) -> str:
+        """The address that is asked now, or was last."""
+        return self._of
+
     def close(self) -> None:
         """End the child that asks."""
         child, self._child, self._seen = self._child, None, None
         if child is not None:
             child.kill()
             child.wait(_END_S)
+            assert child.stdin is not None
+            child.stdin.close()
 
     def _answering(self, now: float) -> str | None:
         """The address, if somebody listens there: a head that was killed is noticed so, and not a minute
@@ -79,7 +90,7 @@ class NodesReader:
     def _start(self, address: str, now: float) -> None:
         self._started_at, self._of = now, address
         self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__, address],
+            [sys.executable, "-m", __name__, address, str(self._state_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -107,8 +118,8 @@ def _listens(address: str) -> bool:
     return True
 
 
-def main(address: str) -> int:
-    """Tell the nodes until nobody reads any more."""
+def main(address: str, state_dir: str) -> int:
+    """Tell the nodes, and how the queue stands, until nobody reads any more."""
     from orchestrator.driver.warm_cluster import connect
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -116,9 +127,12 @@ def main(address: str) -> int:
     os.dup2(2, 1)  # Ray prints
     try:
         with connect(address):
+            from orchestrator.cluster.gauges import QueueGauges
             from orchestrator.cluster.placement import inspect_cluster
 
+            gauges = QueueGauges()
             while True:
+                gauges.show(read_gauges(Path(state_dir), time.time()))
                 seen = inspect_cluster()
                 nodes = [_seen(node) for node in seen.nodes if node["NodeID"] not in seen.draining]
                 answers.write(json.dumps(plain(sorted(nodes, key=lambda node: node.node_id))) + "\n")
@@ -147,4 +161,4 @@ def _seen(node: dict[str, object]) -> SeenNode:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from orchestrator import papers
@@ -18,6 +18,7 @@ from orchestrator.dispatch.drivers import ProcessDrivers
 from orchestrator.dispatch.fleet_file import NAME, FleetFile, read_fleet_file
 from orchestrator.dispatch.locks import is_held, taken
 from orchestrator.dispatch.nodes_reader import NodesReader
+from orchestrator.dispatch.queue_gauges import queue_values, write_gauges
 from orchestrator.dispatch.seen_file import EVERY_S, write_seen
 from orchestrator.dispatch.store import Deposed, Store
 from orchestrator.errors import ConfigError, RunDirectoryError
@@ -42,7 +43,7 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
     with ExitStack() as stack:
         stack.enter_context(_alone(fleet.state_dir))
         store = stack.enter_context(Store(fleet.state_dir))
-        reader = NodesReader(fleet.ray_address)
+        reader = NodesReader(fleet.ray_address, fleet.state_dir)
         stack.callback(reader.close)
         drivers = ProcessDrivers(run_root, fleet.state_dir, say)
         daemon = Daemon(store, drivers, reader.nodes, FleetFileReader(run_root, fleet).read, time.time, say)
@@ -55,13 +56,23 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
                 daemon.step()
                 if time.monotonic() - told_at > EVERY_S:
                     told_at = time.monotonic()
-                    write_seen(fleet.state_dir, reader.nodes(), time.time())
+                    _tell(daemon, reader, fleet)
             except Deposed:
                 raise
             except RunDirectoryError as error:  # a disk that is full, say: it may have room again
                 say(f"{error}; it is tried again")
                 over.wait(_AGAIN_S)
             over.wait(LOOK_S)
+
+
+def _tell(daemon: Daemon, reader: NodesReader, fleet: FleetFile) -> None:
+    """Whoever asks how the queue stands, and whoever watches it. On loopback alone they get names unasked."""
+    nodes, now, current = reader.nodes(), time.time(), daemon.fleet or fleet
+    named = current.metrics_names or reader.asks.startswith("127.")
+    values = queue_values(daemon.store.read(), current, nodes, now, named)
+    with suppress(OSError):  # of a disk that is full: what they find has a time, and is too old for them
+        write_seen(fleet.state_dir, nodes, now)
+        write_gauges(fleet.state_dir, values, now)
 
 
 class FleetFileReader:

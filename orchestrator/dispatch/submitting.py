@@ -97,29 +97,45 @@ def submit(store: Store, spec: JobSpec, run_root: Path, cwd: str, by: str, now: 
 
     Raises :class:`ConfigError` for a key that is another job's.
     """
-    there = store.entry(spec.key)
-    if there is None and (run_root / spec.key / "journal.jsonl").exists():
-        raise ConfigError(
-            f"key={spec.key}: {run_root / spec.key} holds a run already that is not of the queue; choose"
-            " another key"
-        )
+    [found] = submit_all(store, [spec], run_root, cwd, by, now)
+    return found
+
+
+def submit_all(
+    store: Store, specs: Sequence[JobSpec], run_root: Path, cwd: str, by: str, now: float
+) -> list[tuple[Entry, bool]]:
+    """The same of many: all of them are written down, or none. They wait for the disk once."""
+    there: dict[str, Entry] = {}
 
     def choose(books: Books) -> list[Fact]:
-        nonlocal there
-        there = books.jobs.get(spec.key) or store.entry(spec.key)
-        if there is None:
-            return [Submitted(spec, spec.key, cwd)]
-        if _same(there.job.spec, spec):
-            return []
-        raise ConfigError(
-            f"key={spec.key}: is another job's already ({' '.join(there.job.spec.overrides)}, submitted"
-            f" {told(there.job.submitted_at, now)}, {there.job.state.value}); choose another key"
-        )
+        new: dict[str, JobSpec] = {}
+        for spec in specs:
+            entry = books.jobs.get(spec.key) or store.entry(spec.key)
+            other = entry.job.spec if entry is not None else new.get(spec.key)
+            if other is not None:
+                if not _same(other, spec):
+                    raise ConfigError(f"key={spec.key}: {_whose(other, entry, now)}; choose another key")
+                if entry is not None:
+                    there[spec.key] = entry
+                continue
+            if (run_root / spec.key / "journal.jsonl").exists():
+                raise ConfigError(
+                    f"key={spec.key}: {run_root / spec.key} holds a run already that is not of the queue;"
+                    " choose another key"
+                )
+            new[spec.key] = spec
+        return [Submitted(spec, spec.key, cwd) for spec in new.values()]
 
-    store.write(by, now, choose)
-    entry = store.entry(spec.key)
-    assert entry is not None
-    return entry, there is None
+    books = store.write(by, now, choose)
+    return [(there.get(spec.key) or books.jobs[spec.key], spec.key not in there) for spec in specs]
+
+
+def _whose(other: JobSpec, entry: Entry | None, now: float) -> str:
+    words = " ".join(other.overrides)
+    if entry is None:
+        return f"is another job's of the same list ({words})"
+    job = entry.job
+    return f"is another job's already ({words}, submitted {told(job.submitted_at, now)}, {job.state.value})"
 
 
 def _same(one: JobSpec, other: JobSpec) -> bool:

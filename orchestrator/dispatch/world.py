@@ -10,6 +10,7 @@ from orchestrator.dispatch.books import Books, month_of
 from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.facts import Fact, MoveMeant, NodeBound, StartMeant, StopMeant, Tally
 from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
+from orchestrator.dispatch.numbering import along_the_tree
 from orchestrator.dispatch.seen import SeenNode
 from orchestrator.fleet.decisions import Decision, Move, Start, Stop
 from orchestrator.fleet.jobs import Job, JobState
@@ -31,7 +32,7 @@ class Sight:
 
 def bindings(books: Books, fleet: FleetFile, nodes: Sequence[SeenNode]) -> list[NodeBound]:
     """Which nodes get which numbers: a node keeps its own, one that comes back has that of its host, and a
-    new one the first that nobody alive has."""
+    new one the first that nobody alive has. Of several new ones neighbours get neighbouring numbers."""
     alive = {node.node_id for node in nodes}
     found: list[NodeBound] = []
     taken: set[str] = set()
@@ -41,7 +42,7 @@ def bindings(books: Books, fleet: FleetFile, nodes: Sequence[SeenNode]) -> list[
         free = [number for number in range(each.pool.nodes) if _is_free(slots.get(number), alive)]
         new = [node for node in nodes if node.node_id not in taken | kept and _belongs(node, each)]
         taken |= kept
-        for node in new:
+        for node in along_the_tree(new):
             number = next((at for at in free if at in slots and slots[at].host == node.host), None)
             if number is None:
                 number = next((at for at in free if at not in slots), free[0] if free else None)

@@ -22,6 +22,7 @@ from orchestrator.config.schema import Config
 from orchestrator.driver.script_preload import script_preload
 from orchestrator.driver.signing import signing_key
 from orchestrator.errors import ConfigError
+from orchestrator.ledger.run_directory import number_of_run
 from orchestrator.plan.plan import Plan
 from orchestrator.rank.environment import held_back, reaching_ranks
 from orchestrator.rank.launch.zygote_key import is_read_at_import
@@ -52,6 +53,7 @@ def assignment_of(
     trusted = [str(Path(plan.cwd, folder).resolve()) for folder in config.snapshot.trusted]
     return Assignment(
         run=name,
+        number=number_of_run(run_dir),
         began_unix_s=time.time() if began_unix_s is None else began_unix_s,
         places=Places(str(run_dir), run_dir_mark, checkpoint_dir=str(Path(plan.cwd, checkpoint_dir))),
         program=Program(

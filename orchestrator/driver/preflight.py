@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.agent import corpus
+from orchestrator.agent.staging_dir import why_too_much
 from orchestrator.config import hardware
 from orchestrator.config.hardware_fit import no_gpu_here
 from orchestrator.config.load import conf_dir
@@ -28,6 +29,8 @@ from orchestrator.plan.remarks import not_built
 from orchestrator.plan.resuming import resuming
 from orchestrator.plan.source import Source
 from orchestrator.planner.calibration_file import calibrations_of
+from orchestrator.planner.topology_file import said_of_file, tree_of_said
+from orchestrator.topology.files import Said
 from orchestrator.vocabulary import ProgramKind
 
 if TYPE_CHECKING:
@@ -110,10 +113,11 @@ def plan_of(config: Config, observed: bool = True) -> Plan:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and the script's sources that it was made from."""
+    """A plan, the script's sources that it was made from, and what a file says of where nodes are."""
 
     plan: Plan
     sources: Sequence[Source]
+    places: Sequence[Said] = ()
 
 
 def planned(config: Config, observed: bool = True) -> Planned:
@@ -132,6 +136,7 @@ def planned(config: Config, observed: bool = True) -> Planned:
     if config.launch.preload:
         check_preload(config, own_interpreter=starts_here(config))
     check_signing(config)
+    places = said_of_file(config)
     facts = {}
     if observed:
         from orchestrator.agent.facts import observe
@@ -148,9 +153,10 @@ def planned(config: Config, observed: bool = True) -> Planned:
         program.kind,
         module,
         corpus_tokens=tokens,
+        tree=tree_of_said(config, places),
     )
     check_world_size(config, plan)
-    return Planned(plan, program.sources)
+    return Planned(plan, program.sources, places)
 
 
 def starts_here(config: Config) -> bool:
@@ -282,8 +288,8 @@ def check_tokenizer(config: Config, cwd: Path) -> None:
 
 
 def check_staging(config: Config) -> None:
-    """A folder to stage in that is named for this machine has to be here; what is there by default need not
-    be. Raises :class:`ConfigError`."""
+    """A folder to stage in that is named for this machine has to be here, and be able to hold what is to be
+    parked there; what is there by default need not be. Raises :class:`ConfigError`."""
     if config.cluster.name != "local" or asked_address(config) not in (None, LOCAL):
         return  # the nodes look at theirs, and say what they take instead
     usual = SnapshotConfig().dirs
@@ -293,6 +299,8 @@ def check_staging(config: Config) -> None:
                 f"snapshot.dirs=[{name}]: no folder that can be written; make it, or write"
                 f" 'snapshot.dirs=[{','.join(usual)}]' for the usual ones"
             )
+    if config.snapshot.enabled and (why := why_too_much(config.snapshot.park_bytes, config.snapshot.dirs)):
+        raise ConfigError(why)
 
 
 def check_local_gpus(config: Config) -> None:

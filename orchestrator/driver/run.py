@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.cluster import ray_env
+from orchestrator.config.kueue_schema import check_kueue
 from orchestrator.config.placeholders import SKIP_BATCHES, asks_for
 from orchestrator.config.resume_changes import wishes_of
 from orchestrator.config.schema import Config, Preflight
@@ -22,6 +23,7 @@ from orchestrator.driver.budget import (
     check_resumed,
     write_money,
 )
+from orchestrator.driver.kueue import KueueBoost
 from orchestrator.driver.node_notes import RunNotes
 from orchestrator.driver.notifying import Notifier
 from orchestrator.driver.observer import Observer, RunObserver
@@ -43,6 +45,7 @@ from orchestrator.driver.resume import (
     to_take_up,
 )
 from orchestrator.driver.script_preload import check_preload
+from orchestrator.driver.sharing_sink import shared_place
 from orchestrator.driver.stop_file import asked_by_file
 from orchestrator.driver.stopping import asked_by_signals, exit_code
 from orchestrator.driver.tracking import (
@@ -64,7 +67,7 @@ from orchestrator.driver.wiring import (
     workers_of,
     zygote_ahead,
 )
-from orchestrator.errors import EXIT_BUDGET_REACHED, RunDirectoryError, TrainingFailed
+from orchestrator.errors import EXIT_BUDGET_REACHED, ConfigError, RunDirectoryError, TrainingFailed
 from orchestrator.events import BudgetSettled, Event, Record, RunEnded, RunResumed, RunStarted, Status
 from orchestrator.ledger.charge import cost_usd
 from orchestrator.ledger.journal import Journal, disk_is_full
@@ -93,7 +96,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     check_budget(config.budget)
     made = planned(config)
     plan = made.plan
-    _ = plan.billed_by
+    check_kueue(config.kueue, plan.billed_by.usd_per_gpu_hour, os.environ)
     if takes_up is None:
         check_against_plan(config, plan, caps_of(config, plan, time.time()), view.warn)
     check_script_builds(config)
@@ -104,6 +107,7 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
     name = takes_up.name if takes_up else config.run_name or new_run_name(plan.job)
     check_run_name(name)
     directory = RunDirectory(Path(config.run_dir or Path(config.run_root) / name), config.run_group_reads)
+    check_stays(directory.path)
     if takes_up is None and not trust:
         check_nobody_elses(directory.path)
     with ExitStack() as stack:
@@ -117,10 +121,21 @@ def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, t
         stop = StopRequest()
         stack.enter_context(asked_by_signals(stop, signals))
         stack.enter_context(asked_by_file(directory.path, stop, view.warn))
-        sink = MlflowSink(config, directory, problem)
+        sink = MlflowSink(config, directory, problem, shared_place(config, plan))
         stack.callback(sink.close)
         typed_in = takes_up.typed_in if takes_up else Path.cwd()
         return _supervised(Wired(config, made, name, directory, target, stop, sink, view, takes_up, typed_in))
+
+
+def check_stays(path: Path) -> None:
+    """Raises :class:`ConfigError` for a run directory that would be deleted with all that is in it."""
+    from orchestrator.cluster.ray_env import goes_with_the_job
+
+    if goes_with_the_job(path):
+        raise ConfigError(
+            f"run directory {path}: is in the folder that Ray made for this job, and deletes with it; set"
+            " run_root to a place that stays, e.g. run_root=/shared/runs, or ORCHESTRATOR_RUN_ROOT there"
+        )
 
 
 def write_papers(
@@ -179,11 +194,14 @@ def _supervised(run: Wired) -> int:
         if run.config.preflight is not Preflight.off:
             leave_out = nodes_to_leave_out(run.config, run.plan.layout.nodes, session.address, run.view)
         workers = workers_of(run, assignment, books.resume_state, session, early, stack)
+        kueue = KueueBoost(run.config.kueue, run.view.notice)
+        stack.enter_context(kueue.told())
         observers: tuple[Observer, ...] = (
             run.view,
-            gauges_of(run, session, stack),
+            gauges_of(run, books, session, stack),
             SpendNote(run.config, run.name, run.plan.unit, books.ledger, run.view.notice),
             notifier,
+            kueue,
             RunNotes(run.config.run_root, run.view.notice),
         )
         on_record = _OnRecord(run, books, observers)

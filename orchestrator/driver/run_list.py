@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from orchestrator import papers
 from orchestrator.driver.folded import Folded
@@ -18,6 +18,7 @@ from orchestrator.events import RunEnded, Status
 from orchestrator.ledger.bill import Bucket
 from orchestrator.ledger.run_directory import LOST, holder
 from orchestrator.ledger.spend import FOLDER
+from orchestrator.ledger.spend_notes import SpendRead, spend_notes
 from orchestrator.trust import why_not_ours
 from orchestrator.users import user_name
 
@@ -138,10 +139,10 @@ def listed(run_root: str | Path, wanted: RunFilter, limit: int, trust: bool) -> 
     return found
 
 
-def newest_first(root: Path, notes: dict[str, dict[str, Any]]) -> list[tuple[float, str, Path | None]]:
+def newest_first(root: Path, notes: dict[str, SpendRead]) -> list[tuple[float, str, Path | None]]:
     """Time of the newest word, name and directory of each."""
     found: dict[str, tuple[float, Path | None]] = {
-        name: (number_in(note, "updated_unix_s"), None) for name, note in notes.items()
+        name: (note.updated_unix_s, None) for name, note in notes.items()
     }
     for entry in _entries(root):
         journal = os.path.join(entry.path, "journal.jsonl")
@@ -164,23 +165,7 @@ def _entries(root: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def spend_notes(folder: Path) -> dict[str, dict[str, Any]]:
-    """By run what it tells of its spending, where that is what it should be."""
-    notes: dict[str, dict[str, Any]] = {}
-    for entry in _entries(folder):
-        name, dot, kind = entry.name.rpartition(".")
-        if not dot or kind != "json" or name.startswith("."):
-            continue
-        try:
-            body = papers.read_object(entry.path)
-        except (OSError, ValueError):
-            continue
-        if isinstance(body.get("owner"), str) and isinstance(body.get("state"), str):
-            notes[name] = body
-    return notes
-
-
-def _by_journal(name: str, path: Path, note: dict[str, Any] | None) -> ListedRun | None:
+def _by_journal(name: str, path: Path, note: SpendRead | None) -> ListedRun | None:
     fold = JournalFold(path, stamp_is_enough=True)
     held = holder(path) is not None  # asked first: a driver that is gone has written its last word
     try:
@@ -198,18 +183,17 @@ def _by_journal(name: str, path: Path, note: dict[str, Any] | None) -> ListedRun
 
 
 def _listed(
-    name: str, path: Path, note: dict[str, Any] | None, folded: Folded, state: str, goes_on: bool
+    name: str, path: Path, note: SpendRead | None, folded: Folded, state: str, goes_on: bool
 ) -> ListedRun:
-    facts, bill, note = folded.run, folded.ledger.bill(), note or {}
-    project = note.get("project")
+    facts, bill = folded.run, folded.ledger.bill()
     return ListedRun(
         name=name,
         state=state,
         goes_on=goes_on,
         job=facts.job if facts else None,
         cluster=facts.cluster if facts else None,
-        owner=note.get("owner") or owner_of(path),
-        project=project if isinstance(project, str) else None,
+        owner=(note.owner if note else "") or owner_of(path),
+        project=note.project if note else None,
         unit=facts.unit if facts else "GPU",
         gpus_held=bill.gpus_held if goes_on else 0,
         gpu_hours=bill.gpu_hours,
@@ -222,36 +206,27 @@ def _listed(
     )
 
 
-def _by_note(name: str, path: Path | None, note: dict[str, Any]) -> ListedRun:
-    import time
-
-    updated = number_in(note, "updated_unix_s")
-    every_s = max(1.0, number_in(note, "every_s"))
-    ended = note["state"] in [status.value for status in Status]
-    lost = not ended and time.time() - updated > _NOTES_MISSED * every_s
+def _by_note(name: str, path: Path | None, note: SpendRead) -> ListedRun:
+    ended = note.state in [status.value for status in Status]
+    lost = not ended and time.time() - note.updated_unix_s > _NOTES_MISSED * max(1.0, note.every_s)
     return ListedRun(
         name=name,
-        state=LOST if lost else papers.one_line(note["state"]),
+        state=LOST if lost else papers.one_line(note.state),
         goes_on=not ended and not lost,
         job=None,
         cluster=None,
-        owner=papers.one_line(note["owner"]),
-        project=note["project"] if isinstance(note.get("project"), str) else None,
-        unit=note["unit"] if isinstance(note.get("unit"), str) else "GPU",
-        gpus_held=0 if lost or ended else int(number_in(note, "gpus_held")),
-        gpu_hours=number_in(note, "gpu_hours"),
-        cost_usd=number_in(note, "cost_usd"),
+        owner=papers.one_line(note.owner),
+        project=note.project,
+        unit=note.unit,
+        gpus_held=0 if lost or ended else note.gpus_held,
+        gpu_hours=note.gpu_hours,
+        cost_usd=note.cost_usd,
         step=None,
         steps=None,
         started_unix_s=None,
-        last_unix_s=updated,
+        last_unix_s=note.updated_unix_s,
         path=str(path) if path else None,
     )
-
-
-def number_in(note: dict[str, Any], name: str) -> float:
-    value = note.get(name)
-    return value if isinstance(value, int | float) and abs(value) < papers.LARGEST else 0.0
 
 
 def owner_of(path: Path) -> str:

@@ -12,18 +12,18 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from orchestrator import papers
 from orchestrator.driver.journal_fold import JournalFold
-from orchestrator.driver.run_list import newest_first, number_in, owner_of, spend_notes
+from orchestrator.driver.run_list import newest_first, owner_of
 from orchestrator.errors import ConfigError, JournalError, near_miss
 from orchestrator.events import Status
 from orchestrator.ledger.bill import Bucket
 from orchestrator.ledger.money import LOST, Held
 from orchestrator.ledger.spend import FOLDER
+from orchestrator.ledger.spend_notes import SpendRead, spend_notes
 from orchestrator.trust import why_not_ours
 
 # By what spending can be grouped.
@@ -133,20 +133,14 @@ def spent_lines(run_root: str | Path, trust: bool) -> Iterable[SpentLine]:
     for _, name, path in newest_first(root, notes):
         note = notes.get(name)
         ours = path is not None and (trust or why_not_ours(path) is None)
-        told = _held_in(note) if note is not None else []
-        if path is not None and ours and not (told and note and note["state"] in _ENDED):
-            yield from _by_journal(name, path, note or {})
+        told = note.by_month() if note is not None else []
+        if path is not None and ours and not (told and note and note.state in _ENDED):
+            yield from _by_journal(name, path, note)
         elif note is not None:
-            yield from _lines(name, note, note["owner"], note.get("cluster"), note.get("unit"), told)
+            yield from _lines(name, note, note.owner, note.cluster, note.unit, told)
 
 
-def _is_told(held: Held) -> bool:
-    """Whether it can be added up, whoever wrote it."""
-    amounts = (held.gpu_hours, held.cost_usd)
-    return held.bucket in list(Bucket) and all(0 <= each < papers.LARGEST for each in amounts)
-
-
-def _by_journal(name: str, path: Path, note: dict[str, Any]) -> Iterable[SpentLine]:
+def _by_journal(name: str, path: Path, note: SpendRead | None) -> Iterable[SpentLine]:
     fold = JournalFold(path, stamp_is_enough=True)
     try:
         folded = fold.catch_up()
@@ -154,44 +148,26 @@ def _by_journal(name: str, path: Path, note: dict[str, Any]) -> Iterable[SpentLi
     except JournalError:  # up to the damage; what a note says is later
         folded = fold.folded
     facts, held = folded.run, folded.ledger.by_month()
-    if number_in(note, "cost_usd") > math.fsum(each.cost_usd for each in held):
-        held = _held_in(note)
-    cluster, unit = (facts.cluster, facts.unit) if facts else (note.get("cluster"), note.get("unit"))
-    return _lines(name, note, note.get("owner") or owner_of(path), cluster, unit, held)
+    if note is not None and note.cost_usd > math.fsum(each.cost_usd for each in held):
+        held = note.by_month()
+    known = facts or note
+    cluster, unit = (known.cluster, known.unit) if known else (None, "GPU")
+    return _lines(name, note, (note.owner if note else "") or owner_of(path), cluster, unit, held)
 
 
 def _lines(
-    name: str, note: dict[str, Any], owner: str, cluster: Any, unit: Any, held: Iterable[Held]
+    name: str, note: SpendRead | None, owner: str, cluster: str | None, unit: str, held: Iterable[Held]
 ) -> Iterable[SpentLine]:
     for each in held:
         yield SpentLine(
             run=name,
             owner=owner,
-            project=_text(note.get("project")),
-            cost_center=_text(note.get("cost_center")),
-            cluster=_text(cluster),
+            project=note.project if note else None,
+            cost_center=note.cost_center if note else None,
+            cluster=cluster,
             month=each.month,
             bucket=each.bucket,
-            unit=_text(unit) or "GPU",
+            unit=unit,
             gpu_hours=each.gpu_hours,
             cost_usd=each.cost_usd,
         )
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _held_in(note: dict[str, Any]) -> list[Held]:
-    """By month and kind of work; of a note that does not tell them the whole, in the month of its last
-    word."""
-    try:
-        held = [papers.made(Held, dict(each)) for each in note["held"]]
-        if all(_is_told(each) for each in held):
-            return held
-    except (KeyError, TypeError, ValueError):
-        pass
-    gpu_hours, usd = number_in(note, "gpu_hours"), number_in(note, "cost_usd")
-    at_unix_s = min(max(0.0, number_in(note, "updated_unix_s")), papers.LATEST_UNIX_S)
-    at = datetime.fromtimestamp(at_unix_s, UTC)
-    return [Held(f"{at:%Y-%m}", "", gpu_hours, usd)] if gpu_hours or usd else []

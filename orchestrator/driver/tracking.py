@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,9 @@ from orchestrator.config.sweeping import varied_keys
 from orchestrator.driver.observer import Progress
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.names import START_ARTIFACTS
-from orchestrator.ledger.mlflow.sink_process import SinkSupervisor, pass_on
+from orchestrator.ledger.mlflow.shared_messages import Follow
+from orchestrator.ledger.mlflow.shared_process import Place, SharedSink
+from orchestrator.ledger.mlflow.sink_process import WELL_AFTER_S, Process, SinkSupervisor, pass_on
 from orchestrator.ledger.mlflow.tracking_file import Tracking
 from orchestrator.ledger.mlflow.uri import absolute_uri, check_tracking
 from orchestrator.ledger.mlflow.views import page_of
@@ -41,6 +44,8 @@ from orchestrator.users import known_name, user_name
 # What the MLflow process may take beyond its own deadline before it is killed.
 SINK_EXIT_S = 15.0
 LAST_WORDS_S = 2.0
+# Within a minute, before a run has a process of its own.
+MOST_SHARED = 3
 # In a run's directory, where Ray's dashboard is while the run goes on.
 DASHBOARD = "dashboard.json"
 # Of a layout, what a DeepSpeed file says.
@@ -192,12 +197,17 @@ class MlflowSink:
     An end that is in the journal by now is an earlier driver's, so make this before the run's first word.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, problem: str | None) -> None:
+    def __init__(
+        self, config: Config, directory: RunDirectory, problem: str | None, place: Place | None = None
+    ) -> None:
+        """With a ``place`` it is shared with the other runs there, for as long as that can be had."""
         journal = directory.path / "journal.jsonl"
         self._earlier_bytes = journal.stat().st_size if journal.exists() else 0
         self._config, self._directory = config, directory
         self._say: Callable[[str], None] = lambda text: None
         self._listener: threading.Thread | None = None
+        self._place = place
+        self._shared_since_s: deque[float] = deque(maxlen=MOST_SHARED)
         self._supervisor = SinkSupervisor(self._start, self._check, problem)
 
     @property
@@ -246,7 +256,37 @@ class MlflowSink:
         except ConfigError as error:  # a driver that was there when the run began
             return str(error)
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> Process:
+        if self._place is None or self._shared_breaks():
+            return self._start_own()
+        try:
+            return self._start_shared(self._place)
+        except OSError as error:
+            why = error.strerror or error
+            self._say(f"MLflow: the process that runs share: {why}; this run has one of its own")
+            return self._start_own()
+
+    def _shared_breaks(self) -> bool:
+        """Whether the shared process has been gone so often that it may be for this run's sake."""
+        now_s, since_s = time.monotonic(), self._shared_since_s
+        if len(since_s) < MOST_SHARED or now_s - since_s[0] > WELL_AFTER_S:
+            return False
+        self._say(
+            f"MLflow: the process that runs share ended {MOST_SHARED} times; this run has one of its own"
+        )
+        since_s.clear()
+        return True
+
+    def _start_shared(self, place: Place) -> SharedSink:
+        follow = Follow(
+            str(self._directory.path.resolve()), self._config.tracking.finish_timeout_s, self._earlier_bytes
+        )
+        shared = SharedSink(place, follow, self._say)
+        self._shared_since_s.append(time.monotonic())
+        self._listener = shared.listener
+        return shared
+
+    def _start_own(self) -> subprocess.Popen[str]:
         """In a session of its own, so that Ctrl-C does not reach it."""
         process = subprocess.Popen(
             [

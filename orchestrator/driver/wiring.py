@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from orchestrator.agent.assignment import Assignment, zygote_environment
 from orchestrator.agent.launchers import FixedLease, early_zygote, zygote_preload
 from orchestrator.agent.localize import leave_mark, remove_mark
+from orchestrator.checkpoint.commits import Earlier
 from orchestrator.config.schema import Config
 from orchestrator.driver.assignment import assignment_of, working_dir
+from orchestrator.driver.budget import caps_of
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.preflight import Planned, Target
@@ -27,11 +29,15 @@ from orchestrator.driver.stopping import take
 from orchestrator.driver.tracking import DASHBOARD, MlflowSink
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.monitoring.figures import Figures
 from orchestrator.ledger.run_directory import RunDirectory, number_of_run
+from orchestrator.plan.layout.units import nodes_of_unit
 from orchestrator.plan.plan import Plan
 from orchestrator.supervise.loop import ResumeState, StopRequest
+from orchestrator.topology.levels import levels_of
 
 if TYPE_CHECKING:  # Ray takes a second to import, which a zygote needs not wait for
+    from orchestrator.cluster.domains import PlacementRules
     from orchestrator.cluster.gauges import Gauges
     from orchestrator.cluster.group import RayWorkerGroup
     from orchestrator.cluster.session import Session
@@ -137,10 +143,23 @@ def connected(run: Wired, stack: ExitStack) -> Session:
                 working_dir(run.config),
                 Path(run.config.run_root).resolve(),
                 run.stop.signals,
+                shown_by_ray(run),
             )
         )
     take(run.stop, run.stop.signals)
     return session
+
+
+def shown_by_ray(run: Wired) -> dict[str, str]:
+    """What Ray's dashboard says of the run, beside the command that started it. Whoever sees it has the
+    cluster's token."""
+    return {
+        "run": run.name,
+        "job": run.plan.job,
+        "cluster": run.plan.cluster,
+        "accelerators": f"{run.plan.layout.ranks} × {run.plan.gpu_type}",
+        "run directory": str(run.directory.path),
+    }
 
 
 def tell_dashboard(run: Wired, session: Session) -> dict[str, str]:
@@ -175,17 +194,36 @@ def workers_of(
         lent=lent,
         wait_for_node_s=own_node_s if session.local else config.recovery.wait_for_node_s,
         taken_up=f" after attempt {resume_state.attempts}" if run.takes_up else "",
+        rules=placement_rules(config, run.planned),
+        earlier=Earlier(resume_state.went_on_from, resume_state.heard),
     )
     stack.callback(workers.close)
     return workers
 
 
-def gauges_of(run: Wired, session: Session, stack: ExitStack) -> Gauges:
+def placement_rules(config: Config, planned: Planned) -> PlacementRules:
+    """Where the run's nodes are to be, with what a file says of the cluster's."""
+    from orchestrator.cluster.domains import PlacementRules
+
+    return PlacementRules(
+        config.placement.topology,
+        config.placement.level,
+        levels_of(config.cluster.topology.levels),
+        config.cluster.topology.file,
+        tuple(planned.places),
+        nodes_of_unit(planned.plan.layout),
+        config.fabric.oversubscription,
+    )
+
+
+def gauges_of(run: Wired, books: Books, session: Session, stack: ExitStack) -> Gauges:
     """Ray's metrics of the run, which go with it."""
     from orchestrator.cluster.gauges import Gauges
 
     names = labels(run.config, run.plan, run.name, run.directory.path, session.address)
-    gauges = Gauges(*names)
+    caps = caps_of(run.config, run.plan, run.began_unix_s or time.time()).limits
+    avoided = set(books.resume_state.history.quarantined)
+    gauges = Gauges(*names, Figures(books.ledger, caps, run.began_unix_s, avoided))
     stack.enter_context(gauges.kept())
     return gauges
 

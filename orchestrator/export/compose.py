@@ -14,12 +14,14 @@ from orchestrator.export.order import Order
 from orchestrator.export.rendered import Rendered
 from orchestrator.export.room import shm_bytes
 from orchestrator.export.texts import comment, in_yaml
+from orchestrator.ledger.monitoring import files, grafana
 from orchestrator.text import usd
 
 FILE = "compose.yaml"
 SECRETS = ("RAY_AUTH_TOKEN", "POSTGRES_PASSWORD", "GRAFANA_PASSWORD")
 DASHBOARD_PORT = 8265
 _RUNS, _SOCKET = "/runs", "/var/run/postgresql"
+_RULES, _PROVISIONING = "/etc/prometheus/rules.yml", "/etc/grafana/provisioning"
 _LEAVE_S = 30
 # A Ray that is there before the run, whose dashboard has a port that Prometheus knows.
 _UP_AND_RUN = 'python -m orchestrator up ray_address=local "$@" && exec python -m orchestrator "$@"'
@@ -46,10 +48,7 @@ def render(order: Order) -> Rendered:
             "grafana": _grafana(order),
         },
         "volumes": {name: {} for name in ("runs", "artifacts", "database", "socket", "metrics", "grafana")},
-        "configs": {
-            "prometheus": {"content": in_yaml(prometheus_configuration())},
-            "datasource": {"content": in_yaml(_datasource(order))},
-        },
+        "configs": _configs(order),
     }
     made = "; ".join(f'echo "{name}=$(openssl rand -hex 32)"' for name in SECRETS)
     return Rendered(
@@ -133,7 +132,10 @@ def _prometheus(order: Order) -> dict[str, Any]:
             f"--web.listen-address=127.0.0.1:{order.config.compose.prometheus_port}",
         ],
         "network_mode": "host",
-        "configs": [{"source": "prometheus", "target": "/etc/prometheus/prometheus.yml"}],
+        "configs": [
+            {"source": "prometheus", "target": "/etc/prometheus/prometheus.yml"},
+            {"source": "rules", "target": _RULES},
+        ],
         "volumes": ["metrics:/prometheus"],
         "restart": "unless-stopped",
     }  # fmt: skip
@@ -141,16 +143,8 @@ def _prometheus(order: Order) -> dict[str, Any]:
 
 def prometheus_configuration(dashboard: str = f"127.0.0.1:{DASHBOARD_PORT}") -> dict[str, Any]:
     """Ray's dashboard says where its metrics are, to whoever has the token."""
-    token = {"type": "Bearer", "credentials": _secret("RAY_AUTH_TOKEN")}
-    found = {
-        "url": f"http://{dashboard}/api/prometheus/sd",
-        "refresh_interval": "10s",
-        "authorization": token,
-    }
-    return {
-        "global": {"scrape_interval": "5s"},
-        "scrape_configs": [{"job_name": "ray", "http_sd_configs": [found]}],
-    }
+    found = files.discovery(f"http://{dashboard}", {"credentials": _secret("RAY_AUTH_TOKEN")})
+    return files.prometheus(found, _RULES)
 
 
 def _grafana(order: Order) -> dict[str, Any]:
@@ -164,17 +158,24 @@ def _grafana(order: Order) -> dict[str, Any]:
             "GF_ANALYTICS_REPORTING_ENABLED": "false",
         },
         "configs": [
-            {"source": "datasource", "target": "/etc/grafana/provisioning/datasources/prometheus.yaml"}
+            {"source": "datasource", "target": f"{_PROVISIONING}/datasources/prometheus.yaml"},
+            {"source": "provider", "target": f"{_PROVISIONING}/dashboards/orchestrator.yaml"},
+            {"source": "dashboard", "target": f"{grafana.DASHBOARDS}/orchestrator.json"},
         ],
         "volumes": ["grafana:/var/lib/grafana"],
         "restart": "unless-stopped",
     }
 
 
-def _datasource(order: Order) -> dict[str, Any]:
+def _configs(order: Order) -> dict[str, Any]:
     address = f"http://127.0.0.1:{order.config.compose.prometheus_port}"
-    source = {"name": "Prometheus", "type": "prometheus", "url": address, "isDefault": True}
-    return {"apiVersion": 1, "datasources": [source]}
+    return {
+        "prometheus": {"content": in_yaml(prometheus_configuration())},
+        "rules": {"content": _as_it_is(in_yaml(files.rules(order.config.monitoring)))},
+        "datasource": {"content": in_yaml(grafana.datasource(address))},
+        "provider": {"content": in_yaml(grafana.provider())},
+        "dashboard": {"content": _as_it_is(files.dashboard_json())},
+    }
 
 
 def _secret(name: str) -> str:

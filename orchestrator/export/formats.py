@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.errors import ConfigError, near_miss
-from orchestrator.export import compose, kuberay, ray_up, slurm
+from orchestrator.export import compose, kuberay, monitoring, ray_up, slurm
 from orchestrator.export.order import Order, key_of
 from orchestrator.export.rendered import Rendered
 from orchestrator.redact import HIDDEN, redact_text
@@ -15,6 +15,7 @@ FORMATS: dict[str, Callable[[Order], Rendered]] = {
     "slurm": slurm.render,
     "ray-up": ray_up.render,
     "compose": compose.render,
+    "monitoring": monitoring.render,
 }
 
 

@@ -22,6 +22,8 @@ from orchestrator.text import usd
 # KubeRay adds words to a RayJob's name, and Kubernetes takes 63 characters of a label.
 _MOST_NAME = 40
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+# In the order in which they are applied, those that are there.
+_FIRST = ("storage", "network", "mlflow", "redis", "kueue", "rayjob")
 _FOLDER = "/workspace"  # of the image, where the project lies
 
 
@@ -44,7 +46,9 @@ def render(order: Order) -> Rendered:
         files["mlflow.yaml"] = _whole(_ABOUT["mlflow"], *server)
     if keys.head_store is HeadStore.redis:
         files["redis.yaml"] = _whole(_ABOUT["redis"], *services.redis(order, name, keys.namespace))
-    first = ["storage.yaml", "network.yaml", "mlflow.yaml", "redis.yaml", "rayjob.yaml"]
+    if order.tells_kueue:
+        files["kueue.yaml"] = _whole(_ABOUT["kueue"], *services.kueue_account(name, keys.namespace))
+    first = [f"{one}.yaml" for one in _FIRST]
     return Rendered(
         files={one: files[one] for one in (*first, "raycluster.yaml") if one in files},
         whole=[one for one in first if one in files],
@@ -83,6 +87,11 @@ def _check(order: Order) -> None:
         raise ConfigError(
             f"kuberay.queue={keys.queue}: of which scheduler? Write e.g. kuberay.scheduler=kueue (or volcano,"
             " kai)"
+        )
+    if order.tells_kueue and keys.scheduler is not GangScheduler.kueue:
+        raise ConfigError(
+            f"kueue.priority_boost={order.config.kueue.priority_boost.value}: is read by Kueue alone; write"
+            " kuberay.scheduler=kueue and kuberay.queue=…, or leave it out"
         )
     if keys.topology_label and keys.scheduler is not GangScheduler.kueue:
         raise ConfigError(
@@ -147,6 +156,8 @@ def entrypoint(order: Order, name: str) -> str:
     """What the head runs: the words that were typed, on this Ray, with the run's folder on the volume, and
     taken up again where a run of that name has not finished."""
     place = ["ray_address=auto", f"run_root={RUNS}", f"run_name={name}", "job.resume=auto"]
+    if order.tells_kueue:
+        place += [f"kueue.job={name}"]
     if _has_mlflow(order):
         place += [f"tracking.uri=http://{name}-mlflow:{services.MLFLOW_PORT}"]
     words = shlex.join(["python", "-m", "orchestrator", *order.run_words(*place)])
@@ -203,6 +214,7 @@ _ABOUT = {
     "storage": "Runs, checkpoints and MLflow's database, on a volume that all nodes write to. Its class has"
     " to have rename and fsync (NFS, Lustre, CephFS, Azure Files over NFS, FSx, Filestore): no object store.",
     "mlflow": "MLflow, for the runs of this namespace. Reach it with 'kubectl port-forward'.",
+    "kueue": "By which the run tells Kueue what it would lose if it were stopped now (kueue.priority_boost).",
     "redis": "What Ray's control store knows, so that a head that ends comes back to workers that are still"
     " there. The password is in a Secret that is made by hand, once.",
 }
@@ -229,7 +241,7 @@ def _steps(order: Order, name: str) -> list[str]:
             f"kubectl --namespace {keys.namespace} create secret generic {name}-redis"
             ' --from-literal=password="$(openssl rand -hex 32)"'
         ]
-    files = [one for one in ("storage", "network", "mlflow", "redis", "rayjob") if _is_there(order, one)]
+    files = [one for one in _FIRST if _is_there(order, one)]
     steps += ["kubectl apply " + " ".join(f"-f {one}.yaml" for one in files)]
     return [*steps, f"kubectl --namespace {keys.namespace} get rayjob {name} --watch"]
 
@@ -240,6 +252,7 @@ def _is_there(order: Order, one: str) -> bool:
         "storage": keys.claim is None,
         "mlflow": _has_mlflow(order),
         "redis": keys.head_store is HeadStore.redis,
+        "kueue": order.tells_kueue,
     }
     return there.get(one, True)
 

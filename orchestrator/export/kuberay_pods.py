@@ -85,6 +85,8 @@ class Pods:
                 {"name": "RAY_memory_monitor_refresh_ms", "value": "0"},
                 {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
                 {"name": "RAY_worker_niceness", "value": "0"},
+                # Where a run is that `remote` starts.
+                {"name": "ORCHESTRATOR_RUN_ROOT", "value": RUNS},
             ],
             "envFrom": [{"secretRef": {"name": one}} for one in keys.secrets] or None,
             "securityContext": {
@@ -105,6 +107,7 @@ class Pods:
         keys = self.order.config.kuberay
         on_host = network is PodNetwork.host
         worker = component == "worker"
+        account = self.name if self.order.tells_kueue and component == "head" else None
         return {
             "metadata": {
                 "labels": {INSTANCE: self.name, COMPONENT: component, **self._queue_of_pods()},
@@ -120,7 +123,8 @@ class Pods:
                 "tolerations": self._tolerations() if worker else None,
                 "affinity": self._one_on_a_node() if worker else None,
                 "terminationGracePeriodSeconds": _LEAVE_S + round(self.order.config.recovery.stop_grace_s),
-                "automountServiceAccountToken": False,
+                "serviceAccountName": account,
+                "automountServiceAccountToken": account is not None,
                 "securityContext": {
                     "runAsNonRoot": keys.user != 0,
                     "runAsUser": keys.user,

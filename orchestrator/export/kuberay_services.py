@@ -103,6 +103,30 @@ def policies(name: str, namespace: str) -> list[dict[str, Any]]:
     ]
 
 
+def kueue_account(name: str, namespace: str) -> list[dict[str, Any]]:
+    """What the run's own process shows to Kubernetes: it may look for its Workload and change it. Kubernetes
+    cannot let it change that one alone, whose name Kueue makes; a namespace is one team's."""
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+    rules = [{"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list", "patch"]}]
+    about = _named(name, namespace, name)
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": about,
+            "automountServiceAccountToken": False,
+        },
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": about, "rules": rules},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": about,
+            "roleRef": role,
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        },
+    ]
+
+
 def _server(
     order: Order,
     name: str,

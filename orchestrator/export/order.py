@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from orchestrator.config.kueue_schema import PriorityBoost
 from orchestrator.config.schema import Config, Device
 from orchestrator.plan.plan import Plan
 
@@ -30,6 +31,11 @@ class Order:
     @property
     def on_gpus(self) -> bool:
         return self.config.gpu.device is Device.cuda
+
+    @property
+    def tells_kueue(self) -> bool:
+        """Whether the run tells Kueue how dear it is to stop."""
+        return self.config.kueue.priority_boost is not PriorityBoost.off
 
     @property
     def image(self) -> str:

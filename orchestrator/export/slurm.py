@@ -26,6 +26,7 @@ from orchestrator.export.rendered import Rendered
 from orchestrator.export.room import SLURM_S, memory_bytes, save_s, shm_bytes
 from orchestrator.export.slurm_script import BODY, MANY_NODES, ONE_NODE
 from orchestrator.export.texts import comment
+from orchestrator.plan.forecast.prediction import Prediction
 from orchestrator.text import usd
 
 # From the end of the run to that of its Ray, which the script ends.
@@ -39,14 +40,15 @@ def render(order: Order) -> Rendered:
     """One file. Raises :class:`ConfigError` for a time limit in which nothing can be saved."""
     name = _job_name(order)
     lead_s = math.ceil(save_s(order) + _END_RAY_S + SLURM_S)
-    _check_time(order, lead_s)
+    hours = _hours(order, lead_s)
+    _check_time(order, hours, lead_s)
     file = f"{name}.sbatch"
-    text = "#!/bin/bash\n" + _directives(order, name, lead_s) + _about(order, lead_s) + _body(order)
+    text = "#!/bin/bash\n" + _directives(order, name, hours, lead_s) + _about(order, lead_s) + _body(order)
     return Rendered(
         files={file: text},
         whole=[file],
         next_steps=[f"sbatch {file}", "squeue --me"],
-        remarks=_remarks(order),
+        remarks=_remarks(order, hours),
     )
 
 
@@ -57,18 +59,41 @@ def _job_name(order: Order) -> str:
     return name
 
 
-def _check_time(order: Order, lead_s: int) -> None:
+def _hours(order: Order, lead_s: int) -> float:
+    """The time limit: what was asked for, else what nine of ten such runs take, and what they are told before
+    its end. Slurm lets a short job run in a gap before a large one's start."""
     keys = order.config.slurm
-    if math.isfinite(keys.time_hours) and keys.time_hours * 3600 <= lead_s:
+    if keys.time_hours is not None:
+        return keys.time_hours
+    needed = p90_hours(order.plan.prediction)
+    return keys.most_time_hours if needed is None else min(keys.most_time_hours, needed + lead_s / 3600)
+
+
+def p90_hours(prediction: Prediction) -> float | None:
+    """What nine of ten such runs take at most: by the errors of the planner on runs like it, and by the
+    interruptions that nine of ten have. None where nothing is predicted."""
+    if prediction.hours is None:
+        return None
+    slow = [1.0]
+    if prediction.step_time_s and prediction.step_time_high_s:
+        slow.append(prediction.step_time_high_s / prediction.step_time_s)
+    slow += [cost.high_usd / cost.usd for cost in prediction.costs[:1] if cost.usd > 0]
+    return prediction.hours * max(slow)
+
+
+def _check_time(order: Order, hours: float, lead_s: int) -> None:
+    keys = order.config.slurm
+    if math.isfinite(hours) and hours * 3600 <= lead_s:
+        name = "time_hours" if keys.time_hours is not None else "most_time_hours"
         raise ConfigError(
-            f"slurm.time_hours={keys.time_hours:g}: the run is asked to save {lead_s} s before the job's end"
+            f"slurm.{name}={hours:g}: the run is asked to save {lead_s} s before the job's end"
             f" (recovery.stop_grace_s={order.config.recovery.stop_grace_s:g}, the checkpoint, and the 60 s by"
             f" which Slurm may be early), and would do nothing else; write e.g."
-            f" slurm.time_hours={max(1, math.ceil(4 * lead_s / 3600))}"
+            f" slurm.{name}={max(1, math.ceil(4 * lead_s / 3600))}"
         )
 
 
-def _directives(order: Order, name: str, lead_s: int) -> str:
+def _directives(order: Order, name: str, hours: float, lead_s: int) -> str:
     keys, layout = order.config.slurm, order.plan.layout
     array = f"0-{len(order.array) - 1}%{keys.array_at_once}" if order.array else None
     switches = None if keys.switches is None else f"{keys.switches}@{_time(keys.switches_wait_hours)}"
@@ -86,7 +111,7 @@ def _directives(order: Order, name: str, lead_s: int) -> str:
         ("constraint", keys.constraint),
         ("switches", switches),
         ("array", array),
-        ("time", _time(keys.time_hours)),
+        ("time", _time(hours)),
         ("signal", f"B:USR1@{lead_s}"),
         ("open-mode", "append"),
         ("output", f"{name}.%A_%a.txt" if array else f"{name}.%j.txt"),
@@ -151,10 +176,16 @@ def _time(hours: float) -> str:
     return f"{minutes // 1440}-{minutes // 60 % 24:02}:{minutes % 60:02}:00"
 
 
-def _remarks(order: Order) -> list[str]:
-    if order.config.run_root.startswith("/"):
-        return []
-    return [
-        f"run_root={order.config.run_root} is a folder below the one in which sbatch is typed: that one has"
-        " to be on a disk that all nodes share"
-    ]
+def _remarks(order: Order, hours: float) -> list[str]:
+    keys, found = order.config.slurm, []
+    if not order.config.run_root.startswith("/"):
+        found.append(
+            f"run_root={order.config.run_root} is a folder below the one in which sbatch is typed: that one"
+            " has to be on a disk that all nodes share"
+        )
+    if keys.time_hours is None and hours < keys.most_time_hours:
+        found.append(
+            f"--time={_time(hours)} is what nine of ten such runs take, by the plan; one that takes longer is"
+            " requeued and goes on. Another: slurm.time_hours=…"
+        )
+    return found

@@ -10,8 +10,8 @@ from operator import attrgetter
 import numpy as np
 
 from orchestrator.fleet.decisions import Hold, HoldCause
-from orchestrator.fleet.facts import Facts, Stand, facts_of, stand_of, valued
-from orchestrator.fleet.figures import rows_of
+from orchestrator.fleet.facts import Able, Choices, Facts, Stand, facts_of, stand_of, valued
+from orchestrator.fleet.figures import Rows, places_in, rows_of
 from orchestrator.fleet.jobs import ENDED, HAS_NODES, Job, JobState, PoolPlan
 from orchestrator.fleet.pools import capacity_at, fits_from, most_gpus, where_nothing_starts
 from orchestrator.fleet.settings import Policy
@@ -22,12 +22,12 @@ from orchestrator.fleet.worth import HOUR_S
 
 @dataclass
 class Books:
-    """``options`` has, for each row, the pools where it may run and its GPUs there, the best first; of a job
-    that has nodes only its own. ``gpus`` are those of the first."""
+    """``choices`` has the pools where a row may run, and its GPUs there, where there are several; ``pool``
+    and ``gpus`` are those of the first. Of a job that has nodes there are only its own."""
 
     world: World
     jobs: list[Job]
-    options: list[tuple[tuple[int, int], ...]]
+    choices: dict[int, Choices]
     gpus: Ints
     worth: Floats
     delay: Floats
@@ -44,13 +44,22 @@ class Books:
     not_up: list[Bools]  # by pool and node
     held: list[Hold]
     order: Ints  # the worthiest first; of equals who came first, then by key
-    pool: Ints  # of the first option
+    pool: Ints
+
+    def options(self, row: int) -> Choices:
+        """Where it may run, the best first."""
+        return self.choices.get(row) or ((int(self.pool[row]), int(self.gpus[row])),)
+
+    def settle(self, row: int, pool: int, gpus: int) -> None:
+        """It has GPUs there, and no choice."""
+        self.choices.pop(row, None)
+        self.pool[row], self.gpus[row] = pool, gpus
 
 
 def books_of(world: World, policy: Policy) -> Books:
     pools = {pool.name: at for at, pool in enumerate(world.pools)}
-    jobs, plans, held = could_run(world, pools)
-    facts = facts_of(world, policy, jobs, plans, pools)
+    able, held = could_run(world, pools)
+    facts = facts_of(world, policy, able)
     stand = stand_of(world, facts)
     books = unordered(world, facts, stand, capacity_at(world.pools, (), world.now))
     values = valued(facts, stand, policy, np.array([pool.usd_per_gpu_hour for pool in world.pools], float))
@@ -67,7 +76,7 @@ def unordered(world: World, facts: Facts, stand: Stand, capacity: Ints) -> Books
     """Without what follows from what each is worth."""
     count = len(facts.jobs)
     return Books(
-        world, facts.jobs, list(facts.options), stand.gpus.copy(), np.zeros(count), np.zeros(count),
+        world, facts.jobs, dict(facts.choices), stand.gpus.copy(), np.zeros(count), np.zeros(count),
         stand.left_h.copy(), np.zeros(count), np.isfinite(stand.predicted_h),
         np.full(count, -math.inf), stand.running.copy(), facts.preemptible, facts.first,
         facts.submitted_at, facts.team, capacity,
@@ -75,21 +84,20 @@ def unordered(world: World, facts: Facts, stand: Stand, capacity: Ints) -> Books
     )  # fmt: skip
 
 
-def could_run(
-    world: World, pools: dict[str, int], ever: bool = False
-) -> tuple[list[Job], list[Sequence[PoolPlan]], list[Hold]]:
-    """Those who have GPUs or could, by their keys, and the plans that each may run by; the others with why
-    not. ``ever``: also those who wait for another job, or for a pool that is to open or to grow."""
+def could_run(world: World, pools: dict[str, int], ever: bool = False) -> tuple[Able, list[Hold]]:
+    """Those who have GPUs or could, and the others with why not. ``ever``: also those who wait for another
+    job, or for a pool that is to open or to grow."""
     held: list[Hold] = []
     most = most_gpus(world.pools, world.changes if ever else ())
     spent = {team.name for team in world.teams if team.spent_usd >= (team.usd_per_month or math.inf)}
     jobs = sorted(world.jobs, key=attrgetter("spec.key"))
-    plans: list[Sequence[PoolPlan]] = [job.spec.plans for job in jobs]
-    gone: list[int] = []
-    for row in _not_plain(world, jobs, most, spent, ever).tolist():
+    rows = rows_of(jobs)
+    plans: dict[int, Sequence[PoolPlan]] = {}
+    stays = np.ones(len(jobs), bool)
+    for row in _not_plain(world, rows, most, spent, ever).tolist():
         job = jobs[row]
         if job.state in ENDED or job.state is JobState.STOPPING:
-            gone.append(row)
+            stays[row] = False
             continue
         why = None if job.state in HAS_NODES else _why_held(job, world, spent, ever)
         if why is None:
@@ -97,23 +105,25 @@ def could_run(
             why = None if plans[row] else Hold(job.key, HoldCause.TOO_LARGE, until_at=_fits_from(job, world))
         if why is not None:
             held.append(why)
-            gone.append(row)
-    for row in reversed(gone):
-        del jobs[row], plans[row]
-    return jobs, plans, held
+            stays[row] = False
+    if not stays.all():
+        place = np.cumsum(stays) - 1
+        plans = {int(place[row]): found for row, found in plans.items() if stays[row]}
+        jobs = [job for job, there in zip(jobs, stays.tolist(), strict=True) if there]
+        rows = rows[stays]
+    return Able(jobs, rows, plans), held
 
 
-def _not_plain(world: World, jobs: list[Job], most: dict[str, int], spent: set[str], ever: bool) -> Ints:
+def _not_plain(world: World, rows: Rows, most: dict[str, int], spent: set[str], ever: bool) -> Ints:
     """Of whom something has to be looked at. Of thousands that wait it is few."""
-    rows = rows_of(jobs)
-    open_gpus = {pool.name: most[pool.name] if ever or pool.is_open(world.now) else 0 for pool in world.pools}
     room = np.array(
-        [open_gpus.get(plans[0].pool, 0) if (plans := job.spec.plans) else 0 for job in jobs], int
+        [most[pool.name] if ever or pool.is_open(world.now) else 0 for pool in world.pools] + [0], int
     )
-    look = (rows["plain"] == 0) | (rows["gpus"] > room)
-    look |= (rows["running"] > 0) & np.array([len(job.spec.plans) > 1 for job in jobs], bool)
+    look = (rows["plain"] == 0) | (
+        rows["gpus"] > room[places_in([pool.name for pool in world.pools], rows["pool"])]
+    )
     if spent:
-        look |= np.array([job.spec.team in spent for job in jobs], bool)
+        look |= places_in(sorted(spent), rows["team"]) >= 0
     return np.flatnonzero(look)
 
 
@@ -170,7 +180,7 @@ def on_closed_nodes(books: Books) -> dict[int, int]:
     for row in np.flatnonzero(books.running).tolist():
         placement = books.jobs[row].placement
         assert placement is not None, "what has nodes has a placement"
-        out = books.not_up[books.options[row][0][0]]
+        out = books.not_up[books.pool[row]]
         if not out.any():
             continue
         there = sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,6 @@ class Choice:
 
     starts: list[int]
     stops: list[int]
-    kept: bool  # whether somebody stays only because its stop would not pay
 
 
 def fill(gpus: Ints, free: int) -> Bools:
@@ -85,17 +85,14 @@ def fill(gpus: Ints, free: int) -> Bools:
     return taken
 
 
-_MOST_TRIES = 4
-
-
 def choose(table: Table, gpus: int) -> Choice:
     """Greedy by worth; stops only as many as the starts need, and only where that gains more than it
     costs."""
     order = table.order()
-    stay = table.pinned
-    nobody = np.zeros(len(order), bool)
+    stay, nobody = table.pinned, np.zeros(len(order), bool)
     for tries in itertools.count(1):
-        ranked = np.concatenate([order[stay[order]], order[~stay[order]]])
+        stays = stay[order]
+        ranked = np.concatenate([order[stays], order[~stays]])
         wanted = np.zeros(len(order), bool)
         wanted[ranked] = fill(table.gpus[ranked], gpus)
         wanted |= stay
@@ -104,18 +101,24 @@ def choose(table: Table, gpus: int) -> Choice:
         free = gpus - int(table.gpus[table.running].sum())
         payment = paid(table, starts, unwanted, free, nobody)
         if not payment.unpaid:
-            return Choice(starts.tolist(), payment.stops, tries > 1)
-        stay = who_stays(stay, table.running, payment.unpaid, tries)
+            return Choice(starts.tolist(), payment.stops)
+        stay = who_stays(stay, table.running, [payment], tries)
     raise AssertionError("where all stay nobody has to be paid for")
 
 
-def who_stays(stay: Bools, running: Bools, unpaid: list[int], tries: int) -> Bools:
-    """Those whose stop would not pay. Behind them may come others: after a few tries all who run stay."""
-    if tries >= _MOST_TRIES:
+def who_stays(stay: Bools, running: Bools, payments: Sequence[Payment], tries: int) -> Bools:
+    """Where some stops would not pay, others are looked for; where some of these do not either, only those
+    are left that do; and where that is not enough for who would start, none."""
+    if tries > 2:
         return running.copy()
-    stay = stay.copy()
-    stay[unpaid] = True
-    return stay
+    left = stay.copy() if tries == 1 else running.copy()
+    for payment in payments:
+        if tries == 1:
+            left[payment.unpaid] = True
+        else:
+            left[payment.stops] = False
+            left[payment.unpaid] = True
+    return left
 
 
 def paid(table: Table, starts: Ints, unwanted: Ints, free: int, owed: Bools) -> Payment:

@@ -15,11 +15,12 @@ from orchestrator.fleet.muri import GPUS, MuriOutcome, shortest_first, tiresias_
 from orchestrator.fleet.queueings import Easy, Fifo, Ours, Shortest, TiresiasL
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.simulate import Queueing, Run, simulate
-from orchestrator.fleet.trace import Arrivals, Floats, TraceJob
+from orchestrator.fleet.trace import UNSAID_USD_PER_HOUR, Arrivals, Floats, TraceJob
 
 POLICIES = ("fifo", "easy", "srtf", "srsf", "tiresias_l", "ours", "ours_blind")
 MURI_POLICIES = ("srtf", "srsf", "tiresias_l")
 PROFILES = ("muri",)
+_USD_PER_GPU_HOUR, _OF_GPUS = 2.0, 64
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def refuse_too_large(jobs: Sequence[TraceJob], gpus: int) -> None:
     largest = max(jobs, key=lambda job: job.gpus)
     if largest.gpus > gpus:
         raise ConfigError(
-            f"--gpus={gpus}: job {largest.key} of the trace takes {largest.gpus} GPUs; give as many or more"
+            f"--gpus={gpus}: {largest.told()} of the trace takes {largest.gpus} GPUs; give as many or more"
         )
 
 
@@ -199,15 +200,24 @@ def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Ru
     return simulate(arrivals, setting.gpus, queueing, restart_s=setting.restart_s, work_s=work_s)
 
 
+def _usd_per_gpu_hour(arrivals: Arrivals, gpus: int) -> float:
+    """What a stop costs is weighed against what a delay does. Of a trace that says nothing of dollars each
+    delay counts as much, and all GPUs cost what 64 do: with all gangs and the cluster a thousand times as
+    large it is decided the same."""
+    said = bool((arrivals.usd_per_hour != UNSAID_USD_PER_HOUR).any())
+    return _USD_PER_GPU_HOUR * (1.0 if said else _OF_GPUS / gpus)
+
+
 def _queueing(name: str, setting: Setting, arrivals: Arrivals, told: Floats) -> Queueing:
     duration_s, usd_per_hour = arrivals.duration_s, arrivals.usd_per_hour
+    gpu_usd = _usd_per_gpu_hour(arrivals, setting.gpus)
     made: dict[str, Callable[[], Queueing]] = {
         "fifo": Fifo,
         "easy": Easy,
         "srtf": lambda: Shortest(by_service=False),
         "srsf": lambda: Shortest(by_service=True),
         "tiresias_l": TiresiasL,
-        "ours_blind": lambda: Ours(setting.policy, usd_per_hour),
+        "ours_blind": lambda: Ours(setting.policy, usd_per_hour, usd_per_gpu_hour=gpu_usd),
         "ours": lambda: Ours(
             setting.policy,
             usd_per_hour,
@@ -215,6 +225,7 @@ def _queueing(name: str, setting: Setting, arrivals: Arrivals, told: Floats) -> 
             duration_s * np.exp(setting.told_sigma * told[1]),
             setting.sigma,
             setting.told_sigma,
+            gpu_usd,
         ),
     }
     return made[name]()

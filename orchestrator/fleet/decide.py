@@ -7,7 +7,6 @@ there, until one decides nothing: so asking again before anything has happened c
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -66,8 +65,8 @@ class _Desk:
         books = books_of(world, policy)
         placements = {
             row: placement
-            for row, job in enumerate(books.jobs)
-            if books.running[row] and (placement := job.placement) is not None
+            for row in np.flatnonzero(books.running).tolist()
+            if (placement := books.jobs[row].placement) is not None
         }
         nodes = [
             free_nodes(
@@ -100,9 +99,11 @@ class _Desk:
 
     def stop_on_lost_nodes(self) -> None:
         """Nodes that a pool has no more, and pools whose time is over, leave nobody a choice."""
+        world = self.books.world
+        if all(pool.is_open(world.now) for pool in world.pools) and not any(one.beyond for one in self.nodes):
+            return
         for row, placement in list(self.placements.items()):
-            pool = self.books.options[row][0][0]
-            where = self.books.world.pools[pool]
+            where = self.books.world.pools[self.books.pool[row]]
             lost = max(placement.nodes, default=0) >= where.nodes
             if lost or not where.is_open(self.books.world.now):
                 self.why.lost.add(row)
@@ -113,15 +114,17 @@ class _Desk:
         books = self.books
         excluded, stay = set(self.gone), np.zeros(len(books.jobs), bool)
         self.why.begin()
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
             sharing = share_out(books, excluded, stay)
             self.why.limited, self.why.kept = sharing.limited, sharing.kept
             bills = [bill_of(books, pool, sharing) for pool in range(len(self.nodes))]
-            unpaid = [row for bill in bills for row in bill.payment.unpaid]
-            if unpaid:
-                for bill in bills:
-                    self.why.add_dear(books, bill.payment)
-                stay = who_stays(stay, books.running, unpaid, tries)
+            payments = [bill.payment for bill in bills]
+            if any(payment.unpaid for payment in payments):
+                for payment in () if tries else payments:
+                    self.why.add_dear(books, payment)
+                tries += 1
+                stay = who_stays(stay, books.running, payments, tries)
                 continue
             unplaced = {row for bill in bills for row in self._try(bill)}
             if not unplaced:
@@ -190,7 +193,7 @@ class _Desk:
 
     def _stop(self, row: int, cause: StopCause, gain_usd: float, takers: tuple[str, ...]) -> None:
         books, job = self.books, self.books.jobs[row]
-        pool = books.options[row][0][0]
+        pool = int(books.pool[row])
         self.stops.append(Stop(job.key, job.epoch, cause, float(books.price_usd[row]), gain_usd, takers))
         placement = self.placements.pop(row)
         inside = [at for at, node in enumerate(placement.nodes) if node < len(self.nodes[pool].free)]
@@ -211,7 +214,7 @@ class _Desk:
 
     def _move(self, start: int, row: int, to: Placement) -> None:
         books, job = self.books, self.books.jobs[row]
-        pool = books.options[row][0][0]
+        pool = int(books.pool[row])
         self._leave(row, pool, self.placements[row])
         gain_usd = float(books.delay[start] * books.left_h[row])
         after = (*self._after(pool, to, but=job.key), job.key)
@@ -233,8 +236,7 @@ class _Desk:
         cause = StartCause.QUOTA if bill.sharing.owed[row] else StartCause.WORTH
         after = self._after(bill.pool, to)
         self.starts.append(Start(job.key, job.epoch + 1, to, cause, float(books.worth[row]), after))
-        books.options[row] = ((bill.pool, int(bill.sharing.gpus[row])),)
-        books.gpus[row], books.pool[row] = bill.sharing.gpus[row], bill.pool
+        books.settle(row, bill.pool, int(bill.sharing.gpus[row]))
         self._sit(row, bill.pool, to)
 
     def _sit(self, row: int, pool: int, to: Placement) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from orchestrator.fleet.jobs import Placement
 from orchestrator.fleet.settings import Policy
@@ -76,10 +76,10 @@ class Move:
     after: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """The job waits. ``behind`` are those who have what it needs, the worthiest first and not all of them;
-    ``gpus_missing`` is how many more of those it could have."""
+    ``gpus_missing`` is how many more of those it could have. A decision may have ten thousand of these, and a
+    tuple is made in a fifth of the time of a dataclass."""
 
     job: str
     cause: HoldCause

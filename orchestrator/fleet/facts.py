@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.fleet.figures import rows_of, steps_left_h
+from orchestrator.fleet.figures import Rows, places_in, steps_left_h
 from orchestrator.fleet.jobs import Job, PoolPlan
 from orchestrator.fleet.left import Claims, left_of_prediction
 from orchestrator.fleet.settings import Policy
@@ -17,7 +17,18 @@ from orchestrator.fleet.trace import Bools, Floats, Ints
 from orchestrator.fleet.world import World
 from orchestrator.fleet.worth import HOUR_S, delay_usd_per_hour, min_run_s, price_usd, worth
 
+Choices = tuple[tuple[int, int], ...]  # pools by their places, and GPUs there, the best first
 _RECORD_WEIGHT = 2.0  # of "as predicted", in jobs that have ended
+
+
+@dataclass(frozen=True)
+class Able:
+    """Those who have GPUs or could, by their keys, and where that is not all that a job has the plans that it
+    may run by."""
+
+    jobs: list[Job]
+    rows: Rows
+    plans: Mapping[int, Sequence[PoolPlan]]
 
 
 @dataclass
@@ -26,9 +37,9 @@ class Facts:
     of the first of its plans; a running job has only the one that it runs by."""
 
     jobs: list[Job]
-    plans: list[Sequence[PoolPlan]]
-    options: list[tuple[tuple[int, int], ...]]
-    gpus: Ints  # of the first option
+    plans: Mapping[int, Sequence[PoolPlan]]  # of rows that have a choice, the best first
+    choices: dict[int, Choices]  # of the same: pools and GPUs
+    gpus: Ints  # of the first of them
     pool: Ints
     usd_per_hour: Floats
     first: Ints
@@ -53,7 +64,9 @@ class Facts:
 
     def pace(self, row: int, pool: int) -> float:
         """Hours in that pool, to an hour of the first plan."""
-        at = next(at for at, option in enumerate(self.options[row]) if option[0] == pool)
+        if row not in self.choices:
+            return 1.0
+        at = next(at for at, option in enumerate(self.choices[row]) if option[0] == pool)
         here, first = self.plans[row][at].hours, self.plans[row][0].hours
         return here / first if here and first else 1.0
 
@@ -84,22 +97,21 @@ class Values:
     pinned_until: Floats
 
 
-def facts_of(
-    world: World, policy: Policy, jobs: list[Job], plans: list[Sequence[PoolPlan]], pools: dict[str, int]
-) -> Facts:
-    team, fair = _teams(world, policy, jobs)
-    rows = rows_of(jobs)
+def facts_of(world: World, policy: Policy, able: Able) -> Facts:
+    jobs, rows, plans = able.jobs, able.rows, able.plans
+    team, fair = _teams(world, policy, rows["team"])
     running = rows["running"] > 0
     gpus, hours, hours_error, left_h = (
         rows[name].copy() for name in ("gpus", "hours", "hours_error", "left_h")
     )
-    pool = np.array([pools[found[0].pool] for found in plans], int)
-    options: list[tuple[tuple[int, int], ...]] = list(
-        zip(zip(pool.tolist(), gpus.astype(int).tolist(), strict=True))
-    )
-    for row in np.flatnonzero((rows["plain"] == 0) & ~running).tolist():
-        found = plans[row]
-        options[row] = tuple((pools[plan.pool], plan.gpus) for plan in found)
+    names = [each.name for each in world.pools]
+    pool, choices = places_in(names, rows["pool"]), {}
+    for row, found in plans.items():
+        if running[row]:
+            continue
+        if len(found) > 1:
+            choices[row] = tuple((names.index(plan.pool), plan.gpus) for plan in found)
+        pool[row] = names.index(found[0].pool)
         gpus[row], hours_error[row] = found[0].gpus, found[0].hours_error
         hours[row] = math.inf if found[0].hours is None else found[0].hours
         left_h[row] = steps_left_h(jobs[row], found[0])
@@ -107,7 +119,7 @@ def facts_of(
     if factors:
         hours *= [factors.get((job.spec.team, job.spec.script), 1.0) for job in jobs]
     return Facts(
-        jobs, plans, options, gpus.astype(int), pool, rows["usd_per_hour"], rows["first"].astype(int),
+        jobs, plans, choices, gpus.astype(int), pool, rows["usd_per_hour"], rows["first"].astype(int),
         rows["submitted_at"], rows["deadline_at"], rows["preemptible"] > 0, rows["start_s"], rows["stop_s"],
         team, fair, hours, hours_error, left_h, running,
         rows["ran_s"] + np.nan_to_num(world.now - rows["started_at"]), rows["price_s"], rows["pinned_from"],
@@ -171,13 +183,12 @@ def _record_factors(world: World) -> dict[tuple[str, str], float]:
     return {key: math.exp(sum(found) / (len(found) + _RECORD_WEIGHT)) for key, found in logs.items()}
 
 
-def _teams(world: World, policy: Policy, jobs: list[Job]) -> tuple[Ints, Floats]:
+def _teams(world: World, policy: Policy, names: Floats) -> tuple[Ints, Floats]:
     """Each job's team by its place in the world's list, -1 for one that is not there, and what its use of
     late does to its worth."""
-    at = {team.name: place for place, team in enumerate(world.teams)}
-    team = np.array([at.get(job.spec.team, -1) for job in jobs], int)
+    team = places_in([one.name for one in world.teams], names)
     if policy.fair <= 0 or not world.teams:
-        return team, np.ones(len(jobs))
+        return team, np.ones(len(team))
     usage = np.array([one.usage(world.now) for one in world.teams], float)
     weight = np.array([one.weight for one in world.teams], float)
     share = usage / usage.sum() if usage.sum() > 0 else weight / weight.sum()

@@ -7,23 +7,43 @@ kept with the jobs themselves, which are frozen, and put together for each decis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.fleet.jobs import ENDED, HAS_NODES, Job, JobState, PoolPlan
+from orchestrator.fleet.trace import Floats, Ints
 from orchestrator.fleet.worth import HOUR_S
 
 _COLUMNS = (
     "usd_per_hour", "first", "submitted_at", "deadline_at", "preemptible", "start_s", "stop_s", "price_s",
     "running", "started_at", "ran_s", "pinned_from", "gpus", "hours", "hours_error", "left_h", "plain",
+    "pool", "team",
 )  # fmt: skip
 _ROW = np.dtype([(name, np.float64) for name in _COLUMNS])
 _KEPT = "_row"
+Rows = NDArray[np.void]
 
 
-def rows_of(jobs: Iterable[Job]) -> NDArray[np.void]:
+_numbers: dict[str, int] = {}
+
+
+def _number_of(name: str) -> int:
+    """One for each name there has been, so that names can stand in columns."""
+    return _numbers.setdefault(name, len(_numbers))
+
+
+def places_in(names: Sequence[str], numbers: Floats) -> Ints:
+    """Of each of a column of names its place among these; -1 where it is not there."""
+    own = [_number_of(name) for name in names]
+    places = np.full(len(_numbers), -1)
+    places[own] = np.arange(len(own))
+    found: Ints = places[numbers.astype(int)]
+    return found
+
+
+def rows_of(jobs: Iterable[Job]) -> Rows:
     """A row for each job: of a job with several plans by the first of them."""
     return np.frombuffer(b"".join([job.__dict__.get(_KEPT) or _keep(job) for job in jobs]), _ROW)
 
@@ -49,7 +69,8 @@ def _row(job: Job) -> tuple[float, ...]:
         job.ran_s, _pinned_from(job), gpus,
         math.inf if plan is None or plan.hours is None else plan.hours,
         plan.hours_error if plan else 0.0,
-        steps_left_h(job, plan), is_plain(job),
+        steps_left_h(job, plan), is_plain(job), _number_of(plan.pool if plan else ""),
+        _number_of(spec.team),
     )  # fmt: skip
 
 

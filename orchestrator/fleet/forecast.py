@@ -14,8 +14,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from orchestrator.fleet.figures import plan_of
 from orchestrator.fleet.forward import Forward, Outset, outset_of
-from orchestrator.fleet.jobs import Job, JobState
+from orchestrator.fleet.jobs import Job, JobState, PoolPlan
 from orchestrator.fleet.left import PRIOR_S
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.trace import Bools, Floats, Ints
@@ -177,9 +178,29 @@ def coming(world: World, recent: Sequence[Job]) -> list[Job]:
     for number in range(many):
         like, at = recent[number % len(recent)], world.now + (number + 1) * gap_s
         due = None if like.spec.deadline_at is None else at + like.spec.deadline_at - like.submitted_at
-        spec = replace(like.spec, key=f"{_COMING}{number}", deadline_at=due, depends_on=())
+        spec = replace(
+            like.spec, key=f"{_COMING}{number}", plans=_on_average(like), deadline_at=due, depends_on=()
+        )
         found.append(Job(spec, JobState.QUEUED, at, price=like.price))
     return found
+
+
+def _on_average(like: Job) -> tuple[PoolPlan, ...]:
+    """Its plans, with hours that are drawn around what it took, as its steps say. Where there are none its
+    plan is wrong by an error already, and one is drawn on top of it: both make the mean of many greater than
+    what they take (that of a log-normal error of sigma is exp(sigma² / 2)), which is taken off."""
+    plan = plan_of(like)
+    took_h = like.steps * like.step_s / HOUR_S if like.step and like.steps and like.step_s else None
+    factor = took_h / plan.hours if took_h and plan is not None and plan.hours else None
+    return tuple(
+        each
+        if each.hours is None
+        else replace(
+            each,
+            hours=each.hours * (factor or 1.0) * math.exp(-(each.hours_error**2) / (2 if factor else 1)),
+        )
+        for each in like.spec.plans
+    )
 
 
 def _drawn_times(outset: Outset, rows: Ints, rng: np.random.Generator) -> Outset:

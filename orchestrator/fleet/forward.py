@@ -50,8 +50,8 @@ class Outset:
 def outset_of(world: World, policy: Policy) -> Outset:
     world = settled(world)
     pools = {pool.name: at for at, pool in enumerate(world.pools)}
-    jobs, plans, held = could_run(world, pools, ever=True)
-    facts = facts_of(world, policy, jobs, plans, pools)
+    able, held = could_run(world, pools, ever=True)
+    facts = facts_of(world, policy, able)
     return Outset(world, facts, stand_of(world, facts), tuple(held), claims_of(world))
 
 
@@ -193,10 +193,10 @@ class Forward:
         for tries in itertools.count(1):
             sharing = share_out(books, gone, stay)
             bills = [bill_of(books, pool, sharing) for pool in range(len(books.world.pools))]
-            unpaid = [row for bill in bills for row in bill.payment.unpaid]
-            if not unpaid:
+            payments = [bill.payment for bill in bills]
+            if not any(payment.unpaid for payment in payments):
                 return bills
-            stay = who_stays(stay, books.running, unpaid, tries)
+            stay = who_stays(stay, books.running, payments, tries)
         raise AssertionError("where all stay nobody has to be paid for")
 
     def _value(self, active: Ints) -> None:
@@ -243,13 +243,13 @@ class Forward:
         self.course.stops[row] += 1
         self._end_at[row], self._pinned_from[row] = math.inf, -math.inf
         books.running[row], books.pinned_until[row] = False, -math.inf
-        books.options[row] = facts.options[row]
-        books.pool[row], books.gpus[row] = facts.options[row][0]
+        books.settle(row, int(facts.pool[row]), int(facts.gpus[row]))
+        if row in facts.choices:
+            books.choices[row] = facts.choices[row]
 
     def _start(self, row: int, bill: Bill, leaves_s: float) -> None:
         books, facts = self._books, self._outset.facts
-        books.options[row] = ((bill.pool, int(bill.sharing.gpus[row])),)
-        books.gpus[row], books.pool[row] = bill.sharing.gpus[row], bill.pool
+        books.settle(row, bill.pool, int(bill.sharing.gpus[row]))
         books.running[row], books.pinned_until[row] = True, math.inf
         self._pace[row] = facts.pace(row, bill.pool)
         self._since[row] = self.now

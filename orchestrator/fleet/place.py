@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
 from orchestrator.fleet.jobs import Placement
 from orchestrator.fleet.trace import Bools, Ints
+
+_KEPT = "_columns"
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Nodes:
     free: Ints
     closed: Bools
     leaving: Bools
+    beyond: bool = False  # whether somebody is on nodes that it has no more
 
     def copy(self) -> Nodes:
         return Nodes(self.pool, self.gpus_per_node, self.free.copy(), self.closed, self.leaving.copy())
@@ -159,11 +161,22 @@ def _place_leaving(
 
 def free_nodes(pool: str, nodes: int, gpus_per_node: int, not_up: Bools, placed: list[Placement]) -> Nodes:
     """The nodes of a pool, less what is placed there."""
-    free = np.full(nodes, gpus_per_node)
+    free, beyond = np.full(nodes, gpus_per_node), False
     if placed:
-        at = np.fromiter(chain.from_iterable([placement.nodes for placement in placed]), int)
-        counts = np.fromiter(chain.from_iterable([placement.gpus for placement in placed]), int)
+        columns = [_columns_of(placement) for placement in placed]
+        at, counts = (np.concatenate(each) for each in zip(*columns, strict=True))
         inside = at < nodes
+        beyond = not inside.all()
         free -= np.bincount(at[inside], weights=counts[inside], minlength=nodes).astype(int)
     free[not_up] = -1
-    return Nodes(pool, gpus_per_node, free, not_up, np.zeros(nodes, bool))
+    return Nodes(pool, gpus_per_node, free, not_up, np.zeros(nodes, bool), beyond)
+
+
+def _columns_of(placement: Placement) -> tuple[Ints, Ints]:
+    """Its nodes and its GPUs there, kept with it as `figures.rows_of` keeps the numbers of a job: a large
+    fleet has fifty thousand of them."""
+    found: tuple[Ints, Ints] | None = placement.__dict__.get(_KEPT)
+    if found is None:
+        found = np.array(placement.nodes, int), np.array(placement.gpus, int)
+        placement.__dict__[_KEPT] = found
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 from orchestrator.fleet.choose import Table, choose, fill
 from orchestrator.fleet.left import Claims, left_of_prediction
 from orchestrator.fleet.settings import Policy
+from orchestrator.fleet.shortlist import Shortlist
 from orchestrator.fleet.simulate import Run
 from orchestrator.fleet.trace import Floats, Ints
 from orchestrator.fleet.worth import HOUR_S, delay_usd_per_hour, min_run_s, price_usd, worth
@@ -160,32 +161,32 @@ class Ours:
     told_s: Floats | None = None
     sigma: float = 0.5
     told_sigma: float = 0.05
-    usd_per_gpu_hour: float = 2.0
+    usd_per_gpu_hour: float = 2.0  # a stop's price
     _ended: list[int] = field(default_factory=list)
     _claims: Claims | None = None
     _known: int = 0
+    _short: Shortlist = field(default_factory=Shortlist)
 
     def decide(
         self, run: Run, arrived: Sequence[int], ended: Sequence[int]
     ) -> tuple[list[int], list[int], float]:
         self._ended += ended
-        rows = run.active
-        if run.running[rows].all():
+        if run.unfinished == len(run.runs):
             return _NEVER
-        queued = _queued(run)
-        if run.arrivals.gpus[queued].sum() <= run.free:  # all start, whatever they are worth
-            return [], queued.tolist(), math.inf
+        if run.gpus_waited_for <= run.free:  # all start, whatever they are worth
+            return [], _queued(run).tolist(), math.inf
+        rows = self._short.rows(run, arrived, lambda waits: self.table(run, waits)[0].worth)
         table, pinned_until = self.table(run, rows)
         choice = choose(table, run.gpus)
-        stops = [int(rows[row]) for row in choice.stops]
-        starts = [int(rows[row]) for row in choice.starts]
+        stops, starts = rows[choice.stops].tolist(), rows[choice.starts].tolist()
+        self._short.stopped(stops)
         waits = ~table.running
         waits[choice.starts], waits[choice.stops] = False, True
         ask_at = math.inf
         if waits.any():
             new = np.zeros(len(rows), bool)
             new[choice.starts] = True
-            pinned_until = np.where(new, run.now + self._min_run_s(run, len(rows)), pinned_until)
+            pinned_until[new] = run.now + self._min_run_s(run)
             hidden = (table.pinned | new) & (table.worth < table.worth[waits].max())
             ask_at = float(np.min(pinned_until[hidden], initial=math.inf))
         if self.predicted_s is None and len(rows) > 1:
@@ -194,46 +195,38 @@ class Ours:
 
     def table(self, run: Run, rows: Ints) -> tuple[Table, Floats]:
         """And until when each must not be stopped."""
-        gpus, running = run.arrivals.gpus[rows], run.running[rows]
-        done_h = run.done_now(rows) / HOUR_S
-        price_s = np.full(len(rows), run.restart_s)
-        waited_s = run.waited_now(rows)
+        count, gpus, running, restarts = (
+            len(rows),
+            run.arrivals.gpus[rows],
+            run.running[rows],
+            run.starts[rows] > 0,
+        )
+        done_h, waited_s = run.done_now(rows) / HOUR_S, run.waited_now(rows)
         if self.predicted_s is None or self.told_s is None:
             left_h = self._claims_now(run).left_h(done_h * HOUR_S, gpus)
-            predicted_h = np.full(
-                len(rows), math.inf
-            )  # nobody can say that it has waited long for what it is
+            predicted_h = np.full(count, math.inf)  # nobody can say that it has waited long for what it is
         else:
-            known = run.starts[rows] > 0
-            predicted_h = np.where(known, self.told_s[rows], self.predicted_s[rows]) / HOUR_S
-            left_h = np.where(
-                known,
-                left_of_prediction(predicted_h, done_h, self.told_sigma),
-                left_of_prediction(predicted_h, done_h, self.sigma),
-            )
-        no_deadline = np.full(len(rows), math.inf)
-        delay = delay_usd_per_hour(
-            self.usd_per_hour[rows], waited_s, predicted_h, no_deadline, left_h, self.policy
-        )
-        known_h = np.full(len(rows), self.predicted_s is not None)
-        start_h = np.where(run.starts[rows] > 0, run.restart_s / HOUR_S, 0.0)
-        value = worth(delay, gpus, left_h, start_h, running, known_h, self.policy)
-        pinned_until = run.since[rows] + self._min_run_s(run, len(rows))
+            predicted_h = np.where(restarts, self.told_s[rows], self.predicted_s[rows]) / HOUR_S
+            left_h = left_of_prediction(predicted_h, done_h, self.told_sigma)  # all of it, before it starts
+        delay = delay_usd_per_hour(self.usd_per_hour[rows], waited_s, predicted_h, None, left_h, self.policy)
+        known = np.full(count, self.predicted_s is not None)
+        start_h = np.where(restarts, run.restart_s / HOUR_S, 0.0)
+        pinned_until = run.since[rows] + self._min_run_s(run)
         table = Table(
-            value,
-            np.zeros(len(rows), int),
+            worth(delay, gpus, left_h, start_h, running, known, self.policy),
+            np.zeros(count, int),
             run.arrivals.submit_s[rows],
             gpus,
             running,
             running & (pinned_until > run.now + 1e-6),
             left_h,
-            price_usd(gpus, price_s, np.full(len(rows), self.usd_per_gpu_hour)),
-            known_h,
+            price_usd(gpus, run.restart_s, self.usd_per_gpu_hour),
+            known,
         )
         return table, pinned_until
 
-    def _min_run_s(self, run: Run, count: int) -> Floats:
-        return min_run_s(np.full(count, run.restart_s), self.policy)
+    def _min_run_s(self, run: Run) -> float:
+        return float(min_run_s(run.restart_s, self.policy))
 
     def _claims_now(self, run: Run) -> Claims:
         if self._claims is None or len(self._ended) > 1.1 * self._known + 4:

@@ -64,8 +64,8 @@ def share_out(books: Books, excluded: Set[int], stay: Bools | None = None) -> Sh
         _fill_by_worth(books, sharing, left, rest[~sharing.owed[rest]] if len(owed) else rest)
         return sharing
     rows = rest.tolist()
-    for row in rows if left.promised or left.of_job else ():
-        for pool, gpus in books.options[row]:
+    for row in _could_be_owed(books, left, rest).tolist() if left.promised or left.of_job else ():
+        for pool, gpus in books.options(row):
             if gpus > left.free[pool] or _would_be_in_the_way(books, sharing, row, pool, gpus):
                 continue
             if _take_promised(books, left, row, pool, gpus):
@@ -89,6 +89,18 @@ def _promises_can_be_kept(left: _Left) -> bool:
     return bool((promised <= left.free).all()) or not left.promised
 
 
+def _could_be_owed(books: Books, left: _Left, rows: Ints) -> Ints:
+    """Those to whom any one promise is still large enough, and what is free. Both only become less."""
+    if left.of_job or books.choices:
+        return rows
+    promised = np.zeros((len(books.world.teams) + 1, len(left.free)), int)  # the last: of who is in no team
+    for (team, at), count in left.promised.items():
+        promised[team, at] = count
+    pool, gpus = books.pool[rows], books.gpus[rows]
+    found: Ints = rows[(gpus <= left.free[pool]) & (gpus <= promised[books.team[rows], pool])]
+    return found
+
+
 def _within_promises(books: Books, left: _Left, rows: Ints) -> Bools:
     """Which of these, in their order, are within what their teams were promised, which is less by them then.
     Each is looked at in the first of its pools only."""
@@ -106,7 +118,7 @@ def _keep(books: Books, sharing: Sharing, left: _Left, rows: Ints) -> None:
     """What must not be stopped has what it has."""
     if left.of_job:
         for row in rows.tolist():
-            pool, gpus = books.options[row][0]
+            pool, gpus = int(books.pool[row]), int(books.gpus[row])
             sharing.owed[row] = _take_promised(books, left, row, pool, gpus)
             _give(books, sharing, left, row, pool, gpus)
         return
@@ -169,7 +181,7 @@ def _is_plain(books: Books, rows: Ints) -> bool:
     return (
         not limited
         and bool(books.preemptible[rows].all())
-        and (len(books.world.pools) == 1 or all(len(books.options[row]) == 1 for row in rows.tolist()))
+        and not (books.choices and np.isin(rows, list(books.choices)).any())
     )
 
 
@@ -188,13 +200,13 @@ def _lend(books: Books, sharing: Sharing, left: _Left, rows: list[int]) -> None:
     """What nobody has a claim to, by worth. Who cannot be stopped takes only what nobody was promised, and
     nothing that a worthier one, who waits for others that cannot be stopped either, would start with."""
     teams, blocked = books.world.teams, [-1] * len(books.world.pools)
-    smallest = min((gpus for row in rows for _, gpus in books.options[row]), default=0)
+    smallest = min((gpus for row in rows for _, gpus in books.options(row)), default=0)
     for row in rows:
         if left.free.max(initial=0) < smallest:
             break
         team = int(books.team[row])
         limit = teams[team].borrow_limit if team >= 0 else None
-        for pool, gpus in books.options[row]:
+        for pool, gpus in books.options(row):
             if limit is not None and left.borrowed[team] + gpus > limit:
                 sharing.limited.add(row)
                 continue
@@ -220,7 +232,7 @@ def _may_stay(
         return False
     if blocked < 0:
         return True
-    wanted = dict(books.options[blocked])[pool]
+    wanted = dict(books.options(blocked))[pool]
     there = np.flatnonzero(sharing.pool == pool)
     there = there[np.argsort(books.left_h[there], kind="stable")]
     sums = int(left.free[pool]) + np.cumsum(sharing.gpus[there])

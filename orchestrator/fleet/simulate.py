@@ -54,13 +54,16 @@ class Run:
     first_start: Floats = field(init=False)
     ended_at: Floats = field(init=False)
     ran_s: Floats = field(init=False)  # in attempts that have ended
-    active: Ints = field(default_factory=lambda: np.empty(0, int))
+    unfinished: int = 0  # jobs that have been submitted and have not ended
+    runs: set[int] = field(default_factory=set)  # rows that run
     free: int = 0
     preemptions: int = 0
     lost_gpu_s: float = 0.0
     idle_gpu_s: dict[Idle, float] = field(default_factory=lambda: dict.fromkeys(Idle, 0.0))
     moments: list[Moment] = field(default_factory=list)  # after each event
-    _waiting: dict[int, int] = field(default_factory=dict)  # jobs, by the size of their gang
+    waiting: dict[int, int] = field(default_factory=dict)  # jobs, by the size of their gang
+    _there: Ints = field(default_factory=lambda: np.empty(0, int))
+    _news: list[range] = field(default_factory=list)  # who came since somebody asked for `active`
     _ends: list[tuple[float, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,20 @@ class Run:
         self.first_start, self.ended_at = np.full(count, math.nan), np.full(count, math.nan)
         self.ran_s = np.zeros(count)
         self.free = self.gpus
+
+    @property
+    def active(self) -> Ints:
+        """Rows of those who have been submitted and have not ended, in their order. It is put together only
+        for who asks: of a long queue that takes longer than an event."""
+        if len(self._there) != self.unfinished or self._news:
+            news = [np.arange(rows.start, rows.stop) for rows in self._news]
+            there = np.concatenate([self._there, *news])
+            self._there, self._news = there[np.isnan(self.ended_at[there])], []
+        return self._there
+
+    @property
+    def gpus_waited_for(self) -> int:
+        return sum(gpus * count for gpus, count in self.waiting.items())
 
     def done_now(self, rows: Ints) -> Floats:
         more = np.where(self.running[rows], np.maximum(self.now - self.counts_from[rows], 0.0), 0.0)
@@ -82,9 +99,10 @@ class Run:
 
     def start(self, row: int) -> None:
         again_s = self.restart_s if self.starts[row] else 0.0
-        self._waiting[int(self.arrivals.gpus[row])] -= 1
+        self.waiting[int(self.arrivals.gpus[row])] -= 1
         self.starts[row] += 1
         self.running[row] = True
+        self.runs.add(row)
         self.since[row] = self.now
         self.counts_from[row] = self.now + again_s
         self.free -= int(self.arrivals.gpus[row])
@@ -100,17 +118,19 @@ class Run:
 
     def _waits(self, row: int) -> None:
         gpus = int(self.arrivals.gpus[row])
-        self._waiting[gpus] = self._waiting.get(gpus, 0) + 1
+        self.waiting[gpus] = self.waiting.get(gpus, 0) + 1
 
     def _leave(self, row: int) -> None:
         self.done_s[row] += max(self.now - self.counts_from[row], 0.0)
         self.lost_gpu_s += (min(self.now, self.counts_from[row]) - self.since[row]) * self.arrivals.gpus[row]
         self.ran_s[row] += self.now - self.since[row]
         self.running[row] = False
+        self.runs.discard(row)
         self.free += int(self.arrivals.gpus[row])
 
     def arrive(self, rows: range) -> None:
-        self.active = np.concatenate([self.active, np.arange(rows.start, rows.stop)])
+        self._news.append(rows)
+        self.unfinished += len(rows)
         for row in rows:
             self._waits(row)
 
@@ -121,15 +141,13 @@ class Run:
         self.now = at
 
     def _why_idle(self) -> Idle:
-        sizes = [gpus for gpus, count in self._waiting.items() if count]
+        sizes = [gpus for gpus, count in self.waiting.items() if count]
         if not sizes:
             return Idle.NOBODY
         return Idle.FITS if min(sizes) <= self.free else Idle.GANG
 
     def note(self) -> None:
-        waiting = sum(self._waiting.values())
-        gpus = sum(gpus * count for gpus, count in self._waiting.items())
-        moment = Moment(self.now, self.gpus - self.free, waiting, gpus)
+        moment = Moment(self.now, self.gpus - self.free, sum(self.waiting.values()), self.gpus_waited_for)
         if self.moments and self.moments[-1].at == self.now:
             self.moments.pop()
         self.moments.append(moment)
@@ -148,9 +166,8 @@ class Run:
             _, row, _ = heapq.heappop(self._ends)
             self._leave(row)
             self.ended_at[row] = self.now
+            self.unfinished -= 1
             ended.append(row)
-        if ended:
-            self.active = self.active[np.isnan(self.ended_at[self.active])]
         return ended
 
 
@@ -172,7 +189,7 @@ def simulate(
     run = Run(arrivals, gpus, restart_s, arrivals.duration_s if work_s is None else work_s)
     submit_s = arrivals.submit_s
     count, next_row, ask_at = len(submit_s), 0, math.inf
-    while next_row < count or len(run.active):
+    while next_row < count or run.unfinished:
         arrives_at = submit_s[next_row] if next_row < count else math.inf
         at = float(min(run.next_end(), arrives_at, ask_at))
         if math.isinf(at):

@@ -11,20 +11,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+UNSAID_USD_PER_HOUR = 1.0  # where a trace says nothing of dollars
 
 
 @dataclass(frozen=True)
 class TraceJob:
     """One line. ``submit_s`` counts from the trace's own zero."""
 
-    key: str
+    key: str  # what the trace calls it; where it has no names, its place
     submit_s: float
     duration_s: float  # on all of its GPUs, undisturbed
     gpus: int
     team: str = ""
     model: str = ""
     state: str = "unknown"
-    usd_per_hour: float = 1.0  # what an hour of delay costs
+    usd_per_hour: float = UNSAID_USD_PER_HOUR  # what an hour of delay costs
+    place: str = ""  # in its file, such as "line 5"
+
+    def told(self) -> str:
+        """What a message calls it."""
+        if self.key == self.place:
+            return self.place
+        return f"job {self.key}" + (f" ({self.place})" if self.place else "")
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,16 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.fleet.trace import TraceJob, in_order
+from orchestrator.fleet.trace import UNSAID_USD_PER_HOUR, TraceJob, in_order
 
 Row = Mapping[str, Any]
 OURS = ("submit_time_s", "duration_s", "gpus")
+_NAMES = ("job", "key", "job_id", "name", "id")  # columns of ours that name a job, if it has one of them
 _MURI = ("num_gpu", "submit_time", "iterations", "model_name", "duration")
 _ACME = ("job_id", "gpu_num", "submit_time", "duration")
 _SACCT = ("JobID", "Submit", "ElapsedRaw")
@@ -31,6 +32,7 @@ _KUEUE_GPU = "nvidia.com/gpu"
 
 def read_trace(text: str, name: str) -> list[TraceJob]:
     """The jobs of a trace, by submission, the first at 0 s. ``name`` is the file's, for what is refused."""
+    text = text.removeprefix("\ufeff")  # spreadsheets write one
     is_json = text.lstrip()[:1] in ("[", "{")
     jobs = _of_json(text, name) if is_json else _of_table(text, name)
     if not jobs:
@@ -49,10 +51,19 @@ def _of_table(text: str, name: str) -> list[TraceJob]:
     names = head.split("|" if "|" in head else ",")
     for columns, made in _TABLES:
         if all(column in names for column in columns):
-            rows = csv.DictReader(io.StringIO(text), delimiter="|" if "|" in head else ",")
-            return _each(enumerate(rows, 2), made, name, "line")
+            return _each(_rows(text, "|" if "|" in head else ",", name), made, name, "line")
     known = f"{','.join(OURS)}, or the header of Muri, Acme or sacct -P"
     raise ConfigError(f"{name}, line 1: {head[:80]!r} is no trace's header; it takes {known}")
+
+
+def _rows(text: str, delimiter: str, name: str) -> Iterator[tuple[int, Row]]:
+    """Each row with its line, by the reader's own count: it leaves out empty lines."""
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise ConfigError(f"{name}, line {rows.line_num}: {error}") from None
 
 
 def _of_json(text: str, name: str) -> list[TraceJob]:
@@ -72,13 +83,14 @@ def _each(
 ) -> list[TraceJob]:
     jobs = []
     for number, row in rows:
+        place = f"{unit} {number}"
         try:
-            job = made(row, str(number))
+            job = made(row, place)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
-            raise ConfigError(f"{name}, {unit} {number}: {why}") from None
+            raise ConfigError(f"{name}, {place}: {why}") from None
         if job is not None:
-            jobs.append(job)
+            jobs.append(replace(job, place=place))
     return jobs
 
 
@@ -101,7 +113,7 @@ def _gpus(row: Row, column: str) -> int:
     return int(value)
 
 
-def _ours(row: Row, number: str) -> TraceJob | None:
+def _ours(row: Row, place: str) -> TraceJob | None:
     gpus = _gpus(row, "gpus")
     if not gpus:
         raise ValueError("gpus=0 has to be 1 or more")
@@ -109,19 +121,20 @@ def _ours(row: Row, number: str) -> TraceJob | None:
     model = row.get("model") or row.get("user_vc") or ""
     submit_s, duration_s = _number(row, "submit_time_s"), _number(row, "duration_s", above=True)
     state = row.get("final_state") or "unknown"
+    key = next((row[name] for name in _NAMES if row.get(name)), place)
     return TraceJob(
-        row.get("key") or number, submit_s, duration_s, gpus, team, model, state,
-        _number(row, "usd_per_hour", above=True) if row.get("usd_per_hour") else 1.0,
+        key, submit_s, duration_s, gpus, team, model, state,
+        _number(row, "usd_per_hour", above=True) if row.get("usd_per_hour") else UNSAID_USD_PER_HOUR,
     )  # fmt: skip
 
 
-def _muri(row: Row, number: str) -> TraceJob | None:
+def _muri(row: Row, place: str) -> TraceJob | None:
     gpus = _gpus(row, "num_gpu")
     submit_s, duration_s = _number(row, "submit_time") / 1e3, _number(row, "duration", above=True) / 1e3
-    return TraceJob(row.get("job_id") or number, submit_s, duration_s, gpus, model=row["model_name"])
+    return TraceJob(row.get("job_id") or place, submit_s, duration_s, gpus, model=row["model_name"])
 
 
-def _acme(row: Row, number: str) -> TraceJob | None:
+def _acme(row: Row, place: str) -> TraceJob | None:
     gpus = _gpus(row, "gpu_num")
     duration_s = _number(row, "duration")
     if not gpus or not duration_s:  # cancelled before it ran, or a job of processors alone
@@ -133,7 +146,7 @@ def _acme(row: Row, number: str) -> TraceJob | None:
     )
 
 
-def _sacct(row: Row, number: str) -> TraceJob | None:
+def _sacct(row: Row, place: str) -> TraceJob | None:
     tres = row.get("AllocTRES") or row.get("ReqTRES") or ""
     found = _GPUS_OF_TRES.search(tres)
     if "." in row["JobID"] or found is None:  # a step of a job, or one without GPUs
@@ -152,7 +165,7 @@ def _sacct(row: Row, number: str) -> TraceJob | None:
     )
 
 
-def _philly(row: Row, number: str) -> TraceJob | None:
+def _philly(row: Row, place: str) -> TraceJob | None:
     attempts = [each for each in row["attempts"] if each.get("start_time") and each.get("end_time")]
     if not attempts:
         return None
@@ -168,7 +181,7 @@ def _philly(row: Row, number: str) -> TraceJob | None:
     )
 
 
-def _kueue(row: Row, number: str) -> TraceJob | None:
+def _kueue(row: Row, place: str) -> TraceJob | None:
     gpus = 0
     for pods in row["spec"]["podSets"]:
         containers = pods["template"]["spec"]["containers"]

@@ -98,15 +98,11 @@ def _behind_others(books: Books, now: _PoolNow, rows: Ints, found: dict[int, Hol
     below = np.searchsorted(now.worths, worths)
     missing = np.maximum(books.gpus[rows] - now.free, 0)
     pinned = (now.pinned_gpus_below[below] >= missing) & (missing > 0)
-    first = tuple(now.keys[:_NAMED])
-    ahead: dict[int, tuple[str, ...]] = {}
-    columns = (rows.tolist(), worths.tolist(), below.tolist(), missing.tolist(), pinned.tolist())
-    for row, worth, place, gpus, is_pinned in zip(*columns, strict=True):
-        key = books.jobs[row].spec.key
-        if is_pinned:
-            found[row] = Hold(key, HoldCause.PINNED, worth, first, gpus, until_at=now.until_at)
-            continue
-        behind = ahead.get(place)
-        if behind is None:
-            behind = ahead[place] = tuple(now.keys[place : place + _NAMED])
-        found[row] = Hold(key, HoldCause.AHEAD, worth, behind, gpus)
+    keys = [books.jobs[row].spec.key for row in rows.tolist()]
+    ahead = [tuple(now.keys[place : place + _NAMED]) for place in range(len(now.keys) + 1)]
+    behind = [ahead[place] for place in below.tolist()]
+    columns = zip(keys, worths.tolist(), behind, missing.tolist(), strict=True)
+    told = [Hold(key, HoldCause.AHEAD, worth, who, gpus) for key, worth, who, gpus in columns]
+    for at in np.flatnonzero(pinned).tolist():
+        told[at] = told[at]._replace(cause=HoldCause.PINNED, behind=ahead[0], until_at=now.until_at)
+    found.update(zip(rows.tolist(), told, strict=True))

@@ -22,14 +22,16 @@ def delay_usd_per_hour(
     usd_per_hour: Floats,
     waited_s: Floats,
     predicted_h: Floats,
-    slack_h: Floats,
+    slack_h: Floats | None,
     left_h: Floats,
     policy: Policy,
 ) -> Floats:
     """What an hour of delay costs now. ``slack_h``: how much later than now a job may start and still meet
-    its deadline, infinite without one; below zero it cannot be met any more, and nothing is gained by
-    hurrying."""
-    aged = usd_per_hour * (1.0 + policy.aging * waited_s / HOUR_S / (predicted_h + 1.0))
+    its deadline, infinite without one (None: nobody has one); below zero it cannot be met any more, and
+    nothing is gained by hurrying."""
+    aged: Floats = usd_per_hour * (1.0 + policy.aging / HOUR_S * waited_s / (predicted_h + 1.0))
+    if slack_h is None:
+        return aged
     short = (slack_h >= 0.0) & (slack_h < left_h / 2 + policy.deadline_slack_s / HOUR_S)
     return np.where(short, aged * policy.deadline_boost, aged)
 
@@ -51,11 +53,11 @@ def worth(
     return np.where(running, delay / (gpus * left_h * hysteresis), waiting)
 
 
-def price_usd(gpus: Column, price_s: Column, usd_per_gpu_hour: Floats) -> Floats:
+def price_usd(gpus: Column, price_s: Column | float, usd_per_gpu_hour: Floats | float) -> Floats:
     """Of a stop and the start after it: seconds in which the GPUs do nothing new."""
     return gpus * price_s / HOUR_S * usd_per_gpu_hour
 
 
-def min_run_s(price_s: Column, policy: Policy) -> Floats:
+def min_run_s(price_s: Column | float, policy: Policy) -> Floats:
     """How long a job runs before it may be stopped, so that being stopped takes little of its time."""
     return np.maximum(policy.min_run_s, policy.min_run_prices * price_s)

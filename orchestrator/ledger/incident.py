@@ -149,7 +149,9 @@ def restored_in_words(started: AttemptStarted) -> str:
     """What a new attempt goes on from."""
     if started.restore_step is None:
         return NOTHING_RESTORED
-    return f"restored step {started.restore_step} from {started.restore_from or RestoreSource.DISK}"
+    where = started.restore_from or RestoreSource.DISK
+    parked = "memory parked on the node"
+    return f"restored step {started.restore_step} from {parked if where == RestoreSource.PARKED else where}"
 
 
 def begun_in_words(first_step: int) -> str:

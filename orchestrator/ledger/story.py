@@ -77,6 +77,7 @@ from orchestrator.text import (
     ranges,
     usd,
 )
+from orchestrator.topology.tree import in_words
 
 LOG_TAIL_LINES = 20
 # A step line has these already; a job that prints them too need not be repeated.
@@ -152,7 +153,9 @@ class Story:
             case RankLost():
                 return self._lost_rank(event)
             case ResourcesGranted():
-                granted = f"{plural(event.gpus, self.unit)} on {plural(len(event.nodes), 'node')} granted"
+                where = f" in {in_words(event.domains)}" if event.domains else ""
+                nodes = f"{plural(len(event.nodes), 'node')}{where}"
+                granted = f"{plural(event.gpus, self.unit)} on {nodes} granted"
                 return [
                     Line(Kind.NOTE, granted),
                     *(Line(Kind.WARNING, clean(text)) for text in event.warnings),
@@ -385,10 +388,16 @@ def _stall(event: StallNamed) -> str:
     return f"no progress for {event.silent_s:.0f} s: {who}{where}{awaited} (it is left to run)"
 
 
+_WHERE: dict[str, str] = {
+    RestoreSource.MEMORY: "in memory",
+    RestoreSource.PARKED: "in memory parked on the node",
+}
+
+
 def _restored(started: AttemptStarted) -> str:
     if started.restore_step is None and started.restore_path:
         return f", from {clean(started.restore_path)}"
     if started.restore_step is None:
         return "" if started.attempt == 1 else ", without a checkpoint of ours"
-    where = "in memory" if started.restore_from == RestoreSource.MEMORY else "on disk"
+    where = _WHERE.get(str(started.restore_from), "on disk")
     return f", from step {started.restore_step} {where}"

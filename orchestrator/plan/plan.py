@@ -6,7 +6,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +24,7 @@ from orchestrator.plan.forecast.prediction import (
     route_between_nodes,
 )
 from orchestrator.plan.forecast.price import Price, no_price, price_usd_per_gpu_hour
+from orchestrator.plan.forecast.split import Split, places_of, split_of
 from orchestrator.plan.layout.deepspeed_auto import assumed, left_to_script
 from orchestrator.plan.layout.layout import Layout, derive_layout
 from orchestrator.plan.layout.zero import Zero
@@ -36,6 +37,7 @@ from orchestrator.plan.resuming import resuming
 from orchestrator.plan.sharing import Sharing, literal_deepspeed, sharing, with_sharing
 from orchestrator.plan.source import Source
 from orchestrator.redact import HIDDEN, is_secret, redact
+from orchestrator.topology.tree import Tree
 from orchestrator.vocabulary import ProgramKind, StateSharing
 
 # DeepSpeed's own estimator asks for half as much host memory again, for its buffers.
@@ -123,6 +125,12 @@ class Plan:
     remarks: tuple[str, ...] = ()
     # mean error of predicted memory on published runs, as a fraction; null where runs of the cluster say more
     memory_error: float | None = None
+    # in how many racks, blocks and so on the run's nodes can be had, by level, far to near, of a cluster that
+    # is free; empty where no file says where its nodes are
+    domains: Mapping[str, int] = field(default_factory=dict)
+    # what it takes that they are in several domains between which the network carries less; null where they
+    # are in one, or the fabric says nothing of its oversubscription
+    split: Split | None = None
 
     def __str__(self) -> str:
         """The whole plan as plain text, as a person reads it: what the verb ``plan`` prints, without its
@@ -186,10 +194,12 @@ def make_plan(
     program: ProgramKind = ProgramKind.SCRIPT,
     module: str | None = None,
     corpus_tokens: int | None = None,
+    tree: Tree | None = None,
 ) -> Plan:
     """Derive the plan. ``script`` and ``cwd`` are absolute; ``facts`` is what nodes must share; of
     ``calibrations`` the one for this cluster, GPU and precision is applied; ``sources`` are the script's and
-    those of the modules beside it; ``corpus_tokens`` is what one epoch of the data has.
+    those of the modules beside it; ``corpus_tokens`` is what one epoch of the data has; ``tree`` is of the
+    cluster's nodes, where a file says where they are.
 
     Raises :class:`ConfigError` for numbers that contradict each other and for a model that cannot fit.
     """
@@ -207,7 +217,8 @@ def make_plan(
     price = None if unpriced else price_usd_per_gpu_hour(config.cluster.price, config.gpu)
     deepspeed = resolved_deepspeed(config, layout)
     model = _model_facts(config, layout)
-    memory, step, calibration = memory_and_calibration(config, layout, calibrations)
+    places = places_of(config, layout, tree)
+    memory, step, calibration = memory_and_calibration(config, layout, calibrations, places.spread)
     if memory is not None:
         _check_memory(config, layout, memory, shared)
     prediction = predict(config, layout, step, calibration)
@@ -250,6 +261,8 @@ def make_plan(
         storage_limit_bytes_per_s=config.cluster.storage_bytes_per_s,
         remarks=tuple(remarks_of(config, prediction, corpus_tokens)),
         memory_error=None if calibration else config.planner.memory_error or None,
+        domains=dict(places.domains),
+        split=split_of(config, layout, calibrations, places, step, prediction.cost_usd),
     )
 
 

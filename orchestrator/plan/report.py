@@ -14,6 +14,7 @@ from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.forecast.prediction import Cost
 from orchestrator.plan.forecast.price import Currency
 from orchestrator.plan.layout.framework_rules import sharding_in_words
+from orchestrator.plan.split_words import placement_rows
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
 from orchestrator.text import (
     bytes_in_words,
@@ -275,6 +276,7 @@ def _run_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
         spread = f"{seconds_in_words(low)} to {seconds_in_words(high)} a step"
         yield "range", f"{spread}, {predicted.likeness}" if predicted.likeness else spread
     yield "bound by", str(predicted.bound_by)
+    yield from placement_rows(plan)
     yield from _forecast_rows(plan, brief)
     basis = predicted.basis
     yield "basis", basis

@@ -21,6 +21,7 @@ from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
     BatchesSkipped,
+    CheckpointSaved,
     Decided,
     Event,
     Fault,
@@ -74,11 +75,15 @@ class StopRequest:
 @dataclass
 class ResumeState:
     """What an earlier driver of the run has left: nothing, for a run that begins. ``losses`` are those that
-    were accepted: what was rejected is an event of its own, but for what is no number."""
+    were accepted: what was rejected is an event of its own, but for what is no number. By the
+    number of each attempt, ``went_on_from`` has the step from which it went on, 0 for one that began anew,
+    and ``heard`` the last that it was heard of."""
 
     history: History = field(default_factory=History)
     losses: LossWatch = field(default_factory=lambda: LossWatch(None))
     attempts: int = 0
+    went_on_from: dict[int, int] = field(default_factory=dict)
+    heard: dict[int, int] = field(default_factory=dict)
     save_times: SaveTimes = field(default_factory=SaveTimes)
 
     def fold(self, event: Event) -> None:
@@ -88,8 +93,13 @@ class ResumeState:
         match event:
             case AttemptStarted():
                 self.attempts = max(self.attempts, event.attempt)
+                self.went_on_from[event.attempt] = event.restore_step or 0
             case StepDone():
+                self.heard[event.attempt] = max(event.step, self.heard.get(event.attempt, 0))
                 self.losses.observe(event)
+            case CheckpointSaved():
+                self.heard[event.attempt] = max(event.step, self.heard.get(event.attempt, 0))
+                self.losses.told(event)
             case LossRejected():
                 self.losses.rejected(event)
             case _:

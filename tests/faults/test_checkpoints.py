@@ -206,7 +206,7 @@ def without_manifest(folder: Path) -> None:
 def as_it_was(keeper: User, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of a run whose driver was killed when steps 6 and 12 were committed."""
     fault = fail(driver=True).during(event(SnapshotCommitted, step=12)).later(0.1).by(SIGKILL)
-    run = keeper.start("interrupted", fault).ended()
+    run = keeper.start("interrupted", fault, "snapshot.park_s=0").ended()  # it is the disk that is read
     assert run.code == -SIGKILL
     nothing_left(run)
     return Path(shutil.copytree(run.folder, tmp_path_factory.mktemp("as-it-was") / run.name))

@@ -118,6 +118,9 @@ def test_a_stop_saves_and_is_gone_on_from(how: int, code: int, keeper: User, who
     again = keeper.resume(name).ended()
     finished_like(again, whole)
     assert [e.restore_step for e in again.of(AttemptStarted)] == [None, last]
+    assert [e.restore_from for e in again.of(AttemptStarted)] == [None, "parked"], (
+        "nothing was read from a disk"
+    )
     assert not again.of(RankLost)
     assert not again.of(Decided), "nothing failed"
     assert len(again.of(StepDone)) == STEPS, "no step twice"

@@ -5,7 +5,9 @@ run's own.
 fault                               time                     expected
 ==================================  =======================  =========================================================
 agent SIGKILL                       after a commit           a new agent on the node, restart from the disk
-agent SIGSTOP                       after a commit           given up after its silence, then the same
+agent SIGKILL, on a kept cluster    after a commit           the same, from memory that the node's keeper has
+agent SIGSTOP, on a kept cluster    after a commit           given up after its silence, then the same
+agent SIGKILL                       before the first commit  the same: nothing is lost, and it is written then
 agent SIGKILL                       in a commit              the checkpoint is whole or not there; the same
 agent SIGKILL                       while attempt 2 starts   the same, twice
 rank and agent SIGKILL              at once                  one restart
@@ -45,13 +47,13 @@ pytestmark = MARKS
 COMMITTED = event(SnapshotCommitted, step=6)
 
 
-def replaced(run: Run) -> RankLost:
-    """The node was lost and there again, and the run went on from the disk; the fault as it was told."""
+def replaced(run: Run, source: str = "disk") -> RankLost:
+    """The node was lost and there again, and the run went on from there; the fault as it was told."""
     (lost,) = run.of(RankLost)
     assert (lost.fault, lost.gpu) == (Fault.NODE, "the whole node")
     assert [e.action for e in run.of(Decided)] == ["replace"]
     _, second = run.of(AttemptStarted)
-    assert (second.restore_step, second.restore_from) == (6, "disk")
+    assert (second.restore_step, second.restore_from) == (6, source)
     return lost
 
 
@@ -65,7 +67,20 @@ def test_agent_sigstop(keeper: User, whole: Run) -> None:
     fault = fail(agent=0).during(COMMITTED).by(SIGSTOP)
     run = keeper.start("agent-stopped", fault, "recovery.agent_timeout_s=4").ended()
     finished_like(run, whole)
-    assert replaced(run).error == "its agent did not answer for 4 s"
+    (lost,) = run.of(RankLost)
+    assert lost.error == "its agent did not answer for 4 s"
+    _, second = run.of(AttemptStarted)
+    assert second.restore_step == 6, "what ranks saved when nobody heard them any more is not gone on from"
+
+
+def test_agent_sigkill_before_the_first_commit(keeper: User, whole: Run) -> None:
+    """All that there is lies in memory, and the agent with its writer is gone in the middle of writing it."""
+    fault = fail(agent=0).during(write_out(6)).by(SIGKILL)
+    run = keeper.start("agent-killed-first", fault).ended()
+    assert committed_after(run, fault, 6), "it struck in time"
+    finished_like(run, whole)
+    assert replaced(run, "parked").fault is Fault.NODE
+    assert [e.attempt for e in run.of(SnapshotCommitted) if e.step == 6] == [1], "written by the next agent"
 
 
 def test_agent_sigkill_in_a_commit(keeper: User, whole: Run) -> None:
@@ -77,10 +92,8 @@ def test_agent_sigkill_in_a_commit(keeper: User, whole: Run) -> None:
     committed = [e.step for e in run.of(SnapshotCommitted) if e.attempt == 1]
     _, second = run.of(AttemptStarted)
     on_disk = second.restore_step or 0
-    assert on_disk in (
-        max(committed, default=0),
-        max(committed, default=0) + 3,
-    ), "the one before, or it was done"
+    last = max(committed, default=0)
+    assert on_disk in (last, last + 3, last + 6), "the one before, or it was done, or what was in memory"
 
 
 def test_agent_sigkill_while_the_next_attempt_starts(keeper: User, whole: Run) -> None:

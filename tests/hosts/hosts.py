@@ -151,6 +151,7 @@ class Host:
         num_cpus: int = 2,
         dashboard: bool = False,
         object_store_bytes: int = 80_000_000,
+        labels: str = "",
     ) -> None:
         """``ray start`` as the head of a cluster, or joining ``head``'s; with the host's own token, if
         any."""
@@ -158,6 +159,7 @@ class Host:
         command += [f"--object-store-memory={object_store_bytes}", "--disable-usage-stats"]
         # it brings drivers what Ray's workers print, which ours leave out
         command += ["--include-log-monitor=false"]
+        command += [f"--labels={labels}"] if labels else []
         if head is None:
             command += ["--head", f"--port={GCS_PORT}", f"--include-dashboard={str(dashboard).lower()}"]
         else:

@@ -52,6 +52,25 @@ def test_a_node_that_is_missing_is_waited_for_and_then_named(head: Host) -> None
     assert "the plan needs 4 nodes with 2 CPU each, the cluster has 3 such (" in run.text
 
 
+def test_a_run_is_in_the_rack_that_holds_it(head: Host, cluster: list[Host]) -> None:
+    """As a file says, in whose racks hosts have no neighbouring numbers."""
+    racks = zip(cluster, ("a", "b", "a"), strict=True)
+    head.write(
+        f"{WORK}/racks.yaml", "nodes:\n" + "".join(f"  {h.name}: {{rack: {rack}}}\n" for h, rack in racks)
+    )
+    job = [
+        *WHERE,
+        "cluster.nodes=2",
+        f"ray_address={head.gcs_address}",
+        f"cluster.topology.file={WORK}/racks.yaml",
+    ]
+    run = start(head, "racks", *job).ended()
+    assert run.code == 0, run.text
+    (granted,) = run.of(ResourcesGranted)
+    assert (granted.nodes, granted.domains) == ([cluster[0].name, cluster[2].name], {"rack": 1})
+    assert "4 CPU cores on 2 nodes in 1 rack granted" in run.text
+
+
 def test_every_log_reaches_the_driver(spread: Run, cluster: list[Host]) -> None:
     (granted,) = spread.of(ResourcesGranted)
     by_name = {host.name: host for host in cluster}

@@ -85,6 +85,9 @@ def composed(args: Sequence[str], config_dir: Path) -> None:
     invocation = parse(args)
     if "--help" in args or invocation.version:
         return
+    if invocation.remote is not None:
+        composed(invocation.remote.words, config_dir)
+        return
     made = list(invocation.words)
     given = []
     while made:
@@ -190,7 +193,8 @@ def test_a_wrong_command_is_not(words: list[str], config_dir: Path) -> None:
 
 
 # What else stands in blocks of a shell, and where it is run; the lines of other prompts (head$, other$) are for
-# a cluster, and those of site$ for Kubernetes, a cloud or containers.
+# a cluster, and those of site$ for Kubernetes, a cloud or containers, of desk$ for what is run from afar by
+# tests/real/test_remote.py.
 RUN_BY = {
     "make run": "tests/package",
     "make test": ".ci/suites.py",
@@ -203,9 +207,13 @@ RUN_BY = {
     "squeue ": "tests/services/test_exported_slurm.py",
     "export SLACK_URL": "tests/real/test_notify.py",
     "torchrun ": "tests/real/test_examples.py",
+    "cd monitoring && (umask 077; ray get-auth-token": "tests/services/test_monitoring.py",
+    "RAY_AUTH_MODE=token ray list jobs": "tests/services/test_prometheus.py",
+    "promtool check config": "tests/services/test_alert_rules.py",
+    "prometheus --config.file": "tests/services/test_monitoring.py",
 }
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OF_A_CLUSTER = ("head$", "other$", "site$")
+OF_A_CLUSTER = ("head$", "other$", "site$", "desk$")
 
 
 def lines_of_blocks() -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What infra/examples ships is what is rendered: there is no second truth."""
+"""What infra/examples and infra/monitoring ship is what is rendered: there is no second truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def made() -> dict[Path, str]:
 
 
 def test_the_examples_are_as_they_would_be_rendered_today(made: dict[Path, str]) -> None:
-    there = {path: path.read_text() for path in generate_examples.TARGET.rglob("*") if path.is_file()}
+    there = generate_examples.shipped()
     assert there.keys() == made.keys()
     assert [path for path, text in made.items() if there[path] != text] == [], "type: make docs"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sqlite3
 import time
@@ -82,7 +81,7 @@ def test_an_outage_longer_than_memory_is_read_again_from_the_journal(
     Writer(run_dir).write([*story(200), *END])
     run = FakeRun()
     monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)
-    sink = mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), os.getppid())
+    sink = mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), lambda: False)
     ending = sink.follow(1.0)
     assert (ending.status, run.points) == ("FINISHED", []), "the end is seen though the server is away"
     assert not sink.finish(ending, 0.3)
@@ -100,7 +99,7 @@ def fake_sink(run_dir: Path, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> A
 
     track(run_dir, "sqlite:///unused.db")
     monkeypatch.setattr(mlflow_sink, "MlflowRun", lambda *_: run)
-    return mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), os.getppid())
+    return mlflow_sink.Sink(run_dir, Tracking.read(run_dir / "tracking.json"), lambda: False)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ SlurmdPidFile=/tmp/slurm/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
+TopologyPlugin=topology/tree
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
@@ -37,6 +38,12 @@ ReturnToService=2
 KillWait=30
 {nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+# The second host is behind another switch than the others.
+TOPOLOGY = """\
+SwitchName=leaf1 Nodes={0.name},{2.name}
+SwitchName=leaf2 Nodes={1.name}
+SwitchName=spine Switches=leaf[1-2]
 """
 _READY_S, _LOOK_S = 120.0, 0.5
 
@@ -57,6 +64,7 @@ class SlurmOnHosts:
         nodes = [f"NodeName={h.name} NodeAddr={h.address} CPUs=2 State=UNKNOWN" for h in self.hosts]
         text = CONFIGURATION.format(controller=self.hosts[0], nodes="\n".join(nodes))
         (shared / "slurm.conf").write_text(text)
+        (shared / "topology.conf").write_text(TOPOLOGY.format(*self.hosts))
         for host in self.hosts:
             host.environment |= {"SLURM_CONF": f"{SHARED}/slurm.conf", "PYTHONPATH": str(PROJECT)}
             host.run(["mkdir", "-p", "/tmp/slurm/state", "/tmp/slurm/spool"], check=True)

@@ -3,6 +3,7 @@ with the configuration that stands there, which finds the run by Ray's dashboard
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -14,27 +15,15 @@ import pytest
 import yaml
 
 from orchestrator.cluster.warm.record import WarmCluster
+from orchestrator.config.schema import MonitoringConfig
+from orchestrator.ledger.monitoring.alerts import alerts
 from tests.faults.runs import COMMON, MARKS, UNTRACKED, User
-from tests.services.needs import program
-from tests.services.processes import Service
 from tests.services.runs import SHORT
 from tests.services.test_prometheus import Prometheus
-from tests.support.ports import free_port
 
 pytestmark = MARKS
 
 WORDS = [*COMMON, *SHORT, UNTRACKED, "launch.dashboard=true", "cluster.nodes=1"]
-
-
-class Found(Prometheus):
-    """With a configuration of its own making."""
-
-    def __init__(self, folder: Path, configuration: str) -> None:
-        (folder / "prometheus.yml").write_text(configuration)
-        self.url = f"http://127.0.0.1:{(port := free_port())}"
-        words = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
-        words += [f"--web.listen-address=127.0.0.1:{port}"]
-        self.service = Service([program("prometheus", "prometheus"), *words], folder)
 
 
 @pytest.fixture
@@ -72,9 +61,16 @@ def test_the_run_of_a_compose_file_is_found_by_its_prometheus(user: User) -> Non
         assert said in configuration
         configuration = configuration.replace(said, user.environment[name])
     configuration = configuration.replace("http://127.0.0.1:8265", cluster.dashboard_url.rstrip("/"))
-    prometheus = Found(user.folder, configuration)
+    rules = made["configs"]["rules"]["content"].replace("$$", "$")
+    (user.folder / "rules.yml").write_text(rules)
+    configuration = configuration.replace("/etc/prometheus/rules.yml", "rules.yml")
+    prometheus = Prometheus(user.folder, configuration)
     try:
         prometheus.start()
         prometheus.service.until(lambda: prometheus.ask('up{job="ray"} == 1'))
+        said = prometheus.get("/api/v1/rules")
+        assert said is not None
+        (group,) = json.loads(said)["data"]["groups"]
+        assert len(group["rules"]) == len(alerts(MonitoringConfig()))
     finally:
         prometheus.service.close()

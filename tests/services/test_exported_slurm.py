@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.events import Event, RunEnded, RunResumed, Status, StepDone
+from orchestrator.events import Event, ResourcesGranted, RunEnded, RunResumed, Status, StepDone
 from orchestrator.ledger.journal import replay
 from tests.faults.runs import MARKS, UNTRACKED
 from tests.hosts.hosts import SHARED, Network, NoHostsError
@@ -106,6 +106,9 @@ def test_the_main_job_runs_over_three_nodes_and_leaves_nothing(slurm: SlurmOnHos
     job.until(lambda: job.state not in ("PENDING", "RUNNING", "COMPLETING"), "end")
     assert (job.state, slurm.job(job.number)["ExitCode"]) == ("COMPLETED", "0:0"), job.text()
     assert job.steps() == [1, 2, 3, 4, 5, 6]
+    (granted,) = [event for event in job.events() if isinstance(event, ResourcesGranted)]
+    assert granted.domains == {"block": 1, "rack": 2}, "as Slurm's switches are"
+    assert granted.nodes in (["host-01", "host-03", "host-02"], ["host-02", "host-01", "host-03"])
     (folder,) = (slurm.shared / "runs").glob("whole*")
     plan = json.loads((folder / "plan.json").read_text())
     assert (plan["layout"]["nodes"], plan["layout"]["ranks"]) == (3, 3)

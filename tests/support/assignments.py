@@ -12,6 +12,7 @@ from orchestrator.vocabulary import ProgramKind
 
 _USUAL = Assignment(
     run="r",
+    number="0123456789ab",
     began_unix_s=0.0,
     places=Places("/home/me/project/runs/r", None, "/home/me/project/runs/r/checkpoints"),
     program=Program(

@@ -88,7 +88,10 @@ class Agent:
         if method == "lay_out":
             told = given[0] and replace(given[0], save_dir=self._here(given[0].save_dir))
             return Answer(self._node.lay_out(told, NoLauncher()))
-        if method in ("holdings", "forget", "take"):
+        if method == "write_out":
+            told = replace(given[0], save_dir=self._here(given[0].save_dir))
+            return Answer(self._node.write_out(told, NoLauncher()))
+        if method in ("holdings", "forget", "take", "finish"):
             return Answer(getattr(self._node, method)(*given))
         try:
             if self.failing is not None and method == "publish":

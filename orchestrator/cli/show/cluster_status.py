@@ -14,7 +14,7 @@ from orchestrator.cluster import tls
 from orchestrator.cluster.warm import record
 from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.tracking import command
-from orchestrator.text import UNKNOWN, duration, plural, usd
+from orchestrator.text import UNKNOWN, bytes_in_words, duration, plural, usd
 
 if TYPE_CHECKING:
     from orchestrator.agent.zygote_pool import ZygoteReport
@@ -39,6 +39,8 @@ def show_status(seen: ClusterSeen, console: Console) -> None:
     if seen["dashboard_url"]:
         show_dashboard(seen["dashboard_url"], console)
     console.print(_nodes(seen))
+    for line in _parked(seen):
+        console.print(line, highlight=False)
     runs = [*seen["ended_runs"][-_MOST_ENDED:], *seen["runs"]]
     if runs:
         console.print(_runs(runs, seen))
@@ -69,6 +71,17 @@ def _zygotes(zygotes: list[ZygoteReport] | None, idle_timeout_s: float | None) -
             text += f", ends in {duration(max(0.0, idle_timeout_s - zygote['idle_s']))} unused"
         lines.append(text)
     return "\n".join(lines) or "none: the next run warms one"
+
+
+def _parked(seen: ClusterSeen) -> list[str]:
+    """What runs that have ended could go on from; what those on their nodes have in memory is theirs."""
+    return [
+        f"on {node['host']} {one['run']} has left {bytes_in_words(one['bytes'])} in memory,"
+        f" to go on from within {duration(one['left_s'])}"
+        for node in seen["nodes"]
+        for one in node["parked"]
+        if one["left_s"] is not None
+    ]
 
 
 def _runs(runs: list[RunSeen], seen: ClusterSeen) -> Table:

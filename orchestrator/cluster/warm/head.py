@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,10 +20,11 @@ import psutil
 from orchestrator.cluster.ray_env import HEAD_SETTINGS, LOOPBACK_ONLY
 from orchestrator.cluster.ray_folder import folder_of, make_ray_folder, remove
 from orchestrator.cluster.warm import record
+from orchestrator.cluster.warm.node_labels import labels_here
 from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.errors import ClusterError
 
-GCS_PORT, DASHBOARD_PORT = 6379, 8265
+GCS_PORT, DASHBOARD_PORT, AGENT_PORT = 6379, 8265, 52365
 _STARTED = "Ray runtime started"
 START_TIMEOUT_S = 60.0
 # Ray drains a node for up to 30 s when it gets SIGTERM.
@@ -77,17 +78,17 @@ def start_head(cpus: int, dashboard: bool, node_address: str | None, undo: ExitS
     """
     options = [f"--num-cpus={cpus}", f"--include-dashboard={'true' if dashboard else 'false'}"]
     options += [f"--node-ip-address={node_address}"] if node_address else []
+    options += [f"--labels={labels}"] if (labels := labels_here(os.environ)) else []
     folder = make_ray_folder()
     undo.callback(remove, folder.parent)
     options += [f"--temp-dir={folder.path}"]
     more = {} if node_address else LOOPBACK_ONLY
     try:
         try:
-            pid, port = _try_head(
-                _free_port(GCS_PORT), _free_port(DASHBOARD_PORT), options, more, folder.lock_fd
-            )
+            ports = [_free_port(one) for one in (GCS_PORT, DASHBOARD_PORT, AGENT_PORT)]
+            pid, port = _try_head(ports, options, more, folder.lock_fd)
         except ClusterError:  # a port that was free was taken meanwhile, perhaps; nobody else picks these
-            pid, port = _try_head(_free_port(), _free_port(), options, more, folder.lock_fd)
+            pid, port = _try_head([_free_port() for _ in range(3)], options, more, folder.lock_fd)
     finally:
         folder.let_go()
     undo.callback(stop_session, pid)
@@ -95,14 +96,16 @@ def start_head(cpus: int, dashboard: bool, node_address: str | None, undo: ExitS
 
 
 def _try_head(
-    port: int, dashboard_port: int, options: list[str], more: dict[str, str], lock_fd: int
+    ports: Sequence[int], options: list[str], more: dict[str, str], lock_fd: int
 ) -> tuple[int, int]:
+    port, dashboard_port, agent_port = ports
     log_path = record.make_state_dir() / "ray-head.log"
     command = [ray_program(), "start", "--head", "--block", f"--port={port}", *options]
-    # With Ray's own default ports a second head on a machine dies.
+    # With Ray's own default ports a second head on a machine dies, or takes no jobs.
     command += [
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={dashboard_port}",
+        f"--dashboard-agent-listen-port={agent_port}",
         f"--ray-client-server-port={_free_port()}",
     ]
     command += ["--log-style=record", "--log-color=false"]

@@ -21,11 +21,14 @@ from collections.abc import Sequence
 from orchestrator.cluster.ray_env import HEAD_SETTINGS
 from orchestrator.cluster.ray_folder import RayFolder, ray_folder
 from orchestrator.cluster.warm.head import ray_program, stop_session
+from orchestrator.cluster.warm.node_labels import labels_here
 from orchestrator.errors import ClusterError, OrchestratorError
 
 # What a job manager sends to every process of a job.
 UNHEARD = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _LOOK_S, _CONNECT_S = 1.0, 5.0
+# All nodes of a job start at once, some on machines that others keep busy: Ray gives each half a minute.
+_SETTINGS = {"RAY_raylet_start_wait_time_s": "180"}
 # A port that is refused may be one whose queue is full for a moment.
 _REFUSALS = 3
 
@@ -53,8 +56,9 @@ def _start(address: str, cpus: int, gpus: int, labels: str, folder: RayFolder) -
     command = [ray_program(), "start", f"--address={address}", "--block", f"--temp-dir={folder.path}"]
     command += [f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--dashboard-agent-listen-port=0"]
     command += ["--include-log-monitor=false", "--log-style=record", "--log-color=false"]
+    labels = labels or labels_here(os.environ)
     command += [f"--labels={labels}"] if labels else []
-    environment = {**HEAD_SETTINGS, **os.environ, "RAY_AUTH_MODE": "token"}
+    environment = {**HEAD_SETTINGS, **_SETTINGS, **os.environ, "RAY_AUTH_MODE": "token"}
     return subprocess.Popen(
         command, env=environment, cwd="/", stdin=subprocess.DEVNULL, start_new_session=True,
         pass_fds=(folder.lock_fd,),
@@ -79,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("address", metavar="HOST:PORT", help="of the head's control store, as 'up' prints it")
     parser.add_argument("--cpus", type=int, required=True, help="that this node gives")
     parser.add_argument("--gpus", type=int, default=0, help="that this node gives")
-    parser.add_argument("--labels", default="", help="of the node, as 'ray start' takes them")
+    parser.add_argument(
+        "--labels", default="", help="of the node, as 'ray start' takes them; else Slurm's switches"
+    )
     given = parser.parse_args(argv)
     try:
         if not given.address.rpartition(":")[2].isdigit():

@@ -1,4 +1,5 @@
-"""One detached, zero-resource actor per node that keeps zygotes warm between runs, and an agent.
+"""One detached, zero-resource actor per node that keeps zygotes warm between runs, an agent, and what runs
+have staged there in memory.
 
 Detached, because it outlives the run that started it; without resources, because it must not take
 any from a run; with an idle timeout, because Ray's autoscaler counts a node with an actor as busy.
@@ -15,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.agent.assignment import own_environment
 from orchestrator.agent.launchers import as_important_as_others
+from orchestrator.agent.parking_lot import ParkedReport
 from orchestrator.agent.raylet import end_with_raylet
 from orchestrator.agent.zygote_pool import NodeZygotes, ZygoteLease, ZygoteReport
 from orchestrator.cluster.ray_errors import reason
@@ -106,8 +108,21 @@ def lease_here(
 
 def reports(node_ids: list[str]) -> dict[str, list[ZygoteReport]]:
     """What every keeper says of its zygotes, by node; a keeper that does not answer says nothing."""
-    asked = {node_id: pool.report.remote() for node_id in node_ids if (pool := find(node_id))}
-    answers: dict[str, list[ZygoteReport]] = {}
+    return _answers_of("report", node_ids)
+
+
+def parked(node_ids: list[str]) -> dict[str, list[ParkedReport]]:
+    """What runs have parked, by node; a keeper that does not answer says nothing."""
+    return _answers_of("parked", node_ids)
+
+
+def _answers_of(method: str, node_ids: list[str]) -> dict[str, Any]:
+    pools = {node_id: pool for node_id in node_ids if (pool := find(node_id))}
+    # One that an earlier version has started may not know what it is asked.
+    asked = {
+        node_id: getattr(pool, method).remote() for node_id, pool in pools.items() if hasattr(pool, method)
+    }
+    answers: dict[str, Any] = {}
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=_ANSWER_TIMEOUT_S) if asked else None
     for node_id, answer in asked.items():
         try:

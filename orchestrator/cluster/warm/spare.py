@@ -117,6 +117,7 @@ class NodeAgentAhead(NodeAgent):
         self._keeper = keeper
         self._build = Build.here()
         self._group: PlacementGroup | None = None
+        self._speaks = False
         self._heard_s = time.monotonic()
         threading.Thread(
             target=self._end_with, args=(keeper_process,), name="keeper's end", daemon=True
@@ -131,6 +132,7 @@ class NodeAgentAhead(NodeAgent):
         if self._group is not None or adoption.build != self._build:
             return False
         self._group = adoption.group
+        self._speaks = adoption.node_index == 0  # whatever ranks it gets then
         self._heard_s = time.monotonic()
         threading.Thread(
             target=self._end_with_run, args=(adoption.group, adoption.driver), name="run's end", daemon=True
@@ -152,8 +154,8 @@ class NodeAgentAhead(NodeAgent):
         return super().poll()
 
     def report(self) -> dict[str, Any]:
-        """As every agent's, and {} where no run has it or where it is not the first of one."""
-        return super().report() if self._group is not None and self.node_index == 0 else {}
+        """As every agent's, and {} where no run has it or where another one speaks for the run."""
+        return super().report() if self._speaks else {}
 
     def _end_with(self, keeper: Process) -> None:
         while self._group is None:

@@ -8,7 +8,6 @@ everything has been written, and the key by which a run whose creation was cut s
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from orchestrator import papers
-from orchestrator.files import atomic_write, open_no_link
+from orchestrator.files import atomic_write
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow.database import make_ready
 from orchestrator.ledger.mlflow.description import placed, without
@@ -249,14 +248,6 @@ def _is_state(state: Mapping[str, Any]) -> bool:
     """Whether we have written it: the key becomes a part of a query."""
     key, seq = state.get("key"), state.get("written_seq")
     return isinstance(key, str) and key.isalnum() and type(seq) is int and -1 <= seq <= papers.LARGEST
-
-
-@contextmanager
-def only_writer(run_dir: Path) -> Iterator[None]:
-    """Wait until no other process writes this run: the sink of a driver that died may still be ending it."""
-    with open_no_link(run_dir / "mlflow_sink.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def write_json(path: Path, body: Any) -> None:

@@ -12,7 +12,7 @@ from orchestrator.ledger.mlflow.runs import RunRow
 _BESIDE = (
     "run_", "owner", "project", "cost_center", "calibration", "ray_address", "job.name", "job.resume",
     "job.checkpoint_dir", "model.", "cluster.", "gpu.", "fabric.", "tracking.", "launch.", "metrics.",
-    "planner.", "snapshot.", "budget_usd", "deadline_days",
+    "placement.", "planner.", "snapshot.", "kueue.", "budget_usd", "deadline_days",
 )  # fmt: skip
 # What a plan makes of other keys.
 _DERIVED = ("layout.", "deepspeed")

@@ -91,14 +91,8 @@ def _setting(key: str) -> Callable[[RunRow], str]:
     return lambda row: ending(row.settings.get(key, UNKNOWN), MOST_OF_A_SETTING)
 
 
-def best_values(rows: Sequence[RunRow]) -> dict[str, float]:
-    """Per column the best value of the finished runs, which are comparable; none where fewer than two are."""
-    found = {column.key: best_value(column, rows) for column in [*COLUMNS, *TO_LOSS_COLUMNS]}
-    return {key: value for key, value in found.items() if value is not None}
-
-
 def best_value(column: Column, rows: Sequence[RunRow]) -> float | None:
-    """The same of one column."""
+    """The best value of the finished runs, which are comparable; None where fewer than two are."""
     if column.best is None:
         return None
     values = [getattr(row, column.key) for row in rows if row.status == Status.FINISHED]

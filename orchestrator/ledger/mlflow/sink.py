@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -50,21 +51,22 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from orchestrator import papers  # noqa: E402
 from orchestrator.errors import OrchestratorError  # noqa: E402
 from orchestrator.events import RunResumed, StopRequested  # noqa: E402
 from orchestrator.ledger.journal import Tail  # noqa: E402
-from orchestrator.ledger.mlflow.client import MlflowRun, only_writer, run_params  # noqa: E402
+from orchestrator.ledger.mlflow.client import MlflowRun, run_params  # noqa: E402
 from orchestrator.ledger.mlflow.database import DatabaseUnusable  # noqa: E402
+from orchestrator.ledger.mlflow.only_writer import only_writer  # noqa: E402
 from orchestrator.ledger.mlflow.outage import Outage  # noqa: E402
+from orchestrator.ledger.mlflow.pace import Alone, Pace  # noqa: E402
 from orchestrator.ledger.mlflow.points import Point  # noqa: E402
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection  # noqa: E402
 from orchestrator.ledger.mlflow.refusals import ServerRefuses, in_words  # noqa: E402
+from orchestrator.ledger.mlflow.sink_log import begin_log, know_secrets  # noqa: E402
 from orchestrator.ledger.mlflow.tracking_file import Tracking  # noqa: E402
 from orchestrator.ledger.mlflow.views import NOTE  # noqa: E402
-from orchestrator.redact import learn, redact_text  # noqa: E402
+from orchestrator.redact import redact_text  # noqa: E402
 
-POLL_S = 0.1
 MAX_BACKOFF_S = 5.0
 MAX_BACKOFF_AT_END_S = 1.0
 # What a person has to mend is not mended by waiting; they, or whoever makes a database just then, have this
@@ -88,16 +90,33 @@ class Ending:
 
 class Sink:
     """Follows one journal into one MLflow run; an end within its first ``earlier_bytes`` is not the
-    driver's."""
+    driver's.
 
-    def __init__(self, run_dir: Path, tracking: Tracking, parent_pid: int, earlier_bytes: int = 0) -> None:
+    ``driver_gone`` tells whether nobody writes the journal any more, ``pace`` how often to look and to write,
+    and ``tell`` is told what a person should know. ``calling_since_s`` is when MLflow was called, None while
+    it is not; ``ending_since_s`` when the last of it was begun with, None before.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        tracking: Tracking,
+        driver_gone: Callable[[], bool],
+        earlier_bytes: int = 0,
+        tell: Callable[[str], None] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
         self._journal = run_dir / "journal.jsonl"
-        self._tracking, self._parent_pid, self._earlier_bytes = tracking, parent_pid, earlier_bytes
+        self._tracking, self._driver_gone, self._earlier_bytes = tracking, driver_gone, earlier_bytes
         self._run = MlflowRun(run_dir, tracking)
+        self._pace = pace or Alone()
         self._next_try_s = self._next_flush_s = time.monotonic()
         self._backoff_s = 0.0
         self._told_s: float | None = None
-        self.outage = Outage(say)
+        self.calling_since_s: float | None = None
+        self.ending_since_s: float | None = None
+        self._given_up = False
+        self.outage = Outage(tell or say)
         self._unusable = False
         self._tail = Tail(self._journal)
         self._projection = Projection(tracking.flush_s, run_params(tracking), tracking.go_on)
@@ -109,10 +128,22 @@ class Sink:
         """Signal handler."""
         self._told_s = time.monotonic()
 
+    def give_up(self) -> None:
+        """Nobody waits for the rest: MLflow is called no more."""
+        self._given_up = True
+
+    def shortfall(self) -> str:
+        """That MLflow lacks something, for how long it has been tried, and why."""
+        waited = f"within {time.monotonic() - (self.ending_since_s or time.monotonic()):.0f} s"
+        error = self.outage.last_error or "no answer"
+        return f"MLflow did not take everything {waited} ({error}); the journal has it all"
+
     def follow(self, stop_timeout_s: float) -> Ending:
         """Write as records come, until there is a reason to end."""
         while True:
-            gone = os.getppid() != self._parent_pid  # asked before reading: what it wrote is then read
+            if self._given_up:
+                return Ending(None)
+            gone = self._driver_gone()  # asked before reading: what it wrote is then read
             if self._read():
                 continue
             if self._projection.ended and (gone or self._tail.offset > self._earlier_bytes):
@@ -122,18 +153,20 @@ class Sink:
             if self._told_s is not None and self._may_leave(time.monotonic() - self._told_s, stop_timeout_s):
                 return Ending(None)
             if time.monotonic() >= self._next_flush_s:
-                self._next_flush_s = time.monotonic() + self._tracking.flush_s
+                worked_s = time.thread_time()
                 self._flush(MAX_BACKOFF_S)
-            time.sleep(POLL_S)
+                worked_s = time.thread_time() - worked_s
+                self._next_flush_s = time.monotonic() + self._pace.flush_s(self._tracking.flush_s, worked_s)
+            time.sleep(self._pace.poll_s())
 
     def finish(self, ending: Ending, timeout_s: float) -> bool:
         """Write all that is left and end the MLflow run; False when the server did not take it in time,
         or will not before a person has done something, or when told to stop meanwhile."""
-        began_s = time.monotonic()
+        self.ending_since_s = began_s = time.monotonic()
         deadline_s = began_s + timeout_s
         self._next_try_s = time.monotonic()
         told_s, ended_seq = self._told_s, self._done_seq
-        while time.monotonic() < deadline_s and self._told_s == told_s:
+        while time.monotonic() < deadline_s and self._told_s == told_s and not self._given_up:
             while self._read():
                 pass
             if self._resumed_seq > ended_seq:
@@ -142,7 +175,7 @@ class Sink:
                 return True
             if self._unusable and time.monotonic() - began_s > UNUSABLE_AT_END_S:
                 return False
-            time.sleep(POLL_S)
+            time.sleep(self._pace.poll_s())
         return False
 
     def _read(self) -> bool:
@@ -187,11 +220,18 @@ class Sink:
             # Points are missing here: too many to keep, or MLflow has lost the run they were written to.
             self._rewind()
             return False
-        self._run.write_params(self._projection.script.params)
         tags = self._projection.script.tags | self._projection.tags
-        self._run.write_note(self._projection.note, tags.pop(NOTE, None))
-        self._run.write_tags(tags)
-        self._run.write(self._pending, max(self._done_seq, skipped_to))
+        scripts_note = tags.pop(NOTE, None)
+        writes: tuple[Callable[[], None], ...] = (
+            lambda: self._run.write_params(self._projection.script.params),
+            lambda: self._run.write_note(self._projection.note, scripts_note),
+            lambda: self._run.write_tags(tags),
+            lambda: self._run.write(self._pending, max(self._done_seq, skipped_to)),
+        )
+        for write in writes:
+            if self._given_up:
+                return False
+            write()
         self._pending = []
         return True
 
@@ -214,14 +254,20 @@ class Sink:
         return self._try(self._run.upload, MAX_BACKOFF_AT_END_S)
 
     def _try(self, action: Callable[[], bool | None], max_backoff_s: float) -> bool:
-        if time.monotonic() < self._next_try_s:
+        if time.monotonic() < self._next_try_s or self._given_up:
             return False
         try:
-            with in_words(self._tracking.uri, self._tracking.experiment):
-                done = action() is not False
+            with self._pace.turn() as has_turn:
+                if not has_turn:
+                    return False
+                self.calling_since_s = time.monotonic()
+                with in_words(self._tracking.uri, self._tracking.experiment):
+                    done = action() is not False
         except Exception as error:  # noqa: BLE001 - an end of this process would cost the run all that is still to come
             self._failed(error, max_backoff_s)
             return False
+        finally:
+            self.calling_since_s = None
         self._backoff_s, self._unusable = 0.0, False
         self.outage.over()
         return done
@@ -246,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--earlier-bytes", type=int, default=0, help="of the journal, by drivers before this one"
     )
     options = parser.parse_args(arguments)
-    _quiet(options.run_dir / "logs" / "mlflow_sink.log")
+    begin_log(options.run_dir / "logs" / "mlflow_sink.log")
     try:
         return _follow(options)
     except OrchestratorError as error:
@@ -258,24 +304,22 @@ def main(arguments: list[str] | None = None) -> int:
 def _follow(options: argparse.Namespace) -> int:
     run_dir, timeout_s = options.run_dir, options.finish_timeout_s
     tracking = Tracking.read(run_dir / "tracking.json")
-    _know_secrets(run_dir, tracking)
+    know_secrets(run_dir, tracking)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     with only_writer(run_dir):
-        sink = Sink(run_dir, tracking, options.parent_pid, options.earlier_bytes)
+        driver_gone = functools.partial(_is_gone, options.parent_pid)
+        sink = Sink(run_dir, tracking, driver_gone, options.earlier_bytes)
         signal.signal(signal.SIGTERM, sink.told_to_stop)
         _log.info("following %s", run_dir)
         ending = sink.follow(timeout_s)
-        began_s = time.monotonic()
-
-        def too_late() -> str:
-            waited = f"within {time.monotonic() - began_s:.0f} s"
-            error = sink.outage.last_error or "no answer"
-            return f"MLflow did not take everything {waited} ({error}); the journal has it all"
-
-        with _ended_when_stuck(timeout_s + STUCK_S, too_late):
+        with _ended_when_stuck(timeout_s + STUCK_S, sink.shortfall):
             if sink.finish(ending, timeout_s):
                 return 0
-    return _fail(too_late(), 1)
+    return _fail(sink.shortfall(), 1)
+
+
+def _is_gone(parent_pid: int) -> bool:
+    return os.getppid() != parent_pid
 
 
 @contextmanager
@@ -301,37 +345,6 @@ def say(message: str) -> None:
     """To the driver, which may be gone."""
     with contextlib.suppress(OSError):
         print(redact_text(message), file=sys.stderr, flush=True)
-
-
-class _WithoutSecrets(logging.Formatter):
-    """Drivers of databases quote the address that they were given."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redact_text(super().format(record))
-
-
-def _know_secrets(run_dir: Path, tracking: Tracking) -> None:
-    """What the run's own process knows of its configuration, so that no log that is uploaded tells it."""
-    learn(tracking.uri)
-    with contextlib.suppress(OSError, ValueError):
-        learn(papers.read_object(run_dir / "resume.json"))
-
-
-def _quiet(path: Path) -> None:
-    """Everything that MLflow says goes to the log file; stdout and stderr belong to the driver."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        path.unlink()
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.captureWarnings(True)
-    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [], True
-        logger.setLevel(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    sys.stdout.flush()
-    sys.stdout = path.open("a", encoding="utf-8")
 
 
 if __name__ == "__main__":

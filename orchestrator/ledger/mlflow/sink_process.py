@@ -21,6 +21,8 @@ MAX_BACKOFF_S = 60.0
 WELL_AFTER_S = 60.0
 LOOK_S = 0.1
 CLOSE_S = 1.0  # a check may take longer; nothing follows from it any more
+# Instead of an exit code: it is not there any more, and nobody knows how it ended.
+GONE = -1000
 _TOLD = "the journal keeps everything"
 
 
@@ -149,6 +151,7 @@ class SinkSupervisor:
         wait_s = self._backoff_s
         self._back_off(now_s)
         how = f"was killed by {_signal(-code)}" if code < 0 else f"ended with status {code}"
+        how = "is gone" if code == GONE else how
         if self._backoff_s < MAX_BACKOFF_S or how != self._last_words:
             self._say(f"MLflow: the process that tells it {how}; another is started in {wait_s:g} s, {_TOLD}")
         self._last_words = how

@@ -17,9 +17,10 @@ from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.perf.baseline import group_of, nominal
 from orchestrator.plan.perf.calibration import Calibration, Group
 from orchestrator.plan.perf.likeness import Kind, Likeness, best_mfu, differences, kind_of, likeness
-from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.machine import NOT_SPREAD, Machine
 from orchestrator.plan.perf.memory import Memory
 from orchestrator.plan.perf.mfu import hardware_flops_utilisation, model_flops_utilisation
+from orchestrator.plan.perf.spread import Spread
 from orchestrator.plan.perf.step import StepTime
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.perf.transport import Route, route_of
@@ -95,10 +96,13 @@ class Prediction:
 
 
 def memory_and_calibration(
-    config: Config, layout: Layout, calibrations: Mapping[Group, Calibration]
+    config: Config,
+    layout: Layout,
+    calibrations: Mapping[Group, Calibration],
+    spread: Spread = NOT_SPREAD,
 ) -> tuple[Memory | None, StepTime | None, Calibration | None]:
     """Memory and step time as far as they can be predicted, calibrated where this cluster's runs were."""
-    expected = nominal(config, layout)
+    expected = nominal(config, layout, spread)
     if expected is None:
         return None, None, None
     calibration = calibrations.get(group_of(config, layout))

@@ -9,9 +9,10 @@ from orchestrator.config.schema import Config, Device
 from orchestrator.plan.layout.layout import Layout
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.calibration import Group
-from orchestrator.plan.perf.machine import Machine
+from orchestrator.plan.perf.machine import NOT_SPREAD, Machine
 from orchestrator.plan.perf.memory import Memory, memory_of
 from orchestrator.plan.perf.software import software_of
+from orchestrator.plan.perf.spread import Spread
 from orchestrator.plan.perf.step import StepModel, StepTime
 
 # of the peak, to memory: 10 GB/s for a core of 80 GFLOP/s; where no bandwidth is on record
@@ -34,8 +35,8 @@ def group_of(config: Config, layout: Layout) -> Group:
     return Group(config.cluster.name, config.gpu.name, layout.precision, layout.nodes > 1)
 
 
-def nominal(config: Config, layout: Layout) -> Nominal | None:
-    """Step time and memory before any calibration; None without a model.
+def nominal(config: Config, layout: Layout, spread: Spread = NOT_SPREAD) -> Nominal | None:
+    """Step time and memory before any calibration, of nodes that are ``spread`` so; None without a model.
 
     An accelerator without a matmul_efficiency for the precision, a processor for instance, is taken at all of
     its peak: a figure to be scaled, and not to be shown.
@@ -53,6 +54,7 @@ def nominal(config: Config, layout: Layout) -> Nominal | None:
         constants = dataclasses.replace(
             constants, wave_tail=0.0, ramp_depth=0.0, host_s_per_layer=0.0, host_s_per_step=0.0
         )
+    machine = dataclasses.replace(machine, spread=spread)
     times = StepModel(config.model, machine, constants, layout.precision, software_of(layout))
     return Nominal(times.time(layout, zero), memory)
 

@@ -25,10 +25,11 @@ AMPERE_TREE_BYTES_PER_S = 8 * 22.5e9
 
 @dataclass(frozen=True)
 class Group:
-    """`ranks` that communicate, `per_node` of them on each node."""
+    """`ranks` that communicate, `per_node` of them on each node, of nodes that are `node_stride` apart."""
 
     ranks: int
     per_node: int
+    node_stride: int = 1
 
     @property
     def nodes(self) -> int:
@@ -37,7 +38,7 @@ class Group:
 
 def group_of(ranks: int, stride: int, gpus_per_node: int) -> Group:
     """A group of `ranks` whose neighbours are `stride` ranks apart, ranks numbered node by node."""
-    return Group(ranks, max(1, min(ranks, gpus_per_node // stride)))
+    return Group(ranks, max(1, min(ranks, gpus_per_node // stride)), max(1, stride // gpus_per_node))
 
 
 class Network:
@@ -48,13 +49,15 @@ class Network:
         self._link_latency_s = constants.link_latency_s
         self._link = machine.link_bytes_per_s * constants.link_efficiency
         self._fabric = machine.node_bytes_per_s * machine.fabric_efficiency
+        self._spread = machine.spread
 
     def bandwidth_bytes_per_s(self, group: Group) -> float:
         """Bus bandwidth of one rank in `group`, while the node's other ranks form groups like it."""
         if group.nodes == 1:
             return self._link
         share = group.per_node / self._machine.gpus_per_node
-        fabric = (self._fabric or self._machine.host_link_bytes_per_s) * share
+        slowdown = self._spread.ring(group.nodes, group.node_stride)
+        fabric = (self._fabric or self._machine.host_link_bytes_per_s) * share / slowdown
         return fabric if group.per_node == 1 else min(self._link, fabric)
 
     def _all_reduce_bandwidth_bytes_per_s(self, group: Group) -> float:
@@ -62,7 +65,7 @@ class Network:
         ring = self.bandwidth_bytes_per_s(group)
         if group.nodes != 2 or group.per_node == 1 or not self._machine.fabric_trees or not self._fabric:
             return ring
-        share = group.per_node / self._machine.gpus_per_node
+        share = group.per_node / self._machine.gpus_per_node / self._spread.ring(2, group.node_stride)
         tree = min(self._link, self._fabric * share * 2 * (group.ranks - 1) / group.ranks)
         if self._machine.architecture == "ampere":
             tree = min(tree, AMPERE_TREE_BYTES_PER_S)
@@ -105,7 +108,7 @@ class Network:
             return 0.0
         outside = (group.ranks - group.per_node) / group.ranks
         inside = (group.per_node - 1) / group.ranks
-        fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
+        fabric = self._exchanged_bytes_per_s(group)
         latency = self._inside_latency_s(group)
         if group.nodes > 1:
             latency = max(latency, math.log2(2 * group.ranks) * self._machine.fabric_latency_s)
@@ -119,13 +122,20 @@ class Network:
             return self.all_to_all_s(token_bytes * copies, group)
         reached = min(copies, most_nodes, group.nodes) * (group.nodes - 1) / group.nodes
         inside = copies * (group.per_node - 1) / group.per_node
-        fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
+        fabric = self._exchanged_bytes_per_s(group)
         latency = math.log2(2 * group.ranks) * self._machine.fabric_latency_s
         return token_bytes * max(inside / self._link, reached / fabric) + latency
 
-    def send_s(self, size_bytes: float, crosses_nodes: bool) -> float:
-        """From one rank to another, every rank of a node sending at once."""
+    def _exchanged_bytes_per_s(self, group: Group) -> float:
+        """What a rank sends to the other nodes of its group, all of them at once."""
+        whole = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
+        return whole / self._spread.exchange(group.nodes, group.node_stride)
+
+    def send_s(self, size_bytes: float, crosses_nodes: bool, nodes_apart: int = 0) -> float:
+        """From one rank to another, every rank of a node sending at once; of neighbours in a pipeline so many
+        nodes apart."""
         if not crosses_nodes:
             return size_bytes / self._link + self._link_latency_s
         fabric = (self._fabric or self._machine.host_link_bytes_per_s) / self._machine.gpus_per_node
+        fabric /= self._spread.send(nodes_apart) if nodes_apart else 1.0
         return size_bytes / fabric + self._machine.fabric_latency_s

@@ -10,10 +10,12 @@ from types import MappingProxyType
 from orchestrator.config.schema import ClusterConfig, Config, FabricConfig, GpuConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.environment import environment_of_user
+from orchestrator.plan.perf.spread import Spread
 from orchestrator.plan.perf.transport import route_of
 
 # NVLink is not recorded for a GPU that has none: a PCIe 4.0 link with 16 lanes, one direction, as used.
 PCIE_BYTES_PER_S = 25.0e9
+NOT_SPREAD = Spread()
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Machine:
     host_link_bytes_per_s: float
     fabric_trees: bool = True  # whether an all-reduce between nodes may go up and down trees
     waits_for_kernels: bool = False  # the host starts no kernel before the last one has ended
+    spread: Spread = NOT_SPREAD  # of a run's nodes over domains of the network
 
     @classmethod
     def of(

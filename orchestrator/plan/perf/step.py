@@ -171,7 +171,8 @@ class StepModel:
         """Seconds to hand one micro-batch on: tensor parallel ranks send a part each and gather the rest
         (Narayanan et al. 2021; DeepSpeed's partitioned activations)."""
         size = self._tokens(layout) * self.model.hidden * self._kernels.element_bytes
-        across = self._network.send_s(size / layout.tp, layout.ranks > layout.ranks_per_node)
+        apart = layout.ranks // layout.pp // layout.ranks_per_node
+        across = self._network.send_s(size / layout.tp, layout.ranks > layout.ranks_per_node, apart)
         return across + self._network.gather_s(
             size, Group(layout.tp, min(layout.tp, self.machine.gpus_per_node))
         )

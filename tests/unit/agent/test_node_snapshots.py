@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from orchestrator.agent.checkpoint_files import CheckpointFiles
 from orchestrator.agent.snapshots import NodeSnapshots, is_for_every_rank
 from orchestrator.agent.staging_dir import DURABLE, choose_place
 from orchestrator.checkpoint.arena import Slot, load_extent
+from orchestrator.checkpoint.commits import PartDurable
 from orchestrator.checkpoint.laid_out import LaidOut
+from orchestrator.checkpoint.manifest import FilePart
 from tests.support.snapshot_world import (
     KEY,
     OPTIMIZER,
@@ -141,6 +144,37 @@ def test_what_lies_on_the_disk_is_linked_and_what_lies_on_another_node_s_is_aske
     assert [is_for_every_rank(name) for name in (WEIGHTS, "layer_00-model_states.pt", "bf16_zero_pp_rank_0_x.pt")] == [
         True, True, False
     ]  # fmt: skip
+
+
+def test_what_was_written_is_said_again_and_what_nobody_can_say_is_written_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver that heard of it may be another, or have taken all for lost with a node."""
+    node = make(0)
+    stage(node, tmp_path, 2)
+    restore = restore_of([node], 2)
+    parts = [held.part for held in node.holdings()]
+    to = tmp_path / ".attempts" / "attempt-0001-step-000002" / "step-2"
+    to.mkdir(parents=True)
+    files = {OPTIMIZER.format(0): FilePart("0" * 64, 1, 0)}
+    (to / OPTIMIZER.format(0)).touch()
+    said = [PartDurable(parts[0], files, 0.1)]
+    with monkeypatch.context() as patched:
+        patched.setattr(node._writer, "poll", lambda _launcher: list(said))
+        assert node.poll(NoLauncher()) == said
+    for slot in (Slot.open(path) for path in node.payload_for(1, 0)["slots"][:1]):
+        slot.mark_written(1, "step-2", str(tmp_path))
+        slot.close()
+    node.write_out(replace(restore, committed=True), NoLauncher())
+    assert node.poll(NoLauncher()) == []
+    assert not any(node._writer.writes(part.rank, part.key) for part in parts)
+    node.write_out(restore, NoLauncher())
+    assert node.poll(NoLauncher()) == said
+    assert [node._writer.writes(part.rank, part.key) for part in parts] == [False, True]
+    (to / OPTIMIZER.format(0)).unlink()
+    node.write_out(restore, NoLauncher())
+    assert node.poll(NoLauncher()) == []
+    assert [node._writer.writes(part.rank, part.key) for part in parts] == [True, True]
 
 
 def test_files_travel_between_nodes_from_memory_and_from_the_disk(make: Make, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.agent.assignment import Signing
+from orchestrator.checkpoint.commits import Snapshots
 from orchestrator.checkpoint.manifest import Manifest
 from orchestrator.cluster import checkpoints as module
 from orchestrator.errors import ConfigError
@@ -128,6 +129,57 @@ def test_the_first_name_is_not_waited_for_for_ever(make: Make) -> None:
     in_memory(driver, 2)
     assert driver.choose().step == 2
     assert driver.checkpoints.busy()
+
+
+def parked(driver: Driver, step: int) -> None:
+    """It lies in memory that agents of an earlier driver have left."""
+    in_memory(driver, step)
+    driver.checkpoints.snapshots.heard(1, step)
+    for node in driver.nodes:
+        node._came = node._headers()
+
+
+def test_what_is_parked_is_gone_on_from_and_has_its_name_already(make: Make) -> None:
+    driver = make()
+    commit(driver, 4)
+    driver.checkpoints.snapshots = Snapshots("a-run", 2, ["/checkpoints"])  # of the next driver
+    driver.checkpoints._disk._snapshots = driver.checkpoints.snapshots
+    parked(driver, 4)
+    chosen = driver.choose()
+    assert (chosen.source, chosen.step, chosen.committed) == ("parked", 4, True)
+    assert not driver.checkpoints.busy(), "nobody would ever say that it is written"
+    assert not any("verify" in agent.calls or "write_out" in agent.calls for agent in driver.agents)
+    driver.nodes[0].forget(0)
+    chosen = driver.choose()
+    assert (chosen.source, chosen.step) == ("disk", 4), "where a node has lost it"
+
+
+def test_what_is_parked_without_a_name_is_written_before_it_is_waited_for(make: Make) -> None:
+    driver = make()
+    parked(driver, 2)
+
+    def listen() -> list[Event]:
+        assert [agent.calls.count("write_out") for agent in driver.agents] == [1, 1]
+        return driver.write(2) if driver.checkpoints.snapshots.awaited() else driver.checkpoints.poll(5.0)
+
+    chosen = driver.checkpoints.choose(None, 60.0, listen)
+    assert chosen is not None
+    assert (chosen.source, chosen.step, chosen.committed) == ("parked", 2, False)
+    assert names(driver.checkpoints.take_events()) == ["SnapshotCommitted"]
+
+
+def test_a_name_that_was_lost_with_an_agent_is_given_again(make: Make) -> None:
+    driver = make()
+    in_memory(driver, 2)
+    driver.write(2)
+    driver.checkpoints.forget()
+    driver.checkpoints.snapshots.heard(1, 2)
+    driver.nodes[0]._came = driver.nodes[0]._headers()  # the agent of that node is another one now
+    assert driver.choose().step == 2
+    assert driver.checkpoints.busy()
+    driver.write(2)
+    assert names(driver.checkpoints.poll(5.0)) == ["SnapshotCommitted"]
+    assert not driver.checkpoints.busy()
 
 
 def test_what_follows_a_rejected_step_is_not_gone_on_from_and_not_committed(make: Make) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.checkpoint.commits import (
     Commit,
+    Earlier,
     Held,
     PartDurable,
     RankPart,
@@ -50,14 +51,14 @@ def durable(snapshots: Snapshots, attempt: int, step: int) -> Commit | None:
     return commits[-1]
 
 
-def held(rank: int, attempt: int, step: int, written: bool = True) -> Held:
+def held(rank: int, attempt: int, step: int, written: bool = True, parked: bool = False) -> Held:
     name, slot = f"shard-{rank}.pt", f"/proc/1/fd/{rank}"
     entry: Entry = {
         "path": name, "skeleton_offset": 4096, "skeleton_bytes": 9, "data_offset": 4096, "data_bytes": 0,
         "zipfile": True,
     }  # fmt: skip
     one = RankPart(attempt, step, "/c", f"step-{step}", rank, save_latest=True)
-    return Held(one, slot, written, {name: InMemory(slot, 4096, 9, entry)})
+    return Held(one, slot, written, {name: InMemory(slot, 4096, 9, entry)}, parked)
 
 
 def manifest(step: int, attempt: int = 1) -> tuple[str, Manifest]:
@@ -155,6 +156,74 @@ def test_memory_of_an_attempt_that_was_gone_back_before_is_stale() -> None:
     assert fresh is not None
 
 
+def test_what_earlier_drivers_went_back_before_is_stale_too() -> None:
+    """A node that was away then may have it parked still, whatever was wrong with it."""
+    snapshots = Snapshots("run", RANKS, ["/c"], earlier=Earlier({1: 0, 2: 10}, {1: 25, 2: 12}))
+    stale = [held(rank, 1, 20, parked=True) for rank in range(RANKS)]
+    assert snapshots.from_memory(stale, None) is None
+    restore = snapshots.from_memory([*stale, *(held(rank, 1, 10) for rank in range(RANKS))], None)
+    assert restore is not None
+    assert restore.step == 10
+
+
+def test_what_ranks_saved_when_nobody_heard_them_any_more_is_not_gone_on_from() -> None:
+    snapshots = Snapshots("run", RANKS, ["/c"], earlier=Earlier({1: 0}, {1: 19}))
+    for step, parked, found in ((20, False, True), (20, True, False), (19, True, True)):
+        restore = snapshots.from_memory([held(rank, 1, step, parked=parked) for rank in range(RANKS)], None)
+        assert (restore is not None) is found, (step, parked)
+    snapshots.staged(saved(1, 20), 1.0)
+    assert snapshots.from_memory([held(rank, 1, 20, parked=True) for rank in range(RANKS)], None)
+    snapshots.started(2, None)
+    parked = [held(rank, 2, 30, parked=True) for rank in range(RANKS)]
+    assert snapshots.from_memory(parked, None) is None
+    snapshots.heard(2, 30)
+    assert snapshots.from_memory(parked, None) is not None
+
+
+def test_memory_is_parked_where_any_of_it_is() -> None:
+    snapshots = run_of((1, 0))
+    snapshots.heard(1, 20)
+    restore = snapshots.from_memory([held(0, 1, 20), held(1, 1, 20, parked=True)], None)
+    assert restore is not None
+    assert (restore.source, restore.in_memory) == (RestoreSource.PARKED, True)
+    snapshots.adopt(restore, 1.0)
+    assert [key.tag for key in snapshots.awaited()] == ["step-20"]
+
+
+def test_what_an_earlier_driver_has_committed_is_not_awaited_by_the_next() -> None:
+    snapshots = run_of()
+    snapshots.heard(1, 20)
+    for run, is_ours in (("another", False), ("run", True)):
+        snapshots.found_committed([("/c", replace(manifest(20)[1], run=run))])
+        restore = snapshots.from_memory([held(rank, 1, 20, parked=True) for rank in range(RANKS)], None)
+        assert restore is not None
+        assert restore.committed is is_ours
+    snapshots.adopt(restore, 1.0)
+    assert snapshots.awaited() == []
+    assert durable(snapshots, 1, 20) is None, "a part may be told of again"
+
+
+def test_one_whose_name_was_lost_on_the_way_is_written_again() -> None:
+    snapshots = run_of((1, 0))
+    commit = durable(snapshots, 1, 20)
+    assert commit is not None
+    snapshots.unnamed(commit)
+    restore = snapshots.from_memory([held(rank, 1, 20) for rank in range(RANKS)], None)
+    assert restore is not None
+    assert not restore.committed
+    snapshots.adopt(restore, 1.0)
+    assert durable(snapshots, 1, 20) is not None
+
+
+def test_a_tag_that_a_script_uses_again_is_another_checkpoint() -> None:
+    snapshots = run_of((1, 0))
+    for step in (20, 30):
+        told = [part(rank, 1, step) for rank in range(RANKS)]
+        commits = [snapshots.durable(replace(one, part=replace(one.part, tag="last")), 1.0) for one in told]
+        assert commits[-1] is not None
+        assert commits[-1].manifest.step == step
+
+
 def test_disk_gives_the_newest_and_leaves_out_what_was_rejected() -> None:
     snapshots = run_of((1, 0))
     committed = [manifest(10), manifest(30), manifest(20)]
@@ -172,6 +241,7 @@ def test_only_what_the_last_attempt_builds_on_is_ever_committed(
     """Attempt after attempt goes on from a step and reaches a later one; late parts of any attempt arrive."""
     snapshots = Snapshots("run", RANKS, ["/c"])
     lineage: list[tuple[int, int]] = []  # (attempt, step) that the present weights went through
+    committed: set[tuple[int, int]] = set()  # which are not committed a second time
     for number, (origin, further) in enumerate(moves, 1):
         origin = min(origin, max((step for _, step in lineage), default=0))
         lineage = [(attempt, step) for attempt, step in lineage if step <= origin]
@@ -182,7 +252,8 @@ def test_only_what_the_last_attempt_builds_on_is_ever_committed(
         if late < number:
             assert commit is None or step <= origin
         if (late, step) in lineage:
-            assert commit is not None
+            assert (commit is None) == ((late, step) in committed)
+        committed |= {(late, step)} if commit else set()
 
 
 @pytest.mark.parametrize("folder", ["/c", "/best"])

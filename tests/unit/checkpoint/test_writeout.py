@@ -66,6 +66,17 @@ def test_the_format_is_the_one_that_deepspeed_was_told(tmp_path: Path, zipfile: 
         assert_same(torch.load(tmp_path / "a.pt", mmap=True), STATE)
 
 
+def test_a_file_that_somebody_still_writes_to_is_another_one(tmp_path: Path) -> None:
+    """The writer of an agent that was killed, on its own way to its end."""
+    with new_slot(tmp_path) as slot, (tmp_path / "a.pt").open("wb") as of_the_killed:
+        stage(slot, {"a.pt": STATE})
+        [answer] = write(request(slot, tmp_path))
+        of_the_killed.write(b"torn")
+        of_the_killed.flush()
+        assert_told_truly(answer, tmp_path)
+        assert_same(torch.load(tmp_path / "a.pt", weights_only=True), STATE)
+
+
 class OfTheScript:
     """The writer never imports it."""
 

@@ -102,6 +102,13 @@ def test_a_lost_node_takes_along_what_was_on_its_way(make: Make) -> None:
     assert not driver.checkpoints.busy()
 
 
+def test_nothing_of_a_run_that_has_finished_stays_parked(make: Make) -> None:
+    driver = make()
+    for finished, calls in ((False, 0), (True, 1)):
+        driver.checkpoints.tidy_up(finished)
+        assert [agent.calls.count("finish") for agent in driver.agents] == [calls, calls]
+
+
 def test_what_a_writer_says_is_passed_on(make: Make) -> None:
     driver = make()
     node, say = driver.all[1], driver.checkpoints.receive

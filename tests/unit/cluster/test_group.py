@@ -28,8 +28,8 @@ class Checkpoints:
     def forget(self) -> None:
         self.on_their_way = 0
 
-    def tidy_up(self) -> None:
-        self.tidied.append("up")
+    def tidy_up(self, finished: bool) -> None:
+        self.tidied.append("finished" if finished else "stopped")
 
 
 def group_of(checkpoints: Checkpoints) -> tuple[RayWorkerGroup, UnderWay]:
@@ -60,8 +60,17 @@ def test_the_end_waits_for_the_disk_and_comes_once() -> None:
     assert group._settled(now) == []
     checkpoints.on_their_way = 0
     assert group._settled(now) == [AttemptEnded(3, Outcome.FINISHED, 24)]
-    assert checkpoints.tidied == ["up"]
+    assert checkpoints.tidied == ["finished"]
     assert group._settled(now) == []
+
+
+def test_a_run_that_was_stopped_leaves_its_memory_to_be_gone_on_from() -> None:
+    checkpoints = Checkpoints()
+    checkpoints.on_their_way = 0
+    group, now = group_of(checkpoints)
+    end(now, stopping=True)
+    assert [type(event) for event in group._settled(now)] == [AttemptEnded]
+    assert checkpoints.tidied == ["stopped"]
 
 
 def test_a_node_that_is_lost_with_the_last_checkpoint_fails_what_had_finished() -> None:

@@ -70,6 +70,23 @@ def test_a_start_that_took_too_long_is_tried_once_more(monkeypatch: pytest.Monke
     assert all_gone(fake)
 
 
+def test_ray_is_told_what_a_connection_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, told = ray(monkeypatch, failures=0), []
+    init = session.ray.init
+
+    def listening(*words: Any, **settings: Any) -> Any:
+        told.append(settings["job_config"].metadata)
+        return init(*words, **settings)
+
+    monkeypatch.setattr(session.ray, "init", listening)
+    with session.connect(None, cpus=2, dashboard=False, about={"run": "night"}):
+        pass
+    with session.connect(None, cpus=2, dashboard=False):
+        pass
+    assert told == [{"run": "night"}, {}]
+    assert all_gone(fake)
+
+
 def test_one_that_fails_again_is_told_in_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = ray(monkeypatch, failures=2)
     with (

@@ -45,12 +45,14 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert fleet.job_class("urgent").rank == 1
     assert (fleet.policy.min_run_s, fleet.policy.most_moves, fleet.policy.aging) == (60.0, 2, 0.1)
     assert fleet.state_dir == tmp_path / "fleet"
+    assert not fleet.metrics_names
 
 
 ONE = "pools: {h100: {nodes: 4, gpus_per_node: 8}}\n"
 REFUSED = [
     ("", "all of it: None has to be a map with state_dir, ray_address, pools, teams"),
     ("pools: {}", "pools: there is none; write at least"),
+    ("metrics_names: maybe", "metrics_names: 'maybe' has to be true or false"),
     ("pool: {}", "pool: there is no such key; did you mean 'pools'?"),
     ("pools: {a: {nodes: 0, gpus_per_node: 8}}", "pools.a.nodes: 0 has to be a whole number from 1 to"),
     ("pools: {a: {nodes: 1}}", "pools.a.gpus_per_node: None has to be a whole number"),

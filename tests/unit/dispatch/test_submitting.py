@@ -13,8 +13,10 @@ from orchestrator.dispatch.facts import NodeBound, StartMeant
 from orchestrator.dispatch.fleet_file import read_fleet_file
 from orchestrator.dispatch.start_words import joined, start_words
 from orchestrator.dispatch.store import Store
+from orchestrator.dispatch.submitting import submit_all
+from orchestrator.errors import ConfigError
 from orchestrator.fleet.decisions import StartCause
-from orchestrator.fleet.jobs import JobState, Placement
+from orchestrator.fleet.jobs import JobSpec, JobState, Placement, PoolPlan
 
 FLEET = """
 pools:
@@ -159,3 +161,24 @@ def test_the_command_of_a_job_stays_the_last_of_its_words() -> None:
     assert joined(("a=1",), ("b=2", "--", "torchrun", "x.py"), ("c=3",)) == (
         "a=1", "b=2", "c=3", "--", "torchrun", "x.py",
     )  # fmt: skip
+
+
+def test_a_list_of_jobs_is_written_down_whole_or_not_at_all(tmp_path: Path) -> None:
+    def spec(key: str, seed: int = 0) -> JobSpec:
+        return JobSpec(key, "nlp", (PoolPlan("cpus", 1, 1.0),), overrides=(f"job.seed={seed}",))
+
+    def told(*specs: JobSpec) -> list[tuple[str, bool]]:
+        found = submit_all(store, specs, tmp_path, "/home/ada", "ada", 1.0)
+        return [(entry.key, is_new) for entry, is_new in found]
+
+    with Store(tmp_path / "fleet") as store:
+        assert told(spec("a"), spec("b"), spec("a")) == [("a", True), ("b", True), ("a", True)]
+        assert told(spec("b"), spec("c")) == [("b", False), ("c", True)]
+        for bad in ([spec("d"), spec("a", seed=1)], [spec("d"), spec("d", seed=1)]):
+            with pytest.raises(ConfigError, match="is another job's"):
+                told(*bad)
+        (tmp_path / "e").mkdir()
+        (tmp_path / "e" / "journal.jsonl").touch()
+        with pytest.raises(ConfigError, match=r"key=e: .* holds a run already"):
+            told(spec("d"), spec("e"))
+        assert sorted(store.read().jobs) == ["a", "b", "c"]

@@ -6,6 +6,7 @@ import ast
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from orchestrator.driver import wiring
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.driver.resume import Unfinished
+from orchestrator.errors import ConfigError
 from orchestrator.events import Record, RunEnded, Status
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.journal import Journal, replay
@@ -102,6 +104,18 @@ def test_an_event_is_on_record_and_counted_before_every_observer_is_told(tmp_pat
     assert on_record.last == view.told[-1]
     assert view.bills[-1] == again.bill(view.told[-1].elapsed_s) == books.ledger.bill(view.told[-1].elapsed_s)
     assert (sink.ends, on_record.settled) == (0, None)
+
+
+def test_a_run_in_the_folder_that_ray_deletes_with_its_job_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    config = composed("job=tiny_gpt", "gpu=cpu", "run_name=lost", "ray_address=local")
+    with pytest.raises(ConfigError, match=r"lost: is in the folder that Ray made for this job.*run_root="):
+        module.run(config, cast(Any, SimpleNamespace(warn=pytest.fail)))
+    assert not (copy / "runs").exists()
 
 
 @pytest.mark.usefixtures("shares_nothing")

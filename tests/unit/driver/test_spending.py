@@ -135,11 +135,13 @@ def test_an_older_note_counts_whole_and_a_foolish_one_not_at_all(tmp_path: Path)
     for name, body in {
         "old": old,
         "foolish": {**old, "held": foolish, "cost_usd": 7.0},
+        "later": {**old, "format": 2, "more": [1]},
+        "elsewhere": {**old, "project": 7},
         "huge": {**old, "updated_unix_s": 1e18, "cost_usd": float("inf"), "gpu_hours": "many"},
     }.items():
         (tmp_path / "spend" / f"{name}.json").write_text(json.dumps(body))
     found = {line.run: line for line in spent_lines(tmp_path, False)}
-    assert found.keys() == {"old", "foolish"}
+    assert found.keys() == {"old", "foolish", "later"}
     assert (found["old"].month, found["old"].bucket, found["old"].cost_usd) == ("2026-11", "", 40.0)
     assert found["foolish"].cost_usd == 7.0
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 import yaml
 
+from orchestrator.config.schema import MonitoringConfig
 from orchestrator.errors import ConfigError
 from orchestrator.export.compose import SECRETS
+from orchestrator.ledger.monitoring.files import rules
+from orchestrator.ledger.monitoring.grafana import dashboard
 from tests.unit.export.orders import only, rendered
 
 ONE = ("cluster=dgx_h100", "job=tiny_gpt", "cluster.nodes=1")
@@ -53,6 +58,28 @@ def test_what_prometheus_and_grafana_read_is_yaml_of_its_own() -> None:
     assert (
         yaml.safe_load(configs["datasource"]["content"])["datasources"][0]["url"] == "http://127.0.0.1:9090"
     )
+
+
+def test_they_get_the_rules_and_the_dashboard_as_they_are() -> None:
+    """Compose fills in what follows a dollar, which is doubled where it is meant."""
+    made = only(rendered("compose", *ONE).files["compose.yaml"])
+    said = {name: one["content"] for name, one in made["configs"].items()}
+    assert json.loads(said["dashboard"].replace("$$", "$")) == dashboard()
+    assert yaml.safe_load(said["rules"].replace("$$", "$")) == rules(MonitoringConfig())
+    for name, text in said.items():
+        asks_for = re.findall(r"(?<!\$)(?:\$\$)*\$(?!\$)(.{0,20})", text)
+        assert all(word.startswith("{RAY_AUTH_TOKEN:?") for word in asks_for), (name, asks_for)
+
+
+def test_every_file_that_a_service_is_given_is_there() -> None:
+    made = only(rendered("compose", *ONE).files["compose.yaml"])
+    given = [config for one in made["services"].values() for config in one.get("configs", [])]
+    assert {config["source"] for config in given} == made["configs"].keys()
+    (rule_file,) = yaml.safe_load(made["configs"]["prometheus"]["content"])["rule_files"]
+    folder = yaml.safe_load(made["configs"]["provider"]["content"])["providers"][0]["options"]["path"]
+    targets = {config["source"]: config["target"] for config in given}
+    assert targets["rules"] == rule_file
+    assert targets["dashboard"].startswith(f"{folder}/")
 
 
 def test_several_machines_are_refused() -> None:

@@ -230,3 +230,31 @@ def test_what_no_manifest_can_be_made_of_is_refused(keys: dict[str, Any], why: s
 def test_a_fabric_that_needs_a_container_of_its_own_is_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match=r"cluster=gcp_a3_mega: cannot be exported to KubeRay .* daemon"):
         job("cluster=gcp_a3_mega")
+
+
+def test_a_run_that_tells_kueue_has_an_account_for_that_and_the_others_have_none() -> None:
+    words = (*AZURE, "kuberay.scheduler=kueue", "kuberay.queue=team", "kueue.priority_boost=field")
+    made = rendered("kuberay", *words)
+    spec = only(made.files["rayjob.yaml"])["spec"]
+    name = "llama3-8b-azure-nd-h100-v5"
+    assert {f"kueue.job={name}", "kueue.priority_boost=field"} <= set(shlex.split(spec["entrypoint"]))
+    cluster = spec["rayClusterSpec"]
+    head, workers = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    shown = [
+        (
+            one["template"]["spec"].get("serviceAccountName"),
+            one["template"]["spec"]["automountServiceAccountToken"],
+        )
+        for one in (head, workers)
+    ]
+    assert shown == [(name, True), (None, False)]
+    account, role, binding = documents(made.files["kueue.yaml"])
+    assert account["metadata"]["name"] == role["metadata"]["name"] == name
+    assert role["rules"] == [
+        {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["list", "patch"]}
+    ]
+    assert binding["roleRef"]["name"] == binding["subjects"][0]["name"] == name
+    assert any("-f kueue.yaml" in step for step in made.next_steps)
+    assert "kueue.yaml" not in rendered("kuberay", *AZURE).files
+    with pytest.raises(ConfigError, match=r"kueue.priority_boost=field: is read by Kueue alone"):
+        rendered("kuberay", *AZURE, "kueue.priority_boost=field")

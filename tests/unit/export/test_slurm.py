@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.export.formats import render
+from orchestrator.export.slurm import p90_hours
 from tests.unit.export.orders import order, rendered
 
 ALONE = ("cluster=dgx_h100", "job=tiny_gpt", "cluster.nodes=1")
@@ -106,3 +107,37 @@ def test_bash_reads_it(words: tuple[str, ...], tmp_path: Path) -> None:
     assert bash is not None
     done = subprocess.run([bash, "-n", tmp_path / "job.sh"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def minutes_of(*words: str, **keys: Any) -> int:
+    days, _, clock = directives(*words, slurm=keys)["time"].partition("-")
+    hours, minutes, _ = clock.split(":")
+    return int(days) * 1440 + int(hours) * 60 + int(minutes)
+
+
+def test_a_short_job_asks_for_what_nine_of_ten_take_and_a_long_one_for_what_is_allowed() -> None:
+    short = (*DGX, "job.steps=500")
+    prediction, lead_s = order(*short).plan.prediction, 30 + 2 + 100 + 30 + 60
+    needed = p90_hours(prediction)
+    assert needed is not None
+    assert prediction.hours is not None
+    assert prediction.hours < needed < 12, "a range, and not the expected time"
+    assert minutes_of(*short) == math.ceil(needed * 60 + lead_s / 60)
+    assert any("nine of ten" in one for one in rendered("slurm", *short).remarks)
+    assert minutes_of(*short, time_hours=3.0) == 180
+    assert minutes_of(*DGX) == 24 * 60
+    assert minutes_of(*DGX, most_time_hours=48.0) == 48 * 60
+    assert not any("nine of ten" in one for one in rendered("slurm", *DGX).remarks)
+    with pytest.raises(
+        ConfigError, match=r"slurm.most_time_hours=0.05: .* write e.g. slurm.most_time_hours=1$"
+    ):
+        rendered("slurm", *DGX, slurm={"most_time_hours": 0.05})
+
+
+def test_nine_of_ten_is_the_slower_of_what_steps_and_interruptions_make_it() -> None:
+    known = replace(order(*DGX).plan.prediction, hours=10.0, step_time_s=1.0, step_time_high_s=1.5, costs=())
+    assert p90_hours(known) == 15.0
+    (cost, *_) = order(*DGX).plan.prediction.costs
+    assert p90_hours(replace(known, costs=(replace(cost, usd=100.0, high_usd=180.0),))) == 18.0
+    assert p90_hours(replace(known, step_time_high_s=None)) == 10.0
+    assert p90_hours(replace(known, hours=None)) is None

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import ConfigError
+from orchestrator.fleet import shortlist
 from orchestrator.fleet.bound import bound_jct_s
 from orchestrator.fleet.contest import POLICIES, Setting, play, standings
 from orchestrator.fleet.measures import measures
-from orchestrator.fleet.queueings import Easy, Fifo, Shortest
+from orchestrator.fleet.queueings import Easy, Fifo, Ours, Shortest
 from orchestrator.fleet.simulate import simulate
 from orchestrator.fleet.trace import Arrivals, TraceJob
 from tests.support.fleet_traces import SIZES, drawn
@@ -144,3 +145,23 @@ def test_what_cannot_be_played_is_refused():
         standings([TraceJob("a", 0, 1, 32)], Setting(gpus=16))
     with pytest.raises(ConfigError, match="did you mean 'srtf'"):
         standings([TraceJob("a", 0, 1, 1)], Setting(), ["srft"])
+
+
+def test_of_a_long_queue_only_those_are_weighed_who_could_start_and_it_comes_out_the_same(monkeypatch):
+    trace = drawn(400, seed=7, load=30.0)
+    weighed: list[int] = []
+    table = Ours.table
+    monkeypatch.setattr(
+        Ours, "table", lambda of, run, rows: weighed.append(len(rows)) or table(of, run, rows)
+    )
+    monkeypatch.setattr(shortlist, "_KEPT", 4)
+    for name in ("ours", "ours_blind"):
+        looked_at, averages = [], []
+        for longer_than in (32, 10**9):
+            monkeypatch.setattr(shortlist, "_LONG", longer_than)
+            weighed.clear()
+            run = play(trace, Setting(), name, 0)
+            looked_at.append(sum(weighed))
+            averages.append(float((run.ended_at - run.arrivals.submit_s).mean()))
+        assert looked_at[0] < 0.7 * looked_at[1]
+        assert averages[0] == pytest.approx(averages[1], rel=0.01)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.fleet.contest import refuse_too_large
 from orchestrator.fleet.trace import TraceJob
 from orchestrator.fleet.trace_formats import read_trace
 
@@ -22,9 +23,22 @@ def _read(text: str) -> list[TraceJob]:
 def test_ours_by_submission_and_from_zero():
     jobs = _read(OURS + "100,5,2,nlp\n40,7.5,1,cv\n")
     assert [(job.key, job.submit_s, job.duration_s, job.gpus, job.team) for job in jobs] == [
-        ("3", 0.0, 7.5, 1, "cv"),
-        ("2", 60.0, 5.0, 2, "nlp"),
+        ("line 3", 0.0, 7.5, 1, "cv"),
+        ("line 2", 60.0, 5.0, 2, "nlp"),
     ]
+
+
+def test_a_job_keeps_the_name_that_the_trace_gives_it_and_is_found_by_its_line():
+    head, rows = "submit_time_s,duration_s,gpus,", "0,5,2,night-1\n\n40,7.5,16,\n50,7.5,1,night-3\n"
+    for column in ("job", "key", "job_id", "name", "id"):
+        named, unnamed, last = _read(f"\ufeff{head}{column}\n{rows}")
+        assert (named.key, named.told()) == ("night-1", "job night-1 (line 2)")
+        assert (unnamed.key, unnamed.told()) == ("line 4", "line 4")
+        assert last.told() == "job night-3 (line 5)"
+    with pytest.raises(ConfigError, match=r"--gpus=8: line 4 of the trace takes 16 GPUs"):
+        refuse_too_large([named, unnamed], 8)
+    with pytest.raises(ConfigError, match=r"--gpus=1: job night-1 \(line 2\) of the trace takes 2 GPUs"):
+        refuse_too_large([named], 1)
 
 
 def test_muri_counts_milliseconds():

@@ -32,7 +32,7 @@ from orchestrator.events import (
 from orchestrator.ledger.bill import Bill
 from orchestrator.ledger.mlflow.differences import differing, with_differences
 from orchestrator.ledger.mlflow.projection import MLFLOW_STATUS, Projection
-from orchestrator.ledger.mlflow.run_columns import COLUMNS, best_values
+from orchestrator.ledger.mlflow.run_columns import COLUMNS, best_value
 from orchestrator.ledger.mlflow.run_table import parse_sort, runs, sort_runs
 from orchestrator.ledger.mlflow.runs import RunRow, load_histories, load_runs
 
@@ -337,12 +337,11 @@ def test_runs_of_one_day_are_told_apart_where_their_names_do_not_fit() -> None:
 
 
 def test_best_needs_two_finished_runs_to_compare() -> None:
-    assert best_values([row(cost_usd=1.0)]) == {}
-    assert best_values([row(cost_usd=1.0), row(cost_usd=0.5, status="running")]) == {}
-    assert best_values([row(cost_usd=2.0, mfu=0.1), row(cost_usd=3.0, mfu=0.2)]) == {
-        "cost_usd": 2.0,
-        "mfu": 0.2,
-    }
+    cost, mfu, name = (next(one for one in COLUMNS if one.key == key) for key in ("cost_usd", "mfu", "name"))
+    assert best_value(cost, [row(cost_usd=1.0)]) is None
+    assert best_value(cost, [row(cost_usd=1.0), row(cost_usd=0.5, status="running")]) is None
+    two = [row(cost_usd=2.0, mfu=0.1), row(cost_usd=3.0, mfu=0.2)]
+    assert [best_value(column, two) for column in (cost, mfu, name)] == [2.0, 0.2, None]
 
 
 def test_hours_are_named_after_a_common_unit() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.ledger.mlflow.outage import Outage
-from orchestrator.ledger.mlflow.sink_process import MAX_BACKOFF_S, WELL_AFTER_S, SinkSupervisor
+from orchestrator.ledger.mlflow.sink_process import GONE, MAX_BACKOFF_S, WELL_AFTER_S, SinkSupervisor
 from tests.support.fakes import FakeClock
 
 DOWN = "MLflow at http://mlflow:5000 does not answer within 3 s: timed out"
@@ -116,7 +116,13 @@ def test_an_answer_that_was_asked_for_before_the_end_is_not_the_last_one() -> No
 
 
 @pytest.mark.parametrize(
-    ("code", "how"), [(-9, "was killed by SIGKILL"), (1, "ended with status 1"), (0, "ended with status 0")]
+    ("code", "how"),
+    [
+        (-9, "was killed by SIGKILL"),
+        (1, "ended with status 1"),
+        (0, "ended with status 0"),
+        (GONE, "is gone"),
+    ],
 )
 def test_a_process_that_ends_before_the_run_is_started_again_and_that_is_said(code: int, how: str) -> None:
     world = World()
@@ -146,11 +152,12 @@ def test_one_that_ends_whenever_it_is_started_is_started_less_and_less_often_and
     )
 
 
-def test_one_that_is_killed_after_the_run_is_started_again_and_one_that_gave_up_is_not() -> None:
+@pytest.mark.parametrize("code", [-9, GONE])
+def test_one_that_is_killed_after_the_run_is_started_again_and_one_that_gave_up_is_not(code: int) -> None:
     world = World()
     world.after(5)
     world.keeper.run_ended()
-    world.ends(-9)
+    world.ends(code)
     world.after(1.1)
     assert len(world.started) == 2
     world.ends(1)
