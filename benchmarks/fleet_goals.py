@@ -67,31 +67,44 @@ GOALS = (
 )  # fmt: skip
 
 
-def measure(jobs: Sequence[TraceJob], gpus: int, forecasts: int) -> dict[str, float]:
-    """What is asked for, by the names of the goals; what cannot be asked of this trace is left out."""
+def _policies(jobs: Sequence[TraceJob], gpus: int) -> dict[str, float]:
     found = standings(jobs, Setting(gpus), ["srsf", "tiresias_l", "ours", "ours_blind"])
-    early = standings(jobs, Setting(gpus, early=0.3), ["tiresias_l", "ours"])
-    slow = standings(jobs, Setting(gpus, restart_s=1800.0, seeds=(0,)), ["ours"])
-    values = {
+    better_s = min(found["srsf"].p99_jct_s, found["tiresias_l"].p99_jct_s)
+    return {
         "ours_over_srsf": _ratio(found, "ours", "srsf"),
         "ours_over_tiresias": _ratio(found, "ours", "tiresias_l"),
-        "p99_over_better": found["ours"].p99_jct_s
-        / min(found["srsf"].p99_jct_s, found["tiresias_l"].p99_jct_s),
+        "p99_over_better": found["ours"].p99_jct_s / better_s,
         "blind_over_tiresias": _ratio(found, "ours_blind", "tiresias_l"),
-        "early_over_tiresias": _ratio(early, "ours", "tiresias_l"),
         "lost_3s": found["ours"].gpu_time_lost,
-        "lost_1800s": slow["ours"].gpu_time_lost,
     }
+
+
+def _early(jobs: Sequence[TraceJob], gpus: int) -> dict[str, float]:
+    found = standings(jobs, Setting(gpus, early=0.3), ["tiresias_l", "ours"])
+    return {"early_over_tiresias": _ratio(found, "ours", "tiresias_l")}
+
+
+def _slow(jobs: Sequence[TraceJob], gpus: int) -> dict[str, float]:
+    found = standings(jobs, Setting(gpus, restart_s=1800.0, seeds=(0,)), ["ours"])
+    return {"lost_1800s": found["ours"].gpu_time_lost}
+
+
+def _teams(jobs: Sequence[TraceJob], gpus: int) -> dict[str, float]:
+    """With gangs that half of the GPUs are too few for there is one team."""
     arrivals = Arrivals.of(jobs)
     rng = np.random.default_rng(0)
     teams = _HALVES if arrivals.gpus.max() <= gpus // len(_HALVES) else _HALVES[:1]
     team = rng.integers(0, len(teams), len(jobs))
     draw = fleet_teams.draw_of(rng, arrivals.submit_s, arrivals.duration_s, arrivals.gpus, team, teams, gpus)
-    values |= fleet_teams.measure(draw)
-    if forecasts:
-        seen = hindsight(jobs, gpus, Policy(), asked=forecasts)
-        values |= {"within_twice": seen.within_twice, "in_range": seen.in_range}
-    return values
+    return fleet_teams.measure(draw)
+
+
+def _forecasts(jobs: Sequence[TraceJob], gpus: int) -> dict[str, float]:
+    seen = hindsight(jobs, gpus, Policy(), asked=_FORECASTS)
+    return {"within_twice": seen.within_twice, "in_range": seen.in_range}
+
+
+PARTS = {"policies": _policies, "early": _early, "slow": _slow, "teams": _teams, "forecasts": _forecasts}
 
 
 def _ratio(found: dict[str, Standing], one: str, other: str) -> float:
@@ -107,7 +120,8 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(fleet_drawn.KINDS))
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--gpus", type=int, default=64)
-    parser.add_argument("--forecasts", type=int, default=_FORECASTS)
+    parser.add_argument("--jobs", type=int, default=1000, help="of what is drawn")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of the goals, those that are measured")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     try:
@@ -119,12 +133,14 @@ def main() -> int:
         return 2
     if asked.drawn:
         traces |= {
-            f"{kind} {asked.seed}": fleet_drawn.drawn(kind, asked.seed) for kind in asked.kinds.split(",")
+            f"{kind}": fleet_drawn.drawn(kind, asked.seed, asked.jobs) for kind in asked.kinds.split(",")
         }
     found = {}
     for name, jobs in traces.items():
-        found[name] = measure(jobs, asked.gpus, asked.forecasts)
-        print(f"{name}: {len(jobs):,} jobs", file=sys.stderr, flush=True)
+        found[name] = {}
+        for part in asked.parts.split(","):
+            found[name] |= PARTS[part](jobs, asked.gpus)
+        print(f"{name}: {len(jobs):,} jobs {found[name]}", file=sys.stderr, flush=True)
     if asked.json:
         print(json.dumps(found, indent=2))
         return 0

@@ -27,6 +27,7 @@ from orchestrator.cli.show.serving import ServingAnswerJson
 from orchestrator.cli.show.sweep_table import SweptPlan
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
+from orchestrator.dispatch.queue_answers import Submission
 from orchestrator.dispatch.queue_view import Outlook, QueuedJob
 from orchestrator.dispatch.quotas import QuotaRow
 from orchestrator.driver.check import CheckSeen
@@ -95,7 +96,9 @@ VERBS: list[tuple[str, str, Any]] = [
     ("simulate --trace FILE --json", "one", Contest),
     ("simulate scenario=NAME --json", "one", ScenarioAnswer),
     ("queue --json", "a list, who runs first and then who waits by worth, of", QueuedJob),
-    ("submit --json", "one", Outlook),
+    ("queue --why KEY --json", "one", QueuedJob),
+    ("submit --json", "one; with `-m` a list, of", Submission),
+    ("submit --dry-run --json", "one; with `-m` a list, of", Outlook),
     ("quota --json", "a list, of", QuotaRow),
 ]
 FILES: list[tuple[str, str, Any]] = [

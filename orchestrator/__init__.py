@@ -38,6 +38,12 @@ _ROOMS = {
     "run": "orchestrator.driver.handle",
     "resume": "orchestrator.driver.handle",
     "open_run": "orchestrator.driver.handle",
+    "queue": "orchestrator.dispatch.queue",
+    "submit": "orchestrator.dispatch.queue",
+    "Queue": "orchestrator.dispatch.queue",
+    "Submission": "orchestrator.dispatch.queue_answers",
+    "QueuedJob": "orchestrator.dispatch.queue_view",
+    "Outlook": "orchestrator.dispatch.queue_view",
     "Run": "orchestrator.driver.handle",
     "Config": "orchestrator.config.schema",
     "Plan": "orchestrator.plan.plan",
@@ -66,6 +72,12 @@ __all__ = [*sorted(_ROOMS), "__version__"]
 if TYPE_CHECKING:  # what __getattr__ gives
     from orchestrator.config.composing import compose as compose
     from orchestrator.config.schema import Config as Config
+    from orchestrator.dispatch.queue import Queue as Queue
+    from orchestrator.dispatch.queue import queue as queue
+    from orchestrator.dispatch.queue import submit as submit
+    from orchestrator.dispatch.queue_answers import Submission as Submission
+    from orchestrator.dispatch.queue_view import Outlook as Outlook
+    from orchestrator.dispatch.queue_view import QueuedJob as QueuedJob
     from orchestrator.driver.handle import Run as Run
     from orchestrator.driver.handle import calibrate as calibrate
     from orchestrator.driver.handle import open_run as open_run

@@ -273,6 +273,18 @@ class NodeQuarantined(Event):
 
 
 @dataclass(frozen=True)
+class NodeChecked(Event):
+    """A node on which a rank was lost was measured before the run takes it again; ``found`` says what is bad,
+    "" where it is ``well``."""
+
+    attempt: int
+    node: str
+    well: bool
+    found: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class NodeDraining(Event):
     """Ray is told to empty a node of the run: the attempt saves and ends, and the next one runs without it.
     ``left_s`` is what was left then until the node may be gone; None where nobody set an end."""

@@ -47,6 +47,7 @@ class Invocation:
     now: bool = False
     no_wait: bool = False
     browser: bool = False
+    port: int | None = None  # of a page that is served
     out: str | None = None  # folder of an export
     quick: bool = False
     full: bool = False  # what check does where nothing is said

@@ -17,6 +17,7 @@ from orchestrator.cli.export_verb import ExportSweep, is_exported_sweep
 from orchestrator.cli.remote_words import RemoteCall
 from orchestrator.cli.run_sweep import RunSweep, is_run_of_sweep, refuse_blind
 from orchestrator.cli.show.screen import Screen
+from orchestrator.cli.submit_sweep import SubmitSweep, is_submitted_sweep
 from orchestrator.cli.verbs import VERBS, PlannedSweep, is_point
 from orchestrator.config import surroundings
 from orchestrator.errors import EXIT_INTERRUPTED, SIGNALLED, ConfigError, OrchestratorError
@@ -110,6 +111,7 @@ def _by_hydra(invocation: Invocation) -> int:
     codes: list[int] = []
     called: list[DictConfig] = []
     sweep, ran, exported = PlannedSweep(scratch=_scratch(invocation)), RunSweep(), ExportSweep()
+    submitted = SubmitSweep()
 
     def task(composed: DictConfig) -> float | None:
         """Returns what a sweeper is to make small, if anything is."""
@@ -117,6 +119,7 @@ def _by_hydra(invocation: Invocation) -> int:
         work = sweep.add if is_point(composed, invocation) else VERBS[invocation.verb]
         work = ran.add if is_run_of_sweep(invocation) else work
         work = exported.add if is_exported_sweep(invocation) else work
+        work = submitted.add if is_submitted_sweep(invocation) else work
         codes.append(_guard(lambda: work(composed, invocation)))
         if codes[-1] > SIGNALLED:
             raise SystemExit(codes[-1])  # ends a sweep too: the next run was not asked for any more
@@ -147,13 +150,15 @@ def _by_hydra(invocation: Invocation) -> int:
         codes.append(_guard(ran.show))
     if exported.points and not any(codes):
         codes.append(_guard(lambda: exported.show(invocation)))
+    if submitted.points and not any(codes):
+        codes.append(_guard(lambda: submitted.submit(called[0], invocation)))
     return max(codes, default=0)
 
 
 def _scratch(invocation: Invocation) -> str:
     """A folder for what Hydra writes at a sweep, empty folders and a copy of itself, where the points are
-    only plans; "" for anything else."""
-    if invocation.verb not in ("plan", "export") or not invocation.multirun:
+    only plans, or jobs to be queued; "" for anything else."""
+    if invocation.verb not in ("plan", "export", "submit") or not invocation.multirun:
         return ""
     import tempfile
 

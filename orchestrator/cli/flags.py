@@ -24,6 +24,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1024 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1024 to 65535")
+    return int(text)
+
+
 def _real(text: str) -> float:
     try:
         return float(text)
@@ -125,6 +131,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
         _flag("--no-upload"), _flag("--no-wait"), _flag("--stop"),
         *_texts("--working-dir", "--python", "--ca", "--job"),
     ),
+    "fleet": (_flag("--browser"), _flag("--port", value=_port), *_texts("--html")),
     "completion": (),
 }  # fmt: skip
 VERBS = tuple(FLAGS)

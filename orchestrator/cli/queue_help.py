@@ -14,6 +14,7 @@ QUEUE_HELP = {
         " same words is the same job, however often it is submitted; the key is its run's name too.",
         (
             ("--dry-run", "say all that and submit nothing"),
+            ("--multirun, -m", "a job of each of several values, all or none; key= is that of the group"),
             ("team=NAME", "that it counts for; needed where there are several"),
             ("class=NAME", "what an hour of delay costs; usd_per_hour=X says it for this job alone"),
             ("deadline=TIME", "3h, 18:00, 'fri 18:00' or '2026-12-01 18:00'"),
@@ -26,7 +27,11 @@ QUEUE_HELP = {
             ("penalty_usd=X", "what is lost once the deadline is missed"),
             _JSON,
         ),
-        ("team=nlp job=tiny_gpt deadline='fri 18:00'", "--dry-run job=llama3_8b"),
+        (
+            "team=nlp job=tiny_gpt deadline='fri 18:00'",
+            "--dry-run job=llama3_8b",
+            "-m key=rates job=tiny_gpt job.args.lr=1e-3,2e-3",
+        ),
     ),
     "queue": VerbHelp(
         "",
@@ -38,20 +43,22 @@ QUEUE_HELP = {
     ),
     "cancel": VerbHelp(
         "KEY",
-        "Takes a job out of the queue. One that runs is asked to save and stop; its run stays and can be"
-        " resumed.",
+        "Takes a job, or all of a group, out of the queue. One that runs is asked to save and stop; its run"
+        " stays and can be resumed.",
         (),
         ("night-1",),
     ),
     "hold": VerbHelp(
         "KEY",
-        "Keeps a job from starting until it is let go; one that runs is asked to save and leave.",
+        "Keeps a job, or all of a group, from starting until it is let go; one that runs is asked to save and"
+        " leave.",
         (("--off", "let it go"),),
         ("night-1", "night-1 --off"),
     ),
     "move": VerbHelp(
         "KEY [class=NAME] [deadline=TIME] [pool=NAME,…] [usd_per_hour=X]",
-        "Changes what a job in the queue is worth, or where it may run.",
+        "Changes what a job in the queue is worth, when it has to be done, or where it may run, and says what"
+        " comes of it.",
         (),
         ("night-1 class=product deadline=18:00",),
     ),
@@ -84,5 +91,17 @@ QUEUE_HELP = {
         " finds them. One leads on a run root.",
         (("--stop", "end the one that leads; runs go on"),),
         ("", "--stop"),
+    ),
+    "fleet": VerbHelp(
+        "page",
+        "Serves one page on this machine's loopback, to whoever has its token: what ran on which nodes, what"
+        " runs and what is to come, the queue with its ranges, dollars by team, and what is about to change."
+        " It is asked for again by itself. Nothing of it is fetched from elsewhere.",
+        (
+            ("--html FILE", "write it there, and serve nothing"),
+            ("--port N", "on this port"),
+            ("--browser", "open it"),
+        ),
+        ("page", "page --html fleet.html"),
     ),
 }

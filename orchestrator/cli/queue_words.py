@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from orchestrator.errors import ConfigError, near_miss
 
-VERBS = ("submit", "queue", "cancel", "hold", "move", "quota", "reserve", "drain", "dispatch")
-TAKE_A_JOB = ("cancel", "hold", "move", "drain")
+VERBS = ("submit", "queue", "cancel", "hold", "move", "quota", "reserve", "drain", "dispatch", "fleet")
+TAKE_A_JOB = ("cancel", "hold", "move", "drain", "fleet")
+PAGE = "page"
 WORDS = {
     "submit": (
         "team", "class", "deadline", "key", "pool", "after", "usd_per_hour", "penalty_usd", "preemptible",
@@ -60,9 +61,19 @@ def _refuse_misspelt(word: str, key: str, known: Sequence[str]) -> None:
 
 def take_job(verb: str, args: list[str], bare: Sequence[int]) -> str:
     """The job, or for `drain` the node, that a verb is about; it is taken out of ``args``."""
+    if verb == "fleet":
+        return _take_page(args, bare)
     if verb not in TAKE_A_JOB or {"--help", "-h", "--version"} & set(args):
         return ""
     if not bare:
         what, named = ("node", "HOST") if verb == "drain" else ("job", "KEY")
         raise ConfigError(f"{verb}: which {what}? python -m orchestrator {verb} {named}; 'queue' lists them")
     return args.pop(bare[0])
+
+
+def _take_page(args: list[str], bare: Sequence[int]) -> str:
+    """`fleet page`: there is one thing to see of it, so its name may be left out."""
+    if bare and args[bare[0]] != PAGE:
+        word = args[bare[0]]
+        raise ConfigError(f"fleet {word}: there is no such word{near_miss(word, (PAGE,))}; type 'fleet page'")
+    return args.pop(bare[0]) if bare else PAGE

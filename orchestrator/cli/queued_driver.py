@@ -8,6 +8,7 @@ how it ended; one that is killed does not, which is known by that.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def main(run_root: Path, state_dir: Path, key: str, epoch: int) -> int:
     try:
         fleet = read_fleet_file(run_root)
         words = start_words(entry, fleet, slots, run_root)
+        assert entry.job.placement is not None, "what starts has a placement"
+        if token_file := fleet.pool(entry.job.placement.pool).token_file:
+            os.environ |= {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": token_file}
         sys.argv = [str(Path(orchestrator.__file__).with_name("__main__.py")), *words]
         from orchestrator.cli.cli import main as run
         from orchestrator.driver.sharing_sink import share_in

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.cli import check, export_verb, nodes, queue_verbs, run_verbs
+from orchestrator.cli import check, export_verb, fleet_page, nodes, queue_verbs, run_verbs
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError, OrchestratorError
@@ -353,5 +353,6 @@ VERBS: dict[str, Callable[[DictConfig, Invocation], int]] = {
     "reserve": queue_verbs.reserve,
     "drain": queue_verbs.drain,
     "dispatch": queue_verbs.dispatch,
+    "fleet": fleet_page.fleet,
     "simulate": run_verbs.simulate_trace,
 }

@@ -34,6 +34,10 @@ class Candidate:
     address: str
     held_by: tuple[str, ...] = ()
 
+    def is_free_for(self, own: str = "") -> bool:
+        """Whether nobody holds it, but for the run whose nodes are held as ``own``."""
+        return all(own and placement.is_group_of(name, own) for name in self.held_by)
+
 
 def candidates() -> list[Candidate]:
     """All nodes that are alive and have something to give, by name; ``ray`` is initialised already."""

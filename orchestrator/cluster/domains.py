@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.cluster.placement import ClusterState, PlacementRequest
+from orchestrator.cluster.placement import ClusterState, PlacementRequest, is_group_of
 from orchestrator.config.placement_schema import TopologyUse
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.text import plural
@@ -17,7 +17,6 @@ from orchestrator.topology.order import ordered
 from orchestrator.topology.tree import Labelled, Tree, tree_of
 
 _MOST_NAMED = 4
-_SUCCESSOR = " node "
 
 
 @dataclass(frozen=True)
@@ -204,22 +203,15 @@ def free_nodes(asked: PlacementRequest, seen: ClusterState, own: str = "") -> li
     by_id = {node["NodeID"]: node["Resources"] for node in seen.nodes}
     free = []
     for node_id in able_nodes(asked, seen):
-        held = [bundle for name, bundle in seen.held.get(node_id, []) if not own or not _is_of(name, own)]
+        held = [
+            bundle for name, bundle in seen.held.get(node_id, []) if not own or not is_group_of(name, own)
+        ]
         if all(
             by_id[node_id].get(kind, 0.0) - sum(bundle.get(kind, 0.0) for bundle in held) >= amount
             for kind, amount in asked.needs.items()
         ):
             free.append(node_id)
     return free
-
-
-def successor_name(own: str, index: int, suffix: str) -> str:
-    """Of the group of one node that came in place of another."""
-    return f"{own}{_SUCCESSOR}{index + 1}{suffix}"
-
-
-def _is_of(name: str, own: str) -> bool:
-    return name == own or name.startswith(own + _SUCCESSOR)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import ray
 
 from orchestrator.cluster import holding, placement
-from orchestrator.cluster.domains import Domains, PlacementRules, successor_name
+from orchestrator.cluster.domains import Domains, PlacementRules
 from orchestrator.cluster.holding import Bundle, Holding
 from orchestrator.cluster.placement import Cancel, Notice, PlacementRequest
 
@@ -68,7 +68,7 @@ class Held:
         alive, one = {node["NodeID"] for node in ray.nodes() if node["Alive"]}, replace(asked, nodes=1)
         for each in lost:
             if each.node_id not in alive:
-                name = successor_name(self._name, each.bundle, suffix)
+                name = placement.successor_name(self._name, each.bundle, suffix)
                 own = set(self.node_ids().values())
                 found = holding.succeed(
                     name, each, own, one, self.cancelled, self._notice, self._domains, self._avoided()

@@ -91,7 +91,7 @@ class Nodes:
         self._notice = notice
         self._takes_spares = lent is None  # on a cluster of the run's own nobody keeps any
         self._warm = lent or partial(pool.lease_here, idle_timeout_s=assignment.warm_idle_timeout_s)
-        self._held = Held(f"orchestrator {self._name}", rules, notice, self._avoided)
+        self._held = Held(placement.group_name(self._name), rules, notice, self._avoided)
         self._quarantined: set[str] = set()
         self._drains = DrainWatch()
 

@@ -20,6 +20,7 @@ _ASK_S = 0.5
 # A wait that is over sooner is not worth a line.
 _SILENT_S = 1.5
 _MOST_NAMED = 8
+_SUCCESSOR = " node "
 # Ray gives each node this label.
 _NODE_ID = "ray.io/node-id"
 
@@ -108,6 +109,21 @@ def reserve(
         remove_placement_group(group)
         raise
     return group
+
+
+def group_name(run: str) -> str:
+    """By which the nodes of a run are held."""
+    return f"orchestrator {run}"
+
+
+def successor_name(own: str, index: int, suffix: str) -> str:
+    """Of the group of one node that came in place of another."""
+    return f"{own}{_SUCCESSOR}{index + 1}{suffix}"
+
+
+def is_group_of(name: str, own: str) -> bool:
+    """Whether nodes are held by this name for the run whose nodes are held by ``own``."""
+    return name == own or name.startswith(own + _SUCCESSOR)
 
 
 def check_named_nodes(asked: PlacementRequest, alive: Sequence[str], avoid: Sequence[str]) -> None:

@@ -53,6 +53,7 @@ class Books:
     leader: Leader = field(default_factory=Leader)
     used: dict[str, Used] = field(default_factory=dict)
     months: dict[tuple[str, str], MonthOf] = field(default_factory=dict)
+    _over: set[str] = field(default_factory=set)  # who has ended and is among the live ones still
 
     def fold(self, at: float, by: str, fact: Fact) -> set[str]:
         """Take one fact into account; returns the keys of the jobs that are changed by it."""
@@ -76,17 +77,19 @@ class Books:
 
     def tidy(self) -> None:
         """Those who have ended leave the live ones."""
-        for key in [key for key, entry in self.jobs.items() if entry.is_over]:
+        for key in [key for key in self.jobs if key in self._over] if self._over else ():
             entry = self.jobs.pop(key)
             if entry.job.state is JobState.FINISHED:
                 self.finished.add(key)
                 self.ended.append(entry)
+        self._over.clear()
 
     def live(self) -> list[Entry]:
         return [entry for entry in self.jobs.values() if not entry.is_over]
 
     def _put(self, *entries: Entry) -> set[str]:
         self.jobs |= {entry.key: entry for entry in entries}
+        self._over |= {entry.key for entry in entries if entry.is_over}
         return {entry.key for entry in entries}
 
     def _around(self, fact: Fact) -> None:

@@ -17,8 +17,11 @@ _T = TypeVar("_T")
 
 def plain(value: Any) -> Any:
     """What JSON can hold of it."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    kind: Any = type(value)  # a class can be hashed, which mypy does not see here either
+    if names := _names(kind):
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, tuple | list):
         return [plain(each) for each in value]
     return value.value if isinstance(value, enum.Enum) else value
@@ -39,6 +42,12 @@ def made(kind: type[_T], body: Any) -> _T:
         return kind(**{name: _value(hints[name], value, name) for name, value in body.items()})
     except TypeError as error:  # a field is missing that has no default
         raise PaperError(f"{kind.__name__}: {error}") from None
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """Of the fields of a dataclass; none of anything else."""
+    return tuple([field.name for field in dataclasses.fields(kind)]) if dataclasses.is_dataclass(kind) else ()
 
 
 @functools.cache

@@ -47,7 +47,8 @@ class Drivers(Protocol):
 @dataclass
 class Daemon:
     """``nodes`` are those alive, None where no cluster answers; ``read_fleet`` reads the fleet file anew;
-    ``say`` is told what a person should know."""
+    ``say`` is told what a person should know; ``unknown`` are the addresses of clusters whose nodes nobody
+    knows yet."""
 
     store: Store
     drivers: Drivers
@@ -61,6 +62,8 @@ class Daemon:
     _weighed: tuple[object, ...] = ()
     _weighed_at: float = 0.0
     _progress: dict[str, Tally] = field(default_factory=dict)
+    _unknown_pools: frozenset[str] = frozenset()
+    unknown: Callable[[], frozenset[str]] = frozenset
 
     def lead(self, host: str, pid: int) -> None:
         """Take the lead: whoever had it may write nothing any more."""
@@ -76,7 +79,8 @@ class Daemon:
         fleet = self._current_fleet()
         if fleet is None:
             return
-        nodes = self.nodes()
+        nodes, unknown = self.nodes(), self.unknown()
+        self._unknown_pools = frozenset(each.pool.name for each in fleet.pools if each.ray_address in unknown)
         books = self.store.read()
         if nodes is not None and (bound := bindings(books, fleet, nodes)):
             books = self._write(bound)
@@ -117,7 +121,7 @@ class Daemon:
             seen = self.drivers.seen(entry)
             self._progress[key] = seen.run.tally
             node_ids = _node_ids(books, entry)
-            there = bool(node_ids) and set(node_ids) <= alive
+            there = self._are_there(entry, node_ids, alive)
             action = next_action(entry, seen, there, self.clock())
             match action:
                 case Say():
@@ -130,6 +134,13 @@ class Daemon:
                 case Signal():
                     self.drivers.signal(action.pid, action.number)
             return
+
+    def _are_there(self, entry: Entry, node_ids: tuple[str, ...], alive: set[str]) -> bool | None:
+        """Whether all of its nodes are there; None where nobody knows."""
+        placement = entry.job.placement
+        if placement is not None and placement.pool in self._unknown_pools:
+            return None
+        return bool(node_ids) and set(node_ids) <= alive
 
     def _decide(self, fleet: FleetFile, nodes: tuple[SeenNode, ...] | None) -> list[str]:
         """Weigh the world; returns the jobs about which something was decided."""

@@ -4,6 +4,8 @@
 
     pools:
       h100: {nodes: 4, gpus_per_node: 8, usd_per_gpu_hour: 2.5, words: [cluster=dgx_h100]}
+      a100: {nodes: 8, gpus_per_node: 8, usd_per_gpu_hour: 1.1, words: [gpu=a100_80gb],
+             ray_address: "10.1.0.1:6379", token_file: /etc/orchestrator/a100.token}
     teams:
       nlp: {quota: {h100: 16}, weight: 2, borrow_limit: 16, usd_per_month: 90000}
     classes:
@@ -35,21 +37,25 @@ _MOST_NODES = 1_000_000
 _SECTIONS = ("state_dir", "ray_address", "pools", "teams", "classes", "policy", "metrics_names")
 _POOL = (
     "nodes", "gpus_per_node", "usd_per_gpu_hour", "resource", "words", "labels", "site", "from", "until",
+    "ray_address", "token_file",
 )  # fmt: skip
-_TEAM = ("quota", "weight", "borrow_limit", "usd_per_month", "parent")
+_TEAM = ("quota", "weight", "borrow_limit", "usd_per_month")
 _CLASS = ("usd_per_hour", "before_all_others", "default")
 RESOURCES = ("GPU", "CPU")
 
 
 @dataclass(frozen=True)
 class PoolEntry:
-    """``words`` stand before those of each job that runs there; a node of Ray is of the pool where it has the
-    ``labels`` and enough of the ``resource``."""
+    """``words`` stand before those of each job that runs there; a node of its Ray is of the pool where it has
+    the ``labels`` and enough of the ``resource``. ``ray_address`` "" is the cluster that `up` keeps;
+    ``token_file`` has the token of one that asks for another than the user's own."""
 
     pool: Pool
     words: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     resource: str = "GPU"
+    ray_address: str = ""
+    token_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,8 +70,7 @@ class JobClass:
 
 @dataclass(frozen=True)
 class FleetFile:
-    """All that it says. ``state_dir`` is where the queue's database is, ``ray_address`` the cluster; None:
-    the one that `up` keeps."""
+    """All that it says. ``state_dir`` is where the queue's database is."""
 
     path: Path
     state_dir: Path
@@ -73,8 +78,12 @@ class FleetFile:
     teams: tuple[Team, ...] = ()
     classes: tuple[JobClass, ...] = ()
     policy: Policy = dataclasses.field(default_factory=Policy)
-    ray_address: str | None = None
     metrics_names: bool = False  # of teams and pools in the gauges, for whoever reaches a node
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """The Rays of its pools, each with the file of its token."""
+        return {each.ray_address: each.token_file for each in self.pools}
 
     def team(self, name: str | None) -> str:
         """The team that is meant; the one that there is where none is named."""
@@ -128,17 +137,14 @@ class _Reader:
 
     def read(self, body: Any) -> FleetFile:
         body = self._map("", body, _SECTIONS)
-        state_dir, address = body.get("state_dir"), body.get("ray_address")
+        state_dir = body.get("state_dir")
+        address = self._address("ray_address", body.get("ray_address"))
         if state_dir is not None and not isinstance(state_dir, str):
             self._refuse("state_dir", state_dir, "is no path; leave it out, or give a folder")
-        if address is not None and (not isinstance(address, str) or ":" not in address):
-            self._refuse(
-                "ray_address", address, "is no host:port; leave it out for the cluster that 'up' keeps"
-            )
         names = body.get("metrics_names", False)
         if not isinstance(names, bool):
             self._refuse("metrics_names", names, "has to be true or false")
-        pools = tuple(self._pool(name, each) for name, each in self._named("pools", body))
+        pools = tuple(self._pool(name, each, address) for name, each in self._named("pools", body))
         if not pools:
             raise ConfigError(f"{self._path}: pools: there is none; write at least '{EXAMPLE}'")
         teams = tuple(self._team(name, each, pools) for name, each in self._named("teams", body))
@@ -151,9 +157,31 @@ class _Reader:
             )
         where = self._path.parent / (state_dir or FOLDER)
         policy = self._policy(body.get("policy") or {})
-        return FleetFile(self._path, where, pools, teams, classes, policy, address, names)
+        self._check_tokens(pools)
+        return FleetFile(self._path, where, pools, teams, classes, policy, names)
 
-    def _pool(self, name: str, body: Any) -> PoolEntry:
+    def _address(self, at: str, value: Any) -> str:
+        """ "" is the cluster that `up` keeps."""
+        if value is None:
+            return ""
+        host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            self._refuse(at, value, "is no HOST:PORT; leave it out for the cluster that 'up' keeps")
+        return str(value)
+
+    def _check_tokens(self, pools: tuple[PoolEntry, ...]) -> None:
+        """Pools of one Ray have one token."""
+        of: dict[str, PoolEntry] = {}
+        for each in pools:
+            other = of.setdefault(each.ray_address, each)
+            if other.token_file != each.token_file:
+                self._refuse(
+                    f"pools.{each.pool.name}.token_file",
+                    each.token_file or None,
+                    f"is not that of pools.{other.pool.name}, which is on the same Ray; give both the same",
+                )
+
+    def _pool(self, name: str, body: Any, address: str) -> PoolEntry:
         at = f"pools.{name}"
         body = self._map(at, body, _POOL)
         words, labels = body.get("words", []), body.get("labels", {})
@@ -173,9 +201,14 @@ class _Reader:
             from_at=self._time(f"{at}.from", body.get("from")),
             until_at=self._time(f"{at}.until", body.get("until")),
         )
+        own = self._address(f"{at}.ray_address", body.get("ray_address"))
+        token = body.get("token_file", "")
+        if not isinstance(token, str):
+            self._refuse(f"{at}.token_file", token, "is no path of a file that has a token")
         return PoolEntry(
-            pool, tuple(words), tuple((str(key), str(value)) for key, value in labels.items()), resource
-        )
+            pool, tuple(words), tuple((str(key), str(value)) for key, value in labels.items()), resource,
+            own or address, str(self._path.parent / token) if token else "",
+        )  # fmt: skip
 
     def _team(self, name: str, body: Any, pools: tuple[PoolEntry, ...]) -> Team:
         at = f"teams.{name}"
@@ -191,7 +224,6 @@ class _Reader:
             weight=self._amount(f"{at}.weight", body.get("weight", 1.0), above_0=True),
             borrow_limit=None if limit is None else self._whole(f"{at}.borrow_limit", limit, 0, _MOST_NODES),
             usd_per_month=None if month is None else self._amount(f"{at}.usd_per_month", month),
-            parent=str(body.get("parent", "")),
         )
 
     def _class(self, name: str, body: Any) -> JobClass:

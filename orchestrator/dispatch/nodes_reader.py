@@ -32,19 +32,25 @@ EVERY_S = 1.0
 _STALE_S = 20.0
 _ANSWER_S = 2.0
 _AGAIN_S = 3.0
+# So long somebody who listens may take to say which nodes there are, until they count as gone.
+_UNKNOWN_S = 60.0
 _END_S = 5.0
 
 
 class NodesReader:
     """Asks for the nodes of the cluster at an address; None: the one that `up` keeps, whichever that is.
-    There ``state_dir``'s queue is told as gauges."""
+    ``token_file`` has its token where that is not the user's own. The queue of ``state_dir`` is told there
+    as gauges."""
 
-    def __init__(self, address: str | None, state_dir: Path) -> None:
-        self._address, self._state_dir = address, state_dir
+    def __init__(
+        self, address: str | None = None, token_file: str = "", state_dir: Path | None = None
+    ) -> None:
+        self._address, self._token_file, self._state_dir = address, token_file, state_dir
         self._child: subprocess.Popen[bytes] | None = None
         self._of = ""
         self._seen: tuple[SeenNode, ...] | None = None
         self._seen_at = self._started_at = self._probed_at = -1e9
+        self._silent_since: float | None = None
         self._answers = False
 
     def nodes(self) -> tuple[SeenNode, ...] | None:
@@ -66,6 +72,17 @@ class NodesReader:
         """The address that is asked now, or was last."""
         return self._of
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether somebody listens there who has not said yet which nodes there are."""
+        now = time.monotonic()
+        if not self._answers or now - self._seen_at < _STALE_S:
+            self._silent_since = None
+            return False
+        if self._silent_since is None:
+            self._silent_since = now
+        return now - self._silent_since < _UNKNOWN_S
+
     def close(self) -> None:
         """End the child that asks."""
         child, self._child, self._seen = self._child, None, None
@@ -81,6 +98,7 @@ class NodesReader:
         known = record.find() if self._address is None else None
         address = self._address or (known.address if known is not None else None)
         if address is None:
+            self._answers = False
             return None
         if now - self._probed_at > EVERY_S or address != self._of:
             self._probed_at = now
@@ -89,8 +107,10 @@ class NodesReader:
 
     def _start(self, address: str, now: float) -> None:
         self._started_at, self._of = now, address
+        token = {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": self._token_file} if self._token_file else {}
         self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__, address, str(self._state_dir)],
+            [sys.executable, "-m", __name__, address, *([str(self._state_dir)] if self._state_dir else [])],
+            env={**os.environ, **token},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -118,7 +138,7 @@ def _listens(address: str) -> bool:
     return True
 
 
-def main(address: str, state_dir: str) -> int:
+def main(address: str, state_dir: str | None = None) -> int:
     """Tell the nodes, and how the queue stands, until nobody reads any more."""
     from orchestrator.driver.warm_cluster import connect
 
@@ -132,7 +152,8 @@ def main(address: str, state_dir: str) -> int:
 
             gauges = QueueGauges()
             while True:
-                gauges.show(read_gauges(Path(state_dir), time.time()))
+                if state_dir is not None:
+                    gauges.show(read_gauges(Path(state_dir), time.time()))
                 seen = inspect_cluster()
                 nodes = [_seen(node) for node in seen.nodes if node["NodeID"] not in seen.draining]
                 answers.write(json.dumps(plain(sorted(nodes, key=lambda node: node.node_id))) + "\n")

@@ -11,14 +11,16 @@ from orchestrator.dispatch.books import Books
 from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.facts import Tally
 from orchestrator.dispatch.fleet_file import FleetFile
+from orchestrator.dispatch.pools_now import PoolNow, pool_now
 from orchestrator.dispatch.run_looks import RunLooks
 from orchestrator.dispatch.seen import SeenNode
 from orchestrator.dispatch.world import Sight, world_of
 from orchestrator.fleet.after import after
+from orchestrator.fleet.books import best_first
 from orchestrator.fleet.decide import decide
-from orchestrator.fleet.decisions import Hold, Move, Stop
+from orchestrator.fleet.decisions import Decision, Hold, HoldCause, Move, Start, Stop
 from orchestrator.fleet.forecast import Forecast, Span, forecast
-from orchestrator.fleet.jobs import HAS_NODES, Job, JobSpec, JobState
+from orchestrator.fleet.jobs import HAS_NODES, Job, JobSpec, JobState, PoolPlan
 from orchestrator.fleet.pools import NodeState, Pool
 
 # The order in which they are listed.
@@ -39,7 +41,7 @@ class When:
 class WhyWaiting:
     """Why a job does not run now."""
 
-    cause: str  # a word of `HoldCause`, or `no_nodes` where none of its pools has a node that is up
+    cause: str  # a word of `HoldCause`; `no_nodes`: no pool of its has a node; `depends_lost`: never
     behind: list[str]  # who has what it needs, the worthiest first and not all of them
     gpus_missing: int  # how many more GPUs it needs than it could have
     price_usd: float  # of the stop that would let it start; 0 where none would
@@ -52,6 +54,7 @@ class QueuedJob:
     """One job of the queue."""
 
     key: str  # its own, and its run's name
+    group: str  # of the jobs that were submitted together; empty of one alone
     state: str  # a word of `JobState`
     team: str  # that it counts for
     owner: str  # who pays
@@ -76,7 +79,19 @@ class QueuedJob:
     stops_for: list[str]  # for whom it was stopped last
     stops: int  # how often it was stopped for others
     after: list[str]  # jobs that it waits for
+    ended_unix_s: float | None  # when it ended; null where it has not
     because: str  # why it is held, or how it ended
+
+
+@dataclass(frozen=True)
+class PoolPlanned:
+    """What a job is planned to be in one pool that it may run in."""
+
+    pool: str  # its name
+    gpus: int  # of the gang
+    hours: float | None  # that it takes there; null where that is not known
+    usd: float | None  # what it costs there; null where that is not known
+    meets_deadline: bool | None  # whether it would, started now; null without a deadline or hours
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,9 @@ class Outlook:
 
     key: str  # that it would have
     team: str  # that it would count for
-    gpus: int  # of its gang in the first pool
-    pools: list[str]  # that it may run in, the first is tried first
-    usd: float | None  # what it is planned to cost; null where that is not known
-    hours: float | None  # that it is planned to take; null where that is not known
+    plans: list[PoolPlanned]  # one for each pool that it may run in; the first is where it would start
+    deadline_unix_s: float | None  # when it has to be done; null without a deadline
+    budget_usd: float | None  # at which it saves and stops; null without a budget of its own
     starts: When | None  # when it would; null where nothing lets it start
     ends: When | None  # when it would; null where nothing lets it end
     why: WhyWaiting | None  # why not now; null where it would start now
@@ -115,7 +129,7 @@ class QueueView:
         self._books, self._fleet, self._now = books, fleet, now
         looks = RunLooks(run_root)
         progress: dict[str, Tally] = {
-            entry.key: looks.look(entry.job.run_name).tally
+            entry.key: _newest(looks.look(entry.job.run_name).tally, entry.tally)
             for entry in books.live()
             if entry.job.state in (*HAS_NODES, JobState.STOPPING)
         }
@@ -123,7 +137,9 @@ class QueueView:
         seen = tuple(nodes) if nodes is not None else None
         self.world = world_of(books, fleet, Sight(seen, progress), now)
         if nodes is None:
-            pools = tuple(dataclasses.replace(pool, not_up=_drained(pool)) for pool in self.world.pools)
+            pools = tuple(
+                dataclasses.replace(pool, not_up=_drained(books, pool)) for pool in self.world.pools
+            )
             self.world = dataclasses.replace(self.world, pools=pools)
 
     def jobs(self) -> list[QueuedJob]:
@@ -140,26 +156,74 @@ class QueueView:
     def job(self, key: str) -> QueuedJob | None:
         return next((job for job in self.jobs() if job.key == key), None)
 
+    def ended(self, entry: Entry) -> QueuedJob:
+        """One that has ended, whose start and end are past."""
+        return self._job(entry, None, None)
+
+    def pools(self) -> list[PoolNow]:
+        """What there is to run on."""
+        return [pool_now(self.world, pool) for pool in self.world.pools]
+
     def outlook(self, spec: JobSpec) -> Outlook:
         """What would come of this one, if it were submitted now and nobody else after it."""
-        job = Job(spec, JobState.QUEUED, self._now, run_name=spec.key)
-        world = dataclasses.replace(self.world, jobs=(*self.world.jobs, job))
+        return self.outlooks([spec])[0]
+
+    def outlooks(self, specs: Sequence[JobSpec]) -> list[Outlook]:
+        """The same of several that are submitted together. One whose key is there is that job, changed."""
+        there = {job.key: job for job in self.world.jobs}
+        changed = {
+            spec.key: dataclasses.replace(there[spec.key], spec=spec) for spec in specs if spec.key in there
+        }
+        new = [
+            Job(spec, JobState.QUEUED, self._now, run_name=spec.key)
+            for spec in specs
+            if spec.key not in there
+        ]
+        jobs = (*(changed.get(job.key, job) for job in self.world.jobs), *new)
+        world = dataclasses.replace(self.world, jobs=jobs)
         decisions = decide(world, self._fleet.policy)
-        found = forecast(after(world, decisions), self._fleet.policy, futures=FUTURES).get(spec.key)
-        hold = next((one for one in decisions if isinstance(one, Hold) and one.job == spec.key), None)
-        plan = spec.plans[0]
+        found = forecast(after(world, decisions), self._fleet.policy, futures=FUTURES)
+        holds = {one.job: one for one in decisions if isinstance(one, Hold)}
+        return [
+            self._outlook(spec, decisions, holds.get(spec.key), found.get(spec.key), specs) for spec in specs
+        ]
+
+    def _outlook(
+        self,
+        spec: JobSpec,
+        decisions: Sequence[Decision],
+        hold: Hold | None,
+        found: Forecast | None,
+        together: Sequence[JobSpec],
+    ) -> Outlook:
+        here = [
+            one.placement.pool for one in decisions if isinstance(one, Start | Move) and one.job == spec.key
+        ]
+        plans = sorted(
+            best_first(spec, spec.plans, self.world), key=lambda plan: bool(here) and plan.pool not in here
+        )
         return Outlook(
-            spec.key, spec.team, plan.gpus, [each.pool for each in spec.plans], plan.usd, plan.hours,
+            spec.key,
+            spec.team,
+            [self._planned(spec, plan) for plan in plans],
+            spec.deadline_at,
+            spec.budget_usd,
             _when(found.start) if found else None,
             _when(found.end) if found else None,
-            self._why(hold),
+            self._why(hold, spec, [each.key for each in together]),
             [
                 Displaced(one.job, one.price_usd, one.gain_usd, isinstance(one, Move))
                 for one in decisions
                 if (isinstance(one, Stop) and spec.key in one.for_jobs)
                 or (isinstance(one, Move) and one.for_job == spec.key)
             ],
-        )  # fmt: skip
+        )
+
+    def _planned(self, spec: JobSpec, plan: PoolPlan) -> PoolPlanned:
+        meets = None
+        if spec.deadline_at is not None and plan.hours is not None:
+            meets = self._now + plan.hours * 3600.0 <= spec.deadline_at
+        return PoolPlanned(plan.pool, plan.gpus, plan.hours, plan.usd, meets)
 
     def _job(self, entry: Entry, hold: Hold | None, found: Forecast | None) -> QueuedJob:
         job, spec = entry.job, entry.job.spec
@@ -169,6 +233,7 @@ class QueueView:
         waits = job.state in (JobState.QUEUED, JobState.HELD)
         return QueuedJob(
             key=entry.key,
+            group=spec.group,
             state=job.state.value,
             team=spec.team,
             owner=spec.owner,
@@ -189,31 +254,41 @@ class QueueView:
             deadline_unix_s=spec.deadline_at,
             starts=_when(found.start) if found and waits else None,
             ends=_when(found.end) if found else None,
-            why=self._why(hold) if waits else None,
+            why=self._why(hold, spec) if waits else None,
             stops_for=list(entry.for_jobs),
             stops=job.preemptions,
             after=list(spec.depends_on),
+            ended_unix_s=entry.ended_at,
             because=job.held_because or entry.because,
         )
 
-    def _why(self, hold: Hold | None) -> WhyWaiting | None:
+    def _why(self, hold: Hold | None, spec: JobSpec, together: Sequence[str] = ()) -> WhyWaiting | None:
+        """``together`` are keys of jobs that are submitted with it."""
         if hold is None:
             return None
-        entry = self._books.jobs.get(hold.job)
-        named = (
-            {plan.pool for plan in entry.job.spec.plans}
-            if entry
-            else {pool.name for pool in self.world.pools}
-        )
+        named = {plan.pool for plan in spec.plans}
         up = sum(pool.nodes - len(pool.not_up) for pool in self.world.pools if pool.name in named)
-        cause = hold.cause.value if up or hold.cause.value in ("held", "depends") else "no_nodes"
-        return WhyWaiting(
-            cause, list(hold.behind), hold.gpus_missing, hold.price_usd, hold.gain_usd, hold.until_at
-        )
+        cause, behind = hold.cause.value, list(hold.behind)
+        if hold.cause is HoldCause.DEPENDS:
+            there = {*self._books.jobs, *self._books.finished, *together}
+            lost = [key for key in hold.behind if key not in there]
+            cause, behind = ("depends_lost", lost) if lost else (cause, behind)
+        elif not up and hold.cause is not HoldCause.HELD:
+            cause = "no_nodes"
+        return WhyWaiting(cause, behind, hold.gpus_missing, hold.price_usd, hold.gain_usd, hold.until_at)
 
 
-def _drained(pool: Pool) -> tuple[tuple[int, NodeState], ...]:
-    return tuple((number, state) for number, state in pool.not_up if state is NodeState.DRAINING)
+def _newest(looked: Tally, counted: Tally) -> Tally:
+    """What a run's journal says, unless that cannot be seen from here."""
+    return counted if looked.gpu_s < counted.gpu_s else looked
+
+
+def _drained(books: Books, pool: Pool) -> tuple[tuple[int, NodeState], ...]:
+    return tuple(
+        (number, NodeState.DRAINING)
+        for (name, number), slot in sorted(books.nodes.items())
+        if name == pool.name and number < pool.nodes and slot.host in books.drained
+    )
 
 
 def _when(span: Span | None) -> When | None:

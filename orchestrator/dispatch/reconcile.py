@@ -75,8 +75,9 @@ class Signal:
 Action = Say | StartDriver | AskToStop | Signal
 
 
-def next_action(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> Action | None:
-    """None where all is as it should be. ``nodes_alive``: all nodes of its placement are there."""
+def next_action(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
+    """None where all is as it should be. ``nodes_alive``: all nodes of its placement are there; None where
+    nobody knows, as when a daemon has just begun to lead."""
     match entry.job.state:
         case JobState.STARTING:
             return _starting(entry, seen, nodes_alive, now)
@@ -87,7 +88,7 @@ def next_action(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> 
     return None
 
 
-def _starting(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> Action | None:
+def _starting(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
     job = entry.job
     if job.leaving is not None:  # it is moved, and still where it was
         if seen.epoch is not None:
@@ -103,7 +104,7 @@ def _starting(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> Ac
         return _say(Ended(job.key, job.epoch, JobState.FINISHED, seen.run.tally))
     if seen.ended is not None and seen.ended.epoch == job.epoch:
         return _end(entry, seen, seen.ended, now)
-    if job.waits_for or seen.starting:
+    if job.waits_for or seen.starting or nodes_alive is None:
         return None
     if not nodes_alive:
         late = now - (entry.meant_at or 0.0) > NODE_S
@@ -111,10 +112,10 @@ def _starting(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> Ac
     return StartDriver(job.epoch)
 
 
-def _running(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> Action | None:
+def _running(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
     job, tally = entry.job, seen.run.tally
     if seen.epoch is not None:
-        if not nodes_alive:
+        if nodes_alive is False:
             return _say(StopMeant(job.key, job.epoch, StopCause.NODE, 0.0, 0.0, ()))
         gpus = sum(job.placement.gpus) if job.placement is not None else 1
         grown = tally.gpu_s - entry.tally.gpu_s >= TALLY_S * gpus
@@ -123,7 +124,7 @@ def _running(entry: Entry, seen: Presence, nodes_alive: bool, now: float) -> Act
         return _say(Ended(job.key, job.epoch, JobState.FINISHED, tally))
     if seen.ended is not None and seen.ended.epoch == job.epoch:
         return _end(entry, seen, seen.ended, now)
-    if not nodes_alive:
+    if nodes_alive is False:
         return _say(Left(job.key, job.epoch, tally, "its nodes were gone"))
     if entry.losses >= MOST_LOSSES and tally.step <= entry.tally.step:
         why = f"its driver was lost {entry.losses + 1} times in a row without a new step"

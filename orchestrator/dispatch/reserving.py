@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from orchestrator.dispatch.books import Books
 from orchestrator.dispatch.facts import Reserved, Unreserved
 from orchestrator.dispatch.fleet_file import FleetFile
 from orchestrator.dispatch.times import time_of, told
 from orchestrator.errors import ConfigError, near_miss
-from orchestrator.fleet.pools import Reservation
+from orchestrator.fleet.pools import Pool, Reservation
 from orchestrator.papers import short
+from orchestrator.text import plural
+
+
+@dataclass(frozen=True)
+class NodesReserved:
+    """Nodes that are kept for a team or a job."""
+
+    name: str  # by which it is ended
+    pool: str  # whose nodes they are
+    nodes: int  # so many, any of them
+    team: str  # for whom; empty where it is a job
+    job: str  # for which job; empty where it is a team
+    from_unix_s: float  # when it begins
+    until_unix_s: float  # when it ends
+    why: str  # as it was typed
+
+
+def reserved_nodes(books: Books, now: float) -> list[NodesReserved]:
+    """Those that are not over, the next to begin first."""
+    found = [
+        NodesReserved(name, one.pool, one.nodes, one.team, one.job, one.from_at, one.until_at, one.why)
+        for name, one in sorted((name, named.reservation) for name, named in books.reservations.items())
+        if one.until_at > now
+    ]
+    return sorted(found, key=lambda one: one.from_unix_s)
 
 
 def reserve_facts(words: Mapping[str, str], fleet: FleetFile, books: Books, now: float) -> list[Reserved]:
@@ -23,9 +50,11 @@ def reserve_facts(words: Mapping[str, str], fleet: FleetFile, books: Books, now:
     missing = [key for key in ("nodes", "until") if key not in words]
     if missing:
         raise ConfigError(f"reserve: {' and '.join(missing)} is missing; e.g. nodes=2 from=18:00 until=20:00")
-    pool = fleet.pool(words["pool"]).pool if "pool" in words or len(fleet.pools) > 1 else fleet.pools[0].pool
+    pool = _pool(words.get("pool"), fleet)
+    if job:
+        _check_use(job, pool, books)
     text = words["nodes"]
-    nodes = int(text) if text.isdigit() else 0
+    nodes = int(text) if text.isdecimal() else 0
     if not 0 < nodes <= pool.nodes:
         raise ConfigError(
             f"nodes={short(text)}: has to be a number from 1 to {pool.nodes}, those of {pool.name}"
@@ -41,20 +70,42 @@ def reserve_facts(words: Mapping[str, str], fleet: FleetFile, books: Books, now:
         words.get("why", ""),
     )  # fmt: skip
     _check_overlap(made, pool.nodes, books, now)
+    taken = {one.name for one in reserved_nodes(books, now)}
     name = words.get("name") or next(
-        f"r{number}" for number in range(1, 1_000_000) if f"r{number}" not in books.reservations
+        f"r{number}" for number in itertools.count(1) if f"r{number}" not in taken
     )
-    if name in books.reservations:
+    if name in taken:
         raise ConfigError(f"name={short(name)}: is reserved under that name already; choose another")
     return [Reserved(name, made)]
+
+
+def _pool(name: str | None, fleet: FleetFile) -> Pool:
+    if name is None and len(fleet.pools) > 1:
+        names = [each.pool.name for each in fleet.pools]
+        raise ConfigError(f"pool: which one? there are {', '.join(names)}; say e.g. pool={names[0]}")
+    return fleet.pools[0].pool if name is None else fleet.pool(name).pool
+
+
+def _check_use(job: str, pool: Pool, books: Books) -> None:
+    """Nodes where the job cannot run are kept for nobody."""
+    pools = [plan.pool for plan in books.jobs[job].job.spec.plans]
+    if pool.name not in pools:
+        raise ConfigError(
+            f"pool={pool.name}: {job} may run in {', '.join(pools)} only; reserve there, or move it first:"
+            f" 'move {job} pool={pool.name}'"
+        )
 
 
 def end_facts(name: str | None, books: Books) -> list[Unreserved]:
     """The end of one. Raises :class:`ConfigError` where there is none of that name."""
     known = sorted(books.reservations)
-    if name is None or name not in known:
-        there = f"there are {', '.join(known)}" if known else "there is none"
-        raise ConfigError(f"reserve --off: name={name or ''}: no such reservation; {there}")
+    there = f"there are {', '.join(known)}" if known else "there is none"
+    if not name:
+        raise ConfigError(f"reserve --off: which one? {there}; say name=NAME")
+    if name not in known:
+        raise ConfigError(
+            f"reserve --off: name={short(name)}: no such reservation{near_miss(name, known)}; {there}"
+        )
     return [Unreserved(name)]
 
 
@@ -72,10 +123,10 @@ def _check_overlap(made: Reservation, most: int, books: Books, now: float) -> No
         kept = sum(one.nodes for _, one in on)
         if kept + made.nodes > most:
             said = " and ".join(
-                f"{name} ({one.nodes} nodes until {told(one.until_at, now)})" for name, one in on
+                f"{name} ({plural(one.nodes, 'node')} until {told(one.until_at, now)})" for name, one in on
             )
             raise ConfigError(
-                f"nodes={made.nodes}: {said} overlaps: at {told(at, now)} {made.pool} has {most - kept} nodes"
-                f" left of {most}; reserve fewer, another time, or end one with 'reserve name={on[0][0]}"
-                f" --off'"
+                f"nodes={made.nodes}: overlaps with {said}: at {told(at, now)} {made.pool} has"
+                f" {plural(most - kept, 'node')} left of {most}; reserve fewer, choose another time, or end"
+                f" one with 'reserve name={on[0][0]} --off'"
             )

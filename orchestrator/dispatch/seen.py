@@ -9,13 +9,14 @@ from orchestrator.dispatch.facts import Tally
 
 @dataclass(frozen=True)
 class SeenNode:
-    """A node that is alive, as Ray tells."""
+    """A node that is alive, as its Ray tells; ``cluster`` is the address of that, "" where `up` keeps it."""
 
     node_id: str
     host: str
     cpus: float
     gpus: float
     labels: tuple[tuple[str, str], ...] = ()
+    cluster: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -11,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from orchestrator import papers
+from orchestrator.dispatch.clusters_reader import ClustersReader
 from orchestrator.dispatch.daemon import Daemon
 from orchestrator.dispatch.drivers import ProcessDrivers
 from orchestrator.dispatch.fleet_file import NAME, FleetFile, read_fleet_file
 from orchestrator.dispatch.locks import is_held, taken
-from orchestrator.dispatch.nodes_reader import NodesReader
 from orchestrator.dispatch.queue_gauges import queue_values, write_gauges
 from orchestrator.dispatch.seen_file import EVERY_S, write_seen
 from orchestrator.dispatch.store import Deposed, Store
@@ -43,10 +45,11 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
     with ExitStack() as stack:
         stack.enter_context(_alone(fleet.state_dir))
         store = stack.enter_context(Store(fleet.state_dir))
-        reader = NodesReader(fleet.ray_address, fleet.state_dir)
+        files = FleetFileReader(run_root, fleet)
+        reader = ClustersReader(lambda: files.taken.clusters, fleet.state_dir)
         stack.callback(reader.close)
         drivers = ProcessDrivers(run_root, fleet.state_dir, say)
-        daemon = Daemon(store, drivers, reader.nodes, FleetFileReader(run_root, fleet).read, time.time, say)
+        daemon = Daemon(store, drivers, reader.nodes, files.read, time.time, say, unknown=reader.unknown)
         daemon.lead(platform.node(), os.getpid())
         jobs = len(store.read().live())
         say(f"leads the queue of {run_root} with epoch {daemon.epoch}: {jobs} jobs that have not ended")
@@ -62,10 +65,13 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
             except RunDirectoryError as error:  # a disk that is full, say: it may have room again
                 say(f"{error}; it is tried again")
                 over.wait(_AGAIN_S)
+            except OSError as error:  # of a file beside the database: the same holds
+                say(f"{error.filename}: {error.strerror}; it is tried again")
+                over.wait(_AGAIN_S)
             over.wait(LOOK_S)
 
 
-def _tell(daemon: Daemon, reader: NodesReader, fleet: FleetFile) -> None:
+def _tell(daemon: Daemon, reader: ClustersReader, fleet: FleetFile) -> None:
     """Whoever asks how the queue stands, and whoever watches it. On loopback alone they get names unasked."""
     nodes, now, current = reader.nodes(), time.time(), daemon.fleet or fleet
     named = current.metrics_names or reader.asks.startswith("127.")
@@ -82,15 +88,19 @@ class FleetFileReader:
         self._run_root, self._fleet = run_root, fleet
         self._stamp = self._stamp_now()
 
+    @property
+    def taken(self) -> FleetFile:
+        """What counts: what it said when it could be taken last."""
+        return self._fleet
+
     def read(self) -> FleetFile:
         """What it says now; the folder of the queue stays where it was."""
         stamp = self._stamp_now()
         if stamp != self._stamp or stamp is None:
             fleet = read_fleet_file(self._run_root)
-            if fleet.state_dir != self._fleet.state_dir or fleet.ray_address != self._fleet.ray_address:
+            if fleet.state_dir != self._fleet.state_dir:
                 raise ConfigError(
-                    f"{fleet.path}: state_dir and ray_address are read when the daemon starts; start it again"
-                    " to change them"
+                    f"{fleet.path}: state_dir is read when the daemon starts; start it again to change it"
                 )
             self._fleet, self._stamp = fleet, stamp
         return self._fleet
@@ -105,19 +115,36 @@ class FleetFileReader:
 
 @contextmanager
 def _alone(state_dir: Path) -> Iterator[None]:
+    try:
+        lock = _lock(state_dir)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{state_dir / LOCK}: {error.strerror}; no daemon leads: mend that, and type 'orchestrator"
+            " dispatch' again"
+        ) from None
+    with lock:
+        yield
+
+
+def _lock(state_dir: Path) -> IO[str]:
     make_folder(state_dir)
-    with open_no_link(state_dir / LOCK, "a+") as lock:
+    lock = open_no_link(state_dir / LOCK, "a+")
+    try:
         if not taken(lock):
             lock.seek(0)
             holder = lock.read(_MOST_LOCK_BYTES).strip() or "unknown"
             raise ConfigError(
-                f"{state_dir}: a daemon leads this queue already (process {holder}); there is one for a run"
-                f" root: leave it, or end it with 'kill {holder}'"
+                f"{state_dir}: a daemon leads this queue already (process {holder}); one leads on a run root:"
+                " leave it, or end it with 'orchestrator dispatch --stop'"
             )
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # what could not be written is tried once more at the end
+            lock.close()
+        raise
+    return lock
 
 
 def daemon_pid(state_dir: Path) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.dispatch.entries import Entry, NodeSlot
-from orchestrator.dispatch.fleet_file import FleetFile
+from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
 from orchestrator.errors import ClusterError, ConfigError
 
 
@@ -40,16 +40,20 @@ def start_words(
     ids = [slot.node_id for slot in bound if slot is not None]
     if len(ids) < len(bound):
         raise ClusterError(f"{entry.key}: a node of {placement.pool} that it was to run on is not known")
-    address = (f"ray_address={fleet.ray_address}",) if fleet.ray_address else ()
     own = (
         *shape_words(sum(placement.gpus), there.pool.gpus_per_node),
-        *address,
+        *address_words(there),
         f"run_root={run_root}",
         f"run_name={entry.job.run_name}",
         "job.resume=auto",
         f"launch.node_ids=[{','.join(ids)}]",
     )
     return joined(there.words, entry.job.spec.overrides, own)
+
+
+def address_words(there: PoolEntry) -> tuple[str, ...]:
+    """Of a pool on a Ray of its own where that is."""
+    return (f"ray_address={there.ray_address}",) if there.ray_address else ()
 
 
 def joined(before: tuple[str, ...], job: tuple[str, ...], after: tuple[str, ...]) -> tuple[str, ...]:

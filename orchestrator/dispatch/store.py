@@ -8,8 +8,10 @@ runs. What a crash can leave behind is the write-ahead log, which the next to op
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from orchestrator.dispatch.entries import Entry, Leader, MonthOf, NamedReservati
 from orchestrator.dispatch.facts import AROUND, KINDS, Fact
 from orchestrator.dispatch.local_disk import network_type
 from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.files import NO_SPACE
 from orchestrator.papers import PaperError, json_of, one_line
 
 NAME = "fleet.db"
@@ -29,6 +32,8 @@ VERSION = 1
 # SQLite's place for who made a file: "orcf".
 _APPLICATION = 0x6F726366
 _BUSY_S = 30.0
+# Of the index that a database with a write-ahead log has beside it.
+_LEAST_ROOM_BYTES = 64 << 10
 _TABLES = """
 CREATE TABLE events (seq INTEGER PRIMARY KEY, at REAL NOT NULL, said_by TEXT NOT NULL, kind TEXT NOT NULL,
                      body TEXT NOT NULL) STRICT;
@@ -133,6 +138,13 @@ class Store:
         for seq, at, by, kind, body in self._db.execute("SELECT * FROM events ORDER BY seq"):
             yield at, by, self._fact(seq, kind, body)
 
+    def facts_after(self, seq: int) -> Iterator[tuple[int, float, Fact]]:
+        """What happened after the fact of that number: the number of each, when, and what."""
+        with self._told():
+            rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (seq,))
+            for number, at, _by, kind, body in rows:
+                yield number, at, self._fact(number, kind, body)
+
     def rebuild(self) -> None:
         """Fold all facts anew, and write the projections as they come out."""
         with self._told(), self._transaction("BEGIN IMMEDIATE"):
@@ -187,11 +199,10 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            full = _is_full(error, self.path.parent)
             remedy = "make room on that disk and type it again" if full else "mend that and type it again"
-            raise RunDirectoryError(
-                f"{self.path}: {one_line(str(error))}; nothing was written, {remedy}"
-            ) from None
+            said = "the disk is full" if full else one_line(str(error))
+            raise RunDirectoryError(f"{self.path}: {said}; nothing was written, {remedy}") from None
         except PaperError as error:
             raise RunDirectoryError(
                 f"{self.path}: {error}; it is damaged, or of another version: move it away to begin with an"
@@ -271,6 +282,18 @@ class Store:
         for each in books.months.values():
             if whole or each.month == newest:
                 self._db.execute(month, (each.team, each.month, _json(each)))
+
+
+def _is_full(error: sqlite3.Error | OSError, folder: Path) -> bool:
+    """SQLite tells only of its own file that the disk is full: that there is no room for what it keeps beside
+    is an error of reading and writing to it."""
+    if isinstance(error, OSError):
+        return error.errno in NO_SPACE
+    kind = (error.sqlite_errorcode or 0) & 0xFF if hasattr(error, "sqlite_errorcode") else 0
+    if kind in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free < _LEAST_ROOM_BYTES
+    return kind == sqlite3.SQLITE_FULL
 
 
 def _json(value: Any) -> str:

@@ -4,32 +4,26 @@ cannot be."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orchestrator.config.schema import Config
 from orchestrator.dispatch.books import Books, month_of
 from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.facts import Fact, Submitted
-from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
+from orchestrator.dispatch.fleet_file import FleetFile
+from orchestrator.dispatch.pool_plans import Compose, plans_in
 from orchestrator.dispatch.queue_view import Outlook
-from orchestrator.dispatch.start_words import joined, shape_words
 from orchestrator.dispatch.store import Store
 from orchestrator.dispatch.times import time_of, told
-from orchestrator.driver.planning import make_plan
 from orchestrator.errors import ConfigError, near_miss
-from orchestrator.fleet.jobs import JobSpec, JobState, PoolPlan
+from orchestrator.fleet.jobs import ENDED, JobSpec
 from orchestrator.ledger.run_directory import check_run_name, new_run_name
 from orchestrator.papers import short
-from orchestrator.plan.plan import Plan
-from orchestrator.text import seconds_in_words, usd
+from orchestrator.text import duration, usd
 from orchestrator.users import user_name
 
-# Of a published run's step time; a plan's hours depend on more than that.
-_LEAST_ERROR, _UNKNOWN_ERROR = 0.1, 0.5
-
-Compose = Callable[[Sequence[str]], Config]
+_MINUTE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,7 @@ class Asked:
     usd_per_hour: str | None = None
     penalty_usd: str | None = None
     preemptible: str | None = None
+    group: str = ""  # of the sweep that it is a point of
 
 
 def spec_of(
@@ -52,25 +47,21 @@ def spec_of(
 ) -> JobSpec:
     """The job that is asked for. Raises :class:`ConfigError` for what cannot be."""
     team, job_class = fleet.team(asked.team), fleet.job_class(asked.job_class)
-    deadline_at = None if asked.deadline is None else time_of("deadline", asked.deadline, now)
-    if deadline_at is not None and deadline_at <= now:
-        raise ConfigError(
-            f"deadline={short(asked.deadline)}: is past (it is {told(now, now)} now); give a later one, or"
-            " leave it out"
-        )
+    deadline_at = None if asked.deadline is None else _deadline(asked.deadline, now)
     _check_after(asked, books)
     _check_budget(team, fleet, books, now)
     named = tuple(fleet.pool(name) for name in asked.pools) or fleet.pools
-    plans, config = _plans(words, named, bool(asked.pools), compose)
+    planned = plans_in(words, named, bool(asked.pools), compose)
+    config = planned[0].config
     usd = _amount("usd_per_hour", asked.usd_per_hour)
     key = asked.key or new_run_name(config.job.name)
     check_key(key)
     return JobSpec(
         key,
         team,
-        tuple(plan for plan, _ in plans),
+        tuple(one.kept for one in planned),
         owner=config.owner or user_name(),
-        script=Path(plans[0][1].script).name,
+        script=Path(planned[0].plan.script).name,
         overrides=words,
         job_class=job_class.name,
         usd_per_hour=job_class.usd_per_hour if usd is None else usd,
@@ -80,7 +71,18 @@ def spec_of(
         budget_usd=config.budget.usd,
         preemptible=_truth("preemptible", asked.preemptible, default=True),
         depends_on=asked.after,
+        group=asked.group,
     )
+
+
+def _deadline(typed: str, now: float) -> float:
+    at = time_of("deadline", typed, now)
+    if at <= now:
+        raise ConfigError(
+            f"deadline={short(typed)}: is past (it is {told(now, now)} now); give a later one, or leave it"
+            " out"
+        )
+    return at
 
 
 def check_key(key: str) -> None:
@@ -91,20 +93,15 @@ def check_key(key: str) -> None:
         raise ConfigError(str(error).replace("run_name=", "key=", 1)) from None
 
 
-def submit(store: Store, spec: JobSpec, run_root: Path, cwd: str, by: str, now: float) -> tuple[Entry, bool]:
-    """Write it down; returns the job as it is in the books, and whether it is new. The same key with the same
-    words is the same job, whoever sends it again after he was cut off.
+def submit(
+    store: Store, specs: Sequence[JobSpec], run_root: Path, cwd: str, by: str, now: float
+) -> list[tuple[Entry, bool]]:
+    """Write them down, all or none; returns each as it is in the books, and whether it is new. The same key
+    with the same words is the same job, whoever sends it again after he was cut off. They wait for the disk
+    once.
 
     Raises :class:`ConfigError` for a key that is another job's.
     """
-    [found] = submit_all(store, [spec], run_root, cwd, by, now)
-    return found
-
-
-def submit_all(
-    store: Store, specs: Sequence[JobSpec], run_root: Path, cwd: str, by: str, now: float
-) -> list[tuple[Entry, bool]]:
-    """The same of many: all of them are written down, or none. They wait for the disk once."""
     there: dict[str, Entry] = {}
 
     def choose(books: Books) -> list[Fact]:
@@ -146,54 +143,6 @@ def _same(one: JobSpec, other: JobSpec) -> bool:
         other.owner,
         other.depends_on,
     )
-
-
-def _plans(
-    words: tuple[str, ...], pools: Sequence[PoolEntry], named: bool, compose: Compose
-) -> tuple[list[tuple[PoolPlan, Plan]], Config]:
-    """A plan for each pool that can have the job. One that was not named may refuse it."""
-    found: list[tuple[PoolPlan, Plan]] = []
-    refused: list[ConfigError] = []
-    config = None
-    for each in pools:
-        try:
-            plan, composed = _plan(words, each, compose)
-        except ConfigError as error:
-            if named or len(pools) == 1:
-                raise
-            refused.append(error)
-            continue
-        found.append(plan)
-        config = config or composed
-    if config is None:
-        raise refused[0]
-    return found, config
-
-
-def _plan(words: tuple[str, ...], each: PoolEntry, compose: Compose) -> tuple[tuple[PoolPlan, Plan], Config]:
-    pool = each.pool
-    config = compose(joined(each.words, words, ()))
-    gpus = config.cluster.nodes * config.cluster.gpus_per_node
-    if gpus > pool.gpus:
-        raise ConfigError(
-            f"cluster.nodes × cluster.gpus_per_node is {gpus}, and pool {pool.name} has {pool.gpus}"
-            f" ({pool.nodes} nodes of {pool.gpus_per_node}): it would wait for ever; the largest that fits is"
-            f" cluster.nodes={pool.nodes} cluster.gpus_per_node={pool.gpus_per_node}"
-        )
-    shaped = shape_words(gpus, pool.gpus_per_node)
-    config = compose(joined(each.words, words, shaped))
-    plan = make_plan(config, observed=False)
-    predicted = plan.prediction
-    error = predicted.step_time_error
-    made = PoolPlan(
-        pool.name,
-        plan.layout.ranks,
-        predicted.hours,
-        max(error, _LEAST_ERROR) if error is not None else _UNKNOWN_ERROR,
-        predicted.step_time_s,
-        predicted.hours * plan.layout.ranks * pool.usd_per_gpu_hour if predicted.hours is not None else None,
-    )
-    return (made, plan), config
 
 
 def _check_after(asked: Asked, books: Books) -> None:
@@ -240,7 +189,7 @@ def _truth(key: str, text: str | None, default: bool) -> bool:
 def moved_spec(entry: Entry, asked: Asked, fleet: FleetFile, compose: Compose, now: float) -> JobSpec:
     """The job with another class, deadline, cost of delay or pools. Raises :class:`ConfigError`."""
     spec = entry.job.spec
-    if entry.job.state in (JobState.FINISHED, JobState.FAILED, JobState.CANCELLED, JobState.OVER_BUDGET):
+    if entry.job.state in ENDED:
         raise ConfigError(f"{entry.key}: has ended ({entry.job.state.value}); submit it anew")
     if asked.job_class is not None:
         job_class = fleet.job_class(asked.job_class)
@@ -250,10 +199,7 @@ def moved_spec(entry: Entry, asked: Asked, fleet: FleetFile, compose: Compose, n
     if (usd := _amount("usd_per_hour", asked.usd_per_hour)) is not None:
         spec = replace(spec, usd_per_hour=usd)
     if asked.deadline is not None:
-        at = time_of("deadline", asked.deadline, now)
-        if at <= now:
-            raise ConfigError(f"deadline={short(asked.deadline)}: is past; give a later one")
-        spec = replace(spec, deadline_at=at)
+        spec = replace(spec, deadline_at=_deadline(asked.deadline, now))
     if asked.pools:
         pools = tuple(fleet.pool(name) for name in asked.pools)
         here = entry.job.placement
@@ -262,8 +208,8 @@ def moved_spec(entry: Entry, asked: Asked, fleet: FleetFile, compose: Compose, n
                 f"pool={','.join(asked.pools)}: {entry.key} is on {here.pool} now; hold it first"
                 f" ('hold {entry.key}'), move it, and let it go with 'hold {entry.key} --off'"
             )
-        plans, _ = _plans(spec.overrides, pools, True, compose)
-        spec = replace(spec, plans=tuple(plan for plan, _ in plans))
+        planned = plans_in(spec.overrides, pools, True, compose)
+        spec = replace(spec, plans=tuple(one.kept for one in planned))
     return spec
 
 
@@ -273,17 +219,17 @@ def check_deadline(spec: JobSpec, outlook: Outlook, typed: str, now: float) -> N
     if spec.deadline_at is None or all(plan.hours is None for plan in spec.plans):
         return
     ends = outlook.ends
-    if ends is not None and ends.low_unix_s <= spec.deadline_at:
-        return
-    late = (
-        "nothing that is to come lets it start"
-        if ends is None
-        else (
-            f"as things are it ends {told(ends.low_unix_s, now)} at the earliest,"
-            f" {seconds_in_words(ends.low_unix_s - spec.deadline_at)} late"
+    if ends is None:
+        raise ConfigError(
+            f"deadline={short(typed)}: cannot be met: nothing that is to come lets it start; see 'queue', and"
+            " leave the deadline out to have it wait"
         )
-    )
+    late_s = ends.low_unix_s - spec.deadline_at
+    if late_s <= 0:
+        return
+    other = "or more GPUs" if outlook.why is None else "more GPUs, or a class that is worth more"
+    least = told(ends.low_unix_s + _MINUTE_S, now)
     raise ConfigError(
-        f"deadline={short(typed)}: cannot be met: {late}; give a later one, more GPUs, or a class that is"
-        " worth more"
+        f"deadline={short(typed)}: cannot be met: as things are it ends {told(ends.low_unix_s, now)} at the"
+        f" earliest, {duration(max(late_s, 1.0))} late; give deadline='{least}' or later, {other}"
     )

@@ -71,3 +71,12 @@ def told(at: float, now: float) -> str:
     if abs(at - now) < 6 * 86400.0:
         return f"{_DAYS[when.weekday()]} {when:%H:%M}"
     return when.strftime("%Y-%m-%d %H:%M")
+
+
+def told_range(low_at: float, high_at: float, now: float) -> str:
+    """`17:50–18:20`, `fri 9:00–sat 12:30`; one time where both are told alike."""
+    low, high = told(low_at, now), told(high_at, now)
+    if low == high:
+        return low
+    day, _, clock = high.rpartition(" ")
+    return f"{low}\u2013{clock if day and low.startswith(f'{day} ') else high}"

@@ -61,7 +61,8 @@ def _is_free(slot: object, alive: set[str]) -> bool:
 def _belongs(node: SeenNode, each: PoolEntry) -> bool:
     has = node.gpus if each.resource == "GPU" else node.cpus
     labels = dict(node.labels)
-    return has >= each.pool.gpus_per_node and all(labels.get(key) == value for key, value in each.labels)
+    here = node.cluster == each.ray_address and has >= each.pool.gpus_per_node
+    return here and all(labels.get(key) == value for key, value in each.labels)
 
 
 def world_of(books: Books, fleet: FleetFile, sight: Sight, now: float) -> World:

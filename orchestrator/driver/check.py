@@ -77,12 +77,14 @@ def check_connected(
     address: str,
     began_s: float,
     only: Sequence[str] | None = None,
+    of_run: str = "",
 ) -> CheckSeen:
-    """The same where ``ray`` is initialised already, of ``only`` these nodes where they are given."""
+    """The same where ``ray`` is initialised already, of ``only`` these nodes where they are given. Those that
+    are held by ``of_run`` alone are looked at too: nothing of that run is on them just now."""
     from orchestrator.agent.check.node_check import Asked
     from orchestrator.cluster import check as on_cluster
 
-    nodes, skipped = _chosen(only or config.check.nodes, on_cluster.candidates())
+    nodes, skipped = _chosen(only or config.check.nodes, on_cluster.candidates(), of_run)
     limits, gpu = config.check, config.gpu.device is Device.cuda
     expected = expected_of(config)
     asked = Asked(
@@ -123,7 +125,9 @@ def check_connected(
     )
 
 
-def _chosen(wanted: Sequence[str], there: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+def _chosen(
+    wanted: Sequence[str], there: Sequence[Candidate], of_run: str = ""
+) -> tuple[list[Candidate], list[str]]:
     """Those that are named, or all, without those on which runs are; and the names of these. Raises
     :class:`ConfigError`."""
     names = [node.name for node in there]
@@ -134,8 +138,8 @@ def _chosen(wanted: Sequence[str], there: Sequence[Candidate]) -> tuple[list[Can
                 f"{near_miss(name, names)}; these answer: {', '.join(names)}"
             )
     asked = [node for node in there if not wanted or {node.name, node.address} & set(wanted)]
-    free = [node for node in asked if not node.held_by]
-    held = [node for node in asked if node.held_by]
+    held = [node for node in asked if not node.is_free_for(of_run)]
+    free = [node for node in asked if node not in held]
     if not free:
         runs = ", ".join(sorted({name for node in held for name in node.held_by}))
         raise ConfigError(

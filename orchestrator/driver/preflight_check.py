@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from orchestrator.check.findings import Grave
 from orchestrator.config.choices import Preflight
 from orchestrator.config.schema import Config
-from orchestrator.driver.check import check_connected
+from orchestrator.driver.check import CheckSeen, check_connected
 from orchestrator.driver.node_notes import finding_in_words, remember_check
 from orchestrator.driver.observer import RunObserver
-from orchestrator.errors import NotEnoughResources
+from orchestrator.errors import NotEnoughResources, OrchestratorError
+from orchestrator.events import NodeChecked
 from orchestrator.ledger import node_notes
 
 
@@ -40,9 +42,51 @@ def nodes_to_leave_out(config: Config, nodes: int, address: str, view: RunObserv
     return out
 
 
+def look_again(
+    config: Config, run: str, address: str, view: RunObserver
+) -> Callable[[int, str], NodeChecked | None] | None:
+    """What measures a node of the run on which an attempt has lost a rank, before the next one; None where
+    nothing is to be measured. A node that is gone, or that another run is on, is not looked at."""
+    if config.preflight is Preflight.off:
+        return None
+
+    def look(attempt: int, node: str) -> NodeChecked | None:
+        from orchestrator.cluster.check import candidates
+        from orchestrator.cluster.placement import group_name
+
+        ours = group_name(run)
+        if node not in [one.name for one in candidates() if one.is_free_for(ours)]:
+            return None
+        view.notice(f"node {node} is checked, since a rank was lost on it")
+        full, began_s = config.preflight is Preflight.full, time.monotonic()
+        try:
+            seen = check_connected(config, full, _Quietly(view), address, began_s, only=[node], of_run=ours)
+        except OrchestratorError as error:
+            view.warn(f"{node}: was not checked after the fault: {error}")
+            return None
+        found = _bad_in(config, seen, view).get(node, "")
+        return NodeChecked(attempt, node, not found, found, seen.seconds)
+
+    return look
+
+
+class _Quietly:
+    """What is shown of a run stays on the terminal meanwhile."""
+
+    def __init__(self, view: RunObserver) -> None:
+        self.say, self.warn = view.notice, view.warn
+
+    def busy(self, what: str) -> AbstractContextManager[object]:
+        return nullcontext()
+
+
 def _found_now(config: Config, rest: list[str], address: str, view: RunObserver) -> dict[str, str]:
     full = config.preflight is Preflight.full
-    seen = check_connected(config, full, view, address, time.monotonic(), only=rest)
+    return _bad_in(config, check_connected(config, full, view, address, time.monotonic(), only=rest), view)
+
+
+def _bad_in(config: Config, seen: CheckSeen, view: RunObserver) -> dict[str, str]:
+    """What was found of nodes that are not to be taken, which is remembered; the rest is said."""
     remember_check(config.run_root, seen, view.warn)
     found: dict[str, list[str]] = {}
     for one in seen.findings:

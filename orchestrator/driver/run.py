@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.cluster import ray_env
 from orchestrator.config.kueue_schema import check_kueue
@@ -33,7 +34,7 @@ from orchestrator.driver.preflight import (
     find_target,
     planned,
 )
-from orchestrator.driver.preflight_check import nodes_to_leave_out
+from orchestrator.driver.preflight_check import look_again, nodes_to_leave_out
 from orchestrator.driver.prices import Prices, with_prices
 from orchestrator.driver.resume import (
     Unfinished,
@@ -81,6 +82,9 @@ from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, SupervisorOptions, supervise
 from orchestrator.supervise.worker_group import WorkerGroup
 from orchestrator.trust import check_nobody_elses
+
+if TYPE_CHECKING:  # Ray takes a second to import
+    from orchestrator.cluster.session import Session
 
 _SPACE_S = 1.0
 
@@ -205,8 +209,7 @@ def _supervised(run: Wired) -> int:
             RunNotes(run.config.run_root, run.view.notice),
         )
         on_record = _OnRecord(run, books, observers)
-        ray_address = None if session.local else session.address
-        events = _events(run, books, workers, leave_out, ray_address, stack)
+        events = _events(run, books, workers, leave_out, session, stack)
         with run.view.live():
             for event in events:
                 on_record.put(event)
@@ -227,7 +230,7 @@ def _events(
     books: Books,
     workers: WorkerGroup,
     leave_out: Mapping[str, str],
-    ray_address: str | None,
+    session: Session,
     stack: ExitStack,
 ) -> Iterator[Event]:
     """What happens to the run from its first event to its last, the prices that change meanwhile among
@@ -236,10 +239,13 @@ def _events(
     started = (
         _resumed(run.takes_up, plan)
         if run.takes_up
-        else run_started(plan, run.name, ray_address, config.cluster.grid_gco2_per_kwh)
+        else run_started(
+            plan, run.name, None if session.local else session.address, config.cluster.grid_gco2_per_kwh
+        )
     )
     can_skip = asks_for(SKIP_BATCHES, plan.args)
-    options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled, leave_out)
+    look = look_again(config, run.name, session.address, run.view)
+    options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled, leave_out, look)
     since_s = run.began_unix_s or time.time()
     caps = caps_of(config, plan, since_s)
     prices = Prices(config, lambda: ledger.usd_per_gpu_hour(journal.now_s), run.view.notice)

@@ -12,7 +12,7 @@ import numpy as np
 from orchestrator.fleet.decisions import Hold, HoldCause
 from orchestrator.fleet.facts import Able, Choices, Facts, Stand, facts_of, stand_of, valued
 from orchestrator.fleet.figures import Rows, places_in, rows_of
-from orchestrator.fleet.jobs import ENDED, HAS_NODES, Job, JobState, PoolPlan
+from orchestrator.fleet.jobs import ENDED, HAS_NODES, Job, JobSpec, JobState, PoolPlan
 from orchestrator.fleet.pools import capacity_at, fits_from, most_gpus, where_nothing_starts
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.trace import Bools, Floats, Ints
@@ -160,16 +160,20 @@ def _plans_of(
     fit = [plan for plan in job.spec.plans if plan.gpus <= most.get(plan.pool, 0)]
     if not ever:
         fit = [plan for plan in fit if world.pools[pools[plan.pool]].is_open(world.now)]
-    if len(fit) < 2:
-        return fit
+    return best_first(job.spec, fit, world) if len(fit) > 1 else fit
+
+
+def best_first(spec: JobSpec, plans: Sequence[PoolPlan], world: World) -> list[PoolPlan]:
+    """In the order in which they are tried: those that meet the deadline, then by dollars."""
+    prices = {pool.name: pool.usd_per_gpu_hour for pool in world.pools}
 
     def rank(plan: PoolPlan) -> tuple[bool, float]:
         hours = plan.hours if plan.hours is not None else math.inf
-        late = job.spec.deadline_at is not None and world.now + hours * HOUR_S > job.spec.deadline_at
-        price = world.pools[pools[plan.pool]].usd_per_gpu_hour
-        return late, plan.usd if plan.usd is not None else plan.gpus * hours * price
+        late = spec.deadline_at is not None and world.now + hours * HOUR_S > spec.deadline_at
+        dollars = plan.gpus * hours * prices.get(plan.pool, math.inf)
+        return late, plan.usd if plan.usd is not None else dollars
 
-    return sorted(fit, key=rank)
+    return sorted(plans, key=rank)
 
 
 def on_closed_nodes(books: Books) -> dict[int, int]:

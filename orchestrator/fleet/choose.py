@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,15 +41,27 @@ class Payment:
     from_stop: Ints
     to_row: Ints
     parts: Ints
+    wasted: Bools  # by stop: whether some of its GPUs are taken by nobody
 
     @staticmethod
     def nothing() -> Payment:
         none = np.empty(0, int)
-        return Payment([], np.empty(0), [], none, none, none)
+        return Payment([], np.empty(0), [], none, none, none, np.empty(0, bool))
 
     def takers(self, row: int) -> list[int]:
         """Who gets GPUs of a row that stops, the worthiest first."""
         found: list[int] = self.to_row[self.from_stop == self.stops.index(row)].tolist()
+        return found
+
+    def fits_badly(self) -> Ints:
+        """Of those whose stop does not pay who would leave more GPUs than are taken."""
+        found: Ints = np.array(self.stops, int)[np.isin(self.stops, self.unpaid) & self.wasted]
+        return found
+
+    def cannot_pay(self) -> Ints:
+        """Who would take GPUs of the others whose stop does not pay."""
+        unpaid = np.isin(self.stops, self.unpaid) & ~self.wasted
+        found: Ints = self.to_row[unpaid[self.from_stop]]
         return found
 
     def gain_usd(self, row: int) -> float:
@@ -85,40 +96,65 @@ def fill(gpus: Ints, free: int) -> Bools:
     return taken
 
 
+_NONE_LEFT = 4  # the try at which nobody is stopped any more
+
+
+@dataclass
+class TooDear:
+    """What has been found not to pay while one thing is decided: who stays, and who does not start.
+
+    Of whom only a part of the GPUs would be used another may fit better: it stays, and others are looked at.
+    Who cannot pay for a stop that gives it all of its GPUs cannot for a worthier one either, and leaves its
+    place to who is behind it. If that does not do, only those stops are left that pay, and at last none.
+    """
+
+    pinned: Bools
+    running: Bools
+    stay: Bools = field(init=False)
+    out: Bools = field(init=False)
+    tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.stay, self.out = self.pinned, np.zeros(len(self.running), bool)
+
+    def add(self, payments: Sequence[Payment]) -> bool:
+        """Returns whether there was anything that does not pay."""
+        if not any(payment.unpaid for payment in payments):
+            return False
+        self.tries += 1
+        if self.tries < _NONE_LEFT - 1:
+            self.stay = self.stay.copy()
+            for payment in payments:
+                self.stay[payment.fits_badly()] = True
+                self.out[payment.cannot_pay()] = True
+            return True
+        self.stay = self.running.copy()
+        if self.tries == _NONE_LEFT:
+            self.out = np.zeros(len(self.out), bool)
+            return True
+        for payment in payments:
+            self.stay[payment.stops] = False
+            self.stay[payment.unpaid] = True
+        return True
+
+
 def choose(table: Table, gpus: int) -> Choice:
     """Greedy by worth; stops only as many as the starts need, and only where that gains more than it
     costs."""
     order = table.order()
-    stay, nobody = table.pinned, np.zeros(len(order), bool)
-    for tries in itertools.count(1):
-        stays = stay[order]
-        ranked = np.concatenate([order[stays], order[~stays]])
+    nobody, dear = np.zeros(len(order), bool), TooDear(table.pinned, table.running)
+    while True:
+        stays = dear.stay[order]
+        ranked = np.concatenate([order[stays], order[~(stays | dear.out[order])]])
         wanted = np.zeros(len(order), bool)
         wanted[ranked] = fill(table.gpus[ranked], gpus)
-        wanted |= stay
+        wanted |= dear.stay
         starts = ranked[(wanted & ~table.running)[ranked]]
         unwanted = order[(table.running & ~wanted)[order]][::-1]
         free = gpus - int(table.gpus[table.running].sum())
         payment = paid(table, starts, unwanted, free, nobody)
-        if not payment.unpaid:
+        if not dear.add([payment]):
             return Choice(starts.tolist(), payment.stops)
-        stay = who_stays(stay, table.running, [payment], tries)
-    raise AssertionError("where all stay nobody has to be paid for")
-
-
-def who_stays(stay: Bools, running: Bools, payments: Sequence[Payment], tries: int) -> Bools:
-    """Where some stops would not pay, others are looked for; where some of these do not either, only those
-    are left that do; and where that is not enough for who would start, none."""
-    if tries > 2:
-        return running.copy()
-    left = stay.copy() if tries == 1 else running.copy()
-    for payment in payments:
-        if tries == 1:
-            left[payment.unpaid] = True
-        else:
-            left[payment.stops] = False
-            left[payment.unpaid] = True
-    return left
 
 
 def paid(table: Table, starts: Ints, unwanted: Ints, free: int, owed: Bools) -> Payment:
@@ -146,7 +182,8 @@ def paid(table: Table, starts: Ints, unwanted: Ints, free: int, owed: Bools) -> 
     must = owed[to_row] | (table.first[to_row] > table.first[stops[from_stop]]) | ~table.known[to_row]
     must_leave = np.bincount(from_stop[must], minlength=len(stops)) > 0
     unpaid = stops[(gains_usd <= table.price_usd[stops]) & ~must_leave]
-    return Payment(stops.tolist(), gains_usd, unpaid.tolist(), from_stop, to_row, parts)
+    wasted = np.bincount(from_stop, weights=parts, minlength=len(stops)) < table.gpus[stops]
+    return Payment(stops.tolist(), gains_usd, unpaid.tolist(), from_stop, to_row, parts, wasted)
 
 
 def _parts(leaves: Ints, starts: Ints, wants: Ints, free: int) -> tuple[Ints, Ints, Ints]:

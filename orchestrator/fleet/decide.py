@@ -14,7 +14,7 @@ import numpy as np
 
 from orchestrator.fleet.bill import Bill, bill_of
 from orchestrator.fleet.books import Books, books_of
-from orchestrator.fleet.choose import who_stays
+from orchestrator.fleet.choose import TooDear
 from orchestrator.fleet.decisions import (
     Decision,
     Move,
@@ -112,25 +112,24 @@ class _Desk:
     def round(self) -> bool:
         """Whether it decided anything."""
         books = self.books
-        excluded, stay = set(self.gone), np.zeros(len(books.jobs), bool)
+        out = np.zeros(len(books.jobs), bool)
+        out[list(self.gone)] = True
+        dear = TooDear(np.zeros(len(out), bool), books.running)
         self.why.begin()
-        tries = 0
         while True:
-            sharing = share_out(books, excluded, stay)
+            sharing = share_out(books, out | dear.out, dear.stay)
             self.why.limited, self.why.kept = sharing.limited, sharing.kept
             bills = [bill_of(books, pool, sharing) for pool in range(len(self.nodes))]
             payments = [bill.payment for bill in bills]
-            if any(payment.unpaid for payment in payments):
-                for payment in () if tries else payments:
+            if dear.add(payments):
+                for payment in payments if dear.tries == 1 else ():
                     self.why.add_dear(books, payment)
-                tries += 1
-                stay = who_stays(stay, books.running, payments, tries)
                 continue
             unplaced = {row for bill in bills for row in self._try(bill)}
             if not unplaced:
                 break
             self.why.fragmented |= unplaced
-            excluded |= unplaced
+            out[list(unplaced)] = True
         entered = [self._enter(bill) for bill in bills]
         return any(entered)
 

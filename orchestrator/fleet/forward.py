@@ -8,7 +8,6 @@ simulation knows it from its trace.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import numpy as np
 from orchestrator.fleet.after import settled
 from orchestrator.fleet.bill import Bill, bill_of
 from orchestrator.fleet.books import could_run, on_closed_nodes, unordered
-from orchestrator.fleet.choose import who_stays
+from orchestrator.fleet.choose import TooDear
 from orchestrator.fleet.decisions import Hold
 from orchestrator.fleet.facts import Facts, Stand, claims_of, facts_of, stand_of, valued
 from orchestrator.fleet.jobs import Job
@@ -189,15 +188,15 @@ class Forward:
         return self._ask_at(active)
 
     def _bills(self, gone: set[int]) -> list[Bill]:
-        books, stay = self._books, np.zeros(len(self._active), bool)
-        for tries in itertools.count(1):
-            sharing = share_out(books, gone, stay)
+        books = self._books
+        out = np.zeros(len(self._active), bool)
+        out[list(gone)] = True
+        dear = TooDear(np.zeros(len(out), bool), books.running)
+        while True:
+            sharing = share_out(books, out | dear.out, dear.stay)
             bills = [bill_of(books, pool, sharing) for pool in range(len(books.world.pools))]
-            payments = [bill.payment for bill in bills]
-            if not any(payment.unpaid for payment in payments):
+            if not dear.add([bill.payment for bill in bills]):
                 return bills
-            stay = who_stays(stay, books.running, payments, tries)
-        raise AssertionError("where all stay nobody has to be paid for")
 
     def _value(self, active: Ints) -> None:
         """Enter in the books what each is worth now, and order them by it."""

@@ -63,6 +63,7 @@ class JobSpec:
     budget_usd: float | None = None
     preemptible: bool = True
     depends_on: tuple[str, ...] = ()
+    group: str = ""  # of the jobs that were submitted together, as the points of a sweep are
 
 
 @dataclass(frozen=True)

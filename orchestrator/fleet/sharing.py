@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,19 +41,15 @@ class _Left:
     borrowed: dict[int, int]
 
 
-def share_out(books: Books, excluded: Set[int], stay: Bools | None = None) -> Sharing:
-    """``excluded`` get nothing, and those who ``stay`` keep what they have."""
+def share_out(books: Books, out: Bools, stay: Bools) -> Sharing:
+    """Those who are ``out`` get nothing, and those who ``stay`` keep what they have."""
     count = len(books.jobs)
     sharing = Sharing(np.full(count, -1), books.gpus.copy(), np.zeros(count, bool))
     left = _Left(books.capacity.copy(), *_promises(books), defaultdict(int))
     order = books.order
-    pinned = books.running & (books.pinned_until > books.world.now)
-    if stay is not None:
-        pinned |= stay
+    pinned = books.running & ((books.pinned_until > books.world.now) | stay)
     _keep(books, sharing, left, order[pinned[order]])
-    rest = order[~pinned[order]]
-    if excluded:
-        rest = rest[~np.isin(rest, list(excluded))]
+    rest = order[~(pinned | out)[order]]
     plain = _is_plain(books, rest)
     if plain and _promises_can_be_kept(left):
         owed = rest[_within_promises(books, left, rest)]

@@ -96,10 +96,12 @@ def _each(
 
 def _number(row: Row, column: str, *, least: float = 0.0, above: bool = False) -> float:
     word = row[column]
+    if word is None or not str(word).strip():
+        raise ValueError(f"{column} is missing")
     try:
         value = float(word)
     except (TypeError, ValueError):
-        raise ValueError(f"{column}={word if word is not None else ''} is not a number") from None
+        raise ValueError(f"{column}={word} is not a number") from None
     if not math.isfinite(value) or value < least or (above and value <= least):
         bound = f"above {least:g}" if above else f"{least:g} or more"
         raise ValueError(f"{column}={word} has to be {bound}")

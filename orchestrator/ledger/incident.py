@@ -58,6 +58,8 @@ class Incident:
     # where no rank is to blame or its node was not heard
     verdict: str | None = None
     evidence: dict[str, float] = field(default_factory=dict)  # what its node has counted, by what it is of
+    # what a check of its node found before the run went on, `well` or what is bad; null where none was made
+    checked: str | None = None
 
 
 @dataclass(eq=False)
@@ -82,6 +84,7 @@ class Case:
     remarks: list[str] = field(default_factory=list)
     outcome: str | None = None
     asked_for: bool = False
+    checked: str | None = None
 
     def incident(self, number: int, still_open: Sequence[Charge] = ()) -> Incident:
         """As it stands, answering for ``still_open`` too."""
@@ -107,6 +110,7 @@ class Case:
             reason=decided.reason if decided else None,
             verdict=str(lost.verdict) if lost and lost.verdict else None,
             evidence=dict(lost.evidence) if lost else {},
+            checked=self.checked,
             done="; ".join([*self.remarks, *([self.outcome] if self.outcome else [])]) or None,
         )
 

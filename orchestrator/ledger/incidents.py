@@ -31,6 +31,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeChecked,
     NodeDraining,
     NodeQuarantined,
     Outcome,
@@ -159,6 +160,10 @@ class Incidents:
                     case.outcome = "; ".join(filter(None, [case.outcome, f"the run ended, {ended.status}"]))
             case BatchesSkipped(batches=batches):
                 self._remark(f"batch{'es' if len(batches) > 1 else ''} {ranges(batches)} left out")
+            case NodeChecked() as checked:
+                if (cause := self._causes.get(checked.attempt)) is not None:
+                    cause.checked = "well" if checked.well else one_line(checked.found)
+                    cause.remarks.append(f"node {checked.node} was checked: {cause.checked}")
             case NodeQuarantined(node=node):
                 self._remark(f"node {node} quarantined")
             case CheckpointWriteResumed(node=node, held_s=held_s):

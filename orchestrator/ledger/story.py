@@ -5,9 +5,6 @@ Each line has a kind, from which a terminal chooses its colour.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
 from orchestrator.events import (
     AttemptEnded,
     AttemptStarted,
@@ -18,20 +15,15 @@ from orchestrator.events import (
     BudgetWarned,
     CheckpointLoaded,
     CheckpointSaved,
-    CheckpointWriteBlocked,
     CheckpointWriteResumed,
     Decided,
     EngineConfigured,
     Event,
-    LossRejected,
     MetricLogged,
-    NodeDraining,
-    NodeQuarantined,
     Outcome,
     Phase,
     PhaseEntered,
     PricesAnnounced,
-    ProbesFailed,
     RankLost,
     RankOutput,
     Record,
@@ -43,20 +35,16 @@ from orchestrator.events import (
     RunStarted,
     SharedBudgetWarned,
     SnapshotCommitted,
-    SnapshotDoubted,
-    SnapshotPassedOver,
-    SnapshotQuarantined,
-    StagingUnavailable,
-    StallNamed,
     Status,
     StepDone,
     StopRequested,
-    StragglerNamed,
 )
 from orchestrator.ledger import price_words
 from orchestrator.ledger.checkpoint_lines import CheckpointLines
-from orchestrator.ledger.fault_words import draining_in_words, lost_in_words
+from orchestrator.ledger.fault_words import lost_in_words
 from orchestrator.ledger.meter import Bill, Bucket
+from orchestrator.ledger.story_lines import Kind, Line
+from orchestrator.ledger.story_warnings import other_engine, warning_of
 from orchestrator.script_events import (
     OpCompiled,
     OpCompiling,
@@ -89,24 +77,6 @@ PHASES: dict[str, str] = {
     Phase.FIRST_STEP: "first step",
 }
 NO_STEPS = (Bucket.WAITING, Bucket.STARTING, Bucket.RECOVERING)
-
-
-class Kind(StrEnum):
-    """What a line is about."""
-
-    NOTE = "note"
-    STEP = "step"
-    OUTPUT = "output"
-    GOOD = "good"
-    WARNING = "warning"
-    ERROR = "error"
-    DETAIL = "detail"
-
-
-@dataclass(frozen=True)
-class Line:
-    kind: Kind
-    text: str
 
 
 class Story:
@@ -162,7 +132,7 @@ class Story:
                 ]
             case EngineConfigured(planned=planned):
                 said, self._other_values = self._other_values, planned
-                return _other_engine(event) if planned != said else []
+                return other_engine(event) if planned != said else []
             case SnapshotCommitted():
                 return _note(self._checkpoints.committed(event, record.elapsed_s))
             case CheckpointSaved():
@@ -176,7 +146,7 @@ class Story:
                 line = self._plain(event)
                 return _note(self._checkpoints.at_the_end()) + ([line] if line else [])
             case _:
-                line = self._plain(event) or _warning(event)
+                line = self._plain(event) or warning_of(event)
                 return [line] if line else []
 
     def step_line(self, step: StepDone, bill: Bill) -> Line:
@@ -299,93 +269,6 @@ def _note(text: str | None) -> list[Line]:
 def _figure(value: float) -> str:
     """NaN is what a job has printed, and not unknown."""
     return number(value) if known(value) else "nan"
-
-
-def _warning(event: Event) -> Line | None:
-    """What did not end the attempt but should be known."""
-    match event:
-        case SnapshotQuarantined():
-            text = f"checkpoint {event.tag} quarantined, it is not loaded any more: {clean(event.reason)}"
-        case SnapshotPassedOver():
-            text = f"checkpoint {event.tag} is passed over: {clean(event.reason)} ({event.path})"
-        case SnapshotDoubted():
-            text = (
-                f"others could change checkpoints: {clean(event.reason)}. From that disk only types that are"
-                " known to run nothing are loaded; name the script's own in snapshot.allow_types"
-            )
-        case CheckpointWriteBlocked():
-            text = f"node {event.node} cannot write its checkpoint: {clean(event.reason)}"
-        case StagingUnavailable():
-            where = f"rank {event.rank} on node {event.node}"
-            text = (
-                f"{where}: no room to stage its checkpoints, training waits for the disk:"
-                f" {clean(event.reason)}"
-            )
-        case ProbesFailed():
-            text = (
-                f"rank {event.rank} on node {event.node} tells no more of its steps, it trains on without: "
-                f"{event.where}: {clean(event.reason)}"
-            )
-            if event.observed == 0:
-                text += "; no rank tells of them now, and what follows in this attempt is unobserved"
-        case StragglerNamed():
-            who = f"rank {event.rank} on node {event.node}, {event.gpu}"
-            text = (
-                f"{who}: slow, its own work takes {event.ratio:.2f} times that of the others (step"
-                f" {event.step})"
-            )
-        case StallNamed():
-            text = _stall(event)
-        case LossRejected():
-            loss = f"loss {number(event.loss)}" if known(event.loss) else "loss"
-            text = f"{loss} of step {event.step} rejected: {clean(event.reason)}"
-        case NodeDraining():
-            text = f"{draining_in_words(event)}: the ranks save, and the run goes on without it"
-        case NodeQuarantined():
-            text = f"node {event.node} quarantined, its GPUs are not taken any more"
-        case _:
-            return None
-    return Line(Kind.WARNING, text)
-
-
-_ENGINE = {
-    "global_batch": "batch",
-    "micro_batch": "micro-batch",
-    "accumulation": "accumulation",
-    "zero_stage": "ZeRO stage",
-    "world_size": "ranks",
-}
-
-
-def _other_engine(event: EngineConfigured) -> list[Line]:
-    """What somebody asked for and did not get is a warning; what was the script's to choose is told."""
-    runs = {
-        name: f"{_ENGINE.get(name, name)} {clean(str(getattr(event, name, '?')))}" for name in event.planned
-    }
-    asked = [
-        f"{runs[name]} instead of {clean(str(planned))}"
-        for name, planned in event.planned.items()
-        if name not in event.assumed
-    ]
-    chosen = [words for name, words in runs.items() if name in event.assumed]
-    lines = [Line(Kind.NOTE, f"the script has chosen for DeepSpeed: {', '.join(chosen)}")] if chosen else []
-    if asked:
-        lines.append(
-            Line(
-                Kind.WARNING,
-                f"DeepSpeed runs with other values than were planned: {', '.join(asked)}. What the plan"
-                " predicts does not hold for them; hand {deepspeed_config} to the script, or set in job and"
-                " deepspeed what it sets",
-            )
-        )
-    return lines
-
-
-def _stall(event: StallNamed) -> str:
-    who = f"rank {event.rank} on node {event.node}, {event.gpu}, {clean(event.doing)}"
-    where = f" at {clean(event.where)}" if event.where else ""
-    awaited = f"; {clean(event.awaited)}" if event.awaited else ""
-    return f"no progress for {event.silent_s:.0f} s: {who}{where}{awaited} (it is left to run)"
 
 
 _WHERE: dict[str, str] = {

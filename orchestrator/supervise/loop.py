@@ -10,9 +10,9 @@ asked for, so the journal is ahead of every action that follows from it::
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.errors import Cancelled, NodeLost, OrchestratorError, TrainingFailed
@@ -26,6 +26,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeChecked,
     NodeDraining,
     NodeQuarantined,
     Outcome,
@@ -45,6 +46,7 @@ from orchestrator.supervise.loss_watch import LossWatch
 from orchestrator.supervise.policy import Decision, decide
 from orchestrator.supervise.spending import Budget, Do, SaveTimes
 from orchestrator.supervise.worker_group import WorkerGroup
+from orchestrator.vocabulary import Verdict
 
 # A node whose time is over may stay all the same: so long ranks may save at least.
 _LEAST_GRACE_S = 5.0
@@ -110,12 +112,14 @@ class ResumeState:
 class SupervisorOptions:
     """How the run is watched. ``can_skip``: the script leaves out the batches that it is told to;
     ``can_go_back``: we choose the checkpoint that it loads; ``leave_out``: nodes that are not to be taken,
-    each with why."""
+    each with why; ``look`` measures a node on which a rank was lost, and is None where nobody asked for that,
+    or for one that does not answer."""
 
     poll_s: float = 0.1
     can_skip: bool = False
     can_go_back: bool = True
     leave_out: Mapping[str, str] = field(default_factory=dict)
+    look: Callable[[int, str], NodeChecked | None] | None = None
 
 
 def supervise(
@@ -199,6 +203,7 @@ class _Run:
         decision: Decision | None = None
         while True:
             if history.open is not None:
+                yield from self._look_at(history.open.cause)
                 decision = decide(
                     history,
                     self.recovery,
@@ -216,6 +221,18 @@ class _Run:
             if self._outcome is Outcome.FINISHED:
                 return Status.FINISHED, "the job ended by itself"
             assert history.open is not None, "an attempt fails with a cause, says the contract"
+
+    def _look_at(self, cause: object) -> Iterator[Event]:
+        """Measure the node that may be to blame for a failure; a bad one is not taken again."""
+        if self.options.look is None or self.stop.level or not _may_be_the_nodes(cause):
+            return
+        found = self.options.look(cause.attempt, cause.node)
+        if found is None:
+            return
+        yield from self.record(found)
+        if not found.well:
+            self.workers.quarantine(found.node)
+            yield from self.record(NodeQuarantined(found.node, found.found))
 
     def _act(self, decision: Decision) -> Iterator[Event]:
         """Put a decision on record, and what follows from it at once."""
@@ -329,6 +346,16 @@ class _Run:
         steps, own = history.restorable, history.own_save
         kept = "no checkpoint" if own is None else f"the script has saved {own.path} after step {own.step}"
         return f"the last complete checkpoint is of step {max(steps)}" if steps else kept
+
+
+def _may_be_the_nodes(cause: object) -> TypeGuard[RankLost]:
+    """Whether a node may have lost a rank, as far as is known: the script has not, and memory has not run
+    out."""
+    return (
+        isinstance(cause, RankLost)
+        and cause.fault in (Fault.EXIT, Fault.HANG, Fault.NODE)
+        and cause.verdict in (None, Verdict.UNKNOWN, Verdict.HARDWARE)
+    )
 
 
 def _lost_before(attempt: int, step: int, error: NodeLost) -> RankLost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,7 +14,11 @@ import psutil
 import pytest
 
 from orchestrator.agent.check.programs import Program, ProgramError, at_once
+from orchestrator.events import NodeChecked
+from orchestrator.ledger.journal import replay
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.rank.check.messages import Exchange, Exchanged, Measure, Measured
+from tests.support.typed_runs import OWN_SCRIPT
 
 pytestmark = pytest.mark.real
 
@@ -87,12 +92,17 @@ def test_a_check_of_this_machine_ends_well_and_leaves_nothing(kept: dict[str, st
     seen = json.loads(done.stdout)
     assert (done.returncode, seen["findings"]) == (0, []), done.stderr
     assert {one["what"] for one in seen["measured"][0]["figures"]} >= {"matrix products", "disk", "clock"}
-    left = [
-        one.info["cmdline"]
-        for one in psutil.process_iter(["cmdline", "environ"])
-        if str(tmp_path) in str(one.info["environ"])
-    ]
-    assert [words for words in left if words and "orchestrator.rank.check.program" in words] == []
+    assert [words for words in begun_in(tmp_path) if "orchestrator.rank.check.program" in words] == []
+
+
+def begun_in(folder: Path) -> list[list[str]]:
+    """The command lines of all processes in whose environment a folder is named."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended since
+            if str(folder) in str(process.environ()):
+                found.append(process.cmdline())
+    return found
 
 
 def test_a_node_that_is_not_there_is_named(kept: dict[str, str], tmp_path: Path) -> None:
@@ -109,3 +119,29 @@ def test_a_node_that_is_not_there_is_named(kept: dict[str, str], tmp_path: Path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "check.nodes: no node of the cluster that answers is called 'nowhere'" in line
+
+
+def test_a_node_on_which_a_rank_was_lost_is_checked_before_the_run_goes_on(
+    kept: dict[str, str], tmp_path: Path
+) -> None:
+    script = tmp_path / "dies_once.py"
+    script.write_text(
+        "import os, signal\n"
+        "if os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    words = [*OWN_SCRIPT, f"job.script={script}", "run_name=again", "preflight=quick"]
+    words += ["check.least_disk_bytes_per_s=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator", *words], cwd=tmp_path, env={**os.environ, **kept},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = list(replay(tmp_path / "runs" / "again" / "journal.jsonl"))
+    (checked,) = [record.event for record in records if isinstance(record.event, NodeChecked)]
+    assert (checked.attempt, checked.well, checked.found) == (1, True, "")
+    ledger = Ledger()
+    for record in records:
+        ledger.fold(record)
+    (incident,) = ledger.incidents()
+    assert (incident.checked, incident.verdict) == ("well", "unknown")

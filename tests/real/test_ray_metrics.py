@@ -40,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     state_dir = tmp_path_factory.mktemp("queue")
     with connect(None, cpus=2, dashboard=False) as session:
-        reader = NodesReader(session.address, state_dir)
+        reader = NodesReader(session.address, state_dir=state_dir)
         try:
             yield _both(ray.nodes()[0], reader, state_dir)
         finally:

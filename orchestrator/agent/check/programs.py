@@ -20,6 +20,8 @@ from orchestrator.rank.check.messages import LINES, Failed, Ready
 
 _Answer = TypeVar("_Answer")
 _LEAVE_S = 2.0
+# That its output has ended says that it ends; with what status is known once torch has let go of everything.
+_END_S = 30.0
 
 
 class ProgramError(ClusterError):
@@ -75,7 +77,7 @@ class Program:
 
     def _why_ended(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_LEAVE_S)
+            self._process.wait(_END_S)
         self._errors.seek(0)
         last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
         return (

@@ -30,7 +30,14 @@ BUCKETS = {
 _LIGHT = "--ground:#fff;--raised:#f6f7f9;--text:#1c2127;--faint:#5b6470;--rule:#dfe3e8;--grid:#e8eaed"
 _DARK = "--ground:#14171b;--raised:#1d2127;--text:#e8eaed;--faint:#a3abb6;--rule:#333a43;--grid:#2a3038"
 # What is no bucket has a colour of its own too.
-BARS = {**BUCKETS, "attempt": ("#0072B2", "#4FA8DC"), "incident": ("#D55E00", "#F0844A")}
+BARS = {
+    **BUCKETS,
+    "attempt": ("#0072B2", "#4FA8DC"),
+    "incident": ("#D55E00", "#F0844A"),
+    "spent": ("#0072B2", "#4FA8DC"),
+    "stops": ("#D55E00", "#F0844A"),
+    "to_come": ("#9CCBE8", "#3B6F93"),
+}
 _LONG = 40  # letters of a text that is broken into lines
 HATCHED = ("redone", "recovering", "starting")
 
@@ -43,17 +50,23 @@ class Cell:
     value: float | None = None
 
 
-def page(title: str, subtitle: str, parts: Iterable[str]) -> str:
-    """The whole file; ``parts`` are HTML."""
+def page(
+    title: str, subtitle: str, parts: Iterable[str], *, style: str = "", again_s: float | None = None
+) -> str:
+    """The whole file; ``parts`` are HTML, ``style`` is this page's own. With ``again_s`` whoever serves it is
+    asked for it again each so many seconds."""
     script = Path(__file__).with_name("page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    policy += "; connect-src 'self'" if again_s is not None else ""
+    again = f' data-again="{again_s:g}"' if again_s is not None else ""
     return "".join([
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
-        f"<title>{safe(title)}</title><style>{_style()}</style></head><body>{symbols()}",
+        f"<title>{safe(title)}</title><style>{_style()}{style}</style></head>",
+        f"<body{again}>{symbols()}",
         f"<header><h1>{safe(title)}</h1><p>{safe(subtitle)}</p></header><main>",
         *parts,
         f"</main><script>{script}</script></body></html>\n",

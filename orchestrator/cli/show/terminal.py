@@ -21,7 +21,8 @@ from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.predicted_actual import Comparison
 from orchestrator.ledger.price_words import beside_dollars
-from orchestrator.ledger.story import Kind, Line, Story
+from orchestrator.ledger.story import Story
+from orchestrator.ledger.story_lines import Kind, Line
 from orchestrator.supervise.budget_words import projected
 from orchestrator.text import (
     clean,

@@ -16,7 +16,8 @@ from orchestrator.events import EngineConfigured, Record, RunStarted, StepDone
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.mlflow.projection import Projection
 from orchestrator.ledger.run_directory import RunDirectory
-from orchestrator.ledger.story import Kind, Story
+from orchestrator.ledger.story import Story
+from orchestrator.ledger.story_lines import Kind
 from orchestrator.rank.messages import EngineMade
 from orchestrator.records import record_from_json, record_to_json
 

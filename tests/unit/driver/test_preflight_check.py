@@ -15,8 +15,8 @@ from orchestrator.cluster.check import Candidate
 from orchestrator.config.schema import Config, Preflight
 from orchestrator.driver import preflight_check
 from orchestrator.driver.check import CheckSeen
-from orchestrator.driver.preflight_check import nodes_to_leave_out
-from orchestrator.errors import NotEnoughResources
+from orchestrator.driver.preflight_check import look_again, nodes_to_leave_out
+from orchestrator.errors import ConfigError, NotEnoughResources
 from orchestrator.ledger.node_notes import NodeNote, NoteKind, add, avoided
 
 SLOW = Finding("b", What.MATMUL, Grave.BAD, 400e12, 792e12, "the best", gpu=3)
@@ -34,7 +34,7 @@ class Cluster:
         monkeypatch.setattr(on_cluster, "candidates", lambda: there)
         monkeypatch.setattr(preflight_check, "check_connected", self.check)
 
-    def check(self, config: Config, full: bool, *_: Any, only: list[str]) -> CheckSeen:
+    def check(self, config: Config, full: bool, *_: Any, only: list[str], of_run: str = "") -> CheckSeen:
         assert not full
         self.measured.append(only)
         found = [one for one in self.findings if set(one.nodes) <= set(only)]
@@ -76,3 +76,42 @@ def test_where_too_few_are_well_the_run_is_refused_with_what_to_type(
         Cluster(monkeypatch, tmp_path, SLOW).left_out(3)
     assert "nodes --forgive b'" in str(said.value)
     assert "preflight=off" in str(said.value)
+
+
+def test_a_node_of_the_run_itself_is_measured_again_after_a_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster = Cluster(monkeypatch, tmp_path, SLOW, ODD)
+    there = [Candidate("b", "b", "b", ("orchestrator night-1",)), Candidate("c", "c", "c", ("orchestrator night-1",)),
+             Candidate("d", "d", "d", ("orchestrator night-1", "orchestrator night-2"))]  # fmt: skip
+    monkeypatch.setattr(on_cluster, "candidates", lambda: there)
+    view: Any = SimpleNamespace(warn=cluster.warned.append, notice=lambda text: None)
+    look = look_again(cluster.config, "night-1", "x:1", view)
+    assert look is not None
+    bad, well = look(1, "b"), look(2, "c")
+    assert bad is not None
+    assert well is not None
+    assert (bad.attempt, bad.well, bad.found.split(",")[0]) == (1, False, "matrix products")
+    assert (well.well, well.found, well.seconds) == (True, "", 9.0)
+    assert look(3, "d") is None, "another run would be slowed"
+    assert look(3, "gone") is None
+    assert cluster.measured == [["b"], ["c"]]
+    assert list(avoided(tmp_path)) == ["b"]
+    cluster.config.preflight = Preflight.off
+    assert look_again(cluster.config, "night-1", "x:1", view) is None
+
+
+def test_a_check_that_cannot_be_made_does_not_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster = Cluster(monkeypatch, tmp_path)
+
+    def fails(*_: Any, **__: Any) -> CheckSeen:
+        raise ConfigError("a check is at work there already")
+
+    monkeypatch.setattr(preflight_check, "check_connected", fails)
+    view: Any = SimpleNamespace(warn=cluster.warned.append, notice=lambda text: None)
+    look = look_again(cluster.config, "night-1", "x:1", view)
+    assert look is not None
+    assert look(1, "a") is None
+    assert cluster.warned == ["a: was not checked after the fault: a check is at work there already"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.fleet.forecast import Forecast, forecast
+from orchestrator.fleet.forecast import Forecast, coming, forecast
 from orchestrator.fleet.hindsight import hindsight
 from orchestrator.fleet.jobs import Job, JobState, PoolPlan
 from orchestrator.fleet.record import Ended, Record
@@ -88,6 +88,19 @@ def test_jobs_like_those_of_late_are_expected_to_come_and_to_go_first():
     )
     assert _hours(among.end.at) > 1.4 * _hours(alone.end.at)
     assert among.stops > 3
+
+
+def test_jobs_to_come_take_as_long_on_average_as_those_of_late_took():
+    sigma, took_h = 0.5, 4.0
+    ended = [
+        replace(queued(f"l{at}", 8, hours, ago_s=60.0 * at), step=900, steps=1000, step_s=took_h * 3.6)
+        for at, hours in enumerate((1.0, 2.0, 4.0, 8.0, 16.0) * 4, 1)
+    ]
+    hours = [job.spec.plans[0].hours for job in coming(world(), ended)]
+    assert [each * math.exp(sigma**2 / 2) for each in hours] == pytest.approx([took_h] * len(hours))
+    waits = [queued(f"w{at}", 8, 4.0, ago_s=60.0 * at) for at in range(1, 21)]  # known by their plans alone
+    hours = [job.spec.plans[0].hours for job in coming(world(), waits)]
+    assert [each * math.exp(sigma**2) for each in hours] == pytest.approx([4.0] * len(hours))
 
 
 def test_in_hindsight_most_ends_were_near_the_forecast():

@@ -114,8 +114,10 @@ def test_kueue_from_admitted_to_finished():
     ("text", "said"),
     [
         (OURS + "1,5,2,a\n2,-5,1,a\n", "t, line 3: duration_s=-5 has to be above 0"),
-        (OURS + "1,5,2,a\n,5,1,a\n", "t, line 3: submit_time_s= is not a number"),
-        (OURS + "1\n", "t, line 2: gpus= is not a number"),
+        (OURS + "1,5,2,a\n,5,1,a\n", "t, line 3: submit_time_s is missing"),
+        (OURS + "1\n", "t, line 2: gpus is missing"),
+        (OURS + "1,5,2,a\n\n2,-5,1,a\n", "t, line 4: duration_s=-5 has to be above 0"),
+        (OURS + "1,five,2,a\n", "t, line 2: duration_s=five is not a number"),
         (OURS + "1,nan,2,a\n", "t, line 2: duration_s=nan has to be above 0"),
         (OURS + "1,5,0,a\n", "t, line 2: gpus=0 has to be 1 or more"),
         (OURS + "1,5,1.5,a\n", "t, line 2: gpus=1.5 has to be a whole number"),

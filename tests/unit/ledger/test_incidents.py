@@ -13,6 +13,7 @@ from orchestrator.events import (
     Event,
     Fault,
     LossRejected,
+    NodeChecked,
     NodeDraining,
     NodeQuarantined,
     Outcome,
@@ -277,6 +278,19 @@ def test_a_script_that_loads_by_itself() -> None:
                      (9, started(2)), (11, CheckpointLoaded(2, 8, "step-8", "/c", 0.1)),
                      *steps(2, 9, 9, at=12))  # fmt: skip
     assert incident.done == "loaded step 8 by itself"
+
+
+def test_what_a_check_of_the_node_found_is_in_the_incident() -> None:
+    def checked(well: bool, found: str) -> Incident:
+        (incident,) = of(*BEGIN, *steps(1, 1, 9, at=1), (9, lost(1, 9)), (9, AttemptEnded(1, Outcome.FAILED, 9)),
+                         (20, NodeChecked(1, "n0", well, found, 9.5)), (20, Decided("restart", "again")),
+                         (21, started(2, 9, "disk")), *steps(2, 10, 10, at=24))  # fmt: skip
+        return incident
+
+    assert checked(True, "").checked == "well"
+    assert checked(True, "").done == "node n0 was checked: well; restored step 9 from disk"
+    assert checked(False, "memory errors, 2").checked == "memory errors, 2"
+    assert gpu_s(checked(True, "")) == 4 * (23 - 9), "the time of the check is the fault's"
 
 
 def test_a_drained_node_costs_its_recovery_and_no_step() -> None:
