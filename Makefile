@@ -75,7 +75,7 @@ nonsense: $(VENV)/.installed-dev  ## a minute of nonsense for every key of the c
 soak: $(VENV)/.installed-dev  ## two minutes of fuzzing (--fuzz-minutes), half an hour of runs that are struck at random (make soak ARGS="--minutes 5 --seed 1")
 	$(BIN)/python -m tests.faults.soak $(ARGS)
 
-soak-queue: $(VENV)/.installed-dev  ## twenty jobs in the queue whose daemon, drivers and Ray's head are killed 200 times (ARGS="--jobs 5 --kills 30 --seed 1")
+soak-queue: $(VENV)/.installed-dev  ## twenty jobs in a queue over three hosts whose daemon, drivers and Ray's head are killed 200 times (ARGS="--jobs 5 --kills 30 --seed 1"); needs root or user namespaces
 	$(BIN)/python -m tests.faults.soak_queue $(ARGS)
 
 $(VENV)/.installed-services: pyproject.toml $(VENV)/.installed-dev
@@ -109,7 +109,7 @@ test-package: $(VENV)/.installed-dev  ## install the wheel into an environment o
 picture: $(VENV)/.installed-dev  ## record a run on this machine into docs/images/run.svg (about 2 minutes)
 	$(BIN)/python infra/record_run.py $(ARGS)
 
-BENCHMARKS := launch scaling restart script_launch goodput snapshot_stall zygote steady probe_overhead tick journal growth ledger_cost compare_runs plan_time search_time planner_on_this_machine
+BENCHMARKS := launch scaling restart preempt script_launch goodput snapshot_stall zygote steady probe_overhead tick journal growth ledger_cost running_jobs many_journals compare_runs plan_time search_time planner_on_this_machine
 
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

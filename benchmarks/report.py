@@ -17,7 +17,7 @@ REPORT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 WIDTH = 110
 # In the order in which they are read, and measured by `make bench`.
 SECTIONS = (
-    *("launch", "scaling", "restart", "script_launch", "goodput", "snapshot_stall", "zygote"),
+    *("launch", "scaling", "restart", "preempt", "script_launch", "goodput", "snapshot_stall", "zygote"),
     *(
         "steady",
         "probe_overhead",
@@ -25,6 +25,8 @@ SECTIONS = (
         "journal",
         "growth",
         "ledger_cost",
+        "running_jobs",
+        "many_journals",
         "compare_runs",
         "plan_time",
         "search_time",

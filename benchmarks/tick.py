@@ -72,10 +72,10 @@ class Ticks:
 
 
 class Deaf:
-    """An agent that is told to tidy up at the end."""
+    """An agent that is told to tidy up and to finish at the end."""
 
     def __init__(self) -> None:
-        self.tidy = self
+        self.tidy = self.finish = self
 
     def remote(self, *_told: object) -> None:
         pass

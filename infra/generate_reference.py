@@ -30,6 +30,7 @@ from orchestrator.config.signals import stop_numbers
 from orchestrator.dispatch.queue_answers import Submission
 from orchestrator.dispatch.queue_view import Outlook, QueuedJob
 from orchestrator.dispatch.quotas import QuotaRow
+from orchestrator.dispatch.replay import Replay
 from orchestrator.driver.check import CheckSeen
 from orchestrator.driver.cluster_status import ClusterSeen
 from orchestrator.driver.run_list import ListedRun
@@ -95,6 +96,7 @@ VERBS: list[tuple[str, str, Any]] = [
     ("nodes --json", "a list, those with the newest word first, of", NodeHistory),
     ("simulate --trace FILE --json", "one", Contest),
     ("simulate scenario=NAME --json", "one", ScenarioAnswer),
+    ("simulate --replay QUEUE --json", "one", Replay),
     ("queue --json", "a list, who runs first and then who waits by worth, of", QueuedJob),
     ("queue --why KEY --json", "one", QueuedJob),
     ("submit --json", "one; with `-m` a list, of", Submission),

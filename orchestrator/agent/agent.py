@@ -196,7 +196,7 @@ class NodeAgent(CheckpointFiles):
         if self._snapshots is not None:
             launcher = self._ready_launcher()
             self._snapshots.write_out(restore, launcher)
-            self._ranks.use(launcher)
+            self._ranks.launcher = self._ranks.launcher or launcher  # so that the writer is heard
 
     def finish(self) -> None:
         """The run has finished: nothing of it is parked when this agent ends."""

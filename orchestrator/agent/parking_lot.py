@@ -28,10 +28,6 @@ from orchestrator.agent.parking_messages import Claim, RunParked
 _BLOCK_BYTES = 512  # the unit of st_blocks
 
 
-class SlotsTakenError(Exception):
-    """Another agent of the run has these slots still."""
-
-
 class ParkedReport(TypedDict):
     """What a run has parked on a node, as those are told who look at the cluster."""
 
@@ -75,16 +71,16 @@ class ParkingLot:
     def __init__(self) -> None:
         self._parked: list[Parked] = []
 
-    def claim(self, claim: Claim, owner: int, has_room: Callable[[int], bool]) -> Parked:
+    def claim(self, claim: Claim, owner: int, has_room: Callable[[int], bool]) -> Parked | None:
         """What an agent has from here on, with the slots that are parked for its ranks.
 
-        ``has_room`` tells whether so many bytes more can be staged: until they can, what ended runs have
-        parked goes. Raises :class:`SlotsTakenError` while another agent of the run has some of them.
+        None while another agent of the run has some of them. ``has_room`` tells whether so many bytes more
+        can be staged: until they can, what ended runs have parked goes.
         """
         ranks = set(claim.ranks)
         ours = [one for one in self._parked if one.run == claim.run and ranks & one.slots.keys()]
         if any(one.owner is not None for one in ours):
-            raise SlotsTakenError
+            return None
         new = Parked(claim.run, claim.name, claim.keep_s, claim.most_bytes, owner)
         for one in ours:
             new.slots |= {rank: one.slots.pop(rank) for rank in ranks & one.slots.keys()}

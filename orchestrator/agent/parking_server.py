@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.agent.parking_lot import ParkedReport, ParkingLot, SlotsTakenError
+from orchestrator.agent.parking_lot import ParkedReport, ParkingLot
 from orchestrator.agent.parking_messages import (
     Claim,
     Claimed,
@@ -136,10 +136,7 @@ class Parking:
         deadline_s = time.monotonic() + _TAKEN_S
         while True:
             with self._lock:
-                try:
-                    mine = self._lot.claim(claim, owner, _room_in(claim.folder))
-                except SlotsTakenError:
-                    mine = None
+                mine = self._lot.claim(claim, owner, _room_in(claim.folder))
                 if mine is not None:
                     send(channel, Claimed(sorted(mine.slots), self._lot.others(claim)))
                     for rank, fds in sorted(mine.slots.items()):

@@ -113,7 +113,7 @@ class NodeRanks:
         self.sender: LogSender | None = None
         self.snapshots: NodeSnapshots | None = None
         self._ranks: list[_Watched] = []
-        self._launcher: Launcher | None = None
+        self.launcher: Launcher | None = None
         self._gather = Gather(assignment.ranks.per_node)
         self._remarks: list[str] = []
         self._bounds = LogBounds(assignment.launch.log_max_bytes, self._remarks.append)
@@ -148,7 +148,7 @@ class NodeRanks:
         self._last_overdue, self._looks, self._kept_stacks = None, Looks(), {}
         self._watchdog.new_attempt()
         self._evidence = Evidence()
-        self._launcher = launcher
+        self.launcher = launcher
         self._ranks = []
         for spec in specs:
             Path(spec.log_path).touch()
@@ -156,18 +156,14 @@ class NodeRanks:
                 self.sender.follow(Path(spec.log_path).name)
             self._ranks.append(_Watched(launcher.start(spec), LogReader(Path(spec.log_path))))
 
-    def use(self, launcher: Launcher) -> None:
-        """Hear the node's writer, which was started with this launcher, before there are ranks."""
-        self._launcher = self._launcher or launcher
-
     def poll(self) -> list[Part]:
         """Everything that happened since the last call."""
         now_s = time.monotonic()
         parts: list[Part] = []
         for rank in self._ranks:
             parts += self._listen(rank, now_s)
-        if self.snapshots is not None and self._launcher is not None:
-            parts += self.snapshots.poll(self._launcher)
+        if self.snapshots is not None and self.launcher is not None:
+            parts += self.snapshots.poll(self.launcher)
         if self.sender is not None:
             ended = {rank.log.path.name for rank in self._ranks if rank.status is not None}
             parts = self.sender.parts(ended) + parts  # a log is there when an exit names it
@@ -314,8 +310,8 @@ class NodeRanks:
                 return self._gather.add(part_of(number, message))
             case Saved(step=step) | Staged(step=step) | Loaded(step=step):
                 rank.step = step
-                if isinstance(message, Staged) and self.snapshots is not None and self._launcher is not None:
-                    self.snapshots.saved(number, message, self._launcher)
+                if isinstance(message, Staged) and self.snapshots is not None and self.launcher is not None:
+                    self.snapshots.saved(number, message, self.launcher)
                 return self._gather.add(part_of(number, message))
             case ScriptFailed():
                 rank.error = message

@@ -14,10 +14,12 @@ import socket
 import sys
 from dataclasses import asdict
 
+import setproctitle
+
 from orchestrator.agent.facts import own_sha256
 from orchestrator.cluster import ray_env
 from orchestrator.config import load, surroundings
-from orchestrator.driver.driver_host import MOST_BYTES, DriverWords, Forked
+from orchestrator.driver.driver_host import MOST_BYTES, READY, DriverWords, Forked
 from orchestrator.errors import ClusterError, OrchestratorError
 
 _OF_DRIVERS = (
@@ -28,11 +30,25 @@ _OF_DRIVERS = (
     "orchestrator.cluster.gauges",
     "orchestrator.cluster.group",
     "orchestrator.cluster.session",
-    # Ray imports these with the first value that it sends, where they are installed. It imports pyarrow, too,
-    # which starts a thread: a process with one is better not forked.
+    "orchestrator.cli.queued_driver",
+    "rich.status",
+    # Ray imports these when it connects and with the first value that it sends, where they are installed;
+    # here they are in memory once for all drivers. It imports pyarrow, too, which starts a thread: a process
+    # with one is better not forked.
+    "cloudpickle",
+    "google.protobuf.descriptor_pb2",
+    "numpy",
+    "pydantic.main",
+    "pydantic.types",
     "pydantic.v1",
+    "ray._common.pydantic_compat",
+    "ray._common.usage.usage_lib",
+    "ray.util.metrics",
     "starlette.datastructures",
+    "zoneinfo",
 )
+# Numpy's algebra would start a thread for each further core when it is imported.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def main(channel: socket.socket, address: str) -> int:
@@ -41,12 +57,12 @@ def main(channel: socket.socket, address: str) -> int:
     sha256 = own_sha256()
     with contextlib.suppress(ClusterError):  # a token that others may read: each driver says so
         ray_env.prepare_to_attach(address)
-    for name in _OF_DRIVERS:
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(name)
+    gc.disable()  # what it frees are holes in pages, and what is forked fills these with copies of its own
+    _import_all()
     _compose_once()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them, who asks has a descriptor
+    channel.send(READY)
     while True:
         told, fds, _, _ = socket.recv_fds(channel, MOST_BYTES, 1)
         if not told:
@@ -57,10 +73,23 @@ def main(channel: socket.socket, address: str) -> int:
         (log,) = fds
         pid = os.fork()
         if pid == 0:
+            gc.enable()
             channel.close()
             return _driver(DriverWords(**json.loads(told)), log)
         os.close(log)
         _answer(channel, Forked(pid), pid)
+
+
+def _import_all() -> None:
+    environment = dict(os.environ)
+    os.environ.update(_ONE_THREAD)
+    for name in _OF_DRIVERS:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    for name in _ONE_THREAD:  # what is forked has the environment that it was given
+        os.environ.pop(name)
+        if name in environment:
+            os.environ[name] = environment[name]
 
 
 def _compose_once() -> None:
@@ -94,6 +123,7 @@ def _driver(wanted: DriverWords, log: int) -> int:
     os.chdir(wanted.cwd)
     os.environ.update(wanted.environment)
     sys.argv = [sys.argv[0], *wanted.words]
+    setproctitle.setproctitle(" ".join([sys.executable, "-m", wanted.module, *wanted.words]))
     try:
         runpy.run_module(wanted.module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:

@@ -17,6 +17,7 @@ from orchestrator.dispatch.driver_files import DriverFiles
 from orchestrator.dispatch.fleet_file import read_fleet_file
 from orchestrator.dispatch.start_words import start_words
 from orchestrator.dispatch.store import Store
+from orchestrator.dispatch.wake import wake
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.fleet.jobs import JobState
 
@@ -36,6 +37,7 @@ def main(run_root: Path, state_dir: Path, key: str, epoch: int) -> int:
         if (entry.job.epoch, entry.job.state) != (epoch, JobState.STARTING):
             return 0  # it is not meant any more
         slots = store.read().nodes
+    wake(state_dir)
     code = OrchestratorError.exit_code
     try:
         fleet = read_fleet_file(run_root)
@@ -56,6 +58,9 @@ def main(run_root: Path, state_dir: Path, key: str, epoch: int) -> int:
         code = ended.code if isinstance(ended.code, int) else code
     finally:
         files.write_end(epoch, code)
+        # It is at its end, and who waits for that need not wait for the end of the interpreter.
+        lock.close()
+        wake(state_dir)
     return code
 
 

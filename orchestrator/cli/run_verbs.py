@@ -66,6 +66,11 @@ def open_run(composed: DictConfig, invocation: Invocation) -> int:
 
 
 def simulate_trace(composed: DictConfig, invocation: Invocation) -> int:
+    if invocation.replay is not None:
+        from orchestrator.cli.replay import replay
+
+        _refuse_beside_a_replay(composed, invocation)
+        return replay(invocation.replay, invocation.json, Screen(soft_wrap=True, highlight=False))
     if composed.get("scenario") is not None:
         from orchestrator.cli.scenario import simulate_scenario
 
@@ -94,12 +99,26 @@ def simulate_trace(composed: DictConfig, invocation: Invocation) -> int:
     return 0
 
 
+_OF_A_TRACE = (
+    "trace", "profile", "policies", "gpus", "restart_s", "early", "jitter_s", "seeds", "by_team", "jobs_csv",
+    "png",
+)  # fmt: skip
+
+
+def _refuse_beside_a_replay(composed: DictConfig, invocation: Invocation) -> None:
+    """What was decided has its own jobs, nodes and policy on record."""
+    if composed.get("scenario") is not None:
+        raise ConfigError("--replay: a scenario was named, too; leave one of them out")
+    for name in (*_OF_A_TRACE, "csv"):
+        if getattr(invocation, name) != getattr(Invocation, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: says nothing to --replay, which has all of that on record;"
+                " leave it out"
+            )
+
+
 def _refuse_flags_of_a_trace(invocation: Invocation) -> None:
-    of_a_trace = (
-        "trace", "profile", "policies", "gpus", "restart_s", "early", "jitter_s", "seeds", "by_team",
-        "jobs_csv", "png",
-    )  # fmt: skip
-    for name in of_a_trace:
+    for name in _OF_A_TRACE:
         if getattr(invocation, name) != getattr(Invocation, name):
             instead = f"; set scenario.{name}=… instead" if name in ("restart_s", "seeds") else ""
             raise ConfigError(

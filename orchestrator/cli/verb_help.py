@@ -221,14 +221,15 @@ HELP = {
     **QUEUE_HELP,
     "remote": REMOTE_HELP,
     "simulate": VerbHelp(
-        "--trace FILE | scenario=NAME",
+        "--trace FILE | scenario=NAME | --replay QUEUE",
         "Runs a trace of jobs through policies side by side and starts nothing: how long jobs take from"
         " submission to end, how long they wait, what being stopped costs, and what no policy can beat. The"
         " trace is CSV with the columns submit_time_s, duration_s and gpus, or what Philly, Muri, Acme, sacct"
         " -P or kubectl get workloads -o json have. 'ours' is told durations with an error, 'ours_blind'"
         " none; easy, srtf and srsf know the true ones. A scenario of conf/scenario has companies, sites,"
         " power and deliveries over weeks: who waits how long, and where more GPUs or power are worth their"
-        " price.",
+        " price. A queue has on record what each of its decisions was made upon: they are made again, and"
+        " have to come out the same.",
         (
             ("--gpus N", "of the cluster; 64 where nothing is said"),
             ("--policies NAME,…", "of fifo, easy, srtf, srsf, tiresias_l, ours, ours_blind"),
@@ -241,12 +242,14 @@ HELP = {
             ("--jobs-csv FILE", "a line for each policy and job"),
             ("--png FILE", "a picture: GPUs in use, who waits, dollars of delay"),
             ("--csv", "of a scenario: a line for each site and week"),
+            ("--replay QUEUE", "the folder of a queue, as runs/fleet; exits with 1 where one differs"),
             _JSON,
         ),
         (
             "--trace jobs.csv --gpus 512",
             "--trace jobs.csv --policies fifo,ours --early 0.3 --json",
             "scenario=h100_2023 scenario.weeks=4",
+            "--replay runs/fleet",
         ),
     ),
     "completion": VerbHelp(

@@ -22,6 +22,7 @@ from orchestrator.dispatch.facts import (
     MoveMeant,
     NodeBound,
     NodeDrained,
+    NodesLeft,
     Reserved,
     StartMeant,
     StopMeant,
@@ -71,6 +72,10 @@ class Books:
                 return self._meant(at, fact)
             case Began() | Lost() | Left() | Ended() | Tallied():
                 return self._happened(at, fact)
+            case NodesLeft():
+                entry = self.jobs[fact.job]
+                left = replace(entry, job=replace(entry.job, placement=None))
+                return self._put(left) | self._out_of_the_way(fact.job)
             case _:
                 self._around(fact)
                 return set()
@@ -212,6 +217,7 @@ class Books:
             saved=tally.saved,
             steps=tally.steps if tally.steps is not None else entry.job.steps,
             step_s=tally.step_s if tally.step_s is not None else entry.job.step_s,
+            price=tally.price or entry.job.price,
             spent_usd=tally.usd,
         )
         return replace(entry, job=job, tally=tally)

@@ -45,11 +45,10 @@ class ClustersReader:
             reader.close()
         self._readers.clear()
 
-    @property
-    def asks(self) -> str:
-        """The address of the one that has the gauges; empty where nobody asks there."""
-        shows = (reader for (_, _, state_dir), reader in self._current().items() if state_dir is not None)
-        return next((reader.asks for reader in shows), "")
+    def home(self) -> str | None:
+        """Where the first of them is, if it has told its nodes of late."""
+        first = next(iter(self._clusters()), None)
+        return next((reader.address() for (at, *_), reader in self._current().items() if at == first), None)
 
     def _current(self) -> Mapping[tuple[str, str, Path | None], NodesReader]:
         wanted = [

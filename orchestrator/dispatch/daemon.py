@@ -11,20 +11,23 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.dispatch.books import Books
+from orchestrator.dispatch.clusters_seen import ClustersSeen
 from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.facts import Fact, LeaderTook, Tally
 from orchestrator.dispatch.fleet_file import FleetFile
-from orchestrator.dispatch.reconcile import AskToStop, Say, Signal, StartDriver, next_action
+from orchestrator.dispatch.reconcile import NODE_S, AskToStop, Say, Signal, StartDriver, next_action
+from orchestrator.dispatch.replay import Recorder
 from orchestrator.dispatch.seen import Presence, SeenNode
 from orchestrator.dispatch.store import Store
 from orchestrator.dispatch.world import Sight, bindings, facts_of, world_of
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.decide import decide
-from orchestrator.fleet.decisions import Hold
+from orchestrator.fleet.decisions import Decision, Hold
 from orchestrator.fleet.jobs import JobState
 
 BY = "daemon"
-# Without anything new the world is weighed again after so long: worth grows with waiting.
+# Without anything new the world is weighed again after so long: worth grows with waiting. Sooner where it is
+# known when something begins to be possible.
 WEIGH_S = 10.0
 # An action that follows from another is done in the same look; more than these wait for the next.
 _MOST_ACTIONS = 4
@@ -60,10 +63,11 @@ class Daemon:
     _fleet: FleetFile | None = None
     _refused: str = ""
     _weighed: tuple[object, ...] = ()
-    _weighed_at: float = 0.0
+    _weigh_at: float = 0.0
     _progress: dict[str, Tally] = field(default_factory=dict)
-    _unknown_pools: frozenset[str] = frozenset()
     unknown: Callable[[], frozenset[str]] = frozenset
+    _clusters: ClustersSeen = field(default_factory=ClustersSeen)
+    _recorder: Recorder = field(default_factory=Recorder)
 
     def lead(self, host: str, pid: int) -> None:
         """Take the lead: whoever had it may write nothing any more."""
@@ -79,16 +83,36 @@ class Daemon:
         fleet = self._current_fleet()
         if fleet is None:
             return
-        nodes, unknown = self.nodes(), self.unknown()
-        self._unknown_pools = frozenset(each.pool.name for each in fleet.pools if each.ray_address in unknown)
+        nodes = self.nodes()
+        self._clusters.look(fleet.clusters, nodes, self.unknown(), self.clock())
         books = self.store.read()
         if nodes is not None and (bound := bindings(books, fleet, nodes)):
             books = self._write(bound)
-        alive = {node.node_id for node in nodes or ()}
         for key in [entry.key for entry in books.live() if entry.job.state in _HAS_A_DRIVER]:
-            self._settle(key, alive)
+            self._settle(key)
         for key in self._decide(fleet, nodes):
-            self._settle(key, alive)
+            self._settle(key)
+
+    def mind_leaving(self) -> bool:
+        """Look at those who are to leave, and at nothing else: whether that has changed anything. Others wait
+        for their GPUs meanwhile, and few are at once."""
+        before = self.store.read().seq
+        for key in self._leaving():
+            self._settle(key)
+        return self.store.read().seq != before
+
+    @property
+    def somebody_leaves(self) -> bool:
+        """Whether a job is to leave its nodes and has not."""
+        return bool(self._leaving())
+
+    def _leaving(self) -> list[str]:
+        return [
+            entry.key
+            for entry in self.store.read().live()
+            if (entry.job.state is JobState.STOPPING and entry.job.placement is not None)
+            or entry.job.leaving is not None
+        ]
 
     @property
     def fleet(self) -> FleetFile | None:
@@ -110,7 +134,7 @@ class Daemon:
         self._fleet, self._refused = fleet, ""
         return fleet
 
-    def _settle(self, key: str, alive: set[str]) -> None:
+    def _settle(self, key: str) -> None:
         """Do for one job what has to be done, until that is nothing, or has to show first."""
         for _ in range(_MOST_ACTIONS):
             books = self.store.read()
@@ -121,7 +145,7 @@ class Daemon:
             seen = self.drivers.seen(entry)
             self._progress[key] = seen.run.tally
             node_ids = _node_ids(books, entry)
-            there = self._are_there(entry, node_ids, alive)
+            there = self._are_there(entry, node_ids, seen)
             action = next_action(entry, seen, there, self.clock())
             match action:
                 case Say():
@@ -135,31 +159,40 @@ class Daemon:
                     self.drivers.signal(action.pid, action.number)
             return
 
-    def _are_there(self, entry: Entry, node_ids: tuple[str, ...], alive: set[str]) -> bool | None:
-        """Whether all of its nodes are there; None where nobody knows."""
-        placement = entry.job.placement
-        if placement is not None and placement.pool in self._unknown_pools:
-            return None
-        return bool(node_ids) and set(node_ids) <= alive
+    def _are_there(self, entry: Entry, node_ids: tuple[str, ...], seen: Presence) -> bool | None:
+        """Whether all of its nodes are there; None where nobody knows. For whom no driver speaks that is so
+        for a while only, if nobody listens at its cluster either."""
+        placement, fleet = entry.job.placement, self._fleet
+        pools = {each.pool.name: each.ray_address for each in fleet.pools} if fleet is not None else {}
+        cluster = pools.get(placement.pool) if placement is not None else None
+        there = self._clusters.are_there(cluster, node_ids)
+        if there is not None or seen.epoch is not None or self._clusters.is_unknown(cluster or ""):
+            return there
+        return False if self._clusters.silent_s(cluster, self.clock()) > NODE_S else None
 
     def _decide(self, fleet: FleetFile, nodes: tuple[SeenNode, ...] | None) -> list[str]:
         """Weigh the world; returns the jobs about which something was decided."""
         now = self.clock()
-        weighed = (self.store.read().seq, nodes, fleet)
-        if weighed == self._weighed and now - self._weighed_at < WEIGH_S:
+        # A stop is possible, and cheapest, right after a save.
+        saved = {key: tally.saved_step for key, tally in self._progress.items()}
+        if (self.store.read().seq, nodes, fleet, saved) == self._weighed and now < self._weigh_at:
             return []
         sight = Sight(nodes, self._progress)
-
-        decided: list[str] = []
+        decisions: tuple[Decision, ...] = ()
 
         def choose(books: Books) -> list[Fact]:
+            nonlocal decisions
             decisions = decide(world_of(books, fleet, sight, now), fleet.policy)
-            decided.extend(one.job for one in decisions if not isinstance(one, Hold))
-            return facts_of(decisions)
+            running = [entry.key for entry in books.live() if entry.job.state is JobState.RUNNING]
+            return self._recorder.with_what_was_seen(facts_of(decisions), fleet, sight, running)
 
-        books = self.store.write(BY, now, choose, self.epoch)
-        self._weighed, self._weighed_at = (books.seq, nodes, fleet), now
-        return decided
+        try:
+            books = self.store.write(BY, now, choose, self.epoch)
+        except BaseException:
+            self._recorder = Recorder()  # nothing of it may be on record
+            raise
+        self._weighed, self._weigh_at = (books.seq, nodes, fleet, saved), _next_at(books, decisions, now)
+        return [one.job for one in decisions if not isinstance(one, Hold)]
 
     def _write(self, facts: Sequence[Fact], seen_with: Entry | None = None) -> Books:
         """Write down what was seen, unless somebody has changed the job meanwhile: then it is looked at
@@ -176,6 +209,13 @@ class Daemon:
             return facts if same else []
 
         return self.store.write(BY, self.clock(), still, self.epoch)
+
+
+def _next_at(books: Books, decisions: Sequence[Decision], now: float) -> float:
+    """When the answer may be another although nothing has happened."""
+    times = [one.until_at for one in decisions if isinstance(one, Hold) and one.until_at is not None]
+    times += [entry.again_at for entry in books.live() if entry.again_at is not None]
+    return min([now + WEIGH_S, *(at for at in times if at > now)])
 
 
 def _node_ids(books: Books, entry: Entry) -> tuple[str, ...]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator import papers
 from orchestrator.dispatch.driver_files import DriverFiles
+from orchestrator.dispatch.driver_starts import DriverStarts
 from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.run_looks import RunLooks
 from orchestrator.dispatch.seen import Presence
 from orchestrator.driver import stop_file
+from orchestrator.driver.driver_host import StartedDriver
 from orchestrator.errors import RunDirectoryError
 
 MODULE = "orchestrator.cli.queued_driver"
@@ -26,10 +26,12 @@ _MOST_STOP_BYTES = 1 << 16
 class ProcessDrivers:
     """Implements :class:`~orchestrator.dispatch.daemon.Drivers`."""
 
-    def __init__(self, run_root: Path, state_dir: Path, say: Callable[[str], None]) -> None:
-        self._run_root, self._state_dir, self._say = run_root, state_dir, say
+    def __init__(
+        self, run_root: Path, state_dir: Path, starts: DriverStarts, say: Callable[[str], None]
+    ) -> None:
+        self._run_root, self._state_dir, self._starts, self._say = run_root, state_dir, starts, say
         self._looks = RunLooks(run_root)
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, StartedDriver] = {}
         self._tries: dict[tuple[str, int], int] = {}
         self._not_before: dict[tuple[str, int], float] = {}
 
@@ -38,16 +40,14 @@ class ProcessDrivers:
         files, name = self._files(entry), entry.job.run_name
         held, holder = files.held()
         child = self._children.get(name)
-        if child is not None and child.poll() is not None:
-            del self._children[name]
-            child = None
+        on_its_way = child is not None and child.alive()
         return Presence(
             epoch=holder.epoch if holder is not None else None,
             pid=holder.pid if holder is not None else None,
             ended=files.end(),
             run=self._looks.look(name, entry.driver_since),
             stop_asked=self._is_asked(name),
-            starting=(child is not None or held) and holder is None,
+            starting=(held or on_its_way) and holder is None,
             log=str(files.log),
         )
 
@@ -61,19 +61,21 @@ class ProcessDrivers:
         self._not_before[of] = time.monotonic() + min(2.0**tries, _LONGEST_WAIT_S)
         words = [str(self._run_root), str(self._state_dir), entry.key, str(entry.job.epoch)]
         log = self._files(entry).open_log()
+        placement = entry.job.placement
+        cwd = Path(entry.cwd) if os.path.isdir(entry.cwd) else Path.cwd()
         try:
-            self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", MODULE, *words],
-                cwd=entry.cwd if os.path.isdir(entry.cwd) else None,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+            self._children[name] = self._starts.start(
+                MODULE, words, cwd, log, placement.pool if placement else "", entry.job.spec.overrides
             )
         except OSError as error:
             self._say(f"{entry.key}: its driver could not be started ({error.strerror}); it is tried again")
         finally:
             os.close(log)
+
+    def tidy(self) -> None:
+        """Those who have ended are no children any more; what the next driver needs is made ready."""
+        self._children = {name: child for name, child in self._children.items() if child.alive()}
+        self._starts.make_ready()
 
     def ask_to_stop(self, entry: Entry) -> None:
         """One that does not look for it yet is asked with the next look."""

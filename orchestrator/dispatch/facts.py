@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.fleet.decisions import StartCause, StopCause
-from orchestrator.fleet.jobs import JobSpec, JobState, Placement
-from orchestrator.fleet.pools import Reservation
+from orchestrator.fleet.jobs import JobSpec, JobState, Placement, StopPrice
+from orchestrator.fleet.pools import Pool, Reservation
+from orchestrator.fleet.settings import Policy
+from orchestrator.fleet.teams import Team
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What a run's own journal says of it, in all its attempts."""
+    """What a run's own journal says of it, in all its attempts. ``price``: what a stop and the start after it
+    take, as far as that has been measured; None where nothing of it has."""
 
     step: int = 0
     saved_step: int = 0
@@ -24,6 +27,19 @@ class Tally:
     step_s: float | None = None
     gpu_s: float = 0.0
     usd: float = 0.0
+    price: StopPrice | None = None
+
+
+@dataclass(frozen=True)
+class SeenNode:
+    """A node that is alive, as its Ray tells; ``cluster`` is the address of that, "" where `up` keeps it."""
+
+    node_id: str
+    host: str
+    cpus: float
+    gpus: float
+    labels: tuple[tuple[str, str], ...] = ()
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,6 +157,15 @@ class Left(Fact):
 
 
 @dataclass(frozen=True)
+class NodesLeft(Fact):
+    """Who was to leave has given its nodes back; its driver of that epoch still has something to say
+    elsewhere."""
+
+    job: str
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Ended(Fact):
     job: str
     epoch: int
@@ -186,6 +211,32 @@ class Unreserved(Fact):
     name: str
 
 
+@dataclass(frozen=True)
+class FleetSeen(Fact):
+    """What the fleet file said when something was decided from here on: with it and the two below what was
+    decided can be decided again."""
+
+    pools: tuple[Pool, ...]
+    teams: tuple[Team, ...]
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class NodesSeen(Fact):
+    """The nodes that were alive when something was decided from here on; None: no cluster answered."""
+
+    nodes: tuple[SeenNode, ...] | None
+
+
+@dataclass(frozen=True)
+class Decided(Fact):
+    """The ``decisions`` facts that follow were decided at once, upon what the journals of ``running`` jobs
+    said then."""
+
+    decisions: int
+    running: tuple[tuple[str, Tally], ...]
+
+
 KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__subclasses__()}
-# What is said of no job.
+# What is said of no job, and has a place in the books.
 AROUND = (LeaderTook, NodeBound, NodeDrained, Reserved, Unreserved)

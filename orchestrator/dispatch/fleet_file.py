@@ -85,6 +85,16 @@ class FleetFile:
         """The Rays of its pools, each with the file of its token."""
         return {each.ray_address: each.token_file for each in self.pools}
 
+    @property
+    def home_pools(self) -> frozenset[str]:
+        """Those on the Ray of the first, if one gets into that with the user's own token."""
+        first = self.pools[0]
+        return frozenset(
+            each.pool.name
+            for each in self.pools
+            if each.ray_address == first.ray_address and not first.token_file
+        )
+
     def team(self, name: str | None) -> str:
         """The team that is meant; the one that there is where none is named."""
         if name is None and len(self.teams) == 1:
@@ -242,9 +252,14 @@ class _Reader:
         body = self._map("policy", body, fields)
         given: dict[str, Any] = {}
         for name, value in body.items():
-            whole = isinstance(getattr(Policy(), name), int)
-            at = f"policy.{name}"
-            given[name] = self._whole(at, value, 0, 1000) if whole else self._amount(at, value)
+            default, at = getattr(Policy(), name), f"policy.{name}"
+            if isinstance(default, bool):
+                if not isinstance(value, bool):
+                    self._refuse(at, value, "has to be true or false")
+                given[name] = value
+            else:
+                whole = isinstance(default, int)
+                given[name] = self._whole(at, value, 0, 1000) if whole else self._amount(at, value)
         for name in ("hysteresis", "unknown_hysteresis"):
             if not 0 < given.get(name, 1.0) <= 1:
                 self._refuse(f"policy.{name}", body[name], "has to be above 0 and at most 1")

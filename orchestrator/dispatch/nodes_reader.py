@@ -68,11 +68,6 @@ class NodesReader:
         return self._seen if now - self._seen_at < _STALE_S else None
 
     @property
-    def asks(self) -> str:
-        """The address that is asked now, or was last."""
-        return self._of
-
-    @property
     def is_unknown(self) -> bool:
         """Whether somebody listens there who has not said yet which nodes there are."""
         now = time.monotonic()
@@ -82,6 +77,11 @@ class NodesReader:
         if self._silent_since is None:
             self._silent_since = now
         return now - self._silent_since < _UNKNOWN_S
+
+    def address(self) -> str | None:
+        """That of the cluster that has told its nodes of late; None where none has."""
+        fresh = self._seen is not None and time.monotonic() - self._seen_at < _STALE_S
+        return self._of if fresh and self._answers else None
 
     def close(self) -> None:
         """End the child that asks."""

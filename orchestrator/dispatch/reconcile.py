@@ -10,7 +10,10 @@
 | running | of this epoch | all is well; now and then what it has used is written down |
 | running | gone without a word | start it where it was, with a new epoch |
 | running, its nodes are gone | | ask it to save and leave; without a driver it queues |
+| running, nobody knows of its nodes | | what is there goes on; without a driver it waits |
 | stopping | there | ask it once to save and leave; after a while again, at last kill it |
+| stopping | there, without nodes | they are free: who waits for them starts |
+| running | there, and the run has finished | so has the job: what its driver has to tell yet costs no GPU |
 | stopping | gone | it queues, or is held or cancelled where somebody asked for that |
 | any | ended by itself | by its exit code: finished, failed, over budget |
 | any | ended for a fault of the cluster | it queues again, later and later |
@@ -23,7 +26,17 @@ import signal
 from dataclasses import dataclass
 
 from orchestrator.dispatch.entries import Entry
-from orchestrator.dispatch.facts import Began, Ended, Fact, HeldBack, Left, Lost, StopMeant, Tallied
+from orchestrator.dispatch.facts import (
+    Began,
+    Ended,
+    Fact,
+    HeldBack,
+    Left,
+    Lost,
+    NodesLeft,
+    StopMeant,
+    Tallied,
+)
 from orchestrator.dispatch.seen import DriverEnd, Presence
 from orchestrator.errors import (
     EXIT_BUDGET_REACHED,
@@ -76,8 +89,8 @@ Action = Say | StartDriver | AskToStop | Signal
 
 
 def next_action(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
-    """None where all is as it should be. ``nodes_alive``: all nodes of its placement are there; None where
-    nobody knows, as when a daemon has just begun to lead."""
+    """None where all is as it should be. ``nodes_alive``: all nodes of its placement are there; None: nobody
+    knows, as while a daemon has just begun, or no Ray answers."""
     match entry.job.state:
         case JobState.STARTING:
             return _starting(entry, seen, nodes_alive, now)
@@ -114,7 +127,7 @@ def _starting(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float
 
 def _running(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
     job, tally = entry.job, seen.run.tally
-    if seen.epoch is not None:
+    if seen.epoch is not None and not seen.run.finished:
         if nodes_alive is False:
             return _say(StopMeant(job.key, job.epoch, StopCause.NODE, 0.0, 0.0, ()))
         gpus = sum(job.placement.gpus) if job.placement is not None else 1
@@ -124,7 +137,9 @@ def _running(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float)
         return _say(Ended(job.key, job.epoch, JobState.FINISHED, tally))
     if seen.ended is not None and seen.ended.epoch == job.epoch:
         return _end(entry, seen, seen.ended, now)
-    if nodes_alive is False:
+    if nodes_alive is None:
+        return None
+    if not nodes_alive:
         return _say(Left(job.key, job.epoch, tally, "its nodes were gone"))
     if entry.losses >= MOST_LOSSES and tally.step <= entry.tally.step:
         why = f"its driver was lost {entry.losses + 1} times in a row without a new step"
@@ -134,10 +149,12 @@ def _running(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float)
 
 def _stopping(entry: Entry, seen: Presence, now: float) -> Action | None:
     job = entry.job
-    if seen.epoch is not None:
-        return _leave(entry, seen, now)
     if seen.run.finished:
         return _say(Ended(job.key, job.epoch, JobState.FINISHED, seen.run.tally))
+    if seen.epoch is not None:
+        if seen.run.nodes_left and job.placement is not None:
+            return _say(NodesLeft(job.key, job.epoch))
+        return _leave(entry, seen, now)
     if seen.ended is not None and seen.ended.epoch == job.epoch:
         return _end(entry, seen, seen.ended, now)
     return _say(Left(job.key, job.epoch, seen.run.tally))

@@ -10,6 +10,8 @@ from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
 from orchestrator.errors import JournalError
 from orchestrator.events import RunEnded, Status
+from orchestrator.fleet.jobs import StopPrice
+from orchestrator.ledger.stop_times import StopTimes
 
 
 class RunLooks:
@@ -46,6 +48,7 @@ def _seen(folded: Folded, since: float) -> RunSeen:
         finished=ended is not None and ended.status is Status.FINISHED,
         reason=ended.reason if ended is not None and is_new else "",
         stopped_by=folded.stopped_by if is_new else "",
+        nodes_left=ended is not None and is_new,
     )
 
 
@@ -61,4 +64,15 @@ def _tally(folded: Folded) -> Tally:
         step_s=folded.ledger.predicted_actual().step_time_s.actual,
         gpu_s=bill.gpu_hours * 3600.0,
         usd=bill.cost_usd,
+        price=_price(folded.stop_times),
     )
+
+
+def _price(times: StopTimes) -> StopPrice | None:
+    """What has not happened yet is guessed as for any job."""
+    measured = {
+        name: seconds
+        for name in ("stop_s", "write_s", "start_s", "load_s")
+        if (seconds := getattr(times, name)) is not None
+    }
+    return StopPrice(**measured) if measured else None

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from orchestrator.dispatch.facts import SeenNode as SeenNode
 from orchestrator.dispatch.facts import Tally
-
-
-@dataclass(frozen=True)
-class SeenNode:
-    """A node that is alive, as its Ray tells; ``cluster`` is the address of that, "" where `up` keeps it."""
-
-    node_id: str
-    host: str
-    cpus: float
-    gpus: float
-    labels: tuple[tuple[str, str], ...] = ()
-    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,12 +19,14 @@ class DriverEnd:
 @dataclass(frozen=True)
 class RunSeen:
     """What the run's journal says. ``finished``: it has done what it was for; ``stopped_by`` names who asked
-    its newest driver to stop, as the journal has it."""
+    its newest driver to stop, as the journal has it. ``nodes_left``: that driver has given its nodes back,
+    and takes none any more."""
 
     tally: Tally = field(default_factory=Tally)
     finished: bool = False
     reason: str = ""
     stopped_by: str = ""
+    nodes_left: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,23 @@ from typing import IO
 
 from orchestrator import papers
 from orchestrator.dispatch.clusters_reader import ClustersReader
+from orchestrator.dispatch.collecting import collect_seldom
 from orchestrator.dispatch.daemon import Daemon
+from orchestrator.dispatch.driver_starts import DriverStarts
 from orchestrator.dispatch.drivers import ProcessDrivers
 from orchestrator.dispatch.fleet_file import NAME, FleetFile, read_fleet_file
 from orchestrator.dispatch.locks import is_held, taken
 from orchestrator.dispatch.queue_gauges import queue_values, write_gauges
 from orchestrator.dispatch.seen_file import EVERY_S, write_seen
 from orchestrator.dispatch.store import Deposed, Store
+from orchestrator.dispatch.wake import Alarm
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import make_folder, open_no_link
 
 LOCK, LOG = "daemon.lock", "daemon.log"
 LOOK_S = 0.25
+# At those who are to leave, while there are any.
+_LEAVING_LOOK_S = 0.05
 _AGAIN_S = 5.0
 _MOST_LOCK_BYTES = 64
 _BEGIN_S = 20.0
@@ -42,13 +47,18 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
     :class:`~orchestrator.dispatch.store.Deposed` where one has taken over.
     """
     fleet = read_fleet_file(run_root)
+    collect_seldom()
     with ExitStack() as stack:
         stack.enter_context(_alone(fleet.state_dir))
         store = stack.enter_context(Store(fleet.state_dir))
         files = FleetFileReader(run_root, fleet)
         reader = ClustersReader(lambda: files.taken.clusters, fleet.state_dir)
         stack.callback(reader.close)
-        drivers = ProcessDrivers(run_root, fleet.state_dir, say)
+        starts = DriverStarts(reader.home, lambda: files.taken.home_pools)
+        stack.callback(starts.close)
+        alarm = Alarm(fleet.state_dir)
+        stack.callback(alarm.close)
+        drivers = ProcessDrivers(run_root, fleet.state_dir, starts, say)
         daemon = Daemon(store, drivers, reader.nodes, files.read, time.time, say, unknown=reader.unknown)
         daemon.lead(platform.node(), os.getpid())
         jobs = len(store.read().live())
@@ -57,9 +67,11 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
         while not over.is_set():
             try:
                 daemon.step()
+                drivers.tidy()
                 if time.monotonic() - told_at > EVERY_S:
                     told_at = time.monotonic()
                     _tell(daemon, reader, fleet)
+                _wait(daemon, alarm, over)
             except Deposed:
                 raise
             except RunDirectoryError as error:  # a disk that is full, say: it may have room again
@@ -68,13 +80,24 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
             except OSError as error:  # of a file beside the database: the same holds
                 say(f"{error.filename}: {error.strerror}; it is tried again")
                 over.wait(_AGAIN_S)
-            over.wait(LOOK_S)
+
+
+def _wait(daemon: Daemon, alarm: Alarm, over: threading.Event) -> None:
+    """Until it is time for the next look at everything: after a while, once somebody calls, or at once where
+    somebody has left whom others wait for."""
+    until_s = time.monotonic() + LOOK_S
+    while not over.is_set() and (left_s := until_s - time.monotonic()) > 0:
+        leaves = daemon.somebody_leaves
+        if alarm.wait(min(left_s, _LEAVING_LOOK_S) if leaves else left_s):
+            return
+        if leaves and daemon.mind_leaving():
+            return
 
 
 def _tell(daemon: Daemon, reader: ClustersReader, fleet: FleetFile) -> None:
     """Whoever asks how the queue stands, and whoever watches it. On loopback alone they get names unasked."""
     nodes, now, current = reader.nodes(), time.time(), daemon.fleet or fleet
-    named = current.metrics_names or reader.asks.startswith("127.")
+    named = current.metrics_names or (reader.home() or "").startswith("127.")
     values = queue_values(daemon.store.read(), current, nodes, now, named)
     with suppress(OSError):  # of a disk that is full: what they find has a time, and is too old for them
         write_seen(fleet.state_dir, nodes, now)

@@ -23,6 +23,7 @@ from orchestrator.dispatch.codec import made, plain
 from orchestrator.dispatch.entries import Entry, Leader, MonthOf, NamedReservation, NodeSlot, Used
 from orchestrator.dispatch.facts import AROUND, KINDS, Fact
 from orchestrator.dispatch.local_disk import network_type
+from orchestrator.dispatch.wake import wake
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import NO_SPACE
 from orchestrator.papers import PaperError, json_of, one_line
@@ -99,8 +100,9 @@ class Store:
     def write(self, by: str, at: float, choose: Choose, epoch: int | None = None) -> Books:
         """Append what ``choose`` says when it sees the books; nobody writes between its look and that.
 
-        With ``epoch`` only as the daemon that leads with it. What ``choose`` raises leaves all as it was.
-        Raises :class:`Deposed`, and :class:`RunDirectoryError` where nothing could be written.
+        With ``epoch`` only as the daemon that leads with it; what others have written wakes that one. What
+        ``choose`` raises leaves all as it was. Raises :class:`Deposed`, and :class:`RunDirectoryError` where
+        nothing could be written.
         """
         with self._told():
             try:
@@ -111,12 +113,15 @@ class Store:
                             f"{self.path}: another daemon leads (process {books.leader.pid} on"
                             f" {books.leader.host}); this one ends"
                         )
-                    self._append(books, by, at, choose(books))
+                    facts = choose(books)
+                    self._append(books, by, at, facts)
                 books.tidy()
-                return books
             except BaseException:
                 self._books = None  # it may be ahead of what is written
                 raise
+        if facts and epoch is None:
+            wake(self.path.parent)
+        return books
 
     def entry(self, key: str) -> Entry | None:
         """A job by its key, also one that has ended long ago."""

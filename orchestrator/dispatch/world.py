@@ -102,7 +102,7 @@ def _job(entry: Entry, tally: Tally | None, now: float) -> Job:
         return replace(
             job, step=max(tally.step, tally.saved_step), saved_step=tally.saved_step, saved=tally.saved,
             steps=tally.steps if tally.steps is not None else job.steps,
-            step_s=tally.step_s if tally.step_s is not None else job.step_s,
+            step_s=tally.step_s if tally.step_s is not None else job.step_s, price=tally.price or job.price,
         )  # fmt: skip
     return job
 

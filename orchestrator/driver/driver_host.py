@@ -3,7 +3,8 @@
 A driver spends most of its time until its first word to Ray on imports. A host has done them, connected to
 nothing and started no thread; what it forks is a process as any other that `python -m MODULE` is, in a
 session of its own. Where a host cannot serve (it is gone, or our code has changed on the disk since), it is
-replaced for the next driver and this one is started as usual. ``cli/driver_host.py`` is the other side.
+replaced for the next driver and this one is started as usual, as is one while the host still imports.
+``cli/driver_host.py`` is the other side.
 
 | who ends | what follows |
 |---|---|
@@ -25,8 +26,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 HOST = "orchestrator.cli.driver_host"
-# A fork takes milliseconds; a host that still imports, or whose machine is busy, is not waited for longer.
+# A fork takes milliseconds; one whose machine is busy is not waited for longer. Imports take some seconds.
 _ANSWER_S = 10.0
+# The host's first word.
+READY = b"ready"
 # Of a message; the words of a command line may be as long as Linux allows for all of them.
 MOST_BYTES = 1 << 22
 
@@ -75,9 +78,7 @@ class StartedDriver:
                 self._process.wait(timeout_s)
             return self._process.poll() is not None
         if self._ended is not None:
-            poll = select.poll()
-            poll.register(self._ended, select.POLLIN)
-            if not poll.poll(timeout_s * 1000):
+            if not _is_readable(self._ended, timeout_s):
                 return False
             self.close()
         return True
@@ -89,14 +90,39 @@ class StartedDriver:
             self._ended = None
 
 
+def _is_readable(of: int | socket.socket, timeout_s: float) -> bool:
+    """Unlike ``select.select`` for descriptors of any number."""
+    poll = select.poll()
+    poll.register(of, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+def spawned(
+    module: str, words: Sequence[str], cwd: Path, log: int, environment: Mapping[str, str] | None = None
+) -> StartedDriver:
+    """One with an interpreter of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        cwd=cwd,
+        env=os.environ | dict(environment or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    return StartedDriver(process.pid, None, process)
+
+
 class DriverHost:
     """Starts drivers whose runs attach to the Ray at ``address``; one that goes elsewhere would find Ray's
-    settings for this one in its process."""
+    settings for this one in its process. ``patience_s``: how long a driver waits for the imports of a host
+    that has just been started."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, patience_s: float = _ANSWER_S) -> None:
+        self._address, self._patience_s = address, patience_s
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
         self._begin()
 
     def start(
@@ -104,22 +130,12 @@ class DriverHost:
     ) -> StartedDriver:
         """Start ``python -m module words`` with what it prints in the file ``log``. Raises ``OSError`` where
         no process can be started."""
-        wanted = DriverWords(module, list(words), str(cwd), environment)
-        forked = self._ask(wanted, log)
-        if forked is not None:
-            return forked
-        self.close()
-        self._begin()
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
-            cwd=cwd,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        return StartedDriver(process.pid, None, process)
+        if self._is_ready():
+            forked = self._ask(DriverWords(module, list(words), str(cwd), environment), log)
+            if forked is not None:
+                return forked
+            self._replace()
+        return spawned(module, words, cwd, log, environment)
 
     def close(self) -> None:
         """End the host; what it has forked goes on."""
@@ -131,7 +147,24 @@ class DriverHost:
             self._process.wait()
             self._process = None
 
+    def _replace(self) -> None:
+        self.close()
+        self._begin()
+
+    def _is_ready(self) -> bool:
+        """Whether it has done its imports; one that has ended before is replaced."""
+        if self._channel is None:
+            self._replace()
+            return False
+        if not self._ready and _is_readable(self._channel, self._patience_s):
+            with contextlib.suppress(OSError):
+                self._ready = self._channel.recv(MOST_BYTES) == READY
+            if not self._ready:
+                self._replace()
+        return self._ready
+
     def _begin(self) -> None:
+        self._ready = False
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             try:

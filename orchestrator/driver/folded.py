@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.events import Record, RunEnded, RunResumed, RunStarted, StopRequested
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.stop_times import StopTimes
 from orchestrator.ledger.story import Story
 from orchestrator.supervise.loop import ResumeState
 
@@ -20,6 +21,7 @@ class Folded:
     ledger: Ledger = field(default_factory=Ledger)
     story: Story = field(default_factory=lambda: Story(None))
     resume_state: ResumeState = field(default_factory=ResumeState)
+    stop_times: StopTimes = field(default_factory=StopTimes)
     started: Record | None = None
     last: Record | None = None
     driver: RunEnded | RunResumed | None = None
@@ -30,6 +32,7 @@ class Folded:
         self.ledger.fold(record)
         self.story.lines(record)
         self.resume_state.fold(record.event)
+        self.stop_times.fold(record)
         self.last = record
         if isinstance(record.event, RunStarted):
             self.started = self.started or record

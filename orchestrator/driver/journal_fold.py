@@ -56,6 +56,7 @@ from orchestrator.ledger import (
     money,
     predicted_actual,
     rates,
+    stop_times,
     story,
 )
 from orchestrator.ledger.journal import Mark, Tail
@@ -73,7 +74,7 @@ _KEY, _KEY_BYTES = "fold.key", 32
 _MOST_BYTES = 256 << 20
 _CODE = (bill, budget_events, charge, checkpoint_events, checkpoint_lines, energy, event, events, folded,
          history, incident, incidents, ledger, loop, loss_watch, meter, money, predicted_actual, rates,
-         records, script_events, spending, story, text, vocabulary)  # fmt: skip
+         records, script_events, spending, stop_times, story, text, vocabulary)  # fmt: skip
 _CLASSES = {
     (module.__name__, name): kind
     for module in _CODE

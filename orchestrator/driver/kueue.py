@@ -75,7 +75,7 @@ class KueueBoost:
     def observe(self, record: Record, bill: Bill) -> None:
         """Take an event into account; nothing is waited for."""
         self._unsaved.observe(record, bill)
-        boost = boost_of(self._kueue, self._unsaved.usd)
+        boost = boost_of(self._kueue, self._unsaved.at_risk_usd)
         if boost != self._boost:
             with self._wanted:
                 self._boost = boost

@@ -1,8 +1,8 @@
 """How a run is asked to stop by somebody who cannot signal its driver: on another machine, say.
 
 ``RUN_DIR/stop`` is there from the run's start, empty; whoever may write it appends a line for each time that
-he asks, and the driver reads it every second. A file that is there and is opened anew is up to date over NFS,
-where one that was not there a moment ago may be missing for a minute.
+he asks, and the driver reads it four times a second. A file that is there and is opened anew is up to date
+over NFS, where one that was not there a moment ago may be missing for a minute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from orchestrator.text import clean
 from orchestrator.users import user_name
 
 NAME = "stop"
-_LOOK_S = 1.0
+_LOOK_S = 0.25
 _CLOSE_S = 5.0
 # Nobody asks more often than this.
 _MOST_BYTES = 1 << 16

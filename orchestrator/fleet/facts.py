@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orchestrator.fleet.figures import Rows, places_in, steps_left_h
-from orchestrator.fleet.jobs import Job, PoolPlan
+from orchestrator.fleet.jobs import Job, JobState, PoolPlan
 from orchestrator.fleet.left import Claims, left_of_prediction
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.trace import Bools, Floats, Ints
@@ -122,8 +122,23 @@ def facts_of(world: World, policy: Policy, able: Able) -> Facts:
         jobs, plans, choices, gpus.astype(int), pool, rows["usd_per_hour"], rows["first"].astype(int),
         rows["submitted_at"], rows["deadline_at"], rows["preemptible"] > 0, rows["start_s"], rows["stop_s"],
         team, fair, hours, hours_error, left_h, running,
-        rows["ran_s"] + np.nan_to_num(world.now - rows["started_at"]), rows["price_s"], rows["pinned_from"],
+        rows["ran_s"] + np.nan_to_num(world.now - rows["started_at"]), rows["price_s"],
+        _pinned_from(jobs, rows["pinned_from"], policy),
     )  # fmt: skip
+
+
+def _pinned_from(jobs: list[Job], pinned_from: Floats, policy: Policy) -> Floats:
+    """Before its first save a job must not be stopped, unless the policy says that it may."""
+    if not policy.stop_unsaved:
+        return pinned_from
+    unsaved = {
+        row: job.started_at
+        for row, job in enumerate(jobs)
+        if job.state is JobState.RUNNING and job.spec.preemptible and job.started_at is not None
+    }
+    pinned_from = pinned_from.copy()
+    pinned_from[list(unsaved)] = list(unsaved.values())
+    return pinned_from
 
 
 def valued(

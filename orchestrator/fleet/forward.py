@@ -32,6 +32,9 @@ from orchestrator.fleet.worth import HOUR_S
 _SAME_S = 1e-6
 _MOST_ROUNDS = 20
 _LEAST_H = 1.0 / HOUR_S
+# Of what those who run have left: so much of their GPUs' time may be nobody's at most.
+_IDLE = 0.2
+_LONG_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,18 @@ class Forward:
             at = min(self._next_event(), ask_at)
             if math.isinf(at) or not np.isinf(self.course.ended_at[wanted]).any():
                 return self.course
-            began = self._outset.world.now
-            self._go_on(max(at, self.now + self._coarse * (self.now - began)))
+            self._go_on(max(at, self.now + self._together_s()))
+
+    def _together_s(self) -> float:
+        """For how long what happens is decided together. Who ends within it leaves GPUs to nobody until then,
+        so it is short beside what those who run have left, weighed by their GPUs: else short jobs would hold
+        theirs for as long as that takes, ever longer, and a long queue would be done in years."""
+        books, most_s = self._books, self._coarse * (self.now - self._outset.world.now)
+        runs = np.flatnonzero(books.running)
+        if not most_s or not len(runs) or books.running[self._active].all():
+            return most_s
+        left_s = np.minimum(self._end_at[runs] - self.now, _LONG_S) * books.gpus[runs]
+        return min(most_s, _IDLE * float(left_s.sum() / books.gpus[runs].sum()))
 
     def _next_event(self) -> float:
         submitted_at = self._outset.facts.submitted_at

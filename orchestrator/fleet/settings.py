@@ -14,5 +14,6 @@ class Policy:
     deadline_slack_s: float = 1800.0  # short: below this and half of what is left to do
     min_run_s: float = 150.0
     min_run_prices: float = 50.0  # a victim loses at most a fiftieth of its time to being stopped
+    stop_unsaved: bool = False  # one that has saved nothing yet may be stopped, too: it loses all
     fair: float = 0.0  # 0: what a team has used lately does not count
     most_moves: int = 8  # for one start

@@ -49,6 +49,6 @@ class Unsaved:
                 self._safe_usd, self._saved_usd = spent_usd, {}
 
     @property
-    def usd(self) -> float:
+    def at_risk_usd(self) -> float:
         """Dollars."""
         return max(0.0, self._spent_usd - self._safe_usd)

@@ -134,7 +134,7 @@ def test_a_killed_driver_is_taken_up_from_the_disks_of_all_hosts(
     workers: list[Host], desk: Host, over_three: dict[int, float]
 ) -> None:
     """Twice, since other nodes may come first in another driver's placement group."""
-    run = train(desk, "driver-killed", 3)
+    run = train(desk, "driver-killed", 3, "snapshot.park_s=0")
     run.wait_for(SnapshotCommitted, step=10)
     for before in (10, 25):
         desk.run(["pkill", "--signal", "KILL", "--full", "orchestrator .*driver-killed"], check=True)
@@ -213,7 +213,9 @@ def test_an_agent_that_does_not_answer_is_killed_and_replaced(
     assert ended(agent)
     assert [decided.action for decided in run.of(Decided)] == ["replace"]
     _, again = run.of(AttemptStarted)
-    assert again.restore_from == "disk"
+    assert again.restore_from in ("disk", "parked"), (
+        "ranks save on unheard, until both slots are of such steps"
+    )
     assert again.restore_step >= 15
     assert had_ranks(victim, run, attempt=2) == [1]
     assert run.losses() == over_two

@@ -17,8 +17,9 @@ from orchestrator.rank.runner import _fault_in_words, _fault_of
 
 PACKAGE = Path(errors.__file__).parent
 # Never the last word: who reads a paper says which file it was, by an error of the tree; whoever imports or
-# sends in a process of its own says what came of it.
-BENEATH = {"PaperError", "NotJsonError", "UnknownKindError", "UnfitLibraryError", "NotTold"}
+# sends in a process of its own says what came of it, and so does who asks Kubernetes, without which a run
+# goes on.
+BENEATH = {"PaperError", "NotJsonError", "UnknownKindError", "UnfitLibraryError", "NotTold", "NotAnswered"}
 TREE = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
 

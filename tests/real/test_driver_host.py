@@ -16,18 +16,19 @@ import pytest
 from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.driver.driver_host import DriverHost, StartedDriver
 from tests.real.conftest import CPU
-from tests.support.processes import running
+from tests.support.processes import running, title
 from tests.support.receivers import UNTIL_S, until
 
 pytestmark = pytest.mark.real
 
 # What a driver finds, and that it can wait for a process of its own.
 LOOKS = """
-import json, os, signal, subprocess, sys
+import gc, json, os, signal, subprocess, sys
 print(json.dumps({
     "words": sys.argv[1:], "cwd": os.getcwd(), "mark": os.environ.get("MARK"), "leads": os.getsid(0) == os.getpid(),
     "name": __name__, "has_ray": "ray" in sys.modules, "child": subprocess.call([sys.executable, "-c", "exit(3)"]),
     "stdin": sys.stdin.read(), "threads": len(os.listdir("/proc/self/task")),
+    "of_numpy": os.environ.get("OPENBLAS_NUM_THREADS"), "collects": gc.isenabled(),
 }), flush=True)
 if "stay" in sys.argv:
     signal.pause()
@@ -44,7 +45,7 @@ def host(kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [kept.get("PYTHONPATH")])])
     )
     record = Path(kept["XDG_STATE_HOME"], "orchestrator", "cluster.json")
-    made = DriverHost(WarmCluster(**json.loads(record.read_text())).address)
+    made = DriverHost(WarmCluster(**json.loads(record.read_text())).address, patience_s=UNTIL_S)
     yield made
     made.close()
 
@@ -69,6 +70,7 @@ def test_a_forked_driver_is_like_one_with_an_interpreter_of_its_own(host: Driver
         True,
         1,
     )
+    assert title(psutil.Process(forked.pid)) == f"{sys.executable} -m looks a word stay"
     os.kill(forked.pid, signal.SIGKILL)
     assert forked.wait(UNTIL_S)
     assert not forked.alive()

@@ -73,6 +73,8 @@ class FakeRun:
     on_the_way: list[tuple[int, int]] = field(default_factory=list)  # epoch, ticks until it begins
     asked: bool = False
     leaves_in: int = 2
+    lingers: int | None = None  # ticks in which its driver has left its nodes and still is there; None: drawn
+    left: DriverEnd | None = None  # with which that one ends then
     ended: DriverEnd | None = None
     finished: bool = False
     starts: int = 0
@@ -127,7 +129,7 @@ class FakeCluster:
         self.dice.maybe()
         run = self.runs[entry.key]
         tally = Tally(run.step, run.saved, run.saved > 0, run.steps, 10.0, run.gpu_s, run.gpu_s / 1800.0)
-        seen = RunSeen(tally, run.finished)
+        seen = RunSeen(tally, run.finished, nodes_left=run.left is not None)
         pid = None if run.alive is None else 100 + run.alive
         return Presence(run.alive, pid, run.ended, seen, run.asked, bool(run.on_the_way))
 
@@ -156,13 +158,16 @@ class FakeCluster:
         """Its driver, without a word."""
         run = self.runs[key]
         run.alive, run.asked, run.step = None, False, run.saved
+        run.left = run.lingers = None
 
     def tick(self) -> None:
         """Ten seconds pass: drivers that were started begin, and those that are there do a step."""
         self.now += 10.0
         for run in self.runs.values():
             self._begin(run)
-            if run.alive is not None:
+            if run.left is not None:
+                self._linger(run)
+            elif run.alive is not None:
                 self._go_on(run)
         self._check_nodes()
 
@@ -202,13 +207,20 @@ class FakeCluster:
                 self._end(run, 143)
 
     def _end(self, run: FakeRun, code: int) -> None:
-        run.ended = DriverEnd(run.alive or 0, code)
-        run.alive, run.asked, run.code = None, False, None
+        run.left, run.code = DriverEnd(run.alive or 0, code), None
+        run.lingers = self.dice.random.randrange(3) if run.lingers is None else run.lingers
+        self._linger(run)
+
+    def _linger(self, run: FakeRun) -> None:
+        run.lingers = (run.lingers or 0) - 1
+        if run.lingers < 0:
+            run.ended, run.left, run.lingers = run.left, None, None
+            run.alive, run.asked = None, False
 
     def _check_nodes(self) -> None:
         used: dict[str, int] = {}
         for run in self.runs.values():
-            if run.alive is not None:
+            if run.alive is not None and run.left is None:
                 for node_id, gpus in self.where[f"{run.name} {run.alive}"]:
                     used[node_id] = used.get(node_id, 0) + gpus
         assert max(used.values(), default=0) <= GPUS_PER_NODE, f"more is run than there are GPUs: {used}"

@@ -13,8 +13,8 @@ POLL_S = 0.1
 MOST_LOOKS_PER_S = 100.0
 # Of a processor core, what calls to MLflow of all runs of a process together may take.
 MOST_CORES = 0.5
-# A run whose turn does not come reads on meanwhile.
-_WAIT_FOR_TURN_S = 1.0
+# A run that waits keeps its place; one whose turn does not come for so long reads on meanwhile.
+_WAIT_FOR_TURN_S = 10.0
 _LONGEST_FLUSH_S = 60.0
 
 
@@ -64,13 +64,16 @@ class Shared:
         self._runs, self._turns = runs, turns
         self._lock = threading.Lock()
         self._has_turn = False
+        self._worked_before_s = 0.0
 
     def poll_s(self) -> float:
         return max(POLL_S, self._runs() / MOST_LOOKS_PER_S)
 
     def flush_s(self, wanted_s: float, worked_s: float) -> float:
-        """Rarer with many runs, so that those of a machine cannot keep one another's process busy."""
-        return min(max(wanted_s, worked_s * self._runs() / MOST_CORES), max(wanted_s, _LONGEST_FLUSH_S))
+        """Rarer with many runs, so that those of a machine cannot keep one another's process busy. What took
+        long once, as the first time does, says nothing of the next."""
+        usual_s, self._worked_before_s = min(worked_s, self._worked_before_s), worked_s
+        return min(max(wanted_s, usual_s * self._runs() / MOST_CORES), max(wanted_s, _LONGEST_FLUSH_S))
 
     @contextmanager
     def turn(self) -> Iterator[bool]:

@@ -179,7 +179,10 @@ def _key_of(folder: Path) -> bytes:
         beside = folder / f".{KEY}.{secrets.token_hex(8)}"
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(_KEY_BYTES))
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(beside, path)
-        beside.unlink()
+        except FileExistsError:
+            pass  # another was first
+        finally:
+            beside.unlink()
     raise OSError(f"{path} cannot be made")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from orchestrator.agent.parking_lot import ParkedReport
 from orchestrator.agent.parking_server import Parking
 from orchestrator.agent.snapshots import NodeSnapshots
 from orchestrator.agent.staging_dir import why_too_much
+from orchestrator.agent.zygote_pool import NodeZygotes
 from orchestrator.checkpoint.arena import Slot, load_extent
 from orchestrator.rank.messages import Staged
 from tests.support.rank_harness import wait_until
@@ -121,6 +124,27 @@ def test_other_ranks_of_the_run_are_told_of_and_go_once_it_has_begun(keeper: Kee
     assert wait_until(lambda: [one["ranks"] for one in keeper.report()] == [[2, 3]], UNTIL_S)
 
 
+def test_an_agent_that_is_given_the_ranks_which_its_node_has_parked_has_their_slots(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    first = keeper.agent(1)
+    stage(first, tmp_path, 2)
+    keeper.end(first)
+    about = {"world_size": 4, "number": "5", "snapshot_park_s": 60.0}
+    agent = NodeAgent(small_assignment(tmp_path / "work", **about), 0)
+    agent._parking = keeper.parking.address
+    try:
+        agent._hold_slots()
+        assert agent._snapshots is not None
+        assert (agent._snapshots.parked_ranks, agent.holdings()) == ([2, 3], [])
+        agent.be(1)
+        assert [(one.part.rank, one.part.step, one.parked) for one in agent.holdings()] == [
+            (2, 2, True), (3, 2, True)
+        ]  # fmt: skip
+    finally:
+        agent.close()
+
+
 def test_what_runs_that_ended_have_left_goes_with_time_and_when_a_rank_finds_no_room(
     keeper: Keeper, tmp_path: Path
 ) -> None:
@@ -153,6 +177,25 @@ def test_more_than_may_be_parked_is_not(keeper: Keeper, tmp_path: Path) -> None:
     stage(agent, tmp_path, 2)
     agent.close()
     assert wait_until(lambda: keeper.report() == [], UNTIL_S)
+
+
+def test_a_keeper_stays_for_as_long_as_something_is_parked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    zygotes = NodeZygotes(idle_timeout_s=3600.0)
+    try:
+        later_s = time.monotonic() + 4000.0
+        assert not zygotes.tick(later_s), "nobody asked for a zygote"
+        agent = NodeSnapshots(small_assignment(tmp_path / "work"), 0, zygotes._parking.address)
+        stage(agent, tmp_path, 2)
+        agent.close()
+        assert wait_until(lambda: zygotes.tick(later_s), UNTIL_S)
+        assert [one["run"] for one in zygotes.parked()] == ["a-run"]
+    finally:
+        zygotes.close()
+    assert zygotes.parked() == []
+    assert list(tmp_path.glob("orchestrator-zygotes-*")) == []
 
 
 def test_slots_that_another_agent_has_are_not_shared(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from orchestrator.agent.parking_lot import ParkingLot, SlotsTakenError
+from orchestrator.agent.parking_lot import ParkingLot
 from orchestrator.agent.parking_messages import Claim
 
 MB = 1 << 20
+CLAIM = Claim("/runs/a", "1", 2, "a", [0], 10 * MB, 60.0, "/dev/shm", 0)
 
 
 class Park:
@@ -28,7 +30,9 @@ class Park:
             "most_bytes": 10 * MB, "keep_s": 60.0, "folder": "/dev/shm", "needed_bytes": 0,
         }  # fmt: skip
         has_room = about.pop("has_room", lambda _count: True)
-        return dict(self.lot.claim(Claim(**{**usual, **about}), owner, has_room).slots)
+        mine = self.lot.claim(Claim(**{**usual, **about}), owner, has_room)
+        assert mine is not None
+        return dict(mine.slots)
 
     def slot(self, owner: int, name: str, rank: int = 0, size: int = MB) -> None:
         fd = os.memfd_create(name)
@@ -82,8 +86,7 @@ def test_nobody_else_has(park: Park, other: dict[str, Any]) -> None:
 def test_they_are_not_given_away_while_an_agent_has_them(park: Park) -> None:
     park.agent(1)
     park.slot(1, "a")
-    with pytest.raises(SlotsTakenError):
-        park.agent(2)
+    assert park.lot.claim(CLAIM, 2, lambda _count: True) is None
     park.lot.release(1, 10.0)
     assert park.agent(2) == {0: park.fds["a"]}
 
@@ -154,7 +157,7 @@ def test_nothing_of_a_run_that_has_finished_is_kept(park: Park) -> None:
 def test_once_a_run_has_begun_again_what_others_of_it_have_left_goes(park: Park) -> None:
     park.parked(1, "a", 10.0)
     park.parked(2, "b", 10.0)
-    claim = Claim("/runs/a", "1", 2, "a", [1], 10 * MB, 60.0, "/dev/shm", 0)
+    claim = replace(CLAIM, ranks=[1])
     park.lot.claim(claim, 3, lambda _count: True)
     assert park.lot.others(claim) == [0]
     assert park.open() == ["a", "b"]

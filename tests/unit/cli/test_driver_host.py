@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from orchestrator.cli import driver_host
+from orchestrator.driver.driver_host import READY
 
 
 def test_a_host_whose_code_has_changed_on_the_disk_says_so_and_forks_nothing(
@@ -26,5 +27,6 @@ def test_a_host_whose_code_has_changed_on_the_disk_says_so_and_forks_nothing(
     with ours, its, open(os.devnull) as log:
         socket.send_fds(ours, [b"{}"], [log.fileno()])
         assert driver_host.main(its, "127.0.0.1:1") == 0
+        assert ours.recv(1000) == READY
         answer = json.loads(ours.recv(1000))
     assert answer == {"pid": None, "why": "our code has changed on the disk"}

@@ -68,7 +68,7 @@ def test_a_table_by_name_or_by_path_and_json_for_programs(tmp_path: Path) -> Non
     assert row["cost_usd"] == pytest.approx(4 * 6 / 3600 * PRICE)
     assert {"number", "fault", "what", "node", "gpu", "rank", "step", "attempt", "at_elapsed_s", "time_unix_s",
             "detected_after_s", "recovered_after_s", "redone_steps", "gpu_hours", "cost_usd", "action",
-            "reason", "done", "verdict", "evidence"} == row.keys()  # fmt: skip
+            "reason", "done", "verdict", "evidence", "checked"} == row.keys()  # fmt: skip
 
 
 def test_a_run_without_incidents_says_so(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("+deepspeed.fp16.enabled=true", "+deepspeed.bf16.enabled=true"), "write deepspeed.fp16.enabled=false or"),
     (("job.supports=[quantum]",), "job.supports=[quantum]: no kind of parallelism of cp, tp, pp, sp, ep, vp"),
     (("snapshot.dirs=[/no/such]",), "snapshot.dirs=[/no/such]: no folder that can be written; make it, or write"),
+    (("snapshot.park_bytes=999999999999999",), "snapshot.park_bytes=999999999999999: /dev/shm has"),
+    (("snapshot.park_s=-1",), "snapshot.park_s=-1: must be 0 or more; write"),
     (("recovery.stop_grace_s=inf",), "write e.g. recovery.stop_grace_s=30"),
     (("job.steps=10000000000000000000000",), "job.steps=10000000000000000000000: must be at most 1e+12"),
     ((*GPUS, "planner.hbm_efficiency=0"), "planner.hbm_efficiency=0: must be greater than 0; write e.g."),

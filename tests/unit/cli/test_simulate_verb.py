@@ -36,7 +36,7 @@ def test_a_table_and_json_of_the_same(trace, capsys):
     [
         (["--trace", "/no/such"], "--trace=/no/such: No such file"),
         (["--policies", "srff"], "--policies=srff: there are fifo"),
-        (["--gpus", "4"], "--gpus=4: job 2 of the trace takes 8 GPUs"),
+        (["--gpus", "4"], "--gpus=4: line 2 of the trace takes 8 GPUs"),
         (["--early", "2"], "--early=2: it is a share"),
         (["--early", "-1"], "'-1' is not a number of 0 or more"),
         (
@@ -74,8 +74,8 @@ def test_a_line_for_each_policy_and_job_and_a_picture(trace, tmp_path, capsys):
     assert lines[0].startswith("policy,key,team,gpus,")
     assert len(lines) == 1 + 2 * 3
     assert lines[1:3] == [
-        "fifo,2,,8,1.0,0.000,0.000,5000.000,5000.000,0.000,0",
-        "fifo,3,,8,1.0,10.000,5000.000,5060.000,60.000,4990.000,0",
+        "fifo,line 2,,8,1.0,0.000,0.000,5000.000,5000.000,0.000,0",
+        "fifo,line 3,,8,1.0,10.000,5000.000,5060.000,60.000,4990.000,0",
     ]
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
     assert "no team" in capsys.readouterr().out

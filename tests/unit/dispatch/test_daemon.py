@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.dispatch.daemon import Daemon
 from orchestrator.dispatch.facts import CancelAsked, HeldBack, LetGo
 from orchestrator.dispatch.reconcile import MOST_LOSSES
+from orchestrator.dispatch.replay import replay_of
 from orchestrator.dispatch.store import Deposed
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.jobs import ENDED, JobState
@@ -76,6 +77,9 @@ def test_whatever_is_killed_no_job_is_lost_and_none_runs_twice(
     rows = cluster.looks.rows()
     cluster.looks.rebuild()
     assert cluster.looks.rows() == rows
+    again = replay_of(cluster.looks.facts())
+    assert again.decisions >= len(cluster.runs) / 2
+    assert again.differing == []
 
 
 @pytest.fixture
@@ -100,6 +104,50 @@ def test_who_is_worth_more_gets_the_gpus_of_who_is_worth_less_and_both_finish(cl
     entry = cluster.looks.entry("long")
     assert entry is not None
     assert (entry.job.preemptions, entry.job.state) == (1, JobState.FINISHED)
+
+
+def test_whose_nodes_are_free_lets_the_next_one_start_before_its_driver_has_ended(
+    cluster: FakeCluster,
+) -> None:
+    daemon = cluster.daemon()
+    cluster.submit("long", 16, 200, usd_per_hour=1.0)
+    daemon = played(cluster, daemon, 20)
+    cluster.submit("short", 8, 5, usd_per_hour=1000.0)
+    daemon.step()
+    assert daemon.somebody_leaves
+    long = cluster.runs["long"]
+    long.leaves_in, long.lingers = 0, 1000
+    assert not daemon.mind_leaving(), "it has been asked, and nothing follows yet"
+    while long.left is None:
+        cluster.tick()
+    assert daemon.mind_leaving()
+    assert not daemon.somebody_leaves
+    daemon = played(cluster, daemon, 4)
+    assert (cluster.runs["short"].alive, long.alive) == (1, 1)
+    assert cluster.state("long") is JobState.STOPPING
+    long.lingers = 0
+    until_over(cluster, daemon)
+    assert (long.starts, long.step) == (2, 200)
+
+
+def test_the_world_is_weighed_again_as_soon_as_somebody_may_be_stopped(cluster: FakeCluster) -> None:
+    daemon = cluster.daemon()
+    cluster.submit("long", 16, 200, every=1, usd_per_hour=1.0)
+    daemon = played(cluster, daemon, 3)
+    cluster.submit("short", 8, 5, usd_per_hour=1000.0)
+    while cluster.state("long") is not JobState.RUNNING:
+        daemon = played(cluster, daemon, 1)
+    entry = cluster.looks.entry("long")
+    assert entry is not None
+    assert entry.job.started_at is not None
+    may_stop_at = entry.job.started_at + 150.0
+    while cluster.now < may_stop_at - 11.0:
+        daemon = played(cluster, daemon, 1)
+    daemon.step()
+    for cluster.now in (may_stop_at - 0.5, may_stop_at):
+        assert cluster.state("long") is JobState.RUNNING
+        daemon.step()
+    assert cluster.state("long") is JobState.STOPPING
 
 
 def test_a_job_is_submitted_while_no_daemon_runs(cluster: FakeCluster) -> None:
@@ -170,7 +218,7 @@ def test_a_driver_that_is_lost_again_and_again_is_held_for_somebody_to_look(clus
 
 def test_nodes_that_are_gone_free_what_ran_there_and_come_back_by_their_host(cluster: FakeCluster) -> None:
     daemon = played(cluster, _submitted(cluster, "a", gpus=16), 8)
-    before, cluster.nodes = cluster.nodes, None
+    before, cluster.nodes = cluster.nodes, ()
     daemon = played(cluster, daemon, 10)
     assert cluster.state("a") is JobState.QUEUED
     assert before is not None
@@ -181,6 +229,19 @@ def test_nodes_that_are_gone_free_what_ran_there_and_come_back_by_their_host(clu
         0: ("node0", "id-0-again"),
         1: ("node1", "id-1-again"),
     }
+
+
+def test_a_daemon_that_has_not_heard_of_the_nodes_yet_asks_nobody_to_leave(cluster: FakeCluster) -> None:
+    played(cluster, _submitted(cluster, "a", gpus=16), 8)
+    before, cluster.nodes = cluster.nodes, None
+    daemon = played(cluster, cluster.daemon(), 4)
+    assert (cluster.state("a"), cluster.runs["a"].starts) == (JobState.RUNNING, 1)
+    cluster.kill("a")
+    daemon = played(cluster, daemon, 3)
+    assert cluster.state("a") is JobState.QUEUED, "nobody has answered for too long"
+    cluster.nodes = before
+    until_over(cluster, daemon)
+    assert cluster.runs["a"].starts == 2
 
 
 def test_a_fleet_file_that_is_wrong_is_told_once_and_the_one_before_stays(cluster: FakeCluster) -> None:

@@ -22,7 +22,7 @@ classes:
   product: {usd_per_hour: 100}
   batch: {default: true}
   urgent: {before_all_others: true}
-policy: {min_run_s: 60, most_moves: 2}
+policy: {min_run_s: 60, most_moves: 2, stop_unsaved: true}
 """
 
 
@@ -44,6 +44,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert (fleet.job_class("product").usd_per_hour, fleet.job_class(None).name) == (100.0, "batch")
     assert fleet.job_class("urgent").rank == 1
     assert (fleet.policy.min_run_s, fleet.policy.most_moves, fleet.policy.aging) == (60.0, 2, 0.1)
+    assert fleet.policy.stop_unsaved
     assert fleet.state_dir == tmp_path / "fleet"
     assert not fleet.metrics_names
 
@@ -71,6 +72,7 @@ REFUSED = [
     (ONE + "classes: {a: {default: true}, b: {default: true}}", "a and b are both the default"),
     (ONE + "classes: {a: {before_all_others: 3}}", "has to be true or false"),
     (ONE + "policy: {hysteresis: 2}", "policy.hysteresis: 2 has to be above 0 and at most 1"),
+    (ONE + "policy: {stop_unsaved: 1}", "policy.stop_unsaved: 1 has to be true or false"),
     (ONE + "policy: {ageing: 2}", "policy.ageing: there is no such key; did you mean 'aging'?"),
     ("pools: [", "it is not YAML that can be read"),
 ]

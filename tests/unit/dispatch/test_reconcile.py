@@ -17,6 +17,7 @@ from orchestrator.dispatch.facts import (
     HeldBack,
     Left,
     Lost,
+    NodesLeft,
     StopMeant,
     Tallied,
     Tally,
@@ -32,6 +33,7 @@ HERE = Placement("gpus", (0,), (8,))
 TALLY = Tally(10, 8, True)
 RUN = RunSeen(TALLY)
 DONE = RunSeen(TALLY, finished=True)
+AT_ITS_END = RunSeen(TALLY, nodes_left=True)
 NOBODY = Presence(run=RUN)
 THERE = Presence(2, 77, run=RUN)
 
@@ -93,6 +95,11 @@ ROWS = [
     ),
     (STOPPING, THERE, AskToStop()),
     (STOPPING, replace(THERE, stop_asked=True), None),
+    (STOPPING, replace(THERE, run=AT_ITS_END, stop_asked=True), Say((NodesLeft("a", 2),))),
+    (entry(JobState.STOPPING, placement=None), replace(THERE, run=AT_ITS_END, stop_asked=True), None),
+    (STOPPING, replace(THERE, run=DONE), Say((Ended("a", 2, JobState.FINISHED, TALLY),))),
+    (RUNNING, replace(THERE, run=DONE), Say((Ended("a", 2, JobState.FINISHED, TALLY),))),
+    (RUNNING, replace(THERE, run=AT_ITS_END), None),
     (STOPPING, NOBODY, Say((Left("a", 2, TALLY),))),
     (STOPPING, ended(143, replace(RUN, stopped_by="'orchestrator stop' of x")), Say((Left("a", 2, TALLY),))),
     (STOPPING, ended(0, DONE), Say((Ended("a", 2, JobState.FINISHED, TALLY),))),
@@ -110,6 +117,13 @@ def test_nodes_that_are_gone_are_left() -> None:
     assert next_action(STARTING, NOBODY, False, NOW) == Say((Left("a", 2, TALLY, "its nodes were gone"),))
     assert next_action(RUNNING, THERE, False, NOW) == Say((StopMeant("a", 2, StopCause.NODE, 0.0, 0.0, ()),))
     assert next_action(RUNNING, NOBODY, False, NOW) == Say((Left("a", 2, TALLY, "its nodes were gone"),))
+
+
+def test_while_nobody_knows_of_nodes_nobody_is_asked_to_leave_and_nothing_starts() -> None:
+    assert next_action(RUNNING, THERE, None, NOW) is None
+    assert next_action(RUNNING, NOBODY, None, NOW) is None
+    assert next_action(STARTING, NOBODY, None, NOW) is None
+    assert next_action(STARTING, NOBODY, False, NOW) == Say((Left("a", 2, TALLY, "its nodes were gone"),))
 
 
 def test_who_does_not_leave_is_asked_again_and_killed_at_last() -> None:

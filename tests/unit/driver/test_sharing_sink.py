@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from orchestrator.agent.facts import OWN
 from orchestrator.config.schema import Config
 from orchestrator.config.tracking_schema import TrackingConfig
-from orchestrator.driver import tracking
+from orchestrator.driver import sharing_sink, tracking
 from orchestrator.driver.tracking import MOST_SHARED, MlflowSink
 from orchestrator.ledger.mlflow.shared_process import KEY, Place, place_of
 from orchestrator.ledger.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from orchestrator.plan.plan import Plan
 
 URI = "http://mlflow:5000"
 ADA = {"MLFLOW_TRACKING_PASSWORD": "lovelace", "PWD": "/home/ada"}
@@ -34,6 +40,18 @@ def test_those_share_a_sink_whose_mlflow_credentials_and_code_are_the_same(tmp_p
     assert (len(same), len(others), same & others) == (1, 4, set())
     assert stat.S_IMODE((tmp_path / KEY).stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [KEY]
+
+
+def test_a_run_of_no_queue_shares_with_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, plan = Config(tracking=TrackingConfig(uri=URI)), cast("Plan", SimpleNamespace(facts={OWN: "1"}))
+    monkeypatch.setattr(sharing_sink, "_folder", None)
+    assert sharing_sink.shared_place(config, plan) is None
+    sharing_sink.share_in(tmp_path)
+    found = sharing_sink.shared_place(config, plan)
+    assert found == place_of(tmp_path, URI, "1", os.environ)
+    (tmp_path / "a file").touch()
+    sharing_sink.share_in(tmp_path / "a file")
+    assert sharing_sink.shared_place(config, plan) is None, "where there can be no key each has its own"
 
 
 def test_a_file_is_written_by_one_at_a_time_and_a_server_by_several(tmp_path: Path) -> None:

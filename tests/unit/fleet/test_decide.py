@@ -120,6 +120,17 @@ def test_nobody_is_stopped_who_must_not_be():
     assert young.until_at == NOW + 50.0
 
 
+def test_who_has_saved_nothing_yet_may_be_stopped_where_the_policy_says_so():
+    new, short = running("r", (0, 8), (1, 8), (2, 8), (3, 8), saved=False), queued("short", 32, 0.1)
+    policy = replace(POLICY, stop_unsaved=True)
+    assert [type(one) for one in decide(world(new, short), policy)] == [Stop, Start]
+    for job in (
+        replace(new, started_at=NOW - 100.0),
+        replace(new, spec=replace(new.spec, preemptible=False)),
+    ):
+        assert not any(isinstance(one, Stop) for one in decide(world(job, short), policy))
+
+
 def test_a_stop_that_costs_more_than_it_gains_is_not_made():
     unsaved = replace(
         running("r", (0, 8), (1, 8), (2, 8), (3, 8), hours=2.0, since_s=360_000.0),

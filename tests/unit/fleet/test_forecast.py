@@ -80,6 +80,16 @@ def replace_hours(job: Job) -> Job:
     return replace(job, spec=replace(job.spec, plans=(PoolPlan("h100", 8, None),)))
 
 
+def test_what_is_decided_together_leaves_no_gpus_idle_for_long():
+    """A long queue of short jobs is done as soon as when each end is looked at."""
+    jobs = [queued(f"short{number}", 8, 0.02) for number in range(200)]
+    of = world(*jobs, queued("long", 8, 100.0))
+    exact = _forecast(of)["long"]
+    coarse = forecast(of, Policy(), futures=16, coarse=0.05)["long"]
+    assert coarse.start is not None
+    assert _hours(coarse.start.at) == pytest.approx(_hours(exact.start.at), rel=0.25)
+
+
 def test_jobs_like_those_of_late_are_expected_to_come_and_to_go_first():
     late = [queued(f"l{at}", 32, 0.5, ago_s=3600.0 * at) for at in range(1, 13)]  # half of all that there is
     alone, among = (

@@ -25,7 +25,7 @@ def after(*happened: tuple[float, Event]) -> float:
     unsaved = Unsaved()
     for usd, event in happened:
         unsaved.observe(Record(0, 0.0, 0.0, event), dataclasses.replace(Ledger().bill(0.0), cost_usd=usd))
-    return unsaved.usd
+    return unsaved.at_risk_usd
 
 
 def saved(step: int, staged: bool = True) -> CheckpointSaved:
