@@ -65,13 +65,13 @@ class NodesReader:
             return None
         if self._child is None and now - self._started_at > _AGAIN_S:
             self._start(address, now)
-        return self._seen if now - self._seen_at < _STALE_S else None
+        return self._seen if self._is_fresh(now) else None
 
     @property
     def is_unknown(self) -> bool:
         """Whether somebody listens there who has not said yet which nodes there are."""
         now = time.monotonic()
-        if not self._answers or now - self._seen_at < _STALE_S:
+        if not self._answers or self._is_fresh(now):
             self._silent_since = None
             return False
         if self._silent_since is None:
@@ -80,8 +80,12 @@ class NodesReader:
 
     def address(self) -> str | None:
         """That of the cluster that has told its nodes of late; None where none has."""
-        fresh = self._seen is not None and time.monotonic() - self._seen_at < _STALE_S
+        fresh = self._seen is not None and self._is_fresh(time.monotonic())
         return self._of if fresh and self._answers else None
+
+    def _is_fresh(self, now: float) -> bool:
+        """Whether what was seen last says something of now."""
+        return now - self._seen_at < _STALE_S
 
     def close(self) -> None:
         """End the child that asks."""

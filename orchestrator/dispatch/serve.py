@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import subprocess
@@ -164,7 +163,7 @@ def _lock(state_dir: Path) -> IO[str]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
     except BaseException:
-        with contextlib.suppress(OSError):  # what could not be written is tried once more at the end
+        with suppress(OSError):  # what could not be written is tried once more at the end
             lock.close()
         raise
     return lock

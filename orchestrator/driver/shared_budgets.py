@@ -104,7 +104,7 @@ def shared_budgets(
 
     Raises :class:`ConfigError` where nothing is left of it.
     """
-    _path, pools = _pools_of(config)
+    path, pools = _pools_of(config)
     if not pools:
         return None
     wish = _held_for(CLAIM_S + config.budget.first_save_s, plan)
@@ -115,7 +115,7 @@ def shared_budgets(
     total = Amounts(bill.cost_usd, bill.gpu_hours)
     most = shared.draw(total)
     left = Amounts(most.usd - total.usd, most.gpu_hours - total.gpu_hours)
-    if (refusal := _refusal(config, plan, left)) is not None:
+    if (refusal := _refusal(config, plan, left, path, pools)) is not None:
         shared.give_back()
         raise refusal
     shared.say_if_short(total, most)
@@ -125,7 +125,7 @@ def shared_budgets(
 def shared_remarks(config: Config, plan: Plan, now_unix_s: float) -> list[str]:
     """What there is to say of shared budgets beside a plan that is only looked at, of which nothing is
     claimed. Raises :class:`ConfigError` for what a run would be refused for."""
-    _path, pools = _pools_of(config)
+    path, pools = _pools_of(config)
     costs = plan.prediction.costs
     remarks = []
     for pool in pools:
@@ -140,7 +140,7 @@ def shared_remarks(config: Config, plan: Plan, now_unix_s: float) -> list[str]:
             math.inf if pool.usd is None else pool.usd - found.spent.usd,
             math.inf if pool.gpu_hours is None else pool.gpu_hours - found.spent.gpu_hours,
         )
-        if (refusal := _refusal(config, plan, left)) is not None:
+        if (refusal := _refusal(config, plan, left, path, pools)) is not None:
             raise refusal
         if math.isfinite(left.usd) and costs and costs[0].usd > left.usd:
             remarks.append(
@@ -169,13 +169,12 @@ def _held_for(seconds: float, plan: Plan) -> Amounts:
     return Amounts(gpu_hours * plan.billed_by.usd_per_gpu_hour, gpu_hours)
 
 
-def _refusal(config: Config, plan: Plan, left: Amounts) -> ConfigError | None:
-    """Why a run that finds so much left may not begin; None where it may."""
+def _refusal(config: Config, plan: Plan, left: Amounts, path: Path, pools: list[Pool]) -> ConfigError | None:
+    """Why a run that finds so much left of these may not begin; None where it may."""
     saving = _held_for(config.budget.first_save_s, plan)
     costs_too_much = saving.usd > 0 and left.usd <= saving.usd
     if not costs_too_much and left.gpu_hours > saving.gpu_hours:
         return None
-    path, pools = _pools_of(config)
     who = " and ".join(sorted({str(pool) for pool in pools}))
     found, needed = _amounts(left, saving, plan.unit)
     return ConfigError(
