@@ -27,13 +27,15 @@ HOSTS = 3
 # Long enough for each job to be struck some times.
 STEPS = 80
 HEADS = 0.05  # of all kills
+JOIN_TRIES = 5
+SAY_EVERY = 10  # kills
 # What differs between the jobs of one kind is nothing: they have to train the same.
 KINDS = {
     "one": ("cluster.gpus_per_node=1",),
     "two": ("cluster.gpus_per_node=2",),
     "four": ("cluster.gpus_per_node=2", "cluster.nodes=2"),
 }
-PRODUCT = 0.4  # of all jobs: they stop the others
+PRODUCT = 0.4  # of all jobs
 _WITHIN_S = 6 * 3600.0
 _UP = ["python", "-m", "orchestrator", "up", "gpu=cpu", "cluster.gpus_per_node=2",
        "cluster.cpu_threads_per_rank=1", "launch.dashboard=false", "run_root=elsewhere"]  # fmt: skip
@@ -55,11 +57,26 @@ class QueueOnHosts(StruckQueue):
         address, token = json.loads(head.read(_RECORD))["address"], head.read(_TOKEN)
 
         def join(host: Host) -> None:
-            end(*[process for process in host.processes() if "ray" in title(process)])
             host.run(["mkdir", "-p", "-m", "700", f"{HOME}/.ray"], check=True)
             host.write(_TOKEN, token)
-            start = ["ray", "start", f"--address={address}", f"--node-ip-address={host.address}"]
-            host.run([*start, "--num-cpus=2"], {"RAY_AUTH_MODE": "token"}, timeout_s=_UP_S, check=True)
+            start = [
+                "ray",
+                "start",
+                f"--address={address}",
+                f"--node-ip-address={host.address}",
+                "--num-cpus=2",
+            ]
+            # Ray gives a node half a minute to come up, which a busy machine may not have for it.
+            for tries_left in reversed(range(JOIN_TRIES)):
+                end(*[process for process in host.processes() if "ray" in title(process)])
+                done = host.run(
+                    [*start, "--num-cpus=2"],
+                    {"RAY_AUTH_MODE": "token"},
+                    timeout_s=_UP_S,
+                    check=not tries_left,
+                )
+                if done.returncode == 0:
+                    return
 
         with ThreadPoolExecutor() as pool:
             list(pool.map(join, others))
@@ -88,7 +105,13 @@ class QueueOnHosts(StruckQueue):
     def _kill(self) -> None:
         if self.dice.random() > HEADS:
             super()._kill()
-            return
+        else:
+            self._kill_head()
+        if len(self.kills) % SAY_EVERY == 0:
+            live = len(self.store.read().live())
+            print(f"{time.strftime('%H:%M:%S')}: {len(self.kills)} kills, {live} jobs to go", flush=True)
+
+    def _kill_head(self) -> None:
         known: dict[str, Any] = json.loads(self.hosts[0].read(_RECORD))
         head = self._process(known["head_pid"])
         if head is not None and running(head):
@@ -126,9 +149,14 @@ def main() -> None:
         kinds: dict[str, list[str]] = {name: [] for name in KINDS}
         for number in range(asked.jobs):
             kind, key = queue.dice.choice(list(KINDS)), f"job-{number}"
-            job_class = "product" if queue.dice.random() < PRODUCT else "batch"
-            queue.submit(key, f"class={job_class}", *JOB, *KINDS[kind], f"job.steps={STEPS}")
+            words = [*JOB, *KINDS[kind], f"job.steps={STEPS}"]
             kinds[kind].append(key)
+            if queue.dice.random() < PRODUCT:
+                # They find others at work, whom they stop.
+                queue.later.append((queue.dice.randrange(asked.kills), key, ["class=product", *words]))
+            else:
+                queue.submit(key, "class=batch", *words)
+        queue.later.sort()
         queue.begin()
         queue.strike(asked.kills, _WITHIN_S)
         queue.check([keys for keys in kinds.values() if keys], STEPS)

@@ -47,6 +47,8 @@ class StruckQueue:
     seed: int
     nodes: int = 1
     kills: list[str] = field(default_factory=list)
+    # After so many kills, or once nothing else is to do: a job's key and words.
+    later: list[tuple[int, str, Sequence[str]]] = field(default_factory=list)
     _daemon: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -76,11 +78,15 @@ class StruckQueue:
             self._daemon = self._started(log.fileno())
 
     def strike(self, kills: int, within_s: float) -> None:
-        """Kill something so often, each time after the queue has got on, and wait for the end."""
+        """Kill something so often, each time after the queue has got on, and wait for the end; the later
+        jobs come meanwhile."""
         deadline_s, steps = time.monotonic() + within_s, -1
-        while not self.over():
+        while self.later or not self.over():
             assert time.monotonic() < deadline_s, f"seed {self.seed}: {self.told()}"
             assert self._daemon is not None
+            if self.later and (len(self.kills) >= self.later[0][0] or self.over()):
+                _, key, words = self.later.pop(0)
+                self.submit(key, *words)
             if self._daemon.poll() is not None:
                 self.begin()
             now = self.steps()
