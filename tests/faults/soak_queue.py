@@ -24,8 +24,8 @@ from tests.support.processes import end, running, title
 from tests.support.struck_queue import StruckQueue
 
 HOSTS = 3
-# Long enough for each job to be struck some times.
-STEPS = 80
+# Long enough for each job to be struck some times, also where a kill takes longer than many steps.
+STEPS = 200
 HEADS = 0.05  # of all kills
 JOIN_TRIES = 5
 SAY_EVERY = 10  # kills

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,19 +82,23 @@ class StruckQueue:
         """Kill something so often, each time after the queue has got on, and wait for the end; the later
         jobs come meanwhile."""
         deadline_s, steps = time.monotonic() + within_s, -1
-        while self.later or not self.over():
-            assert time.monotonic() < deadline_s, f"seed {self.seed}: {self.told()}"
-            assert self._daemon is not None
-            if self.later and (len(self.kills) >= self.later[0][0] or self.over()):
-                _, key, words = self.later.pop(0)
-                self.submit(key, *words)
-            if self._daemon.poll() is not None:
-                self.begin()
-            now = self.steps()
-            if len(self.kills) < kills and now > steps:
-                steps = now
-                self._kill()
-            time.sleep(LOOK_S)
+        with ThreadPoolExecutor(1) as somebody:
+            comes: Future[None] | None = None
+            while self.later or comes is not None or not self.over():
+                assert time.monotonic() < deadline_s, f"seed {self.seed}: {self.told()}"
+                assert self._daemon is not None
+                if self._daemon.poll() is not None:
+                    self.begin()
+                if comes is not None and comes.done():
+                    comes = comes.result()
+                if comes is None and self.later and (len(self.kills) >= self.later[0][0] or self.over()):
+                    _, key, words = self.later.pop(0)
+                    comes = somebody.submit(self.submit, key, *words)
+                now = self.steps()
+                if len(self.kills) < kills and now > steps:
+                    steps = now
+                    self._kill()
+                time.sleep(LOOK_S)
         assert len(self.kills) >= kills, f"it was over after {self.kills}"
 
     def say(self, fact: Fact) -> None:
