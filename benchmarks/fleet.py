@@ -17,7 +17,7 @@ from pathlib import Path
 from orchestrator import papers
 from orchestrator.errors import OrchestratorError
 from orchestrator.fleet.contest import POLICIES, PROFILES, Setting, Standing, contest
-from orchestrator.fleet.hindsight import hindsight
+from orchestrator.fleet.hindsight import LATE, hindsight
 from orchestrator.fleet.trace_formats import read_trace
 from orchestrator.text import figure
 
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument(
         "--forecasts", type=int, default=0, metavar="N", help="also of N jobs, held against what happened"
     )
+    parser.add_argument("--nobody-else", action="store_true", help="forecasts as if nobody else came")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     try:
@@ -57,7 +58,7 @@ def _measure(asked: argparse.Namespace) -> int:
     if asked.forecasts:
         seen = hindsight(
             jobs, asked.gpus, setting.policy, asked=asked.forecasts, restart_s=asked.restart_s,
-            sigma=setting.sigma,
+            sigma=setting.sigma, late=0 if asked.nobody_else else LATE,
         )  # fmt: skip
     if asked.json:
         body = dataclasses.asdict(found) | ({"forecasts": dataclasses.asdict(seen)} if seen else {})

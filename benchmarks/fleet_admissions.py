@@ -20,7 +20,7 @@ from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.fleet_file import FleetFile, read_fleet_file
 from orchestrator.dispatch.seen import Presence, SeenNode
 from orchestrator.dispatch.store import Store
-from orchestrator.dispatch.submitting import submit
+from orchestrator.dispatch.submitting import Sender, submit
 from orchestrator.fleet.jobs import JobSpec, PoolPlan
 
 _FLEET = """
@@ -54,7 +54,7 @@ def _spec(key: str) -> JobSpec:
 def _submits(root: Path, first: int, many: int) -> None:
     with Store(root / "fleet") as store:
         for number in range(first, first + many):
-            submit(store, [_spec(f"j{number}")], root, str(root), "somebody", time.time())
+            submit(store, [_spec(f"j{number}")], Sender(root, str(root), "somebody"), time.time())
 
 
 def _leads(root: Path, until: int, done: multiprocessing.Queue[float]) -> None:
@@ -114,7 +114,7 @@ def main() -> int:
         with Store(root / "fleet") as store:
             specs = [_spec(f"k{number}") for number in range(total)]
             before = time.monotonic()
-            submit(store, specs, root, str(root), "somebody", time.time())
+            submit(store, specs, Sender(root, str(root), "somebody"), time.time())
             took_s = time.monotonic() - before
         print(f"{total:,} jobs as one list: {total / took_s:,.0f} a second")
     return 0

@@ -70,12 +70,14 @@ NONSENSE = (ArithmeticError, LookupError, TypeError, ValueError)
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one row. `out_of_memory`: the run did not train, so it has no step time."""
+    """What the model says of one row. `out_of_memory`: the run did not train, so it has no step time.
+    `host_share` is what the predicted step waits for its host."""
 
     case: Case
     predicted_s: float
     memory: Memory
     out_of_memory: bool
+    host_share: float = 0.0
 
     @property
     def error(self) -> float:
@@ -133,13 +135,14 @@ def answer(row: Row, constants: PlannerConfig) -> Answer:
     if failed:
         row = {**row, **dict.fromkeys(RATES, ""), "step_time_s": "1"}  # a time that nothing looks at
     case = planner_rows.case_of(row, constants)
-    predicted_s = planner_rows.predict(case, constants).total_s
+    step = planner_rows.predict(case, constants)
+    predicted_s = step.total_s
     if not (
         math.isfinite(predicted_s) and predicted_s > 0 and math.isfinite(case.step_s) and case.step_s > 0
     ):
         raise Refused(f"a step time of {predicted_s:g} s predicted, {case.step_s:g} s measured")
     memory = memory_of(case.model, case.gpu, case.layout, case.zero, case.software)
-    return Answer(case, predicted_s, memory, failed)
+    return Answer(case, predicted_s, memory, failed, step.host_s / predicted_s)
 
 
 def checked(row: Row) -> dict[str, str]:
@@ -194,6 +197,7 @@ def kind(one: Answer) -> Kind:
 
 def holds(found: Likeness, one: Answer) -> bool:
     """Whether the measured time is within the range."""
+    found = found.waiting(one.host_share)
     return found.low <= one.case.step_s / one.predicted_s <= found.high
 
 

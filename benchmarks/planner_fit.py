@@ -28,6 +28,7 @@ from benchmarks.planner_rows import Case
 from orchestrator.config import published_runs
 from orchestrator.config.load import conf_dir
 from orchestrator.config.schema import PlannerConfig
+from orchestrator.plan.perf.likeness import HOSTS_DIFFER_BY
 
 ROWS = Path(__file__).parent / "planner" / "fit.csv"
 FILE = conf_dir() / "planner" / "default.yaml"
@@ -54,7 +55,7 @@ FREE: dict[str, tuple[float, float]] = {
     "misaligned_factor": (8.0, 0.3),
     "stream_passes": (9.0, 0.4),
     "fp8_passes": (4.0, 0.7),
-    "host_s_per_layer": (0.0008, 0.7),
+    "host_s_per_layer": (0.0008, HOSTS_DIFFER_BY),
     "host_share_of_tp": (0.3, 0.7),
     "host_s_per_step": (0.003, 1.0),
     "link_latency_s": (12e-6, 0.4),

@@ -162,7 +162,7 @@ def node_bits_per_s(text: str, gpu: GpuConfig, per_node: int) -> float:
 # Megatron of 2021, and DeepSpeed's fork of it: fused softmax and activations, attention in parts.
 MEGATRON_2021 = Software(
     fused_attention=False, elementwise_share=0.6, logit_bytes=10, gradient_bytes=10, float32_gradients=True,
-    dropout=True,
+    dropout=True, pads_vocabulary=True,
 )  # fmt: skip
 # Of 2022, with what Korthikanti et al. describe: gradients added within the products that make them, and
 # outputs that were sent on freed.
@@ -217,6 +217,7 @@ def _framework(row: Mapping[str, str]) -> Software:
         return Software(
             hopper_attention=True, elementwise_share=0.4, sequence_parallel=True, tp_overlap=True,
             host_factor=0.1, selective_share=0.45, copies_loss=False, logit_bytes=4, half_copy=False,
+            pads_vocabulary=True,
         )  # fmt: skip
     if "torchtitan" in name:
         compiled = (

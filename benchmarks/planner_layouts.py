@@ -1,17 +1,30 @@
 """Whether the planner's model finds the best layout, where one model was measured in several on the same
-GPUs."""
+GPUs.
+
+    python -m benchmarks.planner_layouts
+
+prints how well steps would rank each table's layouts that are right but for a random error of each.
+"""
 
 from __future__ import annotations
 
 import collections
+import math
+import random
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.stats import spearmanr
 
-from benchmarks.planner_accuracy import Answer, by_table, timed
+from benchmarks.planner_accuracy import Answer, answers, by_table, read, timed
+from benchmarks.planner_fit import ROWS, load_constants
+from orchestrator.plan.perf.memory import Memory
+
+ERRORS = (0.005, 0.01, 0.02, 0.03, 0.05)  # standard deviations, as fractions of the measured time
+DRAWS = 20
+NOTHING = Memory(0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -80,3 +93,31 @@ def summary(groups: Sequence[Choice]) -> Choices:
         regret=sum(group.regret * group.layouts for group in groups) / sum(group.layouts for group in groups),
         worst_regret=max(group.regret for group in groups),
     )
+
+
+def guessed(answers: Iterable[Answer], error: float, draw: random.Random) -> list[Answer]:
+    """Answers that are right but for a random error, the same for all rows of one layout, and that expect
+    what trained to fit."""
+    found = []
+    off: dict[Any, float] = {}
+    for one in timed(answers):
+        key = (one.case.group, one.case.layout, one.case.zero, one.case.software)
+        factor = math.exp(off.setdefault(key, draw.gauss(0.0, error)))
+        found.append(replace(one, predicted_s=factor * one.case.step_s, memory=NOTHING))
+    return found
+
+
+def main() -> None:
+    rows, _ = answers(read(ROWS), load_constants())
+    tables = {table: here for table, here in by_table(rows).items() if choices(here)}
+    draw = random.Random(0)
+    for table, here in tables.items():
+        for error in ERRORS:
+            found = [choices_by_table(guessed(here, error, draw))[table] for _ in range(DRAWS)]
+            correlation = statistics.fmean(one.correlation or 0.0 for one in found)
+            regret = statistics.fmean(one.regret for one in found)
+            print(f"{table}: off by {error:.1%}: rank correlation {correlation:.2f}, regret {regret:.1%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -56,6 +56,7 @@ def _together(table: str, here: Sequence[Answer]) -> EvidenceConfig:
         parallelism=first.parallelism,
         experts=first.experts,
         ranks=round(statistics.median(kind(one).ranks for one in here)),
+        hidden=round(statistics.median(kind(one).hidden for one in here)),
         rows=len(here),
         ratios=[round(quantile(ratios, same, percent / 100), 3) for percent in PERCENTILES],
         best_mfu=round(max(mfu(one) for one in here), 3),

@@ -136,7 +136,7 @@ def by_table(known: Sequence[Row]) -> dict[str, list[Row]]:
 def chatgpt() -> list[ChatGpt]:
     """The source's load by its own words first, then by what they leave open. At the roofline itself, as the
     source assumes twice what software reached."""
-    gpt3 = _option("model", "gpt3_175b", ModelConfig, load_constants())
+    gpt3 = option("model", "gpt3_175b", ModelConfig, load_constants())
     readings = (
         ("as stated: 54 layers 16,384 wide; weights int8, cache 16 bits", STATED, "fp16", 1),
         ("the cache int8 as well", STATED, "int8", 1),
@@ -153,7 +153,7 @@ def chatgpt() -> list[ChatGpt]:
 
 def _chatgpt(model: ModelConfig, kv_precision: str, tokens_in: float) -> ServingResult:
     constants = load_constants()
-    gpu = _option("gpu", "a100_80gb", GpuConfig, constants)
+    gpu = option("gpu", "a100_80gb", GpuConfig, constants)
     return serve(
         ServingRequest(
             model=model,
@@ -168,7 +168,7 @@ def _chatgpt(model: ModelConfig, kv_precision: str, tokens_in: float) -> Serving
 
 
 def _predicted(row: dict[str, str], constants: PlannerConfig) -> Row:
-    gpu = _option("gpu", row["gpu"], GpuConfig, constants)
+    gpu = option("gpu", row["gpu"], GpuConfig, constants)
     batch = int(row["batch"] or ServeConfig.max_batch)
     load = Load(1.0, float(row["tokens_in"]), float(row["tokens_out"]))
     software = Software(
@@ -201,10 +201,10 @@ def _machine(gpu: GpuConfig) -> Machine:
 def _model(name: str, constants: PlannerConfig) -> ModelConfig:
     if name in SHAPES:
         return ModelConfig(name=name, seq_len=4096, gated_mlp=name not in PLAIN_MLP, **SHAPES[name])
-    return _option("model", name, ModelConfig, constants)
+    return option("model", name, ModelConfig, constants)
 
 
-def _option(group: str, name: str, schema: type, constants: PlannerConfig) -> Any:
+def option(group: str, name: str, schema: type, constants: PlannerConfig) -> Any:
     if (group, name) not in _OPTIONS:
         _OPTIONS[group, name] = _read_option(group, name, schema, constants)
     return _OPTIONS[group, name]

@@ -27,10 +27,12 @@ from orchestrator.cli.show.serving import ServingAnswerJson
 from orchestrator.cli.show.sweep_table import SweptPlan
 from orchestrator.config.schema import RecoveryConfig
 from orchestrator.config.signals import stop_numbers
-from orchestrator.dispatch.queue_answers import Submission
+from orchestrator.dispatch.draining import NodeDrain
+from orchestrator.dispatch.queue_answers import DaemonAsked, Heard, QueueNow, Submission
 from orchestrator.dispatch.queue_view import Outlook, QueuedJob
 from orchestrator.dispatch.quotas import QuotaRow
 from orchestrator.dispatch.replay import Replay
+from orchestrator.dispatch.reserving import NodesReserved
 from orchestrator.driver.check import CheckSeen
 from orchestrator.driver.cluster_status import ClusterSeen
 from orchestrator.driver.run_list import ListedRun
@@ -97,11 +99,20 @@ VERBS: list[tuple[str, str, Any]] = [
     ("simulate --trace FILE --json", "one", Contest),
     ("simulate scenario=NAME --json", "one", ScenarioAnswer),
     ("simulate --replay QUEUE --json", "one", Replay),
-    ("queue --json", "a list, who runs first and then who waits by worth, of", QueuedJob),
+    ("queue --json", "one", QueueNow),
     ("queue --why KEY --json", "one", QueuedJob),
     ("submit --json", "one; with `-m` a list, of", Submission),
     ("submit --dry-run --json", "one; with `-m` a list, of", Outlook),
+    ("cancel KEY --json`, `hold KEY --json", "a list, of", Heard),
+    ("move KEY --json", "a list, of", Outlook),
     ("quota --json", "a list, of", QuotaRow),
+    (
+        "reserve --json",
+        "a list, the next to begin first; of one that is made or ended that one, of",
+        NodesReserved,
+    ),
+    ("drain HOST --json", "one", NodeDrain),
+    ("dispatch --stop --json", "one", DaemonAsked),
 ]
 FILES: list[tuple[str, str, Any]] = [
     ("RUN_ROOT/spend/RUN.json", "who spends how much, for the group of the run root: one", Spend),

@@ -274,14 +274,16 @@ class NodeQuarantined(Event):
 
 @dataclass(frozen=True)
 class NodeChecked(Event):
-    """A node on which a rank was lost was measured before the run takes it again; ``found`` says what is bad,
-    "" where it is ``well``."""
+    """A node on which a rank was lost was measured before the run takes it again, or, where it ``came``, one
+    that came in place of a lost one, or came back, before ranks run there; ``found`` says what is bad, ""
+    where it is ``well``. ``attempt`` is the one that failed."""
 
     attempt: int
     node: str
     well: bool
     found: str
     seconds: float
+    came: bool = False
 
 
 @dataclass(frozen=True)

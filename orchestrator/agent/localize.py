@@ -16,11 +16,9 @@ import psutil
 from orchestrator.agent import facts
 from orchestrator.agent.assignment import Assignment
 from orchestrator.config.placeholders import INTERFACE, asks_for
+from orchestrator.processes import same_process, start_of
 
 Interfaces = Mapping[str, Iterable[str]]
-# A start is told by the time since the machine's, which every process reads anew: it moves with the clock a
-# little.
-_SAME_START_S = 2.0
 
 
 def on_node(assignment: Assignment, unpacked: str, there: Interfaces, address: str) -> Assignment:
@@ -122,12 +120,11 @@ def remove_mark(folder: Path, mark: str) -> None:
 
 def identity() -> dict[str, Any]:
     """This process's number and when it started, by which :func:`kill_process` knows it again."""
-    return {"pid": os.getpid(), "started_unix_s": psutil.Process().create_time()}
+    return {"pid": os.getpid(), "start": start_of()}
 
 
-def kill_process(pid: int, started_unix_s: float) -> None:
+def kill_process(pid: int, start: str) -> None:
     """SIGKILL to a process of this node; to nobody where it has ended, whoever has its number now."""
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if abs(process.create_time() - started_unix_s) < _SAME_START_S:
+    with contextlib.suppress(psutil.Error, OSError):
+        if (process := same_process(pid, start)) is not None:
             process.kill()

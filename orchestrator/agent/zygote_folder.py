@@ -12,14 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from orchestrator import papers
+from orchestrator.processes import is_same, start_of
 
 _PREFIX = "orchestrator-zygotes-"
 _OWNER = "owner.json"
-# Of the two clocks by which a process's start may have been told.
-_SAME_START_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,24 +24,20 @@ class _Owner:
     """A process; ``pid_namespace`` is where its number means it."""
 
     pid: int
-    started_unix_s: float
+    start: str
     pid_namespace: str
 
     @classmethod
     def this(cls) -> _Owner:
-        return cls(os.getpid(), psutil.Process().create_time(), _pid_namespace())
+        return cls(os.getpid(), start_of(), _pid_namespace())
 
     def has_ended(self) -> bool:
         """False where it cannot be known: a container may share the folder of another."""
         if self.pid_namespace != _pid_namespace():
             return False
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_unix_s) < _SAME_START_S
-            return not same or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:
+            return not is_same(self.pid, self.start)
+        except OSError:
             return False
 
 

@@ -78,6 +78,8 @@ class Invocation:
     queue_words: tuple[tuple[str, str], ...] = ()
     typed: tuple[str, ...] = ()  # of `submit`
     dry_run: bool = False
+    again: bool = False
+    no_forecast: bool = False
     why: str = ""
     off: bool = False
     stop: bool = False

@@ -18,11 +18,15 @@ from pathlib import Path
 
 from orchestrator.cli.args import CFG, SHELLS, TAKE_A_RUN, TAKE_RUNS
 from orchestrator.cli.flags import HYDRA_FLAGS, TAKE_A_VALUE, VERBS, own_flags
+from orchestrator.cli.queue_words import WORDS
 from orchestrator.cli.remote_words import REMOTE
 from orchestrator.config import kinds
+from orchestrator.config.serving import SHORT_FOR_SERVING
 from orchestrator.installation import PACKAGE
 
 _MOST_RUNS = 50
+_NOT_TYPED = {"--shell-completion", "-sc"}  # Hydra's own completion, which knows none of our verbs
+SERVE = "serve"  # with the name of a model
 _CHOICES = {"--cfg": CFG, "-c": CFG}
 
 
@@ -38,7 +42,7 @@ def answers(words: Sequence[str], half: str) -> list[str]:
         return _beginning(half, _CHOICES.get(before, ()))
     verb = next((word for word in words if word in VERBS), None)
     if half.startswith("-"):
-        return _beginning(half, sorted({*own_flags(verb or "run"), *HYDRA_FLAGS}))
+        return _beginning(half, sorted({*own_flags(verb or "run"), *HYDRA_FLAGS} - _NOT_TYPED))
     prefix = half[: len(half) - len(half.lstrip("+~"))]
     bare = half[len(prefix) :]
     if "=" in bare:
@@ -49,6 +53,7 @@ def answers(words: Sequence[str], half: str) -> list[str]:
         found = _runs(words)
     else:
         found = [*(() if prefix else _bare_words(verb, words)), *_keys(bare, _folders(words))]
+        found += [] if prefix else _words_of(verb)
     return [prefix + one for one in _beginning(bare, found)]
 
 
@@ -75,6 +80,12 @@ def _beginning(half: str, known: Iterable[str]) -> list[str]:
 def _bare_words(verb: str | None, words: Sequence[str]) -> Iterable[str]:
     """A verb where there is none yet, and the runs of one that takes any number."""
     return VERBS if verb is None else _runs(words) if verb in TAKE_RUNS else ()
+
+
+def _words_of(verb: str | None) -> list[str]:
+    """What a verb takes that is no key, or the short form of one."""
+    short = (SERVE, *SHORT_FOR_SERVING) if verb == "plan" else WORDS.get(verb or "", ())
+    return [f"{word}=" for word in short]
 
 
 def _run_is_there(verb: str, words: Sequence[str]) -> bool:
@@ -133,7 +144,8 @@ def _values(half: str, folders: Sequence[Path]) -> list[str]:
     """``KEY=VALUE`` for keys that choose among names; after a comma the next point of a sweep."""
     key, _, value = half.partition("=")
     done = value[: value.rfind(",") + 1]
-    options = sorted({path.stem for folder in folders for path in (folder / key).glob("*.yaml")})
+    group = "model" if key == SERVE else key
+    options = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     if not options or "." in key:
         kind = kinds.kind_of(key)
         if kind is None:

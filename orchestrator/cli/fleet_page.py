@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,16 +42,16 @@ def fleet(composed: DictConfig, invocation: Invocation) -> int:
 def _serve(watch: FleetWatch, invocation: Invocation) -> int:
     from orchestrator.cli.page_server import LOOPBACK, PageServer, page_token
     from orchestrator.cli.show.fleet_page import fleet_page
-    from orchestrator.dispatch.fleet_file import read_fleet_file
+    from orchestrator.dispatch.queue_place import fleet_here
 
-    folder = read_fleet_file(watch.run_root).state_dir
+    folder = fleet_here(watch.run_root).state_dir
     server = PageServer(lambda: fleet_page(watch.look(), AGAIN_S), page_token(folder), invocation.port)
     with server:
         server.page()  # what cannot be shown is refused here
         threading.Thread(target=server.serve_forever, daemon=True).start()
         _say(server.address)
         _say(f"from elsewhere: ssh -N -L {server.port}:{LOOPBACK}:{server.port} HOST, then the same address")
-        if invocation.browser and not webbrowser.open(server.address):
+        if invocation.browser and not _opened(server.address):
             raise ConfigError(
                 "--browser: no browser is to be found here; open the address where there is one"
             )
@@ -66,3 +65,9 @@ def _serve(watch: FleetWatch, invocation: Invocation) -> int:
 
 def _say(text: str) -> None:
     Screen(soft_wrap=True, highlight=False).print(text)
+
+
+def _opened(address: str) -> bool:
+    import webbrowser  # every verb would take its time for it
+
+    return webbrowser.open(address)

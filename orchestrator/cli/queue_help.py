@@ -14,12 +14,14 @@ QUEUE_HELP = {
         " same words is the same job, however often it is submitted; the key is its run's name too.",
         (
             ("--dry-run", "say all that and submit nothing"),
+            ("--again", "one of this key that was cancelled or failed goes on, from its newest checkpoint"),
+            ("--no-forecast", "do not ask when it starts and ends, which beside thousands takes seconds"),
             ("--multirun, -m", "a job of each of several values, all or none; key= is that of the group"),
             ("team=NAME", "that it counts for; needed where there are several"),
             ("class=NAME", "what an hour of delay costs; usd_per_hour=X says it for this job alone"),
             ("deadline=TIME", "3h, 18:00, 'fri 18:00' or '2026-12-01 18:00'"),
             ("pool=NAME,…", "only those; else all that can have it"),
-            ("after=KEY,…", "not before these have finished"),
+            ("after=KEY,…", "not before these have finished; KEY may be that of a group"),
             (
                 "preemptible=false",
                 "never stopped for others, and starts only where it takes nothing from them",
@@ -45,21 +47,21 @@ QUEUE_HELP = {
         "KEY",
         "Takes a job, or all of a group, out of the queue. One that runs is asked to save and stop; its run"
         " stays and can be resumed.",
-        (),
+        (_JSON,),
         ("night-1",),
     ),
     "hold": VerbHelp(
         "KEY",
         "Keeps a job, or all of a group, from starting until it is let go; one that runs is asked to save and"
         " leave.",
-        (("--off", "let it go"),),
+        (("--off", "let it go"), _JSON),
         ("night-1", "night-1 --off"),
     ),
     "move": VerbHelp(
         "KEY [class=NAME] [deadline=TIME] [pool=NAME,…] [usd_per_hour=X]",
         "Changes what a job in the queue is worth, when it has to be done, or where it may run, and says what"
         " comes of it.",
-        (),
+        (_JSON,),
         ("night-1 class=product deadline=18:00",),
     ),
     "quota": VerbHelp(
@@ -73,13 +75,13 @@ QUEUE_HELP = {
         "Keeps nodes for a team or a job for a time; until then others have them. Without a word it lists"
         " what"
         " is reserved.",
-        (("--off", "end the one of that name"),),
+        (("--off", "end the one of that name"), _JSON),
         ("team=nlp nodes=2 from=18:00 until=20:00 why=demo", "name=r1 --off"),
     ),
     "drain": VerbHelp(
         "HOST",
         "Starts nothing more on a node; what runs there may end.",
-        (("--off", "start jobs there again"),),
+        (("--off", "start jobs there again"), _JSON),
         ("node3", "node3 --off"),
     ),
     "dispatch": VerbHelp(
@@ -89,7 +91,7 @@ QUEUE_HELP = {
         " itself where there is a RUN_ROOT/fleet.yaml. It may be killed at any time: runs go on, and the"
         " next one"
         " finds them. One leads on a run root.",
-        (("--stop", "end the one that leads; runs go on"),),
+        (("--stop", "end the one that leads; runs go on"), ("--json", "with --stop: print which as JSON")),
         ("", "--stop"),
     ),
     "fleet": VerbHelp(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cli.args import Invocation
 from orchestrator.cli.show.screen import Screen
 from orchestrator.errors import ConfigError
+from orchestrator.text import clean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,18 +29,15 @@ def dispatch(composed: DictConfig, invocation: Invocation) -> int:
     import signal
     import threading
 
-    from orchestrator.dispatch.fleet_file import read_fleet_file
-    from orchestrator.dispatch.serve import daemon_pid, serve
+    from orchestrator.dispatch.serve import serve
 
     run_root, screen = _run_root(composed), Screen(soft_wrap=True, highlight=False)
     if invocation.stop:
-        pid = daemon_pid(read_fleet_file(run_root).state_dir)
-        if pid is None:
-            screen.print(f"no daemon leads the queue of {run_root}")
-            return 0
-        os.kill(pid, signal.SIGTERM)
-        screen.print(f"the daemon (process {pid}) is asked to end; runs go on without it")
-        return 0
+        return _stop_daemon(run_root, screen, invocation.json)
+    if invocation.json:
+        raise ConfigError(
+            "--json: is of 'dispatch --stop', which answers; a daemon goes on until it is ended"
+        )
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
@@ -47,15 +45,39 @@ def dispatch(composed: DictConfig, invocation: Invocation) -> int:
     return 0
 
 
+def _stop_daemon(run_root: Path, screen: Screen, as_json: bool) -> int:
+    import signal
+
+    from orchestrator.dispatch.queue_answers import DaemonAsked
+    from orchestrator.dispatch.queue_place import fleet_here
+    from orchestrator.dispatch.serve import daemon_pid
+
+    pid = daemon_pid(fleet_here(run_root).state_dir)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+    if as_json:
+        _print_json(DaemonAsked(str(run_root), pid))
+    elif pid is None:
+        screen.print(f"no daemon leads the queue of {run_root}")
+    else:
+        screen.print(f"the daemon (process {pid}) is asked to end; runs go on without it")
+    return 0
+
+
 def start_with_up(composed: DictConfig, view: Progress) -> None:
     """Where there is a queue its daemon leads from here on."""
-    from orchestrator.dispatch.fleet_file import NAME, read_fleet_file
+    from orchestrator.dispatch.fleet_file import NAME
+    from orchestrator.dispatch.queue_place import NotHere, fleet_here
     from orchestrator.dispatch.serve import LOG, start_daemon
 
     run_root = _run_root(composed)
     if not (run_root / NAME).exists():
         return
-    log = read_fleet_file(run_root).state_dir / LOG
+    try:
+        log = fleet_here(run_root).state_dir / LOG
+    except NotHere as elsewhere:  # the cluster is up, and its queue is not to be led from here
+        view.warn(f"warning: no daemon is started: {elsewhere}")
+        return
     pid = start_daemon(run_root)
     if pid is None:
         view.warn(f"warning: the queue's daemon did not start, see {log}")
@@ -74,6 +96,8 @@ def submit_points(
     from orchestrator.cli.show.queue_sentences import outlook_lines, submitted_line
 
     asked, now = _asked(invocation), time.time()
+    if invocation.dry_run and invocation.no_forecast:
+        raise ConfigError("--no-forecast: --dry-run does nothing but to forecast; leave one of them out")
     if invocation.dry_run:
         outlooks = queue.outlooks(points, asked, is_sweep)
         if invocation.json:
@@ -106,7 +130,7 @@ def queue(composed: DictConfig, invocation: Invocation) -> int:
         return 0
     seen = found.now()
     if invocation.json:
-        _print_json(seen.jobs)
+        _print_json(seen)
     else:
         print_queue(seen, now, Screen())
     return 0
@@ -114,14 +138,16 @@ def queue(composed: DictConfig, invocation: Invocation) -> int:
 
 def cancel(composed: DictConfig, invocation: Invocation) -> int:
     queue = queue_of(composed)
-    return _heard(queue, queue.cancel(invocation.run), "is asked to save and end", "is cancelled")
+    heard = queue.cancel(invocation.run)
+    return _heard(queue, heard, invocation, "is asked to save and end", "is cancelled")
 
 
 def hold(composed: DictConfig, invocation: Invocation) -> int:
     queue = queue_of(composed)
     if invocation.off:
-        return _heard(queue, queue.release(invocation.run), "goes on", "may start again")
-    return _heard(queue, queue.hold(invocation.run), "is asked to save and leave", "is held")
+        return _heard(queue, queue.release(invocation.run), invocation, "goes on", "may start again")
+    heard = queue.hold(invocation.run)
+    return _heard(queue, heard, invocation, "is asked to save and leave", "is held")
 
 
 def move(composed: DictConfig, invocation: Invocation) -> int:
@@ -130,7 +156,11 @@ def move(composed: DictConfig, invocation: Invocation) -> int:
     if not invocation.queue_words:
         raise ConfigError(f"move {invocation.run}: to what? say class=, deadline=, pool= or usd_per_hour=")
     told = ", ".join(f"{key}={value}" for key, value in invocation.queue_words)
-    for outlook in queue_of(composed).move_as_asked(invocation.run, _asked(invocation)):
+    outlooks = queue_of(composed).move_as_asked(invocation.run, _asked(invocation))
+    if invocation.json:
+        _print_json(outlooks)
+        return 0
+    for outlook in outlooks:
         _say([f"{outlook.key}: {told}"], outlook_lines(outlook, time.time()))
     return 0
 
@@ -151,21 +181,24 @@ def reserve(composed: DictConfig, invocation: Invocation) -> int:
 
     queue, words, now = queue_of(composed), dict(invocation.queue_words), time.time()
     if invocation.off:
-        queue.end_reservation(words.get("name", ""))
-        _say([f"{words['name']}: is no longer reserved"])
+        ended = queue.end_reservation(words.get("name", ""))
+        _answer(invocation, ended, [f"{ended.name}: is no longer reserved"])
     elif words:
         made = queue.reserve_as_asked(words)
-        _say([reserved_line(made, now), f"'reserve name={made.name} --off' ends it"])
+        lines = [reserved_line(made, now), f"'reserve name={made.name} --off' ends it"]
+        _answer(invocation, made, lines)
     else:
-        lines = [reserved_line(one, now) for one in queue.reservations()]
-        _say(lines or ["nothing is reserved"])
+        kept = queue.reservations()
+        lines = [reserved_line(one, now) for one in kept]
+        _answer(invocation, kept, lines or ["nothing is reserved"])
     return 0
 
 
 def drain(composed: DictConfig, invocation: Invocation) -> int:
-    queue_of(composed).drain(invocation.run, invocation.off)
+    done = queue_of(composed).drain(invocation.run, invocation.off)
     what = "takes jobs again" if invocation.off else "what runs there may end, and nothing starts there"
-    _say([f"{invocation.run}: {what}"])
+    there = f" ({', '.join(map(clean, done.jobs))})" if done.jobs and done.is_drained else ""
+    _answer(invocation, done, [f"{invocation.run}: {what}{there}"])
     return 0
 
 
@@ -180,12 +213,24 @@ def _run_root(composed: DictConfig) -> Path:
     return Path(composed.run_root).resolve()
 
 
-def _heard(queue: Queue, heard: Sequence[Heard], if_running: str, if_waiting: str) -> int:
+def _heard(
+    queue: Queue, heard: Sequence[Heard], invocation: Invocation, if_running: str, if_waiting: str
+) -> int:
     from orchestrator.cli.show.queue_sentences import heard_line
 
+    if invocation.json:
+        _print_json(heard)
+        return 0
     is_led = queue.is_led
     _say(heard_line(one, if_running, if_waiting, is_led) for one in heard)
     return 0
+
+
+def _answer(invocation: Invocation, found: Any, lines: Sequence[str]) -> None:
+    if invocation.json:
+        _print_json(found)
+    else:
+        _say(lines)
 
 
 def _say(*parts: Iterable[str]) -> None:
@@ -215,4 +260,6 @@ def _asked(invocation: Invocation) -> Asked:
         **named,
         pools=tuple(each for each in pools.split(",") if each),
         after=tuple(each for each in after.split(",") if each),
+        again=invocation.again,
+        forecast=not invocation.no_forecast,
     )

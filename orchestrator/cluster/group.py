@@ -118,6 +118,12 @@ class RayWorkerGroup:
         """Hold all nodes, start an agent on each and compare it with the plan."""
         return self._nodes.acquire(cancelled)
 
+    def replace_lost(self, attempt: int) -> list[str]:
+        """Hold others in place of nodes that were lost; the names of those that are new to the run."""
+        for broken in self._now.attempt.broken if self._now else ():
+            self._nodes.quarantine(broken)
+        return self._nodes.replace_lost(attempt)
+
     def start(
         self,
         attempt: int,
@@ -126,9 +132,7 @@ class RayWorkerGroup:
         put_aside: str = "",
     ) -> AttemptStarted:
         """Start a generation of ranks; a node whose agent was lost gets a new one first."""
-        for broken in self._now.attempt.broken if self._now else ():
-            self._nodes.quarantine(broken)
-        self._nodes.replace_lost(attempt)
+        self.replace_lost(attempt)
         self._events += self._nodes.wait_for_space()
         restore = self._restore(attempt, restore_before)
         head = self._nodes.all[0]

@@ -48,7 +48,7 @@ class Node:
     bundle: int = -1  # of the placement group
     address: str = ""
     pid: int = 0
-    started_unix_s: float = 0.0
+    start: str = ""  # of its process, by which it is known again
     ray_id: str = ""
     remarks: list[str] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)  # ranks of the run that it has in memory
@@ -93,6 +93,7 @@ class Nodes:
         self._warm = lent or partial(pool.lease_here, idle_timeout_s=assignment.warm_idle_timeout_s)
         self._held = Held(placement.group_name(self._name), rules, notice, self._avoided)
         self._quarantined: set[str] = set()
+        self._replaced = 0  # how often, for names of agents
         self._drains = DrainWatch()
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted:
@@ -117,16 +118,23 @@ class Nodes:
             self._held.crossed([node.ray_id for node in self.all]),
         )
 
-    def replace_lost(self, attempt: int) -> bool:
-        """New agents for lost ones: on the same node where only the agent died, else where Ray finds room."""
+    def replace_lost(self, attempt: int) -> list[str]:
+        """New agents for lost ones: on the same node where only the agent died, else where Ray finds room.
+        Returns the names of nodes that the run has not had before, or that had left since."""
         self.newly_draining()
         lost = [node for node in self.all if node.lost or node.draining]
         if not lost:
-            return False
-        suffix = f" attempt {attempt}"
+            return []
+        self._replaced += 1
+        suffix, had = f" attempt {attempt}.{self._replaced}", {node.ray_id for node in self.all}
         if any(node.draining or node.name in self._quarantined for node in lost):
             self._move(suffix)
-            return True
+        else:
+            self._succeed(lost, suffix)
+        return [node.name for node in self.all if node.ray_id not in had]
+
+    def _succeed(self, lost: Sequence[Node], suffix: str) -> None:
+        """Others in place of these alone."""
         for node in lost:
             if node.silent or self._held.named:
                 self._await_news_of(node)
@@ -140,7 +148,6 @@ class Nodes:
             if moved := self._held.move_in_words(before, Gone(after.bundle, after.ray_id, after.name)):
                 self._notice(moved)
         self._look_for_checkpoints()
-        return True
 
     def wait_for_space(self) -> list[Event]:
         """Until every node can write to its run directory; what there is to tell. Raises
@@ -200,7 +207,7 @@ class Nodes:
         """Kill an agent that does not answer: a stopped process does not hear Ray either."""
         strategy = NodeAffinitySchedulingStrategy(node.ray_id, soft=False)
         ray.remote(num_cpus=0)(kill_process).options(scheduling_strategy=strategy).remote(
-            node.pid, node.started_unix_s
+            node.pid, node.start
         )
         ray.kill(node.agent)
 
@@ -298,7 +305,7 @@ class Nodes:
         for node, answer in answers:
             facts = self.ask(node, answer)
             node.name, node.address, node.ray_id = facts["host"], facts["address"], facts["ray_id"]
-            node.pid, node.started_unix_s = facts["pid"], facts["started_unix_s"]
+            node.pid, node.start = facts["pid"], facts["start"]
             problems[node.name] = facts["problems"]
             node.remarks, node.parked = facts.get("remarks", []), facts.get("parked", [])
         if any(problems.values()):

@@ -17,12 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from orchestrator.config import load, ranges
+from orchestrator.config.choices import THIS_MACHINE
 from orchestrator.config.fabric_schema import ROUTE_VARIABLES
 from orchestrator.config.placeholders import INTERPOLATION, asks_for, texts_of
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig
 from orchestrator.errors import ConfigError, near_miss
 
-THIS_MACHINE = "local"
 UNKNOWN_NODES = 0
 # the settings of a fabric that no plan looks at: a dozen each, and checking them takes time
 NOT_OF_A_PLAN = ("leave_unset",)

@@ -8,6 +8,7 @@ from typing import Any
 
 # What has to be given: OmegaConf knows it by this string, and the schema is of use without OmegaConf.
 MISSING: Any = "???"
+THIS_MACHINE = "local"  # the cluster that is where the command is typed
 
 
 class Device(Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.config.ranges import Count, Factor, FactorOr0
+from orchestrator.config.ranges import Count, CountOr0, Factor, FactorOr0
 
 
 @dataclass
@@ -19,6 +19,7 @@ class EvidenceConfig:
     parallelism: str = "???"  # data, tensor or pipeline: the most that they divide
     experts: bool = False  # whether a router chooses among several MLPs
     ranks: Count = 1  # of the middle one
+    hidden: CountOr0 = 0  # width of the middle one's model; 0 is like any
     rows: Count = 1  # how many
     # measured / predicted step time: the 10th, 30th, 50th, 70th and 90th percentile
     ratios: list[Factor] = field(default_factory=list)

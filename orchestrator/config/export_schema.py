@@ -108,6 +108,8 @@ class KubeRayConfig:
     queue: str | None = None  # of Kueue (LocalQueue), Volcano or KAI
     topology_label: str | None = None  # of nodes: Kueue places the workers in one of its domains
     topology_required: bool = False  # wait for such a domain, rather than take several
+    # a worker says in which zone, block and rack its node is: it may read nodes of Kubernetes for that
+    node_labels: bool = False
     priority_class: str | None = None  # of all pods, by its name
     storage_class: str | None = None  # of the volume of runs, which all nodes write to; null is the default
     storage: str = "1Ti"  # of that volume

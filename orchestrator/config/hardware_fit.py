@@ -9,7 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.config.catalog import THIS_MACHINE, cluster_files, option_files, value_in
+from orchestrator.config.catalog import cluster_files, option_files, value_in
+from orchestrator.config.choices import THIS_MACHINE
 from orchestrator.config.fabric_fit import fabric_misfit
 from orchestrator.config.schema import ClusterConfig, Config, Device, FabricConfig, PriceConfig
 from orchestrator.errors import ConfigError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from orchestrator.config.schema import MISSING
 from orchestrator.config.words import as_typed, parsed_override
 from orchestrator.errors import ConfigError, near_miss
 
+# Groups that every run has an option of.
+_NEEDED = ("cluster", "gpu", "job")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']*)'")
 _UNKNOWN_IN_SCHEMA = re.compile(r"Key '(?P<key>[^']+)' (is )?not in '?(?P<owner>\w+)'?")
 _FOREIGN_PACKAGE = re.compile(r"(?P<group>[a-z]+)@\w+\.(?P=group)")
@@ -28,6 +31,7 @@ _NO_MULTIRUN = re.compile(
     re.DOTALL,
 )
 _NO_INTERPOLATION = re.compile(r"Interpolation key '(?P<key>[^']+)' not found")
+_THERE_ALREADY = re.compile(r"An item is already at '(?P<key>[^']+)'")
 _NO_CONFIG_DIR = re.compile(r"Additional config directory '(?P<path>.+)' not found")
 
 
@@ -47,6 +51,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     for text in map(str, chain):
         if match := _UNKNOWN_KEY.search(text):
             return _no_such_key(match["key"], overrides)
+        if match := _THERE_ALREADY.search(text):
+            return _there_already(match["key"], overrides)
         if match := _NO_CONFIG_DIR.search(text):
             return (
                 f"--config-dir={match['path']}: no such directory; it holds groups such as cluster/ and job/"
@@ -73,7 +79,13 @@ def wrong_word(overrides: Sequence[str]) -> str | None:
     where none is to blame. Asked of what was refused: whoever refused it seldom says which word it was."""
     for word in overrides:
         found = None if word.startswith("-") else parsed_override(word)
-        if found is None or found.is_sweep_override() or "@" in word or "${" in word:
+        if found is None or "@" in word or "${" in word:
+            continue
+        if found.is_sweep_override():
+            each = found.sweep_string_iterator() if found.is_choice_sweep() else ()
+            why = wrong_word([f"{found.key_or_group}={value}" for value in each])
+            if why is not None:
+                return why
             continue
         key, value = found.key_or_group, None if found.is_delete() else found.value()
         typed = word.partition("=")[2]
@@ -89,11 +101,18 @@ def wrong_word(overrides: Sequence[str]) -> str | None:
 
 
 def refuse_unknown(overrides: Sequence[str]) -> None:
-    """A ``+`` makes Hydra add any key, and nobody would miss what a misspelt one was to do.
+    """A ``+`` makes Hydra add any key, and nobody would miss what a misspelt one was to do; a ``~`` takes out
+    what no run is without.
 
     Raises :class:`ConfigError` for a key that is neither the schema's nor in one of its maps.
     """
     for word in overrides:
+        if word.startswith("~") and (group := word[1:].partition("=")[0]) in _NEEDED:
+            usual = load.usual_options().get(group, "…")
+            raise ConfigError(
+                f"{word}: no run is without a {group}; leave that word out, or choose one with e.g."
+                f" {group}={usual}"
+            )
         found = parsed_override(word) if word.startswith("+") else None
         if found is None or not (key := found.key_or_group) or "/" in key or "@" in word:
             continue  # Hydra says what is wrong with it
@@ -175,6 +194,11 @@ def _no_override(word: str) -> str:
     return f"{word}: not an override that Hydra can read; as a text it is written {as_typed(key, value)}"
 
 
+def _there_already(key: str, overrides: Sequence[str]) -> str:
+    word = next((word for word in overrides if word.startswith(f"+{key}=")), f"+{key}=…")
+    return f"{word}: the configuration has that key, and a + is for one that it lacks; write {word[1:]}"
+
+
 def _no_sweep(word: str) -> str:
     key, _, value = word.partition("=")
     if _options(key) is not None:
@@ -196,7 +220,11 @@ def _no_such_option(error: MissingConfigException) -> str:
         return f"{option}: no such config group or file in conf/"
     if (group, option) == ("hydra/sweeper", "optuna"):
         return f"{group}={option}: is not installed; pip install 'orchestrator[sweep]'"
-    return f"{group}={option}: no such option{near_miss(option, options)} ({group}: {', '.join(options)})"
+    # 'h1000' is nearer to h100_sxm, by the name before its variant, than to h800.
+    by_name = {name.partition("_")[0]: name for name in reversed(options)}
+    close = difflib.get_close_matches(option, [*options, *by_name], n=1, cutoff=0.6)
+    hint = f"; did you mean '{by_name.get(close[0], close[0])}'?" if close else ""
+    return f"{group}={option}: no such option{hint} ({group}: {', '.join(options)})"
 
 
 def _no_yaml(error: MarkedYAMLError) -> str:

@@ -16,6 +16,7 @@ from orchestrator.errors import ConfigError
 # Where Kubernetes puts what a pod may show its API server.
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST, PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
+NODE_NAME = "ORCHESTRATOR_NODE_NAME"  # in which the manifest tells a pod the name of its node
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 # What Kueue adds is a whole number of 32 bits.
 Boost = Annotated[int, Range(1, 2**31 - 1, 1000)]

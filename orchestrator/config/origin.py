@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from orchestrator.config import deepspeed_argument, deepspeed_file, load, ranges, sense
-from orchestrator.config.catalog import THIS_MACHINE
+from orchestrator.config.choices import THIS_MACHINE
 from orchestrator.config.hardware_fit import (
     as_hypothetical,
     check_hardware,

@@ -33,6 +33,7 @@ class PriceConfig:
     quality: PriceQuality = PriceQuality.quote
     reserved_usd_per_gpu_hour: UsdAbove0 | None = None  # of kind reserved
     reserved_source: str = ""  # with the term that it is for
+    reserved_until: str | None = None  # the day that it ends, as 2025-01-01; null is not known
     spot_usd_per_gpu_hour: UsdAbove0 | None = None  # of kind spot
     spot_source: str = ""
     # hours between two reclaims of one spot node; null is not known: a plan then counts faults alone

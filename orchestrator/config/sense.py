@@ -6,7 +6,7 @@ What a run that is on a disk already says is not looked at here; it has been sta
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.config import ranges
@@ -20,8 +20,21 @@ OF_EACH_RANK = (
     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT",
     "TORCHELASTIC_MAX_RESTARTS", "TORCHELASTIC_USE_AGENT_STORE",
 )  # fmt: skip
+# Which devices: those that Ray has given to the gang. An empty one hides them all, which is no harm.
+OF_DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # Scripts that come with the project; what another does with an empty list is its own affair.
 OURS = ("jobs/pretrain.py",)
+# What their numbers can be; anything else would be found out by ranks that have been started for it.
+ARGUMENTS = {
+    "lr": ranges.Range(0, 1e3, 1.5e-3, above=True),
+    "min_lr_ratio": ranges.Range(0, 1, 0.1),
+    "weight_decay": ranges.Range(0, 1e3, 0.1),
+    "beta1": ranges.Range(0, 0.999999, 0.9),
+    "beta2": ranges.Range(0, 0.999999, 0.95),
+    "warmup_steps": ranges.Range(0, 1e12, 10),
+    "val_fraction": ranges.Range(0, 0.999999, 0.005),
+    "sample_temperature": ranges.Range(0, 1e3, 0.8),
+}
 # The degrees of a layout that a script can know.
 PARALLELISMS = tuple(
     field.name for field in dataclasses.fields(LayoutConfig) if ranges.range_of(LayoutConfig, field.name)
@@ -40,6 +53,8 @@ def check(config: Config, written: dict[str, Any]) -> None:
                 f"{near_miss(kind, PARALLELISMS)}; write e.g. job.supports=[tp,pp], or job.supports=[] for"
                 " data parallel only"
             )
+    if config.job.script in OURS:
+        _check_arguments(config.job.args)
     arguments = written.get("job", {}).get("args") or {}
     reads = config.job.script in OURS and asks_for("${job.corpus}", texts_of(arguments))
     if reads and not config.job.corpus:
@@ -49,8 +64,23 @@ def check(config: Config, written: dict[str, Any]) -> None:
         )
 
 
-def _check_variables(key: str, names: Iterable[str]) -> None:
-    for name in names:
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    for name, range_ in ARGUMENTS.items():
+        value = arguments.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if (why := range_.why_not(value)) is not None:
+            example = range_.instead_of(None)
+            raise ConfigError(f"job.args.{name}={value:g}: {why}; write e.g. job.args.{name}={example}")
+
+
+def _check_variables(key: str, values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        if name in OF_DEVICES and value:
+            raise ConfigError(
+                f"{key}.{name}={value}: Ray gives a run its GPUs, and those may be another's; leave it out,"
+                f" or set {name} in the shell where Ray is started"
+            )
         if name in OF_EACH_RANK:
             raise ConfigError(
                 f"{key}.{name}: every rank gets its own from the run, and would not see this one; leave it"

@@ -19,6 +19,9 @@ PassTokens = Annotated[int, Range(1, 10_000_000, 8192)]
 SoftwareShare = Annotated[float, Range(0.05, 1, 0.82)]
 ServedDays = Annotated[float, Range(0, 3650, 365, above=True)]
 
+# Keys that may be typed without `serve.` before them.
+SHORT_FOR_SERVING = ("requests_per_day", "tokens_in", "tokens_out", "peak_to_mean", "ttft_s", "tpot_s")
+
 
 @dataclass
 class ServeConfig:

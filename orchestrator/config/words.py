@@ -22,6 +22,7 @@ from omegaconf.errors import GrammarParseError
 
 from orchestrator.config import deepspeed_file
 from orchestrator.config.schema import MISSING
+from orchestrator.config.serving import SHORT_FOR_SERVING
 from orchestrator.errors import ConfigError
 from orchestrator.papers import short
 
@@ -33,9 +34,6 @@ _ESCAPED = re.compile(r"(\\*)\$\{")
 # A double ends at 1.8e308; nothing shorter than three digits of exponent, or 300 digits, is beyond it.
 _MAY_OVERFLOW = re.compile(r"[0-9.][eE]\+?[0-9_]{3,}|[0-9_]{300,}")
 MOST_SHOWN = 100
-SHORT_FOR_SERVING = frozenset(
-    ("requests_per_day", "tokens_in", "tokens_out", "peak_to_mean", "ttft_s", "tpot_s")
-)
 COMPARE_CLUSTERS = frozenset(
     ("budget_usd", "deadline_days", "own", "serve", "requests_per_day", "serve.requests_per_day")
 )

@@ -31,6 +31,8 @@ from orchestrator.dispatch.facts import (
     Tally,
     Unreserved,
 )
+from orchestrator.dispatch.stop_prices import parked, price_of
+from orchestrator.fleet.decisions import FOR_OTHERS
 from orchestrator.fleet.jobs import HAS_NODES, Job, JobState
 from orchestrator.fleet.teams import USAGE_HALF_LIFE_S
 
@@ -60,12 +62,12 @@ class Books:
         """Take one fact into account; returns the keys of the jobs that are changed by it."""
         match fact:
             case Submitted():
-                job = Job(fact.spec, JobState.QUEUED, at, run_name=fact.run_name)
-                self.jobs[fact.spec.key] = Entry(job, fact.cwd, by)
-                return {fact.spec.key}
+                self._over.discard(fact.spec.key)
+                return self._put(_submitted(at, by, fact))
             case Changed():
                 entry = self.jobs[fact.spec.key]
-                return self._put(replace(entry, job=replace(entry.job, spec=fact.spec)))
+                first = entry.submitted or entry.job.spec
+                return self._put(replace(entry, job=replace(entry.job, spec=fact.spec), submitted=first))
             case HeldBack() | LetGo() | CancelAsked():
                 return self._asked(at, fact)
             case StartMeant() | MoveMeant() | StopMeant():
@@ -74,8 +76,10 @@ class Books:
                 return self._happened(at, fact)
             case NodesLeft():
                 entry = self.jobs[fact.job]
-                left = replace(entry, job=replace(entry.job, placement=None))
+                left = replace(entry, job=replace(parked(entry.job, at), placement=None))
                 return self._put(left) | self._out_of_the_way(fact.job)
+            case NodeBound():
+                return self._bound(fact)
             case _:
                 self._around(fact)
                 return set()
@@ -101,15 +105,28 @@ class Books:
         match fact:
             case LeaderTook():
                 self.leader = Leader(fact.epoch, fact.host, fact.pid)
-            case NodeBound():
-                slot = NodeSlot(fact.pool, fact.number, fact.node_id, fact.host)
-                self.nodes[fact.pool, fact.number] = slot
             case NodeDrained():
                 (self.drained.discard if fact.off else self.drained.add)(fact.host)
             case Reserved():
                 self.reservations[fact.name] = NamedReservation(fact.name, fact.reservation)
             case Unreserved():
                 self.reservations.pop(fact.name, None)
+
+    def _bound(self, fact: NodeBound) -> set[str]:
+        """Another node has that number, and is in one place only: what the one before had in memory is not
+        there."""
+        changed = {at for at, slot in self.nodes.items() if slot.node_id == fact.node_id}
+        for at in changed:
+            del self.nodes[at]
+        self.nodes[fact.pool, fact.number] = NodeSlot(fact.pool, fact.number, fact.node_id, fact.host)
+        changed.add((fact.pool, fact.number))
+        lost = [
+            entry
+            for entry in self.jobs.values()
+            if (there := entry.job.parked) is not None
+            and any((there.pool, number) in changed for number in there.nodes)
+        ]
+        return self._put(*(replace(entry, job=replace(entry.job, parked=None)) for entry in lost))
 
     def _asked(self, at: float, fact: HeldBack | LetGo | CancelAsked) -> set[str]:
         """What a person wants of a job: who has nodes has to leave them first."""
@@ -149,24 +166,29 @@ class Books:
             placement=fact.placement,
             leaving=job.placement if moved else None,
             waits_for=fact.waits_for,
-            ran_s=_ran_s(job, at),
-            started_at=None,
             step=job.saved_step,
         )
         cause = fact.cause.value if isinstance(fact, StartMeant) else entry.cause
-        entry = replace(entry, meant_at=at, driver_since=at, again_at=None, cause=cause)
-        return changed | self._put(replace(entry, job=job))
+        entry = replace(_ran(entry, at), meant_at=at, driver_since=at, again_at=None, cause=cause)
+        job = replace(job, ran_s=entry.job.ran_s, started_at=None)
+        return changed | self._put(replace(entry, job=job, pool=fact.placement.pool))
 
     def _happened(self, at: float, fact: Began | Lost | Left | Ended | Tallied) -> set[str]:
         entry = self.jobs[fact.job]
         if isinstance(fact, Began):
-            job = replace(entry.job, state=JobState.RUNNING, started_at=at, waits_for=(), leaving=None)
+            job = replace(
+                entry.job, state=JobState.RUNNING, started_at=at, waits_for=(), leaving=None, parked=None
+            )
             return self._put(replace(entry, job=job))
         losses = entry.losses if fact.tally.step <= entry.tally.step else 0
         entry = self._counted(at, entry, fact.tally)
         if isinstance(fact, Tallied):
             return self._put(entry)
-        job = replace(entry.job, ran_s=_ran_s(entry.job, at), started_at=None, step=entry.job.saved_step)
+        left = parked(entry.job, at) if isinstance(fact, Left) else entry.job
+        if not left.saved:
+            left = replace(left, parked=None)
+        entry = _ran(entry, at)
+        job = replace(left, ran_s=entry.job.ran_s, started_at=None, step=entry.job.saved_step)
         if isinstance(fact, Lost):
             job = replace(job, state=JobState.STARTING, epoch=fact.epoch, waits_for=(), leaving=None)
             return self._put(replace(entry, job=job, losses=losses + 1, meant_at=at, driver_since=at))
@@ -179,7 +201,8 @@ class Books:
         if job.state is JobState.STARTING and job.leaving is not None:  # it was moved, and has left
             job = replace(job, leaving=None, saved_step=job.step, preemptions=job.preemptions + 1)
             return self._put(replace(entry, job=job)) | self._out_of_the_way(fact.job)
-        stopped = job.state is JobState.STOPPING and entry.wanted is None
+        for_others = job.state is JobState.STOPPING and entry.cause in FOR_OTHERS
+        stopped = for_others and entry.wanted is None
         state = entry.wanted or JobState.QUEUED
         job = replace(
             job, state=state, placement=None, leaving=None, waits_for=(),
@@ -210,17 +233,8 @@ class Books:
         kept = math.pow(0.5, max(at - before.at, 0.0) / USAGE_HALF_LIFE_S)
         self.used[team] = Used(team, before.gpu_s * kept + gpu_s, at)
         self._month(team, at, gpu_s=gpu_s, usd=usd)
-        job = replace(
-            entry.job,
-            step=max(tally.step, tally.saved_step),
-            saved_step=tally.saved_step,
-            saved=tally.saved,
-            steps=tally.steps if tally.steps is not None else entry.job.steps,
-            step_s=tally.step_s if tally.step_s is not None else entry.job.step_s,
-            price=tally.price or entry.job.price,
-            spent_usd=tally.usd,
-        )
-        return replace(entry, job=job, tally=tally)
+        step_s_in = entry.pool if tally.step_s is not None else entry.job.step_s_in
+        return replace(entry, job=replace(_so_far(entry.job, tally), step_s_in=step_s_in), tally=tally)
 
     def _pay(self, at: float, for_jobs: tuple[str, ...], price_usd: float) -> set[str]:
         """The price of a stop is paid by those whom it lets start, by equal parts."""
@@ -246,8 +260,36 @@ def month_of(at: float) -> str:
     return time.strftime("%Y-%m", time.gmtime(at))
 
 
-def _ran_s(job: Job, at: float) -> float:
-    return job.ran_s + (max(at - job.started_at, 0.0) if job.started_at is not None else 0.0)
+def _submitted(at: float, by: str, fact: Submitted) -> Entry:
+    job = Job(fact.spec, JobState.QUEUED, at, fact.epoch, fact.run_name, ran_s=fact.ran_s)
+    entry = Entry(_so_far(job, fact.tally), fact.cwd, by, tally=fact.tally, typed=fact.typed)
+    return replace(entry, ran_in=fact.ran_in)
+
+
+def _so_far(job: Job, tally: Tally) -> Job:
+    """With what its run has come to."""
+    return replace(
+        job,
+        step=max(tally.step, tally.saved_step),
+        saved_step=tally.saved_step,
+        saved=tally.saved,
+        steps=tally.steps if tally.steps is not None else job.steps,
+        step_s=tally.step_s if tally.step_s is not None else job.step_s,
+        price=price_of(job.spec, job.placement.pool if job.placement else None, tally, job.price),
+        spent_usd=tally.usd,
+    )
+
+
+def _ran(entry: Entry, at: float) -> Entry:
+    """With the attempt that ends then."""
+    job = entry.job
+    if job.started_at is None:
+        return entry
+    ran_s, ran_in = max(at - job.started_at, 0.0), dict(entry.ran_in)
+    ran_in[entry.pool] = ran_in.get(entry.pool, 0.0) + ran_s
+    return replace(
+        entry, job=replace(job, ran_s=job.ran_s + ran_s, started_at=None), ran_in=tuple(ran_in.items())
+    )
 
 
 def _leaving(entry: Entry, at: float) -> Entry:

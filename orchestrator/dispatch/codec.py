@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from orchestrator.papers import PaperError, short
 
 _T = TypeVar("_T")
+# Fields that an earlier version wrote, and nobody read.
+_GONE = {"Team": {"parent"}, "Pool": {"site"}}
 
 
 def plain(value: Any) -> Any:
@@ -37,7 +39,9 @@ def made(kind: type[_T], body: Any) -> _T:
     asked: Any = kind  # a class can be hashed, which mypy does not see of a type variable
     hints: dict[str, Any] = _hints(asked)
     if unknown := body.keys() - hints.keys():
-        raise PaperError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+        if unknown - _GONE.get(kind.__name__, set()):
+            raise PaperError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+        body = {name: value for name, value in body.items() if name not in unknown}
     try:
         return kind(**{name: _value(hints[name], value, name) for name, value in body.items()})
     except TypeError as error:  # a field is missing that has no default

@@ -13,13 +13,13 @@ from typing import Protocol
 from orchestrator.dispatch.books import Books
 from orchestrator.dispatch.clusters_seen import ClustersSeen
 from orchestrator.dispatch.entries import Entry
-from orchestrator.dispatch.facts import Fact, LeaderTook, Tally
+from orchestrator.dispatch.facts import Fact, HeldBack, LeaderTook, Left, Tally
 from orchestrator.dispatch.fleet_file import FleetFile
+from orchestrator.dispatch.moments import Recorder
 from orchestrator.dispatch.reconcile import NODE_S, AskToStop, Say, Signal, StartDriver, next_action
-from orchestrator.dispatch.replay import Recorder
 from orchestrator.dispatch.seen import Presence, SeenNode
 from orchestrator.dispatch.store import Store
-from orchestrator.dispatch.world import Sight, bindings, facts_of, world_of
+from orchestrator.dispatch.world import Sight, bindings, facts_of, running_in, world_of
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.decide import decide
 from orchestrator.fleet.decisions import Decision, Hold
@@ -39,8 +39,9 @@ class Drivers(Protocol):
 
     def seen(self, entry: Entry) -> Presence: ...
 
-    def start(self, entry: Entry, node_ids: tuple[str, ...]) -> None:
-        """Start a driver for the entry's epoch, unless one was started that may still be on its way."""
+    def start(self, entry: Entry, node_ids: tuple[str, ...]) -> str | None:
+        """Start a driver for the entry's epoch, unless one was started that may still be on its way. Returns
+        why that cannot be until somebody has mended something."""
 
     def ask_to_stop(self, entry: Entry) -> None: ...
 
@@ -86,12 +87,18 @@ class Daemon:
         nodes = self.nodes()
         self._clusters.look(fleet.clusters, nodes, self.unknown(), self.clock())
         books = self.store.read()
-        if nodes is not None and (bound := bindings(books, fleet, nodes)):
+        if nodes is not None and (bound := bindings(books, fleet, nodes, self.clock())):
             books = self._write(bound)
         for key in [entry.key for entry in books.live() if entry.job.state in _HAS_A_DRIVER]:
             self._settle(key)
         for key in self._decide(fleet, nodes):
             self._settle(key)
+
+    def forget_moments(self) -> None:
+        """What decisions were made upon longer ago than people want to know goes, a little at a time."""
+        if self._fleet is not None:
+            before = self.clock() - self._fleet.keep_decisions_days * 86400.0
+            self.store.forget_moments(before, self.epoch)
 
     def mind_leaving(self) -> bool:
         """Look at those who are to leave, and at nothing else: whether that has changed anything. Others wait
@@ -131,6 +138,8 @@ class Daemon:
             return self._fleet
         if self._refused:
             self.say(f"{fleet.path}: can be read again")
+        for remark in fleet.remarks(self.clock()) if fleet is not self._fleet else ():
+            self.say(remark)
         self._fleet, self._refused = fleet, ""
         return fleet
 
@@ -152,7 +161,9 @@ class Daemon:
                     self._write(list(action.facts), entry)
                     continue
                 case StartDriver():
-                    self.drivers.start(entry, node_ids)
+                    if (why := self.drivers.start(entry, node_ids)) is not None:
+                        left = Left(key, entry.job.epoch, seen.run.tally, why)
+                        self._write([HeldBack(key, why), left], entry)
                 case AskToStop():
                     self.drivers.ask_to_stop(entry)
                 case Signal():
@@ -166,7 +177,7 @@ class Daemon:
         pools = {each.pool.name: each.ray_address for each in fleet.pools} if fleet is not None else {}
         cluster = pools.get(placement.pool) if placement is not None else None
         there = self._clusters.are_there(cluster, node_ids)
-        if there is not None or seen.epoch is not None or self._clusters.is_unknown(cluster or ""):
+        if there is not None or seen.is_there or self._clusters.is_unknown(cluster or ""):
             return there
         return False if self._clusters.silent_s(cluster, self.clock()) > NODE_S else None
 
@@ -183,15 +194,19 @@ class Daemon:
         def choose(books: Books) -> list[Fact]:
             nonlocal decisions
             decisions = decide(world_of(books, fleet, sight, now), fleet.policy)
-            running = [entry.key for entry in books.live() if entry.job.state is JobState.RUNNING]
-            return self._recorder.with_what_was_seen(facts_of(decisions), fleet, sight, running)
+            return self._recorder.with_what_was_seen(
+                facts_of(decisions), fleet, nodes, self._progress, running_in(books)
+            )
 
         try:
             books = self.store.write(BY, now, choose, self.epoch)
         except BaseException:
             self._recorder = Recorder()  # nothing of it may be on record
             raise
-        self._weighed, self._weigh_at = (books.seq, nodes, fleet, saved), _next_at(books, decisions, now)
+        self._weighed, self._weigh_at = (
+            (books.seq, nodes, fleet, saved),
+            _next_at(books, fleet, decisions, now),
+        )
         return [one.job for one in decisions if not isinstance(one, Hold)]
 
     def _write(self, facts: Sequence[Fact], seen_with: Entry | None = None) -> Books:
@@ -211,10 +226,11 @@ class Daemon:
         return self.store.write(BY, self.clock(), still, self.epoch)
 
 
-def _next_at(books: Books, decisions: Sequence[Decision], now: float) -> float:
+def _next_at(books: Books, fleet: FleetFile, decisions: Sequence[Decision], now: float) -> float:
     """When the answer may be another although nothing has happened."""
     times = [one.until_at for one in decisions if isinstance(one, Hold) and one.until_at is not None]
     times += [entry.again_at for entry in books.live() if entry.again_at is not None]
+    times += [one.at for each in fleet.pools for one in each.changes_after(now)]
     return min([now + WEIGH_S, *(at for at in times if at > now)])
 
 

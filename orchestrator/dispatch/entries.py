@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.dispatch.facts import Tally
-from orchestrator.fleet.jobs import ENDED, Job, JobState
+from orchestrator.dispatch.facts import Tally, Typed
+from orchestrator.fleet.jobs import ENDED, Job, JobSpec, JobState
 from orchestrator.fleet.pools import Reservation
 
 
@@ -30,6 +30,10 @@ class Entry:
     cause: str = ""  # of the newest start or stop, a word of StartCause or StopCause
     for_jobs: tuple[str, ...] = ()  # whom the newest stop was for
     paid_usd: float = 0.0  # by its team, for stops of others
+    typed: Typed | None = None  # beside its words, when it was submitted
+    submitted: JobSpec | None = None  # as it was then, where it has been moved since
+    pool: str = ""  # of the newest start
+    ran_in: tuple[tuple[str, float], ...] = ()  # pool, seconds there in all attempts that have ended
 
     @property
     def key(self) -> str:

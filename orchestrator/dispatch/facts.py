@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.fleet.decisions import StartCause, StopCause
 from orchestrator.fleet.jobs import JobSpec, JobState, Placement, StopPrice
-from orchestrator.fleet.pools import Pool, Reservation
+from orchestrator.fleet.pools import CapacityChange, Pool, Reservation
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.teams import Team
 
@@ -18,7 +18,8 @@ from orchestrator.fleet.teams import Team
 @dataclass(frozen=True)
 class Tally:
     """What a run's own journal says of it, in all its attempts. ``price``: what a stop and the start after it
-    take, as far as that has been measured; None where nothing of it has."""
+    take, as far as that has been measured; None where nothing of it has. ``load_s`` and ``memory_load_s``:
+    what a load from the disk and one from memory have taken."""
 
     step: int = 0
     saved_step: int = 0
@@ -28,6 +29,8 @@ class Tally:
     gpu_s: float = 0.0
     usd: float = 0.0
     price: StopPrice | None = None
+    load_s: float | None = None
+    memory_load_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,30 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Typed:
+    """What was typed of a job beside its words, where what that means changes with the time, the fleet file
+    or the queue: by this a job that is submitted again is known as the same."""
+
+    job_class: str | None = None
+    usd_per_hour: str | None = None
+    deadline: str | None = None
+    pools: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Submitted(Fact):
-    """``cwd`` is where the words of the job were typed: paths among them are meant from there."""
+    """``cwd`` is where the words of the job were typed: paths among them are meant from there. Of one that
+    has ended and is submitted again its epochs, its time and what its run came to go on."""
 
     spec: JobSpec
     run_name: str
     cwd: str
+    typed: Typed | None = None
+    epoch: int = 0
+    ran_s: float = 0.0
+    tally: Tally = Tally()
+    ran_in: tuple[tuple[str, float], ...] = ()  # pool, seconds there
 
 
 @dataclass(frozen=True)
@@ -213,17 +234,18 @@ class Unreserved(Fact):
 
 @dataclass(frozen=True)
 class FleetSeen(Fact):
-    """What the fleet file said when something was decided from here on: with it and the two below what was
-    decided can be decided again."""
+    """What the fleet file said when something was decided."""
 
     pools: tuple[Pool, ...]
     teams: tuple[Team, ...]
     policy: Policy
+    changes: tuple[CapacityChange, ...] = ()  # all that it said, those that were past included
 
 
 @dataclass(frozen=True)
 class NodesSeen(Fact):
-    """The nodes that were alive when something was decided from here on; None: no cluster answered."""
+    """The nodes that were alive when something was decided from here on; None: no cluster answered. An
+    earlier version wrote it."""
 
     nodes: tuple[SeenNode, ...] | None
 
@@ -231,12 +253,33 @@ class NodesSeen(Fact):
 @dataclass(frozen=True)
 class Decided(Fact):
     """The ``decisions`` facts that follow were decided at once, upon what the journals of ``running`` jobs
-    said then."""
+    said then. An earlier version wrote it."""
 
     decisions: int
     running: tuple[tuple[str, Tally], ...]
 
 
+@dataclass(frozen=True)
+class Weighed(Fact):
+    """The ``decisions`` facts that follow were decided at once, upon what the moment before had with these
+    changes, and of a ``whole`` one upon these alone: with it what was decided can be decided again. ``fleet``
+    None: what the fleet file says is the same. ``gone`` are nodes by cluster and id. ``steps`` has of each
+    job that runs, in the order of their keys, by how many it is further, None where nobody knows; ``saves``,
+    by the places in that order, by how many what is saved is further, and ``rest`` what else is known, of
+    those of whom that has changed."""
+
+    decisions: int
+    whole: bool
+    fleet: FleetSeen | None
+    gone: tuple[tuple[str, str], ...]
+    came: tuple[SeenNode, ...]
+    steps: tuple[int | None, ...]
+    saves: tuple[tuple[int, int], ...]
+    rest: tuple[tuple[int, Tally], ...]
+
+
 KINDS: dict[str, type[Fact]] = {kind.__name__: kind for kind in Fact.__subclasses__()}
+# What decisions were made upon: it has no place in the books, and is forgotten after a while.
+MOMENTS = (Weighed, Decided, FleetSeen, NodesSeen)
 # What is said of no job, and has a place in the books.
 AROUND = (LeaderTook, NodeBound, NodeDrained, Reserved, Unreserved)

@@ -5,7 +5,8 @@
     pools:
       h100: {nodes: 4, gpus_per_node: 8, usd_per_gpu_hour: 2.5, words: [cluster=dgx_h100]}
       a100: {nodes: 8, gpus_per_node: 8, usd_per_gpu_hour: 1.1, words: [gpu=a100_80gb],
-             ray_address: "10.1.0.1:6379", token_file: /etc/orchestrator/a100.token}
+             ray_address: "10.1.0.1:6379", token_file: /etc/orchestrator/a100.token,
+             changes: [{at: 2026-12-05 08:00, nodes: +4}]}
     teams:
       nlp: {quota: {h100: 16}, weight: 2, borrow_limit: 16, usd_per_month: 90000}
     classes:
@@ -19,14 +20,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator import papers
-from orchestrator.dispatch.times import time_of
+from orchestrator.dispatch.times import date_of, time_of, told
 from orchestrator.errors import ConfigError, near_miss
-from orchestrator.fleet.pools import Pool
+from orchestrator.fleet.pools import CapacityChange, Pool, changed_until, most_nodes
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.teams import Team
 
@@ -34,11 +35,15 @@ NAME = "fleet.yaml"
 FOLDER = "fleet"
 EXAMPLE = "pools: {gpus: {nodes: 1, gpus_per_node: 8}}"
 _MOST_NODES = 1_000_000
-_SECTIONS = ("state_dir", "ray_address", "pools", "teams", "classes", "policy", "metrics_names")
-_POOL = (
-    "nodes", "gpus_per_node", "usd_per_gpu_hour", "resource", "words", "labels", "site", "from", "until",
-    "ray_address", "token_file",
+_SECTIONS = (
+    "state_dir", "ray_address", "pools", "teams", "classes", "policy", "metrics_names",
+    "keep_decisions_days",
 )  # fmt: skip
+_POOL = (
+    "nodes", "gpus_per_node", "usd_per_gpu_hour", "resource", "words", "labels", "from", "until",
+    "ray_address", "token_file", "changes",
+)  # fmt: skip
+_CHANGE = ("at", "nodes", "why")
 _TEAM = ("quota", "weight", "borrow_limit", "usd_per_month")
 _CLASS = ("usd_per_hour", "before_all_others", "default")
 RESOURCES = ("GPU", "CPU")
@@ -48,7 +53,8 @@ RESOURCES = ("GPU", "CPU")
 class PoolEntry:
     """``words`` stand before those of each job that runs there; a node of its Ray is of the pool where it has
     the ``labels`` and enough of the ``resource``. ``ray_address`` "" is the cluster that `up` keeps;
-    ``token_file`` has the token of one that asks for another than the user's own."""
+    ``token_file`` has the token of one that asks for another than the user's own. ``pool`` has the nodes of
+    before all ``changes``, which are in the order of their times."""
 
     pool: Pool
     words: tuple[str, ...] = ()
@@ -56,6 +62,19 @@ class PoolEntry:
     resource: str = "GPU"
     ray_address: str = ""
     token_file: str = ""
+    changes: tuple[CapacityChange, ...] = ()
+
+    def pool_at(self, at: float) -> Pool:
+        """The pool with the nodes that it has then."""
+        return changed_until(self.pool, self.changes, at)
+
+    def largest(self, now: float) -> Pool:
+        """The pool with the most nodes that it has from now on."""
+        pool = self.pool_at(now)
+        return replace(pool, nodes=most_nodes(pool, self.changes_after(now)))
+
+    def changes_after(self, now: float) -> tuple[CapacityChange, ...]:
+        return tuple(one for one in self.changes if one.at > now)
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,24 @@ class FleetFile:
     classes: tuple[JobClass, ...] = ()
     policy: Policy = dataclasses.field(default_factory=Policy)
     metrics_names: bool = False  # of teams and pools in the gauges, for whoever reaches a node
+    keep_decisions_days: float = 7.0  # what decisions were made upon, to be made again
+
+    def remarks(self, now: float) -> list[str]:
+        """What can be, and may not have been meant."""
+        done = [
+            f"{self.path}: pools.{each.pool.name}.changes: {one.nodes:+,} nodes at {told(one.at, now)} is"
+            f" past and counts as done; write pools.{each.pool.name}.nodes={each.pool_at(now).nodes} and"
+            " leave what is past out"
+            for each in self.pools
+            for one in each.changes
+            if one.at <= now
+        ]
+        weighed = [] if self.policy.fair else [team.name for team in self.teams if team.weight != 1.0]
+        return done + [
+            f"{self.path}: teams.{name}.weight: counts only with policy.fair, which is 0; write 'policy:"
+            " {fair: 1}', or leave the weight out"
+            for name in weighed
+        ]
 
     @property
     def clusters(self) -> dict[str, str]:
@@ -168,7 +205,9 @@ class _Reader:
         where = self._path.parent / (state_dir or FOLDER)
         policy = self._policy(body.get("policy") or {})
         self._check_tokens(pools)
-        return FleetFile(self._path, where, pools, teams, classes, policy, names)
+        self._check_told_apart(pools)
+        days = self._amount("keep_decisions_days", body.get("keep_decisions_days", 7.0))
+        return FleetFile(self._path, where, pools, teams, classes, policy, names, days)
 
     def _address(self, at: str, value: Any) -> str:
         """ "" is the cluster that `up` keeps."""
@@ -191,6 +230,19 @@ class _Reader:
                     f"is not that of pools.{other.pool.name}, which is on the same Ray; give both the same",
                 )
 
+    def _check_told_apart(self, pools: tuple[PoolEntry, ...]) -> None:
+        """A node of Ray belongs to one pool: nothing else says to which."""
+        of: dict[tuple[object, ...], PoolEntry] = {}
+        for each in pools:
+            shape = each.ray_address, each.resource, each.pool.gpus_per_node, frozenset(each.labels)
+            if (other := of.setdefault(shape, each)) is not each:
+                raise ConfigError(
+                    f"{self._path}: pools.{each.pool.name}: its nodes cannot be told from those of"
+                    f" pools.{other.pool.name}, which are on the same Ray, with {each.pool.gpus_per_node}"
+                    f" {each.resource}s each and the same labels; give one of both 'labels: {{KEY: VALUE}}'"
+                    " that its nodes have in Ray, or a ray_address of its own"
+                )
+
     def _pool(self, name: str, body: Any, address: str) -> PoolEntry:
         at = f"pools.{name}"
         body = self._map(at, body, _POOL)
@@ -207,7 +259,6 @@ class _Reader:
             nodes=self._whole(f"{at}.nodes", body.get("nodes"), 1, _MOST_NODES),
             gpus_per_node=self._whole(f"{at}.gpus_per_node", body.get("gpus_per_node"), 1, 1024),
             usd_per_gpu_hour=self._amount(f"{at}.usd_per_gpu_hour", body.get("usd_per_gpu_hour", 2.0)),
-            site=str(body.get("site", "")),
             from_at=self._time(f"{at}.from", body.get("from")),
             until_at=self._time(f"{at}.until", body.get("until")),
         )
@@ -218,7 +269,34 @@ class _Reader:
         return PoolEntry(
             pool, tuple(words), tuple((str(key), str(value)) for key, value in labels.items()), resource,
             own or address, str(self._path.parent / token) if token else "",
+            self._changes(f"{at}.changes", body.get("changes") or [], pool),
         )  # fmt: skip
+
+    def _changes(self, at: str, body: Any, pool: Pool) -> tuple[CapacityChange, ...]:
+        """In the order of their times; at none of which there are fewer than no nodes."""
+        if not isinstance(body, list):
+            self._refuse(at, body, "has to be a list, as [{at: 2026-12-05 08:00, nodes: +4}]")
+        found = []
+        for number, each in enumerate(body):
+            here = f"{at}[{number}]"
+            each = self._map(here, each, _CHANGE)
+            nodes = self._whole(f"{here}.nodes", each.get("nodes"), -_MOST_NODES, _MOST_NODES)
+            if not nodes:
+                self._refuse(f"{here}.nodes", nodes, "changes nothing; give how many come (+4) or leave (-2)")
+            when = date_of(f"{self._path}: {here}.at", str(each.get("at", "")))
+            found.append(CapacityChange(pool.name, nodes, when, str(each.get("why", ""))))
+        found.sort(key=lambda one: one.at)
+        has = pool.nodes
+        for one in found:
+            if has + one.nodes < 0:
+                when_told = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.at))
+                self._refuse(
+                    at, one.nodes,
+                    f"nodes at {when_told} are more than the {has} that there are then; take off fewer, or"
+                    f" raise pools.{pool.name}.nodes, which is how many there are before all changes",
+                )  # fmt: skip
+            has += one.nodes
+        return tuple(found)
 
     def _team(self, name: str, body: Any, pools: tuple[PoolEntry, ...]) -> Team:
         at = f"teams.{name}"
@@ -268,6 +346,7 @@ class _Reader:
     def _check_quotas(self, pools: tuple[PoolEntry, ...], teams: tuple[Team, ...]) -> None:
         for each in pools:
             pool = each.pool
+            pool = replace(pool, nodes=most_nodes(pool, each.changes))  # what leaves may come back
             quotas = {team.name: team.quota_in(pool.name) for team in teams if team.quota_in(pool.name)}
             if sum(quotas.values()) > pool.gpus:
                 said = " + ".join(f"{name} {gpus}" for name, gpus in quotas.items())

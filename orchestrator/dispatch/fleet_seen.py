@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.dispatch.fleet_file import read_fleet_file
 from orchestrator.dispatch.queue import Queue
 from orchestrator.dispatch.queue_answers import QueueNow
+from orchestrator.dispatch.queue_place import fleet_here
 from orchestrator.dispatch.queue_view import QueueView
-from orchestrator.dispatch.quotas import QuotaRow, quotas_of
+from orchestrator.dispatch.quotas import QuotaRow, months_of, quotas_of
 from orchestrator.dispatch.reserving import NodesReserved, reserved_nodes
 from orchestrator.dispatch.seen_file import read_seen
 from orchestrator.dispatch.serve import daemon_pid
 from orchestrator.dispatch.store import Store
-from orchestrator.dispatch.timeline import Closed, Past, Stretch, course
-from orchestrator.fleet.pools import NodeState
+from orchestrator.dispatch.timeline import PAST, Closed, Past, Stretch, course
+from orchestrator.fleet.pools import NodeState, spans_away
 from orchestrator.fleet.world import World
 
 _ENDED_SHOWN = 20
@@ -53,10 +53,10 @@ class FleetWatch:
     def look(self) -> FleetSeen:
         """Raises :class:`~orchestrator.errors.OrchestratorError` where there is no queue to look at."""
         now, root = self._clock(), self._queue.run_root
-        fleet = read_fleet_file(root)
+        fleet = fleet_here(root)
         with Store(fleet.state_dir) as store:
             books = store.read()
-            for seq, at, fact in store.facts_after(self._past.seq):
+            for seq, at, fact in store.facts_after(self._past.seq, PAST):
                 self._past.fold(seq, at, fact)
             view = QueueView(books, fleet, root, now, read_seen(fleet.state_dir, now))
             ended = [view.ended(entry) for entry in store.newest_ended(_ENDED_SHOWN)]
@@ -65,7 +65,7 @@ class FleetWatch:
         return FleetSeen(
             now,
             root,
-            QueueNow(view.jobs(), ended, view.pools(), pid is not None),
+            QueueNow(view.jobs(), ended, view.pools(), pid is not None, months_of(view.world)),
             quotas_of(view.world, books, now),
             reserved_nodes(books, now),
             [*self._past.ran(since), *course(view.world, fleet.policy, self._past)],
@@ -76,12 +76,17 @@ class FleetWatch:
 
 
 def _not_there(world: World, now: float) -> list[Closed]:
-    """Nodes that are down, and times at which a pool cannot be had."""
+    """Nodes that are down, yet to come or leave, and times at which a pool cannot be had."""
     found = [
         Closed(pool.name, number, now, float("inf"), "not there")
         for pool in world.pools
         for number, state in pool.not_up
         if state is NodeState.DOWN
+    ]
+    found += [
+        Closed(pool.name, number, since, until, "yet to come" if since == float("-inf") else "has left")
+        for pool in world.pools
+        for number, since, until in spans_away(pool, world.changes)
     ]
     for pool in world.pools:
         spans = []

@@ -13,12 +13,21 @@ from orchestrator.driver.planning import make_plan
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.jobs import PoolPlan
 from orchestrator.fleet.pools import Pool
+from orchestrator.plan.forecast.failure_rates import Checkpoints
+from orchestrator.plan.forecast.prediction import CHECKPOINT_BYTES_PER_PARAMETER
 from orchestrator.plan.plan import Plan
 
 # Of a published run's step time; a plan's hours depend on more than that.
 _LEAST_ERROR, _UNKNOWN_ERROR = 0.1, 0.5
 
 Compose = Callable[[Sequence[str]], Config]
+
+
+def compose_words(words: Sequence[str]) -> Config:
+    """The configuration that words mean."""
+    from orchestrator.config.composing import compose
+
+    return compose(*words)
 
 
 @dataclass(frozen=True)
@@ -31,9 +40,10 @@ class Planned:
 
 
 def plans_in(
-    words: tuple[str, ...], pools: Sequence[PoolEntry], named: bool, compose: Compose
+    words: tuple[str, ...], pools: Sequence[PoolEntry], named: bool, compose: Compose, now: float
 ) -> list[Planned]:
-    """A plan for each pool that can have the job. One that was not ``named`` may refuse it.
+    """A plan for each pool that can have the job, now or once it has grown. One that was not ``named`` may
+    refuse it.
 
     Raises :class:`ConfigError` where none can, or a named one cannot.
     """
@@ -49,10 +59,10 @@ def plans_in(
                 raise
             refused.append(error)
             continue
-        if (gpus := _gpus(config)) <= each.pool.gpus:
+        if (gpus := _gpus(config)) <= (largest := each.largest(now)).gpus:
             composed.append((each, config))
         else:
-            too_small.append((each.pool, gpus))
+            too_small.append((largest, gpus))
     if too_small and (named or not (composed or refused)):
         _refuse_too_large(too_small)
     for each, config in composed:
@@ -80,6 +90,7 @@ def _planned(words: tuple[str, ...], each: PoolEntry, config: Config, compose: C
     plan = make_plan(config, observed=False)
     predicted, ranks = plan.prediction, plan.layout.ranks
     error = predicted.step_time_error
+    load_s, memory_load_s = _loads_s(config, plan)
     kept = PoolPlan(
         pool.name,
         ranks,
@@ -87,8 +98,28 @@ def _planned(words: tuple[str, ...], each: PoolEntry, config: Config, compose: C
         max(error, _LEAST_ERROR) if error is not None else _UNKNOWN_ERROR,
         predicted.step_time_s,
         predicted.hours * ranks * pool.usd_per_gpu_hour if predicted.hours is not None else None,
+        load_s,
+        memory_load_s,
+        _park_s(config),
     )
     return Planned(kept, plan, config)
+
+
+def _loads_s(config: Config, plan: Plan) -> tuple[float | None, float | None]:
+    """What loading a checkpoint takes: its bytes at the rate of the disks, and at that of nodes' memory."""
+    if plan.model is None:
+        return None, None
+    loads = Checkpoints.of(
+        CHECKPOINT_BYTES_PER_PARAMETER * plan.model.parameters, plan.layout.ranks, plan.layout.nodes,
+        staged=True, storage_bytes_per_s=config.cluster.storage_bytes_per_s,
+    )  # fmt: skip
+    return loads.load_s, loads.stall_s
+
+
+def _park_s(config: Config) -> float:
+    """For how long nodes keep a snapshot in memory once the run has left."""
+    stages = config.snapshot.enabled and any(one != "durable" for one in config.snapshot.dirs)
+    return config.snapshot.park_s if stages and config.launch.zygote else 0.0
 
 
 def _refuse_too_large(too_small: Sequence[tuple[Pool, int]]) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from orchestrator.fleet.jobs import JobState
-from orchestrator.fleet.pools import NodeState, Pool
+from orchestrator.fleet.pools import CapacityChange, NodeState, Pool
 from orchestrator.fleet.world import World
 
 HOLDS = frozenset({JobState.STARTING, JobState.RUNNING, JobState.STOPPING})
+
+
+@dataclass(frozen=True)
+class NodesChange:
+    """Nodes that come to a pool or leave it, as the fleet file says."""
+
+    at_unix_s: float  # when
+    nodes: int  # so many; below zero they leave
+    numbers: list[int]  # of those that leave; empty where nodes come
+    why: str  # as the file says it
 
 
 @dataclass(frozen=True)
@@ -24,10 +35,17 @@ class PoolNow:
     usd_per_gpu_hour: float  # what one costs
     opens_unix_s: float | None  # from when its nodes can be had; null where they can be always
     closes_unix_s: float | None  # until when they can be had; null where they can be always
+    changes: list[NodesChange] = field(default_factory=list)  # that are to come, the next first
 
     @property
     def gpus(self) -> int:
         return self.nodes * self.gpus_per_node
+
+    @property
+    def most_nodes(self) -> int:
+        """That it has now, or will have once."""
+        has = self.nodes
+        return max([has, *(has := has + one.nodes for one in self.changes)])
 
 
 def pool_now(world: World, pool: Pool) -> PoolNow:
@@ -46,4 +64,14 @@ def pool_now(world: World, pool: Pool) -> PoolNow:
         pool.usd_per_gpu_hour,
         pool.from_at,
         pool.until_at,
+        nodes_changes(pool, world.changes),
     )
+
+
+def nodes_changes(pool: Pool, changes: Sequence[CapacityChange]) -> list[NodesChange]:
+    found, has = [], pool.nodes
+    for one in sorted((one for one in changes if one.pool == pool.name), key=lambda one: one.at):
+        numbers = list(range(max(has + one.nodes, 0), has))
+        has += one.nodes
+        found.append(NodesChange(one.at, one.nodes, numbers, one.why))
+    return found

@@ -11,32 +11,36 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from orchestrator.dispatch.books import Books
-from orchestrator.dispatch.facts import CancelAsked, Changed, Fact, HeldBack, LetGo, NodeDrained
-from orchestrator.dispatch.fleet_file import FleetFile, read_fleet_file
+from orchestrator.dispatch.draining import NodeDrain, jobs_on
+from orchestrator.dispatch.entries import Entry
+from orchestrator.dispatch.facts import CancelAsked, Fact, HeldBack, LetGo, NodeDrained, Reserved, Unreserved
+from orchestrator.dispatch.fleet_file import FleetFile
+from orchestrator.dispatch.moving import move
 from orchestrator.dispatch.named_jobs import entries_named, entry_named
 from orchestrator.dispatch.pools_now import HOLDS
 from orchestrator.dispatch.queue_answers import Heard, QueueNow, Submission
+from orchestrator.dispatch.queue_place import claim, fleet_here
 from orchestrator.dispatch.queue_view import Outlook, QueuedJob, QueueView
-from orchestrator.dispatch.quotas import QuotaRow, quotas_of
-from orchestrator.dispatch.reserving import NodesReserved, end_facts, reserve_facts, reserved_nodes
+from orchestrator.dispatch.quotas import QuotaRow, months_of, quotas_of
+from orchestrator.dispatch.reserving import (
+    NodesReserved,
+    nodes_reserved,
+    reservation_named,
+    reserve_fact,
+    reserved_nodes,
+)
 from orchestrator.dispatch.seen_file import read_seen
 from orchestrator.dispatch.serve import daemon_pid
-from orchestrator.dispatch.store import Store
-from orchestrator.dispatch.submitting import Asked, check_deadline, moved_spec, spec_of
+from orchestrator.dispatch.store import Choose, Store
+from orchestrator.dispatch.submitting import Asked, Sender, looked_at, new_ones
 from orchestrator.dispatch.submitting import submit as write_down
-from orchestrator.dispatch.wishes import JobWishes, MoveWishes, Time, asked_of
-from orchestrator.errors import ConfigError, near_miss
-from orchestrator.fleet.jobs import JobSpec
-from orchestrator.ledger.run_directory import new_run_name
+from orchestrator.dispatch.wishes import JobWishes, MoveWishes, Time, asked_of, words_of
+from orchestrator.errors import ConfigError
 from orchestrator.users import user_name
-
-if TYPE_CHECKING:
-    from orchestrator.config.schema import Config
 
 _LOOK_S = 0.5
 _ENDED_SHOWN = 3
@@ -55,14 +59,14 @@ class Queue:
     @property
     def is_led(self) -> bool:
         """Whether a daemon leads it; else what is submitted waits until one does."""
-        return daemon_pid(read_fleet_file(self.run_root).state_dir) is not None
+        return daemon_pid(fleet_here(self.run_root).state_dir) is not None
 
     def now(self) -> QueueNow:
         """Return who runs, who waits, and on what."""
         with self._open() as (store, fleet):
-            view = self._view(store, fleet)
+            view, is_led = self._view(store, fleet), daemon_pid(fleet.state_dir) is not None
             ended = [view.ended(entry) for entry in store.newest_ended(_ENDED_SHOWN)]
-            return QueueNow(view.jobs(), ended, view.pools(), daemon_pid(fleet.state_dir) is not None)
+            return QueueNow(view.jobs(), ended, view.pools(), is_led, months_of(view.world))
 
     def jobs(self) -> list[QueuedJob]:
         """Return those that have not ended: who runs first, then who waits by worth."""
@@ -153,8 +157,9 @@ class Queue:
     ) -> list[Submission]:
         """Put several jobs into the queue, all or none. See :meth:`submit` and :meth:`submit_sweep`."""
         with self._open() as (store, fleet):
-            specs, outlooks = self._looked_at(store, fleet, points, asked, is_sweep)
-            found = write_down(store, specs, self.run_root, os.getcwd(), user_name(), self._clock())
+            specs, outlooks = looked_at(store, fleet, points, asked, is_sweep, self._view(store, fleet))
+            claim(self.run_root, fleet)
+            found = write_down(store, specs, self._sender(asked), self._clock())
         return [
             Submission(
                 entry.key,
@@ -171,9 +176,10 @@ class Queue:
     ) -> list[Outlook]:
         """What would come of several jobs that are submitted together."""
         with self._open() as (store, fleet):
-            specs, outlooks = self._looked_at(store, fleet, points, asked, is_sweep)
-            there = [spec for spec in specs if spec.key not in outlooks]
             view = self._view(store, fleet)
+            specs, outlooks = looked_at(store, fleet, points, asked, is_sweep, view)
+            new_ones(store, store.read(), specs, self._sender(asked), view.now)
+            there = [spec for spec in specs if spec.key not in outlooks]
             outlooks |= {one.key: one for one in view.outlooks(there)} if there else {}
         return [outlooks[spec.key] for spec in specs]
 
@@ -224,16 +230,9 @@ class Queue:
 
     def move_as_asked(self, key: str, asked: Asked) -> list[Outlook]:
         """See :meth:`move`."""
-        now = self._clock()
         with self._open() as (store, fleet):
-            entries = entries_named(store, key)
-            specs = [moved_spec(entry, asked, fleet, _compose, now) for entry in entries]
-            outlooks = self._view(store, fleet).outlooks(specs)
-            for spec, outlook in zip(specs, outlooks, strict=True):
-                if asked.deadline is not None:
-                    check_deadline(spec, outlook, asked.deadline, now)
-            self._write(store, [Changed(spec) for spec in specs])
-        return outlooks
+            view = self._view(store, fleet)
+            return move(store, key, asked, fleet, view, lambda choose: self._write(store, fleet, choose))
 
     def quotas(self) -> list[QuotaRow]:
         """Return what each team has, lends, borrows and waits for in each pool."""
@@ -273,29 +272,41 @@ class Queue:
             ConfigError: So many cannot be kept then.
         """
         said = {
-            "nodes": nodes, "until": _typed(until), "team": team, "job": job, "pool": pool,
-            "from": _typed(start), "why": why or None, "name": name,
+            "nodes": nodes, "until": until, "team": team, "job": job, "pool": pool, "from": start,
+            "why": why or None, "name": name,
         }  # fmt: skip
-        return self.reserve_as_asked({key: str(value) for key, value in said.items() if value is not None})
+        return self.reserve_as_asked(words_of(said))
 
     def reserve_as_asked(self, words: Mapping[str, str]) -> NodesReserved:
         """See :meth:`reserve`."""
         now = self._clock()
         with self._open() as (store, fleet):
-            facts = reserve_facts(words, fleet, store.read(), now)
-            self._write(store, facts)
-            return next(one for one in reserved_nodes(store.read(), now) if one.name == facts[0].name)
+            made: list[Reserved] = []
 
-    def end_reservation(self, name: str) -> None:
-        """End one before its time.
+            def choose(books: Books) -> list[Reserved]:
+                made[:] = [reserve_fact(words, fleet, books, now)]
+                return made
+
+            self._write(store, fleet, choose)
+        return nodes_reserved(made[0].name, made[0].reservation)
+
+    def end_reservation(self, name: str) -> NodesReserved:
+        """End one before its time; returns what it was.
 
         Raises:
             ConfigError: There is none of that name.
         """
-        with self._open() as (store, _):
-            self._write(store, end_facts(name, store.read()))
+        ended: list[NodesReserved] = []
 
-    def drain(self, host: str, off: bool = False) -> None:
+        def choose(books: Books) -> list[Unreserved]:
+            ended[:] = [reservation_named(name, books)]
+            return [Unreserved(name)]
+
+        with self._open() as (store, fleet):
+            self._write(store, fleet, choose)
+        return ended[0]
+
+    def drain(self, host: str, off: bool = False) -> NodeDrain:
         """Start nothing more on a node; what runs there may end.
 
         Args:
@@ -305,40 +316,37 @@ class Queue:
         Raises:
             ConfigError: There is no such node.
         """
-        with self._open() as (store, _):
-            hosts = {slot.host for slot in store.read().nodes.values()}
-            if host not in hosts:
-                there = f"there are {', '.join(sorted(hosts))}" if hosts else "the daemon has seen none yet"
-                raise ConfigError(f"drain {host}: no such node{near_miss(host, hosts)}; {there}")
-            self._write(store, [NodeDrained(host, off)])
+        jobs: list[str] = []
 
-    def _looked_at(
-        self, store: Store, fleet: FleetFile, points: Sequence[Sequence[str]], asked: Asked, is_sweep: bool
-    ) -> tuple[list[JobSpec], dict[str, Outlook]]:
-        """The jobs, and what would come of those that are new."""
-        now, books = self._clock(), store.read()
-        group = ""
-        if is_sweep:
-            group = asked.key or new_run_name(_compose(points[0]).job.name)
-        specs = []
-        for number, words in enumerate(points, 1):
-            said = replace(asked, key=f"{group}-{number}", group=group) if group else asked
-            specs.append(spec_of(tuple(words), said, fleet, books, _compose, now))
-        new = [spec for spec in specs if store.entry(spec.key) is None]
-        outlooks = self._view(store, fleet).outlooks(new) if new else []
-        for spec, outlook in zip(new, outlooks, strict=True):
-            check_deadline(spec, outlook, asked.deadline or "", now)
-        return specs, {outlook.key: outlook for outlook in outlooks}
+        def choose(books: Books) -> list[Fact]:
+            jobs[:] = jobs_on(host, books)
+            return [NodeDrained(host, off)]
+
+        with self._open() as (store, fleet):
+            self._write(store, fleet, choose)
+        return NodeDrain(host, not off, jobs)
 
     def _ask(self, key: str, fact: Callable[[str], Fact]) -> list[Heard]:
-        with self._open() as (store, _):
-            entries = entries_named(store, key)
-            self._write(store, [fact(entry.key) for entry in entries])
-        return [Heard(entry.key, entry.job.state in HOLDS) for entry in entries]
+        entries: list[Entry] = []
+
+        def choose(books: Books) -> list[Fact]:
+            entries[:] = entries_named(store, key, books)
+            return [fact(entry.key) for entry in entries]
+
+        with self._open() as (store, fleet):
+            self._write(store, fleet, choose)
+            now = [store.entry(entry.key) or entry for entry in entries]
+        return [
+            Heard(was.key, was.job.state in HOLDS, entry.job.state.value)
+            for was, entry in zip(entries, now, strict=True)
+        ]
+
+    def _sender(self, asked: Asked) -> Sender:
+        return Sender(self.run_root, os.getcwd(), user_name(), asked)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Store, FleetFile]]:
-        fleet = read_fleet_file(self.run_root)
+        fleet = fleet_here(self.run_root)
         with Store(fleet.state_dir) as store:
             yield store, fleet
 
@@ -346,18 +354,10 @@ class Queue:
         now = self._clock()
         return QueueView(store.read(), fleet, self.run_root, now, read_seen(fleet.state_dir, now))
 
-    def _write(self, store: Store, facts: Sequence[Fact]) -> Books:
-        return store.write(user_name(), self._clock(), lambda _books: facts)
-
-
-def _typed(when: Time | None) -> str | None:
-    return when if when is None or isinstance(when, str) else when.isoformat()
-
-
-def _compose(words: Sequence[str]) -> Config:
-    from orchestrator.config.composing import compose
-
-    return compose(*words)
+    def _write(self, store: Store, fleet: FleetFile, choose: Choose) -> Books:
+        """Whatever a verb checks it checks upon the books that ``choose`` sees, while nobody else writes."""
+        claim(self.run_root, fleet)
+        return store.write(user_name(), self._clock(), choose)
 
 
 def queue(run_root: Path | str = "runs") -> Queue:
@@ -370,7 +370,7 @@ def queue(run_root: Path | str = "runs") -> Queue:
         ConfigError: There is no such file, or it cannot be taken.
     """
     found = Queue(run_root)
-    read_fleet_file(found.run_root)
+    fleet_here(found.run_root)
     return found
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.dispatch.pools_now import PoolNow
 from orchestrator.dispatch.queue_view import Outlook, QueuedJob
+from orchestrator.dispatch.quotas import TeamMonth
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Submission:
     is_new: bool  # false: the same job was there already
     state: str  # a word of `JobState`
     submitted_unix_s: float  # when it was
-    outlook: Outlook | None  # what comes of it; null of one that was there already
+    outlook: Outlook | None  # what comes of it; null of one that was there already, or not asked for
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class QueueNow:
     ended: list[QueuedJob]  # the few that ended last
     pools: list[PoolNow]  # what there is to run on
     is_led: bool  # whether a daemon leads; else nothing starts
+    months: list[TeamMonth] = field(default_factory=list)  # of teams that have a budget of the month
+
+
+@dataclass(frozen=True)
+class DaemonAsked:
+    """The daemon of a queue, asked to end."""
+
+    run_root: str  # whose queue it is
+    pid: int | None  # its process; null where none leads
 
 
 @dataclass(frozen=True)
@@ -35,3 +45,4 @@ class Heard:
 
     key: str  # its own
     leaves_first: bool  # whether it has nodes, so that it saves and leaves them before it comes to that
+    state: str  # a word of `JobState`, as it stands now

@@ -30,7 +30,7 @@ def queue_values(
     """Every line of every gauge of the queue. Without ``named`` teams and pools are told by their places in
     the fleet file: whoever reaches a node reads them."""
     teams = [team.name for team in fleet.teams] or [""]
-    pools = [each.pool for each in fleet.pools]
+    pools = [each.pool_at(now) for each in fleet.pools]
     team_called = _called([*teams, *_others(books, teams)], named)
     pool_called = _called([pool.name for pool in pools], named)
     found = _jobs(books, team_called)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.dispatch.books import Books
@@ -12,20 +13,23 @@ from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.facts import Tally
 from orchestrator.dispatch.fleet_file import FleetFile
 from orchestrator.dispatch.pools_now import PoolNow, pool_now
+from orchestrator.dispatch.raising import Raised, raised, worth_of
 from orchestrator.dispatch.run_looks import RunLooks
 from orchestrator.dispatch.seen import SeenNode
 from orchestrator.dispatch.world import Sight, world_of
-from orchestrator.fleet.after import after
+from orchestrator.fleet.after import foreseen
 from orchestrator.fleet.books import best_first
 from orchestrator.fleet.decide import decide
-from orchestrator.fleet.decisions import Decision, Hold, HoldCause, Move, Start, Stop
-from orchestrator.fleet.forecast import Forecast, Span, forecast
+from orchestrator.fleet.decisions import Decision, Hold, HoldCause, Move, Start, Stop, StopCause
+from orchestrator.fleet.forecast import Forecast, Span, forecast, futures_for
 from orchestrator.fleet.jobs import HAS_NODES, Job, JobSpec, JobState, PoolPlan
-from orchestrator.fleet.pools import NodeState, Pool
+from orchestrator.fleet.pools import NodeState, Pool, leaves_at
+from orchestrator.fleet.world import World
 
 # The order in which they are listed.
 _ORDER = (JobState.RUNNING, JobState.STARTING, JobState.STOPPING, JobState.QUEUED, JobState.HELD)
-FUTURES = 16
+# Causes that may be others with another worth.
+_BY_WORTH = (HoldCause.AHEAD, HoldCause.PRICE, HoldCause.PINNED, HoldCause.FRAGMENTED)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,12 @@ class WhyWaiting:
     price_usd: float  # of the stop that would let it start; 0 where none would
     gain_usd: float  # what that stop would gain
     until_unix_s: float | None  # when that ends; null where it is not known
+    # what each in `behind` is worth, and has to be beaten by; empty in lists of jobs
+    behind_usd_per_gpu_hour: list[float] = field(default_factory=list)
+    # the least cost of delay with which it would start now; null where none would do, and in lists of jobs
+    starts_at_usd_per_hour: float | None = None
+    # the least class in which it would; null where none would do, and in lists of jobs
+    starts_in_class: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class QueuedJob:
     steps: int | None  # that there are to be; null where that is not known
     spent_usd: float  # by its run
     paid_usd: float  # for stops of others
-    to_come_usd: float | None  # what it will still cost; null where nobody knows
+    to_come_usd: float | None  # what it will still cost; null where nobody knows for how long it runs
     deadline_unix_s: float | None  # when it has to be done; null without a deadline
     starts: When | None  # when it will; null where it runs, or never will
     ends: When | None  # when it will; null where it never will
@@ -81,6 +91,8 @@ class QueuedJob:
     after: list[str]  # jobs that it waits for
     ended_unix_s: float | None  # when it ended; null where it has not
     because: str  # why it is held, or how it ended
+    # when the first of its nodes leaves, before it has ended half of the times; null where none does
+    nodes_leave_unix_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +118,12 @@ class Displaced:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What would come of a job that is about to be submitted."""
+    """What would come of a job that is about to be submitted, or is moved."""
 
     key: str  # that it would have
     team: str  # that it would count for
+    job_class: str  # its class; empty where none was named
+    usd_per_hour: float  # what an hour of delay costs
     plans: list[PoolPlanned]  # one for each pool that it may run in; the first is where it would start
     deadline_unix_s: float | None  # when it has to be done; null without a deadline
     budget_usd: float | None  # at which it saves and stops; null without a budget of its own
@@ -126,7 +140,7 @@ class QueueView:
     def __init__(
         self, books: Books, fleet: FleetFile, run_root: Path, now: float, nodes: Sequence[SeenNode] | None
     ) -> None:
-        self._books, self._fleet, self._now = books, fleet, now
+        self._books, self._fleet, self.now = books, fleet, now
         looks = RunLooks(run_root)
         progress: dict[str, Tally] = {
             entry.key: _newest(looks.look(entry.job.run_name).tally, entry.tally)
@@ -145,7 +159,7 @@ class QueueView:
     def jobs(self) -> list[QueuedJob]:
         """Those that have not ended: who runs first, then who waits by worth."""
         decisions = decide(self.world, self._fleet.policy)
-        found = forecast(after(self.world, decisions), self._fleet.policy, futures=FUTURES)
+        found = self._forecast(self.world, decisions)
         holds = {one.job: one for one in decisions if isinstance(one, Hold)}
         told = [self._job(entry, holds.get(entry.key), found.get(entry.key)) for entry in self._books.live()]
         return sorted(
@@ -154,7 +168,20 @@ class QueueView:
         )
 
     def job(self, key: str) -> QueuedJob | None:
-        return next((job for job in self.jobs() if job.key == key), None)
+        """One, and what would have it start; None where it is not there."""
+        job = next((job for job in self.jobs() if job.key == key), None)
+        if job is None or job.why is None or job.state != JobState.QUEUED:
+            return job
+        policy, found = self._fleet.policy, Raised()
+        if job.why.cause in _BY_WORTH:
+            found = raised(self.world, self._fleet, key)
+        why = dataclasses.replace(
+            job.why,
+            behind_usd_per_gpu_hour=worth_of(self.world, policy, job.why.behind),
+            starts_at_usd_per_hour=found.usd_per_hour,
+            starts_in_class=found.job_class,
+        )
+        return dataclasses.replace(job, why=why)
 
     def ended(self, entry: Entry) -> QueuedJob:
         """One that has ended, whose start and end are past."""
@@ -175,18 +202,20 @@ class QueueView:
             spec.key: dataclasses.replace(there[spec.key], spec=spec) for spec in specs if spec.key in there
         }
         new = [
-            Job(spec, JobState.QUEUED, self._now, run_name=spec.key)
-            for spec in specs
-            if spec.key not in there
+            Job(spec, JobState.QUEUED, self.now, run_name=spec.key) for spec in specs if spec.key not in there
         ]
         jobs = (*(changed.get(job.key, job) for job in self.world.jobs), *new)
         world = dataclasses.replace(self.world, jobs=jobs)
         decisions = decide(world, self._fleet.policy)
-        found = forecast(after(world, decisions), self._fleet.policy, futures=FUTURES)
+        found = self._forecast(world, decisions)
         holds = {one.job: one for one in decisions if isinstance(one, Hold)}
         return [
             self._outlook(spec, decisions, holds.get(spec.key), found.get(spec.key), specs) for spec in specs
         ]
+
+    def _forecast(self, world: World, decisions: Sequence[Decision]) -> Mapping[str, Forecast]:
+        futures = futures_for(len(world.jobs))
+        return forecast(foreseen(world, decisions), self._fleet.policy, futures=futures)
 
     def _outlook(
         self,
@@ -205,6 +234,8 @@ class QueueView:
         return Outlook(
             spec.key,
             spec.team,
+            spec.job_class,
+            spec.usd_per_hour,
             [self._planned(spec, plan) for plan in plans],
             spec.deadline_at,
             spec.budget_usd,
@@ -222,7 +253,7 @@ class QueueView:
     def _planned(self, spec: JobSpec, plan: PoolPlan) -> PoolPlanned:
         meets = None
         if spec.deadline_at is not None and plan.hours is not None:
-            meets = self._now + plan.hours * 3600.0 <= spec.deadline_at
+            meets = self.now + plan.hours * 3600.0 <= spec.deadline_at
         return PoolPlanned(plan.pool, plan.gpus, plan.hours, plan.usd, meets)
 
     def _job(self, entry: Entry, hold: Hold | None, found: Forecast | None) -> QueuedJob:
@@ -259,8 +290,23 @@ class QueueView:
             stops=job.preemptions,
             after=list(spec.depends_on),
             ended_unix_s=entry.ended_at,
-            because=job.held_because or entry.because,
+            because=job.held_because or self._leaves_because(entry) or entry.because,
+            nodes_leave_unix_s=self._leaves_at(job, found),
         )
+
+    def _leaves_at(self, job: Job, found: Forecast | None) -> float | None:
+        there = job.placement if job.state in HAS_NODES else None
+        pool = next((one for one in self.world.pools if there is not None and one.name == there.pool), None)
+        if there is None or pool is None or max(there.nodes, default=pool.nodes) >= pool.nodes:
+            return None
+        at = float(leaves_at(pool, self.world.changes)[list(there.nodes)].min())
+        end_at = found.end.at if found is not None and found.end is not None else None
+        return at if at < (math.inf if end_at is None else end_at) else None
+
+    def _leaves_because(self, entry: Entry) -> str:
+        """Of one that is stopped for nobody else."""
+        for_money = entry.job.state is JobState.STOPPING and entry.cause == StopCause.BUDGET
+        return "the budget of its team's month" if for_money and entry.wanted is None else ""
 
     def _why(self, hold: Hold | None, spec: JobSpec, together: Sequence[str] = ()) -> WhyWaiting | None:
         """``together`` are keys of jobs that are submitted with it."""

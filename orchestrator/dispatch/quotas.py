@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from orchestrator.dispatch.books import Books, month_of
 from orchestrator.fleet.jobs import JobState
+from orchestrator.fleet.teams import next_month_at
 from orchestrator.fleet.world import World
 
+NEAR = 0.8  # of a month's budget is warned of, as of a run's own caps
 _HOLDS = (JobState.STARTING, JobState.RUNNING, JobState.STOPPING)
 
 
@@ -23,9 +25,33 @@ class QuotaRow:
     borrowed: int  # GPUs that it has beyond its quota
     waiting: int  # GPUs that its jobs wait for there
     borrow_limit: int | None  # GPUs beyond its quotas in all pools; null where it may borrow all
-    month_usd: float  # spent in this month, in all pools
+    month_usd: float  # spent in this month, in all pools, by runs that go on as well
     month_limit_usd: float | None  # that it may spend in a month; null without a limit
     month_stops_usd: float  # paid for stops of others in this month
+
+
+@dataclass(frozen=True)
+class TeamMonth:
+    """What a team with a budget has spent of it."""
+
+    team: str  # its name
+    usd: float  # spent in this month, by runs that go on as well
+    limit_usd: float  # at which its jobs have saved and stopped
+    until_unix_s: float  # when the next month begins, in UTC
+    is_near: bool  # whether four fifths of it are spent
+
+
+def months_of(world: World) -> list[TeamMonth]:
+    """Of the teams that have a budget of the month."""
+    until_at = next_month_at(world.now)
+    return [
+        TeamMonth(
+            team.name, team.spent_usd, team.usd_per_month, until_at,
+            team.spent_usd >= NEAR * team.usd_per_month,
+        )
+        for team in world.teams
+        if team.usd_per_month is not None
+    ]  # fmt: skip
 
 
 def quotas_of(world: World, books: Books, now: float) -> list[QuotaRow]:
@@ -53,7 +79,7 @@ def quotas_of(world: World, books: Books, now: float) -> list[QuotaRow]:
             rows.append(
                 QuotaRow(
                     team.name, pool.name, quota, has, lent, max(has - quota, 0), waiting.get(team.name, 0),
-                    team.borrow_limit, month.usd if month else 0.0, team.usd_per_month,
+                    team.borrow_limit, team.spent_usd, team.usd_per_month,
                     month.stops_usd if month else 0.0,
                 )
             )  # fmt: skip

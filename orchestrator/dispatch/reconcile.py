@@ -4,9 +4,11 @@
 |---|---|---|
 | starting, others still on its nodes | | wait |
 | starting | none, of this epoch none has ended | start it |
+| starting | died before it had begun | start another, later and later; at last hold it |
 | starting | of this epoch | it runs |
 | starting, moved | of the epoch before | ask it to save and leave |
 | starting | of an older epoch | SIGTERM |
+| any | there, nobody knows which | as one of this epoch, and its nodes stay taken |
 | running | of this epoch | all is well; now and then what it has used is written down |
 | running | gone without a word | start it where it was, with a new epoch |
 | running, its nodes are gone | | ask it to save and leave; without a driver it queues |
@@ -104,7 +106,7 @@ def next_action(entry: Entry, seen: Presence, nodes_alive: bool | None, now: flo
 def _starting(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
     job = entry.job
     if job.leaving is not None:  # it is moved, and still where it was
-        if seen.epoch is not None:
+        if seen.is_there:
             return _leave(entry, seen, now)
         if seen.run.finished:
             return _say(Ended(job.key, job.epoch, JobState.FINISHED, seen.run.tally))
@@ -117,17 +119,17 @@ def _starting(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float
         return _say(Ended(job.key, job.epoch, JobState.FINISHED, seen.run.tally))
     if seen.ended is not None and seen.ended.epoch == job.epoch:
         return _end(entry, seen, seen.ended, now)
-    if job.waits_for or seen.starting or nodes_alive is None:
+    if job.waits_for or seen.starting or seen.held or nodes_alive is None:
         return None
     if not nodes_alive:
         late = now - (entry.meant_at or 0.0) > NODE_S
         return _say(Left(job.key, job.epoch, seen.run.tally, "its nodes were gone")) if late else None
-    return StartDriver(job.epoch)
+    return _lost(entry, seen, "before it had begun") if seen.died else StartDriver(job.epoch)
 
 
 def _running(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float) -> Action | None:
     job, tally = entry.job, seen.run.tally
-    if seen.epoch is not None and not seen.run.finished:
+    if seen.is_there and not seen.run.finished:
         if nodes_alive is False:
             return _say(StopMeant(job.key, job.epoch, StopCause.NODE, 0.0, 0.0, ()))
         gpus = sum(job.placement.gpus) if job.placement is not None else 1
@@ -141,8 +143,14 @@ def _running(entry: Entry, seen: Presence, nodes_alive: bool | None, now: float)
         return None
     if not nodes_alive:
         return _say(Left(job.key, job.epoch, tally, "its nodes were gone"))
+    return _lost(entry, seen, "without a new step")
+
+
+def _lost(entry: Entry, seen: Presence, how: str) -> Action:
+    job, tally = entry.job, seen.run.tally
     if entry.losses >= MOST_LOSSES and tally.step <= entry.tally.step:
-        why = f"its driver was lost {entry.losses + 1} times in a row without a new step"
+        why = f"its driver was lost {entry.losses + 1} times in a row {how}"
+        why += f"; see {seen.log}" if seen.log else ""
         return _say(HeldBack(job.key, why), Left(job.key, job.epoch, tally, why))
     return _say(Lost(job.key, job.epoch + 1, tally))
 
@@ -151,7 +159,7 @@ def _stopping(entry: Entry, seen: Presence, now: float) -> Action | None:
     job = entry.job
     if seen.run.finished:
         return _say(Ended(job.key, job.epoch, JobState.FINISHED, seen.run.tally))
-    if seen.epoch is not None:
+    if seen.is_there:
         if seen.run.nodes_left and job.placement is not None:
             return _say(NodesLeft(job.key, job.epoch))
         return _leave(entry, seen, now)
@@ -161,7 +169,8 @@ def _stopping(entry: Entry, seen: Presence, now: float) -> Action | None:
 
 
 def _leave(entry: Entry, seen: Presence, now: float) -> Action | None:
-    waited_s = now - (entry.meant_at or now)
+    # The clock may have been set meanwhile, or the machine asleep: nobody is killed for that.
+    waited_s = min(now - (entry.meant_at or now), seen.asked_s)
     if not seen.stop_asked:
         return AskToStop()
     if waited_s > KILL_S and seen.pid is not None:

@@ -8,16 +8,14 @@ depended on something that is not on record.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from orchestrator.dispatch.books import Books
-from orchestrator.dispatch.facts import Decided, Fact, FleetSeen, NodesSeen
-from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
-from orchestrator.dispatch.seen import SeenNode
-from orchestrator.dispatch.world import Sight, facts_of, world_of
+from orchestrator.dispatch.facts import MOMENTS, Decided, Fact, Weighed
+from orchestrator.dispatch.moments import Recalled
+from orchestrator.dispatch.world import Sight, facts_of, running_in, world_of
 from orchestrator.fleet.decide import decide
 
 # Sums of floats may come in another order.
@@ -38,54 +36,22 @@ class Moment:
         return _alike(self.then, self.now)
 
 
-class Recorder:
-    """Says what has to be on record beside a decision; what is on record already is not said again."""
-
-    def __init__(self) -> None:
-        self._fleet: FleetSeen | None = None
-        self._nodes: NodesSeen | None = None
-
-    def with_what_was_seen(
-        self, decided: Sequence[Fact], fleet: FleetFile, sight: Sight, running: Iterable[str]
-    ) -> list[Fact]:
-        """The facts of a decision, after those of what it was made upon."""
-        if not decided:
-            return []
-        progress = sight.progress or {}
-        tallies = tuple((key, progress[key]) for key in sorted(running) if key in progress)
-        seen = FleetSeen(tuple(each.pool for each in fleet.pools), fleet.teams, fleet.policy)
-        nodes = NodesSeen(sight.nodes)
-        before: list[Fact] = []
-        if seen != self._fleet:
-            before.append(seen)
-        if nodes != self._nodes:
-            before.append(nodes)
-        self._fleet, self._nodes = seen, nodes
-        return [*before, Decided(len(decided), tallies), *decided]
-
-
 def replayed(facts: Iterable[tuple[float, str, Fact]]) -> Iterator[Moment]:
-    """Each decision of a queue's facts, from the first that has on record what it was made upon."""
-    books, left = Books(), iter(facts)
-    fleet: FleetFile | None = None
-    nodes: tuple[SeenNode, ...] | None = None
+    """Each decision of a queue's facts that has on record what it was made upon."""
+    books, recalled, left = Books(), Recalled(), iter(facts)
     for at, by, fact in left:
-        match fact:
-            case FleetSeen():
-                pools = tuple(PoolEntry(pool) for pool in fact.pools)
-                fleet = FleetFile(Path(), Path(), pools, fact.teams, policy=fact.policy)
-            case NodesSeen():
-                nodes = fact.nodes
-            case Decided():
-                assert fleet is not None, "what the fleet file said comes before the first decision"
-                sight = Sight(nodes, dict(fact.running))
-                again = facts_of(decide(world_of(books, fleet, sight, at), fleet.policy))
+        if not isinstance(fact, MOMENTS):
+            books.fold(at, by, fact)
+        else:
+            recalled.take(fact, running_in(books))
+            if isinstance(fact, Weighed | Decided):
                 then = [next(left) for _ in range(fact.decisions)]
-                yield Moment(at, tuple(one for _, _, one in then), tuple(again))
+                if (fleet := recalled.fleet) is not None:
+                    sight = Sight(recalled.nodes, recalled.tallies)
+                    again = facts_of(decide(world_of(books, fleet, sight, at), fleet.policy))
+                    yield Moment(at, tuple(one for _, _, one in then), tuple(again))
                 for each_at, each_by, one in then:
                     books.fold(each_at, each_by, one)
-            case _:
-                books.fold(at, by, fact)
         books.tidy()
 
 
@@ -102,7 +68,7 @@ class Differing:
 class Replay:
     """What a queue's daemon has decided, decided again."""
 
-    decisions: int  # that were made
+    decisions: int  # that have on record what they were made upon
     first_unix_s: float | None  # when the first was; null where there is none
     last_unix_s: float | None  # when the last was; null where there is none
     differing: list[Differing]  # those that come out otherwise
@@ -110,13 +76,13 @@ class Replay:
 
 def replay_of(facts: Iterable[tuple[float, str, Fact]]) -> Replay:
     """All decisions of a queue's facts."""
-    moments = list(replayed(facts))
-    differing = [
-        Differing(one.at, [*map(str, one.then)], [*map(str, one.now)]) for one in moments if not one.same
-    ]
-    return Replay(
-        len(moments), moments[0].at if moments else None, moments[-1].at if moments else None, differing
-    )
+    found = Replay(0, None, None, [])
+    for one in replayed(facts):
+        first = one.at if found.first_unix_s is None else found.first_unix_s
+        found = replace(found, decisions=found.decisions + 1, first_unix_s=first, last_unix_s=one.at)
+        if not one.same:
+            found.differing.append(Differing(one.at, [*map(str, one.then)], [*map(str, one.now)]))
+    return found
 
 
 def _alike(one: Any, other: Any) -> bool:

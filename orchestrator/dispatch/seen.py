@@ -32,9 +32,10 @@ class RunSeen:
 @dataclass(frozen=True)
 class Presence:
     """A job's driver, as it is seen at one moment: ``epoch`` and ``pid`` of the one that is alive, how the
-    newest ended, and the run. ``stop_asked``: the one that is alive has been asked to stop. ``starting``: one
-    was started by us that may not have got so far. ``log`` is
-    where its drivers say what they have to say."""
+    newest ended, and the run. ``held``: one is there, though it may not be known which. ``stop_asked``: the
+    one that is alive has been asked to stop, ``asked_s`` for how long at least. ``starting``: one was started
+    by us that may not have got so far; ``died``: the one that we started for this epoch is gone, and never
+    got so far. ``log`` is where its drivers say what they have to say."""
 
     epoch: int | None = None
     pid: int | None = None
@@ -42,4 +43,12 @@ class Presence:
     run: RunSeen = field(default_factory=RunSeen)
     stop_asked: bool = False
     starting: bool = False
+    held: bool = False
+    died: bool = False
     log: str = ""
+    asked_s: float = float("inf")  # by a clock that nobody sets
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a driver of the job may have its nodes."""
+        return self.held or self.epoch is not None

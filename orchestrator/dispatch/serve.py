@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator import papers
+from orchestrator.dispatch.bounded_logs import keep_bounded
 from orchestrator.dispatch.clusters_reader import ClustersReader
 from orchestrator.dispatch.collecting import collect_seldom
 from orchestrator.dispatch.daemon import Daemon
@@ -22,6 +23,7 @@ from orchestrator.dispatch.drivers import ProcessDrivers
 from orchestrator.dispatch.fleet_file import NAME, FleetFile, read_fleet_file
 from orchestrator.dispatch.locks import is_held, taken
 from orchestrator.dispatch.queue_gauges import queue_values, write_gauges
+from orchestrator.dispatch.queue_place import claim, fleet_here
 from orchestrator.dispatch.seen_file import EVERY_S, write_seen
 from orchestrator.dispatch.store import Deposed, Store
 from orchestrator.dispatch.wake import Alarm
@@ -42,13 +44,14 @@ Say = Callable[[str], None]
 def serve(run_root: Path, say: Say, over: threading.Event) -> None:
     """Lead until ``over``. Runs go on without it, and the next daemon finds them.
 
-    Raises :class:`ConfigError` where another daemon leads, and
+    Raises :class:`ConfigError` where another daemon leads or the queue is elsewhere, and
     :class:`~orchestrator.dispatch.store.Deposed` where one has taken over.
     """
-    fleet = read_fleet_file(run_root)
+    fleet = fleet_here(run_root)
     collect_seldom()
     with ExitStack() as stack:
         stack.enter_context(_alone(fleet.state_dir))
+        claim(run_root, fleet)
         store = stack.enter_context(Store(fleet.state_dir))
         files = FleetFileReader(run_root, fleet)
         reader = ClustersReader(lambda: files.taken.clusters, fleet.state_dir)
@@ -57,7 +60,7 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
         stack.callback(starts.close)
         alarm = Alarm(fleet.state_dir)
         stack.callback(alarm.close)
-        drivers = ProcessDrivers(run_root, fleet.state_dir, starts, say)
+        drivers = ProcessDrivers(run_root, fleet.state_dir, starts, lambda: files.taken, say)
         daemon = Daemon(store, drivers, reader.nodes, files.read, time.time, say, unknown=reader.unknown)
         daemon.lead(platform.node(), os.getpid())
         jobs = len(store.read().live())
@@ -66,10 +69,12 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
         while not over.is_set():
             try:
                 daemon.step()
-                drivers.tidy()
+                drivers.tidy({entry.job.run_name for entry in store.read().live()})
                 if time.monotonic() - told_at > EVERY_S:
                     told_at = time.monotonic()
                     _tell(daemon, reader, fleet)
+                    daemon.forget_moments()
+                    keep_bounded(fleet.state_dir / LOG)
                 _wait(daemon, alarm, over)
             except Deposed:
                 raise
@@ -187,7 +192,7 @@ def start_daemon(run_root: Path) -> int | None:
 
     Raises :class:`ConfigError` for a fleet file that cannot be taken.
     """
-    fleet = read_fleet_file(run_root)
+    fleet = fleet_here(run_root)
     make_folder(fleet.state_dir)
     if (leads := daemon_pid(fleet.state_dir)) is not None:
         return leads

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.dispatch.entries import Entry, NodeSlot
-from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
-from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.dispatch.entries import Entry
+from orchestrator.dispatch.fleet_file import PoolEntry
+from orchestrator.errors import ConfigError
 
 
 def shape_words(gpus: int, gpus_per_node: int) -> tuple[str, ...]:
@@ -26,27 +26,20 @@ def shape_words(gpus: int, gpus_per_node: int) -> tuple[str, ...]:
     return (f"cluster.nodes={gpus // gpus_per_node}", f"cluster.gpus_per_node={gpus_per_node}")
 
 
-def start_words(
-    entry: Entry, fleet: FleetFile, slots: Mapping[tuple[str, int], NodeSlot], run_root: Path
-) -> tuple[str, ...]:
-    """Those of the pool, of the job, and of this start.
+def start_words(entry: Entry, there: PoolEntry, node_ids: Sequence[str], run_root: Path) -> tuple[str, ...]:
+    """Those of the pool, of the job, and of this start on these nodes.
 
-    Raises :class:`ClusterError` where its nodes are not known any more.
+    Raises :class:`ConfigError` for a gang that does not lie on nodes of the pool any more.
     """
     placement = entry.job.placement
     assert placement is not None, "what starts has a placement"
-    there = fleet.pool(placement.pool)
-    bound = [slots.get((placement.pool, number)) for number in placement.nodes]
-    ids = [slot.node_id for slot in bound if slot is not None]
-    if len(ids) < len(bound):
-        raise ClusterError(f"{entry.key}: a node of {placement.pool} that it was to run on is not known")
     own = (
         *shape_words(sum(placement.gpus), there.pool.gpus_per_node),
         *address_words(there),
         f"run_root={run_root}",
         f"run_name={entry.job.run_name}",
         "job.resume=auto",
-        f"launch.node_ids=[{','.join(ids)}]",
+        f"launch.node_ids=[{','.join(node_ids)}]",
     )
     return joined(there.words, entry.job.spec.overrides, own)
 

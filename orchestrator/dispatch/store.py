@@ -1,5 +1,6 @@
 """The queue in one SQLite database: an append-only table of facts is the truth, all other tables are folded
-from it in the transaction that appends.
+from it in the transaction that appends. What decisions were made upon is beside it, and is forgotten after a
+while (see `moments`).
 
 A crash at any moment leaves the database as it was before that transaction or after it: whoever was told that
 something is written finds it again. Any number of processes may write, one at a time, also while no daemon
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,32 +22,31 @@ from typing import Any, Self
 from orchestrator.dispatch.books import KEPT_ENDED, Books
 from orchestrator.dispatch.codec import made, plain
 from orchestrator.dispatch.entries import Entry, Leader, MonthOf, NamedReservation, NodeSlot, Used
-from orchestrator.dispatch.facts import AROUND, KINDS, Fact
+from orchestrator.dispatch.facts import AROUND, KINDS, Fact, Weighed
 from orchestrator.dispatch.local_disk import network_type
+from orchestrator.dispatch.tables import (
+    ALL_FACTS,
+    FACTS,
+    MOST_VALUES,
+    ONLY_EVENTS,
+    VERSION,
+    bring_up,
+    forget_moments,
+    put_moment,
+    unpacked,
+)
 from orchestrator.dispatch.wake import wake
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.files import NO_SPACE
 from orchestrator.papers import PaperError, json_of, one_line
+from orchestrator.topology.tree import natural
 
 NAME = "fleet.db"
-VERSION = 1
-# SQLite's place for who made a file: "orcf".
-_APPLICATION = 0x6F726366
 _BUSY_S = 30.0
 # Of the index that a database with a write-ahead log has beside it.
 _LEAST_ROOM_BYTES = 64 << 10
-_TABLES = """
-CREATE TABLE events (seq INTEGER PRIMARY KEY, at REAL NOT NULL, said_by TEXT NOT NULL, kind TEXT NOT NULL,
-                     body TEXT NOT NULL) STRICT;
-CREATE TABLE jobs (key TEXT PRIMARY KEY, state TEXT NOT NULL, team TEXT NOT NULL, submitted_at REAL NOT NULL,
-                   ended_at REAL, body TEXT NOT NULL) STRICT;
-CREATE INDEX jobs_live ON jobs (submitted_at) WHERE ended_at IS NULL;
-CREATE INDEX jobs_ended ON jobs (ended_at) WHERE ended_at IS NOT NULL;
-CREATE TABLE teams (team TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-CREATE TABLE usage (team TEXT NOT NULL, month TEXT NOT NULL, body TEXT NOT NULL,
-                    PRIMARY KEY (team, month)) STRICT;
-CREATE TABLE around (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT;
-"""
+# Of rows that are forgotten in a transaction: whoever submits waits for no more.
+MOST_FORGOTTEN = 100
 _PROJECTIONS = ("jobs", "teams", "usage", "around")
 
 Choose = Callable[[Books], Sequence[Fact]]
@@ -108,11 +108,8 @@ class Store:
             try:
                 with self._transaction("BEGIN IMMEDIATE"):
                     books = self._caught_up()
-                    if epoch is not None and books.leader.epoch != epoch:
-                        raise Deposed(
-                            f"{self.path}: another daemon leads (process {books.leader.pid} on"
-                            f" {books.leader.host}); this one ends"
-                        )
+                    if epoch is not None:
+                        self._check_leader(books, epoch)
                     facts = choose(books)
                     self._append(books, by, at, facts)
                 books.tidy()
@@ -123,11 +120,27 @@ class Store:
             wake(self.path.parent)
         return books
 
+    def _check_leader(self, books: Books, epoch: int) -> None:
+        if books.leader.epoch != epoch:
+            raise Deposed(
+                f"{self.path}: another daemon leads (process {books.leader.pid} on {books.leader.host}); this"
+                " one ends"
+            )
+
     def entry(self, key: str) -> Entry | None:
         """A job by its key, also one that has ended long ago."""
         with self._told():
             row = self._db.execute("SELECT body FROM jobs WHERE key = ?", (key,)).fetchone()
         return None if row is None else _entry(row[0])
+
+    def group(self, name: str) -> list[Entry]:
+        """The jobs of a group, also those that have ended long ago. They are called NAME-1, NAME-2 …"""
+        with self._told():
+            rows = self._db.execute(
+                "SELECT body FROM jobs WHERE key >= ? AND key < ?", (f"{name}-", f"{name}.")
+            ).fetchall()  # "." comes after "-"
+        found = [entry for entry in (_entry(body) for (body,) in rows) if entry.job.spec.group == name]
+        return sorted(found, key=lambda entry: natural(entry.key))
 
     def newest_ended(self, limit: int) -> list[Entry]:
         """Those who have ended, the newest first."""
@@ -139,27 +152,45 @@ class Store:
         return [_entry(body) for (body,) in rows]
 
     def facts(self) -> Iterator[tuple[float, str, Fact]]:
-        """All that ever happened: when, said by whom, and what."""
-        for seq, at, by, kind, body in self._db.execute("SELECT * FROM events ORDER BY seq"):
+        """All that ever happened, with what decisions were made upon as far as that is on record: when, said
+        by whom, and what."""
+        rows = self._db.execute(ALL_FACTS)
+        for seq, at, by, kind, body in rows:
             yield at, by, self._fact(seq, kind, body)
 
-    def facts_after(self, seq: int) -> Iterator[tuple[int, float, Fact]]:
-        """What happened after the fact of that number: the number of each, when, and what."""
+    def facts_after(self, seq: int, kinds: Collection[type[Fact]]) -> Iterator[tuple[int, float, Fact]]:
+        """What of these kinds happened after the fact of that number: the number of each, when, and what."""
+        names = [kind.__name__ for kind in kinds]
+        among = f"kind IN ({', '.join('?' * len(names))})"
         with self._told():
-            rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (seq,))
+            rows = self._db.execute(FACTS.format(f"seq > ? AND {among}"), (seq, *names))
             for number, at, _by, kind, body in rows:
                 yield number, at, self._fact(number, kind, body)
+
+    def forget_moments(self, before: float, epoch: int, most: int = MOST_FORGOTTEN) -> int:
+        """Forget what decisions before that time were made upon, so many rows at most: as the daemon that
+        leads. Returns how many went; the file does not get smaller, but what was theirs is used again.
+
+        The newest whole moment before that time stays, with which those after it begin.
+        """
+        with self._told(), self._transaction("BEGIN IMMEDIATE"):
+            self._check_leader(self._caught_up(), epoch)
+            return forget_moments(self._db, before, most)
 
     def rebuild(self) -> None:
         """Fold all facts anew, and write the projections as they come out."""
         with self._told(), self._transaction("BEGIN IMMEDIATE"):
-            for table in _PROJECTIONS:
-                self._db.execute(f"DELETE FROM {table}")
-            self._books, books = None, Books()
-            changed: set[str] = set()
-            for at, by, fact in list(self.facts()):
-                changed |= books.fold(at, by, fact)
-            self._project(books, changed, whole=True)
+            self._fold_anew()
+
+    def _fold_anew(self) -> None:
+        for table in _PROJECTIONS:
+            self._db.execute(f"DELETE FROM {table}")
+        self._books, books = None, Books()
+        changed: set[str] = set()
+        rows = self._db.execute(FACTS.format(ONLY_EVENTS)).fetchall()
+        for seq, at, by, kind, body in rows:
+            changed |= books.fold(at, by, self._fact(seq, kind, body))
+        self._project(books, changed, whole=True)
 
     def rows(self) -> dict[str, list[tuple[Any, ...]]]:
         """The projections, to be compared."""
@@ -181,12 +212,12 @@ class Store:
                     f" {version}, this one knows {VERSION}); use that version, or move the file away to begin"
                     " with an empty queue"
                 )
+            if version < VERSION:
+                bring_up(self._db, version)
             if version == 0:
-                for statement in _TABLES.split(";\n"):
-                    self._db.execute(statement)
                 self._project(Books(), set())
-                self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+            elif version < VERSION:
+                self._fold_anew()  # this version may make more of the same facts
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[None]:
@@ -218,17 +249,17 @@ class Store:
         if self._books is None:
             self._books = self._loaded()
         books = self._books
-        rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq", (books.seq,)).fetchall()
+        rows = self._db.execute(FACTS.format("seq > ?"), (books.seq,)).fetchall()
         for seq, at, by, kind, body in rows:
             books.fold(at, by, self._fact(seq, kind, body))
             books.seq = seq
         books.tidy()
         return books
 
-    def _fact(self, seq: int, kind: str, body: str) -> Fact:
+    def _fact(self, seq: int, kind: str, body: str | bytes) -> Fact:
         if kind not in KINDS:
             raise PaperError(f"event {seq} is a {kind}, which is not known")
-        return made(KINDS[kind], json_of(body))
+        return made(KINDS[kind], json_of(unpacked(body), MOST_VALUES))
 
     def _loaded(self) -> Books:
         db, books = self._db, Books()
@@ -254,10 +285,11 @@ class Store:
         changed: set[str] = set()
         for fact in facts:
             books.seq += 1
-            self._db.execute(
-                "INSERT INTO events VALUES (?, ?, ?, ?, ?)",
-                (books.seq, at, by, type(fact).__name__, json.dumps(plain(fact))),
-            )
+            if isinstance(fact, Weighed):
+                put_moment(self._db, books.seq, at, fact)
+                continue
+            row = (books.seq, at, by, type(fact).__name__, json.dumps(plain(fact)))
+            self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
             changed |= books.fold(at, by, fact)
         if facts:
             self._project(books, changed, any(isinstance(fact, AROUND) for fact in facts))
@@ -268,8 +300,8 @@ class Store:
         jobs = put.format(
             "jobs",
             "?, ?, ?, ?, ?, ?",
-            "state = excluded.state, team = excluded.team, ended_at = excluded.ended_at,"
-            " body = excluded.body",
+            "state = excluded.state, team = excluded.team, submitted_at = excluded.submitted_at,"
+            " ended_at = excluded.ended_at, body = excluded.body",
         )
         for key in sorted(changed):
             entry = books.jobs[key]

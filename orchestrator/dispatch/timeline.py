@@ -24,15 +24,17 @@ from orchestrator.dispatch.facts import (
     Submitted,
 )
 from orchestrator.dispatch.pools_now import HOLDS
-from orchestrator.fleet.after import after
+from orchestrator.fleet.after import after, foreseen
 from orchestrator.fleet.books import best_first
 from orchestrator.fleet.decide import decide
 from orchestrator.fleet.forecast import Forecast, forecast
 from orchestrator.fleet.jobs import Job, JobState, Placement
-from orchestrator.fleet.pools import Pool
+from orchestrator.fleet.pools import CapacityChange, Pool, most_nodes, spans_away
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.world import World
 
+# What :class:`Past` is folded from.
+PAST = (Submitted, StartMeant, MoveMeant, Began, Left, Lost, Ended, NodeBound, NodeDrained)
 KEPT_S = 7 * 86400.0
 # Nobody reads a picture of more; of pools with more nodes nobody asks who will be where.
 MOST_TO_COME, MOST_NODES = 300, 64
@@ -96,6 +98,7 @@ class Past:
                 self._close(fact.job, at)
                 if isinstance(fact, Ended):
                     self._meant.pop(fact.job, None)
+                    self._team.pop(fact.job, None)
             case NodeBound():
                 self._number[fact.host] = fact.pool, fact.number
             case NodeDrained():
@@ -137,8 +140,9 @@ class Past:
 def course(world: World, policy: Policy, past: Past) -> list[Stretch]:
     """Who has nodes now, from when it got them until it ends, and who is to have some, as what is decided now
     and one future have it: that in which all take the middle of their times."""
-    decided = after(world, decide(world, policy))
-    future = forecast(decided, policy, futures=1)
+    decisions = decide(world, policy)
+    decided = after(world, decisions)
+    future = forecast(foreseen(world, decisions), policy, futures=1)
     had = {job.key for job in world.jobs if job.placement is not None}
     there = [
         stretch
@@ -162,7 +166,11 @@ def _there(job: Job, found: Forecast | None, past: Past, now: float, had: bool) 
 def _to_come(world: World, future: Mapping[str, Forecast], there: Sequence[Stretch]) -> list[Stretch]:
     """Who starts later, on nodes that are free of ``there`` and of who starts before. Who would not fit has
     none: the forecast counts GPUs and looks at no nodes."""
-    rooms = {pool.name: _Room(pool, there) for pool in world.pools if pool.nodes <= MOST_NODES}
+    rooms = {
+        pool.name: _Room(pool, there, world.changes)
+        for pool in world.pools
+        if most_nodes(pool, world.changes) <= MOST_NODES
+    }
     waiting = [
         (one.start.at, one.end.at if one.end is not None else None, job)
         for job in world.jobs
@@ -189,11 +197,13 @@ def _placed(job: Job, from_at: float, until_at: float, world: World, rooms: Mapp
 class _Room:
     """The nodes of a pool with who has them when."""
 
-    def __init__(self, pool: Pool, there: Iterable[Stretch]) -> None:
+    def __init__(self, pool: Pool, there: Iterable[Stretch], changes: Sequence[CapacityChange]) -> None:
         self.gpus_per_node = pool.gpus_per_node
         out = {number for number, _ in pool.not_up}
-        self._nodes = [number for number in range(pool.nodes) if number not in out]
+        self._nodes = [number for number in range(most_nodes(pool, changes)) if number not in out]
         self._taken: dict[int, list[tuple[float, float, int]]] = defaultdict(list)
+        for number, since, until in spans_away(pool, changes):
+            self._enter((number,), (pool.gpus_per_node,), since, until)
         for one in there:
             if one.pool == pool.name and one.until_at > one.from_at:
                 self._enter(one.nodes, one.gpus, one.from_at, one.until_at)

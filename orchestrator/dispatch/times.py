@@ -3,6 +3,7 @@ zone."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import datetime, timedelta
 
@@ -31,6 +32,14 @@ def time_of(key: str, text: str, now: float) -> float:
             f"{key}={short(text)}: is no time; write 3h, 18:00, 'fri 18:00' or '2026-12-01 18:00'"
         )
     return found.timestamp()
+
+
+def date_of(key: str, text: str) -> float:
+    """The same of a time with its date, which means one time whoever reads it, and when."""
+    with contextlib.suppress(ValueError):
+        if (found := _in_full(text.strip())) is not None:
+            return found.timestamp()
+    raise ConfigError(f"{key}={short(text)}: is no time with its date; write e.g. '2026-12-01 18:00'")
 
 
 def _on_a_day(words: str, here: datetime) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypedDict, Unpack
 
@@ -25,9 +25,11 @@ class JobWishes(MoveWishes, total=False):
 
     team: str  # that it counts for; needed where there are several
     key: str  # its own, and its run's name; left out it is a new one
-    after: Sequence[str]  # keys of jobs that have to finish first
+    after: Sequence[str]  # keys of jobs, or of groups, that have to finish first
     penalty_usd: float  # what is lost once the deadline is missed
     preemptible: bool  # false: it is never stopped for others
+    again: bool  # one of this key that has ended and not finished goes on
+    forecast: bool  # false: it is not asked when it starts and ends, nor whether it meets its deadline
 
 
 def asked_of(**wishes: Unpack[JobWishes]) -> Asked:
@@ -44,7 +46,18 @@ def asked_of(**wishes: Unpack[JobWishes]) -> Asked:
         usd_per_hour=None if usd_per_hour is None else str(usd_per_hour),
         penalty_usd=None if penalty_usd is None else str(penalty_usd),
         preemptible=None if preemptible is None else str(preemptible).lower(),
+        again=wishes.get("again", False),
+        forecast=wishes.get("forecast", True),
     )
+
+
+def words_of(said: Mapping[str, object]) -> dict[str, str]:
+    """What was said, as it would be typed."""
+    return {
+        key: value.isoformat() if isinstance(value, datetime) else str(value)
+        for key, value in said.items()
+        if value is not None
+    }
 
 
 def _names(given: Sequence[str]) -> tuple[str, ...]:

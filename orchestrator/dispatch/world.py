@@ -12,12 +12,14 @@ from orchestrator.dispatch.facts import Fact, MoveMeant, NodeBound, StartMeant, 
 from orchestrator.dispatch.fleet_file import FleetFile, PoolEntry
 from orchestrator.dispatch.numbering import along_the_tree
 from orchestrator.dispatch.seen import SeenNode
+from orchestrator.dispatch.stop_prices import as_parked, price_of
 from orchestrator.fleet.decisions import Decision, Move, Start, Stop
 from orchestrator.fleet.jobs import Job, JobState
 from orchestrator.fleet.pools import NodeState, Pool
 from orchestrator.fleet.record import Ended, Record
 from orchestrator.fleet.teams import Team
 from orchestrator.fleet.world import World
+from orchestrator.fleet.worth import HOUR_S
 
 Progress = Mapping[str, Tally]
 
@@ -30,18 +32,24 @@ class Sight:
     progress: Progress | None = None
 
 
-def bindings(books: Books, fleet: FleetFile, nodes: Sequence[SeenNode]) -> list[NodeBound]:
+def bindings(books: Books, fleet: FleetFile, nodes: Sequence[SeenNode], now: float) -> list[NodeBound]:
     """Which nodes get which numbers: a node keeps its own, one that comes back has that of its host, and a
-    new one the first that nobody alive has. Of several new ones neighbours get neighbouring numbers."""
+    new one the first that nobody alive has, in one pool: of those where it belongs the one that asks for
+    most. Of several new ones neighbours get neighbouring numbers."""
     alive = {node.node_id for node in nodes}
     found: list[NodeBound] = []
-    taken: set[str] = set()
-    for each in fleet.pools:
+    sizes = {each.pool.name: each.pool_at(now).nodes for each in fleet.pools}
+    used = _in_use(books)  # also of a pool that the file has no more
+    taken = {
+        slot.node_id
+        for (pool, number), slot in books.nodes.items()
+        if number < sizes.get(pool, 0) or (pool, number) in used
+    }
+    for each in sorted(fleet.pools, key=_asks_for_more_first):
         slots = {number: slot for (pool, number), slot in books.nodes.items() if pool == each.pool.name}
-        kept = {slot.node_id for number, slot in slots.items() if number < each.pool.nodes}
-        free = [number for number in range(each.pool.nodes) if _is_free(slots.get(number), alive)]
-        new = [node for node in nodes if node.node_id not in taken | kept and _belongs(node, each)]
-        taken |= kept
+        there = each.pool_at(now).nodes
+        free = [number for number in range(there) if _is_free(slots.get(number), alive)]
+        new = [node for node in nodes if node.node_id not in taken and _belongs(node, each)]
         for node in along_the_tree(new):
             number = next((at for at in free if at in slots and slots[at].host == node.host), None)
             if number is None:
@@ -52,6 +60,16 @@ def bindings(books: Books, fleet: FleetFile, nodes: Sequence[SeenNode]) -> list[
             taken.add(node.node_id)
             found.append(NodeBound(each.pool.name, number, node.node_id, node.host))
     return found
+
+
+def _in_use(books: Books) -> set[tuple[str, int]]:
+    """Numbers of nodes on which some job is, or is about to be."""
+    placements = [entry.job.placement for entry in books.live()]
+    return {(one.pool, number) for one in placements if one is not None for number in one.nodes}
+
+
+def _asks_for_more_first(each: PoolEntry) -> tuple[int, bool, int]:
+    return -len(each.labels), each.resource != "GPU", -each.pool.gpus_per_node
 
 
 def _is_free(slot: object, alive: set[str]) -> bool:
@@ -67,20 +85,27 @@ def _belongs(node: SeenNode, each: PoolEntry) -> bool:
 
 def world_of(books: Books, fleet: FleetFile, sight: Sight, now: float) -> World:
     alive = {node.node_id for node in sight.nodes or ()}
-    pools = tuple(_pool(books, each.pool, alive) for each in fleet.pools)
+    pools = tuple(_pool(books, each.pool_at(now), alive) for each in fleet.pools)
+    by_name = {pool.name: pool for pool in pools}
     reservations = tuple(
         named.reservation for named in books.reservations.values() if named.reservation.until_at > now
     )
     progress = sight.progress or {}
     return World(
         now,
-        tuple(_job(entry, progress.get(entry.key), now) for entry in books.live()),
+        tuple(_job(entry, progress.get(entry.key), by_name, now) for entry in books.live()),
         pools,
-        tuple(_team(books, team, now) for team in fleet.teams),
+        tuple(_team(books, team, progress, now) for team in fleet.teams),
         reservations,
-        finished=frozenset(books.finished),
+        tuple(one for each in fleet.pools for one in each.changes_after(now)),
+        finished=books.finished,
         record=Record(tuple(_ended(entry) for entry in books.ended)),
     )
+
+
+def running_in(books: Books) -> list[str]:
+    """The jobs whose progress a decision looks at."""
+    return [entry.key for entry in books.live() if entry.job.state is JobState.RUNNING]
 
 
 def _pool(books: Books, pool: Pool, alive: set[str]) -> Pool:
@@ -94,34 +119,55 @@ def _pool(books: Books, pool: Pool, alive: set[str]) -> Pool:
     return replace(pool, not_up=tuple(not_up))
 
 
-def _job(entry: Entry, tally: Tally | None, now: float) -> Job:
+def _job(entry: Entry, tally: Tally | None, pools: Mapping[str, Pool], now: float) -> Job:
     job = entry.job
     if job.state is JobState.QUEUED and (entry.again_at or 0.0) > now:
         return replace(job, state=JobState.HELD)
+    if job.state is JobState.QUEUED and job.parked is not None:
+        return as_parked(job, pools, now)
     if tally is not None and job.state is JobState.RUNNING:
         return replace(
             job, step=max(tally.step, tally.saved_step), saved_step=tally.saved_step, saved=tally.saved,
             steps=tally.steps if tally.steps is not None else job.steps,
-            step_s=tally.step_s if tally.step_s is not None else job.step_s, price=tally.price or job.price,
+            step_s=tally.step_s if tally.step_s is not None else job.step_s,
+            step_s_in=entry.pool if tally.step_s is not None else job.step_s_in,
+            price=price_of(job.spec, job.placement.pool if job.placement else None, tally, job.price),
         )  # fmt: skip
     return job
 
 
-def _team(books: Books, team: Team, now: float) -> Team:
+def _team(books: Books, team: Team, progress: Progress, now: float) -> Team:
+    """With what its runs have spent, also since that was counted last."""
     used, month = books.used.get(team.name), books.months.get((team.name, month_of(now)))
+    since_usd = sum(
+        max(tally.usd - entry.tally.usd, 0.0)
+        for key, tally in progress.items()
+        if (entry := books.jobs.get(key)) is not None and entry.job.spec.team == team.name
+    )
     return replace(
         team,
         used_gpu_s=used.gpu_s if used else 0.0,
         used_at=used.at if used else now,
-        spent_usd=month.usd if month else 0.0,
+        spent_usd=(month.usd if month else 0.0) + since_usd,
     )
 
 
 def _ended(entry: Entry) -> Ended:
-    spec = entry.job.spec
-    plan = spec.plans[0]
-    hours = max(entry.job.ran_s, 1.0) / 3600.0
-    return Ended(spec.team, spec.owner, spec.script, plan.gpus, hours, plan.hours)
+    """By the plan of the pool where it ran. In several it was predicted to take so long that each has done
+    its part as much slower or faster than planned as the others."""
+    spec, plans = entry.job.spec, {plan.pool: plan for plan in entry.job.spec.plans}
+    hours = max(entry.job.ran_s, 1.0) / HOUR_S
+    ran_in = {pool: ran_s for pool, ran_s in entry.ran_in if pool in plans and ran_s > 0.0}
+    if not ran_in:  # its newest plans are of other pools
+        plan = spec.plans[0]
+        return Ended(spec.team, spec.owner, spec.script, plan.gpus, hours, plan.hours)
+    parts = [(ran_s, plans[pool].hours) for pool, ran_s in ran_in.items()]
+    predicted_h = None
+    if all(planned_h for _, planned_h in parts):
+        slower = sum(ran_s / HOUR_S / planned_h for ran_s, planned_h in parts if planned_h)
+        predicted_h = sum(ran_s / HOUR_S for ran_s, _ in parts) / slower
+    gpus = plans[max(ran_in, key=lambda pool: ran_in[pool])].gpus
+    return Ended(spec.team, spec.owner, spec.script, gpus, hours, predicted_h)
 
 
 def facts_of(decisions: Sequence[Decision]) -> list[Fact]:

@@ -19,13 +19,12 @@ from orchestrator.agent.assignment import (
     Signing,
 )
 from orchestrator.config.schema import Config
+from orchestrator.driver.launch_check import working_dir
 from orchestrator.driver.script_preload import script_preload
 from orchestrator.driver.signing import signing_key
-from orchestrator.errors import ConfigError
 from orchestrator.ledger.run_directory import number_of_run
 from orchestrator.plan.plan import Plan
 from orchestrator.rank.environment import held_back, reaching_ranks
-from orchestrator.rank.launch.zygote_key import is_read_at_import
 from orchestrator.vocabulary import ProgramKind
 
 if TYPE_CHECKING:
@@ -116,30 +115,3 @@ def snapshot_bytes_per_node(plan: Plan) -> int | None:
     shared = weights / plan.layout.nodes if stage == 3 else weights
     optimizer = _OPTIMIZER_BYTES / (plan.layout.nodes if stage else 1)
     return int(_GENERATIONS * plan.model.parameters * (shared + optimizer))
-
-
-def check_forward(config: Config) -> None:
-    """Names to forward are names of variables that may travel. Raises :class:`ConfigError`."""
-    for name in config.launch.forward:
-        if not name or "=" in name or "*" in name:
-            raise ConfigError(
-                f"launch.forward: {name!r} is not the name of a variable; set values with +env.NAME=…"
-            )
-        if is_read_at_import(name):
-            raise ConfigError(
-                f"launch.forward: {name} is read when torch or DeepSpeed are imported, so another value asks"
-                f" for another zygote; set it with +env.{name}=… instead"
-            )
-
-
-def working_dir(config: Config) -> Path | None:
-    """The folder that is shipped to the nodes. Raises :class:`ConfigError` where there is none."""
-    if config.launch.working_dir is None:
-        return None
-    folder = Path(config.launch.working_dir).expanduser().resolve()
-    if not folder.is_dir():
-        raise ConfigError(
-            f"launch.working_dir={config.launch.working_dir}: no such folder; give one that has job.script"
-            " below it"
-        )
-    return folder

@@ -1,5 +1,5 @@
-"""As much of Kubernetes' API as a pod needs to change one object: two requests, by what its service account
-shows. Kubernetes' own client for Python is some thirty thousand files for that."""
+"""As much of Kubernetes' API as a pod needs to change one object, or to look at its node: three requests, by
+what its service account shows. Kubernetes' own client for Python is some thirty thousand files for that."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ class KubernetesApi:
         found = self._ask("GET", _path(group, namespace, kind), None)
         items = found.get("items") if isinstance(found, dict) else None
         return [one for one in items if isinstance(one, dict)] if isinstance(items, list) else []
+
+    def node(self, name: str) -> dict[str, Any]:
+        """A node of the cluster. Raises :class:`NotAnswered`."""
+        found = self._ask("GET", f"/api/v1/nodes/{quote(name, safe='')}", None)
+        return found if isinstance(found, dict) else {}
 
     def merge(self, group: str, namespace: str, kind: str, name: str, change: dict[str, Any]) -> None:
         """Change these fields of an object, and no others; null takes one out. Raises

@@ -17,8 +17,8 @@ from orchestrator.config.load import conf_dir
 from orchestrator.config.origin import of_real_hardware
 from orchestrator.config.programs import find_command, find_module
 from orchestrator.config.schema import Config, Device, SnapshotConfig
-from orchestrator.driver.assignment import check_forward, working_dir
 from orchestrator.driver.deepspeed_part import literal_of, with_deepspeed_ready
+from orchestrator.driver.launch_check import check_forward, working_dir
 from orchestrator.driver.script_preload import check_preload
 from orchestrator.driver.script_sources import script_sources
 from orchestrator.driver.signing import check_signing

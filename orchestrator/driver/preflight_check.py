@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from orchestrator.check.findings import Grave
@@ -15,6 +15,7 @@ from orchestrator.driver.observer import RunObserver
 from orchestrator.errors import NotEnoughResources, OrchestratorError
 from orchestrator.events import NodeChecked
 from orchestrator.ledger import node_notes
+from orchestrator.supervise.loop import Look
 
 
 def nodes_to_leave_out(config: Config, nodes: int, address: str, view: RunObserver) -> Mapping[str, str]:
@@ -42,30 +43,30 @@ def nodes_to_leave_out(config: Config, nodes: int, address: str, view: RunObserv
     return out
 
 
-def look_again(
-    config: Config, run: str, address: str, view: RunObserver
-) -> Callable[[int, str], NodeChecked | None] | None:
-    """What measures a node of the run on which an attempt has lost a rank, before the next one; None where
-    nothing is to be measured. A node that is gone, or that another run is on, is not looked at."""
+def look_again(config: Config, run: str, address: str, view: RunObserver) -> Look | None:
+    """What measures a node of the run on which an attempt has lost a rank, before the next one, and one that
+    comes in place of a lost one; None where nothing is to be measured. A node that is gone, or that another
+    run is on, is not looked at."""
     if config.preflight is Preflight.off:
         return None
 
-    def look(attempt: int, node: str) -> NodeChecked | None:
+    def look(attempt: int, node: str, came: bool = False) -> NodeChecked | None:
         from orchestrator.cluster.check import candidates
         from orchestrator.cluster.placement import group_name
 
         ours = group_name(run)
         if node not in [one.name for one in candidates() if one.is_free_for(ours)]:
             return None
-        view.notice(f"node {node} is checked, since a rank was lost on it")
+        why = "it has come in place of a lost one" if came else "a rank was lost on it"
+        view.notice(f"node {node} is checked, since {why}")
         full, began_s = config.preflight is Preflight.full, time.monotonic()
         try:
             seen = check_connected(config, full, _Quietly(view), address, began_s, only=[node], of_run=ours)
         except OrchestratorError as error:
-            view.warn(f"{node}: was not checked after the fault: {error}")
+            view.warn(f"{node}: was not checked before ranks run there: {error}")
             return None
         found = _bad_in(config, seen, view).get(node, "")
-        return NodeChecked(attempt, node, not found, found, seen.seconds)
+        return NodeChecked(attempt, node, not found, found, seen.seconds, came)
 
     return look
 

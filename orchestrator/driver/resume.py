@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator import papers
 from orchestrator.config import load
-from orchestrator.config.resume_changes import Wishes, references_of, with_changes
+from orchestrator.config.resume_changes import STEPS, Changed, Wishes, references_of, with_changes
 from orchestrator.config.schema import Config, Resume
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
@@ -143,9 +143,25 @@ def resumable(path: Path, wishes: Wishes | None = None) -> tuple[Config, Unfinis
         os.chdir(saved.cwd)  # paths of the configuration were meant from there
     learn(saved.secrets, name="secrets")
     changed = with_changes(saved.config, saved.references, path, wishes)
+    _check_steps(changed, found)
     changed.config.run_dir = str(path)
     known_of_it = replace(found, forwarded=tuple(saved.forwarded), references=saved.references)
     return changed.config, replace(known_of_it, changed=changed.words)
+
+
+def _check_steps(changed: Changed, found: Unfinished) -> None:
+    """A start with nothing left to do costs as much as any. Raises :class:`ConfigError` for one."""
+    steps = changed.config.job.steps
+    history = found.fold.folded.resume_state.history
+    saved = history.committed or history.restorable
+    if steps is None or not saved or steps > saved[-1]:
+        return
+    asked = [word for word in changed.words if word.startswith(f"{STEPS}=")]
+    if asked:
+        raise ConfigError(
+            f"{asked[0]}: the run has saved step {saved[-1]}, so that nothing would be left to do; ask for"
+            f" more steps, or leave it out. Its checkpoints are in {found.path / 'checkpoints'}"
+        )
 
 
 def how_to_go_on(ended: Record | None, directory: Path, typed_in: Path) -> str | None:

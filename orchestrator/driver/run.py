@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +23,10 @@ from orchestrator.driver.budget import (
     check_resumed,
     write_money,
 )
-from orchestrator.driver.kueue import KueueBoost
-from orchestrator.driver.node_notes import RunNotes
+from orchestrator.driver.first_event import first_event
 from orchestrator.driver.notifying import Notifier
-from orchestrator.driver.observer import Observer, RunObserver
+from orchestrator.driver.observer import RunObserver
+from orchestrator.driver.on_record import OnRecord
 from orchestrator.driver.preflight import (
     Target,
     check_script_builds,
@@ -42,7 +41,6 @@ from orchestrator.driver.resume import (
     missing_names,
     remember,
     resumable,
-    resume_command,
     to_take_up,
 )
 from orchestrator.driver.script_preload import check_preload
@@ -62,21 +60,18 @@ from orchestrator.driver.wiring import (
     assigned,
     began_unix_s,
     connected,
-    gauges_of,
+    notifier_of,
+    observers_of,
     open_books,
     tell_dashboard,
     workers_of,
     zygote_ahead,
 )
 from orchestrator.errors import EXIT_BUDGET_REACHED, ConfigError, RunDirectoryError, TrainingFailed
-from orchestrator.events import BudgetSettled, Event, Record, RunEnded, RunResumed, RunStarted, Status
-from orchestrator.ledger.charge import cost_usd
-from orchestrator.ledger.journal import Journal, disk_is_full
+from orchestrator.events import Event, Record, RunEnded, Status
 from orchestrator.ledger.run_directory import RunDirectory, check_run_name, new_run_name
-from orchestrator.ledger.spend import SpendNote
 from orchestrator.output import outlive_full_disks
 from orchestrator.plan.plan import Plan
-from orchestrator.redact import redact, redact_fields
 from orchestrator.supervise.budget_words import going_on
 from orchestrator.supervise.clock import SystemClock
 from orchestrator.supervise.loop import StopRequest, SupervisorOptions, supervise
@@ -85,8 +80,6 @@ from orchestrator.trust import check_nobody_elses
 
 if TYPE_CHECKING:  # Ray takes a second to import
     from orchestrator.cluster.session import Session
-
-_SPACE_S = 1.0
 
 
 def run(config: Config, view: RunObserver, takes_up: Unfinished | None = None, trust: bool = False) -> int:
@@ -191,38 +184,19 @@ def _supervised(run: Wired) -> int:
         assignment = assigned(run, stack)
         early = zygote_ahead(run, assignment, stack)
         run.sink.begin(run.view.notice)
-        notifier = _notifier(run, books)
+        notifier = notifier_of(run, books)
         session = connected(run, stack)
         where = {"run directory": str(run.directory.path), **tell_dashboard(run, session)}
         leave_out: Mapping[str, str] = {}
         if run.config.preflight is not Preflight.off:
             leave_out = nodes_to_leave_out(run.config, run.plan.layout.nodes, session.address, run.view)
         workers = workers_of(run, assignment, books.resume_state, session, early, stack)
-        kueue = KueueBoost(run.config.kueue, run.view.notice)
-        stack.enter_context(kueue.told())
-        observers: tuple[Observer, ...] = (
-            run.view,
-            gauges_of(run, books, session, stack),
-            SpendNote(run.config, run.name, run.plan.unit, books.ledger, run.view.notice),
-            notifier,
-            kueue,
-            RunNotes(run.config.run_root, run.view.notice),
-        )
-        on_record = _OnRecord(run, books, observers)
+        on_record = OnRecord(run, books, observers_of(run, books, session, notifier, stack))
         events = _events(run, books, workers, leave_out, session, stack)
         with run.view.live():
             for event in events:
                 on_record.put(event)
     return _ended(run, books, on_record, notifier, where)
-
-
-def _notifier(run: Wired, books: Books) -> Notifier:
-    """Tells people from here on, and nothing of what an earlier driver has told."""
-    earlier_seq = books.fold.mark.last.seq if books.fold.mark else -1
-    go_on = resume_command(run.directory.path, run.typed_in)
-    notifier = Notifier(run.config, run.directory.path, go_on, earlier_seq)
-    notifier.begin(run.view.notice)
-    return notifier
 
 
 def _events(
@@ -236,13 +210,6 @@ def _events(
     """What happens to the run from its first event to its last, the prices that change meanwhile among
     it."""
     config, plan, journal, ledger = run.config, run.plan, books.journal, books.ledger
-    started = (
-        _resumed(run.takes_up, plan)
-        if run.takes_up
-        else run_started(
-            plan, run.name, None if session.local else session.address, config.cluster.grid_gco2_per_kwh
-        )
-    )
     can_skip = asks_for(SKIP_BATCHES, plan.args)
     look = look_again(config, run.name, session.address, run.view)
     options = SupervisorOptions(config.launch.poll_s, can_skip, config.snapshot.enabled, leave_out, look)
@@ -251,38 +218,14 @@ def _events(
     prices = Prices(config, lambda: ledger.usd_per_gpu_hour(journal.now_s), run.view.notice)
     stack.enter_context(prices.read_again())
     budget = budget_of(caps, plan, ledger, journal, since_s, books.shared, prices)
+    begins = first_event(run, session)
     events = supervise(
-        started, workers, config.recovery, SystemClock(), run.stop, options, books.resume_state, budget
+        begins, workers, config.recovery, SystemClock(), run.stop, options, books.resume_state, budget
     )
     return with_prices(events, prices)
 
 
-class _OnRecord:
-    """Puts what happens on record, and then tells it: the journal comes before anything that follows from
-    it."""
-
-    def __init__(self, run: Wired, books: Books, observers: Sequence[Observer]) -> None:
-        self._run, self._books, self._observers = run, books, observers
-        self.last: Record | None = None
-        self.settled: BudgetSettled | None = None
-
-    def put(self, event: Event) -> None:
-        run, ledger = self._run, self._books.ledger
-        self.last = record = _on_record(self._books.journal, event, run.view.notice, run.stop)
-        if isinstance(event, BudgetSettled):
-            self.settled = event
-        if isinstance(event, RunEnded):
-            run.sink.run_ended()
-        self._books.fold.appended(record)
-        # so that what is told while it goes on is what the journal says afterwards
-        if record.event.durable:
-            ledger.fold(record)
-        bill = ledger.bill(record.elapsed_s)
-        for observer in self._observers:
-            observer.observe(record, bill)
-
-
-def _ended(run: Wired, books: Books, on_record: _OnRecord, notifier: Notifier, where: dict[str, str]) -> int:
+def _ended(run: Wired, books: Books, on_record: OnRecord, notifier: Notifier, where: dict[str, str]) -> int:
     """All that is told once nothing runs any more; returns the exit code."""
     directory, view, last, settled = run.directory, run.view, on_record.last, on_record.settled
     books.fold.finish()
@@ -295,72 +238,10 @@ def _ended(run: Wired, books: Books, on_record: _OnRecord, notifier: Notifier, w
     return _exit_code(last, run.stop)
 
 
-def _resumed(takes_up: Unfinished, plan: Plan) -> RunResumed:
-    """With what the run goes on with, where that is not what it began with."""
-    if not takes_up.changed:
-        return takes_up.resumed
-    changed = [redact(word) for word in takes_up.changed]
-    return replace(takes_up.resumed, changed=changed, steps=plan.prediction.steps, gpus=plan.layout.ranks)
-
-
 def _has_stopped_for_budget(last: Record | None) -> bool:
     return (
         last is not None and isinstance(last.event, RunEnded) and last.event.status is Status.BUDGET_REACHED
     )
-
-
-def run_started(
-    plan: Plan, name: str, ray_address: str | None, grid_gco2_per_kwh: float | None = None
-) -> RunStarted:
-    """The run's first event: all that the meter needs, and where it ran unless on a cluster of its own."""
-    currency, energy = plan.billed_by.currency, plan.prediction.energy
-    return RunStarted(
-        run=name,
-        job=plan.job,
-        cluster=plan.cluster,
-        gpu_type=plan.gpu_type,
-        gpus=plan.layout.ranks,
-        price_usd_per_gpu_hour=plan.billed_by.usd_per_gpu_hour,
-        unit=plan.unit,
-        steps=plan.prediction.steps,
-        tokens_per_step=plan.prediction.tokens_per_step,
-        model_flops_per_token=plan.model.training_flops_per_token if plan.model else None,
-        peak_flops_per_gpu=plan.peak_flops_per_gpu,
-        ray_address=ray_address,
-        predicted_step_time_s=plan.prediction.step_time_s,
-        predicted_memory_bytes=plan.memory.total_bytes if plan.memory else None,
-        predicted_cost_usd_per_step=_cost_usd_per_step(plan),
-        currency=currency.code if currency else "",
-        usd_per_currency_unit=currency.usd_per_unit if currency else None,
-        modelled_watts_per_gpu=energy.mean_power_w / plan.layout.ranks if energy else None,
-        grid_gco2_per_kwh=grid_gco2_per_kwh,
-    )
-
-
-def _cost_usd_per_step(plan: Plan) -> float | None:
-    """Of a run of known length its share of the whole, faults and checkpoints included; else of a step
-    alone."""
-    predicted = plan.prediction
-    if predicted.cost_usd is not None and predicted.steps:
-        return predicted.cost_usd / predicted.steps
-    if predicted.step_time_s is None:
-        return None
-    return cost_usd(predicted.step_time_s * plan.layout.ranks, plan.billed_by.usd_per_gpu_hour)
-
-
-def _on_record(journal: Journal, event: Event, notice: Callable[[str], None], stop: StopRequest) -> Record:
-    """Append, and while the disk is full wait for space: nothing happens that is not on record."""
-    announced = False
-    while True:
-        try:
-            return journal.append(redact_fields(event))
-        except RunDirectoryError as error:
-            if not disk_is_full(error) or stop.level > 1:
-                raise
-            if not announced:
-                notice(f"{error}; waiting for space, nothing is lost meanwhile")
-            announced = True
-            time.sleep(_SPACE_S)
 
 
 def _exit_code(last: Record | None, stop: StopRequest) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.budget_events import SharedBudgetWarned
 from orchestrator.config.schema import Config
+from orchestrator.driver.budget_asked import FILE, shared_budgets_file
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.pools import CLAIM_S, RENEW_S, Amounts, Claims, Pool, pools_in, taken_of
@@ -17,8 +18,6 @@ from orchestrator.supervise.budget_words import amount
 from orchestrator.supervise.spending import S_PER_HOUR, WARN_SHARE, Cap, Spent
 from orchestrator.text import usd
 from orchestrator.users import user_name
-
-FILE = "budgets.yaml"
 
 
 class SharedBudgets:
@@ -152,9 +151,9 @@ def shared_remarks(config: Config, plan: Plan, now_unix_s: float) -> list[str]:
 
 
 def _pools_of(config: Config) -> tuple[Path, list[Pool]]:
-    path = Path(config.budgets) if config.budgets else Path(config.run_root) / FILE
-    if not config.budgets and not path.exists():
-        return path, []
+    path = shared_budgets_file(config)
+    if path is None:
+        return Path(config.run_root) / FILE, []
     payers = {
         "owner": config.owner or user_name(),
         "project": config.project,

@@ -20,6 +20,7 @@ from orchestrator.driver.observer import Progress
 from orchestrator.driver.preflight import LOCAL, asked_address, plan_of, reachable_address
 from orchestrator.errors import ClusterError, ClusterUnreachable
 from orchestrator.plan.plan import Plan
+from orchestrator.processes import start_of
 
 if TYPE_CHECKING:
     from orchestrator.cluster.session import Session
@@ -150,6 +151,7 @@ def _described(session: Session, pid: int | None, config: Config) -> WarmCluster
         since_unix_s=time.time(),
         idle_timeout_s=config.launch.idle_timeout_s,
         heard_uids=[] if pid else sorted(record.heard_at(session.address)),
+        head_start=start_of(pid) if pid else None,
     )
 
 

@@ -1,5 +1,5 @@
 """What a run is wired of before its first event, a part at a time: its books, what its ranks are handed, a
-zygote ahead of time, Ray, and the workers on it.
+zygote ahead of time, Ray, the workers on it, and who is told.
 
 Each part that has to be given back is handed to the run's ``ExitStack``, in the order in which it was taken.
 """
@@ -18,12 +18,16 @@ from orchestrator.agent.launchers import FixedLease, early_zygote, zygote_preloa
 from orchestrator.agent.localize import leave_mark, remove_mark
 from orchestrator.checkpoint.commits import Earlier
 from orchestrator.config.schema import Config
-from orchestrator.driver.assignment import assignment_of, working_dir
+from orchestrator.driver.assignment import assignment_of
 from orchestrator.driver.budget import caps_of
 from orchestrator.driver.journal_fold import JournalFold
-from orchestrator.driver.observer import RunObserver
+from orchestrator.driver.kueue import KueueBoost
+from orchestrator.driver.launch_check import working_dir
+from orchestrator.driver.node_notes import RunNotes
+from orchestrator.driver.notifying import Notifier
+from orchestrator.driver.observer import Observer, RunObserver
 from orchestrator.driver.preflight import Planned, Target
-from orchestrator.driver.resume import Unfinished
+from orchestrator.driver.resume import Unfinished, resume_command
 from orchestrator.driver.shared_budgets import SharedBudgets, shared_budgets
 from orchestrator.driver.stopping import take
 from orchestrator.driver.tracking import DASHBOARD, MlflowSink
@@ -31,6 +35,7 @@ from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.monitoring.figures import Figures
 from orchestrator.ledger.run_directory import RunDirectory, number_of_run
+from orchestrator.ledger.spend import SpendNote
 from orchestrator.plan.layout.units import nodes_of_unit
 from orchestrator.plan.plan import Plan
 from orchestrator.supervise.loop import ResumeState, StopRequest
@@ -226,6 +231,32 @@ def gauges_of(run: Wired, books: Books, session: Session, stack: ExitStack) -> G
     gauges = Gauges(*names, Figures(books.ledger, caps, run.began_unix_s, avoided))
     stack.enter_context(gauges.kept())
     return gauges
+
+
+def notifier_of(run: Wired, books: Books) -> Notifier:
+    """Tells people from here on, and nothing of what an earlier driver has told."""
+    earlier_seq = books.fold.mark.last.seq if books.fold.mark else -1
+    go_on = resume_command(run.directory.path, run.typed_in)
+    notifier = Notifier(run.config, run.directory.path, go_on, earlier_seq)
+    notifier.begin(run.view.notice)
+    return notifier
+
+
+def observers_of(
+    run: Wired, books: Books, session: Session, notifier: Notifier, stack: ExitStack
+) -> tuple[Observer, ...]:
+    """Whoever is told what happens, in this order."""
+    config, notice = run.config, run.view.notice
+    kueue = KueueBoost(config.kueue, notice)
+    stack.enter_context(kueue.told())
+    return (
+        run.view,
+        gauges_of(run, books, session, stack),
+        SpendNote(config, run.name, run.plan.unit, books.ledger, notice),
+        notifier,
+        kueue,
+        RunNotes(config.run_root, notice),
+    )
 
 
 def labels(config: Config, plan: Plan, name: str, path: Path, address: str) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from orchestrator.text import usd
 _MOST_NAME = 40
 _NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 # In the order in which they are applied, those that are there.
-_FIRST = ("storage", "network", "mlflow", "redis", "kueue", "rayjob")
+_FIRST = ("storage", "network", "mlflow", "redis", "kueue", "nodes", "rayjob")
 _FOLDER = "/workspace"  # of the image, where the project lies
 
 
@@ -48,6 +48,8 @@ def render(order: Order) -> Rendered:
         files["redis.yaml"] = _whole(_ABOUT["redis"], *services.redis(order, name, keys.namespace))
     if order.tells_kueue:
         files["kueue.yaml"] = _whole(_ABOUT["kueue"], *services.kueue_account(name, keys.namespace))
+    if keys.node_labels:
+        files["nodes.yaml"] = _whole(_ABOUT["nodes"], *services.nodes_account(name, keys.namespace))
     first = [f"{one}.yaml" for one in _FIRST]
     return Rendered(
         files={one: files[one] for one in (*first, "raycluster.yaml") if one in files},
@@ -215,6 +217,8 @@ _ABOUT = {
     " to have rename and fsync (NFS, Lustre, CephFS, Azure Files over NFS, FSx, Filestore): no object store.",
     "mlflow": "MLflow, for the runs of this namespace. Reach it with 'kubectl port-forward'.",
     "kueue": "By which the run tells Kueue what it would lose if it were stopped now (kueue.priority_boost).",
+    "nodes": "By which a worker asks Kubernetes where its node is (kuberay.node_labels): it may look at"
+    " nodes, before Ray starts. Somebody has to apply it who may write a ClusterRole.",
     "redis": "What Ray's control store knows, so that a head that ends comes back to workers that are still"
     " there. The password is in a Secret that is made by hand, once.",
 }
@@ -253,6 +257,7 @@ def _is_there(order: Order, one: str) -> bool:
         "mlflow": _has_mlflow(order),
         "redis": keys.head_store is HeadStore.redis,
         "kueue": order.tells_kueue,
+        "nodes": keys.node_labels,
     }
     return there.get(one, True)
 

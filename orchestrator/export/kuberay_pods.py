@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config.choices import Transport
 from orchestrator.config.export_schema import GangScheduler, PodNetwork
 from orchestrator.errors import ConfigError
+from orchestrator.export import kuberay_nodes
 from orchestrator.export.order import Order
 from orchestrator.export.room import OBJECT_STORE_BYTES, SHM, memory_bytes, shm_bytes
 from orchestrator.export.texts import pairs
@@ -58,6 +59,10 @@ class Pods:
         container["volumeMounts"] += mounts
         if self._reaches_past_the_kernel():
             container["securityContext"]["capabilities"]["add"] = ["IPC_LOCK"]
+        told = self.order.config.kuberay.node_labels
+        if told:
+            container["volumeMounts"].append(kuberay_nodes.mount(read_only=True))
+            volumes += kuberay_nodes.volumes()
         annotations = {**self._topology(), **pairs("fabric.pods.annotations", pods.annotations)}
         return {
             "groupName": "workers",
@@ -68,6 +73,7 @@ class Pods:
                 "num-cpus": str(self._cpus()),
                 "num-gpus": str(layout.ranks_per_node if self.order.on_gpus else 0),
                 "object-store-memory": str(OBJECT_STORE_BYTES),
+                **({"labels-file": kuberay_nodes.FILE} if told else {}),
             },
             "template": self._template(
                 "worker", container, [_shm(self._shm()), *volumes], annotations, self.network()
@@ -107,7 +113,8 @@ class Pods:
         keys = self.order.config.kuberay
         on_host = network is PodNetwork.host
         worker = component == "worker"
-        account = self.name if self.order.tells_kueue and component == "head" else None
+        account = self.name if self.order.tells_kueue and not worker else None
+        asks = worker and keys.node_labels
         return {
             "metadata": {
                 "labels": {INSTANCE: self.name, COMPONENT: component, **self._queue_of_pods()},
@@ -123,7 +130,7 @@ class Pods:
                 "tolerations": self._tolerations() if worker else None,
                 "affinity": self._one_on_a_node() if worker else None,
                 "terminationGracePeriodSeconds": _LEAVE_S + round(self.order.config.recovery.stop_grace_s),
-                "serviceAccountName": account,
+                "serviceAccountName": f"{self.name}-nodes" if asks else account,
                 "automountServiceAccountToken": account is not None,
                 "securityContext": {
                     "runAsNonRoot": keys.user != 0,
@@ -133,6 +140,7 @@ class Pods:
                     "fsGroupChangePolicy": "OnRootMismatch",
                     "seccompProfile": {"type": "RuntimeDefault"},
                 },
+                "initContainers": [kuberay_nodes.container(self.order)] if asks else None,
                 "containers": [container],
                 "volumes": [
                     *volumes,

@@ -127,6 +127,34 @@ def kueue_account(name: str, namespace: str) -> list[dict[str, Any]]:
     ]
 
 
+def nodes_account(name: str, namespace: str) -> list[dict[str, Any]]:
+    """What a worker shows to Kubernetes before its Ray starts: it may look at nodes, and at nothing else."""
+    account, role = f"{name}-nodes", f"{namespace}-{name}-nodes"
+    group = "rbac.authorization.k8s.io"
+    about = {"name": role, "labels": {INSTANCE: name}}  # nodes are in no namespace
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": _named(account, namespace, name),
+            "automountServiceAccountToken": False,
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRole",
+            "metadata": about,
+            "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": about,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+        },
+    ]
+
+
 def _server(
     order: Order,
     name: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from orchestrator.fleet.decisions import Decision, Hold, Move, Start, Stop
+from orchestrator.fleet.decisions import OF_MONEY, Decision, Hold, Move, Start, Stop, StopCause
 from orchestrator.fleet.jobs import Job, JobState
 from orchestrator.fleet.world import World
 
@@ -33,6 +33,22 @@ def _entered(job: Job, decision: Start | Stop | Move | None, now: float) -> Job:
         ran_s=ran_s if moved else job.ran_s,
         started_at=None,
         step=job.step if moved else job.saved_step,
+    )
+
+
+def foreseen(world: World, decisions: Iterable[Decision]) -> World:
+    """As a forecast begins: the same, and who has no money is held, since nobody foresees what a team will
+    spend, nor that a month ends."""
+    decisions = tuple(decisions)
+    poor = {one.job for one in decisions if isinstance(one, Hold) and one.cause in OF_MONEY}
+    poor |= {one.job for one in decisions if isinstance(one, Stop) and one.cause is StopCause.BUDGET}
+    world = after(world, decisions)
+    return replace(
+        world,
+        jobs=tuple(
+            replace(job, state=JobState.HELD, placement=None) if job.key in poor else job
+            for job in world.jobs
+        ),
     )
 
 

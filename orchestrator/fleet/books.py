@@ -9,15 +9,19 @@ from operator import attrgetter
 
 import numpy as np
 
+from orchestrator.fleet.choose import worthiest_first
 from orchestrator.fleet.decisions import Hold, HoldCause
 from orchestrator.fleet.facts import Able, Choices, Facts, Stand, facts_of, stand_of, valued
-from orchestrator.fleet.figures import Rows, places_in, rows_of
+from orchestrator.fleet.figures import Rows, places_in, plan_of, rows_of
 from orchestrator.fleet.jobs import ENDED, HAS_NODES, Job, JobSpec, JobState, PoolPlan
 from orchestrator.fleet.pools import capacity_at, fits_from, most_gpus, where_nothing_starts
 from orchestrator.fleet.settings import Policy
+from orchestrator.fleet.teams import next_month_at
 from orchestrator.fleet.trace import Bools, Floats, Ints
 from orchestrator.fleet.world import World
 from orchestrator.fleet.worth import HOUR_S
+
+Spent = dict[str, float | None]  # teams with nothing left this month, and until when; None: for good
 
 
 @dataclass
@@ -65,7 +69,7 @@ def books_of(world: World, policy: Policy) -> Books:
     values = valued(facts, stand, policy, np.array([pool.usd_per_gpu_hour for pool in world.pools], float))
     books.worth, books.delay, books.price_usd = values.worth, values.delay, values.price_usd
     books.known, books.pinned_until, books.held = values.known, values.pinned_until, held
-    books.order = np.lexsort((facts.submitted_at, -values.worth, -facts.first))
+    books.order = worthiest_first(values.worth, facts.first, facts.submitted_at)
     for row, there in on_closed_nodes(books).items():
         books.capacity[books.pool[row]] += there
         books.pinned_until[row] = math.inf
@@ -89,7 +93,11 @@ def could_run(world: World, pools: dict[str, int], ever: bool = False) -> tuple[
     job, or for a pool that is to open or to grow."""
     held: list[Hold] = []
     most = most_gpus(world.pools, world.changes if ever else ())
-    spent = {team.name for team in world.teams if team.spent_usd >= (team.usd_per_month or math.inf)}
+    spent = {
+        team.name: next_month_at(world.now) if team.usd_per_month else None
+        for team in world.teams
+        if team.is_spent
+    }
     jobs = sorted(world.jobs, key=attrgetter("spec.key"))
     rows = rows_of(jobs)
     plans: dict[int, Sequence[PoolPlan]] = {}
@@ -114,7 +122,7 @@ def could_run(world: World, pools: dict[str, int], ever: bool = False) -> tuple[
     return Able(jobs, rows, plans), held
 
 
-def _not_plain(world: World, rows: Rows, most: dict[str, int], spent: set[str], ever: bool) -> Ints:
+def _not_plain(world: World, rows: Rows, most: dict[str, int], spent: Spent, ever: bool) -> Ints:
     """Of whom something has to be looked at. Of thousands that wait it is few."""
     room = np.array(
         [most[pool.name] if ever or pool.is_open(world.now) else 0 for pool in world.pools] + [0], int
@@ -127,7 +135,7 @@ def _not_plain(world: World, rows: Rows, most: dict[str, int], spent: set[str], 
     return np.flatnonzero(look)
 
 
-def _why_held(job: Job, world: World, spent: set[str], ever: bool) -> Hold | None:
+def _why_held(job: Job, world: World, spent: Spent, ever: bool) -> Hold | None:
     if job.state is JobState.HELD:
         return Hold(job.key, HoldCause.HELD)
     if job.spec.depends_on and not ever:
@@ -135,7 +143,7 @@ def _why_held(job: Job, world: World, spent: set[str], ever: bool) -> Hold | Non
         if waits_for:
             return Hold(job.key, HoldCause.DEPENDS, behind=waits_for)
     if job.spec.team in spent:
-        return Hold(job.key, HoldCause.BUDGET)
+        return Hold(job.key, HoldCause.BUDGET, until_at=spent[job.spec.team])
     return None
 
 
@@ -155,8 +163,8 @@ def _plans_of(
 ) -> list[PoolPlan]:
     """The best first: those that meet the deadline, then by dollars."""
     if job.state in HAS_NODES:
-        here = job.placement.pool if job.placement is not None else ""
-        return [plan for plan in job.spec.plans if plan.pool == here and here in pools]
+        here = plan_of(job)
+        return [here] if here is not None and here.pool in pools else []
     fit = [plan for plan in job.spec.plans if plan.gpus <= most.get(plan.pool, 0)]
     if not ever:
         fit = [plan for plan in fit if world.pools[pools[plan.pool]].is_open(world.now)]

@@ -37,6 +37,11 @@ class Setting:
     jitter_s: float = 0.0  # each submission comes so much sooner or later, at random
     policy: Policy = field(default_factory=Policy)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the trace that is run is another for each seed."""
+        return self.early > 0 or self.jitter_s > 0
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -139,14 +144,15 @@ def contest(
         raise ConfigError(f"--profile={profile}: there is {', '.join(PROFILES)} only")
     gpus = GPUS if profile else setting.gpus
     found = muri_standings(jobs) if profile else standings(jobs, setting, names, runs)
-    return Contest(trace, len(jobs), gpus, bound_jct_s(Arrivals.of(jobs), gpus), found)
+    bound_s = bound_jct_s(Arrivals.of(jobs), gpus) if profile else _bound_s(jobs, setting)
+    return Contest(trace, len(jobs), gpus, bound_s, found)
 
 
 def _standing(jobs: Sequence[TraceJob], setting: Setting, name: str, runs: dict[str, Run] | None) -> Standing:
     """Only a policy that is told predictions has several seeds, unless the trace itself is drawn."""
-    drawn = name == "ours" or setting.early > 0 or setting.jitter_s > 0
+    seeds = setting.seeds if name == "ours" or setting.draws else setting.seeds[:1]
     before = time.process_time()
-    played = [play(jobs, setting, name, seed) for seed in (setting.seeds if drawn else setting.seeds[:1])]
+    played = [play(jobs, setting, name, seed) for seed in seeds]
     rows = [measures(run) for run in played]
     cpu_s = (time.process_time() - before) / len(rows)
     averages = [row.avg_jct_s for row in rows]
@@ -185,6 +191,13 @@ def _fairness(jobs: Sequence[TraceJob], setting: Setting, name: str, run: Run) -
 
 def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Run:
     """One run of one policy. The same seed draws the same trace and the same predictions for each."""
+    arrivals, work_s, told = _drawn(jobs, setting, seed)
+    queueing = _queueing(name, setting, arrivals, told)
+    return simulate(arrivals, setting.gpus, queueing, restart_s=setting.restart_s, work_s=work_s)
+
+
+def _drawn(jobs: Sequence[TraceJob], setting: Setting, seed: int) -> tuple[Arrivals, Floats, Floats]:
+    """What a seed makes of a trace: who comes when, what each takes, and the errors of what is told."""
     arrivals = Arrivals.of(jobs)
     rng = np.random.default_rng(seed)
     count = len(jobs)
@@ -196,8 +209,16 @@ def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Ru
     if setting.early:
         ends_early = rng.random(count) < setting.early
         work_s = np.where(ends_early, np.maximum(work_s * rng.random(count), 1.0), work_s)
-    queueing = _queueing(name, setting, arrivals, told)
-    return simulate(arrivals, setting.gpus, queueing, restart_s=setting.restart_s, work_s=work_s)
+    return arrivals, work_s, told
+
+
+def _bound_s(jobs: Sequence[TraceJob], setting: Setting) -> float:
+    """Of what the seeds draw, as the policies' averages are."""
+    found = []
+    for seed in setting.seeds if setting.draws else setting.seeds[:1]:
+        arrivals, work_s, _ = _drawn(jobs, setting, seed)
+        found.append(bound_jct_s(replace(arrivals, duration_s=work_s), setting.gpus))
+    return float(np.mean(found))
 
 
 def _usd_per_gpu_hour(arrivals: Arrivals, gpus: int) -> float:

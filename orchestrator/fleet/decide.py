@@ -23,14 +23,16 @@ from orchestrator.fleet.decisions import (
     Stop,
     StopCause,
 )
-from orchestrator.fleet.jobs import JobState, Placement
+from orchestrator.fleet.jobs import Job, JobState, Placement
 from orchestrator.fleet.place import Movable, Nodes, Room, free_nodes, make_room
-from orchestrator.fleet.pools import nodes_to_leave
+from orchestrator.fleet.pools import leaves_at
+from orchestrator.fleet.purse import Purse
 from orchestrator.fleet.settings import Policy
-from orchestrator.fleet.sharing import share_out
-from orchestrator.fleet.trace import Ints
+from orchestrator.fleet.sharing import Sharing, share_out
+from orchestrator.fleet.trace import Floats, Ints
 from orchestrator.fleet.waiting import Why, holds
 from orchestrator.fleet.world import World
+from orchestrator.fleet.worth import HOUR_S
 
 _MOST_ROUNDS = 100  # each but the last starts a job; what is left is decided when somebody asks again
 
@@ -39,6 +41,7 @@ def decide(world: World, policy: Policy) -> tuple[Decision, ...]:
     """What follows from the world: stops and moves, then starts, then who waits and why."""
     desk = _Desk.of(world, policy)
     desk.stop_on_lost_nodes()
+    desk.stop_over_budget()
     for _ in range(_MOST_ROUNDS):
         if not desk.round():
             break
@@ -59,6 +62,7 @@ class _Desk:
     moves: list[Move] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     why: Why = field(default_factory=Why)
+    leaves_at: dict[int, Floats] = field(default_factory=dict)  # by node, of pools that are to lose some
 
     @staticmethod
     def of(world: World, policy: Policy) -> _Desk:
@@ -75,13 +79,14 @@ class _Desk:
             )
             for at, pool in enumerate(world.pools)
         ]  # fmt: skip
-        for at, pool in enumerate(world.pools):  # who starts there would have to stop: they are taken last
-            leave = nodes_to_leave(pool, world.changes)
-            nodes[at].leaving[pool.nodes - leave :] = True
-        desk = _Desk(books, policy, nodes, placements, {})
+        leave = {at: leaves_at(pool, world.changes) for at, pool in enumerate(world.pools) if world.changes}
+        for at, times in leave.items():  # who starts there would have to stop: they are taken last
+            nodes[at].leaving[np.isfinite(times)] = True
+        desk = _Desk(books, policy, nodes, placements, {}, leaves_at=leave)
         at_pool = {pool.name: at for at, pool in enumerate(world.pools)}
+        stopping = JobState.STOPPING
         for job in world.jobs:
-            still = job.placement if job.state is JobState.STOPPING else job.leaving
+            still = job.placement if job.state is stopping else job.leaving
             if still is not None and still.pool in at_pool:
                 desk._lingers(job.key, at_pool[still.pool], still)
         return desk
@@ -109,6 +114,12 @@ class _Desk:
                 self.why.lost.add(row)
                 self._stop(row, StopCause.NODE, 0.0, ())
 
+    def stop_over_budget(self) -> None:
+        """Before a team's month is spent those who run save and leave, the least worthy first."""
+        purse = Purse.of(self.books, self.policy)
+        for row in purse.to_stop() if purse is not None else ():
+            self._stop(row, StopCause.BUDGET, 0.0, ())
+
     def round(self) -> bool:
         """Whether it decided anything."""
         books = self.books
@@ -116,20 +127,30 @@ class _Desk:
         out[list(self.gone)] = True
         dear = TooDear(np.zeros(len(out), bool), books.running)
         self.why.begin()
+        purse = Purse.of(books, self.policy)
+        poor = too_little = np.zeros(len(out), bool) if purse is None else purse.cannot_start()
         while True:
-            sharing = share_out(books, out | dear.out, dear.stay)
+            sharing = share_out(books, out | dear.out | poor, dear.stay)
             self.why.limited, self.why.kept = sharing.limited, sharing.kept
             bills = [bill_of(books, pool, sharing) for pool in range(len(self.nodes))]
             payments = [bill.payment for bill in bills]
             if dear.add(payments):
-                for payment in payments if dear.tries == 1 else ():
-                    self.why.add_dear(books, payment)
+                if dear.tries == 1:
+                    self.why.dear = payments
+                poor = too_little
+                continue
+            if purse is not None and (beyond := purse.beyond(_starts(bills, sharing))):
+                poor = poor.copy()
+                poor[beyond] = True
                 continue
             unplaced = {row for bill in bills for row in self._try(bill)}
             if not unplaced:
                 break
             self.why.fragmented |= unplaced
             out[list(unplaced)] = True
+            poor = too_little
+        if purse is not None:
+            self.why.claimed = {row: purse.claimants(row) for row in np.flatnonzero(poor).tolist()}
         entered = [self._enter(bill) for bill in bills]
         return any(entered)
 
@@ -143,16 +164,20 @@ class _Desk:
             nodes.leave(self.placements[row])
         gpus = bill.sharing.gpus
         movable: dict[int, Movable] | None = None
-        for row in sorted(bill.starts, key=lambda row: -int(gpus[row])):
-            placement = nodes.fit(int(gpus[row]))
+        jobs = self.books.jobs
+        for row in sorted(bill.starts, key=lambda row: (-int(gpus[row]), jobs[row].parked is None)):
+            leave = self._leave_under(row, bill.pool)
+            placement = _where_parked(jobs[row], nodes, int(gpus[row]), leave)
+            placement = placement or nodes.fit(int(gpus[row]), leave)
             room = Room(placement, (), 0.0) if placement is not None else None
             if room is None:
                 movable = self._movable(bill, nodes) if movable is None else movable
-                room = make_room(
-                    nodes, int(gpus[row]), movable, self.policy.most_moves, self._most_usd(row, movable)
-                )
+                most_usd = self._most_usd(row, movable)
+                room = make_room(nodes, int(gpus[row]), movable, self.policy.most_moves, most_usd, leave)
             if room is None:
                 unplaced.append(row)
+                if leave:
+                    self.why.leave[row] = float(self.leaves_at[bill.pool].min())
                 continue
             for moved, to in room.moves:
                 nodes.leave(self.placements[moved])
@@ -161,6 +186,13 @@ class _Desk:
             nodes.take(room.placement)
             bill.rooms[row] = room
         return unplaced
+
+    def _leave_under(self, row: int, pool: int) -> set[int]:
+        """The nodes that leave before it has ended, if it cannot be stopped then."""
+        if pool not in self.leaves_at or self.books.preemptible[row]:
+            return set()
+        ends_at = self.books.world.now + float(self.books.left_h[row]) * HOUR_S
+        return set(np.flatnonzero(self.leaves_at[pool] < ends_at).tolist())
 
     def _movable(self, bill: Bill, nodes: Nodes) -> dict[int, Movable]:
         books = self.books
@@ -247,3 +279,16 @@ class _Desk:
     def _after(self, pool: int, to: Placement, but: str = "") -> tuple[str, ...]:
         found = {key for node in to.nodes for key in self.leaves.get((pool, node), ())}
         return tuple(sorted(found - {but}))
+
+
+def _where_parked(job: Job, nodes: Nodes, gpus: int, avoid: set[int]) -> Placement | None:
+    """The nodes that have in memory what it goes on from, where they are free."""
+    there = job.parked
+    if there is None or sum(there.gpus) != gpus or avoid.intersection(there.nodes):
+        return None
+    return there if nodes.has_room(there) else None
+
+
+def _starts(bills: list[Bill], sharing: Sharing) -> list[tuple[int, int, int]]:
+    """Row, pool and GPUs of each."""
+    return [(row, bill.pool, int(sharing.gpus[row])) for bill in bills for row in bill.starts]

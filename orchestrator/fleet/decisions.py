@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -22,6 +23,11 @@ class StopCause(StrEnum):
     QUOTA = "quota"  # its GPUs were borrowed, and their owner wants them
     RESERVED = "reserved"
     NODE = "node"  # its nodes leave the pool
+    BUDGET = "budget"  # its team's, of this month, is about to be spent
+
+
+# A job that is stopped for one of these makes room for others, who pay for it.
+FOR_OTHERS = frozenset({StopCause.WORTH, StopCause.QUOTA, StopCause.RESERVED})
 
 
 class HoldCause(StrEnum):
@@ -31,10 +37,15 @@ class HoldCause(StrEnum):
     FRAGMENTED = "fragmented"  # enough GPUs are free, but not on so many nodes as its gang needs
     QUOTA = "quota"  # its team has borrowed as much as it may
     RESERVED = "reserved"  # it cannot be stopped and would still run when GPUs are kept for another, or leave
-    BUDGET = "budget"  # its team's, of this month
+    BUDGET = "budget"  # its team's, of this month, is spent, or as good as
+    CLAIMED = "claimed"  # what is left of that is needed by those of its team who are worth more, and run
     DEPENDS = "depends"
     TOO_LARGE = "too_large"  # for every pool that it may run in
     HELD = "held"
+
+
+# Of those who wait for one of these nobody foresees when they start.
+OF_MONEY = frozenset({HoldCause.BUDGET, HoldCause.CLAIMED})
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,8 @@ class Hold(NamedTuple):
     gain_usd: float = 0.0
     until_at: float | None = None  # where the time is known at which this cause ends
 
+
+hold_of = functools.partial(tuple.__new__, Hold)  # of all its fields: in half of the time that Hold() takes
 
 Decision = Start | Stop | Move | Hold
 

@@ -45,6 +45,7 @@ class Facts:
     first: Ints
     submitted_at: Floats
     deadline_at: Floats  # infinite without one
+    penalty_usd: Floats  # lost if it is missed
     preemptible: Bools
     start_s: Floats  # that a start takes
     stop_s: Floats  # and a stop
@@ -120,8 +121,8 @@ def facts_of(world: World, policy: Policy, able: Able) -> Facts:
         hours *= [factors.get((job.spec.team, job.spec.script), 1.0) for job in jobs]
     return Facts(
         jobs, plans, choices, gpus.astype(int), pool, rows["usd_per_hour"], rows["first"].astype(int),
-        rows["submitted_at"], rows["deadline_at"], rows["preemptible"] > 0, rows["start_s"], rows["stop_s"],
-        team, fair, hours, hours_error, left_h, running,
+        rows["submitted_at"], rows["deadline_at"], rows["penalty_usd"], rows["preemptible"] > 0,
+        rows["start_s"], rows["stop_s"], team, fair, hours, hours_error, left_h, running,
         rows["ran_s"] + np.nan_to_num(world.now - rows["started_at"]), rows["price_s"],
         _pinned_from(jobs, rows["pinned_from"], policy),
     )  # fmt: skip
@@ -150,7 +151,13 @@ def valued(
     slack_h = (facts.deadline_at[these] - stand.now) / HOUR_S - stand.left_h - start_h
     waited_s = np.maximum(stand.now - facts.submitted_at[these] - stand.ran_s, 0.0)
     delay = facts.fair[these] * delay_usd_per_hour(
-        facts.usd_per_hour[these], waited_s, stand.predicted_h, slack_h, stand.left_h, policy
+        facts.usd_per_hour[these],
+        waited_s,
+        stand.predicted_h,
+        slack_h,
+        stand.left_h,
+        policy,
+        facts.penalty_usd[these],
     )
     known = np.isfinite(stand.predicted_h)
     return Values(
@@ -169,11 +176,12 @@ def stand_of(world: World, facts: Facts) -> Stand:
     )  # fmt: skip
 
 
-def claims_of(world: World) -> Claims:
-    ended = world.record.ended
+def claims_of(world: World, facts: Facts) -> Claims:
+    ended, going = world.record.ended, facts.ran_s > 0.0
     return Claims(
-        np.array([one.hours * HOUR_S for one in ended], float), np.array([one.gpus for one in ended], int)
-    )
+        np.array([one.hours * HOUR_S for one in ended], float), np.array([one.gpus for one in ended], int),
+        facts.ran_s[going], facts.gpus[going],
+    )  # fmt: skip
 
 
 def _left_h(world: World, facts: Facts) -> Floats:
@@ -185,7 +193,7 @@ def _left_h(world: World, facts: Facts) -> Floats:
         left_h[these] = left_of_prediction(facts.predicted_h[these], ran_s[these] / HOUR_S, float(error))
     unknown = np.isnan(left_h)
     if unknown.any():
-        left_h[unknown] = claims_of(world).left_h(ran_s[unknown], facts.gpus[unknown])
+        left_h[unknown] = claims_of(world, facts).left_h(ran_s[unknown], facts.gpus[unknown])
     return left_h
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from orchestrator.fleet.worth import HOUR_S
 _COLUMNS = (
     "usd_per_hour", "first", "submitted_at", "deadline_at", "preemptible", "start_s", "stop_s", "price_s",
     "running", "started_at", "ran_s", "pinned_from", "gpus", "hours", "hours_error", "left_h", "plain",
-    "pool", "team",
+    "pool", "team", "penalty_usd",
 )  # fmt: skip
 _ROW = np.dtype([(name, np.float64) for name in _COLUMNS])
 _KEPT = "_row"
@@ -70,14 +71,21 @@ def _row(job: Job) -> tuple[float, ...]:
         math.inf if plan is None or plan.hours is None else plan.hours,
         plan.hours_error if plan else 0.0,
         steps_left_h(job, plan), is_plain(job), _number_of(plan.pool if plan else ""),
-        _number_of(spec.team),
+        _number_of(spec.team), spec.penalty_usd,
     )  # fmt: skip
 
 
 def plan_of(job: Job) -> PoolPlan | None:
-    """The first of those that it has, or the one that it runs by."""
-    here = job.placement.pool if job.state in HAS_NODES and job.placement is not None else None
-    return next((plan for plan in job.spec.plans if here is None or plan.pool == here), None)
+    """The first of those that it has, or the one that it runs by. Whoever has GPUs has them, also where none
+    of its plans is of that pool: then the first of them is taken to hold there."""
+    if job.state not in HAS_NODES or job.placement is None:
+        return next(iter(job.spec.plans), None)
+    here, gpus = job.placement.pool, sum(job.placement.gpus)
+    found = next((plan for plan in job.spec.plans if plan.pool == here), None)
+    if found is None:
+        first = next(iter(job.spec.plans), PoolPlan(here, gpus, None))
+        found = replace(first, pool=here, gpus=gpus, usd=None)
+    return found
 
 
 def is_plain(job: Job) -> bool:
@@ -91,11 +99,23 @@ def is_plain(job: Job) -> bool:
 
 def steps_left_h(job: Job, plan: PoolPlan | None) -> float:
     """By the steps that it has done, where they are counted; else not a number."""
-    step_s = job.step_s if job.step_s is not None else plan.step_s if plan else None
+    step_s = _step_s(job, plan)
     if job.steps is None or not job.step or step_s is None:
         return math.nan
     done = job.step if job.state in HAS_NODES else job.saved_step
     return max((job.steps - done) * step_s / HOUR_S, 1.0 / HOUR_S)
+
+
+def _step_s(job: Job, plan: PoolPlan | None) -> float | None:
+    """As measured; in another pool than that where it was by as much more or less as the plans differ."""
+    if job.step_s is None or plan is None or job.step_s_in in ("", plan.pool):
+        return job.step_s if job.step_s is not None or plan is None else plan.step_s
+    there = next((each for each in job.spec.plans if each.pool == job.step_s_in), None)
+    if there is not None and there.step_s and plan.step_s:
+        return job.step_s * plan.step_s / there.step_s
+    if there is not None and there.hours and plan.hours:
+        return job.step_s * plan.hours / there.hours
+    return plan.step_s if plan.step_s is not None else job.step_s
 
 
 def _pinned_from(job: Job) -> float:

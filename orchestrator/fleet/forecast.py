@@ -23,9 +23,12 @@ from orchestrator.fleet.trace import Bools, Floats, Ints
 from orchestrator.fleet.world import World
 from orchestrator.fleet.worth import HOUR_S
 
+FUTURES = 16
 STEPS_ERROR = 0.05  # standard deviation of ln(actual / told) of what a job's own steps say is left
 _LOW, _HIGH = 0.1, 0.9
 _KEPT_KIND = 0.3  # how much a job may differ from the one that it is likened to, in ln
+_MANY_JOBS = 300  # for which all futures are looked at
+_LEAST_FUTURES = 5
 _ENOUGH = 10  # jobs of late, to expect more of the kind
 _MOST_COMING = 4000
 _COMING = "\x00"  # what the keys of jobs to come begin with: no client's does
@@ -49,7 +52,7 @@ class Forecast:
     job: str
     start: Span | None
     end: Span | None
-    usd: float = 0.0  # of the GPU time that is still to come, on average
+    usd: float | None = 0.0  # of the GPU time that is still to come, on average; None: nobody knows how much
     stops: float = 0.0  # how often it is stopped for others, on average
 
 
@@ -58,7 +61,7 @@ def forecast(
     policy: Policy,
     *,
     recent: Sequence[Job] = (),
-    futures: int = 16,
+    futures: int = FUTURES,
     seed: int = 0,
     coarse: float = 0.05,
 ) -> Mapping[str, Forecast]:
@@ -84,13 +87,21 @@ def forecast(
     )
     stops = np.mean([course.stops for course in courses], axis=0)
     start_spans, end_spans = _spans(starts), _spans(ends)
+    known = np.isfinite(outset.facts.predicted_h) | ~np.isnan(outset.facts.steps_left_h)
     for row, job in enumerate(jobs):
         if _is_to_come(job.key):
             continue
         found[job.key] = Forecast(
-            job.key, start_spans[row], end_spans[row], float(usd[row]), float(stops[row])
-        )
+            job.key, start_spans[row], end_spans[row], float(usd[row]) if known[row] else None,
+            float(stops[row]),
+        )  # fmt: skip
     return found
+
+
+def futures_for(jobs: int) -> int:
+    """Fewer for many jobs, of which each takes longer. With five the first and the last are still the tenths:
+    of a job alone the range is as wide as with more, and of one that waits for others it only moves more."""
+    return max(min(FUTURES, FUTURES * _MANY_JOBS // max(jobs, 1)), _LEAST_FUTURES)
 
 
 def _is_to_come(key: str) -> bool:

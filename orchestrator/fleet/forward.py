@@ -17,7 +17,7 @@ import numpy as np
 from orchestrator.fleet.after import settled
 from orchestrator.fleet.bill import Bill, bill_of
 from orchestrator.fleet.books import could_run, on_closed_nodes, unordered
-from orchestrator.fleet.choose import TooDear
+from orchestrator.fleet.choose import TooDear, worthiest_first
 from orchestrator.fleet.decisions import Hold
 from orchestrator.fleet.facts import Facts, Stand, claims_of, facts_of, stand_of, valued
 from orchestrator.fleet.jobs import Job
@@ -54,7 +54,7 @@ def outset_of(world: World, policy: Policy) -> Outset:
     pools = {pool.name: at for at, pool in enumerate(world.pools)}
     able, held = could_run(world, pools, ever=True)
     facts = facts_of(world, policy, able)
-    return Outset(world, facts, stand_of(world, facts), tuple(held), claims_of(world))
+    return Outset(world, facts, stand_of(world, facts), tuple(held), claims_of(world, facts))
 
 
 @dataclass
@@ -230,7 +230,7 @@ class Forward:
         books.worth[active], books.delay[active], books.left_h[active] = values.worth, values.delay, left_h
         books.price_usd[active], books.known[active] = values.price_usd, values.known
         books.pinned_until[active] = values.pinned_until
-        order = np.lexsort((facts.submitted_at[active], -values.worth, -facts.first[active]))
+        order = worthiest_first(values.worth, facts.first[active], facts.submitted_at[active])
         books.order = active[order]
 
     def _enter(self, bill: Bill, gone: set[int]) -> None:

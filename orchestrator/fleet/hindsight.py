@@ -20,7 +20,7 @@ from orchestrator.fleet.worth import HOUR_S
 
 _POOL = "pool"
 _STEPS = 1_000_000  # of each job: as fine as a clock
-_LATE = 200  # jobs before this one, from which those to come are drawn
+LATE = 200  # jobs before this one, from which those to come are drawn
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Asking:
     ours: Ours
     rows: frozenset[int]
     policy: Policy
+    late: int = LATE
     told: dict[int, Forecast] = field(default_factory=dict)
     cpu_s: float = 0.0
 
@@ -49,7 +50,7 @@ class Asking:
         for row in arrived:
             if row in self.rows:
                 before = time.process_time()
-                late = [self._job(run, each) for each in range(max(row - _LATE, 0), row)]
+                late = [self._job(run, each) for each in range(max(row - self.late, 0), row)]
                 self.told[row] = forecast(self._world(run), self.policy, recent=late)[str(row)]
                 self.cpu_s += time.process_time() - before
         return self.ours.decide(run, arrived, ended)
@@ -84,9 +85,9 @@ class Asking:
 
 def hindsight(
     jobs: Sequence[TraceJob], gpus: int, policy: Policy, *, asked: int = 100, seed: int = 0,
-    sigma: float = 0.5, told_sigma: float = 0.05, restart_s: float = 3.0,
+    sigma: float = 0.5, told_sigma: float = 0.05, restart_s: float = 3.0, late: int = LATE,
 ) -> Hindsight:  # fmt: skip
-    """Of so many jobs, evenly over the trace."""
+    """Of so many jobs, evenly over the trace. ``late`` 0: asked as if nobody else came."""
     arrivals = Arrivals.of(jobs)
     count = len(jobs)
     told = np.random.default_rng(seed).standard_normal((2, count))
@@ -94,7 +95,7 @@ def hindsight(
     told_s = arrivals.duration_s * np.exp(told_sigma * told[1])
     ours = Ours(policy, np.ones(count), predicted_s, told_s, sigma, told_sigma)
     rows = np.unique(np.linspace(0, count - 1, min(asked, count)).astype(int))
-    asking = Asking(ours, frozenset(rows.tolist()), policy)
+    asking = Asking(ours, frozenset(rows.tolist()), policy, late)
     run = simulate(arrivals, gpus, asking, restart_s=restart_s)
     within = inside = 0
     for row, found in asking.told.items():

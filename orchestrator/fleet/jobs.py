@@ -43,6 +43,9 @@ class PoolPlan:
     hours_error: float = 0.5  # standard deviation of the natural logarithm of actual / planned
     step_s: float | None = None
     usd: float | None = None
+    load_s: float | None = None  # that a checkpoint takes from the disk; None where nobody knows its size
+    memory_load_s: float | None = None  # and from the memory of the nodes that it was saved on
+    park_s: float = 0.0  # for how long they keep it once the job has left
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class JobSpec:
     usd_per_hour: float = 1.0  # what an hour of delay costs
     rank: int = 0  # of a class that goes before all others: the higher goes first
     deadline_at: float | None = None
-    penalty_usd: float = 0.0  # lost once the deadline is missed
+    penalty_usd: float = 0.0  # what is lost, once, if the deadline is missed
     budget_usd: float | None = None
     preemptible: bool = True
     depends_on: tuple[str, ...] = ()
@@ -68,12 +71,14 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class StopPrice:
-    """The seconds that a stop and the start after it take, of all GPUs of the gang."""
+    """The seconds that a stop and the start after it take, of all GPUs of the gang. ``load_s`` is from the
+    disk, or from where the next start is known to load; ``memory_load_s`` from nodes that have it still."""
 
     stop_s: float = 1.0
     write_s: float = 0.0
     start_s: float = 2.0
     load_s: float = 0.0
+    memory_load_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,10 @@ class Job:
     saved: bool = False  # whether there is one yet
     steps: int | None = None  # that there are to be
     step_s: float | None = None  # the median, measured
+    step_s_in: str = ""  # the pool where it was; "" is any
     price: StopPrice = StopPrice()
+    parked: Placement | None = None  # the nodes that have in memory what it goes on from
+    parked_until: float | None = None  # when they let go of it
     spent_usd: float = 0.0
     preemptions: int = 0
     held_because: str = ""

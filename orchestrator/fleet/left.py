@@ -68,35 +68,58 @@ class Gittins:
 
 
 _GRID = 48
+_MOST = 512  # quantiles are as good as more durations, and the table grows with the square
 PRIOR_S = np.geomspace(60.0, 30 * 86400.0, 16)  # as many as would be of a cluster nobody has seen yet
 _ENOUGH = 10  # that have ended of one size of gang, to go by those alone
 
 
-def gittins_of(ended_s: Floats) -> Gittins:
-    """From what has ended, and a prior in which all magnitudes from a minute to a month are as likely."""
-    samples = np.sort(np.concatenate([ended_s, PRIOR_S]))
-    if len(samples) > 512:  # quantiles are as good, and the table below grows with the square
-        samples = np.quantile(samples, (np.arange(512) + 0.5) / 512)
-    edges = np.concatenate([[0.0], np.geomspace(max(samples[0], 30.0), samples[-1], _GRID)])
+def gittins_of(ended_s: Floats, going_s: Floats) -> Gittins:
+    """From what has ended, what those have taken so far who go on, and a prior in which all magnitudes from a
+    minute to a month are as likely."""
+    takes_s, odds = _durations(np.concatenate([ended_s, PRIOR_S]), going_s)
+    edges = np.concatenate([[0.0], np.geomspace(max(takes_s[0], 30.0), takes_s[-1], _GRID)])
     claims = np.empty(len(edges))
     for place, served in enumerate(edges):
-        beyond = samples[samples > served] - served
+        first = int(np.searchsorted(takes_s, served, side="right"))
+        beyond = takes_s[first:] - served
         if not len(beyond):
             claims[place] = claims[place - 1] / 2 if place else 0.0
             continue
-        ending = np.arange(1, len(beyond) + 1)
-        spent = np.cumsum(beyond) + beyond * (len(beyond) - ending)
+        ending = np.cumsum(odds[first:])
+        spent = np.cumsum(beyond * odds[first:]) + beyond * (ending[-1] - ending)
         claims[place] = float(np.max(ending / spent))
     return Gittins(edges, claims)
+
+
+def _durations(ended_s: Floats, going_s: Floats) -> tuple[Floats, Floats]:
+    """How long jobs take, and how likely each is, in order (Kaplan and Meier 1958). Those who go on take
+    longer than they have so far: going by those alone that have ended, jobs of a young queue seem short."""
+    times = np.concatenate([ended_s, going_s])
+    ends = np.arange(len(times)) < len(ended_s)
+    order = np.lexsort((~ends, times))
+    times, ends = times[order], ends[order]
+    beyond = np.cumprod(1.0 - ends / np.arange(len(times), 0, -1))
+    odds = -np.diff(beyond, prepend=1.0)
+    if beyond[-1] > 0.0:  # nobody that has gone on for so long has ended
+        times, odds = np.append(times, 2.0 * times[-1]), np.append(odds, beyond[-1])
+    times, odds = times[odds > 0.0], odds[odds > 0.0]
+    if len(times) <= _MOST:
+        return times, odds
+    middle = (np.arange(_MOST) + 0.5) / _MOST
+    return times[np.searchsorted(np.cumsum(odds), middle)], np.full(_MOST, 1.0 / _MOST)
 
 
 class Claims:
     """The indexes of jobs by the size of their gang, where enough of one size have ended, else of all."""
 
-    def __init__(self, ended_s: Floats, gpus: Ints) -> None:
-        self._all = gittins_of(ended_s)
+    def __init__(self, ended_s: Floats, gpus: Ints, going_s: Floats, going_gpus: Ints) -> None:
+        """Of those who go on what they have taken so far."""
+        self._all = gittins_of(ended_s, going_s)
         sizes, counts = np.unique(gpus, return_counts=True)
-        self._by_size = {int(size): gittins_of(ended_s[gpus == size]) for size in sizes[counts >= _ENOUGH]}
+        self._by_size = {
+            int(size): gittins_of(ended_s[gpus == size], going_s[going_gpus == size])
+            for size in sizes[counts >= _ENOUGH]
+        }
 
     def _each(self, what: Callable[[Gittins, Floats], Floats], done_s: Floats, gpus: Ints) -> Floats:
         found = what(self._all, done_s)

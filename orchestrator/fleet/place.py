@@ -13,7 +13,7 @@ import numpy as np
 from orchestrator.fleet.jobs import Placement
 from orchestrator.fleet.trace import Bools, Ints
 
-_KEPT = "_columns"
+_KEPT = "_rows"
 
 
 @dataclass
@@ -30,6 +30,13 @@ class Nodes:
 
     def copy(self) -> Nodes:
         return Nodes(self.pool, self.gpus_per_node, self.free.copy(), self.closed, self.leaving.copy())
+
+    def has_room(self, placement: Placement) -> bool:
+        """Whether nobody has to leave these nodes for a gang that is to be there."""
+        nodes = list(placement.nodes)
+        if placement.pool != self.pool or max(nodes) >= len(self.free) or self.leaving[nodes].any():
+            return False
+        return bool((self.free[nodes] >= np.array(placement.gpus, int)).all())
 
     def take(self, placement: Placement) -> None:
         self.free[list(placement.nodes)] -= np.array(placement.gpus, int)
@@ -86,10 +93,16 @@ class Room:
 
 
 def make_room(
-    nodes: Nodes, gpus: int, movable: dict[int, Movable], most_moves: int, most_usd: float
+    nodes: Nodes,
+    gpus: int,
+    movable: dict[int, Movable],
+    most_moves: int,
+    most_usd: float,
+    avoid: set[int] | None = None,
 ) -> Room | None:
     """The nodes that are emptied with the fewest moves, then for the least, and all who leave them placed on
-    others; None where that takes too many, costs too much, or there is no place for one of them."""
+    others; None where that takes too many, costs too much, or there is no place for one of them. Only who
+    moves may be on those to ``avoid``."""
     there: dict[int, list[int]] = defaultdict(list)
     for row, one in movable.items():
         there[one.node].append(row)
@@ -100,7 +113,7 @@ def make_room(
     for want in wants:
         ways = [
             (len(leaves), sum(movable[row].price_usd for row in leaves), node, leaves)
-            for node in _could_be_emptied(nodes, want, taken)
+            for node in _could_be_emptied(nodes, want, taken | (avoid or set()))
             if (leaves := _fewest_to_leave(want - int(nodes.free[node]), there[node], movable)) is not None
         ]
         if not ways:
@@ -163,20 +176,20 @@ def free_nodes(pool: str, nodes: int, gpus_per_node: int, not_up: Bools, placed:
     """The nodes of a pool, less what is placed there."""
     free, beyond = np.full(nodes, gpus_per_node), False
     if placed:
-        columns = [_columns_of(placement) for placement in placed]
-        at, counts = (np.concatenate(each) for each in zip(*columns, strict=True))
-        inside = at < nodes
+        rows = b"".join([placement.__dict__.get(_KEPT) or _keep(placement) for placement in placed])
+        there = np.frombuffer(rows, int).reshape(-1, 2)
+        inside = there[:, 0] < nodes
         beyond = not inside.all()
-        free -= np.bincount(at[inside], weights=counts[inside], minlength=nodes).astype(int)
+        if beyond:
+            there = there[inside]
+        np.subtract.at(free, there[:, 0], there[:, 1])
     free[not_up] = -1
     return Nodes(pool, gpus_per_node, free, not_up, np.zeros(nodes, bool), beyond)
 
 
-def _columns_of(placement: Placement) -> tuple[Ints, Ints]:
+def _keep(placement: Placement) -> bytes:
     """Its nodes and its GPUs there, kept with it as `figures.rows_of` keeps the numbers of a job: a large
     fleet has fifty thousand of them."""
-    found: tuple[Ints, Ints] | None = placement.__dict__.get(_KEPT)
-    if found is None:
-        found = np.array(placement.nodes, int), np.array(placement.gpus, int)
-        placement.__dict__[_KEPT] = found
-    return found
+    rows = np.column_stack([placement.nodes, placement.gpus]).astype(int).tobytes()
+    placement.__dict__[_KEPT] = rows
+    return rows

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
-from orchestrator.fleet.trace import Bools, Ints
+from orchestrator.fleet.trace import Bools, Floats, Ints
 
 
 class NodeState(StrEnum):
@@ -19,14 +20,13 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True)
 class Pool:
-    """Nodes of one kind at one site, numbered from 0. Only those that are not up are listed."""
+    """Nodes of one kind, numbered from 0. Only those that are not up are listed."""
 
     name: str
     nodes: int
     gpus_per_node: int
     usd_per_gpu_hour: float = 2.0
     gpu: str = ""
-    site: str = ""
     kw_per_gpu: float = 0.0
     cap_kw: float | None = None
     from_at: float | None = None
@@ -49,6 +49,7 @@ class CapacityChange:
     pool: str
     nodes: int  # below zero: so many leave
     at: float
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,16 @@ def capacity_at(pools: Sequence[Pool], changes: Sequence[CapacityChange], at: fl
 
 def most_gpus(pools: Sequence[Pool], changes: Sequence[CapacityChange]) -> dict[str, int]:
     """GPUs that each pool has, or will have once."""
-    found = {}
-    for pool in pools:
-        nodes = most = pool.nodes
-        for one in sorted((one for one in changes if one.pool == pool.name), key=lambda one: one.at):
-            nodes += one.nodes
-            most = max(most, nodes)
-        found[pool.name] = most * pool.gpus_per_node
-    return found
+    return {pool.name: most_nodes(pool, changes) * pool.gpus_per_node for pool in pools}
+
+
+def most_nodes(pool: Pool, changes: Sequence[CapacityChange]) -> int:
+    """Nodes that it has, or will have once."""
+    nodes = most = pool.nodes
+    for one in sorted((one for one in changes if one.pool == pool.name), key=lambda one: one.at):
+        nodes += one.nodes
+        most = max(most, nodes)
+    return most
 
 
 def reserved_at(
@@ -114,13 +117,31 @@ def reserved_at(
     return found
 
 
-def nodes_to_leave(pool: Pool, changes: Sequence[CapacityChange]) -> int:
-    """How many of its nodes of today a pool is to lose, those of the highest numbers."""
-    nodes = least = pool.nodes
+def changed_until(pool: Pool, changes: Sequence[CapacityChange], at: float) -> Pool:
+    """The pool with the nodes that it has then."""
+    nodes = pool.nodes + sum(one.nodes for one in changes if one.pool == pool.name and one.at <= at)
+    return replace(pool, nodes=max(nodes, 0)) if nodes != pool.nodes else pool
+
+
+def spans_away(pool: Pool, changes: Sequence[CapacityChange]) -> list[tuple[int, float, float]]:
+    """The times at which a node of the pool is yet to come or has left, those that come included."""
+    here, nodes = [one for one in changes if one.pool == pool.name], pool.nodes
+    since = dict.fromkeys(range(nodes, most_nodes(pool, changes)), -math.inf)
+    found = []
+    for one in sorted(here, key=lambda one: one.at):
+        before, nodes = nodes, nodes + one.nodes
+        found += [(number, since.pop(number), one.at) for number in range(before, nodes)]
+        since |= dict.fromkeys(range(max(nodes, 0), before), one.at)
+    return [*found, *((number, from_at, math.inf) for number, from_at in since.items())]
+
+
+def leaves_at(pool: Pool, changes: Sequence[CapacityChange]) -> Floats:
+    """By node of today, when it leaves first: those of the highest numbers. Infinite where it stays."""
+    found, nodes = np.full(pool.nodes, math.inf), pool.nodes
     for one in sorted((one for one in changes if one.pool == pool.name), key=lambda one: one.at):
         nodes += one.nodes
-        least = min(least, nodes)
-    return pool.nodes - max(least, 0)
+        found[max(nodes, 0) :] = np.minimum(found[max(nodes, 0) :], one.at)
+    return found
 
 
 def fits_from(gpus: int, pool: Pool, changes: Sequence[CapacityChange], now: float) -> float | None:

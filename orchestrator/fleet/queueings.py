@@ -230,8 +230,10 @@ class Ours:
 
     def _claims_now(self, run: Run) -> Claims:
         if self._claims is None or len(self._ended) > 1.1 * self._known + 4:
-            ended = np.array(self._ended, int)
-            self._claims, self._known = Claims(run.done_s[ended], run.arrivals.gpus[ended]), len(ended)
+            ended, gpus, done_s = np.array(self._ended, int), run.arrivals.gpus, run.done_now(run.active)
+            going = run.active[done_s > 0.0]
+            self._claims = Claims(run.done_s[ended], gpus[ended], done_s[done_s > 0.0], gpus[going])
+            self._known = len(ended)
         return self._claims
 
     def _next_fall(self, run: Run, rows: Ints) -> float:

@@ -210,7 +210,7 @@ class ScenarioRun:
         owed[-1] = owed_at[site]
         starts, places = np.array([len(order)]), np.arange(len(order))
         payment = paid(table, starts, places, int(self.free[site]), owed)
-        if payment.unpaid:
+        if payment.unpaid.any():
             return False
         for place in payment.stops:
             self.stop(int(rows[place]))

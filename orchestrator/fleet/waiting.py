@@ -9,100 +9,103 @@ import numpy as np
 
 from orchestrator.fleet.books import Books
 from orchestrator.fleet.choose import Payment
-from orchestrator.fleet.decisions import Hold, HoldCause
-from orchestrator.fleet.trace import Floats, Ints
+from orchestrator.fleet.decisions import Hold, HoldCause, hold_of
+from orchestrator.fleet.teams import next_month_at
+from orchestrator.fleet.trace import Ints
 
 _NAMED = 3  # of those who are ahead
+_Reason = tuple[HoldCause, tuple[str, ...], float, float, float | None]  # behind whom, price, gain, until
 
 
 @dataclass
 class Why:
     """What the last round found of those who got nothing."""
 
-    dear: dict[int, tuple[float, float, tuple[int, ...]]] = field(default_factory=dict)
+    dear: list[Payment] = field(default_factory=list)  # with stops that do not pay
     fragmented: set[int] = field(default_factory=set)
     limited: set[int] = field(default_factory=set)
     kept: dict[int, float] = field(default_factory=dict)
+    leave: dict[int, float] = field(default_factory=dict)  # when the nodes leave that it would have been on
     lost: set[int] = field(default_factory=set)
-
-    def add_dear(self, books: Books, payment: Payment) -> None:
-        """Who would have had the GPUs of somebody whose stop does not pay."""
-        unpaid = np.isin(payment.stops, payment.unpaid)[payment.from_stop]
-        for place, row in zip(
-            payment.from_stop[unpaid].tolist(), payment.to_row[unpaid].tolist(), strict=True
-        ):
-            if row not in self.dear:
-                victim = payment.stops[place]
-                gain_usd = float(payment.gains_usd[place])
-                self.dear[row] = gain_usd, float(books.price_usd[victim]), (victim,)
+    claimed: dict[int, list[int]] = field(default_factory=dict)  # by whom what is left of its team's month
 
     def begin(self) -> None:
-        self.dear, self.fragmented, self.limited, self.kept = {}, set(), set(), {}
+        self.dear, self.fragmented, self.limited, self.kept, self.leave = [], set(), set(), {}, {}
+        self.claimed = {}
+
+    def of_its_own(self, books: Books) -> dict[int, _Reason]:
+        """Why somebody waits who is not just behind others."""
+        found: dict[int, _Reason] = dict.fromkeys(self.limited, (HoldCause.QUOTA, (), 0.0, 0.0, None))
+        found |= dict.fromkeys(self.fragmented, (HoldCause.FRAGMENTED, (), 0.0, 0.0, None))
+        needed = {row: at for row, at in self.leave.items() if row in found} | self.kept
+        found |= {row: (HoldCause.RESERVED, (), 0.0, 0.0, until_at) for row, until_at in needed.items()}
+        for payment in self.dear:
+            found |= _cannot_pay(books, payment)
+        for row, others in self.claimed.items():
+            behind = tuple(books.jobs[other].key for other in others[:_NAMED])
+            cause = HoldCause.CLAIMED if behind else HoldCause.BUDGET
+            found[row] = cause, behind, 0.0, 0.0, None if behind else next_month_at(books.world.now)
+        return found
 
 
-@dataclass
-class _PoolNow:
-    """A pool as those see it who wait for it: who has it, the least worthy first."""
-
-    free: int
-    keys: list[str]
-    worths: Floats
-    pinned_gpus_below: Ints
-    until_at: float | None
+def _cannot_pay(books: Books, payment: Payment) -> dict[int, _Reason]:
+    """Who would have had the GPUs of somebody whose stop does not pay: the first of them."""
+    parts = np.flatnonzero(payment.unpaid[payment.from_stop])
+    parts = parts[np.diff(payment.to_row[parts], prepend=-1) != 0]
+    stops, cause = payment.from_stop[parts], HoldCause.PRICE
+    victims = [(books.jobs[stop].spec.key,) for stop in payment.stops]
+    prices_usd = books.price_usd[payment.stops]
+    columns = zip(
+        payment.to_row[parts].tolist(),
+        stops.tolist(),
+        prices_usd[stops].tolist(),
+        payment.gains_usd[stops].tolist(),
+        strict=True,
+    )
+    return {row: (cause, victims[stop], price, gain, None) for row, stop, price, gain in columns}
 
 
 def holds(books: Books, why: Why, waiting: Ints) -> list[Hold]:
-    """Most wait behind others; those are looked at together."""
-    found: dict[int, Hold] = {}
-    known = why.dear.keys() | why.limited | why.fragmented | why.kept.keys()
+    """In columns, since there may be ten thousand. Most wait behind others, and share what is told of it."""
+    usual: list[_Reason] = []
+    place, missing = np.zeros(len(waiting), int), np.zeros(len(waiting), int)
     for pool in range(len(books.world.pools)):
-        now, here = _pool_now(books, pool), waiting[books.pool[waiting] == pool]
-        for row in known.intersection(here.tolist()) if known else ():
-            found[row] = _for_its_own_reason(books, why, now, row)
-        _behind_others(books, now, here[~np.isin(here, list(found))] if found else here, found)
-    return [*books.held, *(found[row] for row in waiting.tolist())]
+        here = books.pool[waiting] == pool
+        place[here], missing[here] = _behind_others(books, pool, waiting[here], usual)
+    reasons = [usual[at] for at in place.tolist()]
+    own = why.of_its_own(books)
+    is_own = np.zeros(len(books.jobs), bool)
+    is_own[list(own)] = True
+    for at in np.flatnonzero(is_own[waiting]).tolist():
+        reasons[at] = own[int(waiting[at])]
+    keys = [books.jobs[row].spec.key for row in waiting.tolist()]
+    columns = zip(keys, reasons, books.worth[waiting].tolist(), missing.tolist(), strict=True)
+    told = [
+        hold_of((key, cause, worth, behind, gpus, price_usd, gain_usd, until_at))
+        for key, (cause, behind, price_usd, gain_usd, until_at), worth, gpus in columns
+    ]
+    return [*books.held, *told]
 
 
-def _for_its_own_reason(books: Books, why: Why, now: _PoolNow, row: int) -> Hold:
-    key, worth, missing = (
-        books.jobs[row].key,
-        float(books.worth[row]),
-        max(int(books.gpus[row]) - now.free, 0),
-    )
-    if row in why.dear:
-        gain_usd, price_usd, victims = why.dear[row]
-        behind = tuple(books.jobs[victim].key for victim in victims[:_NAMED])
-        return Hold(key, HoldCause.PRICE, worth, behind, missing, price_usd, gain_usd)
-    if row in why.kept:
-        return Hold(key, HoldCause.RESERVED, worth, (), missing, until_at=why.kept[row])
-    return Hold(key, HoldCause.FRAGMENTED if row in why.fragmented else HoldCause.QUOTA, worth, (), missing)
-
-
-def _pool_now(books: Books, pool: int) -> _PoolNow:
-    here = np.flatnonzero(books.running & (books.pool == pool))
-    here = here[np.argsort(books.worth[here], kind="stable")]
-    pinned = books.pinned_until[here] > books.world.now
-    until = float(books.pinned_until[here][pinned].min(initial=math.inf))
-    return _PoolNow(
-        int(books.capacity[pool]) - int(books.gpus[here].sum()),
-        [books.jobs[row].key for row in here.tolist()],
-        books.worth[here],
-        np.concatenate([[0], np.cumsum(np.where(pinned, books.gpus[here], 0))]),
-        until if math.isfinite(until) else None,
-    )
-
-
-def _behind_others(books: Books, now: _PoolNow, rows: Ints, found: dict[int, Hold]) -> None:
-    """Behind who is next worthier; or, if that would not help, behind those who must not be stopped."""
-    worths = books.worth[rows]
-    below = np.searchsorted(now.worths, worths)
-    missing = np.maximum(books.gpus[rows] - now.free, 0)
-    pinned = (now.pinned_gpus_below[below] >= missing) & (missing > 0)
-    keys = [books.jobs[row].spec.key for row in rows.tolist()]
-    ahead = [tuple(now.keys[place : place + _NAMED]) for place in range(len(now.keys) + 1)]
-    behind = [ahead[place] for place in below.tolist()]
-    columns = zip(keys, worths.tolist(), behind, missing.tolist(), strict=True)
-    told = [Hold(key, HoldCause.AHEAD, worth, who, gpus) for key, worth, who, gpus in columns]
-    for at in np.flatnonzero(pinned).tolist():
-        told[at] = told[at]._replace(cause=HoldCause.PINNED, behind=ahead[0], until_at=now.until_at)
-    found.update(zip(rows.tolist(), told, strict=True))
+def _behind_others(books: Books, pool: int, rows: Ints, usual: list[_Reason]) -> tuple[Ints, Ints]:
+    """Behind who is next worthier; or, if that would not help, behind those who must not be stopped. Returns
+    the place of each one's reason, and how many GPUs it misses; reasons that are new are appended."""
+    now = np.flatnonzero(books.running & (books.pool == pool))
+    now = now[np.argsort(books.worth[now], kind="stable")]
+    pinned = books.pinned_until[now] > books.world.now
+    below = np.searchsorted(books.worth[now], books.worth[rows])
+    missing = np.maximum(books.gpus[rows] + int(books.gpus[now].sum()) - int(books.capacity[pool]), 0)
+    pinned_gpus_below = np.concatenate([[0], np.cumsum(np.where(pinned, books.gpus[now], 0))])
+    waits_for_pinned = (pinned_gpus_below[below] >= missing) & (missing > 0)
+    until = float(books.pinned_until[now][pinned].min(initial=math.inf))
+    is_next = np.zeros(len(now) + 1, bool)
+    is_next[below] = True
+    place = np.where(waits_for_pinned, len(usual), len(usual) + np.cumsum(is_next)[below])
+    jobs, listed, ahead = books.jobs, now.tolist(), HoldCause.AHEAD
+    named = [
+        tuple([jobs[row].spec.key for row in listed[first : first + _NAMED]])
+        for first in [0, *np.flatnonzero(is_next).tolist()]
+    ]
+    usual.append((HoldCause.PINNED, named[0], 0.0, 0.0, until if until < math.inf else None))
+    usual += [(ahead, keys, 0.0, 0.0, None) for keys in named[1:]]
+    return place, missing

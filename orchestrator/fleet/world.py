@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from orchestrator.fleet.jobs import Job
@@ -21,5 +22,5 @@ class World:
     teams: tuple[Team, ...] = ()
     reservations: tuple[Reservation, ...] = ()
     changes: tuple[CapacityChange, ...] = ()  # to come
-    finished: frozenset[str] = frozenset()
+    finished: Set[str] = frozenset()
     record: Record = field(default_factory=Record)

@@ -25,13 +25,18 @@ def delay_usd_per_hour(
     slack_h: Floats | None,
     left_h: Floats,
     policy: Policy,
+    penalty_usd: Floats | None = None,
 ) -> Floats:
     """What an hour of delay costs now. ``slack_h``: how much later than now a job may start and still meet
     its deadline, infinite without one (None: nobody has one); below zero it cannot be met any more, and
-    nothing is gained by hurrying."""
+    nothing is gained by hurrying. ``penalty_usd`` is lost once if it is missed: spread over the time that
+    there is until then, so that it counts for more the less of that is left."""
     aged: Floats = usd_per_hour * (1.0 + policy.aging / HOUR_S * waited_s / (predicted_h + 1.0))
     if slack_h is None:
         return aged
+    if penalty_usd is not None and penalty_usd.any():
+        until_h = np.maximum(slack_h + left_h, 1.0 / HOUR_S)
+        aged = aged + np.where(slack_h >= 0.0, penalty_usd / until_h, 0.0)
     short = (slack_h >= 0.0) & (slack_h < left_h / 2 + policy.deadline_slack_s / HOUR_S)
     return np.where(short, aged * policy.deadline_boost, aged)
 

@@ -162,8 +162,10 @@ class Incidents:
                 self._remark(f"batch{'es' if len(batches) > 1 else ''} {ranges(batches)} left out")
             case NodeChecked() as checked:
                 if (cause := self._causes.get(checked.attempt)) is not None:
-                    cause.checked = "well" if checked.well else one_line(checked.found)
-                    cause.remarks.append(f"node {checked.node} was checked: {cause.checked}")
+                    verdict = "well" if checked.well else one_line(checked.found)
+                    cause.checked = (cause.checked or verdict) if checked.well else verdict
+                    came = "came in place of a lost one and " if checked.came else ""
+                    cause.remarks.append(f"node {checked.node} {came}was checked: {verdict}")
             case NodeQuarantined(node=node):
                 self._remark(f"node {node} quarantined")
             case CheckpointWriteResumed(node=node, held_s=held_s):

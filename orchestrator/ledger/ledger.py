@@ -90,6 +90,11 @@ class Ledger:
         """What the plan had said of the run beside what it took."""
         return self._accuracy.comparison(self.bill())
 
+    @property
+    def newest_step_time_s(self) -> float | None:
+        """The median of the steady steps of the newest attempt, None without any."""
+        return self._accuracy.newest_step_time_s
+
     def spent(self, now_elapsed_s: float) -> Spent:
         """What the bill's hours and dollars are the sums of; asked ten times a second."""
         return self._meter.spent(now_elapsed_s)

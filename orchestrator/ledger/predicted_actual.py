@@ -20,6 +20,7 @@ from orchestrator.ledger.bill import Bill
 WARMING_STEPS = 3
 # A run of months has millions; a median of so many does not move.
 MOST_STEPS = 20_000
+MOST_NEWEST = 1_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class PredictedVsActual:
     peak_memory_bytes: int | None = None
     _steps_of_attempt: int = 0
     _steady_s: array[float] = field(default_factory=lambda: array("d"))
+    _newest_s: array[float] = field(default_factory=lambda: array("d"))  # those of the newest attempt
     _seen: int = 0
 
     def fold(self, record: Record) -> None:
@@ -79,6 +81,7 @@ class PredictedVsActual:
                 self.facts = started
             case AttemptStarted():
                 self._steps_of_attempt = 0
+                self._newest_s = array("d")
             case StepDone(step_time_s=seconds):
                 self._steps_of_attempt += 1
                 if self._steps_of_attempt > WARMING_STEPS and 0 < seconds < math.inf:
@@ -102,6 +105,11 @@ class PredictedVsActual:
         """The median of the steady steps, None without any."""
         return statistics.median(self._steady_s) if self._steady_s else None
 
+    @property
+    def newest_step_time_s(self) -> float | None:
+        """The same of the newest attempt alone, which may be on other machines than the ones before."""
+        return statistics.median(self._newest_s) if self._newest_s else None
+
     def comparison(self, bill: Bill) -> Comparison:
         """With the bill of the same records."""
         facts, each = self.facts, self.facts.predicted_cost_usd_per_step if self.facts else None
@@ -112,6 +120,10 @@ class PredictedVsActual:
         )
 
     def _keep(self, seconds: float) -> None:
+        if len(self._newest_s) < MOST_NEWEST:
+            self._newest_s.append(seconds)
+        else:
+            self._newest_s[self._seen % MOST_NEWEST] = seconds
         if len(self._steady_s) < MOST_STEPS:
             self._steady_s.append(seconds)
         else:

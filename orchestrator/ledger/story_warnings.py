@@ -64,14 +64,19 @@ def warning_of(event: Event) -> Line | None:
         case NodeDraining():
             text = f"{draining_in_words(event)}: the ranks save, and the run goes on without it"
         case NodeChecked(well=True):
-            return Line(Kind.NOTE, f"node {event.node} was checked in {event.seconds:.0f} s and is well")
+            text = f"node {event.node} {_came(event)}was checked in {event.seconds:.0f} s and is well"
+            return Line(Kind.NOTE, text)
         case NodeChecked():
-            text = f"node {event.node} was checked, and is bad: {clean(event.found)}"
+            text = f"node {event.node} {_came(event)}was checked, and is bad: {clean(event.found)}"
         case NodeQuarantined():
             text = f"node {event.node} quarantined, its GPUs are not taken any more"
         case _:
             return None
     return Line(Kind.WARNING, text)
+
+
+def _came(checked: NodeChecked) -> str:
+    return "came in place of a lost one, " if checked.came else ""
 
 
 _ENGINE = {

@@ -55,8 +55,10 @@ class ModelFacts:
 
     name: str  # as in `model.name`
     parameters: int  # all of them
-    # those that one token passes: fewer than all where it is sent to some experts of many
+    # those that one token is computed with: without the embedding, and where it is sent to some experts of
+    # many, without the others
     active_parameters: int
+    active_parameters_with_embedding: int  # the same, the embedding counted, as some model cards have it
     training_flops_per_token: float  # forward and backward, attention counted
     tokens_per_step: int  # of the global batch
 
@@ -259,7 +261,7 @@ def make_plan(
         deepspeed_in_source=in_source,
         corpus_tokens=corpus_tokens,
         storage_limit_bytes_per_s=config.cluster.storage_bytes_per_s,
-        remarks=tuple(remarks_of(config, prediction, corpus_tokens)),
+        remarks=tuple(remarks_of(config, layout, prediction, corpus_tokens)),
         memory_error=None if calibration else config.planner.memory_error or None,
         domains=dict(places.domains),
         split=split_of(config, layout, calibrations, places, step, prediction.cost_usd),
@@ -324,6 +326,7 @@ def _model_facts(config: Config, layout: Layout) -> ModelFacts | None:
         name=config.model.name,
         parameters=size.total,
         active_parameters=size.active,
+        active_parameters_with_embedding=size.active_with_embedding,
         training_flops_per_token=training_flops_per_token(config.model),
         tokens_per_step=layout.global_batch * config.model.seq_len,
     )

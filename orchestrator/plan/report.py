@@ -14,6 +14,7 @@ from orchestrator.config.deepspeed_keys import deprecated_keys
 from orchestrator.plan.forecast.prediction import Cost
 from orchestrator.plan.forecast.price import Currency
 from orchestrator.plan.layout.framework_rules import sharding_in_words
+from orchestrator.plan.search.space import TIGHT_SHARE
 from orchestrator.plan.split_words import placement_rows
 from orchestrator.redact import HIDDEN, is_secret, redact, redact_text
 from orchestrator.text import (
@@ -34,10 +35,7 @@ if TYPE_CHECKING:
     from orchestrator.plan.layout.layout import Layout
     from orchestrator.plan.plan import Plan
 
-# Above it, what the memory model may be off is more than what is left.
-TIGHT_SHARE = 0.92
 _UNKNOWN = "not predicted"
-_PAID = {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
 _NAMES = {
     "matmul_s": "matrix products",
     "attention_s": "attention",
@@ -132,8 +130,9 @@ def _shape_rows(plan: Plan, brief: bool) -> Iterator[tuple[str, str]]:
     layout, unit = plan.layout, plan.unit
     if plan.model is not None:
         size_of = f"{count(plan.model.parameters)} parameters"
-        if plan.model.active_parameters < plan.model.parameters:
-            size_of += f" ({count(plan.model.active_parameters)} active per token)"
+        if (with_embedding := plan.model.active_parameters_with_embedding) < plan.model.parameters:
+            active = count(plan.model.active_parameters)
+            size_of += f" ({active} active per token, {count(with_embedding)} with the embedding)"
         flops = with_prefix(plan.model.training_flops_per_token)
         yield "model", f"{plan.model.name}, {size_of}, {flops}FLOP per token"
     else:
@@ -330,7 +329,7 @@ def _cost(cost: Cost, unit: str) -> str:
     each = f"${cost.usd_per_gpu_hour:,.3f} per {unit}-hour"
     spread = f"{usd(cost.low_usd)} to {usd(cost.high_usd)}"
     bought = "" if cost.capital_usd is None else f", of machines for {usd(cost.capital_usd)}"
-    return f"{usd(cost.usd)} {_PAID[cost.kind]} ({spread}), {each}{bought}; {cost.source}"
+    return f"{usd(cost.usd)} {cost.paid} ({spread}), {each}{bought}; {cost.source}"
 
 
 def _in_currency(cost: Cost, currency: Currency) -> str:

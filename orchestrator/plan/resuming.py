@@ -62,7 +62,7 @@ def resuming(told: Sequence[str] | None, sources: Sequence[Source]) -> Resuming:
         return Resuming()
     found = _Found()
     for source in sources:
-        for node in source.nodes():
+        for node in source.nodes:
             found.look(node)
     args = found.args()
     if args:

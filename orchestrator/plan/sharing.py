@@ -89,7 +89,7 @@ def literal_deepspeed(sources: Sequence[Source]) -> dict[str, Any] | None:
     """The dictionary that is handed to ``deepspeed.initialize``, where the source spells it out, alone."""
     found = []
     for source in sources:
-        nodes = list(source.nodes())
+        nodes = source.nodes
         calls = [node for node in nodes if isinstance(node, ast.Call) and _initializes(node)]
         for call in calls:
             given = next((one.value for one in call.keywords if one.arg in ("config", "config_params")), None)
@@ -98,7 +98,10 @@ def literal_deepspeed(sources: Sequence[Source]) -> dict[str, Any] | None:
 
 
 def _initializes(call: ast.Call) -> bool:
-    return ast.unparse(call.func) == "deepspeed.initialize"
+    match call.func:
+        case ast.Attribute(value=ast.Name(id="deepspeed"), attr="initialize"):
+            return True
+    return False
 
 
 def _literal(given: ast.expr | None, nodes: Sequence[ast.AST]) -> dict[str, Any] | None:
@@ -154,7 +157,7 @@ def _of_strategy(value: object) -> StateSharing | None:
 
 
 def _of_source(source: Source) -> Iterator[tuple[str, StateSharing]]:
-    nodes = list(source.nodes())
+    nodes = source.nodes
     own_names = dict(_USUAL_SHORT)
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
@@ -179,7 +182,7 @@ def _of_trainer(sources: Sequence[Source]) -> Sharing:
     for source in sources:
         modules: dict[str, str] = {}
         called, told = set(), False
-        for node in source.nodes():
+        for node in source.nodes:
             match node:
                 case ast.ImportFrom(module=str(module)):
                     modules |= {alias.asname or alias.name: module.partition(".")[0] for alias in node.names}

@@ -24,9 +24,11 @@ class Source:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
 
-    def nodes(self) -> Iterator[ast.AST]:
-        """All of its syntax; nothing of what is no Python."""
-        return ast.walk(self.tree) if self.tree is not None else iter(())
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All of its syntax, walked once: that takes longer than the questions. Nothing of what is no
+        Python."""
+        return tuple(ast.walk(self.tree)) if self.tree is not None else ()
 
     @cached_property
     def imports(self) -> frozenset[tuple[int, str]]:
@@ -35,7 +37,7 @@ class Source:
         What is imported from a package may be a module too, and a module's packages are imported before it.
         """
         found: set[tuple[int, str]] = set()
-        for node in self.nodes():
+        for node in self.nodes:
             match node:
                 case ast.Import():
                     found |= {(0, name) for alias in node.names for name in _with_packages(alias.name)}

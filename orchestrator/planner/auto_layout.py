@@ -35,7 +35,7 @@ from orchestrator.plan.layout.layout import Layout, check_values, derive_layout,
 from orchestrator.plan.layout.zero import Zero
 from orchestrator.plan.perf.baseline import group_of
 from orchestrator.plan.perf.machine import Machine, unrecorded
-from orchestrator.plan.search.divided import INTERLEAVED, context_degrees, search_with_hint
+from orchestrator.plan.search.divided import INTERLEAVED, OtherScript, context_degrees, search_with_hint
 from orchestrator.plan.search.search import Search
 from orchestrator.plan.search.space import Sharding, Space, Subject
 from orchestrator.plan.sections import count_of
@@ -44,6 +44,7 @@ from orchestrator.planner.calibration_file import calibrations_of
 _DEGREES = ("tp", "pp", "sp", "ep")
 _MORE_DEGREES = ("cp", "vp")  # of Megatron and FSDP
 _AGAIN = ("recompute", "selective")
+_CHOICES = (*_AGAIN, "ep_overlap")
 _FILES = ("zero0", "zero1", "zero2", "zero3", "zero3_offload")
 # DeepSpeed would refuse a script's own optimizer beside offload, whichever it is (runtime/engine.py,
 # _configure_optimizer); a script that brings none gets DeepSpeed's CPU Adam in any case.
@@ -81,7 +82,7 @@ def choose(composed: DictConfig, words: Sequence[str]) -> Choice:
     base = _base(config, kept)
     sections = {_as_composed(config): None} if "deepspeed" in kept else _shardings(base, config.job.framework)
     space, subject = _space(composed, config, base, kept, tuple(sections)), _subject(config, base)
-    found = search_with_hint(space, subject)
+    found = search_with_hint(space, subject, _other_script(composed, config, space, kept))
     best = found.best
     changes = _changes(config, best.layout, kept)
     chosen = copy.deepcopy(composed)
@@ -103,7 +104,7 @@ def _kept(composed: DictConfig, words: Sequence[str]) -> dict[str, list[str]]:
     """What is not searched, and the overrides that name it; or DeepSpeed's section, if it spells batch sizes
     out."""
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    keys = {name: f"layout.{name}" for name in (*_DEGREES, *_MORE_DEGREES, *_AGAIN)} | {
+    keys = {name: f"layout.{name}" for name in (*_DEGREES, *_MORE_DEGREES, *_CHOICES)} | {
         name: f"job.{name}" for name in _OWN_NAMES
     }
     kept = {name: [word for word in overrides if _key(word) == key] for name, key in keys.items()}
@@ -138,7 +139,7 @@ def _base(config: Config, kept: Mapping[str, object]) -> Layout:
         raise ConfigError(
             "layout=auto: nothing to choose by without a model; name one with model=…, or layout=default"
         )
-    named = [name for name in (*_DEGREES, *_MORE_DEGREES, *_AGAIN) if name in kept]
+    named = [name for name in (*_DEGREES, *_MORE_DEGREES, *_CHOICES) if name in kept]
     given = LayoutConfig(**{name: getattr(config.layout, name) for name in named})
     job = dataclasses.replace(config.job, micro_batch=1, gradient_accumulation=None, global_batch=None)
     stage = {"stage": LEAST_STAGE[config.job.framework]}
@@ -225,10 +226,10 @@ def _space(
         name: tuple(choices) if name in able and name not in kept else (getattr(base, name),)
         for name, choices in free.items()
     }
-    again: dict[str, tuple[bool, ...]] = {key: (getattr(config.layout, key),) for key in _AGAIN}
-    for key in _AGAIN if job.framework is not Framework.deepspeed else _AGAIN[:1]:
-        if can_recompute(composed, key) and key not in kept:
-            again[key] = (False, True)
+    chosen: dict[str, tuple[bool, ...]] = {key: (getattr(config.layout, key),) for key in _CHOICES}
+    for key in _CHOICES if job.framework is not Framework.deepspeed else _AGAIN[:1]:
+        if (job.supports is None or can_recompute(composed, key)) and key not in kept:
+            chosen[key] = (False, True)
     micro_batch = count_of(config.deepspeed, "train_micro_batch_size_per_gpu") or job.micro_batch
     accumulation = count_of(config.deepspeed, "gradient_accumulation_steps") or job.gradient_accumulation
     total = count_of(config.deepspeed, "train_batch_size") or job.global_batch
@@ -238,16 +239,36 @@ def _space(
         global_batch=total or micro_batch * (accumulation or 1) * base.dp,
         precision=base.precision,
         **degrees,
-        recompute=again["recompute"],
-        selective=again["selective"],
+        recompute=chosen["recompute"],
+        selective=chosen["selective"],
         shardings=shardings,
         micro_batch=micro_batch if "micro_batch" in kept else None,
         accumulation=accumulation if "gradient_accumulation" in kept else None,
         framework=job.framework,
         sequence_parallel=config.layout.sequence_parallel,
-        ep_overlap=config.layout.ep_overlap,
+        ep_overlap=chosen["ep_overlap"],
         layers=model.layers,
     )
+
+
+def _other_script(
+    composed: DictConfig, config: Config, space: Space, kept: Mapping[str, object]
+) -> OtherScript | None:
+    """What a search for Megatron on the same machines would look through; None where this script divides the
+    model itself, or something that is given does not go with another."""
+    if space.framework is not Framework.deepspeed or not space.tp == space.pp == (1,):
+        return None
+    job = dataclasses.replace(config.job, framework=Framework.megatron, supports=None)
+    there = dataclasses.replace(config, job=job)
+    words: tuple[str, ...] = ("job.framework=megatron", "job.supports=null")
+    try:
+        base = _base(there, kept)
+        shardings = tuple(_shardings(base, job.framework))
+        if "deepspeed" in kept:  # DeepSpeed's own, which takes another word
+            shardings, words = shardings[-1:], (*words, *shardings[-1].overrides)
+        return OtherScript(words, _space(composed, there, base, kept, shardings), _subject(there, base))
+    except ConfigError:
+        return None
 
 
 def _subject(config: Config, base: Layout) -> Subject:
@@ -275,7 +296,7 @@ def _changes(config: Config, layout: Layout, kept: Mapping[str, object]) -> dict
     job = config.job
     wanted = {
         name: (f"layout.{name}", getattr(config.layout, name), getattr(layout, name))
-        for name in (*_DEGREES, *_MORE_DEGREES, *_AGAIN)
+        for name in (*_DEGREES, *_MORE_DEGREES, *_CHOICES)
     }
     wanted["micro_batch"] = ("job.micro_batch", job.micro_batch, layout.micro_batch)
     if job.gradient_accumulation is not None or job.global_batch is None:

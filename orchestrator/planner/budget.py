@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from orchestrator.config import load
-from orchestrator.config.catalog import THIS_MACHINE, read_all
+from orchestrator.config.catalog import read_all
+from orchestrator.config.choices import THIS_MACHINE
 from orchestrator.config.deepspeed_keys import check_deepspeed
 from orchestrator.config.fabric_fit import fabric_misfit
 from orchestrator.config.hardware_fit import as_hypothetical, misfit

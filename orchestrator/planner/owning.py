@@ -9,7 +9,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from orchestrator.config.catalog import THIS_MACHINE, read_all
+from orchestrator.config.catalog import read_all
+from orchestrator.config.choices import THIS_MACHINE
 from orchestrator.config.origin import base_of
 from orchestrator.config.schema import Config, PriceKind
 from orchestrator.errors import ConfigError

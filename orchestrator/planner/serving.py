@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from orchestrator.config.catalog import THIS_MACHINE, read_all
+from orchestrator.config.catalog import read_all
+from orchestrator.config.choices import THIS_MACHINE
 from orchestrator.config.origin import base_of
 from orchestrator.config.schema import Config, ModelConfig, PriceKind, ServeConfig
 from orchestrator.errors import ClusterNotPlannable, ConfigError
 from orchestrator.plan.forecast.price import is_offered, offers, ownership
 from orchestrator.plan.perf.machine import Machine, unrecorded
 from orchestrator.plan.serving.request import STORED_ONLY, Load, ServingRequest, ServingResult, Software
-from orchestrator.plan.serving.serving import serve
+from orchestrator.plan.serving.serving import TooSlow, serve
 from orchestrator.plan.sizing.limits import ServedModel
 from orchestrator.planner.owning import NOT_OFFERED, overrides
 
@@ -37,6 +38,7 @@ class ServingOption:
     config: Config
     result: ServingResult
     price_kind: PriceKind
+    paid: str  # the same in words
     usd_per_gpu_hour: float
     price_source: str
     capital_usd: float | None
@@ -83,7 +85,7 @@ def answer(composed: DictConfig, words: Sequence[str]) -> ServingAnswer:
         ]
     options, reasons = served(base.model, configs, keep_assumed=given or bool(base.clusters))
     if not options:
-        raise ConfigError(next(iter(reasons.values()), "there is no cluster to serve on"))
+        raise ConfigError(_nearest(reasons, "there is no cluster to serve on"))
     rented = tuple(option for option in options if option.price_kind is not PriceKind.owned)
     return ServingAnswer(
         model=base.model,
@@ -91,27 +93,42 @@ def answer(composed: DictConfig, words: Sequence[str]) -> ServingAnswer:
         software=software_of(base.serve),
         options=rented or tuple(options),
         owned=tuple(option for option in options if option.price_kind is PriceKind.owned),
-        left_out=left_out | reasons,
+        left_out=left_out | {name: one.why for name, one in reasons.items()},
     )
+
+
+@dataclass(frozen=True)
+class NotServed:
+    """Why a cluster does not serve the model. ``times`` is how many times a target its best answer takes,
+    infinite where that is not what is wrong."""
+
+    why: str
+    times: float = math.inf
 
 
 def served(
     model: ModelConfig, configs: Iterable[Config], keep_assumed: bool
-) -> tuple[list[ServingOption], dict[str, str]]:
+) -> tuple[list[ServingOption], dict[str, NotServed]]:
     """The model on each cluster, the cheapest first, and those that cannot serve it with the reason."""
-    options, left_out = [], dict[str, str]()
+    options, left_out = [], dict[str, NotServed]()
     for config in configs:
         price = config.cluster.price
         if not (keep_assumed or is_offered(price) or price.kind is PriceKind.owned):
-            left_out[config.cluster.name] = NOT_OFFERED.format(price.quality.value)
+            left_out[config.cluster.name] = NotServed(NOT_OFFERED.format(price.quality.value))
             continue
         try:
             options.append(serve_on(model, config))
+        except TooSlow as refused:
+            left_out[config.cluster.name] = NotServed(str(refused), refused.times)
         except ConfigError as refused:
-            left_out[config.cluster.name] = (
-                refused.why if isinstance(refused, ClusterNotPlannable) else str(refused)
-            )
+            why = refused.why if isinstance(refused, ClusterNotPlannable) else str(refused)
+            left_out[config.cluster.name] = NotServed(why)
     return sorted(options, key=lambda o: (o.result.usd_per_day, o.config.cluster.name)), left_out
+
+
+def _nearest(reasons: Mapping[str, NotServed], without_any: str) -> str:
+    """Of clusters that cannot serve it the one that comes closest."""
+    return min(reasons.values(), key=lambda one: one.times, default=NotServed(without_any)).why
 
 
 def serve_on(model: ModelConfig, config: Config) -> ServingOption:
@@ -119,10 +136,11 @@ def serve_on(model: ModelConfig, config: Config) -> ServingOption:
     cluster, gpu, software = config.cluster, config.gpu, software_of(config.serve)
     computed = STORED_ONLY.get(software.precision, software.precision)
     if missing := unrecorded(gpu, computed):
+        other = "choose another cluster=…" if computed == "bf16" else "serve.precision=bf16"
         raise ClusterNotPlannable.of(
             cluster.name,
             f"{gpu.name} has no {' and no '.join(missing)}, so that no time can be predicted for it; set"
-            " that, or serve.precision=bf16",
+            f" what is missing, or {other}",
         )
     _check_rates(config)
     offer = offers(cluster.price, gpu)[0]
@@ -146,6 +164,7 @@ def serve_on(model: ModelConfig, config: Config) -> ServingOption:
         config=config,
         result=result,
         price_kind=offer.kind,
+        paid=offer.paid,
         usd_per_gpu_hour=each_usd,
         price_source=source,
         capital_usd=None if owned is None else owned.capex_usd * result.gpus,
@@ -176,7 +195,7 @@ class ServedBeside:
         """Raises :class:`ConfigError` with the reason where no cluster serves it."""
         if self(model) is None:
             _, reasons = served(model, self._configs, self._keep_assumed)
-            raise ConfigError(next(iter(reasons.values()), "no cluster is for rent to serve on"))
+            raise ConfigError(_nearest(reasons, "no cluster is for rent to serve on"))
 
 
 def _served_model(option: ServingOption) -> ServedModel:

@@ -14,7 +14,6 @@ from orchestrator.redact import redact
 from orchestrator.text import UNKNOWN
 
 LONGEST_VALUE = 32
-BILLS = {"list": "on demand"}  # the other kinds are words already
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,9 @@ class Sweep(Sequence[PlannedPoint]):
 @dataclass(frozen=True)
 class PlanRow:
     """One possible plan; None is not predicted. ``memory_share`` is of one accelerator's memory, ``goodput``
-    the share of the run's time that is not lost to interruptions, ``bill`` the kind of price that
-    ``cost_usd`` is by."""
+    the share of the run's time that is not lost to interruptions, ``bill`` the way of paying that
+    ``cost_usd`` is by, ``capital_usd`` what buys the nodes first where that is to own them. ``pareto`` is
+    among the plans that are paid alike: dollars of rent and of a machine's share are not the same."""
 
     overrides: dict[str, str]
     days: float | None
@@ -68,6 +68,7 @@ class PlanRow:
     bound_by: str
     layout: str
     unit: str
+    capital_usd: float | None = None
     pareto: bool = False
 
     @property
@@ -84,7 +85,8 @@ def row_of(overrides: Sequence[str], plan: Plan) -> PlanRow:
         days=None if predicted.hours is None else predicted.hours / 24,
         gpu_hours=predicted.gpu_hours,
         cost_usd=predicted.cost_usd,
-        bill=BILLS.get(predicted.costs[0].kind, predicted.costs[0].kind) if predicted.costs else "",
+        bill=predicted.costs[0].paid if predicted.costs else "",
+        capital_usd=predicted.costs[0].capital_usd if predicted.costs else None,
         tokens_per_s_per_gpu=predicted.tokens_per_s_per_gpu,
         mfu=predicted.mfu,
         memory_share=None if plan.memory is None else plan.memory.total_bytes / plan.gpu_memory_bytes,
@@ -109,15 +111,28 @@ def hide_secrets(overrides: Sequence[str]) -> list[str]:
 
 
 def rows_of(points: Sequence[PlannedPoint]) -> list[PlanRow]:
-    """The possible plans in the order of the sweep, the Pareto front marked."""
+    """The possible plans in the order of the sweep, the Pareto front of each way of paying marked."""
     rows = [row_of(point.overrides, point.plan) for point in points if point.plan is not None]
-    front = pareto_front([(row.cost_usd, row.days) for row in rows])
+    front: set[int] = set()
+    for bill in bills_of(rows):
+        front |= pareto_front([(row.cost_usd if row.bill == bill else None, row.days) for row in rows])
     return [dataclasses.replace(row, pareto=place in front) for place, row in enumerate(rows)]
 
 
+def bills_of(rows: Sequence[PlanRow]) -> list[str]:
+    """The ways of paying, what is rented first and what is bought last."""
+    bought = {row.bill: row.capital_usd is not None for row in rows if row.predicted}
+    return sorted(bought, key=lambda bill: (bought[bill], bill))
+
+
 def cheapest_first(rows: Sequence[PlanRow]) -> list[PlanRow]:
-    """By cost, then by time; those without a prediction last."""
-    return sorted(rows, key=lambda row: (not row.predicted, row.cost_usd or 0.0, row.days or 0.0))
+    """What is rented, then what is bought, then those without a prediction; by cost, then by time."""
+    return sorted(
+        rows,
+        key=lambda row: (
+            not row.predicted, row.capital_usd is not None, row.cost_usd or 0.0, row.days or 0.0,
+        ),
+    )  # fmt: skip
 
 
 def pareto_front(costs_and_times: Sequence[tuple[float | None, float | None]]) -> set[int]:

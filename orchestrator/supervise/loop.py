@@ -10,7 +10,7 @@ asked for, so the journal is ahead of every action that follows from it::
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
@@ -108,18 +108,24 @@ class ResumeState:
                 self.losses.told(event)
 
 
+class Look(Protocol):
+    """Measures a node of the run."""
+
+    def __call__(self, attempt: int, node: str, came: bool = False) -> NodeChecked | None: ...
+
+
 @dataclass(frozen=True)
 class SupervisorOptions:
     """How the run is watched. ``can_skip``: the script leaves out the batches that it is told to;
     ``can_go_back``: we choose the checkpoint that it loads; ``leave_out``: nodes that are not to be taken,
-    each with why; ``look`` measures a node on which a rank was lost, and is None where nobody asked for that,
-    or for one that does not answer."""
+    each with why; ``look`` measures a node on which a rank was lost or, where it is told so, one that came in
+    place of a lost one. It is None where nobody asked for that, and says None of one that does not answer."""
 
     poll_s: float = 0.1
     can_skip: bool = False
     can_go_back: bool = True
     leave_out: Mapping[str, str] = field(default_factory=dict)
-    look: Callable[[int, str], NodeChecked | None] | None = None
+    look: Look | None = None
 
 
 def supervise(
@@ -226,7 +232,22 @@ class _Run:
         """Measure the node that may be to blame for a failure; a bad one is not taken again."""
         if self.options.look is None or self.stop.level or not _may_be_the_nodes(cause):
             return
-        found = self.options.look(cause.attempt, cause.node)
+        yield from self._heed(self.options.look(cause.attempt, cause.node))
+
+    def _look_at_new(self, attempt: int) -> Iterator[Event]:
+        """Measure nodes that came in place of lost ones before ranks run there; a bad one gives way to
+        another."""
+        look = self.options.look
+        while look is not None and attempt > 1:
+            new = self.workers.replace_lost(attempt)
+            checked = [look(attempt - 1, node, came=True) for node in new if not self.stop.level]
+            for found in checked:
+                yield from self._heed(found)
+            if all(found is None or found.well for found in checked):
+                return
+
+    def _heed(self, found: NodeChecked | None) -> Iterator[Event]:
+        """Put on record what was measured of a node."""
         if found is None:
             return
         yield from self.record(found)
@@ -252,6 +273,7 @@ class _Run:
         if before is not None:
             self.losses.rewind(before)
         try:
+            yield from self._look_at_new(number)
             started = self.workers.start(number, before, self.resume_state.history.skipped, put_aside)
         except NodeLost as error:
             yield from self.record(_lost_before(number, self.resume_state.history.reached, error))

@@ -11,7 +11,10 @@ from orchestrator.events import AttemptStarted, Event, ResourcesGranted
 class WorkerGroup(Protocol):
     """The ranks of a run, wherever they are. One contract suite holds every implementation to this.
 
-    ``acquire`` blocks until all nodes are held, or raises; ``cancelled`` is asked while waiting. ``start``
+    ``acquire`` blocks until all nodes are held, or raises; ``cancelled`` is asked while waiting.
+    ``replace_lost``, between two attempts, holds others in place of nodes that were lost, and names those
+    that the run did not have before or that had left since; asked again it names none that it has named.
+    ``start`` does the same where that has not been done, and
     raises :class:`~orchestrator.errors.NodeLost` where a node goes meanwhile; started again it takes another.
     Checkpoints of ``restore_before`` and later are not gone on from, now or later, nor is what the script has
     saved by itself as ``put_aside``, with what belongs to it. ``poll`` never blocks for
@@ -23,6 +26,8 @@ class WorkerGroup(Protocol):
     """
 
     def acquire(self, cancelled: Callable[[], bool]) -> ResourcesGranted: ...
+
+    def replace_lost(self, attempt: int) -> list[str]: ...
 
     def start(
         self,

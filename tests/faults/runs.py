@@ -30,8 +30,6 @@ MARKS = [
     pytest.mark.real,
     # the other method ends pytest itself and leaves clusters behind
     pytest.mark.timeout(900, method="signal"),
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
 ]
 STEPS, EVERY = 24, 6
 # The embedded default's job on two processor cores whatever the machine has, short, and without what is not

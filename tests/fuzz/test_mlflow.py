@@ -27,9 +27,6 @@ from orchestrator.ledger.mlflow.uri import check_tracking
 from tests.fuzz.inputs import NUMBERS, TEXTS, bounded, files_of, fuzzed, is_one_line
 from tests.support.ports import free_port
 
-# MLflow's own models, on import: nothing to do with what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")
-
 TAGS = ("run", "job", "status", "cluster", "gpu_type", "gpus", "unit", "other")
 METRICS = (
     *(

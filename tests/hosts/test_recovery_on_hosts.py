@@ -21,6 +21,7 @@ from orchestrator.events import (
     CheckpointLoaded,
     Decided,
     Fault,
+    NodeChecked,
     NodeDraining,
     NodeQuarantined,
     RankLost,
@@ -33,7 +34,7 @@ from orchestrator.events import (
     StepDone,
 )
 from tests.hosts.hosts import WORK, Host, Network, new_token, wait_until
-from tests.hosts.runs import COMMON, STEPS, Run, ended, hurry, processes_of, take_up, train
+from tests.hosts.runs import CALM, COMMON, STEPS, Run, ended, hurry, processes_of, take_up, train
 
 # with cluster and undisturbed run on a busy machine
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -284,7 +285,8 @@ def test_a_host_whose_rank_outlives_sigkill_is_not_used_any_more(
 def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
     workers: list[Host], desk: Host, over_three: dict[int, float]
 ) -> None:
-    run = train(desk, "cut-off", 3, "job.checkpoint_dir=/tmp/shared/cut-off", "recovery.wait_for_node_s=200")
+    words = ["recovery.wait_for_node_s=200", "preflight=quick", *CALM]
+    run = train(desk, "cut-off", 3, "job.checkpoint_dir=/tmp/shared/cut-off", *words)
     run.wait_for(SnapshotCommitted, step=15)
     (granted,) = run.of(ResourcesGranted)
     victim = host_of(workers, granted.nodes[1])
@@ -303,6 +305,8 @@ def test_a_host_that_is_cut_off_is_lost_and_taken_again_when_it_is_back(
     (lost,) = run.of(RankLost)
     assert (lost.gpu, lost.fault) == ("the whole node", Fault.NODE)
     assert [decided.action for decided in run.of(Decided)] == ["replace"]
+    (checked,) = run.of(NodeChecked)
+    assert (checked.attempt, checked.node, checked.well, checked.came) == (1, victim.name, True, True)
     _, again = run.of(AttemptStarted)
     assert again.restore_step >= 15
     assert run.losses() == over_three

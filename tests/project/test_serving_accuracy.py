@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import serving_accuracy as accuracy
+from benchmarks import serving_experts as experts
 from orchestrator.config.schema import ServeConfig
 
 
@@ -22,6 +23,14 @@ def test_the_document_has_what_the_benchmark_finds(known: list[accuracy.Row]) ->
     told = text.split(accuracy.BEGIN)[1].split(accuracy.END)[0].strip()
     assert told == accuracy.markdown(known, ServeConfig.software_share), (
         "docs/serving.md is stale: run python -m benchmarks.serving_accuracy --write"
+    )
+
+
+def test_a_deployment_with_expert_parallelism_is_within_thirty_percent() -> None:
+    assert [one.what for one in experts.rates() if abs(one.error) > 0.3] == []
+    told = accuracy.DOCUMENT.read_text().split(experts.BEGIN)[1].split(experts.END)[0].strip()
+    assert told == experts.markdown(), (
+        "docs/serving.md is stale: run python -m benchmarks.serving_experts --write"
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.runs import User
+from tests.support.sink_harness import run_dir as run_dir
+from tests.support.sink_harness import sinks as sinks
 from tests.support.typed_runs import CPU as CPU
 from tests.support.typed_runs import TIMEOUT_S, Done, Launch
 

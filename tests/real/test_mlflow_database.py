@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -30,11 +29,7 @@ from tests.support.sink_harness import (
     until,
 )
 
-pytestmark = [
-    pytest.mark.real,
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = pytest.mark.real
 
 SHORTEST: list[tuple[float, Event]] = [
     (0, RUN),
@@ -44,13 +39,6 @@ SHORTEST: list[tuple[float, Event]] = [
 TOGETHER = 20
 # Of the size that an empty database has.
 KILLED_AT = (0.0, 0.05, 0.3, 0.6, 0.85)
-
-
-@pytest.fixture
-def sinks() -> Iterator[Sinks]:
-    starter = Sinks()
-    yield starter
-    starter.kill()
 
 
 def short_run(folder: Path, uri: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,11 @@ import pytest
 from alembic.util import CommandError
 
 from orchestrator.ledger.journal import Tail, replay
-from tests.support.sink_harness import END, Sinks, Writer, ended, log_of, new_run_dir, story, track, until
+from tests.support.sink_harness import END, Sinks, Writer, ended, log_of, story, track, until
 
-pytestmark = [
-    pytest.mark.real,
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = pytest.mark.real
 
 STUCK_FOR_S = 60.0
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return new_run_dir(tmp_path)
-
-
-@pytest.fixture
-def sinks() -> Iterator[Sinks]:
-    starter = Sinks()
-    yield starter
-    starter.kill()
 
 
 class FakeRun:

@@ -28,6 +28,7 @@ from tests.support.sink_harness import (
     Sinks,
     Writer,
     assert_faithful,
+    copy_of,
     cursor,
     ended,
     log_of,
@@ -38,23 +39,7 @@ from tests.support.sink_harness import (
     until,
 )
 
-pytestmark = [
-    pytest.mark.real,
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return new_run_dir(tmp_path)
-
-
-@pytest.fixture
-def sinks() -> Iterator[Sinks]:
-    starter = Sinks()
-    yield starter
-    starter.kill()
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,11 +49,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> It
     instance.start()
     yield instance
     instance.close()
-
-
-def copy_of(database: Path, directory: Path) -> str:
-    shutil.copy(database, directory / "mlflow.db")
-    return f"sqlite:///{directory}/mlflow.db"
 
 
 def huge_log(path: Path) -> None:

@@ -20,27 +20,13 @@ from tests.support.sink_harness import (
     END,
     Writer,
     assert_faithful,
-    new_run_dir,
+    copy_of,
     story,
     the_run,
     track,
 )
 
-pytestmark = [
-    pytest.mark.real,
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return new_run_dir(tmp_path)
-
-
-def copy_of(database: Path, directory: Path) -> str:
-    shutil.copy(database, directory / "mlflow.db")
-    return f"sqlite:///{directory}/mlflow.db"
+pytestmark = pytest.mark.real
 
 
 def synced(run_dir: Path) -> str:

@@ -16,11 +16,7 @@ from tests.faults.runs import Run, User
 from tests.real.conftest import CPU
 from tests.support.receivers import http_receiver
 
-pytestmark = [
-    pytest.mark.real,
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = pytest.mark.real
 
 SEED = 17
 # What passwords may hold, and every way of writing has another word for.

@@ -8,6 +8,8 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +35,8 @@ from orchestrator.ledger.mlflow.shared_messages import (
 from orchestrator.ledger.mlflow.shared_process import Place, SharedSink, place_of
 from orchestrator.ledger.mlflow.sink import STUCK_S
 from orchestrator.ledger.mlflow.sink_process import SinkSupervisor
-from tests.support.processes import end, running
+from tests.support.folders import PROJECT
+from tests.support.processes import end, running, title
 from tests.support.sink_harness import (
     END,
     UNTIL_S,
@@ -48,11 +51,7 @@ from tests.support.sink_harness import (
     until,
 )
 
-pytestmark = [
-    pytest.mark.real,
-    # MLflow's own models, on import: nothing to do with what is tested.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = pytest.mark.real
 
 STEPS = 40
 
@@ -141,6 +140,27 @@ def test_runs_share_a_process_and_what_breaks_in_one_or_kills_it_costs_no_other_
     assert "following" in log_of(whole.run_dir)
     assert str(broken.run_dir) not in log_of(whole.run_dir)
     assert f"process {second} serves" in (tmp_path / "fleet" / "mlflow_sink.log").read_text()
+
+
+STARTS = """
+import os, sys
+from pathlib import Path
+from orchestrator.ledger.mlflow.shared_process import _start, place_of
+
+_start(place_of(Path(sys.argv[1]), "http://127.0.0.1:9", "", os.environ))
+"""
+
+
+def test_who_has_started_it_and_leaves_before_it_is_not_warned(
+    tmp_path: Path, ended_after: list[int]
+) -> None:
+    started = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", STARTS, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ended_after += [each.pid for each in psutil.process_iter() if str(tmp_path) in title(each)]
+    assert len(ended_after) == 1
+    assert started.stderr == ""
 
 
 def test_it_ends_a_while_after_the_last_connection_and_is_told_to_stop_as_one_sink_is(

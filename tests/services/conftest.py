@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.runs import COMMON, User
+from tests.support.sink_harness import run_dir as run_dir
+from tests.support.sink_harness import sinks as sinks
 
 # Ray's own default is 10 s, longer than a test's run takes.
 OFTEN = {"RAY_metrics_report_interval_ms": "1000"}

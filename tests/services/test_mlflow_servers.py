@@ -89,18 +89,6 @@ def place(
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return new_run_dir(tmp_path)
-
-
-@pytest.fixture
-def sinks() -> Iterator[Sinks]:
-    starter = Sinks()
-    yield starter
-    starter.kill()
-
-
-@pytest.fixture
 def experiment() -> str:
     """One of the test's own."""
     return f"exp-{secrets.token_hex(4)}"

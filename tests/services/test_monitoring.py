@@ -108,7 +108,7 @@ def prometheus(keeper: User, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         for key in KEYS:
             keeper.command("cancel", key)
-        daemon.until(lambda: "[]" in keeper.command("queue", "--json").stdout)
+        daemon.until(lambda: '"jobs": []' in keeper.command("queue", "--json").stdout)
         daemon.close()
         shipped.service.close()
 

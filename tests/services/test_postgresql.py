@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import ConfigError
 from orchestrator.ledger.journal import replay
 from orchestrator.ledger.meter import Meter
 from orchestrator.ledger.mlflow.uri import check_tracking
@@ -30,7 +31,6 @@ from tests.support.sink_harness import (
     cursor,
     ended,
     log_of,
-    new_run_dir,
     story,
     the_run,
     track,
@@ -65,18 +65,6 @@ def uri(postgres: Postgres) -> str:
     name = f"test_{secrets.token_hex(4)}"
     postgres.ask(f"CREATE DATABASE {name} TEMPLATE empty")
     return postgres.uri(name)
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return new_run_dir(tmp_path)
-
-
-@pytest.fixture
-def sinks() -> Iterator[Sinks]:
-    starter = Sinks()
-    yield starter
-    starter.kill()
 
 
 @pytest.fixture
@@ -179,6 +167,59 @@ def test_a_server_that_is_down_is_named_and_its_password_is_not(
         assert reason in " ".join(said.split())
         assert postgres.password not in said
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("who", "database", "told"),
+    [
+        ("ada:of-somebody-else", "empty", "does not let user 'ada' in"),
+        ("ada", "empty", "does not let user 'ada' in"),
+        ("nobody:of-somebody-else", "empty", "does not let user 'nobody' in"),
+        (f"ada:{Postgres.password}", "nowhere", "has no such database"),
+    ],
+)
+def test_whom_the_server_does_not_let_in_is_bad_input(
+    who: str, database: str, told: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PGPASSWORD", "PGPASSFILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError) as raised:
+        check_tracking(f"postgresql://{who}@127.0.0.1:{postgres.port}/{database}", START_S)
+    assert told in str(raised.value)
+    assert not any(secret in str(raised.value) for secret in ("of-somebody-else", postgres.password))
+
+
+def test_a_wrong_password_is_refused_before_anything_starts(postgres: Postgres, user: User) -> None:
+    at = f"tracking.uri=postgresql://ada:of-somebody-else@127.0.0.1:{postgres.port}/empty"
+    run = user.start("refused", *SHORT, at, tracked=True).ended()
+    compared = user.command("compare", at)
+    assert run.code == compared.returncode == 2, run.text + compared.stderr
+    assert not run.folder.exists()
+    for said in (run.text, compared.stderr):
+        line = " ".join(said.split())
+        assert f"tracking.uri: the database at 127.0.0.1:{postgres.port} does not let user 'ada' in" in line
+        assert "write there the user and the password that it takes" in line
+        assert "of-somebody-else" not in said
+        assert "Traceback" not in said
+
+
+def test_a_password_that_is_wrong_for_a_while_costs_no_run_its_record(
+    run_dir: Path, sinks: Sinks, uri: str, postgres: Postgres
+) -> None:
+    postgres.ask("CREATE ROLE bob LOGIN SUPERUSER PASSWORD 'of-before'")
+    track(run_dir, uri.replace(f"{postgres.user}:{postgres.password}", "bob:of-now"))
+    writer = Writer(run_dir)
+    writer.write(list(story(STEPS)))
+    sink = sinks(run_dir)
+    until(lambda: "does not let user 'bob' in" in log_of(run_dir), IMPORT_S)
+    postgres.ask("ALTER ROLE bob PASSWORD 'of-now'")
+    until(lambda: cursor(run_dir) > 0, IMPORT_S)
+    writer.write(END)
+    said = ended(sink)
+    assert "does not let user 'bob' in" in said, "at once, since no waiting mends it"
+    assert "written again after" in said
+    assert "of-now" not in said + log_of(run_dir)
+    assert_faithful(uri, run_dir, STEPS)
 
 
 @pytest.fixture(scope="module")

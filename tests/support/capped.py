@@ -111,6 +111,9 @@ class SlowSaves:
             self._advance()
         return events
 
+    def replace_lost(self, attempt: int) -> list[str]:
+        return []
+
     def stop(self, grace_s: float) -> None:
         self.calls.append(f"stop {grace_s:g}")
         self._stop, self._kill_at_s = True, self.clock.now_s() + grace_s

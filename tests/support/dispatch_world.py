@@ -79,6 +79,9 @@ class FakeRun:
     finished: bool = False
     starts: int = 0
     code: int | None = None  # with which its next driver ends at once
+    dies: int = 0  # so many of its next drivers end before they have begun
+    died: int = 0  # the epoch of the last of them
+    refused: str | None = None  # why no driver of it can be started
     gpu_s: float = 0.0
 
 
@@ -131,15 +134,19 @@ class FakeCluster:
         tally = Tally(run.step, run.saved, run.saved > 0, run.steps, 10.0, run.gpu_s, run.gpu_s / 1800.0)
         seen = RunSeen(tally, run.finished, nodes_left=run.left is not None)
         pid = None if run.alive is None else 100 + run.alive
-        return Presence(run.alive, pid, run.ended, seen, run.asked, bool(run.on_the_way))
+        died = run.died == entry.job.epoch and not run.on_the_way and run.alive is None
+        return Presence(run.alive, pid, run.ended, seen, run.asked, bool(run.on_the_way), died=died)
 
-    def start(self, entry: Entry, node_ids: tuple[str, ...]) -> None:
+    def start(self, entry: Entry, node_ids: tuple[str, ...]) -> str | None:
         self.dice.maybe()
         run, placement = self.runs[entry.key], entry.job.placement
         assert placement is not None
+        if run.refused is not None:
+            return run.refused
         run.on_the_way.append((entry.job.epoch, self.dice.random.randrange(3)))
         self.where[f"{entry.key} {entry.job.epoch}"] = tuple(zip(node_ids, placement.gpus, strict=True))
         self.dice.maybe()
+        return None
 
     def ask_to_stop(self, entry: Entry) -> None:
         self.dice.maybe()
@@ -176,6 +183,9 @@ class FakeCluster:
         for epoch, ticks in waiting:
             if ticks:
                 run.on_the_way.append((epoch, ticks - 1))
+                continue
+            if run.dies:
+                run.dies, run.died = run.dies - 1, epoch
                 continue
             # What a driver does before it runs anything: it takes the job's lock, and asks the books.
             entry = self.looks.entry(run.name)

@@ -88,6 +88,7 @@ class FakeGroup:
     calls: list[str] = field(default_factory=list)
     saved: int = 0
     lost_at_start: int = 0
+    comes: list[list[str]] = field(default_factory=list)  # nodes that take the place of lost ones, each time
     bad_batches: frozenset[int] = frozenset()
     checkpoints: list[int] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
@@ -110,6 +111,9 @@ class FakeGroup:
         if self.refuse:
             raise self.refuse
         return ResourcesGranted(["node-a"], 2)
+
+    def replace_lost(self, attempt: int) -> list[str]:
+        return self.comes.pop(0) if self.comes else []
 
     def start(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from orchestrator.fleet.jobs import Job, JobSpec, JobState, Placement, PoolPlan
-from orchestrator.fleet.pools import NodeState, Pool, Reservation
+from orchestrator.fleet.pools import CapacityChange, NodeState, Pool, Reservation
 from orchestrator.fleet.teams import Team
 from orchestrator.fleet.world import World
 
@@ -80,7 +80,22 @@ def worlds(draw: st.DrawFn) -> World:
     reservations = ()
     if rng.random() < 0.2:
         reservations = (Reservation(pools[0].name, 1, NOW - 1, NOW + 1e4, team="nlp"),)
-    return World(NOW, tuple(jobs), pools, teams, reservations)
+    jobs = [_perhaps_parked(rng, job, pools) for job in jobs]
+    changes: tuple[CapacityChange, ...] = ()
+    if rng.random() < 0.3:
+        changes = (CapacityChange(pools[0].name, int(rng.integers(-pools[0].nodes, 3)), NOW + 7200.0),)
+    return World(NOW, tuple(jobs), pools, teams, reservations, changes)
+
+
+def _perhaps_parked(rng: np.random.Generator, job: Job, pools: tuple[Pool, ...]) -> Job:
+    """One that waits may have left its snapshot on whatever nodes, which others may have by now."""
+    plan, count = job.spec.plans[0], -(-job.spec.plans[0].gpus // 8)
+    pool = next(pool for pool in pools if pool.name == plan.pool)
+    if job.state is not JobState.QUEUED or pool.nodes < count or rng.random() < 0.6:
+        return job
+    nodes = tuple(int(node) for node in rng.permutation(pool.nodes)[:count])
+    gpus = (8,) * (plan.gpus // 8) + ((plan.gpus % 8,) if plan.gpus % 8 else ())
+    return replace(job, parked=Placement(plan.pool, nodes, gpus))
 
 
 def _job(rng: np.random.Generator, key: str, pools: tuple[Pool, ...], free: dict[str, np.ndarray]) -> Job:

@@ -33,6 +33,7 @@ class KubeApi:
     account: Path
     port: int = 0
     workloads: list[dict[str, Any]] = field(default_factory=list)
+    nodes: dict[str, dict[str, str]] = field(default_factory=dict)  # labels by name
     asked: list[Asked] = field(default_factory=list)
     refuses: int = 0
 
@@ -66,6 +67,10 @@ def kube_api(folder: Path, port: int = 0) -> Iterator[KubeApi]:
             api.asked.append(asked)
             said: dict[str, Any] = {"items": api.workloads}
             status = api.refuses or 200
+            if self.path.startswith("/api/v1/nodes/"):
+                name = self.path.rpartition("/")[2]
+                said = {"kind": "Node", "metadata": {"name": name, "labels": api.nodes.get(name)}}
+                status = api.refuses or (200 if name in api.nodes else 404)
             if api.refuses:
                 said = {"kind": "Status", "message": "workloads.kueue.x-k8s.io is forbidden"}
             text = json.dumps(said).encode()

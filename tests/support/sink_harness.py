@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -150,6 +151,25 @@ class Sinks:
             if sink.poll() is None:
                 sink.kill()
             sink.communicate()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Of a run whose driver has said nothing yet; a folder's ``conftest.py`` imports it, as it does ``sinks``."""
+    return new_run_dir(tmp_path)
+
+
+@pytest.fixture
+def sinks() -> Iterator[Sinks]:
+    starter = Sinks()
+    yield starter
+    starter.kill()
+
+
+def copy_of(database: Path, directory: Path) -> str:
+    """Its address."""
+    shutil.copy(database, directory / "mlflow.db")
+    return f"sqlite:///{directory}/mlflow.db"
 
 
 def forked_sinks(*words: str | Path) -> subprocess.CompletedProcess[str]:

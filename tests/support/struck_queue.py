@@ -25,6 +25,7 @@ from orchestrator.events import AttemptStarted, Record, RunEnded, SnapshotCommit
 from orchestrator.fleet.decisions import StopCause
 from orchestrator.fleet.jobs import ENDED, JobState
 from orchestrator.ledger.journal import replay
+from orchestrator.processes import is_same
 from tests.support.processes import end, running, title
 
 # What others pay for a stop is small, so that jobs of the better class stop the others.
@@ -41,12 +42,14 @@ LOOK_S = 0.1
 
 @dataclass
 class StruckQueue:
-    """``folder`` is where jobs are submitted, ``environment`` of a user whose cluster is up."""
+    """``folder`` is where jobs are submitted, ``environment`` of a user whose cluster is up, ``fleet`` a
+    template of who shares what."""
 
     folder: Path
     environment: dict[str, str]
     seed: int
     nodes: int = 1
+    fleet: str = FLEET
     kills: list[str] = field(default_factory=list)
     # After so many kills, or once nothing else is to do: a job's key and words.
     later: list[tuple[int, str, Sequence[str]]] = field(default_factory=list)
@@ -55,7 +58,7 @@ class StruckQueue:
     def __post_init__(self) -> None:
         self.runs = self.folder / "runs"
         self.runs.mkdir(exist_ok=True)
-        (self.runs / "fleet.yaml").write_text(FLEET.format(nodes=self.nodes))
+        (self.runs / "fleet.yaml").write_text(self.fleet.format(nodes=self.nodes))
         self.dice = random.Random(self.seed)
         self.store = Store(self.runs / "fleet")
         self._log = self.folder / "daemon.txt"
@@ -224,7 +227,7 @@ class StruckQueue:
                 if is_held(lock):
                     holder = Holder(**json.loads(lock.read()))
                     process = self._process(holder.pid)
-                    if process is not None and abs(process.create_time() - holder.created_unix_s) < 1.0:
+                    if process is not None and is_same(process.pid, holder.start):
                         found.append(process)
         return [process for process in found if process.pid != os.getpid()]
 

@@ -7,8 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.show.budget_command import command
-from orchestrator.cli.show.owning import days_of, paid_as, show_owned_runs
+from orchestrator.cli.show.owning import days_of, show_owned_runs
 from orchestrator.cli.show.tables import GAP, Column, fitting, left_out, table_of
+from orchestrator.plan.forecast.price import remark_on
 from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.sizing.limits import RunCandidate, ServedModel
 from orchestrator.planner.budget import LOSS_DIGITS, BudgetResult
@@ -19,24 +20,24 @@ MOST_ROWS, MOST_SOONER = 10, 3
 UNSPENT = 0.05  # of a budget; what is left over of less is not worth a word
 _COLUMNS: tuple[Column[RunCandidate], ...] = (
     Column("cluster", lambda o: o.config.cluster.name, 0, text=True),
-    Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 0),
-    Column("parameters", lambda o: count(o.parameters), 0),
-    Column("tokens", lambda o: count(o.tokens), 1),
+    Column("nodes", lambda o: f"{o.candidate.layout.nodes:,}", 2),
+    Column("parameters", lambda o: count(o.parameters), 1),
+    Column("tokens", lambda o: count(o.tokens), 3),
     Column("loss", lambda o: f"{o.loss:.{LOSS_DIGITS}f}", 0),
     Column("days", lambda o: days_of(o), 0),
-    Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 4),
+    Column("GPU-hours", lambda o: f"{o.prediction.gpu_hours:,.0f}", 6),
     Column("USD", lambda o: usd(o.prediction.costs[0].usd), 0),
-    Column("from", lambda o: usd(o.prediction.costs[0].low_usd), 3),
-    Column("to", lambda o: usd(o.prediction.costs[0].high_usd), 3),
-    Column("paid", lambda o: paid_as(o), 0, text=True),
-    Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 6),
-    Column("layout", lambda o: in_words(o.candidate), 7, text=True),
+    Column("from", lambda o: usd(o.prediction.costs[0].low_usd), 5),
+    Column("to", lambda o: usd(o.prediction.costs[0].high_usd), 5),
+    Column("paid", lambda o: o.prediction.costs[0].paid, 0, text=True),
+    Column("MFU", lambda o: f"{o.prediction.mfu:.0%}", 7),
+    Column("layout", lambda o: in_words(o.candidate), 8, text=True),
 )
 
 
 _SERVED: tuple[Column[RunCandidate], ...] = (
     Column("serving", lambda o: usd(None if o.served is None else o.served.cost_usd), 0),
-    Column("in all", lambda o: usd(o.total_usd), 1),
+    Column("in all", lambda o: usd(o.total_usd), 4),
 )
 
 
@@ -120,10 +121,14 @@ def _rows(found: BudgetResult) -> list[tuple[str, str]]:
         ),
         (
             "cost",
-            f"{usd(cost.usd)} {paid_as(best)} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
+            f"{usd(cost.usd)} {cost.paid} ({usd(cost.low_usd)} to {usd(cost.high_usd)}), "
             f"${cost.usd_per_gpu_hour:.3f} per {best.config.gpu.unit}-hour; {cost.source}",
         ),
     ]
+    if not run.alike and run.likeness:
+        rows.append(("range", f"{run.likeness}: the speed is less sure than of others"))
+    if (remark := remark_on(best.config.cluster.price)) is not None:
+        rows.append(("remark", remark))
     if found.script.resume:
         rows.append(("resume", found.script.resume))
     rows += [] if best.served is None else _served_rows(best, best.served)

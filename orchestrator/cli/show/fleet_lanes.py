@@ -85,8 +85,8 @@ def lanes(
     """One pool: its nodes, below them who has none yet, above them what is reserved."""
     here = [one for one in stretches if one.pool == pool.pool and window.meets(one.from_at, one.until_at)]
     kept = [one for one in reservations if one.pool == pool.pool and one.from_unix_s < window.until_at]
-    drawn = pool.nodes <= MOST_NODES
-    height = next((height for most, height in _HEIGHTS if pool.nodes <= most), _STRIP)
+    drawn = pool.most_nodes <= MOST_NODES
+    height = next((height for most, height in _HEIGHTS if pool.most_nodes <= most), _STRIP)
     waiting = _strips([one for one in here if not one.nodes or not drawn])
     names, parts, top = [], [], 0.0
     for one in kept[:_MOST_STRIPS]:
@@ -95,7 +95,7 @@ def lanes(
         top += _STRIP
     first = top
     if drawn:
-        for number in range(pool.nodes):
+        for number in range(pool.most_nodes):
             names.append(_name(hosts.get((pool.pool, number), f"node {number}"), height))
             parts.append(_box("lane", 0.0, 100.0, top, height - _GAP))
             top += height
@@ -172,16 +172,16 @@ def _bars(
 ) -> list[str]:
     """A gang on whole nodes side by side is one bar; of a node in part each job has its share of the lane."""
     room = height - _GAP
-    free_from = [[-math.inf] * pool.gpus_per_node for _ in range(pool.nodes)]
+    free_from = [[-math.inf] * pool.gpus_per_node for _ in range(pool.most_nodes)]
     found = []
     for one in sorted(stretches, key=lambda one: (one.from_at, one.job)):
         whole = all(gpus >= pool.gpus_per_node for gpus in one.gpus)
-        for run in _side_by_side([node for node in one.nodes if node < pool.nodes]) if whole else ():
+        for run in _side_by_side([node for node in one.nodes if node < pool.most_nodes]) if whole else ():
             for node in run:
                 free_from[node] = [one.until_at] * pool.gpus_per_node
             found.append(_bar(one, first + run[0] * height, len(run) * height - _GAP, series, window))
         for node, gpus in zip(one.nodes, one.gpus, strict=True) if not whole else ():
-            if node < pool.nodes:
+            if node < pool.most_nodes:
                 rows = _rows(free_from[node], gpus, one.from_at)
                 for row in rows:
                     free_from[node][row] = one.until_at

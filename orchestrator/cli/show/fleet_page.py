@@ -10,7 +10,7 @@ from orchestrator.cli.show.fleet_lanes import Window, lanes, window_of
 from orchestrator.cli.show.fleet_use import use_over_time
 from orchestrator.cli.show.page import Cell, charts, legend, page, sorted_table, swatch, tiles
 from orchestrator.cli.show.queue_sentences import cause, named
-from orchestrator.cli.show.queue_table import UNLED, is_late, pool_line, span, step_of, where
+from orchestrator.cli.show.queue_table import UNLED, change_words, is_late, pool_line, span, step_of, where
 from orchestrator.cli.show.svg_chart import OTHERS, SERIES, bars, safe
 from orchestrator.dispatch.fleet_seen import FleetSeen
 from orchestrator.dispatch.queue_view import QueuedJob, When
@@ -73,7 +73,8 @@ def _figures(seen: FleetSeen) -> list[tuple[str, str]]:
     missing = sum(len(pool.down) for pool in pools)
     starts = [job.starts.at_unix_s for job in waiting if job.starts and job.starts.at_unix_s is not None]
     spent = {row.team: row.month_usd for row in seen.quotas}
-    to_come = sum(job.to_come_usd or 0.0 for job in jobs)
+    to_come = [job.to_come_usd for job in jobs if job.to_come_usd is not None]
+    unknown = sum(job.to_come_usd is None and job.ends is not None for job in jobs)
     figures = [
         ("GPUs in use", f"{sum(pool.used for pool in pools):,} of {sum(pool.gpus for pool in pools):,}"),
         ("jobs have nodes", f"{len(jobs) - len(waiting):,}"),
@@ -81,7 +82,10 @@ def _figures(seen: FleetSeen) -> list[tuple[str, str]]:
         ("GPUs are waited for", f"{sum(job.gpus for job in waiting):,}"),
         ("the next starts", told(min(starts), seen.now) if starts else UNKNOWN),
         ("spent this month", usd(sum(spent.values()))),
-        ("to come", usd(to_come)),
+        (
+            "to come" + (f", and of {plural(unknown, 'job')} nobody knows" if unknown else ""),
+            usd(sum(to_come)),
+        ),
     ]
     figures += [("misses its deadline" if late == 1 else "miss their deadline", f"{late:,}")] if late else []
     gone = "node is not there" if missing == 1 else "nodes are not there"
@@ -106,7 +110,7 @@ def _pool(seen: FleetSeen, place: int, series: dict[str, int], window: Window) -
     pool = seen.queue.pools[place]
     drawn = lanes(pool, seen.stretches, seen.closed, seen.reservations, seen.hosts, series, window)
     note = f"{pool_line(pool, seen.now)}; {usd(pool.usd_per_gpu_hour)} a GPU-hour"
-    if pool.nodes > MOST_NODES:
+    if pool.most_nodes > MOST_NODES:
         note += f"; nodes are drawn of pools with up to {MOST_NODES}"
     return f'<section class="pool"><h2>{safe(pool.pool)}</h2><p>{safe(note)}</p>{drawn}</section>'
 
@@ -218,6 +222,7 @@ def _changes(seen: FleetSeen) -> str:
             rows.append((pool.opens_unix_s, None, pool.pool, "opens"))
         if pool.closes_unix_s is not None:
             rows.append((pool.closes_unix_s, None, pool.pool, "closes"))
+        rows += [(one.at_unix_s, None, pool.pool, change_words(one)) for one in pool.changes]
         for what, numbers in (("not there", pool.down), ("drained: nothing more starts", pool.drained)):
             names = [seen.hosts.get((pool.pool, number), f"node {number}") for number in numbers]
             told_of = names if len(names) <= _MOST_NAMED else [f"nodes {ranges(numbers)}"]

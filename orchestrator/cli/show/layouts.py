@@ -24,7 +24,7 @@ def show_choice(search: Search, overrides: Sequence[str], kept: Sequence[str], c
         Text.assemble(
             ("layout=auto  ", "bold"),
             (in_words(search.best), "bold cyan"),
-            f": the cheapest of {search.considered:,} layouts, of which {search.fitting:,} fit",
+            f": the best of {search.considered:,} layouts, of which {search.fitting:,} fit",
             f"; given: {' '.join(kept)}" if kept else "",
         )
     )
@@ -43,9 +43,9 @@ def _divided(search: Search) -> str:
     assert search.divided is not None
     there, here = search.divided.step_time_s, search.best.step_time_s
     return (
-        f"this script: {seconds_in_words(here)} a step; with {search.divided.layout.degrees}:"
+        f"this script: {seconds_in_words(here)} a step; with {in_words(search.divided)}:"
         f" {seconds_in_words(there)}, for which it takes a script of tensor and pipeline parallelism"
-        " (job.framework=megatron job.supports=[tp,pp,vp])"
+        f" ({' '.join(search.divided_by)} plans with one)"
     )
 
 
@@ -110,6 +110,7 @@ class SearchJson(TypedDict):
     # the best of a script with tensor and pipeline parallelism; null where this one has it, or it would not
     # be faster by a tenth
     divided: CandidateJson | None
+    divided_overrides: list[str]  # with which `layout=auto` finds that; empty without it
 
 
 class Searched(TypedDict):
@@ -128,6 +129,7 @@ def search_json(search: Search, overrides: Sequence[str], kept: Sequence[str]) -
         "best": _candidate_json(search.best),
         "runners_up": [{**_candidate_json(other.candidate), "why": other.why} for other in search.runners_up],
         "divided": _candidate_json(search.divided) if search.divided is not None else None,
+        "divided_overrides": list(search.divided_by),
     }
 
 

@@ -11,14 +11,13 @@ from rich.text import Text
 
 from orchestrator.cli.show.tables import GAP, Column, fitting, left_out, table_of
 from orchestrator.plan.forecast.owning import BreakEven, Ownership
-from orchestrator.plan.forecast.price import is_offered
+from orchestrator.plan.forecast.price import WITHOUT
 from orchestrator.plan.sizing.limits import RunCandidate
 from orchestrator.planner.budget import LOSS_DIGITS
 from orchestrator.planner.owning import AgainstRent, OwnAnswer, OwnedCluster, OwnedRun
 from orchestrator.text import UNKNOWN, count, figure, months_in_words, usd
 
-PAID = {"list": "on demand"}  # the other kinds are words already
-WITHOUT = "Without interest on the capital, network, storage and the building itself."
+SAID_WITHOUT = f"Without {WITHOUT}."
 NOBODY = "nobody rents it"
 
 
@@ -109,14 +108,6 @@ def rents_json(against: Sequence[AgainstRent]) -> list[RentJson]:
     ]
 
 
-def paid_as(option: RunCandidate) -> str:
-    """``on demand``, ``spot``, ``owned``; ``assumption`` of a price on demand that nobody asks."""
-    kind, price = option.prediction.costs[0].kind, option.config.cluster.price
-    if price.kind.value == kind and not is_offered(price) and kind != "owned":
-        return price.quality.value
-    return PAID.get(kind, kind)
-
-
 def days_of(option: RunCandidate) -> str:
     return f"{option.days:,.1f}" if option.days >= 0.995 else figure(option.days, 2)
 
@@ -148,8 +139,8 @@ def show_owned_runs(runs: Sequence[OwnedRun], console: Console) -> str:
     dropped = left_out(_RUNS, shown)
     return (
         f"Owned: {owned.occupancy:.0%} of the hours in use, PUE {owned.pue:g}, staff "
-        f"{usd(owned.staff_usd_per_year)} a GPU and year on {runs[0].run.config.cluster.name}. {WITHOUT} Each"
-        f" figure is a key of cluster.price; plan own=true has more. {dropped}".rstrip()
+        f"{usd(owned.staff_usd_per_year)} a GPU and year on {runs[0].run.config.cluster.name}. {SAID_WITHOUT}"
+        f" Each figure is a key of cluster.price; plan own=true has more. {dropped}".rstrip()
     )
 
 
@@ -166,7 +157,7 @@ def show_owning(found: OwnAnswer, console: Console) -> None:
     """Each cluster that can be owned, and what its accelerators cost beside renting them."""
     for one in found.owned:
         _show_cluster(one, console)
-    console.print(Text(WITHOUT, style="dim"))
+    console.print(Text(f"{SAID_WITHOUT} Rents have them in: owning is dearer by that.", style="dim"))
     for name, why in found.left_out.items():
         console.print(Text(f"Left out, as {why}: {name}", style="dim"))
 

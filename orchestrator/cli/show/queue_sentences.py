@@ -10,7 +10,7 @@ from orchestrator.dispatch.queue_view import Outlook, PoolPlanned, QueuedJob, Wh
 from orchestrator.dispatch.reserving import NodesReserved
 from orchestrator.dispatch.times import told
 from orchestrator.fleet.jobs import ENDED, JobState
-from orchestrator.text import UNKNOWN, clean, duration, hours_in_words, plural, usd
+from orchestrator.text import UNKNOWN, clean, duration, hours_in_words, plural, typed, usd
 
 
 def why_sentences(job: QueuedJob, now: float) -> Iterator[str]:
@@ -27,22 +27,39 @@ def why_sentences(job: QueuedJob, now: float) -> Iterator[str]:
         on = f" on {where(job)}" if job.hosts else ""
         since = f" since {told(job.started_unix_s, now)}" if job.started_unix_s is not None else ""
         yield f"{key} is {job.state} with {gpus}{on}{since}."
-        if job.state == JobState.STOPPING and job.stops_for:
-            yield f"It saves and leaves for {named(job.stops_for)}."
+        if job.state == JobState.STOPPING and (job.stops_for or job.because):
+            yield f"It saves and leaves for {named(job.stops_for) or clean(job.because)}."
     else:
         waited = duration(max(now - job.submitted_unix_s, 0.0))
         yield f"{key} waits for {gpus}, submitted {waited} ago: {cause(job.why, job.because, now)}."
     if job.worth is not None and job.why is not None and job.worth > 0:
         per_hour = usd(job.usd_per_hour)
         yield f"It is worth {usd(job.worth)} of delay avoided by a GPU-hour, at {per_hour} an hour."
+        worth = list(zip(job.why.behind, job.why.behind_usd_per_gpu_hour, strict=False))
+        if ahead := [f"{clean(key)} {usd(each)}" for key, each in worth if each > 0]:
+            yield f"To be beaten are, by a GPU-hour: {', '.join(ahead)}."
     if job.starts is not None:
         yield f"It starts {span(job.starts, now)}."
     if job.ends is not None:
-        yield f"It ends {span(job.ends, now)}, for {usd(job.to_come_usd)} more."
+        cost = "what it costs nobody knows" if job.to_come_usd is None else f"for {usd(job.to_come_usd)} more"
+        yield f"It ends {span(job.ends, now)}, {cost}."
+    if job.nodes_leave_unix_s is not None:
+        yield f"Nodes of it leave {told(job.nodes_leave_unix_s, now)}: it is asked to save and leave then."
     if job.deadline_unix_s is not None:
         yield f"{_deadline(job, job.deadline_unix_s, now)}."
-    if job.why is not None and job.why.cause in ("ahead", "price", "quota"):
-        yield f"A class that is worth more ('move {key} class=NAME') would change that."
+    if job.why is not None and job.why.cause in ("ahead", "price", "pinned", "fragmented"):
+        yield from _raised(key, job.why)
+
+
+def _raised(key: str, why: WhyWaiting) -> Iterator[str]:
+    """What would have it start now."""
+    price, job_class = why.starts_at_usd_per_hour, why.starts_in_class
+    if job_class is not None:
+        yield f"In class {clean(job_class)} it would start now ('move {key} class={clean(job_class)}')."
+    if price is not None:
+        yield f"From {usd(price)} an hour on it would start now ('move {key} usd_per_hour={typed(price)}')."
+    if price is None and job_class is None:
+        yield "No class and no price would start it now."
 
 
 def _deadline(job: QueuedJob, due: float, now: float) -> str:
@@ -75,14 +92,19 @@ def cause(why: WhyWaiting, because: str, now: float) -> str:
         case "quota":
             return "its team has borrowed as much as it may"
         case "reserved":
-            return f"the nodes are reserved{until}"
+            at = f" {told(why.until_unix_s, now)}" if why.until_unix_s is not None else ""
+            return f"it cannot be stopped, and would still run when its nodes are reserved or leave{at}"
         case "budget":
-            return "its team has spent its budget of this month"
+            return f"its team has spent its budget of this month, or as good as{until}"
+        case "claimed":
+            it = "runs and is" if len(why.behind) == 1 else "run and are"
+            return f"what is left of its team's month is for {behind}, which {it} worth more{short}"
         case "depends":
             return f"it comes after {behind}"
         case "depends_lost":
             it = "which has" if len(why.behind) == 1 else "which have"
-            return f"it comes after {behind}, {it} ended and not finished; cancel it, or submit that anew"
+            remedy = "cancel it, or have that go on with 'submit --again'"
+            return f"it comes after {behind}, {it} ended and not finished; {remedy}"
         case "too_large":
             opens = f"; one is from {told(why.until_unix_s, now)} on" if why.until_unix_s is not None else ""
             return f"no pool that it may run in is open and large enough{opens}"
@@ -98,6 +120,11 @@ def named(keys: Sequence[str]) -> str:
 
 def submitted_line(done: Submission, is_led: bool, now: float) -> str:
     """What has become of a submission."""
+    if not done.is_new and done.state == JobState.FINISHED:
+        return (
+            f"{clean(done.key)} has finished already, submitted {told(done.submitted_unix_s, now)}; with"
+            " another key= it runs once more"
+        )
     if not done.is_new:
         return (
             f"{clean(done.key)} is in the queue already: {done.state}, submitted"

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.cli.show.tables import Column, fitting, left_out, table_of
-from orchestrator.dispatch.pools_now import PoolNow
+from orchestrator.dispatch.pools_now import NodesChange, PoolNow
 from orchestrator.dispatch.queue_answers import QueueNow
 from orchestrator.dispatch.queue_view import QueuedJob, When
-from orchestrator.dispatch.quotas import QuotaRow
+from orchestrator.dispatch.quotas import NEAR, QuotaRow, TeamMonth
 from orchestrator.dispatch.times import told, told_range
 from orchestrator.text import UNKNOWN, clean, ending, plural, ranges, usd
 
@@ -21,6 +21,7 @@ _LONGEST_NAME, _SHORTEST_NAME = 36, 14
 # Below it one column says when a job starts, or ends where it runs.
 _NARROW = 76
 _MOST_HOSTS = 3
+_MOST_CHANGES = 3  # of a pool, in a line
 UNLED = "no daemon leads the queue, so nothing starts: 'orchestrator up' starts one"
 
 
@@ -40,8 +41,26 @@ def print_queue(seen: QueueNow, now: float, console: Console) -> None:
     for job in seen.ended:
         line = f"{clean(job.key)} {job.state.replace('_', ' ')} {told(job.ended_unix_s or now, now)}"
         say(console, line + (f": {clean(job.because)}" if job.because else ""), "dim")
+    for line in month_lines(seen.months, now):
+        say(console, line, "yellow")
     if not seen.is_led:
         say(console, UNLED, "yellow")
+
+
+def month_lines(months: Sequence[TeamMonth], now: float) -> Iterator[str]:
+    """Of the teams that have spent most of their budgets, or all."""
+    for one in months:
+        team, until = clean(one.team), told(one.until_unix_s, now)
+        if one.is_near and not one.limit_usd:
+            yield f"{team} has no budget: nothing of it starts"
+        elif one.usd >= one.limit_usd:
+            yield f"{team} has spent its budget of this month: nothing of it starts before {until}"
+        elif one.is_near:
+            yield (
+                f"{team} has spent {usd(one.usd)} of its {usd(one.limit_usd)} of this month"
+                f" ({one.usd / one.limit_usd:.0%}): before that is passed its jobs save and stop, until"
+                f" {until}"
+            )
 
 
 def say(console: Console, line: str, style: str = "") -> None:
@@ -61,6 +80,7 @@ def _columns(width: int, now: float) -> list[Column[QueuedJob]]:
         Column[QueuedJob]("state", lambda job: job.state, 0, text=True),
         Column[QueuedJob]("GPUs", lambda job: f"{job.gpus:,}", 1),
         *(narrow if width < _NARROW else wide),
+        Column[QueuedJob]("since", lambda job: told(_since(job), now), 9, text=True),
         Column[QueuedJob]("due", lambda job: _due(job, now), 3, text=True),
         Column[QueuedJob]("to come", lambda job: usd(job.to_come_usd), 4),
         Column[QueuedJob]("spent", lambda job: usd(job.spent_usd), 6),
@@ -69,6 +89,11 @@ def _columns(width: int, now: float) -> list[Column[QueuedJob]]:
         Column[QueuedJob]("team", lambda job: clean(job.team), 7, text=True),
         Column[QueuedJob]("class", lambda job: clean(job.job_class), 9, text=True),
     ]
+
+
+def _since(job: QueuedJob) -> float:
+    """When it began to run, or to wait."""
+    return job.submitted_unix_s if job.started_unix_s is None else job.started_unix_s
 
 
 def _style(job: QueuedJob) -> str:
@@ -94,6 +119,14 @@ def _when(job: QueuedJob, now: float) -> str:
     return f"ends {span(job.ends, now)}" if job.ends is not None else ""
 
 
+def change_words(change: NodesChange) -> str:
+    """`gets 4 nodes`, `loses 2 nodes (2–3), maintenance`."""
+    which = f" ({ranges(change.numbers)})" if change.numbers else ""
+    why = f", {clean(change.why)}" if change.why else ""
+    does = "loses" if change.nodes < 0 else "gets"
+    return f"{does} {plural(abs(change.nodes), 'node')}{which}{why}"
+
+
 def pool_line(pool: PoolNow, now: float) -> str:
     """What there is of a pool, and what of it is in use."""
     line = f"{clean(pool.pool)}: {pool.used:,} of {plural(pool.gpus, 'GPU')} in use on"
@@ -102,6 +135,10 @@ def pool_line(pool: PoolNow, now: float) -> str:
         line += f"; opens {told(pool.opens_unix_s, now)}"
     if pool.closes_unix_s is not None:
         line += f"; {'closed' if pool.closes_unix_s <= now else 'closes'} {told(pool.closes_unix_s, now)}"
+    for change in pool.changes[:_MOST_CHANGES]:
+        line += f"; {told(change.at_unix_s, now)} it {change_words(change)}"
+    if (more := len(pool.changes) - _MOST_CHANGES) > 0:
+        line += f"; and {plural(more, 'change')} more"
     line += f"; not there: {ranges(pool.down)}" if pool.down else ""
     return line + (f"; drained: {ranges(pool.drained)}" if pool.drained else "")
 
@@ -170,8 +207,19 @@ def _notes(
 ) -> Iterator[str]:
     if missing := left_out(columns, shown):
         yield missing
-    for team in dict.fromkeys(row.team for row in rows if _is_spent(row)):
-        yield f"{clean(team)} has spent its budget of this month: nothing of it starts before the next one."
+    for row in {row.team: row for row in rows}.values():
+        if row.month_limit_usd == 0.0:
+            yield f"{clean(row.team)} has no budget: nothing of it starts."
+        elif _is_spent(row):
+            yield (
+                f"{clean(row.team)} has spent its budget of this month: nothing of it starts before the next"
+                " one."
+            )
+        elif row.month_limit_usd is not None and row.month_usd >= NEAR * row.month_limit_usd:
+            yield (
+                f"{clean(row.team)} has spent {row.month_usd / row.month_limit_usd:.0%} of its budget of this"
+                " month: before that is passed its jobs save and stop."
+            )
 
 
 def _or_nothing(gpus: int) -> str:

@@ -43,7 +43,7 @@ def print_table(rows: Sequence[RunRow], console: Console) -> None:
     for column in columns_of(rows):
         texts, left = cells_of(column, rows), column.key in TEXT_COLUMNS
         if column.key == "name":
-            widest = min(max(map(cell_len, texts)), max(MIN_NAME_WIDTH, console.width // 4))
+            widest = min(max(map(cell_len, texts)), max(MIN_NAME_WIDTH, console.width // 3))
             texts = [ending(name, widest) for name in texts]
         style = _style_of(column.key, column.best is not None, rows, texts)
         first = left or column.key.startswith("settings.")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.show.owning import PAID, WITHOUT
+from orchestrator.cli.show.owning import SAID_WITHOUT
 from orchestrator.cli.show.tables import GAP, Column, fitting, left_out, table_of
 from orchestrator.config.schema import ModelConfig
 from orchestrator.plan.perf.transformer import parameters
@@ -98,7 +98,7 @@ _COLUMNS: tuple[Column[ServingOption], ...] = (
     Column("USD a day", lambda o: usd(o.result.usd_per_day), 0),
     Column("per M tokens", lambda o: usd(o.result.usd_per_million_tokens), 1),
     Column("per M out", lambda o: usd(o.result.usd_per_million_tokens_out), 6),
-    Column("paid", lambda o: PAID.get(o.price_kind.value, o.price_kind.value), 0, text=True),
+    Column("paid", lambda o: o.paid, 0, text=True),
 )
 _CAPITAL: Column[ServingOption] = Column("capital", lambda o: usd(o.capital_usd), 0)
 
@@ -122,8 +122,9 @@ def show_serving(found: ServingAnswer, console: Console) -> None:
         notes.append(f"{len(others) - MOST_ROWS} more clusters are in --json.")
     if found.owned:
         console.print(Text("\nOwned: to be bought first", style="bold"))
-        notes.append(_show_table(found.owned, (*_COLUMNS[:-1], _CAPITAL), console))
-        notes.append(f"Owned machines serve day and night. {WITHOUT}")
+        hidden = _show_table(found.owned, (*_COLUMNS[:-1], _CAPITAL), console)
+        notes.append(f"Of owned ones {hidden[0].lower()}{hidden[1:]}" if hidden else "")
+        notes.append(f"Owned machines serve day and night. {SAID_WITHOUT}")
     notes += _notes(found)
     for note in filter(None, notes):
         console.print(Text(note, style="dim"))
@@ -132,9 +133,9 @@ def show_serving(found: ServingAnswer, console: Console) -> None:
 def serving_rows(option: ServingOption, load: Load, software: Software) -> list[tuple[str, str]]:
     """Label and text of one cluster's serving."""
     result, replica, config = option.result, option.result.replica, option.config
+    parallel = f"expert parallel {replica.ep}" if replica.ep > 1 else f"tensor parallel {replica.tp}"
     stages = f", {replica.pp} pipeline stages" if replica.pp > 1 else ""
     capital = "" if option.capital_usd is None else f", on machines for {usd(option.capital_usd)}"
-    paid = PAID.get(option.price_kind.value, option.price_kind.value)
     return [
         (
             "cluster",
@@ -142,8 +143,8 @@ def serving_rows(option: ServingOption, load: Load, software: Software) -> list[
         ),
         (
             "replicas",
-            f"{plural(result.replicas, 'replica')} of {plural(replica.gpus, 'GPU')} (tensor parallel"
-            f" {replica.tp}{stages}), {result.busy_share:.0%} busy over the day",
+            f"{plural(result.replicas, 'replica')} of {plural(replica.gpus, 'GPU')} ({parallel}{stages}),"
+            f" {result.busy_share:.0%} busy over the day",
         ),
         (
             "memory",
@@ -164,8 +165,8 @@ def serving_rows(option: ServingOption, load: Load, software: Software) -> list[
         ("bound by", replica.bound_by),
         (
             "cost",
-            f"{usd(result.usd_per_day)} a day {paid}, {usd(result.usd_per_million_tokens)} per million tokens"
-            f" ({usd(result.usd_per_million_tokens_out)} of answers alone); "
+            f"{usd(result.usd_per_day)} a day {option.paid}, {usd(result.usd_per_million_tokens)} per million"
+            f" tokens ({usd(result.usd_per_million_tokens_out)} of answers alone); "
             f"${option.usd_per_gpu_hour:,.3f} per GPU-hour{capital}; {option.price_source}",
         ),
     ]

@@ -13,10 +13,12 @@ from rich.text import Text
 from orchestrator.cli.show import sweep_picture
 from orchestrator.cli.show.tables import Column, fitting, table_of
 from orchestrator.errors import ConfigError
+from orchestrator.plan.forecast.price import WITHOUT
 from orchestrator.plan.plan import Plan, plan_json
 from orchestrator.planner.sweep import (
     PlannedPoint,
     PlanRow,
+    bills_of,
     cheapest_first,
     hide_secrets,
     label,
@@ -28,7 +30,7 @@ from orchestrator.planner.sweep import (
 from orchestrator.text import UNKNOWN, count, hours, hours_name, percent, plural, usd
 
 NOT_PREDICTED = "not predicted"
-PARETO = "Pareto front: no other plan is cheaper without taking longer"
+PARETO = "Pareto front: no other plan{} is cheaper without taking longer"
 
 
 class SweptPlan(TypedDict):
@@ -36,7 +38,7 @@ class SweptPlan(TypedDict):
 
     overrides: list[str]  # of this point; values of secrets are hidden
     plan: NotRequired[Annotated[dict[str, object], Plan]]  # left out where the point is refused
-    # no other plan is cheaper without taking longer; left out where the point is refused
+    # no other plan that is paid alike is cheaper without taking longer; left out where the point is refused
     pareto: NotRequired[bool]
     refused: NotRequired[str]  # the reason; left out where there is a plan
 
@@ -79,7 +81,7 @@ def refuse_if_none(points: Sequence[PlannedPoint]) -> None:
 
 def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column[PlanRow]]:
     names = short_names(keys)
-    bills = sorted({row.bill for row in rows if row.predicted})
+    bills = bills_of(rows)
     columns: list[Column[PlanRow]] = [Column("", lambda row: "*" if row.pareto else "", 0, text=True)]
     columns += [
         Column(names[key], lambda row, key=key: row.overrides.get(key, UNKNOWN), 0, text=True)  # type: ignore[misc]
@@ -89,6 +91,7 @@ def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column[PlanRo
         Column("days", lambda row: NOT_PREDICTED if row.days is None else _amount(row.days), 0),
         Column(hours_name(rows[0].unit), lambda row: _amount(row.gpu_hours), 4),
         Column(f"USD, {bills[0]}" if len(bills) == 1 else "USD", lambda row: _usd(row, len(bills) > 1), 0),
+        *([Column("capital", lambda row: usd(row.capital_usd), 0)] if _bought(rows) else []),
         Column(f"tokens/s/{rows[0].unit.split()[-1]}", lambda row: count(row.tokens_per_s_per_gpu), 2),
         Column("MFU", lambda row: percent(row.mfu), 3),
         Column("memory", lambda row: percent(row.memory_share), 5),
@@ -101,6 +104,10 @@ def _columns(rows: Sequence[PlanRow], keys: Sequence[str]) -> list[Column[PlanRo
     ):
         columns.append(Column("layout", lambda row: row.layout, 8, text=True))
     return columns
+
+
+def _bought(rows: Sequence[PlanRow]) -> bool:
+    return any(row.capital_usd is not None for row in rows)
 
 
 def _amount(value: float | None) -> str:
@@ -117,7 +124,13 @@ def _show_rows(rows: Sequence[PlanRow], keys: Sequence[str], console: Console) -
     columns = _columns(rows, keys)
     shown = fitting(columns, rows, console.width)
     console.print(table_of(shown, rows, lambda row: "bold" if row.pareto else ""))
-    note = f"* {PARETO}" if any(row.pareto for row in rows) else ""
+    alike = " that is paid alike" if len(bills_of(rows)) > 1 else ""
+    note = f"* {PARETO.format(alike)}" if any(row.pareto for row in rows) else ""
+    if _bought(rows):
+        note += (
+            "; owned machines have to be bought first, for the capital: a run bears its share, without"
+            f" {WITHOUT}"
+        )
     if hidden := [column.title for column in columns if column not in shown]:
         note += ("; " if note else "") + f"not shown for lack of width: {', '.join(hidden)}"
     if note:

@@ -15,6 +15,7 @@ import psutil
 from orchestrator import papers
 from orchestrator.errors import ClusterError
 from orchestrator.files import atomic_write
+from orchestrator.processes import is_same
 from orchestrator.trust import why_not_ours
 
 TOKEN = "auth_token"
@@ -25,8 +26,9 @@ _STATE, _UID, _LISTENS = 3, 7, "0A"  # of /proc/net/tcp
 @dataclass(frozen=True)
 class WarmCluster:
     """``head_pid`` is the ``ray start`` that ``up`` ran, None for a cluster that it only joined;
-    ``head_created_unix_s`` tells it from a later process with the same number. ``heard_uids`` are the users
-    who listened at the address when it was joined, where that is this machine's."""
+    ``head_start`` tells it from a later process with the same number (see `processes`); of a record of an
+    earlier version ``head_created_unix_s`` does, until the clock steps. ``heard_uids`` are the users who
+    listened at the address when it was joined, where that is this machine's."""
 
     address: str
     dashboard_url: str | None
@@ -36,6 +38,7 @@ class WarmCluster:
     since_unix_s: float
     idle_timeout_s: float
     heard_uids: list[int] = field(default_factory=list)
+    head_start: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -55,11 +58,15 @@ class WarmCluster:
     def _head_of(self, right: Callable[[int], bool]) -> psutil.Process | None:
         try:
             process = psutil.Process(self.head_pid)
-            same = abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
-            same = same and right(process.uids().real)
+            same = self._is_head(process) and right(process.uids().real)
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+
+    def _is_head(self, process: psutil.Process) -> bool:
+        if self.head_start is not None:
+            return is_same(process.pid, self.head_start)
+        return abs(process.create_time() - (self.head_created_unix_s or 0.0)) < 1.0
 
     def is_running(self) -> bool:
         """Whether our head or what it started is there: a record may be older than the last start of the

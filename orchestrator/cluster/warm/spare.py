@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util import list_named_actors, placement_group_table
@@ -37,6 +36,7 @@ from orchestrator.agent.localize import identity
 from orchestrator.agent.messages import Encoded
 from orchestrator.cluster.session import NAMESPACE
 from orchestrator.installation import PACKAGE
+from orchestrator.processes import is_same
 
 SPARE = "orchestrator spare agent"
 # A spare one answers in milliseconds; what takes longer is no faster than an agent that is started.
@@ -46,7 +46,6 @@ _KEEPER_LOOK_S = 0.5
 _SILENT_S = 0.5
 # And of one that was heard of this often, as Ray may have given its placement group away all the same.
 _LOOK_S = 30.0
-_SAME_START_S = 1.0
 # The next one is started when the launch that took this one is over: both would want the processor.
 REFILL_S = 2.0
 _FAILED_S = 60.0
@@ -92,21 +91,16 @@ class Process:
 
     node_id: str
     pid: int
-    started_unix_s: float
+    start: str
 
     @classmethod
     def this(cls) -> Process:
         me = identity()
-        return cls(ray.get_runtime_context().get_node_id(), me["pid"], me["started_unix_s"])
+        return cls(ray.get_runtime_context().get_node_id(), me["pid"], me["start"])
 
     def is_alive(self) -> bool:
         """Asked on its own node."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_unix_s) < _SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return is_same(self.pid, self.start)
 
 
 class NodeAgentAhead(NodeAgent):

@@ -30,15 +30,17 @@ from orchestrator import papers
 from orchestrator.files import atomic_write
 from orchestrator.ledger.incidents import Incident
 from orchestrator.ledger.mlflow.database import make_ready
+from orchestrator.ledger.mlflow.database_server import check_database
 from orchestrator.ledger.mlflow.description import placed, without
+from orchestrator.ledger.mlflow.given_views import experiment_tags
 from orchestrator.ledger.mlflow.names import INCIDENTS, JOURNAL, KEY_TAG, LOGS
 from orchestrator.ledger.mlflow.points import Point, clean_key, clip
 from orchestrator.ledger.mlflow.script_artifacts import files_to_upload
 from orchestrator.ledger.mlflow.script_projection import MAX_PARAM_CHARACTERS
 from orchestrator.ledger.mlflow.sweep import PARENT_TAG, Sweep, parent_of, tell_parent
 from orchestrator.ledger.mlflow.tracking_file import Tracking
-from orchestrator.ledger.mlflow.uri import artifacts_beside, check_database, is_database
-from orchestrator.ledger.mlflow.views import NOTE, experiment_tags
+from orchestrator.ledger.mlflow.uri import artifacts_beside, is_database
+from orchestrator.ledger.mlflow.views import NOTE
 from orchestrator.rank.tracking import ARTIFACTS as SCRIPT_ARTIFACTS
 from orchestrator.redact import redact, redact_text
 
@@ -283,8 +285,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 
 
 def _give_views(client: MlflowClient, experiment_id: str) -> None:
-    """Once in an experiment's life: what somebody has made of its views and its note stays. Who may write
-    runs but not change the experiment does without."""
+    """Once in an experiment's life for each version of them: what somebody has made of its views and its note
+    stays. Who may write runs but not change the experiment does without."""
     known = client.get_experiment(experiment_id).tags
     with _refusal_is_no_failure("the experiment's saved views"):
         for key, value in experiment_tags(known, int(time.time() * 1000)).items():

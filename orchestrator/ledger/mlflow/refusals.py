@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from mlflow.exceptions import MlflowException
 
-from orchestrator.errors import TrackingError
+from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ledger.mlflow.credentials import PASSWORD, TOKEN, USER
 from orchestrator.ledger.mlflow.server import reason_of, without_credentials
 
@@ -26,6 +26,8 @@ def in_words(uri: str, experiment: str) -> Iterator[None]:
     is away: MLflow's own words for that are the address, with its password, before the reason."""
     try:
         yield
+    except ConfigError as error:  # a database's server, asked before MLflow asks it
+        raise ServerRefuses(str(error)) from error
     except MlflowException as error:
         status = error.get_http_status_code()
         if status == _UNAUTHORIZED:

@@ -13,7 +13,7 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from orchestrator.errors import ConfigError
@@ -39,21 +39,29 @@ def check_server(uri: str, timeout_s: float, environment: Mapping[str, str] | No
     Each byte of an answer may take its time, so the time of all is what is waited for.
     """
     shown = credentials_for(uri, os.environ if environment is None else environment)
+    patience_s = QUESTIONS * timeout_s
+    try:
+        return answer_within(patience_s, lambda: _ask(uri, timeout_s, shown))
+    except TimeoutError:
+        return f"MLflow at {without_credentials(uri)} does not end its answer within {patience_s:g} s"
+
+
+def answer_within(timeout_s: float, ask: Callable[[], str | None]) -> str | None:
+    """What it answers, or the :class:`ConfigError` that it raises. Raises ``TimeoutError`` where it takes
+    longer, and leaves it to itself then."""
     answers: queue.SimpleQueue[str | ConfigError | None] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def put() -> None:
         try:
-            answers.put(_ask(uri, timeout_s, shown))
+            answers.put(ask())
         except ConfigError as error:
             answers.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=put, daemon=True).start()
     try:
-        answer = answers.get(timeout=QUESTIONS * timeout_s)
+        answer = answers.get(timeout=timeout_s)
     except queue.Empty:
-        return (
-            f"MLflow at {without_credentials(uri)} does not end its answer within {QUESTIONS * timeout_s:g} s"
-        )
+        raise TimeoutError from None
     if isinstance(answer, ConfigError):
         raise answer
     return answer

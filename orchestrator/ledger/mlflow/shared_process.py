@@ -59,8 +59,6 @@ _BACKLOG = 1024
 # A server answers several calls as fast as one; a file is written by one at a time.
 _CALLS_TO_SERVER, _CALLS_TO_FILE = 8, 1
 _TRIES, _TRY_S = 50, 0.02
-# Processes that we have started, so that somebody asks how they ended.
-_started: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -150,19 +148,18 @@ def _start(place: Place) -> bool:
             return False
         listener.listen(_BACKLOG)
         words = (listener.fileno(), place.most_calls, place.folder)
-        _started[:] = [process for process in _started if process.poll() is None]
-        _started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", MODULE, *map(str, words)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(listener.fileno(),),
-                start_new_session=True,
-                # A hundred threads that wait for most of their time need not have a heap each.
-                env={"MALLOC_ARENA_MAX": "2", **os.environ},
-            )
+        process = subprocess.Popen(
+            [sys.executable, "-m", MODULE, *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(listener.fileno(),),
+            start_new_session=True,
+            # A hundred threads that wait for most of their time need not have a heap each.
+            env={"MALLOC_ARENA_MAX": "2", **os.environ},
         )
+    # Somebody has to ask how it ended; it may well outlive us, which Python would warn of.
+    threading.Thread(target=process.wait, name="shared sink's end", daemon=True).start()
     return True
 
 

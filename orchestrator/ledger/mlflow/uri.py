@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sqlite3
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from orchestrator.errors import ConfigError
-from orchestrator.ledger.mlflow.server import check_server, reason_of
+from orchestrator.ledger.mlflow.database_server import (
+    PORTS,
+    REMEDY,
+    check_database,
+    refuse_missing_driver,
+)
+from orchestrator.ledger.mlflow.server import check_server
 from orchestrator.papers import short, why_no_path
 
-REMEDY = "use sqlite:////absolute/path/mlflow.db or the http address of an MLflow server"
-_DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# What pip calls the drivers that SQLAlchemy takes by default, where that is another name than the module's.
-_PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]"}
 # Whoever holds a SQLite file for longer than this is at work on it, which is for the sink to wait for.
 _SQLITE_BUSY_S = 0.5
 
@@ -31,9 +31,10 @@ def check_tracking(uri: str, timeout_s: float, environment: Mapping[str, str] | 
     """None when runs can be recorded at ``uri``, else one line with the reason and the remedy.
 
     An http address must be healthy and list an experiment (``/health`` answers even to whom the API
-    refuses); a SQLite file must be writable and whole, or not be there yet; any other database must accept
-    a TCP connection. Raises :class:`ConfigError` for what :func:`refuse_unusable` refuses, and where a server
-    does not take the credentials that ``environment`` has for it; None is this process's.
+    refuses); a SQLite file must be writable and whole, or not be there yet; any other database's server must
+    let us in. Raises :class:`ConfigError` for what :func:`refuse_unusable` refuses, where a server does not
+    take the credentials that ``environment`` has for it (None is this process's), and where a database's does
+    not take the user or has no such database.
     """
     refuse_unusable(uri)
     scheme = _scheme(uri)
@@ -41,7 +42,7 @@ def check_tracking(uri: str, timeout_s: float, environment: Mapping[str, str] | 
         return check_server(uri, timeout_s, environment)
     if scheme == "sqlite":
         return _check_sqlite(uri)
-    if scheme in _DATABASES:
+    if scheme in PORTS:
         return check_database(uri, timeout_s)
     return None
 
@@ -56,8 +57,8 @@ def refuse_unusable(uri: str) -> None:
     if scheme == "sqlite":
         if sqlite_path(uri) is None:
             raise ConfigError(f"tracking.uri {short(uri)} names no file; {REMEDY}")
-    elif scheme in _DATABASES:
-        _refuse_missing_driver(uri)
+    elif scheme in PORTS:
+        refuse_missing_driver(uri)
     elif scheme in ("", "file"):
         raise ConfigError(
             f"tracking.uri {short(uri)} is MLflow's file store, which is not supported; {REMEDY}"
@@ -81,7 +82,7 @@ def _refuse_unreadable(uri: str) -> None:
     if path is not None:
         why = why_no_path(str(path))
     if why is not None:
-        what = "a database's address" if uri.partition(":")[0].split("+")[0] in _DATABASES else "an address"
+        what = "a database's address" if uri.partition(":")[0].split("+")[0] in PORTS else "an address"
         raise ConfigError(
             f"tracking.uri {short(_without_password(uri))} is not {what}: {short(why)}; {REMEDY}"
         )
@@ -94,29 +95,6 @@ def _without_password(uri: str) -> str:
 
 def _scheme(uri: str) -> str:
     return urlsplit(uri).scheme.split("+")[0]
-
-
-def _refuse_missing_driver(uri: str) -> None:
-    """SQLAlchemy knows which module it would import; it is not imported for any other URI, since that takes a
-    while."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    kind = urlsplit(uri).scheme
-    try:
-        make_url(uri).get_dialect().import_dbapi()
-    except ModuleNotFoundError as error:
-        package = _PACKAGES.get(str(error.name), error.name)
-        raise ConfigError(
-            f"tracking.uri {kind}://…: the database's driver {error.name} is not installed; {sys.executable}"
-            f" -m pip install '{package}', or name another driver as {kind.split('+')[0]}+DRIVER://…"
-        ) from None
-    except ImportError as error:
-        raise ConfigError(
-            f"tracking.uri {kind}://…: the database's driver cannot be loaded: {error}"
-        ) from None
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise ConfigError(f"tracking.uri {kind}://… is not a database's address: {error}; {REMEDY}") from None
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -229,18 +207,6 @@ def sqlite_contents(path: Path) -> tuple[frozenset[str] | None, int]:
         return None, 0
 
 
-def check_database(uri: str, timeout_s: float) -> str | None:
-    """Whether a database's server accepts a connection, for MLflow asks one that does not for minutes."""
-    parts = urlsplit(uri)
-    default = _DATABASES[parts.scheme.split("+")[0]]
-    host, port = parts.hostname or "localhost", parts.port or default
-    try:
-        socket.create_connection((host, port), timeout_s).close()
-    except OSError as error:
-        return f"tracking database at {host}:{port} does not answer: {reason_of(error)}"
-    return None
-
-
 def is_database(uri: str) -> bool:
     """A database that is reached over the network."""
-    return _scheme(uri) in _DATABASES
+    return _scheme(uri) in PORTS

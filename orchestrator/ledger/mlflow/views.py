@@ -14,15 +14,12 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 SHARED_VIEW = "mlflow.sharedViewState."
 NOTE = "mlflow.note.content"
-# Which views an experiment was given, so that those that somebody has changed or deleted since stay so.
-VIEWS_TAG = "orchestrator.views"
-VIEWS_VERSION = "1"
 # The page draws so many runs at most, unless asked for more.
 _RUNS_IN_A_CHART = 100
 # The page of runs calls a chart what its metric is called, whatever we call it: its section has to say which
@@ -128,16 +125,6 @@ VIEWS = (
         ),
     ),
 )  # fmt: skip
-
-
-def experiment_tags(known: Mapping[str, str], now_ms: int) -> dict[str, str]:
-    """The tags that an experiment with those that are ``known`` lacks; none where it has been given them."""
-    if known.get(VIEWS_TAG) == VIEWS_VERSION:
-        return {}
-    tags = {SHARED_VIEW + view.key: saved(view, now_ms) for view in VIEWS}
-    if not known.get(NOTE):
-        tags[NOTE] = note()
-    return tags | {VIEWS_TAG: VIEWS_VERSION}
 
 
 def saved(view: View, now_ms: int) -> str:

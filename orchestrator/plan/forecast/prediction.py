@@ -38,7 +38,7 @@ BOUNDS = {
     "ep_s": "expert parallel communication", "pp_s": "communication between pipeline stages",
     "dp_s": "data parallel communication", "bubble_s": "the pipeline's bubble", "data_s": "reading data",
 }  # fmt: skip
-_COMMUNICATION = ("tp_s", "sp_s", "ep_s", "pp_s", "dp_s")
+COMMUNICATION = ("tp_s", "sp_s", "ep_s", "pp_s", "dp_s")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Cost:
     """US dollars of the run by one way of paying; `gpu_hours` differ where spot nodes are taken away."""
 
     kind: str  # how it is paid: `list`, `reserved`, `spot` or `owned`
+    # the same in words: `on demand`, `reserved` with its end where it has one, `spot`, `owned`; `assumed` or
+    # `estimated` where nobody rents at the price
+    paid: str
     usd_per_gpu_hour: float  # of one accelerator; where that changes, of the run's hours
     gpu_hours: float  # paid for: more where spot nodes are taken away
     usd: float  # expected
@@ -88,6 +91,7 @@ class Prediction:
     # where the constants were calibrated on runs of the cluster, or nothing is predicted
     step_time_low_s: float | None = None
     step_time_high_s: float | None = None  # the other end of the range; null as above
+    alike: bool = True  # whether published runs are like it in all that counts, or its range is by another
     likeness: str = ""  # which published runs the range comes from, in words; empty where there is none
     # what published runs of these accelerators reached at the most, as a share of the dense peak, where more
     # is predicted; null where it is not
@@ -124,7 +128,7 @@ def _network_of(config: Config, layout: Layout, step: StepTime) -> str:
     route = route_between_nodes(config, layout)
     inner = {"ep_s": layout.ep * layout.tp, "sp_s": layout.sp * layout.tp, "tp_s": layout.tp}
     part = next(iter(step.parts()))
-    if route is None or part not in _COMMUNICATION or inner.get(part, math.inf) <= layout.ranks_per_node:
+    if route is None or part not in COMMUNICATION or inner.get(part, math.inf) <= layout.ranks_per_node:
         return ""
     return f", over {route.transport_in_words}: {bytes_in_words(route.bytes_per_s)}/s a node"
 
@@ -174,6 +178,7 @@ def predict(
     like = None
     if calibration is None:
         like = likeness(kind, config.planner) if likeness_of is None else likeness_of(kind)
+        like = like.waiting(step.host_s / step.total_s)
     mfu = model_flops_utilisation(model, machine, layout.precision, layout.ranks, rate)
     best = None if calibration else best_mfu(config.planner, kind, model.hidden)
     costs = tuple(
@@ -205,10 +210,15 @@ def predict(
         step_time_error=None if calibration else config.planner.step_time_error,
         step_time_low_s=like.low * step.total_s if like else None,
         step_time_high_s=like.high * step.total_s if like else None,
+        alike=like is None or _is_alike(kind, like),
         likeness=_likeness(kind, like) if like else "",
         best_published_mfu=best if best is not None and mfu > best else None,
         basis=calibration.basis if calibration else f"planner's constants, fitted on {config.planner.fitted}",
     )
+
+
+def _is_alike(kind: Kind, like: Likeness) -> bool:
+    return like.alike and like.nearest is not None and not differences(kind, like.nearest)
 
 
 def _likeness(kind: Kind, like: Likeness) -> str:
@@ -216,7 +226,7 @@ def _likeness(kind: Kind, like: Likeness) -> str:
     if like.nearest is None:
         return "by the mean error of all published runs"
     apart = differences(kind, like.nearest)
-    if like.alike and not apart:
+    if _is_alike(kind, like):
         return f"as published runs like it were off ({like.nearest.table} and others)"
     unlike = ", ".join(apart) or "another scale"
     none = "few published runs like it" if like.alike else "no published run like it"
@@ -271,6 +281,7 @@ def _cost(
         capital_usd = owned.capex_usd * layout.nodes * config.cluster.gpus_per_node
     return Cost(
         kind=offer.kind.value,
+        paid=offer.paid,
         usd_per_gpu_hour=offer.mean_usd_per_gpu_hour(run.wall_hours),
         gpu_hours=run.gpu_hours,
         usd=usd.expected_usd,

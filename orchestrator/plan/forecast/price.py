@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from datetime import date, datetime
+from datetime import time as time_of_day
 
 from orchestrator.config.schema import ClusterConfig, GpuConfig, PriceConfig, PriceKind, PriceQuality
 from orchestrator.errors import ConfigError
@@ -13,6 +15,15 @@ from orchestrator.plan.forecast.owning import Ownership
 from orchestrator.plan.forecast.price_schedule import Schedule, begins_unix_s, schedule_of
 
 MOST_USD_PER_GPU_HOUR = 1000.0
+# Of a price that `kind=list` names, and how it is paid.
+_QUALITIES = {
+    PriceQuality.list: ("list price", "on demand"),
+    PriceQuality.quote: ("quote", "on demand"),
+    PriceQuality.estimate: ("estimate", "estimated"),
+    PriceQuality.assumption: ("assumption", "assumed"),
+}
+# What an hour of owned hardware leaves out, and every rent has in it.
+WITHOUT = "interest on the capital, network, storage and the building itself"
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class Offer(Price):
     """A price by the way of paying it. The hours of one run differ by it too: spot nodes are reclaimed."""
 
     kind: PriceKind
+    # in words: `on demand`, `reserved`, `spot` or `owned`; `assumed` or `estimated` where nobody rents at it
+    paid: str
     schedule: Schedule | None = None  # where it changes while a run goes on; the price is that of its begin
     begins_unix_s: float = 0.0
 
@@ -147,26 +160,60 @@ def is_offered(price: PriceConfig) -> bool:
     return price.kind is not PriceKind.owned
 
 
+def remark_on(price: PriceConfig) -> str | None:
+    """What is wrong with the price that a run is billed by: it has ended, or nobody knows of which day it is.
+
+    Raises ConfigError for an end that is no date.
+    """
+    if price.kind is PriceKind.reserved and (ends := _ends(price)) is not None:
+        if begins_unix_s(price) < datetime.combine(ends, time_of_day.max).timestamp():
+            return None
+        return (
+            f"the reserved price held until {ends:%Y-%m-%d}, which is past: ask for today's, and give it with"
+            " its end (cluster.price.reserved_usd_per_gpu_hour, cluster.price.reserved_until)"
+        )
+    if price.kind is PriceKind.list and not any(letter.isdigit() for letter in price.as_of):
+        return (
+            f"of which day the price is, nobody recorded ({price.as_of}): ask for today's, and give it with"
+            " its day (cluster.price.usd_per_gpu_hour, cluster.price.as_of)"
+        )
+    return None
+
+
+def _ends(price: PriceConfig) -> date | None:
+    try:
+        return None if price.reserved_until is None else date.fromisoformat(price.reserved_until)
+    except ValueError:
+        raise ConfigError(
+            f"cluster.price.reserved_until={price.reserved_until}: is no date; write e.g."
+            " cluster.price.reserved_until=2027-01-01, or null"
+        ) from None
+
+
 def _offer(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> Offer:
+    paid = kind.value
     match kind:
         case PriceKind.list:
             usd = _known("usd_per_gpu_hour", price.usd_per_gpu_hour)
-            source = f"list price: {price.source}; date: {price.as_of}"
+            worth, paid = _QUALITIES[price.quality]
+            source = f"{worth}: {price.source}; date: {price.as_of}"
         case PriceKind.reserved:
             usd = _known("reserved_usd_per_gpu_hour", price.reserved_usd_per_gpu_hour)
             source = f"reserved: {price.reserved_source or 'no source given'}"
+            if (ends := _ends(price)) is not None:
+                paid = f"reserved until {ends:%Y-%m-%d}"
         case PriceKind.spot:
             usd = _known("spot_usd_per_gpu_hour", price.spot_usd_per_gpu_hour)
             source = f"spot: {price.spot_source or 'no source given'}"
         case PriceKind.owned:
             usd = ownership(price, gpu).usd_per_gpu_hour
-            source = f"owned: {price.source}; date: {price.as_of}"
+            source = f"owned, without {WITHOUT}: {price.source}; date: {price.as_of}"
     if usd > MOST_USD_PER_GPU_HOUR:
         raise ConfigError(
             f"cluster.price ({kind.value}) comes to {usd:g} USD per {gpu.unit}-hour, above "
             f"{MOST_USD_PER_GPU_HOUR:g}: give prices per accelerator in USD, not per node or in cents"
         )
-    return Offer(usd_per_gpu_hour=usd, source=source, kind=kind)
+    return Offer(usd_per_gpu_hour=usd, source=source, kind=kind, paid=paid)
 
 
 def _missing(kind: PriceKind, price: PriceConfig, gpu: GpuConfig) -> list[str]:

@@ -32,6 +32,11 @@ TILES = ((128, 256, 1.0), (128, 128, 0.95), (64, 64, 0.7))
 # Tensor cores take 16 bytes at a time; heads of another width are left to the pipelines for float32 (NVIDIA,
 # Matrix Multiplication Background User's Guide, section 4.1).
 ALIGNED_ELEMENTS = 8
+# How much longer the head's products take where its lines are no multiple of those 16 bytes: three times with
+# an odd number of tokens, as measured (Netflix, Scaling LLM Post-Training, 2026). Lines of 4 and 8 bytes can
+# still be copied while the product goes on (PTX ISA, cp.async), and are taken to lie halfway.
+COPIED_AT_ONCE_BYTES, COPIED_BYTES = 16, 4
+UNALIGNED, PARTLY_ALIGNED = 3.0, math.sqrt(3.0)
 # fp16 scores, their softmax, dropout and its mask, unfused
 SCORE_BYTES_FORWARD, SCORE_BYTES_BACKWARD = 13, 19
 FLASH_BACKWARD = 2.5  # five products instead of two (Dao 2023)
@@ -210,8 +215,9 @@ class Kernels:
         return forward, 2 * forward
 
     def _head(self, sequences: int, tp: int, sp: int) -> Passes:
-        tokens, vocab = max(1, sequences * self.model.seq_len // sp), self.model.vocab // tp
-        forward, backward = self.linear_s(tokens, self.model.hidden, max(1, vocab), self._wide_flops)
+        tokens, vocab = max(1, sequences * self.model.seq_len // sp), max(1, self.model.vocab // tp)
+        rate = self._wide_flops / self._slower_for(vocab)
+        forward, backward = self.linear_s(tokens, self.model.hidden, vocab, rate)
         loss = (
             tokens
             * vocab
@@ -220,6 +226,13 @@ class Kernels:
             / self._bytes_per_s
         )
         return Passes(forward, backward, 0.0, 0.0, loss, loss)
+
+    def _slower_for(self, vocab: int) -> float:
+        """How much slower the head's products are with so many tokens of the vocabulary on a rank."""
+        line_bytes = vocab * self.element_bytes
+        if self.software.pads_vocabulary or line_bytes % COPIED_AT_ONCE_BYTES == 0:
+            return 1.0
+        return UNALIGNED if line_bytes % COPIED_BYTES else PARTLY_ALIGNED
 
     def accumulate_s(self, parameters: float) -> float:
         """One micro-batch's gradients added to those before."""

@@ -1,16 +1,18 @@
 """How sure a step time is: by how much runs like it were off, and how much less is known where none is like
 it.
 
-Runs are alike by accelerator, precision, framework, what they divide, experts and scale. Each difference is a
-step; with each, a published run counts for less, and the range becomes wider. Every table counts for as much
-as its run that is most alike, so that one with many rows does not speak for all.
+Runs are alike by accelerator, precision, framework, what they divide, experts, scale and the model's width.
+Each difference is a step; with each, a published run counts for less, and the range becomes wider. Every
+table counts for as much as its run that is most alike, so that one with many rows does not speak for all.
+What a step waits for its host is known less well than the rest: it depends on a processor that no plan
+describes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.config.evidence import EvidenceConfig
 from orchestrator.config.schema import ModelConfig, PlannerConfig
@@ -23,9 +25,11 @@ SHARE = 0.8  # of the runs like it that a range is to hold
 _DIFFERENCES = {"architecture": 1.0, "experts": 1.0, "precision": 0.7, "framework": 0.7, "parallelism": 0.7}
 _SHARDING = frozenset({"deepspeed", "fsdp"})  # both gather what they have sharded, with torch's own kernels
 _DIVIDED = ("data", "tensor", "pipeline")
-_TENFOLD = 0.35  # ranks ten times as many, or as few
+_TENFOLD = 0.35  # ranks ten times as many, or as few; matrices ten times as large, which is width squared
 MOST_STEPS = 2.5
 MOST_WIDENING = 2.0  # a factor of e² on either side
+# By how much hosts differ in the time they take to start kernels, as a natural logarithm: a factor of two.
+HOSTS_DIFFER_BY = 0.7
 # Runs within so few steps are called like a plan.
 ALIKE = 0.8
 # Models are about as wide up to twice or half the width, as a power of two.
@@ -42,6 +46,7 @@ class Kind:
     parallelism: str
     experts: bool
     ranks: int
+    hidden: int  # the model's width
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,13 @@ class Likeness:
     steps: float
     nearest: EvidenceConfig | None
 
+    def waiting(self, host_share: float) -> Likeness:
+        """The same for a step that waits so large a share of its time for the host."""
+        if self.nearest is None:
+            return self
+        further = math.exp(HOSTS_DIFFER_BY * host_share)
+        return replace(self, low=self.low / further, high=self.high * further)
+
     @property
     def alike(self) -> bool:
         return self.nearest is not None and self.steps <= ALIKE
@@ -62,7 +74,15 @@ class Likeness:
 def kind_of(model: ModelConfig, architecture: str, precision: str, layout: Layout) -> Kind:
     """Of a layout of a model on accelerators of an architecture."""
     divided = "pipeline" if layout.pp > 1 else "tensor" if layout.tp > 1 else "data"
-    return Kind(architecture, width_of(precision), layout.framework, divided, model.experts > 1, layout.ranks)
+    return Kind(
+        architecture=architecture,
+        precision=width_of(precision),
+        framework=layout.framework,
+        parallelism=divided,
+        experts=model.experts > 1,
+        ranks=layout.ranks,
+        hidden=model.hidden,
+    )
 
 
 def width_of(precision: str) -> str:
@@ -72,8 +92,7 @@ def width_of(precision: str) -> str:
 
 def likeness(kind: Kind, planner: PlannerConfig) -> Likeness:
     """Of a plan to the published runs on record. Raises ConfigError for a record that says nothing."""
-    _check(planner)
-    return of_evidence(kind, planner.evidence or (), planner.range_widening, planner.step_time_error)
+    return Record.of(planner).likeness(kind)
 
 
 def _check(planner: PlannerConfig) -> None:
@@ -92,6 +111,56 @@ def _check(planner: PlannerConfig) -> None:
             )
 
 
+class Record:
+    """Published runs, sorted once for who asks of many kinds. Without any, the range is the mean error."""
+
+    def __init__(self, evidence: Sequence[EvidenceConfig], widening: float, mean_error: float) -> None:
+        self._evidence, self._widening, self._mean_error = evidence, widening, mean_error
+        self._tables: dict[str, list[int]] = {}
+        for place, one in enumerate(evidence):
+            self._tables.setdefault(one.table, []).append(place)
+        self._rows = [math.sqrt(one.rows) for one in evidence]
+        points = [
+            (math.log(ratio), place, 1 / len(one.ratios))
+            for place, one in enumerate(evidence)
+            for ratio in one.ratios
+        ]
+        self._points = sorted(points)
+
+    @classmethod
+    def of(cls, planner: PlannerConfig) -> Record:
+        """What a configuration has on record. Raises ConfigError where that says nothing."""
+        _check(planner)
+        return cls(planner.evidence or (), planner.range_widening, planner.step_time_error)
+
+    def likeness(self, kind: Kind, share: float = SHARE) -> Likeness:
+        """Of a plan of some kind, its range to hold such a share of the runs like it."""
+        if not self._evidence:
+            return Likeness(1 / (1 + self._mean_error), 1 / (1 - self._mean_error), math.inf, None)
+        steps = [steps_between(kind, one) for one in self._evidence]
+        nearest = min(range(len(steps)), key=steps.__getitem__)
+        weights = self._weights(steps)
+        ordered = [(value, weights[place] * part) for value, place, part in self._points]
+        further = self._widening * (1 + steps[nearest])
+        return Likeness(
+            math.exp(min(0.0, _quantile(ordered, (1 - share) / 2)) - further),
+            math.exp(max(0.0, _quantile(ordered, (1 + share) / 2)) + further),
+            steps[nearest],
+            self._evidence[nearest],
+        )
+
+    def _weights(self, steps: Sequence[float]) -> list[float]:
+        """Of each kind: its table's likeness, divided among the table's kinds by theirs and their rows."""
+        likest = [math.exp(-step) for step in steps]
+        found = [0.0] * len(steps)
+        for places in self._tables.values():
+            own = [self._rows[place] * likest[place] for place in places]
+            each = max(likest[place] for place in places) / math.fsum(own)
+            for place, weight in zip(places, own, strict=True):
+                found[place] = each * weight
+        return found
+
+
 def of_evidence(
     kind: Kind,
     evidence: Sequence[EvidenceConfig],
@@ -99,58 +168,37 @@ def of_evidence(
     mean_error: float,
     share: float = SHARE,
 ) -> Likeness:
-    """Without evidence the range is the mean error of all published runs."""
-    if not evidence:
-        return Likeness(1 / (1 + mean_error), 1 / (1 - mean_error), math.inf, None)
-    steps = [steps_between(kind, one) for one in evidence]
-    nearest = min(range(len(evidence)), key=steps.__getitem__)
-    logs, weights = [], []
-    for one, weight in zip(evidence, _weights(evidence, steps), strict=True):
-        logs += [math.log(ratio) for ratio in one.ratios]
-        weights += [weight / len(one.ratios)] * len(one.ratios)
-    low, high = quantile(logs, weights, (1 - share) / 2), quantile(logs, weights, (1 + share) / 2)
-    further = widening * (1 + steps[nearest])
-    return Likeness(
-        math.exp(min(0.0, low) - further),
-        math.exp(max(0.0, high) + further),
-        steps[nearest],
-        evidence[nearest],
-    )
-
-
-def _weights(evidence: Sequence[EvidenceConfig], steps: Sequence[float]) -> list[float]:
-    """Of each kind: its table's likeness, divided among the table's kinds by theirs and their rows."""
-    own = [math.sqrt(one.rows) * math.exp(-step) for one, step in zip(evidence, steps, strict=True)]
-    tables: dict[str, list[int]] = {}
-    for place, one in enumerate(evidence):
-        tables.setdefault(one.table, []).append(place)
-    found = [0.0] * len(evidence)
-    for places in tables.values():
-        likest = math.exp(-min(steps[place] for place in places))
-        whole = math.fsum(own[place] for place in places)
-        for place in places:
-            found[place] = likest * own[place] / whole
-    return found
+    """Of a plan to published runs."""
+    return Record(evidence, widening, mean_error).likeness(kind, share)
 
 
 def steps_between(kind: Kind, one: EvidenceConfig) -> float:
     """How unlike they are."""
-    apart = sum(
-        step
-        for name, step in _DIFFERENCES.items()
-        if name != "parallelism" and getattr(kind, name) != getattr(one, name)
-    )
+    apart = 0.0
+    if kind.architecture != one.architecture:
+        apart += _DIFFERENCES["architecture"]
+    if kind.experts != one.experts:
+        apart += _DIFFERENCES["experts"]
+    if kind.precision != one.precision:
+        apart += _DIFFERENCES["precision"]
+    if kind.framework != one.framework:
+        apart += _DIFFERENCES["framework"]
     if kind.framework != one.framework and {kind.framework, one.framework} == _SHARDING:
         apart -= _DIFFERENCES["framework"] / 2
     divided = abs(_DIVIDED.index(kind.parallelism) - _DIVIDED.index(one.parallelism))
     scale = abs(math.log10(max(1, kind.ranks) / max(1, one.ranks)))
-    return min(MOST_STEPS, apart + _DIFFERENCES["parallelism"] * divided / 2 + _TENFOLD * scale)
+    size = 2 * abs(math.log10(kind.hidden / one.hidden)) if one.hidden else 0.0
+    return min(MOST_STEPS, apart + _DIFFERENCES["parallelism"] * divided / 2 + _TENFOLD * (scale + size))
 
 
 def quantile(values: Sequence[float], weights: Sequence[float], share: float) -> float:
     """Of weighed values, between them in proportion."""
-    ordered = sorted(zip(values, weights, strict=True))
-    whole, below = math.fsum(weights), 0.0
+    return _quantile(sorted(zip(values, weights, strict=True)), share)
+
+
+def _quantile(ordered: Sequence[tuple[float, float]], share: float) -> float:
+    """Of values with their weights, the least first."""
+    whole, below = math.fsum(weight for _, weight in ordered), 0.0
     before: tuple[float, float] | None = None
     for value, weight in ordered:
         middle = (below + weight / 2) / whole
@@ -179,6 +227,8 @@ def differences(kind: Kind, one: EvidenceConfig) -> list[str]:
         words.append("experts" if one.experts else "no experts")
     if abs(math.log10(max(1, kind.ranks) / max(1, one.ranks))) > 1:
         words.append(f"{one.ranks:,} in place of {kind.ranks:,} ranks")
+    if one.hidden and 2 * abs(math.log10(kind.hidden / one.hidden)) > 1:
+        words.append(f"a width of {one.hidden:,} in place of {kind.hidden:,}")
     return words
 
 

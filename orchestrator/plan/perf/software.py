@@ -36,6 +36,8 @@ class Software:
     frees_outputs        what a pipeline stage has sent on is freed (Korthikanti et al. 2022, appendix B)
     balanced_ends        embedding and head count as a layer each where stages are cut, if that comes out even
     schedule             order of a pipeline's passes
+    pads_vocabulary      each rank's part of the vocabulary is filled up to a width that tensor cores take
+                         (Megatron's --make-vocab-size-divisible-by)
     dropout              masks of residuals are kept, a byte for each element
     fp8_copies           16-bit weights have FP8 ones beside them, as they are and transposed (Transformer
                          Engine)
@@ -59,6 +61,7 @@ class Software:
     schedule: Schedule = Schedule.one_forward_one_backward
     dropout: bool = False
     fp8_copies: bool = False
+    pads_vocabulary: bool = False
 
 
 DEEPSPEED = Software()
@@ -66,7 +69,7 @@ DEEPSPEED = Software()
 MEGATRON = Software(
     hopper_attention=True, elementwise_share=0.5, sequence_parallel=True, tp_overlap=True, host_factor=0.6,
     copies_loss=False, logit_bytes=8, gradient_bytes=2, float32_gradients=True, frees_outputs=True,
-    balanced_ends=True, fp8_copies=True,
+    balanced_ends=True, fp8_copies=True, pads_vocabulary=True,
 )  # fmt: skip
 # PyTorch FSDP with compiled layers and, since 2025, a compiled loss, as torchtitan trains.
 FSDP = Software(

@@ -25,12 +25,13 @@ class Parameters:
     """Counts of trainable parameters. ``layer`` is one of the ``layers`` ordinary layers, ``experts`` the
     part of it in experts that a router chooses from (0 in a dense model) and ``idle_experts`` the part in
     those that a token does not pass; ``dense_layer`` is one of the ``dense_layers`` before them.
-    ``embedding`` covers tokens and positions, ``head`` the output matrix where it is not tied to it, ``mtp``
-    the layers that predict further tokens, which published totals leave out."""
+    ``embedding`` covers tokens and ``positions``, ``head`` the output matrix where it is not tied to it,
+    ``mtp`` the layers that predict further tokens, which published totals leave out."""
 
     layer: int
     layers: int
     embedding: int
+    positions: int
     head: int
     final_norm: int
     experts: int = 0
@@ -47,8 +48,14 @@ class Parameters:
 
     @property
     def active(self) -> int:
-        """What one token passes: everything but the experts that it is not sent to. Some sources leave the
-        embedding out, which a token only looks up."""
+        """What one token is computed with: everything but the experts that it is not sent to, and the
+        embedding, in which it only looks up a row. The cards of gpt-oss, DeepSeek-V3 and Kimi K2 count so. A
+        matrix that is tied to the head is computed with."""
+        return self.active_with_embedding - (self.embedding if self.head else self.positions)
+
+    @property
+    def active_with_embedding(self) -> int:
+        """The same with the whole embedding, as the cards of Mixtral and Qwen3 count."""
         return self.total - self.idle_experts * self.layers
 
     @property
@@ -84,6 +91,7 @@ def parameters(model: ModelConfig) -> Parameters:
         layer=layer,
         layers=model.layers - model.dense_layers,
         embedding=model.vocab * h + positions,
+        positions=positions,
         head=0 if model.tie_embeddings else model.vocab * h,
         final_norm=norm,
         experts=model.experts * expert if model.experts > 1 else 0,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
-from orchestrator.config.choices import Framework
 from orchestrator.config.schema import ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.layout.deepspeed_rules import divisors, pipeline_degrees, tensor_degrees
-from orchestrator.plan.layout.zero import Zero
+from orchestrator.plan.layout.deepspeed_rules import divisors
+from orchestrator.plan.search.runners_up import in_words
 from orchestrator.plan.search.search import Search, explore, search
-from orchestrator.plan.search.space import Candidate, Sharding, Space, Subject, best_of
+from orchestrator.plan.search.space import Candidate, Space, Subject, best_of
 
 # Parts of a pipeline's stage that are worth a look.
 INTERLEAVED = (1, 2, 3, 4, 5, 6, 8, 10, 12)
@@ -18,6 +18,16 @@ INTERLEAVED = (1, 2, 3, 4, 5, 6, 8, 10, 12)
 MOST_CONTEXT_RANKS = 64
 # What is less is not worth another script.
 LEAST_GAIN = 0.1
+
+
+@dataclass(frozen=True)
+class OtherScript:
+    """A script that divides tensors and layers: the ``overrides`` that name it, and what a search with them
+    looks through."""
+
+    overrides: tuple[str, ...]
+    space: Space
+    subject: Subject
 
 
 def context_degrees(model: ModelConfig) -> list[int]:
@@ -28,56 +38,40 @@ def context_degrees(model: ModelConfig) -> list[int]:
     ]
 
 
-def search_with_hint(space: Space, subject: Subject) -> Search:
-    """The search, with the best layout that Megatron would have where the job's script divides neither
-    tensors nor layers and that would be faster by ``LEAST_GAIN``.
+def search_with_hint(space: Space, subject: Subject, other: OtherScript | None = None) -> Search:
+    """The search, with what it would choose for another script that divides the model, where that would be
+    faster by ``LEAST_GAIN``. The other one's overrides find the very same, as it is the same search.
 
     Raises :class:`ConfigError` as the search does; where nothing fits, with what would.
     """
-    alone = space.framework is Framework.deepspeed and space.tp == space.pp == (1,)
     try:
         found = search(space, subject)
     except ConfigError as error:
-        better = best_divided(space, subject) if alone else None
-        if better is None:
+        better = None if other is None else best_divided(other)
+        if other is None or better is None:
             raise
         raise ConfigError(
-            f"{error}; a script of tensor and pipeline parallelism would fit with {better.layout.degrees}"
-            f" (job.framework=megatron job.supports=[tp,pp,vp])"
+            f"{error}; a script of tensor and pipeline parallelism would fit with {in_words(better)}"
+            f" ({' '.join(other.overrides)})"
         ) from None
-    better = best_divided(space, subject) if alone else None
-    if better is None or better.step_time_s > (1 - LEAST_GAIN) * found.best.step_time_s:
+    better = None if other is None else best_divided(other)
+    if other is None or better is None or better.step_time_s > (1 - LEAST_GAIN) * found.best.step_time_s:
         return found
-    return dataclasses.replace(found, divided=better)
+    return dataclasses.replace(found, divided=better, divided_by=other.overrides)
 
 
-def best_divided(space: Space, subject: Subject) -> Candidate | None:
-    """The best of Megatron's layouts that divide the model, on the same machines; None where none fits, or
-    one that does not divide it would be nearly as fast, so that its kernels and not its layout gain."""
-    if space.ranks_per_node < 2 and space.nodes < 2:
+def best_divided(other: OtherScript) -> Candidate | None:
+    """What the search for the other script chooses, if that divides the model; None where nothing fits, or a
+    layout that does not divide it would be nearly as fast, so that its kernels and not its layout gain."""
+    if other.space.ranks < 2:
         return None
-    model = subject.model
-    wider = dataclasses.replace(
-        space,
-        tp=tuple(tensor_degrees(model, space.ranks_per_node)),
-        pp=tuple(pipeline_degrees(model)),
-        sp=(1,),
-        ep=(1,) if model.experts == 1 else tuple(divisors(model.experts)),
-        vp=INTERLEAVED,
-        recompute=(False, True),
-        selective=(False, True),
-        shardings=(Sharding(Zero(stage=1, overlap_comm=True)),),
-        micro_batch=None,
-        accumulation=None,
-        framework=Framework.megatron,
-    )
-    uncalibrated = dataclasses.replace(subject, calibration=None)
-    fitting = explore(wider, uncalibrated).fitting
-    divided = [one for one in fitting if one.layout.tp * one.layout.pp > 1]
+    fitting = explore(other.space, other.subject).fitting
+    if not fitting:
+        return None
+    best = best_of(fitting)
     whole = [one for one in fitting if one.layout.tp * one.layout.pp == 1]
-    if not divided:
+    if best.layout.tp * best.layout.pp == 1:
         return None
-    best = best_of(divided)
     if whole and best.step_time_s > (1 - LEAST_GAIN) * best_of(whole).step_time_s:
         return None
     return best

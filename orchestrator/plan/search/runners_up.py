@@ -23,6 +23,7 @@ _KINDS: tuple[Callable[[Candidate], object], ...] = (
     lambda c: c.layout.ep,
     lambda c: c.layout.cp,
     lambda c: c.layout.vp > 1,
+    lambda c: c.layout.ep_overlap,
     lambda c: (c.sharding.zero.offload_optimizer, c.sharding.zero.offload_parameters),
 )
 _PARTS = {
@@ -76,6 +77,7 @@ def in_words(candidate: Candidate) -> str:
         words.append(f"{what if zero.offload_optimizer else 'weights'} offloaded")
     words.append(f"micro-batch {layout.micro_batch}")
     words += ["recompute"] * layout.recompute + ["selective recompute"] * layout.selective
+    words += ["experts' messages hidden"] * layout.ep_overlap
     return ", ".join(words)
 
 
@@ -116,16 +118,32 @@ def _why(candidate: Candidate, best: Candidate) -> str:
             lacks.append(f"a node lacks {-candidate.host_free_bytes / 1e9:.1f} GB of memory")
         return " and ".join(lacks) + (f"; would be {-change:.0%} faster" if change < -SAME_TIME else "")
     if change < -SAME_TIME:
-        return f"{-change:.1%} faster, but leaves only {candidate.free_bytes / 1e9:.1f} GB free"
-    if change <= SAME_TIME:
-        return f"same time, {_less_simple(candidate, best)}"
+        return f"{-change:.1%} faster, but {' and '.join(_strains(candidate, best))}"
+    if change <= SAME_TIME and (reason := _less_simple(candidate, best)) is not None:
+        return f"same time, {reason}"
     slower = f"{change:.1%} slower" if change < 1 else f"{change + 1:,.1f} times as long"
     more = {name: getattr(candidate.step, name) - getattr(best.step, name) for name in _PARTS}
     name = max(more, key=lambda part: more[part])
-    return f"{slower}: {_PARTS[name]} +{figure(more[name])} s"
+    roomier_gb = (candidate.free_bytes - best.free_bytes) / 1e9
+    room = f", {roomier_gb:.1f} GB more free" if change <= candidate.ease and roomier_gb >= 0.1 else ""
+    return f"{slower}: {_PARTS[name]} +{figure(more[name])} s{room}"
 
 
-def _less_simple(candidate: Candidate, best: Candidate) -> str:
+def _strains(candidate: Candidate, best: Candidate) -> list[str]:
+    """What speaks against a layout that would be faster."""
+    zero, chosen = candidate.sharding.zero, best.sharding.zero
+    offloads = {
+        "optimizer": zero.offload_optimizer > chosen.offload_optimizer,
+        "weights": zero.offload_parameters > chosen.offload_parameters,
+    }
+    found = [f"offloads {name}" for name, more in offloads.items() if more]
+    if candidate.tight or not candidate.roomy:
+        found.append(f"leaves only {candidate.free_bytes / 1e9:.1f} GB free")
+    return found
+
+
+def _less_simple(candidate: Candidate, best: Candidate) -> str | None:
+    """Why of two equally fast ones the other was taken; None where it is the faster one after all."""
     zero, chosen = candidate.sharding.zero, best.sharding.zero
     reasons = (
         (zero.offload_parameters > chosen.offload_parameters, "more offload"),
@@ -134,6 +152,10 @@ def _less_simple(candidate: Candidate, best: Candidate) -> str:
         (candidate.layout.selective > best.layout.selective, "recomputes for it"),
         (candidate.simplicity[0] > best.simplicity[0], "less simple"),
         (zero.stage > chosen.stage, "a higher ZeRO stage"),
-        (candidate.roomy < best.roomy, f"leaves only {candidate.free_bytes / 1e9:.1f} GB free"),
+        (
+            candidate.roomy < best.roomy or candidate.tight > best.tight,
+            f"leaves only {candidate.free_bytes / 1e9:.1f} GB free",
+        ),
+        (candidate.free_bytes < best.free_bytes, "less memory free"),
     )
-    return next((reason for holds, reason in reasons if holds), "less memory free")
+    return next((reason for holds, reason in reasons if holds), None)

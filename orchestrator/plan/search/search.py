@@ -42,6 +42,7 @@ class Search:
     # the best that a script with tensor and pipeline parallelism could do; None where this one can, or it
     # would not be much faster
     divided: Candidate | None = None
+    divided_by: tuple[str, ...] = ()  # overrides with which ``layout=auto`` finds that
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,13 @@ def explore(space: Space, subject: Subject) -> Found:
             refused = refused or reason
             continue
         sizes = space.micro_batches(data_parallel(space, degrees))
-        considered += len(sizes) * len(space.again)
-        for recompute, selective in space.again:
+        choices = [
+            (*again, overlap) for again in space.again for overlap in space.overlaps(degrees.ep, again[0])
+        ]
+        considered += len(sizes) * len(choices)
+        for choice in choices:
             for place, micro_batch in enumerate(sizes):
-                layout = layout_of(space, degrees, sharding.zero, micro_batch, recompute, selective)
+                layout = layout_of(space, degrees, sharding.zero, micro_batch, *choice)
                 candidate = candidate_of(subject, steps, layout, sharding)
                 if not candidate.fits:
                     if place == 0:

@@ -29,6 +29,11 @@ from orchestrator.plan.plan import OFFLOAD_BUFFER_FACTOR
 HEADROOM_SHARE = 0.05
 # Predictions are no better than this: of layouts so close the simpler one is taken.
 SAME_TIME = 0.005
+# Above it, what the memory model may be off is more than what is left.
+TIGHT_SHARE = 0.92
+# So much of the time is given for a layout that neither offloads nor is tight: far less than predictions are
+# off, and what it spares, memory that runs out and a bus that is busy, they do not have in them.
+EASE = 0.02
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,20 @@ class Space:
     vp: tuple[int, ...] = (1,)
     selective: tuple[bool, ...] = (False,)  # besides `recompute`
     sequence_parallel: bool | None = None
-    ep_overlap: bool = False
+    ep_overlap: tuple[bool, ...] = (False,)  # where experts are divided
     layers: int = 0  # of the model, which interleaved stages have to divide
 
     @property
     def again(self) -> list[tuple[bool, bool]]:
         """What is computed again: all, or what selective recomputation repeats."""
         return [(full, part) for full in self.recompute for part in self.selective if not (full and part)]
+
+    def overlaps(self, ep: int, recompute: bool) -> tuple[bool, ...]:
+        """Whether experts send beside the computing, which Megatron-Core does not do with full
+        recomputation."""
+        if ep == 1:
+            return (False,)
+        return (False,) if recompute and False in self.ep_overlap else self.ep_overlap
 
     @property
     def ranks(self) -> int:
@@ -115,6 +127,7 @@ class Candidate:
     free_bytes: int  # of the accelerator; negative is what it lacks
     host_free_bytes: int  # of the node, 0 where nothing is offloaded or its memory is not known
     roomy: bool  # leaves HEADROOM_SHARE of the accelerator free
+    tight: bool  # takes more than TIGHT_SHARE of it
     _steps: Steps = field(repr=False, compare=False)
 
     @property
@@ -133,6 +146,18 @@ class Candidate:
     @cached_property
     def step_time_s(self) -> float:
         return self.step.total_s
+
+    @property
+    def strain(self) -> int:
+        """What may go wrong that no step time tells: how much is offloaded, and whether it is tight."""
+        zero = self.sharding.zero
+        return zero.offload_optimizer + zero.offload_parameters + self.tight
+
+    @property
+    def ease(self) -> float:
+        """Share of the time that is given for less strain: ``EASE``, or the error of predictions where that
+        is less."""
+        return min(EASE, self._steps.error)
 
     @property
     def simplicity(self) -> tuple[int, int, int]:
@@ -156,6 +181,7 @@ class Steps:
     def __init__(self, subject: Subject, precision: str) -> None:
         self._models: dict[Software, StepModel] = {}
         self._subject, self._precision = subject, precision
+        self.error = subject.constants.step_time_error
         self._calibration = subject.calibration
 
     def time(self, layout: Layout, zero: Zero) -> StepTime:
@@ -169,10 +195,19 @@ class Steps:
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate:
-    """The fastest with headroom, or the fastest where none has; of equally fast ones the simplest."""
+    """The fastest with headroom, or the fastest where none has; of those nearly as fast one with less strain,
+    and of equally fast ones the simplest."""
     field = [candidate for candidate in candidates if candidate.roomy] or candidates
-    limit = min(candidate.step_time_s for candidate in field) * (1 + SAME_TIME)
-    return min((c for c in field if c.step_time_s <= limit), key=lambda c: (c.simplicity, c.step_time_s))
+    near = _within(field, field[0].ease)
+    least = min(candidate.strain for candidate in near)
+    alike = _within([candidate for candidate in near if candidate.strain == least], SAME_TIME)
+    return min(alike, key=lambda c: (c.simplicity, c.step_time_s))
+
+
+def _within(candidates: Sequence[Candidate], share: float) -> list[Candidate]:
+    """Those that are at most that share slower than the fastest."""
+    limit = min(candidate.step_time_s for candidate in candidates) * (1 + share)
+    return [candidate for candidate in candidates if candidate.step_time_s <= limit]
 
 
 class Degrees(NamedTuple):
@@ -210,7 +245,13 @@ def does_not_run(space: Space, degrees: Degrees, zero: Zero) -> str | None:
 
 
 def layout_of(
-    space: Space, degrees: Degrees, zero: Zero, micro_batch: int, recompute: bool, selective: bool = False
+    space: Space,
+    degrees: Degrees,
+    zero: Zero,
+    micro_batch: int,
+    recompute: bool,
+    selective: bool = False,
+    ep_overlap: bool = False,
 ) -> Layout:
     """The layout of these choices; accumulation follows from the batch."""
     tp, pp, sp, ep, cp, vp = degrees
@@ -236,7 +277,7 @@ def layout_of(
         cp=cp,
         framework=space.framework.value,
         sequence_parallel=space.sequence_parallel,
-        ep_overlap=space.ep_overlap and degrees.ep > 1,
+        ep_overlap=ep_overlap,
     )
 
 
@@ -249,8 +290,9 @@ def candidate_of(subject: Subject, steps: Steps, layout: Layout, sharding: Shard
         host_free = subject.host_memory_bytes - int(
             memory.host_bytes * layout.ranks_per_node * OFFLOAD_BUFFER_FACTOR
         )
-    roomy = free >= HEADROOM_SHARE * subject.gpu.memory_bytes
-    return Candidate(layout, sharding, memory, free, host_free, roomy, steps)
+    whole = subject.gpu.memory_bytes
+    roomy, tight = free >= HEADROOM_SHARE * whole, memory.total_bytes > TIGHT_SHARE * whole
+    return Candidate(layout, sharding, memory, free, host_free, roomy, tight, steps)
 
 
 def data_parallel(space: Space, degrees: Degrees) -> int:

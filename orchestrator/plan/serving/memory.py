@@ -18,16 +18,18 @@ class Footprint:
     kv_bytes_per_token: float
 
 
-def footprint(model: ModelConfig, software: Software, tp: int, pp: int) -> Footprint:
+def footprint(model: ModelConfig, software: Software, tp: int, pp: int, ep: int = 1) -> Footprint:
     """Weights are cut by ranks and stages, the cache by stages and as far as there are heads: with more ranks
-    than key-value heads each head has copies, and what latent attention keeps every rank has whole."""
+    than key-value heads each head has copies, and what latent attention keeps every rank has whole. Of
+    ``ep`` ranks each has its part of the experts, all of the rest, and requests of its own."""
     size = parameters(model)
+    experts = size.experts * size.layers
     each = ELEMENT_BYTES[software.kv_precision]
     elements = float(software.kv_elements_per_layer or layer_elements(model))
     if software.kv_elements_per_layer is None and not model.kv_lora_rank:
         elements /= min(tp, model.kv_heads)
     return Footprint(
-        weights_bytes=size.total * ELEMENT_BYTES[software.precision] / (tp * pp),
+        weights_bytes=(size.total - experts + experts / ep) * ELEMENT_BYTES[software.precision] / (tp * pp),
         kv_bytes_per_token=elements * each * model.layers / pp,
     )
 

@@ -45,7 +45,7 @@ class Software:
     kv_precision: str = "bf16"  # of the key-value cache
     share: float = 1.0  # of the roofline's speed that it reaches
     memory_share: float = 0.9  # of an accelerator's memory, for weights and cache
-    max_batch: int = 256  # requests that a replica answers at once
+    max_batch: int = 256  # requests that a replica, or each rank of expert parallelism, answers at once
     prefill_tokens: int = 8192  # of prompts that are read at once
     kv_elements_per_layer: int | None = None  # of one token; null follows from the model's key-value heads
 
@@ -71,6 +71,7 @@ class Replica:
 
     tp: int  # tensor parallel ranks
     pp: int  # pipeline stages
+    ep: int  # expert parallel ranks, each with requests of its own
     batch: float  # requests that are answered at once, mean
     prompts_at_once: float  # that are read in one pass, mean
     requests_per_s: float  # that it is asked
@@ -88,7 +89,7 @@ class Replica:
     @property
     def gpus(self) -> int:
         """Accelerators of one replica."""
-        return self.tp * self.pp
+        return self.tp * self.pp * self.ep
 
 
 @dataclass(frozen=True)

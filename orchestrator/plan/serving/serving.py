@@ -21,28 +21,37 @@ from collections.abc import Callable, Iterator
 from orchestrator.errors import ConfigError
 from orchestrator.plan.serving.memory import mean_context
 from orchestrator.plan.serving.request import Replica, ServingRequest, ServingResult
-from orchestrator.plan.serving.roofline import Stage
+from orchestrator.plan.serving.roofline import Seconds, Stage
 from orchestrator.text import bytes_in_words, seconds_in_words
 
 HOURS_PER_DAY = 24
 STAGES = (1, 2, 4, 8, 16)
+MOST_DOUBLED = 8  # nodes of one replica: up to 128
 HALVINGS = 40  # of the interval in which a batch is looked for: to twelve digits
 MOST_REPLICAS = 10_000_000  # more accelerators than there are
 LEAST_BATCH = 1e-6  # a replica that is hardly ever asked, and as fast as it can be
 
 
+class TooSlow(ConfigError):
+    """No replica answers in time. ``times`` is how many times its target the best takes."""
+
+    def __init__(self, why: str, times: float) -> None:
+        super().__init__(why)
+        self.times = times
+
+
 def serve(request: ServingRequest) -> ServingResult:
     """The cheapest replicas that hold the model and answer in time, as many as the busiest time needs.
 
-    Raises ConfigError where the model fits no replica, or none answers in time, naming the key and what
-    would do.
+    Raises ConfigError where the model fits no replica, and TooSlow where none answers in time, naming the key
+    and what would do.
     """
     fitting = list(_fitting(request))
     if not fitting:
         raise ConfigError(_too_large(request))
     in_time = [working for working in fitting if working.most.requests_per_s > 0]
     if not in_time:
-        raise ConfigError(_too_slow(request))
+        raise _too_slow(request)
     most = max(working.most.requests_per_s for working in in_time)
     if request.load.peak_requests_per_s / most > MOST_REPLICAS:
         raise ConfigError(
@@ -71,6 +80,19 @@ def _fitting(request: ServingRequest) -> Iterator[_Working]:
             yield from (one for one in found if one.most_batch)
             if found[0].most_batch:  # more stages make nothing faster
                 break
+    for ep in _expert_ranks(request):
+        yield from (
+            one
+            for one in (_Working(request, 1, 1, prompts, ep) for prompts in _prompts(request))
+            if one.most_batch
+        )
+
+
+def _expert_ranks(request: ServingRequest) -> list[int]:
+    """Of a model with experts: whole nodes of them, as long as each rank has one expert or more."""
+    experts, per_node = request.model.experts, request.machine.gpus_per_node
+    nodes = (2**doubled for doubled in range(MOST_DOUBLED))
+    return [per_node * many for many in nodes if experts > 1 and experts % (per_node * many) == 0]
 
 
 def _prompts(request: ServingRequest) -> list[float]:
@@ -83,19 +105,20 @@ def _prompts(request: ServingRequest) -> list[float]:
 class _Working:
     """One replica at work, by how many requests it has in flight."""
 
-    def __init__(self, request: ServingRequest, tp: int, pp: int, prompts: float) -> None:
+    def __init__(self, request: ServingRequest, tp: int, pp: int, prompts: float, ep: int = 1) -> None:
         self._request, self._load = request, request.load
-        self._tp, self._pp, self._prompts = tp, pp, prompts
-        self._stage = Stage(request, tp, pp)
+        self._tp, self._pp, self._ep, self._prompts = tp, pp, ep, prompts * ep
+        self._stage = Stage(request, tp, pp, ep)
         self._context = mean_context(request.model, request.load)
-        self._pass_s = self._stage.prefill(prompts, request.load.tokens_in).total_s
-        self._alone_s = self._stage.prefill(1, request.load.tokens_in).total_s * pp
-        self._prompt_s = self._pass_s / prompts
+        # Expert parallel ranks go through the layers together, each with prompts of its own.
+        self._pass_s = self._stage.prefill(self._prompts, request.load.tokens_in).total_s
+        self._alone_s = self._stage.prefill(ep, request.load.tokens_in).total_s * pp
+        self._prompt_s = self._pass_s / self._prompts
         room = request.memory_bytes * request.software.memory_share - self._stage.footprint.weights_bytes
         self._room_bytes = room
         self._each_bytes = self._stage.footprint.kv_bytes_per_token * self._context
         held = room / self._each_bytes if room > 0 else 0.0
-        self.most_batch = min(held, float(request.software.max_batch)) if held >= 1 else 0.0
+        self.most_batch = ep * min(held, float(request.software.max_batch)) if held >= 1 else 0.0
         self._limit = "memory" if held < request.software.max_batch else "serve.max_batch"
 
     @functools.cached_property
@@ -122,10 +145,11 @@ class _Working:
     def at(self, batch: float) -> Replica:
         """With so many requests in flight, or as many as memory holds."""
         batch = min(batch, self.most_batch)
-        kv_bytes = batch * self._each_bytes
+        kv_bytes = batch / self._ep * self._each_bytes
         return Replica(
             tp=self._tp,
             pp=self._pp,
+            ep=self._ep,
             batch=batch,
             prompts_at_once=self._prompts,
             requests_per_s=self._requests_per_s(batch),
@@ -143,7 +167,11 @@ class _Working:
 
     def _step_s(self, batch: float) -> float:
         """One token for each of the batch, whose parts are in all stages at once."""
-        return self._pp * self._stage.decode(max(1.0, batch / self._pp), self._context).total_s
+        return self._pp * self._decoded(batch).total_s
+
+    def _decoded(self, batch: float) -> Seconds:
+        """A rank that has no request waits for one that has."""
+        return self._stage.decode(max(1.0, self._ep, batch / self._pp), self._context)
 
     def _requests_per_s(self, batch: float) -> float:
         return 1 / (self._prompt_s + self._load.tokens_out * self._step_s(batch) / batch)
@@ -161,13 +189,13 @@ class _Working:
         return self._step_s(batch) / self._pp / 2 + waits_s + self._pass_s * self._pp
 
     def _bound_by(self, batch: float) -> str:
-        step = self._stage.decode(max(1.0, batch / self._pp), self._context)
+        step = self._decoded(batch)
         decoding = 1 - self._prefill_share(batch)
         parts = {
             "reading prompts": 1 - decoding,
             "memory bandwidth": decoding * step.memory_s / step.total_s * (step.memory_s >= step.compute_s),
             "matrix products": decoding * step.compute_s / step.total_s * (step.compute_s > step.memory_s),
-            "all-reduces": decoding * step.exchange_s / step.total_s,
+            "what its ranks exchange": decoding * step.exchange_s / step.total_s,
         }
         name = max(parts, key=lambda part: parts[part])
         return f"{name}, {parts[name]:.0%} of its time"
@@ -218,7 +246,7 @@ def _too_large(request: ServingRequest) -> str:
     )
 
 
-def _too_slow(request: ServingRequest) -> str:
+def _too_slow(request: ServingRequest) -> TooSlow:
     """The target that no replica keeps even when it is hardly ever asked, and the least that would do."""
     load = request.load
     idle = dataclasses.replace(request, load=dataclasses.replace(load, tpot_s=None, ttft_s=None))
@@ -228,14 +256,16 @@ def _too_slow(request: ServingRequest) -> str:
         ("serve.ttft_s", load.ttft_s, min(one.ttft_s for one in found)),
     ):
         if target_s is not None and best_s > target_s:
-            return (
+            return TooSlow(
                 f"{name}={target_s:g}: {request.model.name} on {request.machine.name} takes"
                 f" {seconds_in_words(best_s)} at best; set {name}={_above(best_s):g} or more, or choose"
-                " faster GPUs, fewer bits (serve.precision=fp8) or shorter prompts"
+                " faster GPUs, fewer bits (serve.precision=fp8) or shorter prompts",
+                best_s / target_s,
             )
-    return (
+    return TooSlow(
         f"serve.ttft_s={load.ttft_s:g} and serve.tpot_s={load.tpot_s:g}: {request.model.name} on"
-        f" {request.machine.name} keeps either, but no replica both; raise one of them"
+        f" {request.machine.name} keeps either, but no replica both; raise one of them",
+        1.0,
     )
 
 

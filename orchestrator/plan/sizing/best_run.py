@@ -17,7 +17,7 @@ from orchestrator.plan.forecast.prediction import Prediction, predict
 from orchestrator.plan.forecast.price import offers
 from orchestrator.plan.layout.deepspeed_rules import pipeline_degrees, tensor_degrees
 from orchestrator.plan.perf.calibration import Calibration, Group
-from orchestrator.plan.perf.likeness import likeness
+from orchestrator.plan.perf.likeness import Record
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.perf.transformer import parameters
 from orchestrator.plan.search.search import explore
@@ -66,7 +66,7 @@ class ClusterOptimizer:
             )
         self._machine = Machine.of_config(config)
         # Sums over all published runs, which a search asks for with each of its thousands of predictions.
-        self._likeness_of = functools.cache(lambda kind: likeness(kind, config.planner))
+        self._likeness_of = functools.cache(Record.of(config.planner).likeness)
 
     def best(self, shapes: Sequence[ModelConfig], node_counts: Sequence[int]) -> list[RunCandidate]:
         """The best size for each number of nodes that is worth a look, best loss first; empty where nothing
@@ -112,9 +112,9 @@ class ClusterOptimizer:
             candidate=candidate,
             prediction=fitted,
             parameters=size.total,
-            law_parameters=size.active,
+            law_parameters=size.active_with_embedding,
             tokens=fitted.tokens,
-            loss=self.law.loss(size.active, fitted.tokens),
+            loss=self.law.loss(size.active_with_embedding, fitted.tokens),
             law=self.law,
             served=served,
         )
@@ -167,7 +167,10 @@ class ClusterOptimizer:
         seconds = 3600 * min(self._gpu_hours(nodes), 1e12)
         flops = seconds * self._machine.sustained_flops(self.precision) * USUAL_SHARE
         wanted = self.law.optimal_parameters(flops)
-        return min(range(len(shapes)), key=lambda i: abs(math.log(parameters(shapes[i]).active / wanted)))
+        return min(
+            range(len(shapes)),
+            key=lambda i: abs(math.log(parameters(shapes[i]).active_with_embedding / wanted)),
+        )
 
     def _left_by(self, served: ServedModel | None) -> Limits | None:
         """What the training may take; None where nothing serves the model, or nothing is left."""

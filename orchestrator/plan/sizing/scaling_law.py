@@ -80,6 +80,6 @@ def batch_tokens(size: float, law: ScalingLaw = CHINCHILLA) -> int:
 def batch_sequences(model: ModelConfig, ranks: int) -> int | None:
     """`batch_tokens` in sequences, cut down to a power of two times the odd part of the ranks, so that they
     divide it; None where not even the odd part's sequences are so few."""
-    wanted = max(1, batch_tokens(parameters(model).active) // model.seq_len)
+    wanted = max(1, batch_tokens(parameters(model).active_with_embedding) // model.seq_len)
     odd = ranks // (ranks & -ranks)
     return odd << (wanted // odd).bit_length() - 1 if wanted >= odd else None

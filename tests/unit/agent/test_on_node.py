@@ -6,7 +6,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from orchestrator.agent.localize import (
     remove_mark,
     sees_mark,
 )
+from orchestrator.processes import start_of
 from tests.support.assignments import assignment
 
 NODE = {"lo": ["127.0.0.1", "::1"], "docker0": ["172.17.0.1"], "ens5": ["10.0.0.7", "fe80::1%ens5"]}
@@ -116,11 +116,11 @@ def test_a_working_directory_that_is_missing_on_the_node_is_a_difference(tmp_pat
 
 
 def test_a_process_is_killed_and_not_whoever_has_its_number_now() -> None:
-    assert identity() == {"pid": os.getpid(), "started_unix_s": psutil.Process().create_time()}
+    assert identity() == {"pid": os.getpid(), "start": start_of()}
     with subprocess.Popen(["sleep", "100"]) as process:
-        started_unix_s = psutil.Process(process.pid).create_time()
-        kill_process(process.pid, started_unix_s - 60)
+        start = start_of(process.pid)
+        kill_process(process.pid, f"{start}0")
         assert process.poll() is None
-        kill_process(process.pid, started_unix_s)
+        kill_process(process.pid, start)
         assert process.wait() == -9
-    kill_process(process.pid, started_unix_s)
+    kill_process(process.pid, start)

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.agent import zygote_folder
 from orchestrator.agent.zygote_pool import NodeZygotes
+from orchestrator.processes import start_of
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def left_by(folder: Path, **about: object) -> Path:
     """As another process would have left it."""
     folder.mkdir()
-    told = {"pid": os.getpid(), "started_unix_s": psutil.Process().create_time()}
+    told = {"pid": os.getpid(), "start": start_of()}
     told["pid_namespace"] = os.readlink("/proc/self/ns/pid")
     (folder / "owner.json").write_text(json.dumps(told | about))
     (folder / "1.log").write_text("imported")
@@ -35,14 +35,14 @@ def test_what_a_killed_pool_has_left_goes_and_what_others_have_stays(tmpdir: Pat
     with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
         pass
     gone = [
-        left_by(tmpdir / "orchestrator-zygotes-dead", pid=ended.pid, started_unix_s=1.0),
-        left_by(tmpdir / "orchestrator-zygotes-number-of-another", started_unix_s=1.0),
+        left_by(tmpdir / "orchestrator-zygotes-dead", pid=ended.pid, start="of another"),
+        left_by(tmpdir / "orchestrator-zygotes-number-of-another", start="of another"),
     ]
     kept = [
         left_by(tmpdir / "orchestrator-zygotes-alive"),
         left_by(tmpdir / "orchestrator-zygotes-container", pid=ended.pid, pid_namespace="pid:[1]"),
         left_by(tmpdir / "orchestrator-zygotes-odd", pid="1"),
-        left_by(tmpdir / "others", pid=ended.pid, started_unix_s=1.0),
+        left_by(tmpdir / "others", pid=ended.pid, start="of another"),
     ]
     (tmpdir / "orchestrator-zygotes-earlier-version").mkdir()
     (tmpdir / "orchestrator-zygotes-link").symlink_to(kept[-1])

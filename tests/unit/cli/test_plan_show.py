@@ -59,12 +59,11 @@ def test_shares_of_memory_and_of_a_step_are_of_the_whole() -> None:
 @pytest.mark.parametrize(("cluster", "kinds"), CLUSTERS.items())
 def test_every_way_of_paying_is_named_with_its_range(cluster: str, kinds: list[str]) -> None:
     plan = plan_of(config(*GPUS[:1], f"cluster={cluster}", GPUS[2]))
-    text, called = (
-        words(plan),
-        {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"},
-    )
+    text = words(plan)
+    called = {"list": "on demand", "reserved": "reserved", "spot": "spot", "owned": "owned"}
     for cost in plan.prediction.costs:
-        assert f"{usd(cost.usd)} {called[cost.kind]} ({usd(cost.low_usd)} to {usd(cost.high_usd)})" in text
+        assert cost.paid.partition(" until ")[0] == called[cost.kind]
+        assert f"{usd(cost.usd)} {cost.paid} ({usd(cost.low_usd)} to {usd(cost.high_usd)})" in text
         assert " ".join(cost.source.split()) in text
     assert [cost.kind for cost in plan.prediction.costs] == kinds
 

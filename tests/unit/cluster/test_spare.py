@@ -7,12 +7,12 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import psutil
 import pytest
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
 from orchestrator.cluster.warm import spare
 from orchestrator.cluster.warm.spare import Build, Process
+from orchestrator.processes import start_of
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def on_node(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_end_of_a_process_is_seen_at_once_and_only_its_own(on_node: None) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        there = Process("here", child.pid, psutil.Process(child.pid).create_time())
-        later = replace(there, started_unix_s=there.started_unix_s + 60)
+        there = Process("here", child.pid, start_of(child.pid))
+        later = replace(there, start=f"{there.start}0")
         ended, other = spare._EndOf(there), spare._EndOf(later)
         assert (there.is_alive(), later.is_alive(), ended.within(0.0)) == (True, False, False)
         assert child.stdin is not None
@@ -42,7 +42,7 @@ def test_the_end_of_a_process_is_seen_at_once_and_only_its_own(on_node: None) ->
 
 def test_a_process_of_another_node_is_not_looked_for_here(on_node: None) -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
-        ended = spare._EndOf(Process("there", child.pid, psutil.Process(child.pid).create_time()))
+        ended = spare._EndOf(Process("there", child.pid, start_of(child.pid)))
     assert not ended.within(0.0)
 
 

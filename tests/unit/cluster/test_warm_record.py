@@ -32,6 +32,7 @@ from orchestrator.errors import ClusterError, ClusterUnreachable, ConfigError
 from orchestrator.events import ResourcesGranted, ResourcesReleased, RunEnded, RunStarted, Status
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.run_directory import RunDirectory
+from orchestrator.processes import start_of
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +94,16 @@ def test_a_cluster_answers_while_its_head_runs_and_somebody_listens(
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert not cluster(listening, head_pid=child.pid, head_created_unix_s=time.time()).answers()
+
+
+def test_our_head_is_known_after_a_step_of_the_clock(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
+    created, boot = psutil.Process().create_time(), psutil.boot_time()
+    kept = cluster(listening, head_pid=os.getpid(), head_created_unix_s=created, head_start=start_of())
+    older = cluster(listening, head_pid=os.getpid(), head_created_unix_s=created)
+    assert (kept.is_running(), older.is_running()) == (True, True)
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 3600.0)
+    assert (kept.is_running(), kept.answers(), older.is_running()) == (True, True, False)
+    assert not cluster(listening, head_pid=os.getpid(), head_start=f"{start_of()}0").is_running()
 
 
 def test_a_run_attaches_to_what_is_kept_and_starts_its_own_otherwise(

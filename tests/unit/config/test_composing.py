@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 import orchestrator as orc
 from orchestrator.cli import cli
@@ -46,3 +47,11 @@ def test_what_nobody_thought_of_is_refused_and_no_reason_to_compose_again(
 def test_code_in_the_words_is_refused_before_hydra_sees_them() -> None:
     with pytest.raises(orc.ConfigError, match="would run code; remove the key"):
         composed(["+hydra.callbacks.mine._target_=os.system"])
+
+
+def test_nodes_are_made_of_the_schema_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    load.register()
+    stored: list[object] = []
+    monkeypatch.setattr(ConfigStore.instance(), "store", lambda **asked: stored.append(asked))
+    load.register()
+    assert stored == []

@@ -20,7 +20,7 @@ from orchestrator.config.schema import (
     PriceKind,
     RecoveryConfig,
 )
-from orchestrator.plan.forecast.energy import NODE_SHARE
+from orchestrator.plan.forecast.energy import NODE_SHARE, WORK_SHARE
 from orchestrator.plan.forecast.price import offers, price_usd_per_gpu_hour
 from orchestrator.plan.perf.transformer import parameters
 from tests.support.compositions import config_of
@@ -146,7 +146,9 @@ def test_prices_of_a_cluster_are_sourced_and_in_order_and_its_power_is_one(optio
     cluster, price = config.cluster, config.cluster.price
     assert (price.kind is PriceKind.owned) == (cluster.node_power_w is not None)
     if cluster.node_power_w is not None:
-        assert price.power_w_per_gpu == cluster.node_power_w / cluster.gpus_per_node
+        # at work, as the plan's energy has it
+        at_work_w = WORK_SHARE * cluster.node_power_w / cluster.gpus_per_node
+        assert price.power_w_per_gpu == pytest.approx(at_work_w, rel=1e-3)
         assert price.pue == cluster.pue
         assert config.gpu.tdp_w is not None
         estimate_w = NODE_SHARE * cluster.gpus_per_node * config.gpu.tdp_w

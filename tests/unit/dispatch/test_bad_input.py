@@ -15,13 +15,14 @@ import pytest
 from orchestrator.cli.cli import main
 from orchestrator.dispatch.facts import Ended, Fact, LeaderTook, StartMeant, Submitted, Tallied, Tally
 from orchestrator.dispatch.serve import LOCK
-from orchestrator.dispatch.store import NAME, VERSION, Store
+from orchestrator.dispatch.store import NAME, Store
+from orchestrator.dispatch.tables import VERSION
 from orchestrator.fleet.decisions import StartCause
 from orchestrator.fleet.jobs import JobSpec, JobState, Placement, PoolPlan
 
 FLEET = """
 pools:
-  big: {nodes: 4, gpus_per_node: 8, usd_per_gpu_hour: 2.5, words: [cluster=dgx_h100]}
+  big: {nodes: 4, gpus_per_node: 8, usd_per_gpu_hour: 2.5, words: [cluster=dgx_h100], labels: {gpu: h100}}
   small: {nodes: 2, gpus_per_node: 8, usd_per_gpu_hour: 1.1, words: [cluster=dgx_a100]}
 teams: {nlp: {quota: {big: 16}}, cv: {usd_per_month: 500}}
 classes: {batch: {default: true}, product: {usd_per_hour: 100}}
@@ -129,7 +130,11 @@ def test_what_depends_on_itself_or_on_what_never_comes_is_refused(refused: Refus
     assert main(["submit", "team=nlp", "key=first", *LLAMA]) == 0
     assert main(["submit", "team=nlp", "key=second", "after=first", *LLAMA]) == 0
     said = refused("submit", "team=nlp", "key=first", "after=second", *LLAMA)
-    assert said.startswith("key=first: is another job's already")
+    assert said.startswith("key=first: is queued with after=none, and this says after=second; say the same")
+    # Nor is one made by what goes on again.
+    assert main(["cancel", "first"]) == 0
+    said = refused("submit", "--again", "team=nlp", "key=first", "after=second", *LLAMA)
+    assert said == "after=second: comes after first itself; leave it out"
     said = refused("submit", "team=nlp", "key=third", "after=secund", *LLAMA)
     assert "after='secund': there is no such job in the queue, nor one that has finished; did you" in said
 
@@ -143,7 +148,7 @@ def test_who_waits_for_a_job_that_failed_is_told_that_it_waits_for_ever(
     say(folder, Ended("a", 1, JobState.FAILED, Tally(), "out of memory"))
     assert main(["queue", "--why", "b"]) == 0
     said = capsys.readouterr().out
-    assert "it comes after a, which has ended and not finished; cancel it, or submit that anew." in said
+    assert "it comes after a, which has ended and not finished; cancel it, or have that go on with" in said
 
 
 def test_a_team_whose_budget_is_spent_is_told_where_to_raise_it(folder: Path, refused: Refuses) -> None:

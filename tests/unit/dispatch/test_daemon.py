@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.dispatch.daemon import Daemon
-from orchestrator.dispatch.facts import CancelAsked, HeldBack, LetGo
+from orchestrator.dispatch.facts import CancelAsked, HeldBack, LetGo, StartMeant
 from orchestrator.dispatch.reconcile import MOST_LOSSES
 from orchestrator.dispatch.replay import replay_of
 from orchestrator.dispatch.store import Deposed
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.jobs import ENDED, JobState
+from orchestrator.fleet.pools import CapacityChange
 from tests.support.dispatch_world import Crash, FakeCluster
 
 _MOST_TICKS = 3000
@@ -216,6 +217,43 @@ def test_a_driver_that_is_lost_again_and_again_is_held_for_somebody_to_look(clus
     assert entry.because == f"its driver was lost {MOST_LOSSES + 1} times in a row without a new step"
 
 
+def test_drivers_that_die_before_they_have_begun_are_started_again_and_their_nodes_are_free_at_last(
+    cluster: FakeCluster,
+) -> None:
+    daemon = _submitted(cluster, "a", gpus=16)
+    cluster.runs["a"].dies = MOST_LOSSES
+    until_over(cluster, daemon)
+    assert (cluster.state("a"), cluster.runs["a"].starts) == (JobState.FINISHED, 1)
+    cluster.submit("b", 16, 10, usd_per_hour=9.0)
+    cluster.submit("c", 16, 10)
+    cluster.runs["b"].dies = 1000
+    daemon = played(cluster, daemon, 20 * MOST_LOSSES)
+    entry = cluster.looks.entry("b")
+    assert entry is not None
+    assert (entry.job.state, entry.job.placement) == (JobState.HELD, None)
+    assert (
+        entry.job.held_because == f"its driver was lost {MOST_LOSSES + 1} times in a row before it had begun"
+    )
+    assert cluster.state("c") is JobState.FINISHED, "the nodes were free"
+    cluster.say(LetGo("b"))
+    cluster.runs["b"].dies = 0
+    until_over(cluster, daemon)
+
+
+def test_what_cannot_be_started_until_somebody_mends_it_is_held_and_says_why(cluster: FakeCluster) -> None:
+    cluster.submit("a", 16, 10, usd_per_hour=9.0)
+    cluster.runs["a"].refused = "/gone, where it was submitted, cannot be entered"
+    cluster.submit("b", 16, 10)
+    daemon = played(cluster, cluster.daemon(), 3)
+    entry = cluster.looks.entry("a")
+    assert entry is not None
+    assert (entry.job.state, entry.job.placement) == (JobState.HELD, None)
+    assert entry.job.held_because == cluster.runs["a"].refused
+    cluster.runs["a"].refused = None
+    cluster.say(LetGo("a"))
+    until_over(cluster, daemon)
+
+
 def test_nodes_that_are_gone_free_what_ran_there_and_come_back_by_their_host(cluster: FakeCluster) -> None:
     daemon = played(cluster, _submitted(cluster, "a", gpus=16), 8)
     before, cluster.nodes = cluster.nodes, ()
@@ -229,6 +267,62 @@ def test_nodes_that_are_gone_free_what_ran_there_and_come_back_by_their_host(clu
         0: ("node0", "id-0-again"),
         1: ("node1", "id-1-again"),
     }
+
+
+def with_changes(cluster: FakeCluster, *changes: tuple[float, int], nodes: int) -> None:
+    """As if the fleet file had been written anew: so many nodes at first, and others so many seconds on."""
+    (entry,) = cluster.fleet.pools
+    entry = replace(
+        entry,
+        pool=replace(entry.pool, nodes=nodes),
+        changes=tuple(CapacityChange("gpus", count, cluster.now + in_s) for in_s, count in changes),
+    )
+    cluster.fleet = replace(cluster.fleet, pools=(entry,))
+
+
+def test_nodes_are_used_from_when_they_come_and_left_when_they_leave(cluster: FakeCluster) -> None:
+    with_changes(cluster, (200.0, 1), (500.0, -1), nodes=1)
+    daemon = _submitted(cluster, "wide", gpus=16)
+    began = cluster.now
+    daemon = played(cluster, daemon, 18)
+    assert (cluster.state("wide"), cluster.runs["wide"].starts) == (JobState.QUEUED, 0)
+    assert set(cluster.looks.read().nodes) == {("gpus", 0)}, "a node that has come too soon waits"
+    daemon = played(cluster, daemon, 27)
+    assert cluster.state("wide") is JobState.RUNNING
+    assert cluster.now < began + 500.0
+    daemon = played(cluster, daemon, 12)
+    run = cluster.runs["wide"]
+    assert (cluster.state("wide"), run.starts, run.alive) == (JobState.QUEUED, 1, None)
+    assert run.step == run.saved, "it was asked to save, though the node is still there"
+    replay = replay_of(cluster.looks.facts())
+    assert replay.decisions >= 2
+    assert replay.differing == []
+
+
+def test_who_cannot_be_stopped_waits_for_nodes_that_stay(cluster: FakeCluster) -> None:
+    cluster.submit("there", 8, 20)
+    daemon = played(cluster, cluster.daemon(), 4)
+    with_changes(cluster, (300.0, -1), nodes=2)
+    cluster.submit("long", 8, 60, preemptible=False)
+    daemon = played(cluster, daemon, 10)
+    assert (cluster.state("there"), cluster.state("long")) == (JobState.RUNNING, JobState.QUEUED)
+    until_over(cluster, daemon)
+    assert cluster.runs["long"].starts == 1
+    (placed,) = [
+        fact.placement
+        for _, _, fact in cluster.looks.facts()
+        if isinstance(fact, StartMeant) and fact.job == "long"
+    ]
+    assert placed.nodes == (0,)
+
+
+def test_what_is_past_in_the_fleet_file_is_remarked_when_it_is_read(cluster: FakeCluster) -> None:
+    with_changes(cluster, (-60.0, 1), nodes=1)
+    played(cluster, _submitted(cluster, "a", gpus=16), 3)
+    (said,) = cluster.said
+    assert "+1 nodes" in said
+    assert "write pools.gpus.nodes=2" in said
+    assert cluster.state("a") in (JobState.STARTING, JobState.RUNNING)
 
 
 def test_a_daemon_that_has_not_heard_of_the_nodes_yet_asks_nobody_to_leave(cluster: FakeCluster) -> None:

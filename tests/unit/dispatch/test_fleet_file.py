@@ -50,6 +50,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 
 ONE = "pools: {h100: {nodes: 4, gpus_per_node: 8}}\n"
+CHANGED = "pools: {h100: {nodes: 4, gpus_per_node: 8, changes: %s}}"
 REFUSED = [
     ("", "all of it: None has to be a map with state_dir, ray_address, pools, teams"),
     ("pools: {}", "pools: there is none; write at least"),
@@ -75,7 +76,43 @@ REFUSED = [
     (ONE + "policy: {stop_unsaved: 1}", "policy.stop_unsaved: 1 has to be true or false"),
     (ONE + "policy: {ageing: 2}", "policy.ageing: there is no such key; did you mean 'aging'?"),
     ("pools: [", "it is not YAML that can be read"),
+    (CHANGED % "4", "pools.h100.changes: 4 has to be a list, as [{at: 2026-12-05 08:00, nodes: +4}]"),
+    (CHANGED % "[{at: 2026-12-05}]", "pools.h100.changes[0].nodes: None has to be a whole number"),
+    (CHANGED % "[{at: 2026-12-05, nodes: 0}]", "pools.h100.changes[0].nodes: 0 changes nothing; give how"),
+    (CHANGED % "[{nodes: 2}]", "pools.h100.changes[0].at='': is no time with its date; write e.g. '2026-"),
+    (CHANGED % "[{at: fri 18:00, nodes: 2}]", "changes[0].at='fri 18:00': is no time with its date"),
+    (CHANGED % "[{at: 18:00, nodes: 2}]", "is no time with its date"),
+    (CHANGED % "[{pool: a100, nodes: 2}]", "pools.h100.changes[0].pool: there is no such key; "),
+    (
+        CHANGED % "[{at: 2026-12-06, nodes: -3}, {at: 2026-12-05, nodes: -2}, {at: 2026-12-07, nodes: 9}]",
+        "pools.h100.changes: -3 nodes at 2026-12-06 00:00 are more than the 2 that there are then; take off",
+    ),
+    (
+        CHANGED % "[{at: 2026-12-05, nodes: +1}]" + "\nteams: {a: {quota: {h100: 41}}}",
+        "quotas of h100 add up to 41 (a 41), and it has 40 (5 nodes of 8)",
+    ),
 ]
+
+
+def test_nodes_that_come_and_leave_are_read_in_the_order_of_their_times(tmp_path: Path) -> None:
+    changes = (
+        "[{at: 2026-12-12 08:00:00, nodes: +2}, {at: '2026-12-05 08:00', nodes: +4},"
+        " {at: 2026-12-10 08:00, nodes: -6, why: a new floor}]"
+    )
+    (tmp_path / "fleet.yaml").write_text(CHANGED % changes + "\nteams: {a: {quota: {h100: 64}}}")
+    fleet = read_fleet_file(tmp_path)
+    (entry,) = fleet.pools
+    assert [one.nodes for one in entry.changes] == [4, -6, 2]
+    days = [datetime(2026, 12, day, 9).timestamp() for day in (4, 5, 10, 12)]
+    assert [entry.pool_at(at).nodes for at in days] == [4, 8, 2, 4]
+    assert [entry.largest(at).nodes for at in days] == [8, 8, 4, 4]
+    assert fleet.remarks(days[0]) == []
+    past, leaving = fleet.remarks(days[2])
+    assert past.endswith(
+        "pools.h100.changes: +4 nodes at sat 08:00 is past and counts as done; write pools.h100.nodes=2 and"
+        " leave what is past out"
+    )
+    assert "-6 nodes" in leaving
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED)

@@ -3,6 +3,7 @@ yet."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from orchestrator.dispatch.books import Books
 from orchestrator.dispatch.clusters_reader import ClustersReader
+from orchestrator.dispatch.facts import Ended, NodeBound, StartMeant, Submitted, Tally
 from orchestrator.dispatch.fleet_file import FleetFile, read_fleet_file
 from orchestrator.dispatch.nodes_reader import NodesReader
 from orchestrator.dispatch.queue_view import QueueView
@@ -19,7 +21,8 @@ from orchestrator.dispatch.seen import Presence, SeenNode
 from orchestrator.dispatch.store import Store
 from orchestrator.dispatch.world import bindings
 from orchestrator.errors import ConfigError
-from orchestrator.fleet.jobs import JobSpec, JobState, PoolPlan
+from orchestrator.fleet.decisions import StartCause
+from orchestrator.fleet.jobs import JobSpec, JobState, Placement, PoolPlan
 from tests.support.dispatch_world import FakeCluster
 
 FLEET = """
@@ -74,10 +77,89 @@ def test_a_node_is_of_the_pool_of_its_own_ray(fleet: FleetFile) -> None:
     nodes = [
         SeenNode(f"id-{cluster}", f"host-{cluster}", 96.0, 8.0, cluster=cluster) for cluster in fleet.clusters
     ]
-    assert [(one.pool, one.node_id) for one in bindings(Books(), fleet, nodes)] == [
+    assert [(one.pool, one.node_id) for one in bindings(Books(), fleet, nodes, 0.0)] == [
         ("h100", "id-10.0.0.1:6379"),
         ("a100", "id-10.0.0.2:6379"),
     ]
+
+
+TWO_SHAPES = """
+pools:
+  small: {nodes: 2, gpus_per_node: 4}
+  big: {nodes: 2, gpus_per_node: 8}
+  racked: {nodes: 1, gpus_per_node: 4, labels: {rack: r1}}
+"""
+
+
+def bound(books: Books, fleet: FleetFile, *nodes: SeenNode) -> dict[str, tuple[str, int]]:
+    """Where each node is after a look at them."""
+    for fact in bindings(books, fleet, nodes, 0.0):
+        books.fold(1.0, "daemon", fact)
+    return {slot.node_id: at for at, slot in books.nodes.items()}
+
+
+def test_a_node_is_in_one_pool_also_when_another_lacks_one(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_text(TWO_SHAPES)
+    fleet, books = read_fleet_file(tmp_path), Books()
+    little = [SeenNode(f"little-{number}", f"host{number}", 96.0, 4.0) for number in (0, 1)]
+    large = [SeenNode(f"large-{number}", f"host{number}", 96.0, 8.0) for number in (2, 3)]
+    racked = SeenNode("racked", "host4", 96.0, 8.0, (("rack", "r1"),))
+    first = bound(books, fleet, *large, racked, *little)
+    assert first == {
+        "large-2": ("big", 0), "large-3": ("big", 1), "little-0": ("small", 0), "little-1": ("small", 1),
+        "racked": ("racked", 0),
+    }  # fmt: skip
+    assert bindings(books, fleet, [*large, racked, little[1]], 0.0) == [], "one of the small ones has died"
+    again = SeenNode("little-0-again", "host0", 96.0, 4.0)
+    assert bound(books, fleet, *large, racked, little[1], again)["little-0-again"] == ("small", 0)
+
+
+def test_a_node_that_is_bound_elsewhere_leaves_where_it_was() -> None:
+    books = Books()
+    for pool in ("small", "big"):
+        books.fold(1.0, "daemon", NodeBound(pool, 0, "id-0", "host0"))
+    assert list(books.nodes) == [("big", 0)]
+
+
+def test_a_node_on_which_a_job_is_stays_where_it_is_when_its_pool_is_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.yaml"
+    path.write_text("pools: {old: {nodes: 1, gpus_per_node: 8}}")
+    books, node = Books(), SeenNode("id-0", "host0", 96.0, 8.0)
+    assert bound(books, read_fleet_file(tmp_path), node) == {"id-0": ("old", 0)}
+    job, there = JobSpec("a", "", (PoolPlan("old", 8, 4.0),)), Placement("old", (0,), (8,))
+    for fact in (Submitted(job, "a", "/"), StartMeant("a", 1, there, StartCause.WORTH, 1.0)):
+        books.fold(1.0, "ada", fact)
+    path.write_text("pools: {new: {nodes: 1, gpus_per_node: 8}}")
+    os.utime(path, ns=(1, 1))
+    renamed = read_fleet_file(tmp_path)
+    assert bindings(books, renamed, [node], 0.0) == []
+    books.fold(2.0, "daemon", Ended("a", 1, JobState.FINISHED, Tally()))
+    assert bound(books, renamed, node) == {"id-0": ("new", 0)}
+
+
+@pytest.mark.parametrize(
+    ("more", "is_refused"),
+    [
+        ("", True),
+        (", usd_per_gpu_hour: 9", True),
+        (", labels: {gpu: a100}", False),
+        (", resource: CPU", False),
+        (', ray_address: "10.0.0.9:6379"', False),
+    ],
+)
+def test_pools_whose_nodes_cannot_be_told_apart_are_refused(
+    tmp_path: Path, more: str, is_refused: bool
+) -> None:
+    (tmp_path / "fleet.yaml").write_text(
+        f"pools:\n  a: {{nodes: 1, gpus_per_node: 8}}\n  b: {{nodes: 2, gpus_per_node: 8{more}}}\n"
+    )
+    if not is_refused:
+        assert len(read_fleet_file(tmp_path).pools) == 2
+        return
+    with pytest.raises(
+        ConfigError, match=r"pools\.b: .* from those of pools\.a, .* 'labels: \{KEY: VALUE\}'"
+    ):
+        read_fleet_file(tmp_path)
 
 
 class FakeReader(NodesReader):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 import orchestrator as orc
 from orchestrator.cli.cli import main
-from orchestrator.dispatch.facts import Began, Ended, NodeBound, StartMeant, Tally
+from orchestrator.dispatch.facts import Began, Changed, Ended, NodeBound, StartMeant, Tally
 from orchestrator.dispatch.store import Store
 from orchestrator.fleet.decisions import StartCause
 from orchestrator.fleet.jobs import JobState, Placement
@@ -40,7 +42,9 @@ def test_a_job_in_the_hand_of_a_program(runs: Path) -> None:
     due = datetime.now() + timedelta(days=2)
     done = orc.submit(*ONE, run_root=runs, team="nlp", key="a", deadline=due, pools="cpus")
     assert (done.key, done.is_new, done.state) == ("a", True, "queued")
-    again = queue.submit(*ONE, team="nlp", key="a")
+    again = queue.submit(*ONE, team="nlp", key="a", deadline=due)
+    with pytest.raises(orc.ConfigError, match="and this says deadline=none; say the same, or choose another"):
+        queue.submit(*ONE, team="nlp", key="a")
     assert (again.is_new, again.outlook, again.submitted_unix_s) == (False, None, done.submitted_unix_s)
     (job,) = queue.jobs()
     assert (job.team, job.job_class, job.deadline_unix_s) == ("nlp", "batch", due.timestamp())
@@ -76,6 +80,62 @@ def test_nodes_are_reserved_by_a_program(runs: Path) -> None:
     assert made.until_unix_s - made.from_unix_s == pytest.approx(7200.0, abs=1.0)
     queue.end_reservation("r1")
     assert queue.reservations() == []
+
+
+def test_a_pool_that_is_to_change_is_told_forecast_and_reserved_as_it_will_be(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coming, leaving = (datetime.now() + timedelta(days=days) for days in (8, 9))
+    changes = (
+        f"changes: [{{at: {coming:%Y-%m-%d %H:%M}, nodes: +1}},"
+        f" {{at: {leaving:%Y-%m-%d %H:%M}, nodes: -2, why: a new floor}}]"
+    )
+    (runs / "fleet.yaml").write_text(FLEET.replace("nodes: 2,", f"nodes: 2, {changes},"))
+    queue = orc.queue(runs)
+    (pool,) = queue.now().pools
+    assert (pool.nodes, pool.most_nodes) == (2, 3)
+    assert [(one.nodes, one.numbers, one.why) for one in pool.changes] == [
+        (1, [], ""), (-2, [1, 2], "a new floor"),
+    ]  # fmt: skip
+    three = ["job=tiny_gpt", "cluster.nodes=3", "cluster.gpus_per_node=2", "cluster.hypothetical=true"]
+    starts = queue.outlook(*three, team="nlp").starts
+    assert starts is not None
+    assert starts.low_unix_s == pytest.approx(coming.timestamp(), abs=61.0)
+    with pytest.raises(orc.ConfigError, match=r"the largest that fits is cluster\.nodes=3"):
+        queue.outlook(*[word.replace("=3", "=4") for word in three], team="nlp")
+    between = coming + timedelta(hours=2)
+    assert queue.reserve(3, "2h", team="cv", start=between).nodes == 3
+    queue.end_reservation("r1")
+    with pytest.raises(orc.ConfigError, match="has to be a number from 1 to 2, those of cpus then"):
+        queue.reserve(3, "2h", team="cv")
+    with pytest.raises(orc.ConfigError, match="has to be a number from 1 to 1, those of cpus then"):
+        queue.reserve(2, "3d", team="cv", start=between)
+    assert main(["queue", f"run_root={runs}"]) == 0
+    said = capsys.readouterr().out
+    assert "it gets 1 node;" in said
+    assert "it loses 2 nodes (1–2), a new floor" in said
+
+
+@pytest.mark.parametrize(("days", "leaves"), [(1, True), (60, False)])
+def test_who_runs_on_a_node_that_leaves_before_its_end_is_told(
+    runs: Path, capsys: pytest.CaptureFixture[str], days: int, leaves: bool
+) -> None:
+    queue = orc.queue(runs)
+    queue.submit(*ONE, team="nlp", key="a")
+    at = datetime.now() + timedelta(days=days)
+    changes = f"changes: [{{at: {at:%Y-%m-%d %H:%M}, nodes: -1}}]"
+    (runs / "fleet.yaml").write_text(FLEET.replace("nodes: 2,", f"nodes: 2, {changes},"))
+    with Store(runs / "fleet") as store:
+        spec = store.read().jobs["a"].job.spec
+        ten_days = replace(spec, plans=(replace(spec.plans[0], hours=240.0),), preemptible=False)
+        there = Placement("cpus", (1,), (1,))
+        store.write("daemon", time.time(), lambda _books: [
+            Changed(ten_days), NodeBound("cpus", 1, "id", "node1"),
+            StartMeant("a", 1, there, StartCause.WORTH, 1.0), Began("a", 1),
+        ])  # fmt: skip
+    assert (queue.job("a").nodes_leave_unix_s is not None) is leaves
+    assert main(["queue", f"run_root={runs}", "--why", "a"]) == 0
+    assert ("Nodes of it leave" in capsys.readouterr().out) is leaves
 
 
 @pytest.mark.parametrize(

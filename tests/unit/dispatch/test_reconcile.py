@@ -36,6 +36,7 @@ DONE = RunSeen(TALLY, finished=True)
 AT_ITS_END = RunSeen(TALLY, nodes_left=True)
 NOBODY = Presence(run=RUN)
 THERE = Presence(2, 77, run=RUN)
+SOMEBODY = Presence(run=RUN, held=True)  # nobody knows who
 
 
 def entry(state: JobState, **more: object) -> Entry:
@@ -104,6 +105,14 @@ ROWS = [
     (STOPPING, ended(143, replace(RUN, stopped_by="'orchestrator stop' of x")), Say((Left("a", 2, TALLY),))),
     (STOPPING, ended(0, DONE), Say((Ended("a", 2, JobState.FINISHED, TALLY),))),
     (entry(JobState.QUEUED), THERE, None),
+    (STARTING, SOMEBODY, None),
+    (MOVED, SOMEBODY, AskToStop()),
+    (RUNNING, SOMEBODY, None),
+    (STOPPING, SOMEBODY, AskToStop()),
+    (STOPPING, replace(SOMEBODY, stop_asked=True), None),
+    (STOPPING, replace(SOMEBODY, run=AT_ITS_END), Say((NodesLeft("a", 2),))),
+    (STARTING, Presence(run=RUN, died=True), Say((Lost("a", 3, TALLY),))),
+    (WAITS, Presence(run=RUN, died=True), None),
 ]
 
 
@@ -119,6 +128,20 @@ def test_nodes_that_are_gone_are_left() -> None:
     assert next_action(RUNNING, NOBODY, False, NOW) == Say((Left("a", 2, TALLY, "its nodes were gone"),))
 
 
+def test_a_driver_that_dies_before_it_has_begun_is_started_so_often_and_then_its_job_is_held() -> None:
+    again = replace(STARTING, losses=reconcile.MOST_LOSSES, tally=TALLY)
+    why = "its driver was lost 11 times in a row before it had begun; see x.log"
+    died = Presence(run=RUN, died=True, log="x.log")
+    assert next_action(again, died, True, NOW) == Say((HeldBack("a", why), Left("a", 2, TALLY, why)))
+    assert next_action(again, died, False, NOW) == Say((Left("a", 2, TALLY, "its nodes were gone"),))
+
+
+def test_nobody_kills_whom_nobody_knows_and_its_nodes_stay_taken() -> None:
+    asked = replace(SOMEBODY, stop_asked=True)
+    assert next_action(STOPPING, asked, True, NOW + 10 * reconcile.KILL_S) is None
+    assert next_action(RUNNING, asked, False, NOW) == Say((StopMeant("a", 2, StopCause.NODE, 0.0, 0.0, ()),))
+
+
 def test_while_nobody_knows_of_nodes_nobody_is_asked_to_leave_and_nothing_starts() -> None:
     assert next_action(RUNNING, THERE, None, NOW) is None
     assert next_action(RUNNING, NOBODY, None, NOW) is None
@@ -131,6 +154,13 @@ def test_who_does_not_leave_is_asked_again_and_killed_at_last() -> None:
     later = NOW + reconcile.ASK_AGAIN_S
     assert next_action(STOPPING, asked, True, later) == Signal(77, signal.SIGTERM)
     assert next_action(STOPPING, asked, True, NOW + reconcile.KILL_S) == Signal(77, signal.SIGKILL)
+
+
+def test_nobody_is_killed_because_the_clock_was_set() -> None:
+    asked = replace(THERE, stop_asked=True, asked_s=5.0)
+    assert next_action(STOPPING, asked, True, NOW + 86400.0) is None
+    late = replace(asked, asked_s=reconcile.KILL_S + 1.0)
+    assert next_action(STOPPING, late, True, NOW + 86400.0) == Signal(77, signal.SIGKILL)
 
 
 def test_what_a_long_run_has_used_is_written_down_now_and_then() -> None:

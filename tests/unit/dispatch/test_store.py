@@ -30,7 +30,8 @@ from orchestrator.dispatch.facts import (
     Tally,
 )
 from orchestrator.dispatch.local_disk import network_type
-from orchestrator.dispatch.store import NAME, VERSION, Deposed, Store
+from orchestrator.dispatch.store import NAME, Deposed, Store
+from orchestrator.dispatch.tables import VERSION
 from orchestrator.errors import ConfigError, RunDirectoryError
 from orchestrator.fleet.decisions import StartCause, StopCause
 from orchestrator.fleet.jobs import JobSpec, JobState, Placement, PoolPlan
@@ -123,6 +124,15 @@ def test_a_stop_is_paid_by_those_it_was_for_and_frees_those_who_wait(tmp_path: P
         assert books.used["nlp"].gpu_s == 960.0
 
 
+def test_a_stop_because_of_a_node_is_none_for_others(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        for facts in A_LIFE[:6]:
+            say(store, *facts)
+        say(store, StopMeant("a", 1, StopCause.NODE, 0.0, 0.0, ()))
+        a = say(store, Left("a", 1, Tally(10, 10, True))).jobs["a"]
+        assert (a.job.state, a.job.preemptions) == (JobState.QUEUED, 0)
+
+
 def test_who_is_cancelled_while_it_runs_leaves_first(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         for facts in A_LIFE[:6]:
@@ -190,7 +200,7 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     Store(tmp_path).close()
     with sqlite3.connect(tmp_path / NAME) as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(ConfigError, match=r"newer version of orchestrator \(its tables have version 2"):
+    with pytest.raises(ConfigError, match=r"newer version of orchestrator \(its tables have version 3"):
         Store(tmp_path)
 
 

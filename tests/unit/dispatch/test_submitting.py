@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.cli import main
-from orchestrator.dispatch.entries import NodeSlot
 from orchestrator.dispatch.facts import NodeBound, StartMeant
 from orchestrator.dispatch.fleet_file import read_fleet_file
 from orchestrator.dispatch.start_words import joined, start_words
 from orchestrator.dispatch.store import Store
-from orchestrator.dispatch.submitting import submit
+from orchestrator.dispatch.submitting import Sender, submit
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.decisions import StartCause
 from orchestrator.fleet.jobs import JobSpec, JobState, Placement, PoolPlan
@@ -46,7 +45,9 @@ def test_a_job_goes_through_all_verbs(folder: Path, capsys: pytest.CaptureFixtur
     assert main(["submit", "team=cv", "key=b", "after=a", "class=product", *ONE]) == 0
     capsys.readouterr()
     assert main(["queue", "--json"]) == 0
-    jobs = {job["key"]: job for job in json.loads(capsys.readouterr().out)}
+    seen = json.loads(capsys.readouterr().out)
+    jobs = {job["key"]: job for job in seen["jobs"]}
+    assert (seen["is_led"], seen["ended"], [pool["pool"] for pool in seen["pools"]]) == (False, [], ["cpus"])
     assert (jobs["a"]["gpus"], jobs["a"]["state"], jobs["b"]["usd_per_hour"]) == (1, "queued", 100.0)
     assert (jobs["b"]["why"]["cause"], jobs["b"]["why"]["behind"]) == ("depends", ["a"])
     assert main(["queue", "--why", "b"]) == 0
@@ -145,8 +146,8 @@ def test_a_job_is_started_on_the_nodes_of_its_books(folder: Path) -> None:
         store.write("daemon", 1.0, lambda _books: [*bound, start])
         entry = store.entry("a")
         assert entry is not None
-        slots: dict[tuple[str, int], NodeSlot] = store.read().nodes
-    words = start_words(entry, read_fleet_file(folder / "runs"), slots, folder / "runs")
+        ids = [slot.node_id for slot in store.read().nodes.values()]
+    words = start_words(entry, read_fleet_file(folder / "runs").pool("cpus"), ids, folder / "runs")
     assert words[0] == "gpu=cpu"
     assert words[-1] == "launch.node_ids=[id-0,id-1]"
     assert {"cluster.nodes=2", "cluster.gpus_per_node=2", "run_name=a", "job.resume=auto"} <= set(words)
@@ -163,7 +164,7 @@ def test_a_list_of_jobs_is_written_down_whole_or_not_at_all(tmp_path: Path) -> N
         return JobSpec(key, "nlp", (PoolPlan("cpus", 1, 1.0),), overrides=(f"job.seed={seed}",))
 
     def told(*specs: JobSpec) -> list[tuple[str, bool]]:
-        found = submit(store, specs, tmp_path, "/home/ada", "ada", 1.0)
+        found = submit(store, specs, Sender(tmp_path, "/home/ada", "ada"), 1.0)
         return [(entry.key, is_new) for entry, is_new in found]
 
     with Store(tmp_path / "fleet") as store:

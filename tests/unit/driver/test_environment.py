@@ -12,8 +12,8 @@ from orchestrator.agent.assignment import Shell, Signing, base_environment, rank
 from orchestrator.agent.resumed import Origin
 from orchestrator.config.schema import Config, LaunchConfig, TrackedRanks
 from orchestrator.driver import resume
-from orchestrator.driver.assignment import check_forward
 from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.launch_check import check_forward
 from orchestrator.errors import ConfigError
 from orchestrator.ledger.run_directory import RESUME
 from orchestrator.rank.environment import (

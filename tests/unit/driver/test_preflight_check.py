@@ -85,16 +85,22 @@ def test_a_node_of_the_run_itself_is_measured_again_after_a_fault(
     there = [Candidate("b", "b", "b", ("orchestrator night-1",)), Candidate("c", "c", "c", ("orchestrator night-1",)),
              Candidate("d", "d", "d", ("orchestrator night-1", "orchestrator night-2"))]  # fmt: skip
     monkeypatch.setattr(on_cluster, "candidates", lambda: there)
-    view: Any = SimpleNamespace(warn=cluster.warned.append, notice=lambda text: None)
+    said: list[str] = []
+    view: Any = SimpleNamespace(warn=cluster.warned.append, notice=said.append)
     look = look_again(cluster.config, "night-1", "x:1", view)
     assert look is not None
-    bad, well = look(1, "b"), look(2, "c")
+    bad, well = look(1, "b"), look(2, "c", came=True)
     assert bad is not None
     assert well is not None
     assert (bad.attempt, bad.well, bad.found.split(",")[0]) == (1, False, "matrix products")
-    assert (well.well, well.found, well.seconds) == (True, "", 9.0)
+    assert (well.well, well.found, well.seconds, well.came) == (True, "", 9.0, True)
     assert look(3, "d") is None, "another run would be slowed"
     assert look(3, "gone") is None
+    assert not bad.came
+    assert said == [
+        "node b is checked, since a rank was lost on it",
+        "node c is checked, since it has come in place of a lost one",
+    ]
     assert cluster.measured == [["b"], ["c"]]
     assert list(avoided(tmp_path)) == ["b"]
     cluster.config.preflight = Preflight.off
@@ -114,4 +120,4 @@ def test_a_check_that_cannot_be_made_does_not_end_the_run(
     look = look_again(cluster.config, "night-1", "x:1", view)
     assert look is not None
     assert look(1, "a") is None
-    assert cluster.warned == ["a: was not checked after the fault: a check is at work there already"]
+    assert cluster.warned == ["a: was not checked before ranks run there: a check is at work there already"]

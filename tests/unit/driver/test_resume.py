@@ -14,10 +14,22 @@ import orchestrator as orc
 from orchestrator.cli.args import parse
 from orchestrator.config.command_line import forms, words
 from orchestrator.config.command_line.launch import LOCAL_RANK_FLAG, Launch
+from orchestrator.config.composing import composed
+from orchestrator.config.resume_changes import Wishes
 from orchestrator.driver.preflight import plan_of
 from orchestrator.driver.resume import how_to_go_on, remember, resumable, unfinished
-from orchestrator.errors import RunDirectoryError
-from orchestrator.events import AttemptStarted, LossRejected, Record, RunEnded, RunStarted, Status, StepDone
+from orchestrator.errors import ConfigError, RunDirectoryError
+from orchestrator.events import (
+    AttemptStarted,
+    CheckpointSaved,
+    LossRejected,
+    Record,
+    RunEnded,
+    RunStarted,
+    SnapshotCommitted,
+    Status,
+    StepDone,
+)
 from orchestrator.ledger.journal import Journal
 from orchestrator.ledger.run_directory import RunDirectory, find_run
 from orchestrator.vocabulary import ProgramKind
@@ -47,6 +59,33 @@ def test_what_another_driver_has_done_since_is_known_to_the_one_that_takes_the_r
     with pytest.raises(RunDirectoryError, match="its run has finished meanwhile"):
         found.folded()
     assert unfinished(tmp_path) is None
+
+
+@pytest.mark.parametrize(("steps", "is_refused"), [(3, True), (4, True), (5, False), (9, False)])
+def test_fewer_steps_than_it_has_saved_are_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, is_refused: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = orc.compose("gpu=cpu", "run_name=r", "job.steps=8")
+    directory = RunDirectory(tmp_path / "runs" / "r")
+    directory.hold()
+    remember(config, directory)
+    with Journal(directory.path / "journal.jsonl") as journal:
+        journal.append(RunStarted("r", "j", "local", "cpu", 2, 0.1))
+        journal.append(AttemptStarted(1, "127.0.0.1", 29500, 2))
+        for step in range(1, 7):
+            journal.append(StepDone(1, step, 0.5, 2.0))
+        journal.append(CheckpointSaved(1, 4, "step-4", "step-4", 0.1, staged=True))
+        journal.append(SnapshotCommitted(1, 4, "step-4", "step-4", 10, 0.1))
+        journal.append(INTERRUPTED.event)
+    directory.release()
+    words = ["gpu=cpu", f"job.steps={steps}"]
+    wishes = Wishes(words[1:], composed(words).config, by_name=True)
+    if not is_refused:
+        assert resumable(directory.path, wishes)[0].job.steps == steps
+        return
+    with pytest.raises(ConfigError, match=f"job.steps={steps}: the run has saved step 4, so that nothing"):
+        resumable(directory.path, wishes)
 
 
 INTERRUPTED = Record(3, 1.0, 1.0, RunEnded(Status.INTERRUPTED, "stopped by Ctrl-C"))

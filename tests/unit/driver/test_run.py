@@ -15,6 +15,7 @@ from orchestrator.driver import run as module
 from orchestrator.driver import wiring
 from orchestrator.driver.folded import Folded
 from orchestrator.driver.journal_fold import JournalFold
+from orchestrator.driver.on_record import OnRecord
 from orchestrator.driver.resume import Unfinished
 from orchestrator.errors import ConfigError
 from orchestrator.events import Record, RunEnded, Status
@@ -85,7 +86,7 @@ def write_run(folder: Path, events: list[Any]) -> tuple[Listener, Sink, wiring.B
     run = wired(folder, view, sink)
     with ExitStack() as stack:
         books = wiring.open_books(run, stack)
-        on_record = module._OnRecord(run, books, (view, view))
+        on_record = OnRecord(run, books, (view, view))
         for event in events:
             on_record.put(event)
     books.fold.finish()
@@ -139,7 +140,7 @@ def test_a_run_that_is_taken_up_goes_on_in_the_same_books(tmp_path: Path) -> Non
         assert books.fold is takes_up.fold
         assert (books.ledger, books.resume_state) == (past.ledger, past.resume_state)
         assert books.resume_state != ResumeState()
-        module._OnRecord(run, books, (view,)).put(takes_up.resumed)
+        OnRecord(run, books, (view,)).put(takes_up.resumed)
     assert [record.seq for record in replay(first.path)] == list(range(len(EVENTS) + 1))
     assert view.told[0].seq == len(EVENTS)
 

@@ -258,3 +258,43 @@ def test_a_run_that_tells_kueue_has_an_account_for_that_and_the_others_have_none
     assert "kueue.yaml" not in rendered("kuberay", *AZURE).files
     with pytest.raises(ConfigError, match=r"kueue.priority_boost=field: is read by Kueue alone"):
         rendered("kuberay", *AZURE, "kueue.priority_boost=field")
+
+
+def test_workers_that_are_to_say_where_they_are_ask_before_ray_starts_and_show_the_token_to_nobody_else() -> (
+    None
+):
+    words = (*AZURE, "cluster.topology.levels=[site.example/hall,rack]")
+    made = rendered("kuberay", *words, kuberay={"node_labels": True})
+    (group,) = only(made.files["rayjob.yaml"])["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    spec = group["template"]["spec"]
+    (first,), (ray,) = spec["initContainers"], spec["containers"]
+    file = group["rayStartParams"]["labels-file"]
+    module = ["python", "-m", "orchestrator.driver.node_labels"]
+    assert first["command"] == [*module, file, "site.example/hall", "rack"]
+    assert first["image"] == ray["image"]
+    (variable,) = first["env"]
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+    folder = file.rpartition("/")[0]
+    reads = [one for one in ray["volumeMounts"] if one["mountPath"] == folder]
+    assert reads == [{"name": "node-labels", "mountPath": folder, "readOnly": True}]
+    assert {"name": "node-labels", "mountPath": folder} in first["volumeMounts"]
+    assert spec["automountServiceAccountToken"] is False
+    shown = [one["name"] for one in first["volumeMounts"]]
+    assert "node-account" in shown
+    assert "node-account" not in [one["name"] for one in ray["volumeMounts"]]
+    assert {*shown} <= {one["name"] for one in spec["volumes"]}
+    account, role, binding = documents(made.files["nodes.yaml"])
+    assert account["metadata"]["name"] == spec["serviceAccountName"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"][0]["name"] == account["metadata"]["name"]
+    assert any("-f nodes.yaml" in step for step in made.next_steps)
+
+
+def test_who_does_not_ask_for_that_has_none_of_it() -> None:
+    made = rendered("kuberay", *AZURE)
+    assert "nodes.yaml" not in made.files
+    spec = pod(*AZURE)
+    assert not spec.get("initContainers")
+    assert not spec.get("serviceAccountName")
+    assert "labels-file" not in worker(*AZURE)["rayStartParams"]

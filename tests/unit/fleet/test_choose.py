@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
-from orchestrator.fleet.choose import Choice, Table, choose
+from orchestrator.fleet.choose import Choice, Table, choose, fill, worthiest_first
 
 
 def _chosen(worth: list[float], left_h: list[float], *, running: int, gpus: int = 8) -> Choice:
@@ -35,3 +37,21 @@ def test_one_stop_that_does_not_pay_does_not_keep_others_from_being_made():
     found = _chosen(list(worth), list(left_h), running=10)
     assert sorted(found.starts) == [15, 16, 17]
     assert sorted(found.stops) == [0, 1, 2]
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(-5, 200))
+def test_who_fits_is_who_fits_one_by_one(gpus, free):
+    fits, left = [], free
+    for count in gpus:
+        fits.append(count <= left)
+        left -= count if fits[-1] else 0
+    assert fill(np.array(gpus, int), free).tolist() == fits
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 3)), max_size=12))
+def test_the_worthiest_goes_first_of_equals_who_came_first_then_by_rows(jobs):
+    columns = [np.array([job[at] for job in jobs], float) for at in range(3)]
+    found = worthiest_first(columns[0], columns[1].astype(int), columns[2]).tolist()
+    assert found == sorted(
+        range(len(jobs)), key=lambda row: (-jobs[row][1], -jobs[row][0], jobs[row][2], row)
+    )

@@ -7,11 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 
 from orchestrator.fleet.after import after, settled
-from orchestrator.fleet.books import books_of
+from orchestrator.fleet.books import Books, books_of
 from orchestrator.fleet.decide import decide
 from orchestrator.fleet.decisions import Decision, Hold, HoldCause, Move, Start, StartCause, Stop, StopCause
-from orchestrator.fleet.jobs import JobState, PoolPlan
-from orchestrator.fleet.pools import CapacityChange, NodeState, Pool, Reservation
+from orchestrator.fleet.jobs import HAS_NODES, JobState, PoolPlan
+from orchestrator.fleet.pools import CapacityChange, NodeState, Pool, Reservation, leaves_at
 from orchestrator.fleet.record import Ended, Record
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.teams import Team
@@ -37,6 +37,32 @@ def _there_still(written: World, pool: str, node: int, but: tuple[str, ...]) -> 
     return here
 
 
+def _stays_where_it_is(start: Start, of: World, books: Books) -> None:
+    """Who cannot be stopped ends before any of its nodes leaves."""
+    row = next(row for row, job in enumerate(books.jobs) if job.key == start.job)
+    if books.preemptible[row]:
+        return
+    pool = next(pool for pool in of.pools if pool.name == start.placement.pool)
+    ends_at = NOW + float(books.left_h[row]) * 3600.0
+    assert min(leaves_at(pool, of.changes)[list(start.placement.nodes)]) >= ends_at
+
+
+@given(worlds())
+@settings(max_examples=50, deadline=None)
+def test_who_has_gpus_has_them_whatever_its_plans_say(of):
+    """As when somebody moves a job to other pools while it runs: its GPUs are given to nobody else."""
+    elsewhere = tuple(
+        replace(job, spec=replace(job.spec, plans=(PoolPlan("elsewhere", 1, 1.0),)))
+        if job.state in HAS_NODES
+        else job
+        for job in of.jobs
+    )
+    moved = replace(of, jobs=elsewhere)
+    written = after(moved, decide(moved, POLICY))
+    capacity = {pool.name: pool.gpus_per_node for pool in of.pools}
+    assert all(gpus <= capacity[pool] for (pool, _), gpus in used(written).items())
+
+
 @given(worlds())
 @settings(max_examples=150, deadline=None)
 def test_in_any_world(of):
@@ -58,6 +84,7 @@ def test_in_any_world(of):
         if isinstance(one, Start):
             assert jobs[one.job].state is JobState.QUEUED
             assert one.epoch == jobs[one.job].epoch + 1
+            _stays_where_it_is(one, of, books)
             plan = next(plan for plan in jobs[one.job].spec.plans if plan.pool == one.placement.pool)
             assert sum(one.placement.gpus) == plan.gpus
             for node, gpus in zip(one.placement.nodes, one.placement.gpus, strict=True):
@@ -309,3 +336,26 @@ def test_nodes_that_leave_are_taken_last_and_a_pool_that_grows_has_a_time_from_w
     assert (huge.cause, huge.until_at) == (HoldCause.TOO_LARGE, NOW + 120)
     later = _decide(world(queued("j", 8), pool=replace(POOL, from_at=NOW + 60)))["j"]
     assert (later.cause, later.until_at) == (HoldCause.TOO_LARGE, NOW + 60)
+
+
+def test_who_cannot_be_stopped_does_not_start_on_a_node_that_leaves_though_others_would_do():
+    leave = (CapacityChange("h100", -1, NOW + 7200),)
+    there = [running(f"r{node}", (node, 8), saved=False) for node in range(3)]  # pinned, and can be stopped
+    long = queued("long", 8, 5.0, preemptible=False)
+    found = _decide(world(*there, long, changes=leave))["long"]
+    assert (found.cause, found.until_at) == (HoldCause.RESERVED, NOW + 7200)
+    for other in (queued("long", 8, 5.0), queued("long", 8, 1.0, preemptible=False)):
+        started = _decide(world(*there, other, changes=leave))["long"]
+        assert isinstance(started, Start)
+        assert started.placement.nodes == (3,)
+
+
+def test_who_can_be_stopped_makes_room_for_who_cannot_on_a_node_that_leaves():
+    leave = (CapacityChange("h100", -1, NOW + 7200),)
+    there = [running(f"r{node}", (node, 8), saved=False) for node in range(2)]
+    small = running("small", (2, 4), since_s=36_000.0)
+    found = _decide(
+        world(*there, small, queued("long", 8, 5.0, preemptible=False, usd_per_hour=1e4), changes=leave)
+    )
+    assert found["small"].placement.nodes == (3,)
+    assert found["long"].placement.nodes == (2,)

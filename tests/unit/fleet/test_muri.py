@@ -60,6 +60,15 @@ def test_who_waits_in_a_queue_stands_behind_who_runs():
     assert outcome.preemptions <= 4
 
 
+def test_a_limit_is_reached_though_the_time_served_is_a_sum_that_was_rounded():
+    """Whoever is short of it by less than the clock can tell would else be looked at again for ever."""
+    jobs = [
+        TraceJob(str(place), 0, duration_s, gpus)
+        for place, (duration_s, gpus) in enumerate([(64.8, 16), (462.1, 32), (1143.5, 8), (452.9, 16)])
+    ]
+    assert max(tiresias_l(jobs).jct_s) < 1300
+
+
 def test_events_a_billionth_apart_are_one():
     """Two that end together end at one event, which costs a third no more than one start."""
     jobs = [

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import ConfigError
 from orchestrator.fleet import shortlist
 from orchestrator.fleet.bound import bound_jct_s
-from orchestrator.fleet.contest import POLICIES, Setting, play, standings
+from orchestrator.fleet.contest import POLICIES, Setting, contest, play, standings
 from orchestrator.fleet.measures import measures
 from orchestrator.fleet.queueings import Easy, Fifo, Ours, Shortest
 from orchestrator.fleet.simulate import simulate
@@ -131,6 +131,15 @@ def test_little_time_is_lost_to_preemption_also_where_a_restart_takes_half_an_ho
 def test_with_three_of_ten_ending_early_ours_is_far_before_tiresias():
     found = standings(drawn(300, seed=3, load=8.0), Setting(early=0.3), ["tiresias_l", "ours"])
     assert found["ours"].avg_jct_s <= 0.75 * found["tiresias_l"].avg_jct_s
+
+
+def test_where_jobs_end_early_the_bound_is_of_what_they_really_take():
+    """Which policies do as well as, where nobody waits and each takes all GPUs."""
+    jobs = [TraceJob(str(day), day * 86400.0, 3600.0, 64) for day in range(20)]
+    found = contest(jobs, "days", Setting(early=0.9), ["srsf", "ours"])
+    for one in found.policies.values():
+        assert one.avg_jct_s == pytest.approx(found.bound_jct_s)
+    assert found.bound_jct_s < 0.8 * contest(jobs, "days", Setting(), ["srsf"]).bound_jct_s
 
 
 def test_the_same_seed_plays_the_same_and_another_does_not():

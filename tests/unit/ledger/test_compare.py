@@ -36,9 +36,6 @@ from orchestrator.ledger.mlflow.run_columns import COLUMNS, best_value
 from orchestrator.ledger.mlflow.run_table import parse_sort, runs, sort_runs
 from orchestrator.ledger.mlflow.runs import RunRow, load_histories, load_runs
 
-# MLflow's own models, on import: nothing to do with what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")
-
 RUN = RunStarted("night", "gpt", "lab", "H100", 4, 2.5, "GPU", 5, 1000, 1e9, 1e12)
 REQUIRED = {
     *("run_id", "name", "status", "cluster", "gpu_type", "gpus", "tokens", "tokens_per_s", "mfu"),

@@ -11,9 +11,6 @@ import pytest
 from orchestrator.errors import TrackingError
 from orchestrator.ledger.mlflow.runs import load_runs
 
-# MLflow's own models, on import: nothing to do with what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:sqlalchemy.exc.SADeprecationWarning")
-
 
 def test_a_dead_server_is_one_line_and_quick() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

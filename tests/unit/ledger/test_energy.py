@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.driver.run import run_started
+from orchestrator.driver.first_event import run_started
 from orchestrator.errors import ConfigError
 from orchestrator.events import Event, NodeSampled, RunEnded, Status
 from orchestrator.ledger.energy import Drawn

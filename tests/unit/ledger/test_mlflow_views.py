@@ -12,12 +12,8 @@ import pytest
 from orchestrator.driver.tracking import runs_page
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.views import (
-    NOTE,
-    SHARED_VIEW,
     VIEWS,
-    VIEWS_TAG,
     View,
-    experiment_tags,
     page_of,
     saved,
 )
@@ -77,17 +73,6 @@ def test_two_charts_of_one_metric_are_in_sections_that_say_which_is_which() -> N
         assert len({(section, metric) for section, _, metric in shown}) == len(shown)
         for section, kind, _ in shown:
             assert section == f"{view.name} {'as runs go on' if kind == 'LINE' else 'of each run'}"
-
-
-def test_an_experiment_is_given_its_views_once_and_keeps_a_note_of_its_own() -> None:
-    tags = experiment_tags({}, 1)
-    assert set(tags) == {NOTE, VIEWS_TAG, *(SHARED_VIEW + view.key for view in VIEWS)}
-    for view in VIEWS:
-        assert page_of("7", view).split("&")[0] == f"/#/experiments/7/runs?viewStateShareKey={view.key}"
-        assert f"viewStateShareKey={view.key}`" in tags[NOTE]
-    changed_since = {key: value for key, value in tags.items() if key != SHARED_VIEW + "speed"}
-    assert experiment_tags(changed_since, 2) == {}
-    assert NOTE not in experiment_tags({NOTE: "ours"}, 1)
 
 
 def test_who_may_not_change_the_experiment_records_runs_all_the_same() -> None:

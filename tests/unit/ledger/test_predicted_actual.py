@@ -69,6 +69,8 @@ def test_a_step_is_the_median_without_the_first_ones_of_each_attempt(attempts: l
     folded = PredictedVsActual().fold_all(records(RUN, *events))
     assert folded.steady_steps == len(steady)
     assert folded.step_time_s == (pytest.approx(statistics.median(steady)) if steady else None)
+    newest = attempts[-1][WARMING_STEPS:]
+    assert folded.newest_step_time_s == (pytest.approx(statistics.median(newest)) if newest else None)
 
 
 def test_a_run_of_a_month_keeps_no_more_steps_than_a_median_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,12 +42,12 @@ def test_what_has_not_happened_is_not_known() -> None:
 
 
 def test_a_start_lasts_until_a_step_has_begun_and_the_newest_write_is_what_a_stop_would_wait_for() -> None:
-    assert folded(FIRST) == (None, None, 8.0, 0.0)
-    assert folded(SAVED) == (None, 2.5, 8.0, 0.0)
+    assert folded(FIRST) == (None, None, 8.0, None), "nothing was loaded, which says nothing of a load"
+    assert folded(SAVED) == (None, 2.5, 8.0, None)
 
 
 def test_the_write_within_a_stop_is_counted_once_as_is_the_load_within_a_start() -> None:
-    assert folded(STOPPED) == (2.0, 3.0, 8.0, 0.0)
+    assert folded(STOPPED) == (2.0, 3.0, 8.0, None)
     again: Timeline = [
         *STOPPED,
         (100.0, RunResumed("night-1", "it had been stopped")),
@@ -66,4 +66,21 @@ def test_a_driver_that_was_lost_while_it_stopped_says_nothing_of_the_next() -> N
         (500.0, RunResumed("night-1", "its driver was gone")),
         (900.0, ResourcesReleased()),
     ]
-    assert folded(resumed) == (None, 3.0, 8.0, 0.0)
+    assert folded(resumed) == (None, 3.0, 8.0, None)
+
+
+def test_a_load_from_memory_says_nothing_of_one_from_the_disk() -> None:
+    def again(source: str, at: float, seconds: float) -> Timeline:
+        attempt = 2 if source == "disk" else 3
+        return [
+            (at, RunResumed("night-1", "it had been stopped")),
+            (at + 30, GRANTED),
+            (at + 31, started(attempt, 6, source)),
+            (at + 32, CheckpointLoaded(attempt, 6, "step-6", "/c", seconds)),
+            *steps(attempt, 7, 8, at=at + 50),
+        ]
+
+    times = StopTimes()
+    for record in records([*STOPPED, *again("disk", 100.0, 9.0), *again("parked", 300.0, 0.5)]):
+        times.fold(record)
+    assert (times.load_s, times.memory_load_s) == (9.0, 0.5)

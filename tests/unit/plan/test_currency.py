@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config.price_schema import CurrencyConfig
 from orchestrator.config.schema import PriceConfig
-from orchestrator.driver.run import run_started
+from orchestrator.driver.first_event import run_started
 from orchestrator.errors import ConfigError
 from orchestrator.ledger.price_words import beside_dollars
 from orchestrator.plan.forecast.price import currency_of

@@ -18,12 +18,18 @@ from orchestrator.plan.perf.mfu import model_flops_utilisation
 from orchestrator.plan.perf.software import FSDP, MEGATRON, software_of
 from orchestrator.plan.perf.transformer import training_flops_per_token
 from orchestrator.plan.plan import make_plan
-from orchestrator.plan.search.divided import best_divided, context_degrees, search_with_hint
+from orchestrator.plan.search.divided import (
+    OtherScript,
+    best_divided,
+    context_degrees,
+    search_with_hint,
+)
 from orchestrator.plan.search.remedies import what_fits
-from orchestrator.plan.search.space import Degrees, Sharding, Space, Subject, layout_of
+from orchestrator.plan.search.search import explore
+from orchestrator.plan.search.space import Sharding, Space, Subject
 from tests.support.planned_machines import constants, layout, machine
 from tests.unit.config.test_conf import composed
-from tests.unit.plan.test_memory import H100, LLAMA_8B, LLAMA_70B
+from tests.unit.plan.test_memory import H100, LLAMA_8B, LLAMA_70B, MIXTRAL
 
 
 def megatron(*words: str) -> Config:
@@ -149,9 +155,22 @@ def test_deepseek_v3_takes_about_what_it_took() -> None:
 
 
 def test_auto_hides_what_experts_send_where_there_are_any_apart() -> None:
-    space = replace(data_parallel_space(1, 64), framework=Framework.megatron, ep_overlap=True)
-    found = [layout_of(space, Degrees(1, 1, 1, ep), Zero(1), 1, False) for ep in (1, 8)]
-    assert [one.ep_overlap for one in found] == [False, True]
+    """With ``ep_overlap`` free it is looked at where experts are divided, and not with full recomputation,
+    with which Megatron-Core does not do it."""
+    zero = (Sharding(Zero(1, overlap_comm=True)),)
+    space = replace(
+        data_parallel_space(1, 64), framework=Framework.megatron, shardings=zero, ep=(1, 8),
+        ep_overlap=(False, True), layers=MIXTRAL.layers,
+    )  # fmt: skip
+    subject = replace(SUBJECT, model=replace(MIXTRAL, layers=4))
+    looked_at = {
+        (one.layout.ep, one.layout.recompute, one.layout.ep_overlap)
+        for one in explore(space, subject).fitting
+    }
+    assert (8, False, True) in looked_at
+    assert not looked_at & {(1, False, True), (1, True, True), (8, True, True)}
+    given = replace(space, ep_overlap=(True,))
+    assert {one.layout.ep_overlap for one in explore(given, subject).fitting if one.layout.ep == 8} == {True}
 
 
 def test_fp8_products_are_faster_and_the_rest_is_not() -> None:
@@ -182,24 +201,35 @@ def data_parallel_space(nodes: int, batch: int = 1024) -> Space:
 SUBJECT = Subject(LLAMA_70B, H100, machine(), constants())
 
 
+def megatron_script(nodes: int, subject: Subject = SUBJECT, batch: int = 1024) -> OtherScript:
+    space = replace(
+        data_parallel_space(nodes, batch),
+        tp=(1, 2, 4, 8), pp=(1, 2, 4, 8), vp=(1, 2, 5), selective=(False, True),
+        shardings=(Sharding(Zero(1, overlap_comm=True)),), framework=Framework.megatron,
+        layers=subject.model.layers,
+    )  # fmt: skip
+    return OtherScript(("job.framework=megatron", "job.supports=null"), space, subject)
+
+
 def test_a_data_parallel_job_is_told_what_dividing_the_model_would_bring() -> None:
     space = data_parallel_space(64)
-    found = search_with_hint(space, SUBJECT)
+    found = search_with_hint(space, SUBJECT, megatron_script(64))
     assert found.divided is not None
+    assert found.divided_by == ("job.framework=megatron", "job.supports=null")
     assert found.divided.step_time_s < 0.9 * found.best.step_time_s
     assert found.divided.layout.framework == "megatron"
     assert found.divided.layout.tp * found.divided.layout.pp > 1
-    # a script that divides it already, or a model that gains nothing, is told nothing
-    own = replace(space, tp=(1, 2))
-    assert search_with_hint(own, SUBJECT).divided is None
+    assert search_with_hint(space, SUBJECT).divided is None
+    # a model that gains nothing is told nothing
     small = replace(SUBJECT, model=replace(LLAMA_8B, layers=2))
     one = data_parallel_space(1, 64)
-    assert search_with_hint(one, small).divided is None
+    assert search_with_hint(one, small, megatron_script(1, small, 64)).divided is None
     # where nothing fits, the refusal says what would
     huge = replace(SUBJECT, model=replace(LLAMA_70B, layers=400))
     with pytest.raises(ConfigError, match=r"in none of .*; a script of tensor .* would fit with dp .* × tp "):
-        search_with_hint(data_parallel_space(16), huge)
-    assert best_divided(replace(one, nodes=1, ranks_per_node=1), small) is None
+        search_with_hint(data_parallel_space(16), huge, megatron_script(16, huge))
+    alone = megatron_script(1, small, 64)
+    assert best_divided(replace(alone, space=replace(alone.space, ranks_per_node=1))) is None
 
 
 def test_what_would_fit_is_what_the_framework_has() -> None:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from orchestrator.config.schema import ModelConfig
 from orchestrator.errors import ConfigError
-from orchestrator.plan.perf.kernels import ADAM_BYTES_PER_PARAMETER, FLASH_BACKWARD, Kernels, Passes
+from orchestrator.plan.perf.kernels import (
+    ADAM_BYTES_PER_PARAMETER,
+    FLASH_BACKWARD,
+    PARTLY_ALIGNED,
+    UNALIGNED,
+    Kernels,
+    Passes,
+)
 from orchestrator.plan.perf.software import DEEPSPEED, Software
 from orchestrator.plan.perf.transformer import forward_flops_per_token
 from tests.support.planned_machines import CLUSTERS, constants, kernels, machine, trained_models
@@ -161,6 +168,37 @@ def test_products_of_heads_that_tensor_cores_do_not_take_are_slower() -> None:
     factor = constants().misaligned_factor
     assert seconds[12] == pytest.approx(12 * product_s * factor + moved_s)
     assert seconds[10] == pytest.approx(10 * product_s * factor + moved_s)
+
+
+@given(clusters, st.integers(64, 2000), st.integers(1, 63))
+def test_a_vocabulary_is_the_slower_the_less_of_it_is_copied_at_once(
+    cluster: str, lines: int, ragged: int
+) -> None:
+    """Filled up to what tensor cores take, a vocabulary costs less than its own odd number of tokens."""
+    full, model = 64 * lines, replace(LLAMA_8B, tie_embeddings=True)
+    forward_s = {
+        vocab: kernels(replace(model, vocab=vocab), cluster).head(4, 1).matmul_forward_s
+        for vocab in (full - ragged, full)
+    }
+    slower = UNALIGNED if ragged % 2 else PARTLY_ALIGNED if ragged % 8 else 1.0
+    same = kernels(model, cluster).matmul_s(
+        4 * model.seq_len, full - ragged, model.hidden, sustained(cluster)
+    )
+    assert forward_s[full - ragged] == pytest.approx(slower * same, rel=0.01)
+    if slower > 1:
+        assert forward_s[full] < forward_s[full - ragged]
+
+
+@given(clusters, st.sampled_from([1, 2, 4, 8]), st.integers(1000, 200_000))
+def test_software_that_fills_its_vocabulary_up_is_as_fast_with_any(cluster: str, tp: int, vocab: int) -> None:
+    fills = Software(pads_vocabulary=True)
+    ragged, full = (replace(LLAMA_8B, vocab=size) for size in (vocab, vocab // (8 * tp) * 8 * tp))
+    assert kernels(full, cluster, fills).head(1, tp) == kernels(full, cluster).head(1, tp)
+    filled_s, as_it_is_s = (kernels(ragged, cluster, s).head(1, tp).forward_s for s in (fills, DEEPSPEED))
+    if vocab // tp % 8 == 0:
+        assert filled_s == as_it_is_s
+    else:
+        assert filled_s < as_it_is_s
 
 
 @given(trained_models(), clusters, st.sampled_from([2, 4, 8]))

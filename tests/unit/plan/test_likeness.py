@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.config.evidence import BestMfuConfig, EvidenceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.plan.perf.likeness import (
+    HOSTS_DIFFER_BY,
     Kind,
     best_mfu,
     differences,
@@ -26,9 +27,9 @@ from orchestrator.plan.perf.likeness import (
 from tests.support.planned_machines import constants, layout
 from tests.unit.plan.test_memory import LLAMA_8B, MIXTRAL
 
-HERE = Kind("hopper", "16-bit", "fsdp", "data", False, 64)
+HERE = Kind("hopper", "16-bit", "fsdp", "data", False, 64, 4096)
 LIKE = EvidenceConfig(
-    "one", "hopper", "16-bit", "fsdp", "data", False, 64, 100, [0.95, 0.98, 1.0, 1.02, 1.05], 0.5
+    "one", "hopper", "16-bit", "fsdp", "data", False, 64, 4096, 100, [0.95, 0.98, 1.0, 1.02, 1.05], 0.5
 )
 UNLIKE = replace(LIKE, table="other", architecture="ampere", ratios=[0.5, 0.6, 0.7, 0.8, 0.9], best_mfu=0.6)
 
@@ -40,26 +41,27 @@ kinds = st.builds(
     st.sampled_from(["data", "tensor", "pipeline"]),
     st.booleans(),
     st.integers(1, 20_000),
+    st.sampled_from([128, 4096, 25_600]),
 )
 
 
 def test_a_plan_is_of_the_kind_that_its_layout_makes_it() -> None:
     assert kind_of(LLAMA_8B, "hopper", "fp16", layout(dp=8)) == Kind(
-        "hopper", "16-bit", "deepspeed", "data", False, 8
+        "hopper", "16-bit", "deepspeed", "data", False, 8, 4096
     )
     divided = kind_of(MIXTRAL, "ampere", "fp8", replace(layout(tp=2, pp=2), framework="megatron"))
-    assert divided == Kind("ampere", "fp8", "megatron", "pipeline", True, 4)
+    assert divided == Kind("ampere", "fp8", "megatron", "pipeline", True, 4, 4096)
 
 
 def test_each_difference_is_a_step_and_named() -> None:
     assert steps_between(HERE, LIKE) == 0
     assert differences(HERE, LIKE) == []
-    far = Kind("blackwell", "fp8", "megatron", "pipeline", True, 10_000)
-    for name in ("architecture", "precision", "framework", "parallelism", "experts", "ranks"):
+    far = Kind("blackwell", "fp8", "megatron", "pipeline", True, 10_000, 32_768)
+    for name in ("architecture", "precision", "framework", "parallelism", "experts", "ranks", "hidden"):
         one = replace(HERE, **{name: getattr(far, name)})
         assert steps_between(HERE, LIKE) < steps_between(one, LIKE) < steps_between(far, LIKE)
         assert len(differences(one, LIKE)) == 1
-    assert len(differences(far, LIKE)) == 6
+    assert len(differences(far, LIKE)) == 7
     assert differences(replace(HERE, precision="fp8"), LIKE) == ["16-bit in place of fp8"]
 
 
@@ -95,6 +97,27 @@ def test_less_is_claimed_where_no_run_is_alike(kind: Kind, widening: float) -> N
     near, far = (replace(HERE, ranks=ranks) for ranks in (64, 64_000))
     ranges = [of_evidence(one, [LIKE], widening, 0.1) for one in (near, far)]
     assert ranges[1].high / ranges[1].low > ranges[0].high / ranges[0].low
+
+
+def test_a_record_without_a_width_is_like_any() -> None:
+    unknown = replace(LIKE, hidden=0)
+    for hidden in (128, 4096, 25_600):
+        assert steps_between(replace(HERE, hidden=hidden), unknown) == 0
+        assert differences(replace(HERE, hidden=hidden), unknown) == []
+
+
+@given(kinds, st.floats(0, 1), st.floats(0, 1))
+def test_less_is_claimed_of_a_step_that_waits_for_its_host(kind: Kind, share: float, more: float) -> None:
+    """Of one that does nothing else, what hosts differ by; without published runs the mean error holds both."""
+    plain = of_evidence(kind, [LIKE, UNLIKE], 0.05, 0.1)
+    assert plain.waiting(0.0) == plain
+    less, most = (plain.waiting(part) for part in (min(share, more), max(share, more)))
+    assert most.low <= less.low <= plain.low
+    assert plain.high <= less.high <= most.high
+    alone = plain.waiting(1.0)
+    assert math.log(alone.high / plain.high) == pytest.approx(HOSTS_DIFFER_BY)
+    assert math.log(plain.low / alone.low) == pytest.approx(HOSTS_DIFFER_BY)
+    assert of_evidence(kind, [], 0.05, 0.1).waiting(share) == of_evidence(kind, [], 0.05, 0.1)
 
 
 def test_without_evidence_the_mean_error_is_the_range() -> None:
@@ -166,7 +189,7 @@ def test_what_is_on_record_is_of_all_tables_and_in_order() -> None:
         {(one.architecture, one.precision, one.experts, round(math.log2(one.hidden))) for one in best}
     ) == len(best)
     assert max(one.mfu for one in best) == max(one.best_mfu for one in evidence)
-    trained = Kind("hopper", "16-bit", "megatron", "pipeline", False, 256)
+    trained = Kind("hopper", "16-bit", "megatron", "pipeline", False, 256, 8192)
     assert likeness(trained, constants()).alike
     assert not likeness(replace(trained, architecture="blackwell"), constants()).alike
     assert not likeness(replace(trained, architecture="cdna3", experts=True), constants()).alike

@@ -117,6 +117,9 @@ def test_the_range_is_that_of_runs_like_it() -> None:
     assert run is not None
     assert made.model is not None
     like = likeness(kind_of(made.model, "hopper", "bf16", plan.layout), made.planner)
+    assert found.step is not None
+    assert found.step.host_s > 0
+    like = like.waiting(found.step.host_s / found.step.total_s)
     assert found.step_time_low_s == pytest.approx(like.low * found.step_time_s)
     assert found.step_time_high_s == pytest.approx(like.high * found.step_time_s)
     cost = found.costs[0]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config.schema import GpuConfig, PriceConfig, PriceKind
+from orchestrator.config.schema import GpuConfig, PriceConfig, PriceKind, PriceQuality
 from orchestrator.errors import ConfigError
 from orchestrator.plan.forecast.price import offers, price_usd_per_gpu_hour
 
@@ -39,7 +39,21 @@ EVERY = replace(RENTED, capex_usd_per_gpu=35064.0, lifetime_years=4.0, pue=1.5, 
 def test_list_price_is_taken_as_it_is_and_keeps_its_source() -> None:
     price = price_usd_per_gpu_hour(LISTED, GPU)
     assert price.usd_per_gpu_hour == 6.88
-    assert price.source == "list price: catalog; date: 2026-01"
+    assert price.source == "quote: catalog; date: 2026-01"
+
+
+@pytest.mark.parametrize(
+    ("quality", "called", "paid"),
+    [
+        (PriceQuality.list, "list price", "on demand"),
+        (PriceQuality.quote, "quote", "on demand"),
+        (PriceQuality.estimate, "estimate", "estimated"),
+        (PriceQuality.assumption, "assumption", "assumed"),
+    ],
+)
+def test_a_price_is_called_what_it_is_worth(quality: PriceQuality, called: str, paid: str) -> None:
+    offer = offers(replace(LISTED, quality=quality), GPU)[0]
+    assert (offer.source, offer.paid) == (f"{called}: catalog; date: 2026-01", paid)
 
 
 def test_owned_price_by_hand() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config.schema import Config, PriceConfig
-from orchestrator.driver.run import run_started
+from orchestrator.driver.first_event import run_started
 from orchestrator.errors import ConfigError
 from orchestrator.events import (
     AttemptStarted,

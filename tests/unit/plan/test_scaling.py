@@ -70,7 +70,7 @@ def test_a_batch_is_divided_by_the_ranks_or_divides_them(model: object, ranks: i
     sequences = batch_sequences(model, ranks)  # type: ignore[arg-type]
     if sequences is not None:
         assert sequences % ranks == 0 or ranks % sequences == 0
-        assert sequences * 8192 <= batch_tokens(parameters(model).active)  # type: ignore[arg-type]
+        assert sequences * 8192 <= batch_tokens(parameters(model).active_with_embedding)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("vocab", [32000, 128256])

@@ -96,6 +96,32 @@ def test_of_experts_a_full_batch_touches_all_and_a_lone_token_two() -> None:
     assert 3 < many / alone < 4
 
 
+def test_expert_parallel_ranks_have_their_part_of_the_experts_and_all_of_the_rest() -> None:
+    """Mixtral's 32 layers have 8 experts of 3 × 4,096 × 14,336 each."""
+    model = request("mixtral_8x7b").model
+    experts = 32 * 8 * 3 * 4096 * 14336
+    rest = parameters(model).total - experts
+    assert footprint(model, Software(), 1, 1, ep=8).weights_bytes == pytest.approx(2 * (rest + experts / 8))
+    whole, cut = (footprint(model, Software(), 1, 1, ep).kv_bytes_per_token for ep in (1, 8))
+    assert whole == cut, "requests are each rank's own"
+
+
+def test_expert_parallel_ranks_compute_their_part_and_read_their_own_requests() -> None:
+    asked = request("mixtral_8x7b")
+    alone, together = Stage(asked, 1, 1), Stage(asked, 1, 1, ep=8)
+    one, all_of_them = alone.decode(64.0, 1000.0), together.decode(512.0, 1000.0)
+    assert all_of_them.compute_s == pytest.approx(one.compute_s)
+    assert all_of_them.memory_s < one.memory_s, "an eighth of the experts and as many requests"
+    assert (one.exchange_s, all_of_them.exchange_s > 0) == (0.0, True)
+
+
+def test_what_no_node_holds_is_served_by_experts_on_several() -> None:
+    found = serve(request("deepseek_v3", "h100_sxm", requests_per_day=1e8, precision="fp8"))
+    assert found.replica.ep > 8
+    assert found.replica.gpus == found.replica.ep
+    assert found.nodes % (found.replica.ep // 8) == 0
+
+
 def test_what_one_node_cannot_hold_is_served_in_stages() -> None:
     found = serve(request("llama3_405b", "h100_sxm", requests_per_day=1e5))
     assert (found.replica.tp, found.replica.pp, found.nodes % 2) == (8, 2, 0)

@@ -98,7 +98,7 @@ def test_a_price_that_changes_is_paid_as_it_changes(later: float) -> None:
     """Ten days at one price, all others at another: the budget is neither passed nor left lying."""
     begin = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     schedule = Schedule(2.0, ((begin + 10 * 86400, later),))
-    offer = Offer(2.0, "s", kind=PriceKind.list, schedule=schedule, begins_unix_s=begin)
+    offer = Offer(2.0, "s", kind=PriceKind.list, paid="on demand", schedule=schedule, begins_unix_s=begin)
     assert Limits(470.0 * 8, None).hours(8, offer) == pytest.approx(235, rel=2e-3)
     hours = Limits(680.0 * 8, 90.0).hours(8, offer)
     assert hours == pytest.approx(240 + 200 / later if later else 90 * 24, rel=2e-3)
@@ -164,7 +164,7 @@ def test_of_experts_those_that_compute_a_token_are_counted() -> None:
     option = market(Limits(1e6, 90.0)).option(model, 16)
     assert option is not None
     assert option.parameters == parameters(model).total
-    assert option.loss == CHINCHILLA.loss(parameters(model).active, option.tokens)
+    assert option.loss == CHINCHILLA.loss(parameters(model).active_with_embedding, option.tokens)
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=40), st.data())

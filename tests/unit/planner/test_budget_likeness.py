@@ -6,10 +6,8 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.config.schema import PlannerConfig
 from orchestrator.plan.forecast.prediction import predict
-from orchestrator.plan.perf.likeness import Kind, Likeness, likeness
-from orchestrator.plan.sizing import best_run
+from orchestrator.plan.perf.likeness import Kind, Likeness, Record
 from orchestrator.plan.sizing.limits import Limits
 from tests.unit.planner.test_budget import NODES, SHAPES, market
 
@@ -17,11 +15,13 @@ from tests.unit.planner.test_budget import NODES, SHAPES, market
 def test_each_kind_is_looked_up_once_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Counter[Kind] = Counter()
 
-    def counted(kind: Kind, planner: PlannerConfig) -> Likeness:
-        asked[kind] += 1
-        return likeness(kind, planner)
+    looked_up = Record.likeness
 
-    monkeypatch.setattr(best_run, "likeness", counted)
+    def counted(record: Record, kind: Kind) -> Likeness:
+        asked[kind] += 1
+        return looked_up(record, kind)
+
+    monkeypatch.setattr(Record, "likeness", counted)
     deals = market(Limits(2e6, 45.0))
     options = deals.best(SHAPES, NODES)
     assert len(options) > 1

@@ -61,6 +61,19 @@ def test_the_configuration_has_the_layout_that_was_found(words: tuple[str, ...])
     assert plan.prediction.step_time_s == pytest.approx(best.step_time_s)
 
 
+@pytest.mark.parametrize("given", [(), ("job.micro_batch=1",), ("deepspeed=zero3",)])
+def test_what_is_said_of_another_script_is_what_its_words_find(given: tuple[str, ...]) -> None:
+    """The words replace those of the same keys, as a person would type them."""
+    choice = chosen(*LLAMA_70B, *given)
+    said, words = choice.search.divided, choice.search.divided_by
+    assert said is not None
+    kept = tuple(word for word in given if not any(word.split("=")[0] == new.split("=")[0] for new in words))
+    found = chosen(*LLAMA_70B, *kept, *words).search.best
+    assert (found.layout, found.step_time_s) == (said.layout, pytest.approx(said.step_time_s))
+    assert found.layout.tp * found.layout.pp > 1
+    assert chosen(*LLAMA_70B, "layout.tp=1", "layout.pp=1").search.divided is None
+
+
 @pytest.mark.parametrize("words", JOBS.values(), ids=JOBS)
 def test_the_overrides_make_the_same_without_a_search(words: tuple[str, ...]) -> None:
     choice = chosen(*words)

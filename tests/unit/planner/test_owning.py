@@ -79,6 +79,23 @@ def test_how_it_is_paid_is_never_dropped_and_what_is_dropped_is_said(width: int)
     assert ("layout;" in below or "layout," in below) is (width < 200)
 
 
+def test_what_is_unsure_of_the_winner_is_said_with_it() -> None:
+    """Nobody published a run like it, and nobody recorded of which day its price is."""
+    said = " ".join(shown(110, "budget_usd=500000", "cluster=nebius_b200").split())
+    assert "no published run like it: the nearest, of " in said
+    assert "of which day the price is, nobody recorded" in said
+    dated = ("budget_usd=500000", "cluster=nebius_b200", "cluster.price.as_of=2026-11")
+    assert "nobody recorded" not in shown(110, *dated)
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal() -> None:
+    said = shown(60, "budget_usd=500000", "clusters=[nebius_b200,aws_p5,gcp_a4]")
+    table = said[said.index("Best of each cluster") :].split("\n\n")[0]
+    assert "…" not in table
+    assert all(word in table for word in ("cluster", "loss", "days", "USD", "paid", "assumed", "on demand"))
+    assert "nodes" in said[said.index("Not shown for lack of width") :]
+
+
 def test_numbers_are_for_people() -> None:
     text = shown(100, "budget_usd=1e9", "deadline_days=1", "model=llama3_8b")
     assert "within 1 day;" in text

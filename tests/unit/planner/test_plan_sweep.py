@@ -38,14 +38,18 @@ from orchestrator.planner.sweep import (
 FIGURES = st.lists(st.tuples(st.integers(0, 12).map(float), st.integers(0, 12).map(float)), max_size=40)
 
 
-def a_plan(days: float | None, cost_usd: float | None, kind: str = "list", **changed: Any) -> Any:
+def a_plan(days: float | None, cost_usd: float | None, paid: str = "on demand", **changed: Any) -> Any:
     """Stands in for a plan on 64 GPUs: what a row is made of, and JSON."""
     hours = None if days is None else days * 24
     prediction = SimpleNamespace(
         hours=hours,
         gpu_hours=None if hours is None else hours * 64,
         cost_usd=cost_usd,
-        costs=() if cost_usd is None else (SimpleNamespace(kind=kind),),
+        costs=(
+            ()
+            if cost_usd is None
+            else (SimpleNamespace(paid=paid, capital_usd=9e6 if paid == "owned" else None),)
+        ),
         tokens_per_s_per_gpu=None if hours is None else 10_000.0,
         mfu=None if hours is None else 0.41,
         forecast=None if hours is None else SimpleNamespace(goodput=0.8),
@@ -200,6 +204,25 @@ def test_bills_of_different_kinds_are_told_apart(tmp_path: Path) -> None:
     text = table([*points_of({"cluster=a": (1, 100)}), owned], tmp_path / "plans.png")
     assert "$100.00 on demand" in text
     assert "$200.00 owned" in text
+    assert "$9M" in text.replace("9.00M", "9M"), "what buys the machines first"
+    assert "paid alike" in text
+    assert "without interest on the capital" in text
+    rented = table(points_of({"cluster=a": (1, 100)}), tmp_path / "plans.png")
+    assert not {"capital", "alike"} & set(rented.split())
+
+
+def test_a_share_of_owned_machines_does_not_undercut_a_rent(tmp_path: Path) -> None:
+    """Each way of paying has a front of its own, and what is bought stands below what is rented."""
+    ways = {
+        "a": (9, 300, "on demand"),
+        "b": (5, 50, "owned"),
+        "c": (6, 60, "owned"),
+        "d": (8, 100, "assumed"),
+    }
+    points = [PlannedPoint((f"n={name}",), a_plan(*of_it)) for name, of_it in ways.items()]
+    rows = rows_of(points)
+    assert {row.overrides["n"] for row in rows if row.pareto} == {"a", "b", "d"}
+    assert [row.overrides["n"] for row in cheapest_first(rows)] == ["d", "a", "b", "c"]
 
 
 def test_a_narrow_terminal_leaves_columns_out_and_says_so(tmp_path: Path) -> None:

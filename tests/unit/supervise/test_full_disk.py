@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.show.terminal import Terminal
-from orchestrator.driver import run
+from orchestrator.driver import on_record
 from orchestrator.errors import RunDirectoryError
 from orchestrator.events import ResourcesReleased
 from orchestrator.ledger.journal import Journal, replay
@@ -36,7 +36,7 @@ class FullDisk:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    monkeypatch.setattr(run, "_SPACE_S", 0.001)
+    monkeypatch.setattr(on_record, "_SPACE_S", 0.001)
     return Terminal(Console(file=io.StringIO(), width=200), None)
 
 
@@ -46,7 +46,7 @@ def test_it_waits_says_so_once_and_goes_on(
     with Journal(tmp_path / "journal.jsonl") as journal:
         disk = FullDisk(times=3)
         monkeypatch.setattr(os, "write", disk)
-        record = run._on_record(journal, ResourcesReleased(), terminal.notice, StopRequest())
+        record = on_record.append(journal, ResourcesReleased(), terminal.notice, StopRequest())
     assert disk.times == 0
     assert [one.event for one in replay(tmp_path / "journal.jsonl")] == [record.event]
     said = terminal._console.file.getvalue()  # type: ignore[attr-defined]
@@ -60,5 +60,5 @@ def test_another_error_and_a_second_ctrl_c_end_the_wait(
     with Journal(tmp_path / "journal.jsonl") as journal:
         monkeypatch.setattr(os, "write", FullDisk(times=1, number=number))
         with pytest.raises(RunDirectoryError, match="cannot write the journal"):
-            run._on_record(journal, ResourcesReleased(), terminal.notice, StopRequest(level=level))
+            on_record.append(journal, ResourcesReleased(), terminal.notice, StopRequest(level=level))
     assert list(replay(tmp_path / "journal.jsonl")) == []

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator.config.schema import RecoveryConfig
-from orchestrator.events import Event, NodeChecked, NodeQuarantined, RunEnded, RunStarted, Status
+from orchestrator.events import (
+    AttemptStarted,
+    Event,
+    Fault,
+    NodeChecked,
+    NodeQuarantined,
+    RunEnded,
+    RunStarted,
+    Status,
+)
 from orchestrator.supervise.loop import StopRequest, SupervisorOptions, supervise
 from tests.support.fakes import FakeClock, FakeGroup, Struck, fail, names
 
@@ -21,8 +30,14 @@ class Looks:
 
     found: str = ""
     asked: list[tuple[int, str]] = field(default_factory=list)
+    came: list[str] = field(default_factory=list)
+    bad_when_it_came: str = ""
 
-    def __call__(self, attempt: int, node: str) -> NodeChecked | None:
+    def __call__(self, attempt: int, node: str, came: bool = False) -> NodeChecked | None:
+        if came:
+            self.came.append(node)
+            found = "disk, full" if node == self.bad_when_it_came else ""
+            return NodeChecked(attempt, node, not found, found, 9.0, came)
         self.asked.append((attempt, node))
         return NodeChecked(attempt, node, not self.found, self.found, 9.0)
 
@@ -61,7 +76,7 @@ def test_nobody_is_measured_where_that_was_not_asked_for() -> None:
 
 def test_a_node_that_does_not_answer_is_passed_over() -> None:
     class Gone(Looks):
-        def __call__(self, attempt: int, node: str) -> NodeChecked | None:
+        def __call__(self, attempt: int, node: str, came: bool = False) -> NodeChecked | None:
             super().__call__(attempt, node)
             return None
 
@@ -69,6 +84,32 @@ def test_a_node_that_does_not_answer_is_passed_over() -> None:
     events, _ = run(looks, KILLED)
     assert looks.asked == [(1, "node-a")]
     assert "NodeChecked" not in names(events)
+
+
+def test_nodes_that_come_in_place_of_lost_ones_are_measured_before_ranks_run_there() -> None:
+    looks = Looks(bad_when_it_came="node-b")
+    group = FakeGroup(
+        steps=5, save_every=1, faults=[KILLED.as_fault(Fault.NODE)],
+        comes=[["node-a", "node-b"], ["node-c"], []],
+    )  # fmt: skip
+    events, _ = run(looks, group=group)
+    assert looks.came == ["node-a", "node-b", "node-c"]
+    came = [event for event in events if isinstance(event, NodeChecked) and event.came]
+    assert [(event.attempt, event.node, event.found) for event in came] == [
+        (1, "node-a", ""), (1, "node-b", "disk, full"), (1, "node-c", ""),
+    ]  # fmt: skip
+    (quarantined,) = [event for event in events if isinstance(event, NodeQuarantined)]
+    assert (quarantined.node, quarantined.reason) == ("node-b", "disk, full")
+    told = [event for event in events if isinstance(event, NodeChecked | AttemptStarted)]
+    assert isinstance(told[-1], AttemptStarted), "all are measured before"
+    assert group.calls.index("quarantine node-b") < group.calls.index("start 2")
+
+
+def test_where_nobody_asked_for_checks_nodes_that_come_are_not_asked_for_ahead() -> None:
+    group = FakeGroup(steps=5, save_every=1, faults=[KILLED], comes=[["node-b"]])
+    events, _ = run(None, group=group)
+    assert "NodeChecked" not in names(events)
+    assert group.comes == [["node-b"]]
 
 
 @pytest.mark.parametrize("stop_at", ["RankLost", "AttemptEnded"])
