@@ -33,7 +33,7 @@ from orchestrator.fleet.pools import Reservation
 FLEET = """
 pools:
   h100: {nodes: 1, gpus_per_node: 2, resource: CPU, words: [gpu=cpu]}
-  a100: {nodes: 2, gpus_per_node: 2, resource: CPU, words: [gpu=cpu]}
+  a100: {nodes: 2, gpus_per_node: 2, resource: CPU, labels: {gpu: a100}, words: [gpu=cpu]}
 classes: {batch: {default: true}, product: {usd_per_hour: 100}}
 teams: {nlp: {}, cv: {}}
 """

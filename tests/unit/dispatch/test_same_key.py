@@ -21,7 +21,7 @@ from orchestrator.fleet.jobs import JobState, Placement
 FLEET = """
 pools:
   big: {nodes: 1, gpus_per_node: 2, resource: CPU, words: [gpu=cpu]}
-  small: {nodes: 1, gpus_per_node: 2, resource: CPU, words: [gpu=cpu]}
+  small: {nodes: 1, gpus_per_node: 2, resource: CPU, labels: {size: small}, words: [gpu=cpu]}
 classes: {batch: {default: true}, product: {usd_per_hour: 100}}
 """
 ONE = ["job=tiny_gpt", "cluster.gpus_per_node=1"]

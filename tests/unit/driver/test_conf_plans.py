@@ -129,8 +129,11 @@ def test_a_plan_of_experts_shows_total_and_active_parameters(pretraining: Config
         "layout.recompute=true",
     )
     text = " ".join(str(plan).split())
-    assert "mixtral_8x7b, 46.7B parameters (12.9B active per token), 128 GFLOP per token" in text
-    assert plan.to_json()["model"]["active_parameters"] == 12_879_925_248
+    active = "12.7B active per token, 12.9B with the embedding"
+    assert f"mixtral_8x7b, 46.7B parameters ({active}), 128 GFLOP per token" in text
+    told = plan.to_json()["model"]
+    assert told["active_parameters_with_embedding"] == 12_879_925_248
+    assert told["active_parameters"] == 12_879_925_248 - 32_000 * 4096
     assert "active" not in str(make_plan(pretraining, "/job.py", "/", {}))
 
 
