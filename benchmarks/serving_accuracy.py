@@ -266,6 +266,13 @@ def markdown(known: Sequence[Row], share: float) -> str:
     return "\n".join(lines)
 
 
+def put_between(begin: str, end: str, tables: str) -> None:
+    """Into docs/serving.md, in place of what stands between two marks."""
+    whole = f"{begin}\n{tables}\n{end}"
+    text = re.sub(f"{begin}.*{end}", lambda _: whole, DOCUMENT.read_text(), flags=re.DOTALL)
+    DOCUMENT.write_text(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="How well the serving model says what was published.")
     parser.add_argument("--rows", action="store_true", help="print every row too")
@@ -293,11 +300,7 @@ def main() -> int:
     print(f"serve.software_share={share:g}; the tables have {software_share(known):.2f}\n")
     print(markdown(known, share))
     if args.write:
-        text = DOCUMENT.read_text()
-        written = re.sub(
-            f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{markdown(known, share)}\n{END}", text, flags=re.DOTALL
-        )
-        DOCUMENT.write_text(written)
+        put_between(BEGIN, END, markdown(known, share))
     return 0
 
 

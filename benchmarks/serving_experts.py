@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import sys
 from dataclasses import dataclass
 
 from benchmarks.planner_fit import load_constants
-from benchmarks.serving_accuracy import DOCUMENT, option
+from benchmarks.serving_accuracy import option, put_between
 from orchestrator.config.schema import ClusterConfig, FabricConfig, GpuConfig, ModelConfig, ServeConfig
 from orchestrator.plan.perf.machine import Machine
 from orchestrator.plan.serving.request import Load, ServingRequest, Software
@@ -122,9 +121,7 @@ def main() -> int:
         return 0
     print(markdown())
     if args.write:
-        table = f"{BEGIN}\n{markdown()}\n{END}"
-        text = DOCUMENT.read_text()
-        DOCUMENT.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: table, text, flags=re.DOTALL))
+        put_between(BEGIN, END, markdown())
     return 0
 
 
