@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
@@ -82,9 +83,7 @@ def wrong_word(overrides: Sequence[str]) -> str | None:
         if found is None or "@" in word or "${" in word:
             continue
         if found.is_sweep_override():
-            each = found.sweep_string_iterator() if found.is_choice_sweep() else ()
-            why = wrong_word([f"{found.key_or_group}={value}" for value in each])
-            if why is not None:
+            if (why := _wrong_sweep(word, found)) is not None:
                 return why
             continue
         key, value = found.key_or_group, None if found.is_delete() else found.value()
@@ -98,6 +97,21 @@ def wrong_word(overrides: Sequence[str]) -> str | None:
         if why is not None:
             return why
     return None
+
+
+def _wrong_sweep(word: str, sweep: Override) -> str | None:
+    """The first of several values that is none that the key takes; a list that lacks its brackets is meant
+    as one."""
+    each = list(sweep.sweep_string_iterator()) if sweep.is_choice_sweep() else []
+    key = sweep.key_or_group
+    kind = kinds.kind_of(key)
+    if kind is not None and kind.is_list and not any(value.startswith("[") for value in each):
+        one = shlex.quote(f"{key}=[{word.partition('=')[2]}]")
+        several = shlex.quote(f"{key}=" + ",".join(f"[{value}]" for value in each))
+        return (
+            f"{word}: takes {kind.words()}; write {one} for a list, or --multirun {several} for a run of each"
+        )
+    return wrong_word([f"{key}={value}" for value in each])
 
 
 def refuse_unknown(overrides: Sequence[str]) -> None:

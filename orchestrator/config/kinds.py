@@ -36,6 +36,10 @@ class Kind:
         return typing.get_origin(self.takes) is dict
 
     @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.takes) is list
+
+    @property
     def is_section(self) -> bool:
         """Whether keys stand below it, those of the schema."""
         return dataclasses.is_dataclass(self.takes)
@@ -45,7 +49,7 @@ class Kind:
         null = ", or null" if self.or_null else ""
         if self.is_section or self.is_map:
             return f"keys below it{null}"
-        if typing.get_origin(self.takes) is list:
+        if self.is_list:
             return f"a list of text{null}"
         if issubclass(self.takes, enum.Enum):
             return " or ".join(member.name for member in self.takes) + null
@@ -58,7 +62,7 @@ class Kind:
             return self.or_null
         if self.is_section or self.is_map:
             return isinstance(value, dict)
-        if typing.get_origin(self.takes) is list:
+        if self.is_list:
             plain = isinstance(value, list) and not any(isinstance(one, list | dict) for one in value)
             return plain and None not in value
         if issubclass(self.takes, enum.Enum):
@@ -78,7 +82,7 @@ class Kind:
             names = [field.name for field in dataclasses.fields(self.takes)] if self.is_section else ["NAME"]
             name = next((name for name in names if name not in ("name", "kind")), names[0])
             return f"{'' if self.is_section else '+'}{self.key}.{name}=…"
-        if typing.get_origin(self.takes) is list:
+        if self.is_list:
             item = value if isinstance(value, str) and len(value) < _MOST_SHOWN else ""
             return shlex.quote(f"{self.key}=[{item}]")
         if issubclass(self.takes, enum.Enum):

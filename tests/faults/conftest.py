@@ -32,3 +32,14 @@ def whole(keeper: User) -> Run:
     run = keeper.start("whole", pace_s=0).ended()
     assert run.code == 0, run.text
     return run
+
+
+@pytest.fixture(autouse=True)
+def failed_tests_leave_no_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A run that its failed test no longer looks at would hold what the next tests' runs wait for."""
+    users = [request.getfixturevalue(name) for name in ("user", "keeper") if name in request.fixturenames]
+    before, failed = [len(user.runs) for user in users], request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        for user, keep in zip(users, before, strict=True):
+            user.close(keep=keep)

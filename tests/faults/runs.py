@@ -235,10 +235,11 @@ class User:
                 words += [f"+job.args.fault={told}"]
         return self._begin(name, words, faults)
 
-    def resume(self, name: str, *faults: Fault) -> Run:
-        """Take a run up again; where nothing strikes it any more its steps are not held back."""
+    def resume(self, name: str, *faults: Fault, hurry: bool = True) -> Run:
+        """Take a run up again; where nothing strikes it any more its steps are not held back, unless asked to
+        be."""
         run = self._begin(name, ["resume", name], list(faults))
-        if not faults:
+        if hurry and not faults:
             run.hurry()
         return run
 
@@ -264,9 +265,9 @@ class User:
             down = self.command("down", "--force")
             assert down.returncode == 0, down.stdout + down.stderr
 
-    def close(self) -> None:
-        """Nothing that was started outlives the tests, also when they fail."""
-        for run in self.runs:
+    def close(self, keep: int = 0) -> None:
+        """Nothing that was started outlives the tests, also when they fail; ``keep`` of the first do."""
+        for run in self.runs[keep:]:
             run.kill()
 
     def _begin(self, name: str, words: list[str], faults: list[Fault]) -> Run:

@@ -175,10 +175,16 @@ def test_ctrl_c_twice(keeper: User, whole: Run) -> None:
 
 def test_a_second_driver_and_a_resume_of_a_live_run_are_refused(keeper: User, whole: Run) -> None:
     name = "held"
-    run = keeper.start(name, pace_s=10.0)  # so that it outlives all three, however busy the machine
+    slow = 10.0  # so that it outlives all three, however busy the machine
+    run = keeper.start(name, pace_s=slow)
     run.wait_for(StepDone)
     before = len(run.records())
-    for second in (keeper.start(name), keeper.resume(name), keeper.start(name, "job.resume=auto")):
+    for begin in (
+        lambda: keeper.start(name, pace_s=slow),
+        lambda: keeper.resume(name, hurry=False),
+        lambda: keeper.start(name, "job.resume=auto", pace_s=slow),
+    ):
+        second = begin()
         assert second.ended().code == 4, second.text
         assert "held by another live run" in second.text
         assert f"process {run.process.pid}" in second.text

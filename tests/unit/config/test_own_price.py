@@ -13,7 +13,7 @@ KEY = "cluster.price.usd_per_gpu_hour"
 @pytest.mark.parametrize(
     ("words", "source"),
     [
-        ([f"{KEY}=2.15"], f"list price: as set by {KEY}; date: not stated"),
+        ([f"{KEY}=2.15"], f"quote: as set by {KEY}; date: not stated"),
         ([f"{KEY}=2.15", "cluster.price.source=contract 7"], "list price: contract 7; date: "),
         ([f"{KEY}=2.15", "cluster.price.as_of=2026-11-01"], f"as set by {KEY}; date: 2026-11-01"),
         (

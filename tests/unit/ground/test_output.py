@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -29,10 +30,10 @@ def run(
 ) -> tuple[int, int, str, str]:
     """Status, the first free descriptor, standard output and standard error."""
     told, tells = os.pipe()
-    os.dup2(tells, 100)
+    kept = fcntl.fcntl(tells, fcntl.F_DUPFD_CLOEXEC, 100)  # beyond those that a test closes
 
     def child() -> None:
-        os.dup2(100, 3)
+        os.dup2(kept, 3)
         if prepare is not None:
             prepare()
 
@@ -42,7 +43,7 @@ def run(
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings},
     )  # type: ignore[call-overload]  # fmt: skip
     os.close(tells)
-    os.close(100)
+    os.close(kept)
     with os.fdopen(told) as pipe:
         number = int(pipe.read() or -1)
     return done.returncode, number, (done.stdout or b"").decode(), (done.stderr or b"").decode()
