@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.config.schema import Config
 from orchestrator.dispatch.fleet_file import PoolEntry
 from orchestrator.dispatch.start_words import address_words, joined, shape_words
+from orchestrator.driver.beforehand import remarks_before
 from orchestrator.driver.planning import make_plan
 from orchestrator.errors import ConfigError
 from orchestrator.fleet.jobs import PoolPlan
@@ -32,18 +33,25 @@ def compose_words(words: Sequence[str]) -> Config:
 
 @dataclass(frozen=True)
 class Planned:
-    """A job in one pool: what the queue keeps of it, the whole plan, and what it was made of."""
+    """A job in one pool: what the queue keeps of it, the whole plan, what it was made of, and what there is
+    to say of its start."""
 
     kept: PoolPlan
     plan: Plan
     config: Config
+    remarks: tuple[str, ...] = ()
 
 
 def plans_in(
-    words: tuple[str, ...], pools: Sequence[PoolEntry], named: bool, compose: Compose, now: float
+    words: tuple[str, ...],
+    pools: Sequence[PoolEntry],
+    named: bool,
+    compose: Compose,
+    now: float,
+    is_new: bool = False,
 ) -> list[Planned]:
     """A plan for each pool that can have the job, now or once it has grown. One that was not ``named`` may
-    refuse it.
+    refuse it. Of a job that ``is_new`` it is asked as well what its run would be refused for at its start.
 
     Raises :class:`ConfigError` where none can, or a named one cannot.
     """
@@ -67,7 +75,7 @@ def plans_in(
         _refuse_too_large(too_small)
     for each, config in composed:
         try:
-            found.append(_planned(words, each, config, compose))
+            found.append(_planned(words, each, config, compose, is_new))
         except ConfigError as error:
             if named or len(composed) == 1:
                 raise
@@ -81,13 +89,16 @@ def _gpus(config: Config) -> int:
     return config.cluster.nodes * config.cluster.gpus_per_node
 
 
-def _planned(words: tuple[str, ...], each: PoolEntry, config: Config, compose: Compose) -> Planned:
+def _planned(
+    words: tuple[str, ...], each: PoolEntry, config: Config, compose: Compose, is_new: bool
+) -> Planned:
     """As it lies on the nodes of the pool, which may be otherwise than it was composed."""
     pool, gpus = each.pool, _gpus(config)
     shape = shape_words(gpus, pool.gpus_per_node)
     if config.cluster.gpus_per_node != min(gpus, pool.gpus_per_node):
         config = compose(joined(each.words, words, (*shape, *address_words(each))))
     plan = make_plan(config, observed=False)
+    remarks = remarks_before(config, plan) if is_new else []
     predicted, ranks = plan.prediction, plan.layout.ranks
     error = predicted.step_time_error
     load_s, memory_load_s = _loads_s(config, plan)
@@ -102,7 +113,7 @@ def _planned(words: tuple[str, ...], each: PoolEntry, config: Config, compose: C
         memory_load_s,
         _park_s(config),
     )
-    return Planned(kept, plan, config)
+    return Planned(kept, plan, config, tuple(remarks))
 
 
 def _loads_s(config: Config, plan: Plan) -> tuple[float | None, float | None]:

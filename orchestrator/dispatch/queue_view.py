@@ -131,6 +131,7 @@ class Outlook:
     ends: When | None  # when it would; null where nothing lets it end
     why: WhyWaiting | None  # why not now; null where it would start now
     displaces: list[Displaced]  # who would be stopped for it now
+    remarks: list[str] = dataclasses.field(default_factory=list)  # what its budgets are warned of
 
 
 class QueueView:

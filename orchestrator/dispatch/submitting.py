@@ -52,8 +52,9 @@ class Asked:
 
 def spec_of(
     words: tuple[str, ...], asked: Asked, fleet: FleetFile, store: Store, compose: Compose, now: float
-) -> JobSpec:
-    """The job that is asked for. Raises :class:`ConfigError` for what cannot be."""
+) -> tuple[JobSpec, tuple[str, ...]]:
+    """The job that is asked for, and what there is to say of it. Raises :class:`ConfigError` for what cannot
+    be."""
     books, there = store.read(), store.entry(asked.key) if asked.key else None
     team, job_class = fleet.team(asked.team), fleet.job_class(asked.job_class)
     if there is not None and there.typed is not None and not asked.again:
@@ -67,10 +68,11 @@ def spec_of(
         deadline_at = deadline_of(asked.deadline, now)
     if after is None:
         after = keys_to_finish(store, asked.after, (asked.key or "", asked.group), books)
-    if there is None or asked.again:
+    is_new = there is None or asked.again
+    if is_new:
         _check_budget(team, fleet, books, now)
     named = tuple(fleet.pool(name) for name in asked.pools) or fleet.pools
-    planned = plans_in(words, named, bool(asked.pools), compose, now)
+    planned = plans_in(words, named, bool(asked.pools), compose, now, is_new)
     config = planned[0].config
     usd = amount_of("usd_per_hour", asked.usd_per_hour)
     penalty_usd = amount_of("penalty_usd", asked.penalty_usd) or 0.0
@@ -81,7 +83,7 @@ def spec_of(
         )
     key = asked.key or new_run_name(config.job.name)
     check_key(key)
-    return JobSpec(
+    spec = JobSpec(
         key,
         team,
         tuple(one.kept for one in planned),
@@ -98,6 +100,7 @@ def spec_of(
         depends_on=after,
         group=asked.group,
     )
+    return spec, planned[0].remarks
 
 
 def deadline_of(typed: str, now: float) -> float:
@@ -128,17 +131,20 @@ def looked_at(
 ) -> tuple[list[JobSpec], dict[str, Outlook]]:
     """The jobs that are asked for, and what would come of those that are not there."""
     group, specs = "", []
+    remarks: dict[str, tuple[str, ...]] = {}
     if is_sweep:
         group = asked.key or new_run_name(compose_words(points[0]).job.name)
     for number, words in enumerate(points, 1):
         said = replace(asked, key=f"{group}-{number}", group=group) if group else asked
-        specs.append(spec_of(tuple(words), said, fleet, store, compose_words, view.now))
+        spec, remarked = spec_of(tuple(words), said, fleet, store, compose_words, view.now)
+        specs.append(spec)
+        remarks[spec.key] = remarked
     there = {spec.key: store.entry(spec.key) for spec in specs}
     new = [spec for spec in specs if (entry := there[spec.key]) is None or entry.is_over]
     outlooks = view.outlooks(new) if new and asked.forecast else []
     for spec, outlook in zip(new, outlooks, strict=False):  # none where none is asked for
         check_deadline(spec, outlook, asked.deadline or "", view.now)
-    return specs, {outlook.key: outlook for outlook in outlooks}
+    return specs, {one.key: replace(one, remarks=list(remarks[one.key])) for one in outlooks}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from orchestrator.fleet.jobs import JobSpec, JobState, PoolPlan
 from orchestrator.fleet.pools import Pool
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.teams import Team
+from tests.support.opened_stores import until_the_end
 
 GPUS_PER_NODE = 8
 
@@ -102,7 +103,7 @@ class FakeCluster:
         self.where: dict[str, tuple[tuple[str, int], ...]] = {}
         self.said: list[str] = []
         self.signals: list[tuple[int, int]] = []
-        self.looks = Store(folder)
+        self.looks = until_the_end(Store(folder))
 
     def submit(self, key: str, gpus: int, steps: int = 20, *, every: int = 2, **spec: object) -> None:
         """As `submit` does it, whether or not a daemon is there."""
@@ -117,7 +118,7 @@ class FakeCluster:
     def daemon(self) -> Daemon:
         """One that leads, as after each start of its process."""
         daemon = Daemon(
-            MortalStore(self.folder, self.dice), self, lambda: self.nodes, lambda: self.fleet,
+            until_the_end(MortalStore(self.folder, self.dice)), self, lambda: self.nodes, lambda: self.fleet,
             lambda: self.now, self.said.append,
         )  # fmt: skip
         daemon.lead("head", 1)

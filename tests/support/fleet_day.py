@@ -25,6 +25,7 @@ from orchestrator.dispatch.store import Store
 from orchestrator.fleet.decisions import StartCause, StopCause
 from orchestrator.fleet.jobs import JobSpec, JobState, Placement, PoolPlan
 from orchestrator.fleet.pools import Reservation
+from tests.support.opened_stores import until_the_end
 
 FLEET = """
 pools:
@@ -49,7 +50,7 @@ class FleetDay:
         run_root.mkdir(parents=True, exist_ok=True)
         (run_root / "fleet.yaml").write_text(FLEET)
         self.run_root, self.now = run_root, now
-        self.store = Store(run_root / "fleet")
+        self.store = until_the_end(Store(run_root / "fleet"))
         self._epoch: dict[str, int] = {}
         self._began: dict[str, float] = {}
         self._gpus: dict[str, int] = {}

@@ -142,11 +142,7 @@ def outlook_lines(outlook: Outlook, now: float) -> Iterator[str]:
     yield _plan(first)
     for plan in others:
         yield f"or {_plan(plan)}"
-    if outlook.budget_usd is not None and first.usd is not None and first.usd > outlook.budget_usd:
-        yield (
-            f"budget.usd={outlook.budget_usd:g} does not last: it saves and stops at"
-            f" {usd(outlook.budget_usd)}"
-        )
+    yield from map(clean, outlook.remarks)
     if outlook.starts is None:
         why = "" if outlook.why is None else f": {cause(outlook.why, '', now)}"
         yield f"nothing that is to come lets it start{why}"

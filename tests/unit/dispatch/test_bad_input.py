@@ -234,3 +234,32 @@ def test_a_folder_that_cannot_be_is_told_and_not_thrown(folder: Path, refused: R
     said = "daemon.lock: Not a directory; no daemon leads: mend that, and type 'orchestrator dispatch' again"
     assert said in refused("dispatch", code=4)
     assert "nothing was written, mend that and type it again" in refused("queue", code=4)
+
+
+def test_a_budget_that_will_not_do_is_refused_before_the_job_waits_for_its_gpus(
+    folder: Path, refused: Refuses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused("submit", "team=nlp", *LLAMA, "budget.usd=20")
+    assert said.startswith("budget.usd=20: too little, by its plan the run takes $")
+    assert "budget.may_fall_short=true" in said
+    assert refused("submit", "team=nlp", *LLAMA, "budget.deadline=2020-01-01").startswith(
+        "budget.deadline=2020-01-01: is over"
+    )
+    (folder / "runs" / "budgets.yaml").write_text("- {project: lm, period: month, usd: 0}\n")
+    said = refused("submit", "team=nlp", *LLAMA, "project=lm")
+    assert "of what project=lm may spend this month $0.00 is neither spent nor claimed by other runs" in said
+    assert refused("submit", "--dry-run", "team=nlp", *LLAMA, "project=lm") == said
+    assert (
+        main(["submit", "--dry-run", "team=nlp", *LLAMA, "budget.usd=20", "budget.may_fall_short=true"]) == 0
+    )
+    assert "budget.usd=20: will not do, by its plan the run takes $" in capsys.readouterr().out
+
+
+def test_what_was_submitted_is_not_refused_when_it_is_sent_again_once_the_budget_is_spent(
+    folder: Path, refused: Refuses
+) -> None:
+    words = ["submit", "team=nlp", "key=a", "project=lm", *LLAMA]
+    assert main(words) == 0
+    (folder / "runs" / "budgets.yaml").write_text("- {project: lm, period: month, usd: 0}\n")
+    assert main(words) == 0
+    assert "may spend this month" in refused(*words[:2], "key=b", *words[3:])
