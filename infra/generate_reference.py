@@ -39,6 +39,7 @@ from orchestrator.driver.run_list import ListedRun
 from orchestrator.driver.spending import SpentGroup
 from orchestrator.events import Event, Record
 from orchestrator.fleet.contest import Contest
+from orchestrator.fleet.played import PlayedFleet
 from orchestrator.ledger.incident import Incident
 from orchestrator.ledger.mlflow import names
 from orchestrator.ledger.mlflow.run_groups import Group
@@ -97,6 +98,7 @@ VERBS: list[tuple[str, str, Any]] = [
     ("check --json", "one", CheckSeen),
     ("nodes --json", "a list, those with the newest word first, of", NodeHistory),
     ("simulate --trace FILE --json", "one", Contest),
+    ("simulate --trace FILE --fleet FILE --json", "one", PlayedFleet),
     ("simulate scenario=NAME --json", "one", ScenarioAnswer),
     ("simulate --replay QUEUE --json", "one", Replay),
     ("queue --json", "one", QueueNow),

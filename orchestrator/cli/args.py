@@ -64,6 +64,7 @@ class Invocation:
     by: tuple[str, ...] = ()  # the keys that runs, or spending, are grouped by
     # what is simulated
     trace: str = ""
+    fleet: str | None = None  # the file of pools and teams on which a trace is played
     replay: str | None = None  # the folder of a queue whose decisions are made again
     profile: str | None = None
     policies: tuple[str, ...] = ()  # none: all

@@ -112,7 +112,7 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
     "check": (_JSON, _flag("--quick", instead_of="depth"), _flag("--full", instead_of="depth")),
     "nodes": (_JSON, *_texts("--forgive")),
     "simulate": (
-        _JSON, _CSV, *_texts("--trace", "--replay", "--profile", "--jobs-csv", "--png"),
+        _JSON, _CSV, *_texts("--trace", "--fleet", "--replay", "--profile", "--jobs-csv", "--png"),
         _flag("--policies", value=_words), _flag("--gpus", value=_count), _flag("--seeds", value=_count),
         _flag("--restart-s", value=_amount), _flag("--early", value=_amount),
         _flag("--jitter-s", value=_amount), _flag("--by-team"),

@@ -87,11 +87,18 @@ def simulate_trace(composed: DictConfig, invocation: Invocation) -> int:
         raise ConfigError("simulate: what? give --trace FILE, or a scenario, e.g. scenario=h100_2023")
     if invocation.csv:
         raise ConfigError("--csv: it is of a scenario; a trace has --json and --jobs-csv FILE")
+    if invocation.fleet is not None:
+        _refuse_beside_a_fleet(invocation)
     given, seeds = invocation, tuple(range(invocation.seeds))
     setting = Setting(
         given.gpus, given.restart_s, early=given.early, jitter_s=given.jitter_s, seeds=seeds,
         by_team=given.by_team,
     )  # fmt: skip
+    if given.fleet is not None:
+        from orchestrator.cli.simulate_fleet import simulate_fleet
+
+        simulate_fleet(given.trace, given.fleet, setting, given.json, Screen())
+        return 0
     simulate(
         given.trace, setting, given.policies, given.profile, given.json, Screen(),
         jobs_csv=given.jobs_csv, png=given.png,
@@ -100,8 +107,8 @@ def simulate_trace(composed: DictConfig, invocation: Invocation) -> int:
 
 
 _OF_A_TRACE = (
-    "trace", "profile", "policies", "gpus", "restart_s", "early", "jitter_s", "seeds", "by_team", "jobs_csv",
-    "png",
+    "trace", "fleet", "profile", "policies", "gpus", "restart_s", "early", "jitter_s", "seeds", "by_team",
+    "jobs_csv", "png",
 )  # fmt: skip
 
 
@@ -114,6 +121,16 @@ def _refuse_beside_a_replay(composed: DictConfig, invocation: Invocation) -> Non
             raise ConfigError(
                 f"--{name.replace('_', '-')}: says nothing to --replay, which has all of that on record;"
                 " leave it out"
+            )
+
+
+def _refuse_beside_a_fleet(invocation: Invocation) -> None:
+    """The file has its own GPUs, and the queue's policy plays on them."""
+    for name in ("profile", "policies", "gpus", "by_team", "jobs_csv", "png"):
+        if getattr(invocation, name) != getattr(Invocation, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: says nothing beside --fleet, whose file has the pools and the"
+                " policy; leave one of them out"
             )
 
 

@@ -43,11 +43,7 @@ def simulate(
     if profile and (jobs_csv or png):
         flag = "--jobs-csv" if jobs_csv else "--png"
         raise ConfigError(f"{flag}: there is nothing to show of --profile={profile}; leave one of them out")
-    try:
-        text = read_text(trace, _MOST_BYTES)
-    except (OSError, PaperError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"--trace={trace}: {why}") from None
+    text = text_of(trace)
     _refuse_no_folder("--jobs-csv", jobs_csv)
     _refuse_no_folder("--png", png)
     jobs = read_trace(text, trace)
@@ -61,6 +57,15 @@ def simulate(
         console.file.write(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
     else:
         _show(found, console)
+
+
+def text_of(trace: str) -> str:
+    """Raises :class:`ConfigError` for a file that cannot be read."""
+    try:
+        return read_text(trace, _MOST_BYTES)
+    except (OSError, PaperError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"--trace={trace}: {why}") from None
 
 
 def _refuse_no_folder(flag: str, path: str | None) -> None:

@@ -221,17 +221,19 @@ HELP = {
     **QUEUE_HELP,
     "remote": REMOTE_HELP,
     "simulate": VerbHelp(
-        "--trace FILE | scenario=NAME | --replay QUEUE",
+        "--trace FILE [--fleet FILE] | scenario=NAME | --replay QUEUE",
         "Runs a trace of jobs through policies side by side and starts nothing: how long jobs take from"
         " submission to end, how long they wait, what being stopped costs, and what no policy can beat. The"
         " trace is CSV with the columns submit_time_s, duration_s and gpus, or what Philly, Muri, Acme, sacct"
         " -P or kubectl get workloads -o json have. 'ours' is told durations with an error, 'ours_blind'"
-        " none; easy, srtf and srsf know the true ones. A scenario of conf/scenario has companies, sites,"
+        " none; easy, srtf and srsf know the true ones. With --fleet the trace is played on the pools, teams"
+        " and policy of a fleet.yaml, and told by team. A scenario of conf/scenario has companies, sites,"
         " power and deliveries over weeks: who waits how long, and where more GPUs or power are worth their"
         " price. A queue has on record what each of its decisions was made upon: they are made again, and"
         " have to come out the same.",
         (
             ("--gpus N", "of the cluster; 64 where nothing is said"),
+            ("--fleet FILE", "a fleet.yaml, as runs/fleet.yaml: who would have waited for what, by team"),
             ("--policies NAME,…", "of fifo, easy, srtf, srsf, tiresias_l, ours, ours_blind"),
             ("--profile muri", "by the rules of Muri's simulator, to compare with its paper"),
             ("--restart-s S", "what a start takes after a stop; 3"),
@@ -248,6 +250,7 @@ HELP = {
         (
             "--trace jobs.csv --gpus 512",
             "--trace jobs.csv --policies fifo,ours --early 0.3 --json",
+            "--trace jobs.csv --fleet runs/fleet.yaml",
             "scenario=h100_2023 scenario.weeks=4",
             "--replay runs/fleet",
         ),

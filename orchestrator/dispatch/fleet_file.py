@@ -164,8 +164,12 @@ class FleetFile:
 
 
 def read_fleet_file(run_root: Path | str) -> FleetFile:
+    """That of a run root; see :func:`fleet_file_at`."""
+    return fleet_file_at(Path(run_root).resolve() / NAME)
+
+
+def fleet_file_at(path: Path) -> FleetFile:
     """Raises :class:`ConfigError` for a file that is not there, or says what cannot be."""
-    path = Path(run_root).resolve() / NAME
     try:
         body = papers.yaml_of(papers.read_text(path, 4 << 20))
     except FileNotFoundError:

@@ -191,12 +191,12 @@ def _fairness(jobs: Sequence[TraceJob], setting: Setting, name: str, run: Run) -
 
 def play(jobs: Sequence[TraceJob], setting: Setting, name: str, seed: int) -> Run:
     """One run of one policy. The same seed draws the same trace and the same predictions for each."""
-    arrivals, work_s, told = _drawn(jobs, setting, seed)
+    arrivals, work_s, told = drawn(jobs, setting, seed)
     queueing = _queueing(name, setting, arrivals, told)
     return simulate(arrivals, setting.gpus, queueing, restart_s=setting.restart_s, work_s=work_s)
 
 
-def _drawn(jobs: Sequence[TraceJob], setting: Setting, seed: int) -> tuple[Arrivals, Floats, Floats]:
+def drawn(jobs: Sequence[TraceJob], setting: Setting, seed: int) -> tuple[Arrivals, Floats, Floats]:
     """What a seed makes of a trace: who comes when, what each takes, and the errors of what is told."""
     arrivals = Arrivals.of(jobs)
     rng = np.random.default_rng(seed)
@@ -216,7 +216,7 @@ def _bound_s(jobs: Sequence[TraceJob], setting: Setting) -> float:
     """Of what the seeds draw, as the policies' averages are."""
     found = []
     for seed in setting.seeds if setting.draws else setting.seeds[:1]:
-        arrivals, work_s, _ = _drawn(jobs, setting, seed)
+        arrivals, work_s, _ = drawn(jobs, setting, seed)
         found.append(bound_jct_s(replace(arrivals, duration_s=work_s), setting.gpus))
     return float(np.mean(found))
 

@@ -79,3 +79,41 @@ def test_a_line_for_each_policy_and_job_and_a_picture(trace, tmp_path, capsys):
     ]
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
     assert "no team" in capsys.readouterr().out
+
+
+FLEET = "pools: {gpus: {nodes: 2, gpus_per_node: 8}}\nteams: {nlp: {usd_per_month: 5, quota: {gpus: 8}}, cv: {}}\n"
+
+
+def test_a_trace_is_played_on_a_fleet_and_told_by_team(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, fleet = tmp_path / "t.csv", tmp_path / "fleet.yaml"
+    trace.write_text("submit_time_s,duration_s,gpus,team\n0,3600,8,nlp\n10,7200,16,cv\n20,600,8,nlp\n")
+    fleet.write_text(FLEET)
+    assert main(["simulate", "--trace", str(trace), "--fleet", str(fleet), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["jobs"], found["gpus"], list(found["teams"])) == (3, 16, ["cv", "nlp"])
+    assert main(["simulate", "--trace", str(trace), "--fleet", str(fleet)]) == 0
+    told = capsys.readouterr().out
+    assert "3 jobs on the 16 GPUs of " in told
+    assert "usd_per_month of nlp is not played" in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--fleet", "none.yaml"], "none.yaml: is not there, and says which pools and teams share the GPUs"),
+        (["--fleet", "f.yaml", "--gpus", "8"], "--gpus: says nothing beside --fleet"),
+        (["--fleet", "f.yaml", "--policies", "ours"], "--policies: says nothing beside --fleet"),
+        (["--fleet", "f.yaml"], "f.yaml: pools: "),
+    ],
+)
+def test_what_cannot_be_beside_a_fleet_is_refused(
+    flags: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("submit_time_s,duration_s,gpus\n0,3600,8\n")
+    (tmp_path / "f.yaml").write_text("teams: {}\n")
+    assert main(["simulate", "--trace", "t.csv", *flags]) == 2
+    assert why in capsys.readouterr().err
