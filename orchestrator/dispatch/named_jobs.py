@@ -44,6 +44,26 @@ def entries_named(store: Store, key: str, books: Books) -> list[Entry]:
     return [entry]
 
 
+def held_ones(store: Store, key: str, books: Books) -> list[Entry]:
+    """Those of them that somebody or something keeps from starting.
+
+    Raises :class:`ConfigError` where nothing does.
+    """
+    entries = entries_named(store, key, books)
+    held = [entry for entry in entries if _is_held(entry)]
+    if not held:
+        states = ", ".join(sorted({entry.job.state.value for entry in entries}))
+        raise ConfigError(
+            f"{key}: nothing holds it, it is {states}; 'queue --why {key}' says what it waits for"
+        )
+    return held
+
+
+def _is_held(entry: Entry) -> bool:
+    """Or waits to be tried again, or is asked to leave so that it is held."""
+    return JobState.HELD in (entry.job.state, entry.wanted) or entry.again_at is not None
+
+
 def keys_to_finish(
     store: Store, named: tuple[str, ...], own: tuple[str, ...], books: Books
 ) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from orchestrator.dispatch.entries import Entry
 from orchestrator.dispatch.facts import CancelAsked, Fact, HeldBack, LetGo, NodeDrained, Reserved, Unreserved
 from orchestrator.dispatch.fleet_file import FleetFile
 from orchestrator.dispatch.moving import move
-from orchestrator.dispatch.named_jobs import entries_named, entry_named
+from orchestrator.dispatch.named_jobs import entries_named, entry_named, held_ones
 from orchestrator.dispatch.pools_now import HOLDS
 from orchestrator.dispatch.queue_answers import Heard, QueueNow, Submission
 from orchestrator.dispatch.queue_place import claim, fleet_here
@@ -212,9 +212,9 @@ class Queue:
             key: Its own, or that of a group.
 
         Raises:
-            ConfigError: There is none of that key, or it has ended.
+            ConfigError: There is none of that key, it has ended, or nothing holds it.
         """
-        return self._ask(key, LetGo)
+        return self._ask(key, LetGo, held_ones)
 
     def move(self, key: str, **wishes: Unpack[MoveWishes]) -> list[Outlook]:
         """Change what a job is worth, when it has to be done, or where it may run; returns what comes of it.
@@ -326,11 +326,13 @@ class Queue:
             self._write(store, fleet, choose)
         return NodeDrain(host, not off, jobs)
 
-    def _ask(self, key: str, fact: Callable[[str], Fact]) -> list[Heard]:
+    def _ask(
+        self, key: str, fact: Callable[[str], Fact], named: Callable[..., list[Entry]] = entries_named
+    ) -> list[Heard]:
         entries: list[Entry] = []
 
         def choose(books: Books) -> list[Fact]:
-            entries[:] = entries_named(store, key, books)
+            entries[:] = named(store, key, books)
             return [fact(entry.key) for entry in entries]
 
         with self._open() as (store, fleet):

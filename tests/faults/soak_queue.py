@@ -59,13 +59,7 @@ class QueueOnHosts(StruckQueue):
         def join(host: Host) -> None:
             host.run(["mkdir", "-p", "-m", "700", f"{HOME}/.ray"], check=True)
             host.write(_TOKEN, token)
-            start = [
-                "ray",
-                "start",
-                f"--address={address}",
-                f"--node-ip-address={host.address}",
-                "--num-cpus=2",
-            ]
+            start = ["ray", "start", f"--address={address}", f"--node-ip-address={host.address}"]
             # Ray gives a node half a minute to come up, which a busy machine may not have for it.
             for tries_left in reversed(range(JOIN_TRIES)):
                 end(*[process for process in host.processes() if "ray" in title(process)])

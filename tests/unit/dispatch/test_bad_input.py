@@ -263,3 +263,12 @@ def test_what_was_submitted_is_not_refused_when_it_is_sent_again_once_the_budget
     (folder / "runs" / "budgets.yaml").write_text("- {project: lm, period: month, usd: 0}\n")
     assert main(words) == 0
     assert "may spend this month" in refused(*words[:2], "key=b", *words[3:])
+
+
+def test_nobody_is_let_go_whom_nothing_holds(refused: Refuses) -> None:
+    assert main(["submit", "team=nlp", "key=a", "--no-forecast", *LLAMA]) == 0
+    assert refused("hold", "a", "--off") == (
+        "a: nothing holds it, it is queued; 'queue --why a' says what it waits for"
+    )
+    assert main(["hold", "a"]) == 0
+    assert main(["hold", "a", "--off"]) == 0
