@@ -40,7 +40,7 @@ from orchestrator.events import (
 )
 from tests.faults.faults import commit, committed_after, event, fail, recovery, the_phase, write_out
 from tests.faults.invariants import finished_like, holds, nothing_left, redone_alike
-from tests.faults.runs import MARKS, Run, User
+from tests.faults.runs import EVERY, MARKS, Run, User
 
 pytestmark = MARKS
 
@@ -220,4 +220,7 @@ def test_a_run_that_lost_its_own_ray_is_taken_up(
     first, *_ = [record.event for record in again.news() if isinstance(record.event, AttemptStarted)]
     before = [record.event for record in again.records()[: again.before]]
     committed = [e.step for e in before if isinstance(e, SnapshotCommitted)]
-    assert first.restore_step == max(committed)
+    # An agent goes on without its driver until it notices, and what it commits meanwhile nobody writes down.
+    assert first.restore_step is not None
+    assert first.restore_step >= max(committed)
+    assert first.restore_step % EVERY == 0
