@@ -92,6 +92,12 @@ def _target(config: Config) -> Target:
         return Target(address, known if known and known.address == address else None)
     if known is not None and asked is None:
         return Target(known.address, known)
+    if config.launch.node_ids and asked is None:  # as those of a queue do, whose Ray has died just now
+        raise ClusterUnreachable(
+            "launch.node_ids: names nodes of a cluster that is there, and "
+            f"{remark or 'none is kept here'}; start one with 'orchestrator up', or name it with"
+            " ray_address=HOST:PORT"
+        )
     if config.cluster.name != "local" or config.cluster.nodes > 1:
         local = config.cluster.name == "local"
         what = f"cluster.nodes={config.cluster.nodes}" if local else f"cluster={config.cluster.name}"

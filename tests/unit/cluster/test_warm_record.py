@@ -122,6 +122,22 @@ def test_a_run_attaches_to_what_is_kept_and_starts_its_own_otherwise(
     assert closed_address in gone.remark
 
 
+def test_a_run_of_named_nodes_waits_for_their_cluster_and_starts_none(
+    listening: str, closed_address: str
+) -> None:
+    """What a queue starts just when its Ray has died is to be tried again, and not to be mended by anybody."""
+    for wanted in (config(), config(nodes=2)):
+        wanted.launch.node_ids = ["f0"] * wanted.cluster.nodes
+        with pytest.raises(ClusterUnreachable, match=r"none is kept here; start one with 'orchestrator up'"):
+            find_target(wanted)
+        record.record(cluster(closed_address))
+        with pytest.raises(ClusterUnreachable, match=f"{closed_address} does not answer any more"):
+            find_target(wanted)
+        record.record(cluster(listening))
+        assert find_target(wanted).address == listening
+        record.forget()
+
+
 def test_a_job_that_ray_was_handed_finds_its_cluster(listening: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", listening)
     assert find_target(config()).address == listening
