@@ -54,6 +54,7 @@ class StruckQueue:
     # After so many kills, or once nothing else is to do: a job's key and words.
     later: list[tuple[int, str, Sequence[str]]] = field(default_factory=list)
     _daemon: subprocess.Popen[bytes] | None = None
+    _read: dict[str, tuple[int, list[Record]]] = field(default_factory=dict)  # by run, at a size
 
     def __post_init__(self) -> None:
         self.runs = self.folder / "runs"
@@ -90,6 +91,7 @@ class StruckQueue:
             while self.later or comes is not None or not self.over():
                 assert time.monotonic() < deadline_s, f"seed {self.seed}: {self.told()}"
                 assert self._daemon is not None
+                assert not (held := self.held()), f"seed {self.seed}: {held}\n{self.told()}"
                 if self._daemon.poll() is not None:
                     self.begin()
                 if comes is not None and comes.done():
@@ -125,6 +127,11 @@ class StruckQueue:
     def over(self) -> bool:
         return all(entry.job.state in ENDED for entry in self.store.read().live())
 
+    def held(self) -> dict[str, str]:
+        """Who waits for somebody to look, and why: nobody is there to."""
+        live = self.store.read().live()
+        return {one.key: one.job.held_because for one in live if one.job.state is JobState.HELD}
+
     def states(self) -> dict[str, JobState]:
         return {entry.key: entry.job.state for entry in self.store.newest_ended(1000)}
 
@@ -147,7 +154,10 @@ class StruckQueue:
     def records(self, key: str) -> list[Record]:
         """None of a run that has not begun."""
         journal = self.runs / key / "journal.jsonl"
-        return list(replay(journal)) if journal.exists() else []
+        size = journal.stat().st_size if journal.exists() else 0
+        if self._read.get(key, (0, []))[0] != size:  # else the looks take more than the runs
+            self._read[key] = size, list(replay(journal))
+        return self._read.get(key, (0, []))[1]
 
     def check(self, kinds: Sequence[Sequence[str]], steps: int) -> None:
         """All jobs have finished once; those of a kind have trained the same; no attempt began before the
