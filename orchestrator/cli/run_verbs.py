@@ -3,6 +3,7 @@ imported by the verb that needs it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.cli.args import Invocation
@@ -116,29 +117,33 @@ def _refuse_beside_a_replay(composed: DictConfig, invocation: Invocation) -> Non
     """What was decided has its own jobs, nodes and policy on record."""
     if composed.get("scenario") is not None:
         raise ConfigError("--replay: a scenario was named, too; leave one of them out")
-    for name in (*_OF_A_TRACE, "csv"):
-        if getattr(invocation, name) != getattr(Invocation, name):
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: says nothing to --replay, which has all of that on record;"
-                " leave it out"
-            )
+    if flag := _first_given(invocation, (*_OF_A_TRACE, "csv")):
+        raise ConfigError(
+            f"{_typed(flag)}: says nothing to --replay, which has all of that on record; leave it out"
+        )
 
 
 def _refuse_beside_a_fleet(invocation: Invocation) -> None:
     """The file has its own GPUs, and the queue's policy plays on them."""
-    for name in ("profile", "policies", "gpus", "by_team", "jobs_csv", "png"):
-        if getattr(invocation, name) != getattr(Invocation, name):
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: says nothing beside --fleet, whose file has the pools and the"
-                " policy; leave one of them out"
-            )
+    if flag := _first_given(invocation, ("profile", "policies", "gpus", "by_team", "jobs_csv", "png")):
+        raise ConfigError(
+            f"{_typed(flag)}: says nothing beside --fleet, whose file has the pools and the policy; leave one"
+            " of them out"
+        )
 
 
 def _refuse_flags_of_a_trace(invocation: Invocation) -> None:
-    for name in _OF_A_TRACE:
-        if getattr(invocation, name) != getattr(Invocation, name):
-            instead = f"; set scenario.{name}=… instead" if name in ("restart_s", "seeds") else ""
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: it is of a trace, and a scenario was named; leave it out"
-                f"{instead}"
-            )
+    if flag := _first_given(invocation, _OF_A_TRACE):
+        instead = f"; set scenario.{flag}=… instead" if flag in ("restart_s", "seeds") else ""
+        raise ConfigError(
+            f"{_typed(flag)}: it is of a trace, and a scenario was named; leave it out{instead}"
+        )
+
+
+def _first_given(invocation: Invocation, names: Sequence[str]) -> str | None:
+    """The first of these flags that was typed with another value than the usual one."""
+    return next((name for name in names if getattr(invocation, name) != getattr(Invocation, name)), None)
+
+
+def _typed(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -69,8 +69,11 @@ def _show(found: PlayedFleet, console: Console) -> None:
     )
     _say(console, " ".join(filter(None, (told, left_out(columns, shown)))))
     if found.all.unfinished:
-        of = [f"{each.unfinished:,.0f} of {clean(team) or 'no team'}" for team, each in found.teams.items()]
-        text = ", ".join(one for one in of if not one.startswith("0 "))
+        text = ", ".join(
+            f"{each.unfinished:,.0f} of {clean(team) or 'no team'}"
+            for team, each in found.teams.items()
+            if round(each.unfinished)
+        )
         count = f"{plural(round(found.all.unfinished), 'job')}{f' ({text})' if text else ''}"
         _say(
             console,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from orchestrator.cli.show.run_view import RunOnTerminal
     from orchestrator.config.schema import Config
-    from orchestrator.plan.plan import Plan
     from orchestrator.planner.sweep import PlannedPoint
 
 SWEEP_NAME = "%Y%m%d-%H%M%S"  # as hydra.sweep.dir
@@ -102,19 +101,11 @@ def _plan(composed: DictConfig, invocation: Invocation) -> int:
         print(json.dumps(body, indent=2))
     else:
         show_plan(plan, console)
-        for text in _budget_remarks(config if found is None else found.config, plan):
+        from orchestrator.driver.beforehand import remarks_on_budgets
+
+        for text in remarks_on_budgets(config if found is None else found.config, plan):
             console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return 0
-
-
-def _budget_remarks(config: Config, plan: Plan) -> list[str]:
-    from orchestrator.driver.budget_asked import has_budget
-
-    if not has_budget(config):
-        return []
-    from orchestrator.driver.budget import budget_remarks
-
-    return budget_remarks(config, plan)
 
 
 def _asks_what_to_train(composed: DictConfig) -> bool:

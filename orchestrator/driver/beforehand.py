@@ -13,6 +13,11 @@ def remarks_before(config: Config, plan: Plan) -> list[str]:
     :class:`~orchestrator.errors.ConfigError` for what its start would refuse as things are: a budget that
     would not do or is spent, and a script that builds another model."""
     check_script_builds(config)
+    return remarks_on_budgets(config, plan)
+
+
+def remarks_on_budgets(config: Config, plan: Plan) -> list[str]:
+    """The part of that which is of a budget, its own or a shared one. Most have none, and load nothing."""
     if not has_budget(config):
         return []
     from orchestrator.driver.budget import budget_remarks
