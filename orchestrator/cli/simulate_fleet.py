@@ -82,8 +82,8 @@ def _show(found: PlayedFleet, console: Console) -> None:
         )
 
 
-def _time(seconds: float) -> str:
-    return "" if seconds != seconds else duration(seconds)  # of a team of which no job has ended
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 def _say(console: Console, text: str) -> None:

@@ -7,7 +7,6 @@ are counted, and nodes are not looked at. Budgets of the month are left out.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
@@ -49,10 +48,10 @@ class PlayedJobs:
     # that never ran to their end: their team may not have so many GPUs, or those go and do not come back
     unfinished: float
     gpu_hours: float  # that they held
-    avg_jct_s: float  # from submission to end, on average
-    p50_jct_s: float  # the median
-    p99_jct_s: float  # 99 of a hundred take no longer
-    avg_wait_s: float  # not running, also after a stop
+    avg_jct_s: float | None  # from submission to end, on average; null where none has ended
+    p50_jct_s: float | None  # the median; null likewise
+    p99_jct_s: float | None  # 99 of a hundred take no longer; null likewise
+    avg_wait_s: float | None  # not running, also after a stop; null likewise
     stops: float  # how often one was stopped for another
     delay_usd: float  # of the time that they waited, at their cost of delay
     usd: float  # for their GPU-hours, at the price of the pool where each ran last
@@ -162,12 +161,13 @@ def _played(course: Course, world: World, these: Bools, of: int) -> PlayedJobs:
     waited_s = np.maximum(jct_s - course.ran_s[ended], 0.0)
     gpu_h = course.ran_s[ended] * course.gpus[ended] / HOUR_S
     count = int(ended.sum())
-    if not count:
-        jct_s = waited_s = np.array([math.nan])
     return PlayedJobs(
-        count, of - count, float(gpu_h.sum()), float(jct_s.mean()), percentile(jct_s, 0.5),
-        percentile(jct_s, 0.99), float(waited_s.mean()), float(course.stops[these].sum()),
-        float((waited_s / HOUR_S * usd_per_hour[ended]).sum()) if count else 0.0,
+        count, of - count, float(gpu_h.sum()),
+        float(jct_s.mean()) if count else None,
+        percentile(jct_s, 0.5) if count else None,
+        percentile(jct_s, 0.99) if count else None,
+        float(waited_s.mean()) if count else None,
+        float(course.stops[these].sum()), float((waited_s / HOUR_S * usd_per_hour[ended]).sum()),
         float((gpu_h * price[ended]).sum()),
     )  # fmt: skip
 
@@ -189,5 +189,9 @@ def _in_use(course: Course, world: World, last_at: float) -> dict[str, float]:
 
 
 def _mean(rows: Sequence[PlayedJobs]) -> PlayedJobs:
-    names = [each.name for each in fields(PlayedJobs)]
-    return PlayedJobs(*(float(np.mean([getattr(row, name) for row in rows])) for name in names))
+    """Of the seeds in which there is a figure."""
+    found = {}
+    for name in (each.name for each in fields(PlayedJobs)):
+        known = [value for row in rows if (value := getattr(row, name)) is not None]
+        found[name] = float(np.mean(known)) if known else None
+    return PlayedJobs(**found)  # type: ignore[arg-type]

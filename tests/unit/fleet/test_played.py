@@ -95,6 +95,14 @@ def test_a_gang_beyond_what_its_team_may_have_never_runs() -> None:
     assert (found.teams["cv"].jobs, found.teams["cv"].unfinished) == (1, 1)
 
 
+def test_a_team_of_which_no_job_ends_has_no_times() -> None:
+    teams = (Team("cv", borrow_limit=4), Team("nlp"))
+    jobs = [job("1", 0.0, 60.0, 8, "cv"), job("2", 0.0, 60.0, 4, "nlp")]
+    cv = play_on(jobs, "t.csv", EXACT, Fleet("f.yaml", NOW, ONE, teams)).teams["cv"]
+    assert (cv.jobs, cv.unfinished, cv.avg_jct_s, cv.p99_jct_s, cv.avg_wait_s) == (0, 1, None, None, None)
+    assert (cv.gpu_hours, cv.delay_usd, cv.usd) == (0.0, 0.0, 0.0)
+
+
 def test_the_cheaper_of_two_pools_is_taken_first() -> None:
     pools = (Pool("dear", 1, 8, 4.0), Pool("cheap", 1, 8, 1.0))
     found = play_on([job("1", 0.0, 3600.0, 8)], "t.csv", EXACT, Fleet("f.yaml", NOW, pools))
