@@ -28,6 +28,7 @@ from orchestrator.supervise.worker_group import WorkerGroup
 from orchestrator.testing.worker_group import Behaviour, WorkerGroupContract
 from tests.support.fakes import FakeGroup, fail
 from tests.support.folders import SCRIPTS
+from tests.support.texts import text_so_far
 
 SCRIPT = SCRIPTS / "group_job.py"
 TIMEOUT_S = 120.0
@@ -88,7 +89,7 @@ def until_up(group: WorkerGroup, run_dir: Path) -> None:
     """Until all ranks hear what they are told; they say so."""
     logs = [run_dir / "logs" / f"attempt-1.rank-{rank}.log" for rank in range(2)]
     deadline = time.monotonic() + TIMEOUT_S
-    while not all(log.exists() and "hello" in log.read_text() for log in logs):
+    while not all("hello" in text_so_far(log) for log in logs):
         assert time.monotonic() < deadline, "the ranks did not start"
         group.poll()
         time.sleep(0.02)

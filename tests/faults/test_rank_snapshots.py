@@ -33,6 +33,7 @@ from orchestrator.rank.messages import (
 from tests.support.rank_harness import Outcome
 from tests.support.slot_harness import small_tmpfs
 from tests.support.snapshot_world import KEY, World, errors, losses, small_assignment
+from tests.support.texts import text_so_far
 
 pytestmark = pytest.mark.real
 
@@ -300,7 +301,7 @@ def test_a_rank_that_is_killed_while_it_stages_leaves_the_generation_before(
     world = make()
     attempt = world.start(*SAVING, "--stop-in-save-of", "4")
     log = Path(attempt.ranks[0].spec.log_path)
-    assert world.until(lambda: "in the middle" in log.read_text())
+    assert world.until(lambda: "in the middle" in text_so_far(log))
     world.commit(1)
     for rank in attempt.ranks:
         os.kill(rank.pid, signal.SIGKILL)

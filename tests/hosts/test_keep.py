@@ -20,6 +20,7 @@ from orchestrator.cluster.warm.record import WarmCluster
 from orchestrator.events import AttemptStarted, CheckpointSaved, ResourcesGranted, RunStarted, StepDone
 from orchestrator.ledger.journal import replay
 from tests.support.paced import paced
+from tests.support.texts import text_so_far
 
 pytestmark = pytest.mark.real
 
@@ -221,10 +222,10 @@ def test_down_waits_for_runs_unless_forced_and_leaves_nothing(desk: Desk, up: st
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_up_that_is_stopped_leaves_nothing(desk: Desk, number: signal.Signals, code: int) -> None:
-    process = desk.start("up", *CPU)
     log = desk.folder / "home" / ".local" / "state" / "orchestrator" / "ray-head.log"
     log.unlink(missing_ok=True)
-    assert eventually(lambda: log.exists() and "Local node IP" in log.read_text())
+    process = desk.start("up", *CPU)
+    assert eventually(lambda: "Local node IP" in text_so_far(log))
     (head,) = [child for child in psutil.Process(process.pid).children() if "start" in child.cmdline()]
     process.send_signal(number)
     process.communicate(timeout=TIMEOUT_S)

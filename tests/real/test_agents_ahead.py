@@ -17,6 +17,7 @@ from orchestrator.cluster.warm.record import WarmCluster
 from tests.real.conftest import CPU
 from tests.support.processes import AHEAD, below, running, title
 from tests.support.receivers import UNTIL_S, until
+from tests.support.texts import text_so_far
 
 pytestmark = pytest.mark.real
 
@@ -114,7 +115,7 @@ def test_an_agent_ends_with_its_driver_however_that_ends(cluster: Cluster) -> No
     until(lambda: len(cluster.ahead()) == 1)
     (there,) = cluster.ahead()
     driver, here = cluster.start("killed")
-    until(lambda: (here / "rank-0").exists() and (here / "rank-0").read_text() != "")
+    until(lambda: text_so_far(here / "rank-0") != "")
     rank = psutil.Process(int((here / "rank-0").read_text()))
     assert cluster.agents() == {there}
     driver.send_signal(signal.SIGKILL)

@@ -16,6 +16,7 @@ import pytest
 from tests.faults.runs import UNTRACKED, User
 from tests.real.conftest import CPU
 from tests.support.rank_harness import TIMEOUT_S
+from tests.support.texts import text_so_far
 
 pytestmark = pytest.mark.real
 
@@ -91,7 +92,7 @@ def test_after_ctrl_c_what_the_end_says_is_typed_and_the_same_command_goes_on(
         try:
             log = tmp_path / "runs" / "a-wait" / "logs" / "attempt-1.rank-0.log"
             deadline = time.monotonic() + TIMEOUT_S
-            while not (log.exists() and "SAW" in log.read_text()) and time.monotonic() < deadline:
+            while "SAW" not in text_so_far(log) and time.monotonic() < deadline:
                 assert process.poll() is None, process.communicate()[0]
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)

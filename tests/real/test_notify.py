@@ -37,6 +37,7 @@ from tests.support.certificates import Authority
 from tests.support.folders import PROJECT
 from tests.support.ports import free_port
 from tests.support.receivers import UNTIL_S, HttpReceiver, http_receiver, mail_receiver, until
+from tests.support.texts import text_so_far
 from tests.unit.config.test_conf import composed
 from tests.unit.ledger.test_notify_words import FAULT, WORD
 
@@ -171,7 +172,7 @@ def test_a_server_that_is_away_gets_all_of_it_later_and_keeps_no_other_channel_w
     outbox = Outbox(channels, 100, retry_for_s=UNTIL_S, say=said.append)
     outbox.put(3, WORD)
     outbox.put(5, dataclasses.replace(WORD, moment=Moment.FAULT))
-    until(lambda: (tmp_path / "told").exists() and (tmp_path / "told").read_text().count("\n") == 2)
+    until(lambda: text_so_far(tmp_path / "told").count("\n") == 2)
     until(lambda: bool(said))
     assert outbox.settled_before(9) == 2
     with http_receiver(port) as receiver:

@@ -18,6 +18,7 @@ from orchestrator.ledger.journal import replay
 from orchestrator.ledger.run_directory import LOST
 from tests.real.conftest import CPU
 from tests.support.receivers import UNTIL_S, http_receiver, until
+from tests.support.texts import text_so_far
 
 pytestmark = pytest.mark.real
 
@@ -61,7 +62,7 @@ def test_a_run_is_listed_followed_told_of_and_stopped_from_elsewhere(
             until(lambda: (run_dir / "journal.jsonl").exists())
             follower = orchestrator(["logs", "night", "--follow"], tmp_path, kept)
             log = run_dir / "logs" / "attempt-1.rank-0.log"
-            until(lambda: log.exists() and b"step" in log.read_bytes())
+            until(lambda: "step" in text_so_far(log))
             until(lambda: [run.state for run in orc.list_runs(tmp_path / "runs")] == ["training"])
             code, out = ended(orchestrator(["stop", "night"], tmp_path, kept))
             assert code == 0

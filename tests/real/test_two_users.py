@@ -23,6 +23,7 @@ from tests.hosts.hosts import Host, Network, NoHostsError, wait_until
 from tests.real.conftest import CPU
 from tests.support.folders import PROJECT
 from tests.support.processes import running, title
+from tests.support.texts import text_so_far
 
 pytestmark = MARKS
 
@@ -176,7 +177,7 @@ def _going(made: Machine, empty_database: Path) -> Iterator[Machine]:
             made.outside(f"{home}/checkpoints"),
         )
         wait_until(
-            lambda: (saved / "latest").exists() and "SAVED" in log.read_text(), TIMEOUT_S, "a run is going"
+            lambda: (saved / "latest").exists() and "SAVED" in text_so_far(log), TIMEOUT_S, "a run is going"
         )
         made.secrets = {
             "the token": made.outside(f"{home}/.ray/auth_token").read_text(),

@@ -20,6 +20,7 @@ from tests.faults.runs import COMMON, MARKS, TIMEOUT_S, UNTRACKED, User
 from tests.services.runs import SHORT
 from tests.services.slurm import Slurm
 from tests.support.processes import end
+from tests.support.texts import text_so_far
 
 pytestmark = MARKS
 
@@ -60,8 +61,7 @@ class Job:
             time.sleep(0.2)
 
     def text(self) -> str:
-        path = self.folder / f"{self.name}.txt"
-        return path.read_text() if path.exists() else ""
+        return text_so_far(self.folder / f"{self.name}.txt")
 
     def events(self) -> list[Event]:
         journal = self.folder / "runs" / self.name / "journal.jsonl"

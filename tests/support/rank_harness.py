@@ -19,6 +19,7 @@ from orchestrator.rank.messages import Message, Unknown
 from orchestrator.rank.spec import RankSpec
 from orchestrator.vocabulary import ProgramKind
 from tests.support.ports import free_port
+from tests.support.texts import text_so_far
 
 TIMEOUT_S = 60.0
 _Kind = TypeVar("_Kind")
@@ -133,8 +134,7 @@ class Bench:
         ]
 
     def log(self, rank: int = 0) -> str:
-        path = self.folder / f"rank{rank}.log"
-        return path.read_text() if path.exists() else ""
+        return text_so_far(self.folder / f"rank{rank}.log")
 
     def finish(self, rank: RankProcess) -> Outcome:
         messages: list[Message | Unknown] = []

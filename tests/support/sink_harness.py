@@ -36,6 +36,7 @@ from orchestrator.ledger.journal import Journal, replay
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.mlflow.runs import load_runs
 from tests.support.folders import PROJECT, SCRIPTS
+from tests.support.texts import text_so_far
 
 # Importing MLflow alone takes half a minute on a busy machine.
 UNTIL_S = 120.0
@@ -252,8 +253,7 @@ def assert_no_bill_twice(client: Any, run: Any, bill: Bill) -> None:
 
 
 def log_of(run_dir: Path) -> str:
-    path = run_dir / "logs" / "mlflow_sink.log"
-    return path.read_text() if path.exists() else ""
+    return text_so_far(run_dir / "logs" / "mlflow_sink.log")
 
 
 def cursor(run_dir: Path) -> int:
