@@ -214,7 +214,7 @@ HELP = {
         "[KEY=VALUE ...]",
         "Lists what checks and runs of run_root have found of nodes, and why one is avoided: a run with"
         " preflight=quick or full leaves such a node out until a check of it finds nothing, or somebody"
-        " forgives it.",
+        " forgives it; a queue starts nothing on it.",
         (("--forgive NODE", "use it again"), _JSON),
         ("", "--forgive host-07"),
     ),

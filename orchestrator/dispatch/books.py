@@ -81,7 +81,7 @@ class Books:
             case NodeBound():
                 return self._bound(fact)
             case _:
-                self._around(fact)
+                self._around(at, fact)
                 return set()
 
     def tidy(self) -> None:
@@ -101,14 +101,15 @@ class Books:
         self._over |= {entry.key for entry in entries if entry.is_over}
         return {entry.key for entry in entries}
 
-    def _around(self, fact: Fact) -> None:
+    def _around(self, at: float, fact: Fact) -> None:
         match fact:
             case LeaderTook():
                 self.leader = Leader(fact.epoch, fact.host, fact.pid)
             case NodeDrained():
                 (self.drained.discard if fact.off else self.drained.add)(fact.host)
             case Reserved():
-                self.reservations[fact.name] = NamedReservation(fact.name, fact.reservation)
+                kept = {name: one for name, one in self.reservations.items() if one.reservation.until_at > at}
+                self.reservations = kept | {fact.name: NamedReservation(fact.name, fact.reservation)}
             case Unreserved():
                 self.reservations.pop(fact.name, None)
 

@@ -35,7 +35,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class SeenNode:
-    """A node that is alive, as its Ray tells; ``cluster`` is the address of that, "" where `up` keeps it."""
+    """A node that is alive, as its Ray tells; ``cluster`` is the address of that, "" where `up` keeps it.
+    ``avoided``: a check or a run has found it bad, so nothing more is started there."""
 
     node_id: str
     host: str
@@ -43,6 +44,7 @@ class SeenNode:
     gpus: float
     labels: tuple[tuple[str, str], ...] = ()
     cluster: str = ""
+    avoided: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.fleet.jobs import JobState
@@ -36,6 +36,7 @@ class PoolNow:
     opens_unix_s: float | None  # from when its nodes can be had; null where they can be always
     closes_unix_s: float | None  # until when they can be had; null where they can be always
     changes: list[NodesChange] = field(default_factory=list)  # that are to come, the next first
+    bad: list[int] = field(default_factory=list)  # of those drained, what a check or a run found bad
 
     @property
     def gpus(self) -> int:
@@ -48,7 +49,8 @@ class PoolNow:
         return max([has, *(has := has + one.nodes for one in self.changes)])
 
 
-def pool_now(world: World, pool: Pool) -> PoolNow:
+def pool_now(world: World, pool: Pool, bad: Collection[int] = ()) -> PoolNow:
+    """``bad`` are the numbers of nodes that are drained for what was found of them."""
     used = sum(
         sum(job.placement.gpus)
         for job in world.jobs
@@ -65,6 +67,7 @@ def pool_now(world: World, pool: Pool) -> PoolNow:
         pool.from_at,
         pool.until_at,
         nodes_changes(pool, world.changes),
+        sorted(bad),
     )
 
 

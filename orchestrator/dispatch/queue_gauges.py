@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator import papers
 from orchestrator.dispatch.books import Books, month_of
 from orchestrator.dispatch.fleet_file import FleetFile
 from orchestrator.dispatch.seen import SeenNode
+from orchestrator.dispatch.world import node_state
 from orchestrator.files import atomic_write
 from orchestrator.fleet.jobs import JobState
 from orchestrator.fleet.pools import NodeState, Pool
@@ -36,7 +37,7 @@ def queue_values(
     found = _jobs(books, team_called)
     found |= _gpus(books, fleet, team_called, pool_called)
     found |= _months(books, fleet, team_called, now)
-    alive = {node.node_id for node in nodes or ()}
+    alive = {node.node_id: node for node in nodes or ()}
     for pool in pools:
         found |= _nodes(books, pool, alive, pool_called[pool.name])
     waiting = [entry.job.submitted_at for entry in books.live() if entry.job.state is JobState.QUEUED]
@@ -98,14 +99,8 @@ def _months(books: Books, fleet: FleetFile, called: dict[str, str], now: float) 
     return found
 
 
-def _nodes(books: Books, pool: Pool, alive: set[str], called: str) -> dict[Series, float]:
-    counted: Counter[NodeState] = Counter()
-    for number in range(pool.nodes):
-        slot = books.nodes.get((pool.name, number))
-        if slot is None or slot.node_id not in alive:
-            counted[NodeState.DOWN] += 1
-        else:
-            counted[NodeState.DRAINING if slot.host in books.drained else NodeState.UP] += 1
+def _nodes(books: Books, pool: Pool, alive: Mapping[str, SeenNode], called: str) -> dict[Series, float]:
+    counted = Counter(node_state(books, pool.name, number, alive) for number in range(pool.nodes))
     found = {
         Series("orchestrator_queue_nodes", (called, state.value)): float(counted[state])
         for state in NodeState

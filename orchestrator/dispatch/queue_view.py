@@ -45,7 +45,7 @@ class When:
 class WhyWaiting:
     """Why a job does not run now."""
 
-    cause: str  # a word of `HoldCause`; `no_nodes`: no pool of its has a node; `depends_lost`: never
+    cause: str  # a word of `HoldCause`; `no_nodes`: none of its nodes is up; `depends_lost`: never
     behind: list[str]  # who has what it needs, the worthiest first and not all of them
     gpus_missing: int  # how many more GPUs it needs than it could have
     price_usd: float  # of the stop that would let it start; 0 where none would
@@ -150,6 +150,7 @@ class QueueView:
         }
         self._progress = progress
         seen = tuple(nodes) if nodes is not None else None
+        self._avoided = {node.node_id for node in seen or () if node.avoided}
         self.world = world_of(books, fleet, Sight(seen, progress), now)
         if nodes is None:
             pools = tuple(
@@ -190,7 +191,7 @@ class QueueView:
 
     def pools(self) -> list[PoolNow]:
         """What there is to run on."""
-        return [pool_now(self.world, pool) for pool in self.world.pools]
+        return [pool_now(self.world, pool, self._bad(pool)) for pool in self.world.pools]
 
     def outlook(self, spec: JobSpec) -> Outlook:
         """What would come of this one, if it were submitted now and nobody else after it."""
@@ -323,6 +324,14 @@ class QueueView:
         elif not up and hold.cause is not HoldCause.HELD:
             cause = "no_nodes"
         return WhyWaiting(cause, behind, hold.gpus_missing, hold.price_usd, hold.gain_usd, hold.until_at)
+
+    def _bad(self, pool: Pool) -> list[int]:
+        """Numbers of the nodes that a check or a run has found bad."""
+        return [
+            number
+            for (name, number), slot in self._books.nodes.items()
+            if name == pool.name and number < pool.nodes and slot.node_id in self._avoided
+        ]
 
 
 def _newest(looked: Tally, counted: Tally) -> Tally:

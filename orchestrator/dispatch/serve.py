@@ -22,6 +22,7 @@ from orchestrator.dispatch.driver_starts import DriverStarts
 from orchestrator.dispatch.drivers import ProcessDrivers
 from orchestrator.dispatch.fleet_file import NAME, FleetFile, read_fleet_file
 from orchestrator.dispatch.locks import is_held, taken
+from orchestrator.dispatch.noted_nodes import NotedNodes
 from orchestrator.dispatch.queue_gauges import queue_values, write_gauges
 from orchestrator.dispatch.queue_place import claim, fleet_here
 from orchestrator.dispatch.seen_file import EVERY_S, write_seen
@@ -61,7 +62,8 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
         alarm = Alarm(fleet.state_dir)
         stack.callback(alarm.close)
         drivers = ProcessDrivers(run_root, fleet.state_dir, starts, lambda: files.taken, say)
-        daemon = Daemon(store, drivers, reader.nodes, files.read, time.time, say, unknown=reader.unknown)
+        noted = NotedNodes(run_root, reader.nodes, say)
+        daemon = Daemon(store, drivers, noted.nodes, files.read, time.time, say, unknown=reader.unknown)
         daemon.lead(platform.node(), os.getpid())
         jobs = len(store.read().live())
         say(f"leads the queue of {run_root} with epoch {daemon.epoch}: {jobs} jobs that have not ended")
@@ -72,7 +74,7 @@ def serve(run_root: Path, say: Say, over: threading.Event) -> None:
                 drivers.tidy({entry.job.run_name for entry in store.read().live()})
                 if time.monotonic() - told_at > EVERY_S:
                     told_at = time.monotonic()
-                    _tell(daemon, reader, fleet)
+                    _tell(daemon, noted, reader.home(), fleet)
                     daemon.forget_moments()
                     keep_bounded(fleet.state_dir / LOG)
                 _wait(daemon, alarm, over)
@@ -98,10 +100,10 @@ def _wait(daemon: Daemon, alarm: Alarm, over: threading.Event) -> None:
             return
 
 
-def _tell(daemon: Daemon, reader: ClustersReader, fleet: FleetFile) -> None:
+def _tell(daemon: Daemon, noted: NotedNodes, home: str | None, fleet: FleetFile) -> None:
     """Whoever asks how the queue stands, and whoever watches it. On loopback alone they get names unasked."""
-    nodes, now, current = reader.nodes(), time.time(), daemon.fleet or fleet
-    named = current.metrics_names or (reader.home() or "").startswith("127.")
+    nodes, now, current = noted.nodes(), time.time(), daemon.fleet or fleet
+    named = current.metrics_names or (home or "").startswith("127.")
     values = queue_values(daemon.store.read(), current, nodes, now, named)
     with suppress(OSError):  # of a disk that is full: what they find has a time, and is too old for them
         write_seen(fleet.state_dir, nodes, now)

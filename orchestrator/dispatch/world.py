@@ -84,7 +84,7 @@ def _belongs(node: SeenNode, each: PoolEntry) -> bool:
 
 
 def world_of(books: Books, fleet: FleetFile, sight: Sight, now: float) -> World:
-    alive = {node.node_id for node in sight.nodes or ()}
+    alive = {node.node_id: node for node in sight.nodes or ()}
     pools = tuple(_pool(books, each.pool_at(now), alive) for each in fleet.pools)
     by_name = {pool.name: pool for pool in pools}
     reservations = tuple(
@@ -108,15 +108,18 @@ def running_in(books: Books) -> list[str]:
     return [entry.key for entry in books.live() if entry.job.state is JobState.RUNNING]
 
 
-def _pool(books: Books, pool: Pool, alive: set[str]) -> Pool:
-    not_up = []
-    for number in range(pool.nodes):
-        slot = books.nodes.get((pool.name, number))
-        if slot is None or slot.node_id not in alive:
-            not_up.append((number, NodeState.DOWN))
-        elif slot.host in books.drained:
-            not_up.append((number, NodeState.DRAINING))
-    return replace(pool, not_up=tuple(not_up))
+def _pool(books: Books, pool: Pool, alive: Mapping[str, SeenNode]) -> Pool:
+    states = [(number, node_state(books, pool.name, number, alive)) for number in range(pool.nodes)]
+    return replace(pool, not_up=tuple(one for one in states if one[1] is not NodeState.UP))
+
+
+def node_state(books: Books, pool: str, number: int, alive: Mapping[str, SeenNode]) -> NodeState:
+    """Of a node of a pool; ``alive`` are all that are, by their ids."""
+    slot = books.nodes.get((pool, number))
+    node = alive.get(slot.node_id) if slot is not None else None
+    if slot is None or node is None:
+        return NodeState.DOWN
+    return NodeState.DRAINING if slot.host in books.drained or node.avoided else NodeState.UP
 
 
 def _job(entry: Entry, tally: Tally | None, pools: Mapping[str, Pool], now: float) -> Job:

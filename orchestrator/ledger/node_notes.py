@@ -1,16 +1,17 @@
 """What is known of nodes across runs: ``RUN_ROOT/nodes.jsonl``, a line each time something is found, or
 forgiven.
 
-A node with a note that is ``bad`` and not forgiven since is avoided by runs with ``preflight``. Lines are
-only ever appended, by several runs at once, so a crash leaves a torn last line at the most, which is passed
-over.
+A node with a note that is ``bad`` and not forgiven since is avoided by runs with ``preflight``, and a queue
+starts nothing on it. Lines are only ever appended, by several runs at once, so a crash leaves a torn last
+line at the most, which is passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ from orchestrator.message_lines import Lines
 
 FILE = "nodes.jsonl"
 _MOST_BYTES = 64 << 20
+_MOST_LINE_BYTES = 1 << 20
 
 
 class NoteKind(StrEnum):
@@ -53,7 +55,7 @@ class NodeHistory:
     """All that is known of one node."""
 
     node: str  # its name
-    avoided: bool  # whether runs with `preflight` leave it out
+    avoided: bool  # whether runs with `preflight` leave it out, and a queue starts nothing on it
     why: list[str]  # of that, in words; empty where it is not avoided
     notes: list[NodeNote]  # oldest first
 
@@ -82,6 +84,39 @@ def avoided(run_root: str | Path) -> Mapping[str, str]:
     return {name: "; ".join(one.why) for name, one in histories(run_root).items() if one.avoided}
 
 
+class AvoidedNodes:
+    """The same for whoever asks all the time: notes are read on from where the last look ended."""
+
+    def __init__(self, run_root: str | Path) -> None:
+        self._path = Path(run_root) / FILE
+        self._bad: dict[str, list[NodeNote]] = {}
+        self._file, self._read_to = 0, 0  # which file that is, by its inode, and how far it has been read
+
+    def look(self) -> Mapping[str, str]:
+        """The nodes to leave out now, each with why. Where the notes cannot be read, what is known stays, and
+        ``OSError`` is raised, or :class:`~orchestrator.papers.PaperError` of what is no plain file."""
+        for note in self._new_notes():
+            self._bad[note.node] = _bad_after(self._bad.get(note.node, []), note)
+        return {name: "; ".join(_why(bad)) for name, bad in self._bad.items() if bad}
+
+    def _new_notes(self) -> Iterator[NodeNote]:
+        try:
+            file = papers.open_plain(self._path)
+        except FileNotFoundError:
+            self._bad, self._file, self._read_to = {}, 0, 0
+            return
+        with file:
+            seen = os.fstat(file.fileno())
+            if seen.st_ino != self._file or seen.st_size < self._read_to:  # another has taken its place
+                self._bad, self._file, self._read_to = {}, seen.st_ino, 0
+            file.seek(self._read_to)
+            for line in iter(lambda: file.readline(_MOST_LINE_BYTES), b""):
+                if not line.endswith(b"\n") and len(line) < _MOST_LINE_BYTES:
+                    return  # its end is still to come
+                self._read_to += len(line)
+                yield from _notes([line])
+
+
 def forgiven(node: str, by: str) -> NodeNote:
     """The note that ends all before it."""
     return NodeNote(node, time.time(), NoteKind.FORGIVEN, by, "", "")
@@ -90,14 +125,24 @@ def forgiven(node: str, by: str) -> NodeNote:
 def _history(node: str, notes: list[NodeNote]) -> NodeHistory:
     bad: list[NodeNote] = []
     for note in notes:
-        if note.effect == NoteKind.FORGIVEN:
-            bad = []
-        elif note.effect == NoteKind.WELL:
-            bad = [one for one in bad if one.by != note.by]
-        elif note.effect == NoteKind.BAD:
-            bad.append(note)
-    why = list(dict.fromkeys(f"{one.what}: {one.detail}" if one.detail else one.what for one in bad))
-    return NodeHistory(node, bool(bad), why, notes)
+        bad = _bad_after(bad, note)
+    return NodeHistory(node, bool(bad), _why(bad), notes)
+
+
+def _bad_after(bad: list[NodeNote], note: NodeNote) -> list[NodeNote]:
+    """What is held against a node once this is known, too."""
+    match note.effect:
+        case NoteKind.FORGIVEN:
+            return []
+        case NoteKind.WELL:
+            return [one for one in bad if one.by != note.by]
+        case NoteKind.BAD:
+            return [*bad, note]
+    return bad
+
+
+def _why(bad: Iterable[NodeNote]) -> list[str]:
+    return list(dict.fromkeys(f"{one.what}: {one.detail}" if one.detail else one.what for one in bad))
 
 
 def _read(path: Path) -> list[NodeNote]:
@@ -105,10 +150,10 @@ def _read(path: Path) -> list[NodeNote]:
         lines = papers.read_bytes(path, _MOST_BYTES).split(b"\n")
     except FileNotFoundError:
         return []
-    found = []
+    return list(_notes(lines))
+
+
+def _notes(lines: Iterable[bytes]) -> Iterator[NodeNote]:
     for line in filter(None, lines):
-        try:
-            found.append(_LINES.decode(line))
-        except papers.PaperError:
-            continue
-    return found
+        with contextlib.suppress(papers.PaperError):
+            yield _LINES.decode(line)

@@ -223,7 +223,12 @@ def _changes(seen: FleetSeen) -> str:
         if pool.closes_unix_s is not None:
             rows.append((pool.closes_unix_s, None, pool.pool, "closes"))
         rows += [(one.at_unix_s, None, pool.pool, change_words(one)) for one in pool.changes]
-        for what, numbers in (("not there", pool.down), ("drained: nothing more starts", pool.drained)):
+        drained = [number for number in pool.drained if number not in pool.bad]
+        for what, numbers in (
+            ("not there", pool.down),
+            ("drained: nothing more starts", drained),
+            ("found bad: nothing more starts", pool.bad),
+        ):
             names = [seen.hosts.get((pool.pool, number), f"node {number}") for number in numbers]
             told_of = names if len(names) <= _MOST_NAMED else [f"nodes {ranges(numbers)}"]
             rows += [(now, None, pool.pool, f"{name} {what}") for name in told_of]

@@ -109,7 +109,7 @@ def cause(why: WhyWaiting, because: str, now: float) -> str:
             opens = f"; one is from {told(why.until_unix_s, now)} on" if why.until_unix_s is not None else ""
             return f"no pool that it may run in is open and large enough{opens}"
         case "no_nodes":
-            return "no node of its pools is there"
+            return "each node of its pools is gone or drained"
     return clean(because) or "it is held"
 
 

@@ -140,7 +140,8 @@ def pool_line(pool: PoolNow, now: float) -> str:
     if (more := len(pool.changes) - _MOST_CHANGES) > 0:
         line += f"; and {plural(more, 'change')} more"
     line += f"; not there: {ranges(pool.down)}" if pool.down else ""
-    return line + (f"; drained: {ranges(pool.drained)}" if pool.drained else "")
+    line += f"; drained: {ranges(pool.drained)}" if pool.drained else ""
+    return line + (f", of them found bad: {ranges(pool.bad)} (type 'orchestrator nodes')" if pool.bad else "")
 
 
 def where(job: QueuedJob) -> str:

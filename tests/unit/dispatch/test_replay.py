@@ -230,9 +230,12 @@ def test_what_moments_tell_is_what_was_seen(seed: int) -> None:
             if dice.random() < 0.9
         }
         nodes = [
-            SeenNode(f"id-{dice.randrange(3)}-{place}", "h", 1.0, 8.0, cluster=dice.choice(["", "b"]))
+            SeenNode(
+                f"id-{dice.randrange(3)}-{place}", "h", 1.0, 8.0,
+                cluster=dice.choice(["", "b"]), avoided=dice.random() < 0.5,
+            )
             for place in range(3)
-        ]
+        ]  # fmt: skip
         aging = dice.choice((0.1, 0.2))
         here = replace(ONE_POOL, policy=Policy(aging=aging))
         started = StartMeant("x", number, Placement("gpus", (0,), (8,)), StartCause.WORTH, 1.0)

@@ -101,6 +101,19 @@ def test_projections_are_what_the_facts_fold_to(tmp_path: Path) -> None:
         assert store.rows() == rows
 
 
+def test_a_reservation_that_is_over_leaves_the_books_with_the_next(tmp_path: Path) -> None:
+    def kept(name: str, until_at: float) -> Reserved:
+        return Reserved(name, Reservation("h100", 1, AT, until_at, team="cv"))
+
+    with Store(tmp_path) as store:
+        say(store, kept("r1", AT + 60.0), kept("r2", AT + 600.0))
+        assert set(say(store, kept("r3", AT + 900.0), at=AT + 59.0).reservations) == {"r1", "r2", "r3"}
+        assert set(say(store, kept("r4", AT + 900.0), at=AT + 60.0).reservations) == {"r2", "r3", "r4"}
+        rows = store.rows()
+        store.rebuild()
+        assert store.rows() == rows
+
+
 def test_two_who_write_see_what_the_other_wrote(tmp_path: Path) -> None:
     with Store(tmp_path) as one, Store(tmp_path) as other:
         say(one, submitted("a"))

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.ledger.node_notes import FILE, NodeNote, NoteKind, add, avoided, forgiven, histories
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.ledger.node_notes import (
+    FILE,
+    AvoidedNodes,
+    NodeNote,
+    NoteKind,
+    add,
+    avoided,
+    forgiven,
+    histories,
+)
 
 
 def note(node: str, kind: NoteKind, at_s: float = 1.0, by: str = "check", what: str = "XID") -> NodeNote:
@@ -45,3 +57,48 @@ def test_torn_and_strange_lines_are_passed_over(tmp_path: Path) -> None:
     with (tmp_path / FILE).open("ab") as file:
         file.write(b'{"kind": "later", "node": "b"}\n\xff\xfe\n{"kind": "node", "no')
     assert list(avoided(tmp_path)) == ["a"]
+
+
+KINDS = st.sampled_from(NoteKind)
+WRITTEN = st.lists(
+    st.one_of(
+        st.builds(note, st.sampled_from("ab"), KINDS, by=st.sampled_from(["check", "night-1"])),
+        st.sampled_from([b"\xff\n", b'{"kind": "node", "no', b"\n"]),
+    ),
+    max_size=20,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(WRITTEN, st.integers(1, 5))
+def test_notes_that_are_read_on_say_what_all_together_say(
+    tmp_path: Path, written: list[NodeNote | bytes], every: int
+) -> None:
+    (tmp_path / FILE).unlink(missing_ok=True)
+    reader = AvoidedNodes(tmp_path)
+    for number, one in enumerate(written):
+        if isinstance(one, bytes):
+            with (tmp_path / FILE).open("ab") as file:
+                file.write(one)
+        else:
+            add(tmp_path, [one])
+        if number % every == 0:
+            assert reader.look() == avoided(tmp_path)
+    assert reader.look() == avoided(tmp_path)
+
+
+def test_notes_that_are_read_on_begin_anew_with_another_file(tmp_path: Path) -> None:
+    reader = AvoidedNodes(tmp_path)
+    assert reader.look() == {}
+    add(tmp_path, [note("a", NoteKind.BAD)])
+    assert reader.look() == {"a": "XID: 79"}
+    (tmp_path / "other").mkdir()
+    add(tmp_path / "other", [note("b", NoteKind.BAD), note("c", NoteKind.BAD)])
+    (tmp_path / "other" / FILE).replace(tmp_path / FILE)
+    assert list(reader.look()) == ["b", "c"]
+    (tmp_path / FILE).write_bytes(b"")
+    assert reader.look() == {}
+    add(tmp_path, [note("d", NoteKind.BAD)])
+    assert list(reader.look()) == ["d"]
+    (tmp_path / FILE).unlink()
+    assert reader.look() == {}
