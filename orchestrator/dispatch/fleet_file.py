@@ -30,6 +30,7 @@ from orchestrator.errors import ConfigError, near_miss
 from orchestrator.fleet.pools import CapacityChange, Pool, changed_until, most_nodes
 from orchestrator.fleet.settings import Policy
 from orchestrator.fleet.teams import Team
+from orchestrator.text import plural
 
 NAME = "fleet.yaml"
 FOLDER = "fleet"
@@ -349,14 +350,13 @@ class _Reader:
 
     def _check_quotas(self, pools: tuple[PoolEntry, ...], teams: tuple[Team, ...]) -> None:
         for each in pools:
-            pool = each.pool
-            pool = replace(pool, nodes=most_nodes(pool, each.changes))  # what leaves may come back
+            pool = replace(each.pool, nodes=most_nodes(each.pool, each.changes))  # what leaves may come back
             quotas = {team.name: team.quota_in(pool.name) for team in teams if team.quota_in(pool.name)}
             if sum(quotas.values()) > pool.gpus:
                 said = " + ".join(f"{name} {gpus}" for name, gpus in quotas.items())
                 raise ConfigError(
                     f"{self._path}: quotas of {pool.name} add up to {sum(quotas.values())} ({said}), and it"
-                    f" has {pool.gpus} ({pool.nodes} nodes of {pool.gpus_per_node}); lower one by"
+                    f" has {pool.gpus} ({plural(pool.nodes, 'node')} of {pool.gpus_per_node}); lower one by"
                     f" {sum(quotas.values()) - pool.gpus}, or raise pools.{pool.name}.nodes"
                 )
 

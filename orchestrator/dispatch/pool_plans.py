@@ -17,6 +17,7 @@ from orchestrator.fleet.pools import Pool
 from orchestrator.plan.forecast.failure_rates import Checkpoints
 from orchestrator.plan.forecast.prediction import CHECKPOINT_BYTES_PER_PARAMETER
 from orchestrator.plan.plan import Plan
+from orchestrator.text import plural
 
 # Of a published run's step time; a plan's hours depend on more than that.
 _LEAST_ERROR, _UNKNOWN_ERROR = 0.1, 0.5
@@ -136,7 +137,10 @@ def _park_s(config: Config) -> float:
 def _refuse_too_large(too_small: Sequence[tuple[Pool, int]]) -> None:
     """Says what the largest of these pools can have."""
     pools = sorted((pool for pool, _ in too_small), key=lambda pool: -pool.gpus)
-    told = [f"{pool.name} has {pool.gpus} ({pool.nodes} nodes of {pool.gpus_per_node})" for pool in pools]
+    told = [
+        f"{pool.name} has {pool.gpus} ({plural(pool.nodes, 'node')} of {pool.gpus_per_node})"
+        for pool in pools
+    ]
     most, asked = pools[0], " or ".join(dict.fromkeys(str(gpus) for _, gpus in too_small))
     of = f", of {most.name}" if len(pools) > 1 else ""
     raise ConfigError(

@@ -139,9 +139,10 @@ def pool_line(pool: PoolNow, now: float) -> str:
         line += f"; {told(change.at_unix_s, now)} it {change_words(change)}"
     if (more := len(pool.changes) - _MOST_CHANGES) > 0:
         line += f"; and {plural(more, 'change')} more"
-    line += f"; not there: {ranges(pool.down)}" if pool.down else ""
-    line += f"; drained: {ranges(pool.drained)}" if pool.drained else ""
-    return line + (f", of them found bad: {ranges(pool.bad)} (type 'orchestrator nodes')" if pool.bad else "")
+    drained = [number for number in pool.drained if number not in pool.bad]
+    for what, numbers in (("not there", pool.down), ("drained", drained), ("found bad", pool.bad)):
+        line += f"; {what}: node{'s' if len(numbers) > 1 else ''} {ranges(numbers)}" if numbers else ""
+    return line + (" ('orchestrator nodes' says why)" if pool.bad else "")
 
 
 def where(job: QueuedJob) -> str:

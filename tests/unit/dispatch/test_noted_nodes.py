@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.cli.show.queue_table import pool_line
 from orchestrator.dispatch.daemon import Daemon
+from orchestrator.dispatch.facts import NodeDrained
 from orchestrator.dispatch.noted_nodes import NotedNodes
 from orchestrator.dispatch.queue_gauges import queue_values
 from orchestrator.dispatch.queue_view import QueueView
@@ -85,16 +86,17 @@ def test_a_person_sees_which_nodes_are_bad(tmp_path: Path) -> None:
     here = Noted(tmp_path, 3)
     here.step(1)
     here.note("node2")
-    here.cluster.submit("a", 24)
+    here.cluster.say(NodeDrained("node0"))
     here.step(1)
     books, fleet, now = here.cluster.looks.read(), here.cluster.fleet, here.cluster.now
     view = QueueView(books, fleet, tmp_path, now, here.seen.nodes())
     (pool,) = view.pools()
-    assert (pool.drained, pool.bad) == ([2], [2])
-    assert pool_line(pool, now).endswith("; drained: 2, of them found bad: 2 (type 'orchestrator nodes')")
+    assert (pool.drained, pool.bad) == ([0, 2], [2])
+    said = "3 nodes; drained: node 0; found bad: node 2 ('orchestrator nodes' says why)"
+    assert pool_line(pool, now).endswith(said)
     gauges = queue_values(books, fleet, here.seen.nodes(), now, named=True)
-    assert gauges[Series("orchestrator_queue_nodes", ("gpus", "draining"))] == 1.0
-    assert gauges[Series("orchestrator_queue_pool_gpus", ("gpus",))] == 16.0
+    assert gauges[Series("orchestrator_queue_nodes", ("gpus", "draining"))] == 2.0
+    assert gauges[Series("orchestrator_queue_pool_gpus", ("gpus",))] == 8.0
 
 
 def test_without_a_cluster_or_notes_nothing_is_added(tmp_path: Path) -> None:
