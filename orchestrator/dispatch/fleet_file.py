@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from orchestrator import papers
-from orchestrator.dispatch.times import date_of, time_of, told
+from orchestrator.dispatch.times import date_of, told
 from orchestrator.errors import ConfigError, near_miss
 from orchestrator.fleet.pools import CapacityChange, Pool, changed_until, most_nodes
 from orchestrator.fleet.settings import Policy
@@ -394,7 +394,7 @@ class _Reader:
         return float(value)
 
     def _time(self, at: str, value: Any) -> float | None:
-        return None if value is None else time_of(f"{self._path}: {at}", str(value), time.time())
+        return None if value is None else date_of(f"{self._path}: {at}", str(value))
 
     def _refuse(self, at: str, value: Any, why: str) -> NoReturn:
         raise ConfigError(f"{self._path}: {at}: {papers.short(value)} {why}")

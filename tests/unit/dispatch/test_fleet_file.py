@@ -62,7 +62,9 @@ REFUSED = [
     ("pools: {a: {nodes: 1, gpus_per_node: 8, usd_per_gpu_hour: .nan}}", "nan has to be a number from 0"),
     ("pools: {a: {nodes: 1, gpus_per_node: 8, words: [x]}}", "has to be a list of KEY=VALUE"),
     ("pools: {a: {nodes: 1, gpus_per_node: 8, resource: TPU}}", "'TPU' has to be one of GPU, CPU"),
-    ("pools: {a: {nodes: 1, gpus_per_node: 8, until: soon}}", "until='soon': is no time"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, until: soon}}", "until='soon': is no time with its date"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, from: 3h}}", "pools.a.from='3h': is no time with its date"),
+    ("pools: {a: {nodes: 1, gpus_per_node: 8, until: fri 18:00}}", "until='fri 18:00': is no time with its"),
     (ONE + "teams: {a: {quota: {h10: 8}}}", "teams.a.quota.h10: there is no such key; did you mean 'h100'?"),
     (
         ONE + "teams: {a: {quota: {h100: 20}}, b: {quota: {h100: 20}}}",
