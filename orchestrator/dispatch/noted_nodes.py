@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.dispatch.seen import SeenNode
-from orchestrator.ledger.node_notes import FILE, AvoidedNodes
+from orchestrator.errors import RunDirectoryError
+from orchestrator.ledger.node_notes import AvoidedNodes
 from orchestrator.output import without_controls
-from orchestrator.papers import PaperError
 
 
 class NotedNodes:
@@ -41,10 +41,10 @@ class NotedNodes:
         """Notes that cannot be read are told once, and those read before stay."""
         try:
             self._bad, problem = self._notes.look(), ""
-        except (OSError, PaperError) as error:
-            problem = getattr(error, "strerror", None) or str(error)
+        except RunDirectoryError as error:
+            problem = str(error)
             if problem != self._problem:
-                self._say(f"{self._run_root / FILE}: {problem}; which nodes were found bad is not known anew")
+                self._say(problem)
         self._problem = problem
 
     def _tell(self, hosts: set[str]) -> None:

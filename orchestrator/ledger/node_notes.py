@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from orchestrator import papers
+from orchestrator.errors import RunDirectoryError
 from orchestrator.files import open_no_link
 from orchestrator.message_lines import Lines
 
@@ -71,7 +72,8 @@ def add(run_root: str | Path, notes: Iterable[NodeNote]) -> None:
 
 
 def histories(run_root: str | Path) -> dict[str, NodeHistory]:
-    """By node, those with the newest word first; of lines that cannot be read nothing is said."""
+    """By node, those with the newest word first; of lines that cannot be read nothing is said. Raises
+    :class:`RunDirectoryError` where the file cannot be read."""
     by_node: dict[str, list[NodeNote]] = {}
     for note in _read(Path(run_root) / FILE):
         by_node.setdefault(note.node, []).append(note)
@@ -80,8 +82,8 @@ def histories(run_root: str | Path) -> dict[str, NodeHistory]:
 
 
 def avoided(run_root: str | Path) -> Mapping[str, str]:
-    """The nodes that runs leave out, each with why."""
-    return {name: "; ".join(one.why) for name, one in histories(run_root).items() if one.avoided}
+    """The nodes that runs leave out, each with why. Raises :class:`RunDirectoryError` as `histories` does."""
+    return AvoidedNodes(run_root).look()
 
 
 class AvoidedNodes:
@@ -93,10 +95,11 @@ class AvoidedNodes:
         self._file, self._read_to = 0, 0  # which file that is, by its inode, and how far it has been read
 
     def look(self) -> Mapping[str, str]:
-        """The nodes to leave out now, each with why. Where the notes cannot be read, what is known stays, and
-        ``OSError`` is raised, or :class:`~orchestrator.papers.PaperError` of what is no plain file."""
-        for note in self._new_notes():
-            self._bad[note.node] = _bad_after(self._bad.get(note.node, []), note)
+        """The nodes to leave out now, each with why. Raises :class:`RunDirectoryError` where the notes cannot
+        be read; what was read before stays known."""
+        with _told_if_unreadable(self._path):
+            for note in self._new_notes():
+                self._bad[note.node] = _bad_after(self._bad.get(note.node, []), note)
         return {name: "; ".join(_why(bad)) for name, bad in self._bad.items() if bad}
 
     def _new_notes(self) -> Iterator[NodeNote]:
@@ -146,11 +149,23 @@ def _why(bad: Iterable[NodeNote]) -> list[str]:
 
 
 def _read(path: Path) -> list[NodeNote]:
+    with _told_if_unreadable(path):
+        try:
+            return list(_notes(papers.read_bytes(path, _MOST_BYTES).split(b"\n")))
+        except FileNotFoundError:
+            return []
+
+
+@contextlib.contextmanager
+def _told_if_unreadable(path: Path) -> Iterator[None]:
     try:
-        lines = papers.read_bytes(path, _MOST_BYTES).split(b"\n")
-    except FileNotFoundError:
-        return []
-    return list(_notes(lines))
+        yield
+    except (OSError, papers.PaperError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RunDirectoryError(
+            f"{path}: what is known of nodes cannot be read ({why}); mend it, or move it away: then nothing"
+            " is known of any"
+        ) from None
 
 
 def _notes(lines: Iterable[bytes]) -> Iterator[NodeNote]:

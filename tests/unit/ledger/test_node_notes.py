@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.errors import RunDirectoryError
 from orchestrator.ledger.node_notes import (
     FILE,
     AvoidedNodes,
@@ -83,8 +87,12 @@ def test_notes_that_are_read_on_say_what_all_together_say(
         else:
             add(tmp_path, [one])
         if number % every == 0:
-            assert reader.look() == avoided(tmp_path)
-    assert reader.look() == avoided(tmp_path)
+            assert reader.look() == by_histories(tmp_path)
+    assert reader.look() == avoided(tmp_path) == by_histories(tmp_path)
+
+
+def by_histories(folder: Path) -> dict[str, str]:
+    return {name: "; ".join(one.why) for name, one in histories(folder).items() if one.avoided}
 
 
 def test_notes_that_are_read_on_begin_anew_with_another_file(tmp_path: Path) -> None:
@@ -102,3 +110,11 @@ def test_notes_that_are_read_on_begin_anew_with_another_file(tmp_path: Path) -> 
     assert list(reader.look()) == ["d"]
     (tmp_path / FILE).unlink()
     assert reader.look() == {}
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink(path, path)])
+def test_what_cannot_be_read_is_told_with_a_remedy(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / FILE)
+    for ask in (histories, avoided):
+        with pytest.raises(RunDirectoryError, match=r"nodes.jsonl: what is known of nodes cannot be read \("):
+            ask(tmp_path)
