@@ -34,12 +34,16 @@ class RankLog:
 
 
 def rank_logs(run_dir: Path) -> list[RankLog]:
-    """All that are there, by attempt and rank."""
+    """All that are there, by attempt and rank. Raises :class:`RunDirectoryError` where that cannot be read."""
     found: list[RankLog] = []
-    with contextlib.suppress(FileNotFoundError), os.scandir(run_dir / "logs") as entries:
-        for entry in entries:
-            if named := _NAME.fullmatch(entry.name):
-                found.append(RankLog(int(named[1]), int(named[2]), Path(entry.path)))
+    folder = run_dir / "logs"
+    try:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                if named := _NAME.fullmatch(entry.name):
+                    found.append(RankLog(int(named[1]), int(named[2]), Path(entry.path)))
+    except OSError as error:
+        raise RunDirectoryError(f"{folder}: cannot be read: {error.strerror}") from None
     return sorted(found)
 
 

@@ -36,6 +36,12 @@ def test_logs_are_found_by_rank_and_attempt_in_the_order_of_numbers(tmp_path: Pa
         chosen_logs(tmp_path / "logs", 0, None)
 
 
+def test_a_file_where_the_folder_of_logs_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("")
+    with pytest.raises(RunDirectoryError, match="logs: cannot be read: Not a directory"):
+        chosen_logs(tmp_path, 0, None)
+
+
 def test_binary_data_escapes_and_lines_without_end_are_harmless(tmp_path: Path) -> None:
     log = write(tmp_path, 1, 0, b"a\x1b[2Jb\xff\n 10%\r 20%\r\n" + b"y" * 2_000_000 + b"\nlast")
     lines = list(last_lines(log, 0))
