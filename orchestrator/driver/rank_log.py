@@ -34,7 +34,7 @@ class RankLog:
 
 
 def rank_logs(run_dir: Path) -> list[RankLog]:
-    """All that are there, by attempt and rank. Raises :class:`RunDirectoryError` where that cannot be read."""
+    """All that are there, by attempt and rank. Raises :class:`RunDirectoryError` where it cannot be read."""
     found: list[RankLog] = []
     folder = run_dir / "logs"
     try:
