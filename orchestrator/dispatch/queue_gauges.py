@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from orchestrator import papers
 from orchestrator.dispatch.books import Books, month_of
 from orchestrator.dispatch.fleet_file import FleetFile
 from orchestrator.dispatch.seen import SeenNode
-from orchestrator.dispatch.world import node_state
+from orchestrator.dispatch.world import Usable, nodes_not_up
 from orchestrator.files import atomic_write
 from orchestrator.fleet.jobs import JobState
 from orchestrator.fleet.pools import NodeState, Pool
@@ -37,9 +37,9 @@ def queue_values(
     found = _jobs(books, team_called)
     found |= _gpus(books, fleet, team_called, pool_called)
     found |= _months(books, fleet, team_called, now)
-    alive = {node.node_id: node for node in nodes or ()}
+    usable = Usable.of(books, nodes or ())
     for pool in pools:
-        found |= _nodes(books, pool, alive, pool_called[pool.name])
+        found |= _nodes(books, pool, usable, pool_called[pool.name])
     waiting = [entry.job.submitted_at for entry in books.live() if entry.job.state is JobState.QUEUED]
     longest_s = max(now - min(waiting), 0.0) if waiting else 0.0
     return {**found, Series("orchestrator_queue_longest_wait_s"): longest_s}
@@ -99,8 +99,9 @@ def _months(books: Books, fleet: FleetFile, called: dict[str, str], now: float) 
     return found
 
 
-def _nodes(books: Books, pool: Pool, alive: Mapping[str, SeenNode], called: str) -> dict[Series, float]:
-    counted = Counter(node_state(books, pool.name, number, alive) for number in range(pool.nodes))
+def _nodes(books: Books, pool: Pool, usable: Usable, called: str) -> dict[Series, float]:
+    counted = Counter(state for _, state in nodes_not_up(books, pool, usable))
+    counted[NodeState.UP] = pool.nodes - counted.total()
     found = {
         Series("orchestrator_queue_nodes", (called, state.value)): float(counted[state])
         for state in NodeState

@@ -3,7 +3,7 @@ decisions as facts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from orchestrator.dispatch.books import Books, month_of
@@ -84,8 +84,8 @@ def _belongs(node: SeenNode, each: PoolEntry) -> bool:
 
 
 def world_of(books: Books, fleet: FleetFile, sight: Sight, now: float) -> World:
-    alive = {node.node_id: node for node in sight.nodes or ()}
-    pools = tuple(_pool(books, each.pool_at(now), alive) for each in fleet.pools)
+    usable = Usable.of(books, sight.nodes or ())
+    pools = tuple(_pool(books, each.pool_at(now), usable) for each in fleet.pools)
     by_name = {pool.name: pool for pool in pools}
     reservations = tuple(
         named.reservation for named in books.reservations.values() if named.reservation.until_at > now
@@ -108,18 +108,33 @@ def running_in(books: Books) -> list[str]:
     return [entry.key for entry in books.live() if entry.job.state is JobState.RUNNING]
 
 
-def _pool(books: Books, pool: Pool, alive: Mapping[str, SeenNode]) -> Pool:
-    states = [(number, node_state(books, pool.name, number, alive)) for number in range(pool.nodes)]
-    return replace(pool, not_up=tuple(one for one in states if one[1] is not NodeState.UP))
+@dataclass(frozen=True)
+class Usable:
+    """The ids of nodes that are alive, and the hosts on which nothing is to start."""
+
+    alive: Set[str]
+    drained: Set[str]
+
+    @classmethod
+    def of(cls, books: Books, nodes: Sequence[SeenNode]) -> Usable:
+        bad = {node.host for node in nodes if node.avoided}
+        return cls({node.node_id for node in nodes}, books.drained | bad)
 
 
-def node_state(books: Books, pool: str, number: int, alive: Mapping[str, SeenNode]) -> NodeState:
-    """Of a node of a pool; ``alive`` are all that are, by their ids."""
-    slot = books.nodes.get((pool, number))
-    node = alive.get(slot.node_id) if slot is not None else None
-    if slot is None or node is None:
-        return NodeState.DOWN
-    return NodeState.DRAINING if slot.host in books.drained or node.avoided else NodeState.UP
+def nodes_not_up(books: Books, pool: Pool, usable: Usable) -> list[tuple[int, NodeState]]:
+    """A pool's nodes that are down or drained, by their numbers."""
+    not_up = []
+    for number in range(pool.nodes):
+        slot = books.nodes.get((pool.name, number))
+        if slot is None or slot.node_id not in usable.alive:
+            not_up.append((number, NodeState.DOWN))
+        elif slot.host in usable.drained:
+            not_up.append((number, NodeState.DRAINING))
+    return not_up
+
+
+def _pool(books: Books, pool: Pool, usable: Usable) -> Pool:
+    return replace(pool, not_up=tuple(nodes_not_up(books, pool, usable)))
 
 
 def _job(entry: Entry, tally: Tally | None, pools: Mapping[str, Pool], now: float) -> Job:
